@@ -1,0 +1,51 @@
+// Judges the outputs of any implementation of align_block_size against the contract in
+// tessera/align_block_size.hpp, in O(N + E + length of the outputs). Shares no code with the
+// implementations, and does not use them.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tessera/align_block_size.hpp"
+
+namespace tessera::contract {
+
+/// One broken rule, at the first position that breaks it.
+struct Violation {
+  std::string rule;  ///< a name from kAlignBlockSizeRules
+  std::string array;  ///< the output, as the contract names it
+  std::int64_t position = 0;  ///< element of `array`
+  std::int64_t expected = 0;
+  std::int64_t found = 0;
+
+  /// "stable_order: sorted_token_ids[17]: expected an index above 40, found 12"
+  std::string message;
+};
+
+struct Rule {
+  const char* name;
+  const char* meaning;  ///< one plain sentence
+};
+
+/// The rules, in the order in which they are checked.
+inline constexpr Rule kAlignBlockSizeRules[] = {
+    {"output_sizes", "Every output is an int32 array of at least the contract's size."},
+    {"num_tokens_post_pad", "The padded total is block_size times the number of blocks."},
+    {"group_members", "A group's slots hold only indices of pairs of that group."},
+    {"no_repeats", "No index stands twice."},
+    {"stable_order", "Inside a group the indices ascend."},
+    {"padding", "The rest of a group's last block holds N."},
+    {"sorted_tail", "All of sorted_token_ids past the last group holds N."},
+    {"block_experts", "expert_ids holds the expert of every block."},
+    {"expert_tail", "All of expert_ids past the last block holds tail_expert."},
+    {"expert_counts", "expert_counts, if given, holds the size of every group."},
+    {"num_dropped", "num_dropped, if given, holds the number of ids outside [0, E)."},
+};
+
+/// Takes the arguments of a finished call, in host memory. Returns at most one violation per rule,
+/// in the order of kAlignBlockSizeRules; none if the contract holds. Where the sizes or the padded
+/// total are wrong, the rules that depend on them are not checked.
+std::vector<Violation> check_align_block_size(const AlignBlockSizeArgs& args);
+
+}  // namespace tessera::contract

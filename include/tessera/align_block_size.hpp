@@ -1,0 +1,104 @@
+// align_block_size: groups the (token, slot) pairs of a Mixture-of-Experts layer by expert and pads
+// every group to a multiple of the block size, so that the experts' matrix products run in tiles.
+//
+// THE CONTRACT
+//
+// Let N be the number of elements of `topk_ids`, B `block_size` and E `num_experts`.
+// Element i of the flattened, row-major `topk_ids` is one (token, slot) pair.
+//
+//   bucket(i)   = topk_ids[i]                 if 0 <= topk_ids[i] < E, else none (dropped)
+//   group(i)    = bucket(i)                   without a map, or with `ignore_invalid_experts` off
+//               = map(bucket(i)), if not -1   with a map and `ignore_invalid_experts` on
+//   map(e)      = expert_map[e]               if 0 <= expert_map[e] < E, else -1 (remote)
+//   count[g]    = number of i with group(i) = g
+//   blocks[g]   = ceil(count[g] / B)
+//   start[g]    = B * sum of blocks[h] over h < g
+//   capacity    = N + min(N, E) * (B - 1), rounded up to a multiple of B with `pad_sorted_ids`
+//
+//  1. num_tokens_post_pad[0] = B * sum of all blocks.
+//  2. sorted_token_ids[start[g] .. start[g] + count[g]) holds exactly the i with group(i) = g, in
+//     ascending order. The op is therefore stable and a pure function of its inputs: the same bits
+//     on every run, backend and number of threads.
+//  3. Every other element of sorted_token_ids, to the end of the caller's buffer, is N.
+//  4. expert_ids[b], for a block b of group g, is g; with a map and `ignore_invalid_experts` off it
+//     is map(g). Every element past the last block, to the end of the caller's buffer, is
+//     `tail_expert`.
+//  5. If given: expert_counts[g] = count[g], num_dropped[0] = number of ids < 0 or >= E. Pairs of
+//     remote experts are not dropped ids.
+//  6. Any ids and any map entries are safe: nothing is read or written out of bounds.
+//  7. Bad arguments are refused before anything is written.
+//  8. N = 0 is valid.
+//
+// On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
+// device memory or read device data back, and may be captured into a graph. Calls from several
+// threads or streams at once are correct if they share no output and no workspace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "tessera/context.hpp"
+#include "tessera/export.h"
+#include "tessera/status.hpp"
+#include "tessera/tensor_view.hpp"
+
+namespace tessera {
+
+/// What decides the sizes of the outputs.
+struct AlignBlockSizeShape {
+  std::int64_t num_ids = 0;      ///< N = tokens * top_k, 0 <= N <= 2^31 - 1
+  std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
+  std::int64_t num_experts = 0;  ///< E, 1 <= E <= 2^31 - 1
+  bool pad_sorted_ids = false;   ///< round the capacity up to a multiple of B
+};
+
+/// Smallest legal sizes. A caller's output buffers may be longer; each is filled over its length.
+struct AlignBlockSizeSizes {
+  std::int64_t sorted_token_ids = 0;  ///< elements: the capacity
+  std::int64_t expert_ids = 0;        ///< elements: ceil(capacity / B)
+  std::size_t workspace_bytes = 0;    ///< enough for every implementation on the context's device
+};
+
+struct AlignBlockSizeArgs {
+  // Inputs. All arrays are contiguous, and on the context's device.
+  TensorView topk_ids;  ///< any shape; int8 ... int64 or uint8 ... uint64
+  std::int64_t block_size = 0;
+  std::int64_t num_experts = 0;
+  TensorView expert_map;  ///< optional int32[E]: global expert -> local expert, else remote
+  bool ignore_invalid_experts = false;  ///< with a map: leave out the pairs of remote experts
+  bool pad_sorted_ids = false;
+  std::int32_t tail_expert = -1;  ///< value of expert_ids past the last block
+
+  // Outputs, int32. None may overlap another array of the call.
+  TensorView sorted_token_ids;     ///< [>= capacity]
+  TensorView expert_ids;           ///< [>= ceil(capacity / B)]
+  TensorView num_tokens_post_pad;  ///< [1]
+  TensorView expert_counts;        ///< optional [E]; by local expert with ignore_invalid_experts
+  TensorView num_dropped;          ///< optional [1]
+};
+
+/// Sizes of outputs and workspace. Reads `context.device`, `num_threads` and `implementation`.
+/// Fails with kInvalidValue where the shape is outside its domain or the capacity exceeds int32,
+/// and with kUnsupported where no implementation can run in this context.
+TESSERA_API Status align_block_size_sizes(const AlignBlockSizeShape& shape, const Context& context,
+                                          AlignBlockSizeSizes* sizes);
+
+/// Runs the op. Fails with kInvalidType (data types), kInvalidValue (values, sizes, devices,
+/// contiguity, overlap), kUnsupported (no implementation) or kRuntimeError, before any write.
+TESSERA_API Status align_block_size(const AlignBlockSizeArgs& args, const Context& context);
+
+/// One row of the dispatcher's reasoning.
+struct ImplementationReport {
+  std::string name;     ///< "cpu/counting_sort"
+  std::string refusal;  ///< why it does not run here; empty if it could
+  bool selected = false;
+};
+
+/// What align_block_size would run for this shape and context, and why not the others, fastest
+/// first. Goes through the dispatcher that a call goes through.
+TESSERA_API Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context& context,
+                                            std::vector<ImplementationReport>* reports);
+
+}  // namespace tessera

@@ -1,0 +1,34 @@
+// Where and with what a call runs.
+#pragma once
+
+#include <dlpack/dlpack.h>
+
+#include <cstddef>
+#include <span>
+#include <string_view>
+
+#include "tessera/tensor_view.hpp"
+
+namespace tessera {
+
+/// The defaults run on the host, on as many threads as pay, with the fastest implementation.
+struct Context {
+  DLDevice device = kHostDevice;
+
+  /// The device's stream (a cudaStream_t); ignored on the host.
+  void* stream = nullptr;
+
+  /// Scratch memory on `device`, at least as large as the op's size query says, of any alignment
+  /// and content. Two calls that may run at the same time need two workspaces.
+  std::span<std::byte> workspace;
+
+  /// Host threads a call may use, at most; 0 stands for TESSERA_NUM_THREADS, or, where that is
+  /// unset, for the number of cores this process may run on. Never changes the result.
+  int num_threads = 0;
+
+  /// Runs this implementation ("cpu/reference") or fails; empty picks the first that can, unless
+  /// TESSERA_IMPL names one.
+  std::string_view implementation;
+};
+
+}  // namespace tessera

@@ -1,0 +1,110 @@
+/* Tessera's C API: plain pointers and sizes, usable from C99.
+ *
+ * The contract of every op is in its C++ header; align_block_size.hpp holds that of
+ * tessera_align_block_size. A function returns TESSERA_OK or a code, and then
+ * tessera_last_error() tells what was wrong: op, argument, what was expected, what came.
+ *
+ * Compatibility: an argument struct starts with its size as the caller was compiled to know it, and
+ * new fields are only ever appended. A zero in an appended field means what older callers got.
+ */
+#ifndef TESSERA_TESSERA_H_
+#define TESSERA_TESSERA_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "tessera/export.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Raised when a function or an argument struct gains a field. */
+#define TESSERA_C_API_VERSION 1
+
+typedef enum tessera_status {
+  TESSERA_OK = 0,
+  TESSERA_INVALID_TYPE = 1,  /* an argument has the wrong data type */
+  TESSERA_INVALID_VALUE = 2, /* an argument has a value outside its domain */
+  TESSERA_UNSUPPORTED = 3,   /* valid, but nothing in this build can do it */
+  TESSERA_RUNTIME_ERROR = 4  /* the machine refused: memory, driver, launch */
+} tessera_status;
+
+typedef enum tessera_dtype {
+  TESSERA_INT8 = 0,
+  TESSERA_UINT8 = 1,
+  TESSERA_INT16 = 2,
+  TESSERA_UINT16 = 3,
+  TESSERA_INT32 = 4,
+  TESSERA_UINT32 = 5,
+  TESSERA_INT64 = 6,
+  TESSERA_UINT64 = 7
+} tessera_dtype;
+
+typedef enum tessera_device_type {
+  TESSERA_CPU = 0,
+  TESSERA_CUDA = 1
+} tessera_device_type;
+
+typedef struct tessera_align_block_size_args {
+  size_t struct_size; /* sizeof(tessera_align_block_size_args) */
+
+  /* Inputs. */
+  const void* topk_ids; /* [num_ids], contiguous */
+  int topk_ids_dtype;   /* a tessera_dtype */
+  int64_t num_ids;      /* N = tokens * top_k */
+  int64_t block_size;   /* B */
+  int64_t num_experts;  /* E */
+  const int32_t* expert_map; /* [num_experts], or NULL */
+  int ignore_invalid_experts;
+  int pad_sorted_ids;
+  int32_t tail_expert; /* -1 is the usual value; zero-initialising the struct does not give it */
+
+  /* Outputs, all written in full. */
+  int32_t* sorted_token_ids; /* [sorted_token_ids_length] */
+  int64_t sorted_token_ids_length;
+  int32_t* expert_ids; /* [expert_ids_length] */
+  int64_t expert_ids_length;
+  int32_t* num_tokens_post_pad; /* [1] */
+  int32_t* expert_counts;       /* [num_experts], or NULL */
+  int32_t* num_dropped;         /* [1], or NULL */
+
+  /* Where and with what to run. Zeros run on the host, on as many threads as pay. */
+  int device_type; /* a tessera_device_type */
+  int device_id;
+  void* stream;    /* the device's stream; ignored on the host */
+  void* workspace; /* [workspace_bytes], any alignment and content */
+  size_t workspace_bytes;
+  int num_threads; /* host threads at most; 0: TESSERA_NUM_THREADS, else the process's cores */
+} tessera_align_block_size_args;
+
+/* The smallest legal sizes for a problem. Reads num_ids, block_size, num_experts, pad_sorted_ids,
+ * device_type, device_id and num_threads of `args`. */
+typedef struct tessera_align_block_size_sizes {
+  size_t struct_size; /* sizeof(tessera_align_block_size_sizes), set by the caller */
+  int64_t sorted_token_ids_length;
+  int64_t expert_ids_length;
+  size_t workspace_bytes;
+} tessera_align_block_size_sizes;
+
+TESSERA_API tessera_status tessera_align_block_size_query(const tessera_align_block_size_args* args,
+                                                          tessera_align_block_size_sizes* sizes);
+
+/* Runs the op. Nothing is written unless every argument is good. */
+TESSERA_API tessera_status tessera_align_block_size(const tessera_align_block_size_args* args);
+
+/* Message of the calling thread's last failed call; empty if none failed. Valid until this thread's
+ * next call. */
+TESSERA_API const char* tessera_last_error(void);
+
+/* "major.minor.patch" of the library in use. */
+TESSERA_API const char* tessera_version(void);
+
+/* TESSERA_C_API_VERSION of the library in use. */
+TESSERA_API int tessera_c_api_version(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
