@@ -1,0 +1,32 @@
+# Every target sets up what it needs, and says so; repeated, it starts its real work at once.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test bench sanitize lint format
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+setup: ## Install everything that demo and test need, without running them
+	@scripts/setup.sh package cxx test torch
+
+demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
+	@scripts/setup.sh package
+	@.venv/bin/tessera align --time $(if $(TRACE),"$(TRACE)")
+
+test: ## Run all C++ and Python tests; TORCH=none leaves out PyTorch (a large download)
+	@TORCH="$(TORCH)" scripts/test.sh
+
+bench: ## Run the benchmark; results go to bench/results/
+	@scripts/build.sh dev
+	@scripts/setup.sh package
+	@.venv/bin/python bench/run.py
+
+sanitize: ## Run the C++ tests under the sanitizers, then the fuzz target for 30 s
+	@scripts/sanitize.sh asan
+	@scripts/sanitize.sh tsan
+	@scripts/fuzz.sh 30
+
+lint: ## Check format, types, names, lengths, links
+	@scripts/lint.sh
+
+format: ## Rewrite C++ and Python files in the house format
+	@scripts/format.sh

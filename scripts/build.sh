@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Builds a CMake preset into build/PRESET: scripts/build.sh PRESET
+set -euo pipefail
+cd "$(dirname "$0")/.."
+readonly preset=$1
+
+scripts/setup.sh cxx
+export PATH="$PWD/.venv/bin:$PATH"
+readonly log=build/configure-$preset.log
+mkdir -p build
+# A build folder that an interruption or a move left unusable is made anew.
+if ! cmake --preset "$preset" >"$log" 2>&1; then
+  cmake --fresh --preset "$preset" >"$log" 2>&1 || {
+    cat "$log" >&2
+    exit 1
+  }
+fi
+cmake --build "build/$preset"

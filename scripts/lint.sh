@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Runs every check of .pre-commit-config.yaml on all files.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/setup.sh package cxx test lint
+export PATH="$PWD/.venv/bin:$PATH"
+pre-commit run --all-files --show-diff-on-failure

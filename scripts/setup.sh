@@ -1,0 +1,131 @@
+#!/usr/bin/env bash
+# Installs what a part of the repository needs: scripts/setup.sh PART...
+#   package  the Python package tessera, in .venv
+#   cxx      CMake, Ninja and the libraries of the C++ tests and benchmark
+#   test     what the Python tests import
+#   torch    PyTorch, for the tests that hand tensors to Tessera
+#   fuzz     clang
+#   lint     formatters and checkers
+# A part whose inputs have not changed costs a checksum. A stamp in .venv is written after a part is
+# complete and removed before it is touched, so that an interrupted run is repaired by the next one.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+readonly log=build/setup.log
+readonly stamps=.venv/stamps
+
+say() { printf 'setup: %s\n' "$*"; }
+
+die() {
+  printf 'setup: error: %s\n' "$*" >&2
+  exit 1
+}
+
+# Runs a command and shows its output only if it fails.
+quietly() {
+  mkdir -p "$(dirname "$log")"
+  if ! "$@" >"$log" 2>&1 </dev/null; then
+    tail -n 40 "$log" >&2
+    die "this command failed (full output: $log): $*"
+  fi
+}
+
+is_fresh() { [[ -e $stamps/$1 && $(<"$stamps/$1") == "$2" ]]; }
+
+as_root() {
+  if [[ $(id -u) == 0 ]]; then
+    "$@"
+  else
+    sudo "$@"
+  fi
+}
+
+debian_packages() {
+  local missing=() name
+  for name in "$@"; do
+    [[ $(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null) == installed ]] ||
+      missing+=("$name")
+  done
+  [[ ${#missing[@]} -gt 0 ]] || return 0
+  command -v apt-get >/dev/null ||
+    die "there is no apt-get here; install the equivalents of these yourself: ${missing[*]}"
+  [[ $(id -u) == 0 ]] || command -v sudo >/dev/null ||
+    die "root rights or sudo are needed to install: ${missing[*]}"
+
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300)
+  for name in "${missing[@]}"; do say "installing Debian package $name"; done
+  quietly as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a
+  if [[ -z ${package_lists_updated:-} ]]; then
+    quietly as_root "${apt[@]}" update
+    package_lists_updated=1
+  fi
+  quietly as_root "${apt[@]}" install --no-install-recommends "${missing[@]}"
+}
+
+check_python() {
+  command -v python3 >/dev/null || die "python3 not found: Tessera needs Python 3.10 or newer"
+  python3 -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
+    die "Tessera needs Python 3.10 or newer, but python3 is $(python3 --version 2>&1)"
+}
+
+# A virtual environment knows its own path and its Python: moved, or with another Python, it is made
+# anew.
+virtual_environment() {
+  local inputs
+  inputs="$PWD $(python3 --version)"
+  is_fresh venv "$inputs" && return
+  if [[ -e $stamps/venv ]] || ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    python3 -c 'import ensurepip, venv' 2>/dev/null || debian_packages python3-venv
+    say "creating the virtual environment .venv with $(python3 --version)"
+    quietly python3 -m venv --clear .venv
+  fi
+  mkdir -p "$stamps"
+  printf '%s\n' "$inputs" >"$stamps/venv"
+}
+
+# pip_install PART INPUTS ARGUMENT...
+pip_install() {
+  local part=$1 inputs=$2
+  shift 2
+  rm -f "$stamps/$part"
+  quietly .venv/bin/python -m pip install --disable-pip-version-check --no-input "$@"
+  printf '%s\n' "$inputs" >"$stamps/$part"
+}
+
+python_packages() {
+  local file=scripts/requirements/$1.txt inputs requirement
+  inputs=$(sha256sum <"$file")
+  is_fresh "$1" "$inputs" && return
+  while read -r requirement; do say "installing Python package $requirement"; done <"$file"
+  pip_install "$1" "$inputs" -r "$file"
+}
+
+tessera_package() {
+  local inputs
+  inputs=$(find CMakeLists.txt VERSION README.md LICENSE pyproject.toml \
+    cmake contract include python src -type f ! -name '*.pyc' -print0 |
+    LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
+  is_fresh package "$inputs" && return
+  command -v c++ >/dev/null || debian_packages g++
+  say "building Python package tessera $(<VERSION), and installing it with what it requires"
+  pip_install package "$inputs" .
+}
+
+check_python
+virtual_environment
+for part in "$@"; do
+  case $part in
+    package) tessera_package ;;
+    cxx)
+      debian_packages g++ libbenchmark-dev libdlpack-dev libgtest-dev
+      python_packages cxx
+      ;;
+    test | torch) python_packages "$part" ;;
+    fuzz) debian_packages clang-14 libclang-rt-14-dev ;;
+    lint)
+      debian_packages clang-format-14 clang-tidy-14 shellcheck
+      python_packages lint
+      ;;
+    *) die "unknown part: $part" ;;
+  esac
+done

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs every test and closes with one line over all of them. TORCH=none leaves PyTorch out.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+case ${TORCH:-} in
+  '') readonly parts=(package test torch) ;;
+  none) readonly parts=(package test) ;;
+  *)
+    echo "TORCH: expected 'none' or nothing, got '$TORCH'" >&2
+    exit 2
+    ;;
+esac
+scripts/setup.sh "${parts[@]}"
+scripts/build.sh dev
+
+export PATH="$PWD/.venv/bin:$PATH"
+readonly results=$PWD/build/test-results
+rm -rf "$results"
+mkdir -p "$results"
+
+ctest_exit=0
+ctest --test-dir build/dev -j "$(nproc)" --output-on-failure --progress --no-tests=error \
+  --output-junit "$results/ctest.xml" || ctest_exit=$?
+pytest_exit=0
+python -m pytest tests --junitxml="$results/pytest.xml" || pytest_exit=$?
+
+python scripts/test_summary.py \
+  ctest "$results/ctest.xml" "$ctest_exit" pytest "$results/pytest.xml" "$pytest_exit"

@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# clang-tidy over the library and the checker, with the compile commands of the dev preset.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+scripts/build.sh dev >/dev/null
+find src contract -name '*.cpp' -print0 |
+  xargs -0 -n 1 -P "$(nproc)" clang-tidy-14 -p build/dev --quiet
