@@ -98,7 +98,8 @@ struct ImplementationReport {
 
 /// What align_block_size would run for this shape and context, and why not the others, fastest
 /// first. Goes through the dispatcher that a call goes through.
-TESSERA_API Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context& context,
+TESSERA_API Status explain_align_block_size(const AlignBlockSizeShape& shape,
+                                            const Context& context,
                                             std::vector<ImplementationReport>* reports);
 
 }  // namespace tessera

@@ -45,7 +45,7 @@ struct TensorView {
 
   /// View of contiguous integers, by default on the host.
   template <typename T>
-    requires std::is_integral_v<T>
+  requires std::is_integral_v<T>
   static TensorView of(std::span<T> elements, DLDevice device = kHostDevice) noexcept {
     TensorView view;
     // A view carries no constness: ops state which of their arguments they write.

@@ -41,20 +41,17 @@ typedef enum tessera_dtype {
   TESSERA_UINT64 = 7
 } tessera_dtype;
 
-typedef enum tessera_device_type {
-  TESSERA_CPU = 0,
-  TESSERA_CUDA = 1
-} tessera_device_type;
+typedef enum tessera_device_type { TESSERA_CPU = 0, TESSERA_CUDA = 1 } tessera_device_type;
 
 typedef struct tessera_align_block_size_args {
   size_t struct_size; /* sizeof(tessera_align_block_size_args) */
 
   /* Inputs. */
-  const void* topk_ids; /* [num_ids], contiguous */
-  int topk_ids_dtype;   /* a tessera_dtype */
-  int64_t num_ids;      /* N = tokens * top_k */
-  int64_t block_size;   /* B */
-  int64_t num_experts;  /* E */
+  const void* topk_ids;      /* [num_ids], contiguous */
+  int topk_ids_dtype;        /* a tessera_dtype */
+  int64_t num_ids;           /* N = tokens * top_k */
+  int64_t block_size;        /* B */
+  int64_t num_experts;       /* E */
   const int32_t* expert_map; /* [num_experts], or NULL */
   int ignore_invalid_experts;
   int pad_sorted_ids;

@@ -1,0 +1,153 @@
+// The C API over the C++ one: builds views from pointers and lengths, and keeps the last message.
+#include "tessera/align_block_size.hpp"
+
+#include <array>
+#include <cstring>
+#include <string>
+
+#include "core/errors.hpp"
+#include "tessera/info.hpp"
+#include "tessera/tessera.h"
+
+namespace {
+
+using tessera::Status;
+using tessera::StatusCode;
+using tessera::TensorView;
+
+thread_local std::string last_error;
+
+tessera_status finish(const Status& status) {
+  last_error = status.message();
+  return static_cast<tessera_status>(status.code());
+}
+
+Status wrong_value(const char* argument, const char* expected, const std::string& got) {
+  return tessera::core::refuse(StatusCode::kInvalidValue, "align_block_size", argument, expected,
+                               got);
+}
+
+/// A struct that the caller was compiled to know. This is the first version, so nothing shorter
+/// exists, and a longer one would carry fields that this library cannot honour.
+template <typename Struct>
+Status check_struct(const char* argument, const Struct* given) {
+  if (given == nullptr) return wrong_value(argument, "a pointer", "NULL");
+  if (given->struct_size != sizeof(Struct)) {
+    const std::string expected = std::to_string(sizeof(Struct));
+    return wrong_value((std::string(argument) + ".struct_size").c_str(), expected.c_str(),
+                       std::to_string(given->struct_size));
+  }
+  return {};
+}
+
+Status make_context(const tessera_align_block_size_args& args, tessera::Context* context) {
+  switch (args.device_type) {
+    case TESSERA_CPU:
+      context->device = tessera::kHostDevice;
+      break;
+    case TESSERA_CUDA:
+      context->device = {kDLCUDA, args.device_id};
+      break;
+    default:
+      return wrong_value("device_type", "a tessera_device_type", std::to_string(args.device_type));
+  }
+  context->stream = args.stream;
+  if (args.workspace != nullptr) {
+    context->workspace = {static_cast<std::byte*>(args.workspace), args.workspace_bytes};
+  }
+  context->num_threads = args.num_threads;
+  return {};
+}
+
+Status view_of_ids(const tessera_align_block_size_args& args, DLDevice device, TensorView* view) {
+  constexpr std::array<DLDataType, 8> kDtypes{{{kDLInt, 8, 1},
+                                               {kDLUInt, 8, 1},
+                                               {kDLInt, 16, 1},
+                                               {kDLUInt, 16, 1},
+                                               {kDLInt, 32, 1},
+                                               {kDLUInt, 32, 1},
+                                               {kDLInt, 64, 1},
+                                               {kDLUInt, 64, 1}}};
+  if (args.topk_ids_dtype < 0 || args.topk_ids_dtype >= static_cast<int>(kDtypes.size())) {
+    return tessera::core::refuse(StatusCode::kInvalidType, "align_block_size", "topk_ids_dtype",
+                                 "a tessera_dtype", std::to_string(args.topk_ids_dtype));
+  }
+  // Only read, as are the views of all inputs.
+  view->data = const_cast<void*>(args.topk_ids);
+  view->num_elements = args.num_ids;
+  view->dtype = kDtypes[args.topk_ids_dtype];
+  view->device = device;
+  return {};
+}
+
+TensorView int32_view(const std::int32_t* data, std::int64_t length, DLDevice device) {
+  TensorView view;
+  view.data = const_cast<std::int32_t*>(data);
+  view.num_elements = length;
+  view.dtype = {kDLInt, 32, 1};
+  view.device = device;
+  return view;
+}
+
+TensorView optional_int32_view(const std::int32_t* data, std::int64_t length, DLDevice device) {
+  return data == nullptr ? TensorView{} : int32_view(data, length, device);
+}
+
+Status query(const tessera_align_block_size_args* args, tessera_align_block_size_sizes* sizes) {
+  if (Status s = check_struct("args", args); !s.ok()) return s;
+  if (Status s = check_struct("sizes", sizes); !s.ok()) return s;
+  tessera::Context context;
+  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  tessera::AlignBlockSizeSizes result;
+  const Status status = tessera::align_block_size_sizes(
+      {args->num_ids, args->block_size, args->num_experts, args->pad_sorted_ids != 0}, context,
+      &result);
+  if (status.ok()) {
+    sizes->sorted_token_ids_length = result.sorted_token_ids;
+    sizes->expert_ids_length = result.expert_ids;
+    sizes->workspace_bytes = result.workspace_bytes;
+  }
+  return status;
+}
+
+Status run(const tessera_align_block_size_args* args) {
+  if (Status s = check_struct("args", args); !s.ok()) return s;
+  tessera::Context context;
+  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  const DLDevice device = context.device;
+  tessera::AlignBlockSizeArgs call;
+  if (Status s = view_of_ids(*args, device, &call.topk_ids); !s.ok()) return s;
+  call.block_size = args->block_size;
+  call.num_experts = args->num_experts;
+  call.expert_map = optional_int32_view(args->expert_map, args->num_experts, device);
+  call.ignore_invalid_experts = args->ignore_invalid_experts != 0;
+  call.pad_sorted_ids = args->pad_sorted_ids != 0;
+  call.tail_expert = args->tail_expert;
+  call.sorted_token_ids = int32_view(args->sorted_token_ids, args->sorted_token_ids_length, device);
+  call.expert_ids = int32_view(args->expert_ids, args->expert_ids_length, device);
+  call.num_tokens_post_pad = int32_view(args->num_tokens_post_pad, 1, device);
+  call.expert_counts = optional_int32_view(args->expert_counts, args->num_experts, device);
+  call.num_dropped = optional_int32_view(args->num_dropped, 1, device);
+  return tessera::align_block_size(call, context);
+}
+
+}  // namespace
+
+extern "C" {
+
+tessera_status tessera_align_block_size_query(const tessera_align_block_size_args* args,
+                                              tessera_align_block_size_sizes* sizes) {
+  return finish(query(args, sizes));
+}
+
+tessera_status tessera_align_block_size(const tessera_align_block_size_args* args) {
+  return finish(run(args));
+}
+
+const char* tessera_last_error(void) { return last_error.c_str(); }
+
+const char* tessera_version(void) { return tessera::version(); }
+
+int tessera_c_api_version(void) { return TESSERA_C_API_VERSION; }
+
+}  // extern "C"

@@ -1,0 +1,48 @@
+// What stands between the op align_block_size and its implementations.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "core/dispatch.hpp"
+#include "tessera/align_block_size.hpp"
+
+namespace tessera::core {
+
+/// A validated call: every pointer is good for its length, and nothing overlaps.
+struct AlignBlockSizeProblem {
+  const void* topk_ids;
+  DLDataType id_dtype;  ///< one of the eight integer types
+  std::int32_t num_ids;
+  std::int32_t block_size;
+  std::int32_t num_experts;
+  const std::int32_t* expert_map;  ///< null: none
+  bool drops_remote;               ///< a map is given, and pairs of remote experts are left out
+  std::int32_t tail_expert;
+
+  std::int32_t* sorted_token_ids;
+  std::int64_t sorted_token_ids_length;
+  std::int32_t* expert_ids;
+  std::int64_t expert_ids_length;
+  std::int32_t* num_tokens_post_pad;
+  std::int32_t* expert_counts;  ///< null: not asked for
+  std::int32_t* num_dropped;    ///< null: not asked for
+};
+
+struct AlignBlockSizeImplementation : Implementation {
+  std::size_t (*workspace_bytes)(const AlignBlockSizeShape& shape, const Context& context);
+  Status (*run)(const AlignBlockSizeProblem& problem, const Context& context);
+};
+
+/// Every implementation in this build, fastest first, reference last. Defined in registry.cpp.
+std::span<const AlignBlockSizeImplementation> align_block_size_implementations();
+
+/// Where an expert's blocks show up in expert_ids under a map, -1 for a remote expert.
+inline std::int32_t mapped_expert(const std::int32_t* expert_map, std::int32_t num_experts,
+                                  std::int32_t expert) {
+  const std::int32_t local = expert_map[expert];
+  return local >= 0 && local < num_experts ? local : -1;
+}
+
+}  // namespace tessera::core

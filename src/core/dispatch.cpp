@@ -1,0 +1,79 @@
+#include "core/dispatch.hpp"
+
+#include <sched.h>
+
+#include <cstdio>
+
+#include "core/environment.hpp"
+#include "core/errors.hpp"
+
+namespace tessera::core {
+namespace {
+
+std::string_view forced_implementation(const Context& context) {
+  return context.implementation.empty() ? std::string_view(environment().implementation)
+                                        : context.implementation;
+}
+
+int available_cores() {
+  cpu_set_t cores;
+  return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
+}
+
+}  // namespace
+
+std::string refusal(const Implementation& implementation, const Context& context) {
+  const std::string_view forced = forced_implementation(context);
+  if (!forced.empty() && forced != implementation.name) {
+    return "not the implementation asked for, " + std::string(forced);
+  }
+  if (implementation.device_type != context.device.device_type) {
+    return "runs on " + to_string(DLDevice{implementation.device_type, 0}) + ", not on " +
+           to_string(context.device);
+  }
+  return {};
+}
+
+Status nothing_to_run(std::string_view op, const Context& context,
+                      const std::vector<ImplementationReport>& reports) {
+  std::string got = "none";
+  for (const ImplementationReport& report : reports) {
+    got += "; " + report.name + " " + report.refusal;
+  }
+  return refuse(StatusCode::kUnsupported, op, "implementation",
+                "one in this build that can run on " + to_string(context.device), got);
+}
+
+void print_reports(std::string_view op, std::string_view shape, const Context& context,
+                   const std::vector<ImplementationReport>& reports) {
+  std::string line = "tessera: ";
+  line.append(op).append(": ").append(shape).append(" on ").append(to_string(context.device));
+  for (const ImplementationReport& report : reports) {
+    line += report.selected ? ": runs " : "; not ";
+    line += report.name;
+    if (!report.refusal.empty()) line += " (" + report.refusal + ")";
+  }
+  line += '\n';
+  std::fputs(line.c_str(), stderr);
+}
+
+int max_threads(const Context& context) {
+  if (context.num_threads > 0) return context.num_threads;
+  if (environment().num_threads > 0) return environment().num_threads;
+  static const int cores = available_cores();
+  return cores;
+}
+
+Status check_context(std::string_view op, const Context& context) {
+  if (context.num_threads < 0) {
+    return refuse(StatusCode::kInvalidValue, op, "num_threads",
+                  "an integer >= 1, or 0 for automatic", std::to_string(context.num_threads));
+  }
+  if (environment().num_threads < 0) {
+    return refuse(StatusCode::kInvalidValue, op, "TESSERA_NUM_THREADS", "an integer >= 1",
+                  "'" + environment().num_threads_text + "'");
+  }
+  return {};
+}
+
+}  // namespace tessera::core

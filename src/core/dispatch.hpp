@@ -1,0 +1,38 @@
+// Picks the first implementation of an op that can run, and can say why not the others.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/align_block_size.hpp"
+
+namespace tessera::core {
+
+/// The parts of an implementation that the dispatcher needs; an op's own descriptor derives from
+/// it. Names read "<backend>/<strategy>".
+struct Implementation {
+  std::string_view name;
+  DLDeviceType device_type;
+};
+
+/// Why `implementation` does not run in `context`; empty if it may.
+std::string refusal(const Implementation& implementation, const Context& context);
+
+/// The Status when no implementation was left.
+Status nothing_to_run(std::string_view op, const Context& context,
+                      const std::vector<ImplementationReport>& reports);
+
+/// For TESSERA_VERBOSE.
+void print_reports(std::string_view op, std::string_view shape, const Context& context,
+                   const std::vector<ImplementationReport>& reports);
+
+/// Host threads that a call in this context may use, at least 1.
+int max_threads(const Context& context);
+
+/// Fails where the context itself is malformed, whatever the op.
+Status check_context(std::string_view op, const Context& context);
+
+}  // namespace tessera::core

@@ -1,0 +1,36 @@
+#include "core/environment.hpp"
+
+#include <charconv>
+#include <cstdlib>
+
+namespace tessera::core {
+namespace {
+
+std::string read(const char* name) {
+  const char* value = std::getenv(name);
+  return value == nullptr ? "" : value;
+}
+
+Environment read_environment() {
+  Environment result;
+  result.implementation = read("TESSERA_IMPL");
+  const std::string verbose = read("TESSERA_VERBOSE");
+  result.verbose = !verbose.empty() && verbose != "0";
+  result.num_threads_text = read("TESSERA_NUM_THREADS");
+  const std::string& text = result.num_threads_text;
+  if (!text.empty()) {
+    const char* end = text.data() + text.size();
+    const auto [stop, error] = std::from_chars(text.data(), end, result.num_threads);
+    if (error != std::errc() || stop != end || result.num_threads < 1) result.num_threads = -1;
+  }
+  return result;
+}
+
+}  // namespace
+
+const Environment& environment() {
+  static const Environment result = read_environment();
+  return result;
+}
+
+}  // namespace tessera::core

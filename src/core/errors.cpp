@@ -1,0 +1,53 @@
+#include "core/errors.hpp"
+
+namespace tessera::core {
+
+Status refuse(StatusCode code, std::string_view op, std::string_view argument,
+              std::string_view expected, std::string_view got) {
+  std::string message;
+  message.append(op).append(": ").append(argument);
+  message.append(": expected ").append(expected).append(", got ").append(got);
+  return {code, std::move(message)};
+}
+
+std::string to_string(DLDataType dtype) {
+  std::string name;
+  switch (dtype.code) {
+    case kDLInt:
+      name = "int";
+      break;
+    case kDLUInt:
+      name = "uint";
+      break;
+    case kDLFloat:
+      name = "float";
+      break;
+    case kDLBfloat:
+      name = "bfloat";
+      break;
+    case kDLComplex:
+      name = "complex";
+      break;
+    case 6:  // kDLBool, which dlpack.h names from 0.8 on
+      return "bool";
+    default:
+      name = "dtype code " + std::to_string(dtype.code) + " of bits ";
+  }
+  name += std::to_string(dtype.bits);
+  if (dtype.lanes != 1) name.append("x").append(std::to_string(dtype.lanes));
+  return name;
+}
+
+std::string to_string(DLDevice device) {
+  switch (device.device_type) {
+    case kDLCPU:
+      return "cpu";
+    case kDLCUDA:
+      return "cuda:" + std::to_string(device.device_id);
+    default:
+      return "device type " + std::to_string(device.device_type) + ":" +
+             std::to_string(device.device_id);
+  }
+}
+
+}  // namespace tessera::core

@@ -1,0 +1,224 @@
+// cpu/counting_sort: counts the ids of every group, lays the groups out, places every index.
+//
+// Three things set it apart from the textbook:
+//  - Ids go in batches of eight: all loads of a batch come before its stores. A processor that may
+//    not let a load pass a store of unknown address (SSBD), or that mispredicts doing so, otherwise
+//    waits once per id.
+//  - No branch depends on an id. Ids outside [0, E) and pairs of remote experts are counted and
+//    placed like any other, in buckets of their own behind the last group, and those slots are
+//    overwritten with N in the end. There is room: capacity is at least N.
+//  - A large batch is cut into one slice per thread. Each thread counts its slice; the counts give
+//    each slice its own place inside every group, so the order, and every bit, stays the same.
+#include "cpu/align_block_size.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <cwchar>
+#include <type_traits>
+
+#include "cpu/integer_ids.hpp"
+#include "cpu/thread_pool.hpp"
+#include "cpu/workspace.hpp"
+
+namespace tessera::cpu {
+namespace {
+
+using core::AlignBlockSizeProblem;
+
+// Ids that a thread must have to be worth waking; measured by bench/align_block_size.cpp.
+constexpr std::int64_t kIdsPerThread = 16384;
+
+constexpr int kBatch = 8;
+
+int num_threads_for(std::int64_t num_ids, const Context& context) {
+  const std::int64_t useful = std::max<std::int64_t>(1, num_ids / kIdsPerThread);
+  return static_cast<int>(std::min<std::int64_t>(useful, core::max_threads(context)));
+}
+
+/// Ints of a table with a counter per bucket: E groups, the dropped ids (bucket E) and the pairs
+/// of remote experts (bucket E + 1).
+std::int64_t table_stride(std::int64_t num_experts) {
+  constexpr std::int64_t kIntsPerCacheLine = 16;
+  return (num_experts + 2 + kIntsPerCacheLine - 1) / kIntsPerCacheLine * kIntsPerCacheLine;
+}
+
+/// The bucket of an id where groups are formed by global expert.
+struct GlobalBuckets {
+  std::uint32_t num_experts;
+
+  template <typename Id>
+  std::uint32_t operator()(Id id) const {
+    // Sign-extended and then read as unsigned, a negative id lies above every expert.
+    using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
+    return static_cast<std::uint32_t>(std::min<Unsigned>(static_cast<Unsigned>(id), num_experts));
+  }
+};
+
+/// The bucket of an id where groups are formed by local expert.
+struct LocalBuckets {
+  GlobalBuckets global;
+  const std::int32_t* bucket_of;  // [E + 1], by global bucket
+
+  template <typename Id>
+  std::uint32_t operator()(Id id) const {
+    return static_cast<std::uint32_t>(bucket_of[global(id)]);
+  }
+};
+
+template <typename Id, typename Buckets>
+void count_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
+               std::int32_t* counts) {
+  std::int64_t i = begin;
+  for (; i + kBatch <= end; i += kBatch) {
+    std::uint32_t bucket[kBatch];
+    for (int k = 0; k < kBatch; ++k) bucket[k] = bucket_of(ids[i + k]);
+    for (int k = 0; k < kBatch; ++k) ++counts[bucket[k]];
+  }
+  for (; i < end; ++i) ++counts[bucket_of(ids[i])];
+}
+
+template <typename Id, typename Buckets>
+void place_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
+               std::int32_t* cursors, std::int32_t* sorted_token_ids) {
+  std::int64_t i = begin;
+  for (; i + kBatch <= end; i += kBatch) {
+    std::uint32_t bucket[kBatch];
+    std::int32_t slot[kBatch];
+    for (int k = 0; k < kBatch; ++k) bucket[k] = bucket_of(ids[i + k]);
+    for (int k = 0; k < kBatch; ++k) slot[k] = cursors[bucket[k]]++;
+    for (int k = 0; k < kBatch; ++k) sorted_token_ids[slot[k]] = static_cast<std::int32_t>(i + k);
+  }
+  for (; i < end; ++i)
+    sorted_token_ids[cursors[bucket_of(ids[i])]++] = static_cast<std::int32_t>(i);
+}
+
+void fill(std::int32_t* first, std::int64_t count, std::int32_t value) {
+  if constexpr (sizeof(wchar_t) == sizeof(std::int32_t)) {
+    // The C library picks the widest stores of the machine it runs on.
+    std::wmemset(reinterpret_cast<wchar_t*>(first), static_cast<wchar_t>(value),
+                 static_cast<std::size_t>(count));
+  } else {
+    std::fill_n(first, count, value);
+  }
+}
+
+/// Per slice of the ids, a table of counters that become cursors.
+struct Tables {
+  std::int32_t* data;
+  std::int64_t stride;
+  int num_slices;
+
+  std::int32_t* slice(int s) const { return data + s * stride; }
+
+  /// Replaces the counts of a bucket by the slots where each slice starts. Returns the end.
+  std::int32_t start_at(std::int32_t slot, std::int32_t bucket) const {
+    for (int s = 0; s < num_slices; ++s) {
+      std::int32_t& entry = slice(s)[bucket];
+      const std::int32_t count = entry;
+      entry = slot;
+      slot += count;
+    }
+    return slot;
+  }
+};
+
+/// Bits k where totals[k] is not zero, for k < num <= 64.
+std::uint64_t nonempty_mask(const std::int32_t* totals, int num) {
+  std::uint64_t mask = 0;
+  for (int k = 0; k < num; ++k) mask |= static_cast<std::uint64_t>(totals[k] != 0) << k;
+  return mask;
+}
+
+/// Writes all outputs but the indices themselves, and turns the tables' counts into cursors.
+/// Returns the slot behind the last bucket: from num_tokens_post_pad to there, place_ids() puts the
+/// indices that belong to no group.
+std::int32_t lay_out(const AlignBlockSizeProblem& p, const std::int32_t* totals,
+                     const Tables& tables) {
+  const std::int32_t num_experts = p.num_experts;
+  if (p.expert_counts != nullptr) std::copy_n(totals, num_experts, p.expert_counts);
+  if (p.num_dropped != nullptr) *p.num_dropped = totals[num_experts];
+
+  const auto block_size = static_cast<std::uint32_t>(p.block_size);
+  const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
+  std::int32_t slot = 0;
+  std::int32_t block = 0;
+  for (std::int32_t base = 0; base < num_experts; base += 64) {
+    std::uint64_t nonempty = nonempty_mask(totals + base, std::min(64, num_experts - base));
+    for (; nonempty != 0; nonempty &= nonempty - 1) {
+      const std::int32_t group = base + std::countr_zero(nonempty);
+      const auto count = static_cast<std::uint32_t>(totals[group]);
+      const auto num_blocks = static_cast<std::int32_t>((count - 1) / block_size + 1);
+      const std::int32_t end = tables.start_at(slot, group);
+      slot += num_blocks * p.block_size;
+      fill(p.sorted_token_ids + end, slot - end, p.num_ids);
+      fill(p.expert_ids + block, num_blocks,
+           is_mapped_afterwards ? core::mapped_expert(p.expert_map, num_experts, group) : group);
+      block += num_blocks;
+    }
+  }
+  *p.num_tokens_post_pad = slot;
+  fill(p.expert_ids + block, p.expert_ids_length - block, p.tail_expert);
+  for (const std::int32_t bucket : {num_experts, num_experts + 1}) {
+    slot = tables.start_at(slot, bucket);
+  }
+  fill(p.sorted_token_ids + slot, p.sorted_token_ids_length - slot, p.num_ids);
+  return slot;
+}
+
+template <typename Id, typename Buckets>
+void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of, int num_threads,
+              std::int32_t* totals, Tables tables) {
+  ThreadPool::Lease threads(num_threads);
+  tables.num_slices = threads.num_threads();
+  const auto slice_begin = [&](int s) { return std::int64_t{p.num_ids} * s / tables.num_slices; };
+
+  threads.run([&](int s) {
+    std::memset(tables.slice(s), 0, tables.stride * sizeof(std::int32_t));
+    count_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s));
+  });
+  std::copy_n(tables.slice(0), tables.stride, totals);
+  for (int s = 1; s < tables.num_slices; ++s) {
+    for (std::int64_t b = 0; b < tables.stride; ++b) totals[b] += tables.slice(s)[b];
+  }
+  const std::int32_t end = lay_out(p, totals, tables);
+  threads.run([&](int s) {
+    place_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s),
+              p.sorted_token_ids);
+  });
+  fill(p.sorted_token_ids + *p.num_tokens_post_pad, end - *p.num_tokens_post_pad, p.num_ids);
+}
+
+}  // namespace
+
+std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
+                                          const Context& context) {
+  // A table per thread, the totals, and the buckets by global expert.
+  const std::int64_t num_tables = num_threads_for(shape.num_ids, context) + 2;
+  return Workspace::bytes_for(num_tables * table_stride(shape.num_experts));
+}
+
+Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Context& context) {
+  const int num_threads = num_threads_for(p.num_ids, context);
+  const std::int64_t stride = table_stride(p.num_experts);
+  std::int32_t* const totals = Workspace::ints_in(context.workspace);
+  std::int32_t* const local_buckets = totals + stride;
+  const Tables tables{local_buckets + stride, stride, num_threads};
+  const GlobalBuckets global{static_cast<std::uint32_t>(p.num_experts)};
+
+  with_typed_ids(p, [&](const auto* ids) {
+    if (!p.drops_remote) {
+      sort_ids(p, ids, global, num_threads, totals, tables);
+      return;
+    }
+    for (std::int32_t expert = 0; expert < p.num_experts; ++expert) {
+      const std::int32_t local = core::mapped_expert(p.expert_map, p.num_experts, expert);
+      local_buckets[expert] = local >= 0 ? local : p.num_experts + 1;
+    }
+    local_buckets[p.num_experts] = p.num_experts;
+    sort_ids(p, ids, LocalBuckets{global, local_buckets}, num_threads, totals, tables);
+  });
+  return {};
+}
+
+}  // namespace tessera::cpu

@@ -1,0 +1,118 @@
+#include "cpu/thread_pool.hpp"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <new>
+
+namespace tessera::cpu {
+namespace {
+
+std::atomic<ThreadPool*> process_pool{nullptr};
+
+void cpu_relax() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+/// Waits until `value` is no longer `old`: actively for about as long as a sleeping thread takes to
+/// wake (some 10 us), then asleep.
+void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
+  constexpr int kSpins = 400;
+  for (int spin = 0; spin < kSpins; ++spin) {
+    if (value.load(std::memory_order_acquire) != old) return;
+    cpu_relax();
+  }
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+/// A worker's mailbox, on a cache line of its own.
+struct alignas(64) ThreadPool::Worker {
+  static constexpr std::uint32_t kIdle = 0;
+  static constexpr std::uint32_t kPosted = 1;
+
+  const int index;
+  std::atomic<std::uint32_t> state{kIdle};
+  const Task* task = nullptr;  // written before kPosted is stored, read after it is seen
+
+  explicit Worker(int worker_index) : index(worker_index) {}
+
+  static void* loop(void* self) {
+    auto& worker = *static_cast<Worker*>(self);
+    for (;;) {
+      wait_while(worker.state, kIdle);
+      (*worker.task)(worker.index);
+      worker.state.store(kIdle, std::memory_order_release);
+      worker.state.notify_one();
+    }
+  }
+
+  bool start() {
+    // Signals are the business of the program's own threads.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    pthread_t thread;
+    const bool started = pthread_create(&thread, nullptr, &loop, this) == 0;
+    if (started) pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return started;
+  }
+};
+
+ThreadPool& ThreadPool::instance() {
+  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
+  static_cast<void>(at_fork);
+  ThreadPool* pool = process_pool.load(std::memory_order_acquire);
+  if (pool == nullptr) {
+    auto* fresh = new ThreadPool;
+    if (process_pool.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel)) {
+      pool = fresh;
+    } else {
+      delete fresh;
+    }
+  }
+  return *pool;
+}
+
+int ThreadPool::grow(int count) {
+  while (static_cast<int>(workers_.size()) < count) {
+    auto* worker = new Worker(static_cast<int>(workers_.size()) + 1);
+    if (!worker->start()) {
+      delete worker;
+      break;
+    }
+    workers_.push_back(worker);
+  }
+  return static_cast<int>(workers_.size());
+}
+
+ThreadPool::Lease::Lease(int num_threads)
+    : pool_(instance()), lock_(pool_.in_use_, std::defer_lock) {
+  if (num_threads > 1 && lock_.try_lock()) {
+    num_threads_ = std::min(num_threads, 1 + pool_.grow(num_threads - 1));
+  }
+}
+
+void ThreadPool::Lease::run(const Task& task) {
+  for (int i = 1; i < num_threads_; ++i) {
+    Worker& worker = *pool_.workers_[i - 1];
+    worker.task = &task;
+    worker.state.store(Worker::kPosted, std::memory_order_release);
+    worker.state.notify_one();
+  }
+  task(0);
+  for (int i = 1; i < num_threads_; ++i) {
+    wait_while(pool_.workers_[i - 1]->state, Worker::kPosted);
+  }
+}
+
+}  // namespace tessera::cpu
