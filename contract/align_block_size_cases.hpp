@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "tessera/align_block_size.hpp"
@@ -54,9 +55,22 @@ struct AlignBlockSizeCase {
 /// The table: written by hand, small enough to read.
 std::span<const AlignBlockSizeCase> align_block_size_cases();
 
-/// A random case, of any shape and with anything broken, with N at most `max_ids`. A pure function
-/// of its arguments, on every platform.
+/// The largest `max_ids` of a random case.
+inline constexpr std::int64_t kMaxRandomIds = std::int64_t{1} << 30;
+
+/// A random case, of any shape and with anything broken, with N at most `max_ids`, itself at most
+/// kMaxRandomIds. A pure function of its arguments, on every platform.
 AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
+
+/// The case of that name: one of the table, or, as "random:<seed>:<max_ids>", a random one.
+std::optional<AlignBlockSizeCase> find_case(std::string_view name);
+
+/// A JSON object with the fields of the case and `num_ids`; enumerators are lowercase words without
+/// the k, `dtype` is "int32" and so on.
+std::string to_json(const AlignBlockSizeCase& c);
+
+/// The table as a JSON array.
+std::string align_block_size_cases_json();
 
 /// Inputs of a case, a pure function of case and seed on every platform.
 struct AlignBlockSizeInputs {

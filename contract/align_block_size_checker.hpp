@@ -13,9 +13,12 @@ namespace tessera::contract {
 
 /// One broken rule, at the first position that breaks it.
 struct Violation {
-  std::string rule;  ///< a name from kAlignBlockSizeRules
-  std::string array;  ///< the output, as the contract names it
-  std::int64_t position = 0;  ///< element of `array`
+  std::string rule;           ///< a name from kAlignBlockSizeRules
+  std::string array;          ///< the argument, as the contract names it
+  std::int64_t position = 0;  ///< element of `array`; 0 where the rule is about the whole array
+
+  /// The value that the rule asks for; where several would do, the smallest of them. For
+  /// output_sizes the smallest legal length, for valid_inputs unused.
   std::int64_t expected = 0;
   std::int64_t found = 0;
 
@@ -30,6 +33,7 @@ struct Rule {
 
 /// The rules, in the order in which they are checked.
 inline constexpr Rule kAlignBlockSizeRules[] = {
+    {"valid_inputs", "The inputs lie in the op's domain; a correct call refuses all others."},
     {"output_sizes", "Every output is an int32 array of at least the contract's size."},
     {"num_tokens_post_pad", "The padded total is block_size times the number of blocks."},
     {"group_members", "A group's slots hold only indices of pairs of that group."},
@@ -44,8 +48,8 @@ inline constexpr Rule kAlignBlockSizeRules[] = {
 };
 
 /// Takes the arguments of a finished call, in host memory. Returns at most one violation per rule,
-/// in the order of kAlignBlockSizeRules; none if the contract holds. Where the sizes or the padded
-/// total are wrong, the rules that depend on them are not checked.
+/// in the order of kAlignBlockSizeRules; none if the contract holds. Outputs may hold anything. If
+/// the inputs or the sizes are wrong, nothing else is checked.
 std::vector<Violation> check_align_block_size(const AlignBlockSizeArgs& args);
 
 }  // namespace tessera::contract

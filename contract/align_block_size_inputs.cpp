@@ -1,0 +1,166 @@
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "align_block_size_cases.hpp"
+#include "random_numbers.hpp"
+
+namespace tessera::contract {
+namespace {
+
+/// Values of the case's type that lie outside [0, E), as two's complement.
+std::vector<std::int64_t> broken_values(const AlignBlockSizeCase& c) {
+  const int bits = c.dtype.bits;
+  if (c.dtype.code == kDLUInt) {
+    const std::uint64_t largest = ~std::uint64_t{0} >> (64 - bits);
+    std::vector<std::int64_t> values;
+    for (const std::uint64_t value : {static_cast<std::uint64_t>(c.num_experts), largest}) {
+      if (std::cmp_greater_equal(value, c.num_experts) && value <= largest) {
+        values.push_back(std::bit_cast<std::int64_t>(value));
+      }
+    }
+    return values;
+  }
+  const std::int64_t largest = std::numeric_limits<std::int64_t>::max() >> (64 - bits);
+  std::vector<std::int64_t> values = {-1, -largest - 1};
+  for (const std::int64_t value : {c.num_experts, largest}) {
+    if (value >= c.num_experts && value <= largest) values.push_back(value);
+  }
+  return values;
+}
+
+/// Experts below E that the case's type can name.
+std::int64_t nameable_experts(const AlignBlockSizeCase& c) {
+  const int value_bits = c.dtype.bits - (c.dtype.code == kDLInt ? 1 : 0);
+  return value_bits >= 32 ? c.num_experts : std::min(c.num_experts, std::int64_t{1} << value_bits);
+}
+
+/// Draws experts with popularity rank^-1.2, ranks in a random order.
+class ZipfExperts {
+ public:
+  ZipfExperts(std::int64_t num_experts, RandomNumbers& random)
+      : experts_(static_cast<std::size_t>(num_experts)), ceilings_(experts_.size()) {
+    std::iota(experts_.begin(), experts_.end(), std::int64_t{0});
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < experts_.size(); ++i) {
+      std::swap(experts_[i], experts_[i + static_cast<std::size_t>(random.below(
+                                              num_experts - static_cast<std::int64_t>(i)))]);
+      // Whole numbers, few enough bits that the platform's last digit of pow() does not show.
+      total += 1 + std::llround(0x1p24 * std::pow(static_cast<double>(i + 1), -1.2));
+      ceilings_[i] = total;
+    }
+  }
+
+  std::int64_t draw(RandomNumbers& random) const {
+    const std::int64_t point = random.below(ceilings_.back());
+    const auto rank = std::upper_bound(ceilings_.begin(), ceilings_.end(), point);
+    return experts_[static_cast<std::size_t>(rank - ceilings_.begin())];
+  }
+
+ private:
+  std::vector<std::int64_t> experts_;   // by rank
+  std::vector<std::int64_t> ceilings_;  // running sum of the weights, by rank
+};
+
+template <typename DrawExpert>
+std::vector<std::int64_t> draw_ids(const AlignBlockSizeCase& c, RandomNumbers& random,
+                                   DrawExpert draw) {
+  const bool may_repeat = c.top_k > nameable_experts(c);
+  const std::int64_t hot = random.below(nameable_experts(c));
+  std::vector<std::int64_t> ids(static_cast<std::size_t>(c.num_tokens * c.top_k));
+  for (auto token = ids.begin(); token != ids.end(); token += c.top_k) {
+    for (std::int64_t slot = 0; slot < c.top_k; ++slot) {
+      std::int64_t expert =
+          slot == 0 && c.distribution == IdDistribution::kOneExpert ? hot : draw();
+      while (!may_repeat && std::find(token, token + slot, expert) != token + slot) {
+        expert = draw();
+      }
+      token[slot] = expert;
+    }
+  }
+  return ids;
+}
+
+template <typename T>
+std::vector<std::byte> as_bytes(const std::vector<std::int64_t>& ids) {
+  std::vector<std::byte> bytes(ids.size() * sizeof(T));
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    const T id = static_cast<T>(ids[i]);
+    std::memcpy(bytes.data() + i * sizeof(T), &id, sizeof(T));
+  }
+  return bytes;
+}
+
+std::vector<std::int32_t> make_map(const AlignBlockSizeCase& c) {
+  const std::int32_t remote[] = {-1, -2, static_cast<std::int32_t>(c.num_experts),
+                                 std::numeric_limits<std::int32_t>::min(),
+                                 std::numeric_limits<std::int32_t>::max()};
+  std::vector<std::int32_t> map(static_cast<std::size_t>(c.num_experts), -1);
+  for (std::size_t e = 0; e < map.size(); ++e) {
+    const auto expert = static_cast<std::int32_t>(e);
+    switch (c.map) {
+      case MapKind::kNone:
+      case MapKind::kAllRemote:
+        break;
+      case MapKind::kIdentity:
+        map[e] = expert;
+        break;
+      case MapKind::kHalfRemote:
+        if (e % 2 == 0) map[e] = expert / 2;
+        break;
+      case MapKind::kBroken:
+        map[e] = e % 2 == 0 ? expert / 2 : remote[e / 2 % std::size(remote)];
+        break;
+      case MapKind::kMerged:
+        map[e] = std::max(expert - 1, 0);
+        break;
+    }
+  }
+  return map;
+}
+
+}  // namespace
+
+AlignBlockSizeInputs make_inputs(const AlignBlockSizeCase& c, std::uint64_t seed) {
+  RandomNumbers random(seed);
+  std::vector<std::int64_t> ids;
+  if (c.distribution == IdDistribution::kZipf) {
+    const ZipfExperts experts(nameable_experts(c), random);
+    ids = draw_ids(c, random, [&] { return experts.draw(random); });
+  } else {
+    ids = draw_ids(c, random, [&] { return random.below(nameable_experts(c)); });
+  }
+  if (c.distribution == IdDistribution::kSorted) std::sort(ids.begin(), ids.end());
+
+  const std::vector<std::int64_t> broken = broken_values(c);
+  if (c.broken != BrokenIds::kNone && !broken.empty()) {
+    for (std::int64_t& id : ids) {
+      if (c.broken == BrokenIds::kAll || random.one_in(8)) {
+        id = broken[static_cast<std::size_t>(random.below(std::ssize(broken)))];
+      }
+    }
+  }
+
+  AlignBlockSizeInputs inputs;
+  switch (c.dtype.bits) {
+    case 8:
+      inputs.topk_ids = as_bytes<std::uint8_t>(ids);
+      break;
+    case 16:
+      inputs.topk_ids = as_bytes<std::uint16_t>(ids);
+      break;
+    case 32:
+      inputs.topk_ids = as_bytes<std::uint32_t>(ids);
+      break;
+    default:
+      inputs.topk_ids = as_bytes<std::uint64_t>(ids);
+  }
+  if (c.map != MapKind::kNone) inputs.expert_map = make_map(c);
+  return inputs;
+}
+
+}  // namespace tessera::contract
