@@ -1,6 +1,7 @@
 // What every fallible Tessera call returns. No exception crosses the library's boundary.
 #pragma once
 
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -18,16 +19,22 @@ enum class StatusCode : int {
 /// A code and, unless it is kOk, a message "op: argument: expected ..., got ...".
 class [[nodiscard]] Status {
  public:
-  Status() = default;
-  Status(StatusCode code, std::string message) : code_(code), message_(std::move(message)) {}
+  Status() noexcept = default;
+  Status(StatusCode code, std::string message)
+      : error_(std::make_shared<const Error>(Error{code, std::move(message)})) {}
 
-  bool ok() const noexcept { return code_ == StatusCode::kOk; }
-  StatusCode code() const noexcept { return code_; }
-  const std::string& message() const noexcept { return message_; }
+  bool ok() const noexcept { return error_ == nullptr; }
+  StatusCode code() const noexcept { return ok() ? StatusCode::kOk : error_->code; }
+  std::string message() const { return ok() ? std::string() : error_->message; }
 
  private:
-  StatusCode code_ = StatusCode::kOk;
-  std::string message_;
+  struct Error {
+    StatusCode code;
+    std::string message;
+  };
+
+  // A null pointer for success: the ops return a Status from every check of every call.
+  std::shared_ptr<const Error> error_;
 };
 
 }  // namespace tessera

@@ -22,16 +22,19 @@ int available_cores() {
 
 }  // namespace
 
-std::string refusal(const Implementation& implementation, const Context& context) {
+bool can_run(const Implementation& implementation, const Context& context) {
   const std::string_view forced = forced_implementation(context);
-  if (!forced.empty() && forced != implementation.name) {
-    return "not the implementation asked for, " + std::string(forced);
-  }
+  return implementation.device_type == context.device.device_type &&
+         (forced.empty() || forced == implementation.name);
+}
+
+std::string refusal(const Implementation& implementation, const Context& context) {
+  if (can_run(implementation, context)) return {};
   if (implementation.device_type != context.device.device_type) {
     return "runs on " + to_string(DLDevice{implementation.device_type, 0}) + ", not on " +
            to_string(context.device);
   }
-  return {};
+  return "not the implementation asked for, " + std::string(forced_implementation(context));
 }
 
 Status nothing_to_run(std::string_view op, const Context& context,

@@ -18,6 +18,9 @@ struct Implementation {
   DLDeviceType device_type;
 };
 
+/// Whether `implementation` may run in `context`.
+bool can_run(const Implementation& implementation, const Context& context);
+
 /// Why `implementation` does not run in `context`; empty if it may.
 std::string refusal(const Implementation& implementation, const Context& context);
 

@@ -31,6 +31,8 @@ constexpr std::int64_t kIdsPerThread = 16384;
 
 constexpr int kBatch = 8;
 
+constexpr std::int64_t kFillFirstLength = 4096;
+
 int num_threads_for(std::int64_t num_ids, const Context& context) {
   const std::int64_t useful = std::max<std::int64_t>(1, num_ids / kIdsPerThread);
   return static_cast<int>(std::min<std::int64_t>(useful, core::max_threads(context)));
@@ -139,6 +141,10 @@ std::int32_t lay_out(const AlignBlockSizeProblem& p, const std::int32_t* totals,
   if (p.expert_counts != nullptr) std::copy_n(totals, num_experts, p.expert_counts);
   if (p.num_dropped != nullptr) *p.num_dropped = totals[num_experts];
 
+  // One long fill beats a short one per group as long as what it writes twice is cheap.
+  const bool fills_first = p.sorted_token_ids_length <= kFillFirstLength;
+  if (fills_first) fill(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
+
   const auto block_size = static_cast<std::uint32_t>(p.block_size);
   const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
   std::int32_t slot = 0;
@@ -151,10 +157,10 @@ std::int32_t lay_out(const AlignBlockSizeProblem& p, const std::int32_t* totals,
       const auto num_blocks = static_cast<std::int32_t>((count - 1) / block_size + 1);
       const std::int32_t end = tables.start_at(slot, group);
       slot += num_blocks * p.block_size;
-      fill(p.sorted_token_ids + end, slot - end, p.num_ids);
-      fill(p.expert_ids + block, num_blocks,
-           is_mapped_afterwards ? core::mapped_expert(p.expert_map, num_experts, group) : group);
-      block += num_blocks;
+      if (!fills_first) fill(p.sorted_token_ids + end, slot - end, p.num_ids);
+      const std::int32_t shown =
+          is_mapped_afterwards ? core::mapped_expert(p.expert_map, num_experts, group) : group;
+      for (std::int32_t b = 0; b < num_blocks; ++b) p.expert_ids[block++] = shown;
     }
   }
   *p.num_tokens_post_pad = slot;
@@ -162,31 +168,51 @@ std::int32_t lay_out(const AlignBlockSizeProblem& p, const std::int32_t* totals,
   for (const std::int32_t bucket : {num_experts, num_experts + 1}) {
     slot = tables.start_at(slot, bucket);
   }
-  fill(p.sorted_token_ids + slot, p.sorted_token_ids_length - slot, p.num_ids);
+  if (!fills_first) {
+    fill(p.sorted_token_ids + slot, p.sorted_token_ids_length - slot, p.num_ids);
+  }
   return slot;
+}
+
+/// `for_each_slice(task)` calls task(s) for every slice of `tables`, all at once or in turn.
+template <typename Id, typename Buckets, typename ForEachSlice>
+void sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
+                 std::int32_t* totals, const Tables& tables, ForEachSlice for_each_slice) {
+  const auto slice_begin = [&](int s) { return std::int64_t{p.num_ids} * s / tables.num_slices; };
+
+  for_each_slice([&](int s) {
+    std::memset(tables.slice(s), 0, tables.stride * sizeof(std::int32_t));
+    count_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s));
+  });
+  if (tables.num_slices == 1) {
+    totals = tables.slice(0);
+  } else {
+    std::copy_n(tables.slice(0), tables.stride, totals);
+    for (int s = 1; s < tables.num_slices; ++s) {
+      for (std::int64_t b = 0; b < tables.stride; ++b) totals[b] += tables.slice(s)[b];
+    }
+  }
+  const std::int32_t end = lay_out(p, totals, tables);
+  for_each_slice([&](int s) {
+    place_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s),
+              p.sorted_token_ids);
+  });
+  const std::int32_t num_tokens_post_pad = *p.num_tokens_post_pad;
+  if (end != num_tokens_post_pad) {
+    fill(p.sorted_token_ids + num_tokens_post_pad, end - num_tokens_post_pad, p.num_ids);
+  }
 }
 
 template <typename Id, typename Buckets>
 void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of, int num_threads,
               std::int32_t* totals, Tables tables) {
+  if (num_threads == 1) {
+    sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
+    return;
+  }
   ThreadPool::Lease threads(num_threads);
   tables.num_slices = threads.num_threads();
-  const auto slice_begin = [&](int s) { return std::int64_t{p.num_ids} * s / tables.num_slices; };
-
-  threads.run([&](int s) {
-    std::memset(tables.slice(s), 0, tables.stride * sizeof(std::int32_t));
-    count_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s));
-  });
-  std::copy_n(tables.slice(0), tables.stride, totals);
-  for (int s = 1; s < tables.num_slices; ++s) {
-    for (std::int64_t b = 0; b < tables.stride; ++b) totals[b] += tables.slice(s)[b];
-  }
-  const std::int32_t end = lay_out(p, totals, tables);
-  threads.run([&](int s) {
-    place_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s),
-              p.sorted_token_ids);
-  });
-  fill(p.sorted_token_ids + *p.num_tokens_post_pad, end - *p.num_tokens_post_pad, p.num_ids);
+  sort_slices(p, ids, bucket_of, totals, tables, [&](const auto& task) { threads.run(task); });
 }
 
 }  // namespace

@@ -18,44 +18,6 @@ using core::AlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "align_block_size";
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
-constexpr DLDataType kInt32{kDLInt, 32, 1};
-
-Status wrong_type(std::string_view argument, std::string_view expected, std::string_view got) {
-  return core::refuse(StatusCode::kInvalidType, kOp, argument, expected, got);
-}
-
-Status wrong_value(std::string_view argument, std::string_view expected, std::string_view got) {
-  return core::refuse(StatusCode::kInvalidValue, kOp, argument, expected, got);
-}
-
-Status check_range(std::string_view argument, std::int64_t value, std::int64_t low) {
-  if (value >= low && value <= kInt32Max) return {};
-  return wrong_value(argument, "an integer in [" + std::to_string(low) + ", 2147483647]",
-                     std::to_string(value));
-}
-
-/// Checks the shape and computes the output sizes, all of them within int32.
-Status output_sizes(const AlignBlockSizeShape& shape, AlignBlockSizeSizes* sizes) {
-  if (Status s = check_range("block_size", shape.block_size, 1); !s.ok()) return s;
-  if (Status s = check_range("num_experts", shape.num_experts, 1); !s.ok()) return s;
-  if (Status s = check_range("topk_ids.num_elements", shape.num_ids, 0); !s.ok()) return s;
-
-  const std::int64_t max_groups = std::min(shape.num_ids, shape.num_experts);
-  // Below 2^31 + 2^62: no overflow in 64 bits.
-  std::int64_t capacity = shape.num_ids + max_groups * (shape.block_size - 1);
-  const std::int64_t num_blocks = (capacity + shape.block_size - 1) / shape.block_size;
-  if (shape.pad_sorted_ids) capacity = num_blocks * shape.block_size;
-  if (capacity > kInt32Max) {
-    return wrong_value("capacity", "at most 2147483647 slots",
-                       std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
-                           " ids + min(ids, " + std::to_string(shape.num_experts) +
-                           " experts) * (block_size " + std::to_string(shape.block_size) + " - 1)" +
-                           (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
-  }
-  sizes->sorted_token_ids = capacity;
-  sizes->expert_ids = num_blocks;
-  return {};
-}
 
 bool is_integer(DLDataType dtype) {
   return (dtype.code == kDLInt || dtype.code == kDLUInt) && dtype.lanes == 1 &&
@@ -63,145 +25,157 @@ bool is_integer(DLDataType dtype) {
 }
 
 bool is_int32(DLDataType dtype) {
-  return dtype.code == kInt32.code && dtype.bits == kInt32.bits && dtype.lanes == kInt32.lanes;
+  return dtype.code == kDLInt && dtype.bits == 32 && dtype.lanes == 1;
 }
 
-/// An array of the call by the name that its messages use.
-struct NamedView {
-  const char* name;
-  const TensorView* view;
-};
+std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-std::string dotted(const char* name, const char* property) {
-  return std::string(name) + "." + property;
-}
+/// The checks of one call. Each returns true, or leaves its message in `status`: a call passes some
+/// twenty of them, too many to hand a Status through every one.
+class Validator {
+ public:
+  explicit Validator(const Context& context) : context_(context) {}
 
-/// What holds for every array: device, contiguity, memory.
-Status check_memory(const NamedView& array, const Context& context) {
-  const TensorView& view = *array.view;
-  if (view.device.device_type != context.device.device_type ||
-      view.device.device_id != context.device.device_id) {
-    return wrong_value(dotted(array.name, "device"), core::to_string(context.device),
-                       core::to_string(view.device));
-  }
-  if (!view.contiguous) {
-    return wrong_value(array.name, "a contiguous array", "a strided one");
-  }
-  if (view.data == nullptr && view.num_elements != 0) {
-    return wrong_value(dotted(array.name, "data"), "memory for its elements", "a null pointer");
-  }
-  return {};
-}
-
-enum class Length { kExactly, kAtLeast };
-
-Status check_int32_array(const NamedView& array, Length rule, std::int64_t length,
-                         const Context& context) {
-  if (!array.view->given()) return wrong_value(array.name, "an int32 array", "none");
-  if (!is_int32(array.view->dtype)) {
-    return wrong_type(dotted(array.name, "dtype"), "int32", core::to_string(array.view->dtype));
-  }
-  const std::int64_t got = array.view->num_elements;
-  if (rule == Length::kExactly ? got != length : got < length) {
-    return wrong_value(dotted(array.name, "num_elements"),
-                       (rule == Length::kAtLeast ? "at least " : "") + std::to_string(length),
-                       std::to_string(got));
-  }
-  return check_memory(array, context);
-}
-
-struct Extent {
-  const char* name;
-  std::uintptr_t begin;
-  std::uintptr_t end;
-};
-
-Extent extent_of(const NamedView& array) {
-  const auto begin = reinterpret_cast<std::uintptr_t>(array.view->data);
-  const auto bytes = static_cast<std::uintptr_t>(array.view->num_elements) * array.view->dtype.bits;
-  return {array.name, begin, begin + bytes / 8};
-}
-
-/// No output may share memory with another array or with the workspace.
-Status check_overlap(const AlignBlockSizeArgs& args, const Context& context) {
-  // Outputs first, then what is only read.
-  const std::array<NamedView, 7> arrays{{{"sorted_token_ids", &args.sorted_token_ids},
-                                         {"expert_ids", &args.expert_ids},
-                                         {"num_tokens_post_pad", &args.num_tokens_post_pad},
-                                         {"expert_counts", &args.expert_counts},
-                                         {"num_dropped", &args.num_dropped},
-                                         {"topk_ids", &args.topk_ids},
-                                         {"expert_map", &args.expert_map}}};
-  constexpr std::size_t kNumOutputs = 5;
-  std::array<Extent, arrays.size() + 1> extents;
-  std::size_t num_extents = 0;
-  std::size_t num_outputs = 0;
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    if (arrays[i].view->given() && arrays[i].view->num_elements > 0) {
-      extents[num_extents++] = extent_of(arrays[i]);
+  /// Checks the shape and computes the output sizes, all of them within int32.
+  bool output_sizes(const AlignBlockSizeShape& shape, AlignBlockSizeSizes* sizes) {
+    if (!in_range("block_size", shape.block_size, 1) ||
+        !in_range("num_experts", shape.num_experts, 1) ||
+        !in_range("topk_ids.num_elements", shape.num_ids, 0)) {
+      return false;
     }
-    if (i + 1 == kNumOutputs) num_outputs = num_extents;
+    const std::int64_t max_groups = std::min(shape.num_ids, shape.num_experts);
+    // Below 2^31 + 2^62: no overflow in 64 bits.
+    std::int64_t capacity = shape.num_ids + max_groups * (shape.block_size - 1);
+    const std::int64_t num_blocks = div_up(capacity, shape.block_size);
+    if (shape.pad_sorted_ids) capacity = num_blocks * shape.block_size;
+    if (capacity > kInt32Max) {
+      return wrong_value("capacity", "at most 2147483647 slots",
+                         std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
+                             " ids + min(ids, " + std::to_string(shape.num_experts) +
+                             " experts) * (block_size " + std::to_string(shape.block_size) +
+                             " - 1)" +
+                             (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
+    }
+    sizes->sorted_token_ids = capacity;
+    sizes->expert_ids = num_blocks;
+    return true;
   }
-  if (!context.workspace.empty()) {
-    const auto begin = reinterpret_cast<std::uintptr_t>(context.workspace.data());
-    extents[num_extents++] = {"workspace", begin, begin + context.workspace.size()};
+
+  bool ids(const TensorView& view) {
+    if (!view.given()) return wrong_value("topk_ids", "an array of integers", "none");
+    if (!is_integer(view.dtype)) {
+      return wrong_type("topk_ids.dtype", "an integer type", core::to_string(view.dtype));
+    }
+    return good_memory("topk_ids", view);
   }
-  for (std::size_t i = 0; i < num_outputs; ++i) {
-    for (std::size_t j = i + 1; j < num_extents; ++j) {
-      if (extents[i].begin < extents[j].end && extents[j].begin < extents[i].end) {
-        return wrong_value(extents[i].name, "memory of its own",
-                           std::string("memory shared with ") + extents[j].name);
+
+  bool int32_array(const char* name, const TensorView& view, std::int64_t length) {
+    return good_int32(name, view) && has_length(name, view, length, view.num_elements == length) &&
+           good_memory(name, view);
+  }
+
+  bool int32_buffer(const char* name, const TensorView& view, std::int64_t min_length) {
+    return good_int32(name, view) &&
+           has_length(name, view, min_length, view.num_elements >= min_length, "at least ") &&
+           good_memory(name, view);
+  }
+
+  bool workspace(std::size_t min_bytes) {
+    if (context_.workspace.size() >= min_bytes) return true;
+    return wrong_value("workspace", "at least " + std::to_string(min_bytes) + " bytes",
+                       std::to_string(context_.workspace.size()));
+  }
+
+  /// No output may share memory with another array or with the workspace.
+  bool no_overlap(const AlignBlockSizeArgs& args) {
+    std::array<Extent, 8> extents;
+    std::size_t n = 0;
+    const auto add = [&](const char* name, const void* data, std::size_t bytes) {
+      const auto begin = reinterpret_cast<std::uintptr_t>(data);
+      extents[n] = {name, begin, begin + bytes};
+      n += bytes != 0 ? 1 : 0;
+    };
+    const auto add_view = [&](const char* name, const TensorView& view) {
+      add(name, view.data, static_cast<std::size_t>(view.num_elements) * (view.dtype.bits / 8));
+    };
+    add_view("sorted_token_ids", args.sorted_token_ids);
+    add_view("expert_ids", args.expert_ids);
+    add_view("num_tokens_post_pad", args.num_tokens_post_pad);
+    add_view("expert_counts", args.expert_counts);
+    add_view("num_dropped", args.num_dropped);
+    const std::size_t num_outputs = n;
+    add_view("topk_ids", args.topk_ids);
+    add_view("expert_map", args.expert_map);
+    add("workspace", context_.workspace.data(), context_.workspace.size());
+    for (std::size_t i = 0; i < num_outputs; ++i) {
+      for (std::size_t j = i + 1; j < n; ++j) {
+        if (extents[i].begin < extents[j].end && extents[j].begin < extents[i].end) {
+          return wrong_value(extents[i].name, "memory of its own",
+                             std::string("memory shared with ") + extents[j].name);
+        }
       }
     }
+    return true;
   }
-  return {};
-}
 
-Status check_args(const AlignBlockSizeArgs& args, const AlignBlockSizeSizes& sizes,
-                  const Context& context) {
-  if (Status s = check_memory({"topk_ids", &args.topk_ids}, context); !s.ok()) return s;
-  if (args.expert_map.given()) {
-    if (Status s = check_int32_array({"expert_map", &args.expert_map}, Length::kExactly,
-                                     args.num_experts, context);
-        !s.ok()) {
-      return s;
+  Status status;
+
+ private:
+  struct Extent {
+    const char* name;
+    std::uintptr_t begin;
+    std::uintptr_t end;
+  };
+
+  bool fail(StatusCode code, std::string_view argument, std::string_view expected,
+            std::string_view got) {
+    status = core::refuse(code, kOp, argument, expected, got);
+    return false;
+  }
+
+  bool wrong_type(std::string_view argument, std::string_view expected, std::string_view got) {
+    return fail(StatusCode::kInvalidType, argument, expected, got);
+  }
+
+  bool wrong_value(std::string_view argument, std::string_view expected, std::string_view got) {
+    return fail(StatusCode::kInvalidValue, argument, expected, got);
+  }
+
+  bool in_range(const char* name, std::int64_t value, std::int64_t low) {
+    if (value >= low && value <= kInt32Max) return true;
+    return wrong_value(name, "an integer in [" + std::to_string(low) + ", 2147483647]",
+                       std::to_string(value));
+  }
+
+  bool good_int32(const char* name, const TensorView& view) {
+    if (is_int32(view.dtype)) return true;
+    if (!view.given()) return wrong_value(name, "an int32 array", "none");
+    return wrong_type(std::string(name) + ".dtype", "int32", core::to_string(view.dtype));
+  }
+
+  bool has_length(const char* name, const TensorView& view, std::int64_t length, bool is_good,
+                  const char* bound = "") {
+    if (is_good) return true;
+    return wrong_value(std::string(name) + ".num_elements", bound + std::to_string(length),
+                       std::to_string(view.num_elements));
+  }
+
+  /// What holds for every array: device, contiguity, memory.
+  bool good_memory(const char* name, const TensorView& view) {
+    if (view.device.device_type != context_.device.device_type ||
+        view.device.device_id != context_.device.device_id) {
+      return wrong_value(std::string(name) + ".device", core::to_string(context_.device),
+                         core::to_string(view.device));
     }
-  }
-  if (Status s = check_int32_array({"sorted_token_ids", &args.sorted_token_ids}, Length::kAtLeast,
-                                   sizes.sorted_token_ids, context);
-      !s.ok()) {
-    return s;
-  }
-  if (Status s = check_int32_array({"expert_ids", &args.expert_ids}, Length::kAtLeast,
-                                   sizes.expert_ids, context);
-      !s.ok()) {
-    return s;
-  }
-  if (Status s = check_int32_array({"num_tokens_post_pad", &args.num_tokens_post_pad},
-                                   Length::kExactly, 1, context);
-      !s.ok()) {
-    return s;
-  }
-  if (args.expert_counts.given()) {
-    if (Status s = check_int32_array({"expert_counts", &args.expert_counts}, Length::kExactly,
-                                     args.num_experts, context);
-        !s.ok()) {
-      return s;
+    if (!view.contiguous) return wrong_value(name, "a contiguous array", "a strided one");
+    if (view.data == nullptr && view.num_elements != 0) {
+      return wrong_value(std::string(name) + ".data", "memory for its elements", "a null pointer");
     }
+    return true;
   }
-  if (args.num_dropped.given()) {
-    if (Status s =
-            check_int32_array({"num_dropped", &args.num_dropped}, Length::kExactly, 1, context);
-        !s.ok()) {
-      return s;
-    }
-  }
-  if (context.workspace.size() < sizes.workspace_bytes) {
-    return wrong_value("workspace", "at least " + std::to_string(sizes.workspace_bytes) + " bytes",
-                       std::to_string(context.workspace.size()));
-  }
-  return check_overlap(args, context);
-}
+
+  const Context& context_;
+};
 
 std::vector<ImplementationReport> report_implementations(const Context& context) {
   std::vector<ImplementationReport> reports;
@@ -218,16 +192,16 @@ std::vector<ImplementationReport> report_implementations(const Context& context)
 /// The first implementation that can run, or null.
 const AlignBlockSizeImplementation* select(const Context& context) {
   for (const AlignBlockSizeImplementation& candidate : core::align_block_size_implementations()) {
-    if (core::refusal(candidate, context).empty()) return &candidate;
+    if (core::can_run(candidate, context)) return &candidate;
   }
   return nullptr;
 }
 
 /// Everything that does not depend on the arrays.
-Status prepare(const AlignBlockSizeShape& shape, const Context& context, AlignBlockSizeSizes* sizes,
-               const AlignBlockSizeImplementation** selected) {
+Status prepare(const AlignBlockSizeShape& shape, const Context& context, Validator* validator,
+               AlignBlockSizeSizes* sizes, const AlignBlockSizeImplementation** selected) {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
-  if (Status s = output_sizes(shape, sizes); !s.ok()) return s;
+  if (!validator->output_sizes(shape, sizes)) return validator->status;
   *selected = select(context);
   if (*selected == nullptr) {
     return core::nothing_to_run(kOp, context, report_implementations(context));
@@ -240,24 +214,35 @@ Status prepare(const AlignBlockSizeShape& shape, const Context& context, AlignBl
 
 Status align_block_size_sizes(const AlignBlockSizeShape& shape, const Context& context,
                               AlignBlockSizeSizes* sizes) {
+  Validator validator(context);
   AlignBlockSizeSizes result;
   const AlignBlockSizeImplementation* selected = nullptr;
-  if (Status s = prepare(shape, context, &result, &selected); !s.ok()) return s;
+  if (Status s = prepare(shape, context, &validator, &result, &selected); !s.ok()) return s;
   *sizes = result;
   return {};
 }
 
 Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) {
-  if (!args.topk_ids.given()) return wrong_value("topk_ids", "an array of integers", "none");
-  if (!is_integer(args.topk_ids.dtype)) {
-    return wrong_type("topk_ids.dtype", "an integer type", core::to_string(args.topk_ids.dtype));
-  }
+  Validator check(context);
+  if (!check.ids(args.topk_ids)) return check.status;
   const AlignBlockSizeShape shape{args.topk_ids.num_elements, args.block_size, args.num_experts,
                                   args.pad_sorted_ids};
   AlignBlockSizeSizes sizes;
   const AlignBlockSizeImplementation* selected = nullptr;
-  if (Status s = prepare(shape, context, &sizes, &selected); !s.ok()) return s;
-  if (Status s = check_args(args, sizes, context); !s.ok()) return s;
+  if (Status s = prepare(shape, context, &check, &sizes, &selected); !s.ok()) return s;
+
+  const auto absent_or_int32 = [&](const char* name, const TensorView& view, std::int64_t length) {
+    return !view.given() || check.int32_array(name, view, length);
+  };
+  if (!absent_or_int32("expert_map", args.expert_map, args.num_experts) ||
+      !check.int32_buffer("sorted_token_ids", args.sorted_token_ids, sizes.sorted_token_ids) ||
+      !check.int32_buffer("expert_ids", args.expert_ids, sizes.expert_ids) ||
+      !check.int32_array("num_tokens_post_pad", args.num_tokens_post_pad, 1) ||
+      !absent_or_int32("expert_counts", args.expert_counts, args.num_experts) ||
+      !absent_or_int32("num_dropped", args.num_dropped, 1) ||
+      !check.workspace(sizes.workspace_bytes) || !check.no_overlap(args)) {
+    return check.status;
+  }
 
   if (core::environment().verbose) {
     core::print_reports(kOp,
@@ -288,8 +273,9 @@ Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) 
 Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context& context,
                                 std::vector<ImplementationReport>* reports) {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
+  Validator validator(context);
   AlignBlockSizeSizes sizes;
-  if (Status s = output_sizes(shape, &sizes); !s.ok()) return s;
+  if (!validator.output_sizes(shape, &sizes)) return validator.status;
   *reports = report_implementations(context);
   return {};
 }
