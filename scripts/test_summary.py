@@ -2,9 +2,9 @@
 
 Usage: test_summary.py (NAME REPORT.xml EXIT_STATUS)...
 
-Lists failures, and skips with their reasons, and ends with `N passed, N failed, N skipped`. A runner
-that reports no failure although its exit status is not 0, or that left no readable report, counts as
-one failure. Exits with 1 if anything failed or nothing passed.
+Lists skips with their reasons, and failures, and ends with `N passed, N failed, N skipped`. A
+runner that reports no failure although its exit status is not 0, or that left no readable report,
+counts as one failure. Exits with 1 if anything failed or nothing passed.
 """
 
 import re

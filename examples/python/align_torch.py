@@ -1,8 +1,7 @@
 """torch tensors in and out, with outputs that are allocated once and used by every call."""
 
-import torch
-
 import tessera
+import torch
 
 NUM_TOKENS, NUM_EXPERTS, TOP_K, BLOCK_SIZE = 1024, 64, 8, 64
 

@@ -1,4 +1,4 @@
-"""Runs every Python block of the README and the documentation, and holds copied facts to their source.
+"""Runs every Python block of the README and the docs, and holds copied facts to their source.
 
 Blocks are run on their own, each in a fresh namespace and an empty folder, with their asserts.
 """
