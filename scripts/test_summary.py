@@ -26,7 +26,9 @@ def read_report(runner: str, path: Path) -> tuple[int, list[str], list[str]]:
     """Number of passed tests, failed tests, and skipped tests with their reasons."""
     passed, failed, skipped = 0, [], []
     for case in ET.parse(path).getroot().iter("testcase"):
-        name = f"{runner}: " + "::".join(filter(None, (case.get("classname"), case.get("name"))))
+        # ctest gives a test's name twice.
+        parts = dict.fromkeys((case.get("classname", ""), case.get("name", "")))
+        name = f"{runner}: " + "::".join(filter(None, parts))
         skip = case.find("skipped")
         if case.find("failure") is not None or case.find("error") is not None:
             failed.append(name)

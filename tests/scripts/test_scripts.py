@@ -1,0 +1,104 @@
+"""The scripts whose verdict is trusted: the sum over all tests, and the checks of `make lint`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+CTEST_REPORT = """<testsuite>
+<testcase name="A.Passes" classname="A.Passes" status="run"/>
+<testcase name="A.Skips" classname="A.Skips" status="notrun">
+<skipped message="SKIP_REGULAR_EXPRESSION_MATCHED"/>
+<system-out>[ RUN      ] A.Skips
+/src/a.cpp:12: Skipped
+no routing logs here
+
+[  SKIPPED ] A.Skips (0 ms)
+</system-out></testcase>
+<testcase name="A.Off" classname="A.Off" status="disabled"><skipped message="Disabled"/></testcase>
+</testsuite>"""
+PYTEST_REPORT = """<testsuites><testsuite>
+<testcase classname="test_b" name="test_passes"/>
+<testcase classname="test_b" name="test_fails"><failure message="1 != 2"/></testcase>
+<testcase classname="test_b" name="test_breaks"><error message="no fixture"/></testcase>
+<testcase classname="test_b" name="test_skips"><skipped message="torch is absent"/></testcase>
+</testsuite></testsuites>"""
+
+
+def run(script: str, *arguments: object) -> tuple[int, list[str]]:
+    """Exit status and lines of a script."""
+    command = [sys.executable, SCRIPTS / script, *map(str, arguments)]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    return finished.returncode, finished.stdout.split("\n")[:-1]
+
+
+@pytest.fixture
+def reports(tmp_path: Path) -> Path:
+    """Folder with one report of each runner."""
+    (tmp_path / "ctest.xml").write_text(CTEST_REPORT, encoding="utf-8")
+    (tmp_path / "pytest.xml").write_text(PYTEST_REPORT, encoding="utf-8")
+    return tmp_path
+
+
+def test_summary_adds_runners_up(reports: Path) -> None:
+    """Passes, failures, errors and skips of both runners are counted, with names and reasons."""
+    ctest, python = reports / "ctest.xml", reports / "pytest.xml"
+    status, lines = run("test_summary.py", "ctest", ctest, 0, "pytest", python, 1)
+    assert status == 1
+    assert lines == [
+        "",
+        "skipped  ctest: A.Skips: no routing logs here",
+        "skipped  ctest: A.Off: Disabled",
+        "skipped  pytest: test_b::test_skips: torch is absent",
+        "FAILED   pytest: test_b::test_fails",
+        "FAILED   pytest: test_b::test_breaks",
+        "2 passed, 2 failed, 3 skipped",
+    ]
+
+
+def test_summary_of_good_runs(reports: Path) -> None:
+    """Skips alone are no failure."""
+    status, lines = run("test_summary.py", "ctest", reports / "ctest.xml", 0)
+    assert (status, lines[-1]) == (0, "1 passed, 0 failed, 2 skipped")
+
+
+@pytest.mark.parametrize("report", ["ctest.xml", "absent.xml"])
+def test_summary_counts_a_crash(reports: Path, report: str) -> None:
+    """A runner that dies fails, whether or not it left a report."""
+    status, lines = run("test_summary.py", "ctest", reports / report, 139)
+    assert status == 1
+    assert " 1 failed, " in lines[-1]
+
+
+def test_summary_of_nothing_fails(tmp_path: Path) -> None:
+    """A run without a test proves nothing."""
+    (tmp_path / "empty.xml").write_text("<testsuite/>", encoding="utf-8")
+    status, lines = run("test_summary.py", "ctest", tmp_path / "empty.xml", 0)
+    assert (status, lines[-1]) == (1, "0 passed, 0 failed, 0 skipped")
+
+
+def test_file_length(tmp_path: Path) -> None:
+    """400 lines pass, 401 do not."""
+    (tmp_path / "fits").write_text("x\n" * 400, encoding="utf-8")
+    (tmp_path / "long").write_text("x\n" * 401, encoding="utf-8")
+    assert run("check_file_length.py", tmp_path / "fits") == (0, [])
+    status, lines = run("check_file_length.py", tmp_path / "fits", tmp_path / "long")
+    assert (status, lines) == (1, [f"{tmp_path / 'long'}: 401 lines, more than 400"])
+
+
+def test_links(tmp_path: Path) -> None:
+    """Missing files and headings are named; links to the net and inside code are left alone."""
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A title, here\n[a](page.md#a-title-here) [b](#nowhere) [c](gone.md) [d](https://x.y)\n"
+        "```text\n[e](also-gone.md)\n```\n",
+        encoding="utf-8",
+    )
+    status, lines = run("check_links.py", page)
+    assert (status, lines) == (
+        1,
+        [f"{page}: broken link: #nowhere", f"{page}: broken link: gone.md"],
+    )
