@@ -10,11 +10,6 @@
 namespace tessera::core {
 namespace {
 
-std::string_view forced_implementation(const Context& context) {
-  return context.implementation.empty() ? std::string_view(environment().implementation)
-                                        : context.implementation;
-}
-
 int available_cores() {
   cpu_set_t cores;
   return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
@@ -22,19 +17,19 @@ int available_cores() {
 
 }  // namespace
 
-bool can_run(const Implementation& implementation, const Context& context) {
-  const std::string_view forced = forced_implementation(context);
-  return implementation.device_type == context.device.device_type &&
-         (forced.empty() || forced == implementation.name);
+std::string_view forced_implementation(const Context& context) {
+  return context.implementation.empty() ? std::string_view(environment().implementation)
+                                        : context.implementation;
 }
 
 std::string refusal(const Implementation& implementation, const Context& context) {
-  if (can_run(implementation, context)) return {};
+  const std::string_view forced = forced_implementation(context);
+  if (can_run(implementation, context, forced)) return {};
   if (implementation.device_type != context.device.device_type) {
     return "runs on " + to_string(DLDevice{implementation.device_type, 0}) + ", not on " +
            to_string(context.device);
   }
-  return "not the implementation asked for, " + std::string(forced_implementation(context));
+  return "not the implementation asked for, " + std::string(forced);
 }
 
 Status nothing_to_run(std::string_view op, const Context& context,

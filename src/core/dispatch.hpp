@@ -18,8 +18,14 @@ struct Implementation {
   DLDeviceType device_type;
 };
 
-/// Whether `implementation` may run in `context`.
-bool can_run(const Implementation& implementation, const Context& context);
+/// The implementation that this context or TESSERA_IMPL asks for; empty: any.
+std::string_view forced_implementation(const Context& context);
+
+inline bool can_run(const Implementation& implementation, const Context& context,
+                    std::string_view forced) {
+  return implementation.device_type == context.device.device_type &&
+         (forced.empty() || forced == implementation.name);
+}
 
 /// Why `implementation` does not run in `context`; empty if it may.
 std::string refusal(const Implementation& implementation, const Context& context);

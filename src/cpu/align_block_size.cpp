@@ -31,7 +31,12 @@ constexpr std::int64_t kIdsPerThread = 16384;
 
 constexpr int kBatch = 8;
 
-constexpr std::int64_t kFillFirstLength = 4096;
+// Up to here, sorting by insertion beats a walk over all experts.
+constexpr std::int32_t kFewIds = 16;
+
+// Average size of a group up to which one fill of the whole output, which writes the ids' slots
+// twice, beats a fill per group.
+constexpr std::int64_t kFillFirstGroupSize = 64;
 
 int num_threads_for(std::int64_t num_ids, const Context& context) {
   const std::int64_t useful = std::max<std::int64_t>(1, num_ids / kIdsPerThread);
@@ -60,11 +65,15 @@ struct GlobalBuckets {
 /// The bucket of an id where groups are formed by local expert.
 struct LocalBuckets {
   GlobalBuckets global;
-  const std::int32_t* bucket_of;  // [E + 1], by global bucket
+  const std::int32_t* expert_map;
 
   template <typename Id>
   std::uint32_t operator()(Id id) const {
-    return static_cast<std::uint32_t>(bucket_of[global(id)]);
+    const std::uint32_t num_experts = global.num_experts;
+    const std::uint32_t expert = global(id);
+    const auto local = static_cast<std::uint32_t>(expert_map[std::min(expert, num_experts - 1)]);
+    if (expert == num_experts) return num_experts;
+    return local < num_experts ? local : num_experts + 1;
   }
 };
 
@@ -125,12 +134,43 @@ struct Tables {
   }
 };
 
-/// Bits k where totals[k] is not zero, for k < num <= 64.
-std::uint64_t nonempty_mask(const std::int32_t* totals, int num) {
-  std::uint64_t mask = 0;
-  for (int k = 0; k < num; ++k) mask |= static_cast<std::uint64_t>(totals[k] != 0) << k;
-  return mask;
-}
+/// The groups of some consecutive experts that are not empty, in ascending order.
+struct Groups {
+  static constexpr int kMaxExperts = 64;
+
+  int num = 0;
+  std::int32_t expert[kMaxExperts];
+  std::int32_t num_blocks[kMaxExperts];
+
+  /// Reads the totals of `num_experts` <= kMaxExperts experts from `first` on. Without a branch on
+  /// a total: about half of the experts are empty in a small batch, in no order.
+  Groups(const std::int32_t* totals, std::int32_t first, int num_experts, double inverse_block) {
+    std::uint64_t nonempty = 0;
+    for (int k = 0; k < num_experts; ++k) {
+      nonempty |= static_cast<std::uint64_t>(totals[first + k] != 0) << k;
+    }
+    for (; nonempty != 0; nonempty &= nonempty - 1) {
+      expert[num] = first + std::countr_zero(nonempty);
+      // floor((total - 1) / block_size) + 1. The half keeps the quotient at least
+      // 0.5 / block_size away from every integer, far more than its rounding error.
+      num_blocks[num] = static_cast<std::int32_t>((totals[expert[num]] - 0.5) * inverse_block) + 1;
+      ++num;
+    }
+  }
+};
+
+/// What expert_ids shows for a block of `group`.
+struct BlockExpert {
+  const std::int32_t* expert_map;  // null: the group itself
+  std::int32_t num_experts;
+
+  explicit BlockExpert(const AlignBlockSizeProblem& p)
+      : expert_map(p.drops_remote ? nullptr : p.expert_map), num_experts(p.num_experts) {}
+
+  std::int32_t operator()(std::int32_t group) const {
+    return expert_map == nullptr ? group : core::mapped_expert(expert_map, num_experts, group);
+  }
+};
 
 /// Writes all outputs but the indices themselves, and turns the tables' counts into cursors.
 /// Returns the slot behind the last bucket: from num_tokens_post_pad to there, place_ids() puts the
@@ -141,25 +181,23 @@ std::int32_t lay_out(const AlignBlockSizeProblem& p, const std::int32_t* totals,
   if (p.expert_counts != nullptr) std::copy_n(totals, num_experts, p.expert_counts);
   if (p.num_dropped != nullptr) *p.num_dropped = totals[num_experts];
 
-  // One long fill beats a short one per group as long as what it writes twice is cheap.
-  const bool fills_first = p.sorted_token_ids_length <= kFillFirstLength;
+  const bool fills_first = p.num_ids <= kFillFirstGroupSize * num_experts;
   if (fills_first) fill(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
 
-  const auto block_size = static_cast<std::uint32_t>(p.block_size);
-  const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
+  const double inverse_block = 1.0 / p.block_size;
+  const BlockExpert block_expert(p);
   std::int32_t slot = 0;
   std::int32_t block = 0;
-  for (std::int32_t base = 0; base < num_experts; base += 64) {
-    std::uint64_t nonempty = nonempty_mask(totals + base, std::min(64, num_experts - base));
-    for (; nonempty != 0; nonempty &= nonempty - 1) {
-      const std::int32_t group = base + std::countr_zero(nonempty);
-      const auto count = static_cast<std::uint32_t>(totals[group]);
-      const auto num_blocks = static_cast<std::int32_t>((count - 1) / block_size + 1);
-      const std::int32_t end = tables.start_at(slot, group);
+  for (std::int32_t first = 0; first < num_experts; first += Groups::kMaxExperts) {
+    const Groups groups(totals, first, std::min(Groups::kMaxExperts, num_experts - first),
+                        inverse_block);
+    for (int k = 0; k < groups.num; ++k) {
+      const std::int32_t expert = groups.expert[k];
+      const std::int32_t num_blocks = groups.num_blocks[k];
+      const std::int32_t end = tables.start_at(slot, expert);
       slot += num_blocks * p.block_size;
       if (!fills_first) fill(p.sorted_token_ids + end, slot - end, p.num_ids);
-      const std::int32_t shown =
-          is_mapped_afterwards ? core::mapped_expert(p.expert_map, num_experts, group) : group;
+      const std::int32_t shown = block_expert(expert);
       for (std::int32_t b = 0; b < num_blocks; ++b) p.expert_ids[block++] = shown;
     }
   }
@@ -203,9 +241,53 @@ void sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_o
   }
 }
 
+/// A handful of ids, sorted by insertion: needs no table, so its time does not depend on E.
 template <typename Id, typename Buckets>
-void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of, int num_threads,
-              std::int32_t* totals, Tables tables) {
+void sort_few_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of) {
+  std::uint64_t keys[kFewIds];  // bucket above, index below: distinct, and in the order wanted
+  for (std::int32_t i = 0; i < p.num_ids; ++i) {
+    const std::uint64_t key =
+        std::uint64_t{bucket_of(ids[i])} << 32 | static_cast<std::uint32_t>(i);
+    std::int32_t k = i;
+    for (; k > 0 && keys[k - 1] > key; --k) keys[k] = keys[k - 1];
+    keys[k] = key;
+  }
+  const auto bucket_at = [&](std::int32_t k) { return static_cast<std::int32_t>(keys[k] >> 32); };
+
+  fill(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
+  if (p.expert_counts != nullptr) fill(p.expert_counts, p.num_experts, 0);
+  const BlockExpert block_expert(p);
+  std::int32_t block = 0;
+  std::int32_t k = 0;
+  while (k < p.num_ids && bucket_at(k) < p.num_experts) {
+    const std::int32_t group = bucket_at(k);
+    const std::int32_t begin = k;
+    const std::int32_t start = block * p.block_size;
+    do {
+      if ((k - begin) % p.block_size == 0) p.expert_ids[block++] = block_expert(group);
+      p.sorted_token_ids[start + (k - begin)] = static_cast<std::int32_t>(keys[k] & 0xffffffff);
+      ++k;
+    } while (k < p.num_ids && bucket_at(k) == group);
+    if (p.expert_counts != nullptr) p.expert_counts[group] = k - begin;
+  }
+  *p.num_tokens_post_pad = block * p.block_size;
+  fill(p.expert_ids + block, p.expert_ids_length - block, p.tail_expert);
+  if (p.num_dropped != nullptr) {
+    const std::int32_t begin = k;
+    while (k < p.num_ids && bucket_at(k) == p.num_experts) ++k;
+    *p.num_dropped = k - begin;
+  }
+}
+
+template <typename Id, typename Buckets>
+void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
+              const Context& context) {
+  if (p.num_ids <= kFewIds) return sort_few_ids(p, ids, bucket_of);
+
+  const int num_threads = num_threads_for(p.num_ids, context);
+  const std::int64_t stride = table_stride(p.num_experts);
+  std::int32_t* const totals = Workspace::ints_in(context.workspace);
+  Tables tables{totals + stride, stride, num_threads};
   if (num_threads == 1) {
     sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
     return;
@@ -219,30 +301,19 @@ void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of, 
 
 std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
                                           const Context& context) {
-  // A table per thread, the totals, and the buckets by global expert.
-  const std::int64_t num_tables = num_threads_for(shape.num_ids, context) + 2;
+  // A table per thread, and the totals.
+  const std::int64_t num_tables = num_threads_for(shape.num_ids, context) + 1;
   return Workspace::bytes_for(num_tables * table_stride(shape.num_experts));
 }
 
 Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Context& context) {
-  const int num_threads = num_threads_for(p.num_ids, context);
-  const std::int64_t stride = table_stride(p.num_experts);
-  std::int32_t* const totals = Workspace::ints_in(context.workspace);
-  std::int32_t* const local_buckets = totals + stride;
-  const Tables tables{local_buckets + stride, stride, num_threads};
   const GlobalBuckets global{static_cast<std::uint32_t>(p.num_experts)};
-
   with_typed_ids(p, [&](const auto* ids) {
-    if (!p.drops_remote) {
-      sort_ids(p, ids, global, num_threads, totals, tables);
-      return;
+    if (p.drops_remote) {
+      sort_ids(p, ids, LocalBuckets{global, p.expert_map}, context);
+    } else {
+      sort_ids(p, ids, global, context);
     }
-    for (std::int32_t expert = 0; expert < p.num_experts; ++expert) {
-      const std::int32_t local = core::mapped_expert(p.expert_map, p.num_experts, expert);
-      local_buckets[expert] = local >= 0 ? local : p.num_experts + 1;
-    }
-    local_buckets[p.num_experts] = p.num_experts;
-    sort_ids(p, ids, LocalBuckets{global, local_buckets}, num_threads, totals, tables);
   });
   return {};
 }

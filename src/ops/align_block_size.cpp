@@ -48,42 +48,29 @@ class Validator {
     std::int64_t capacity = shape.num_ids + max_groups * (shape.block_size - 1);
     const std::int64_t num_blocks = div_up(capacity, shape.block_size);
     if (shape.pad_sorted_ids) capacity = num_blocks * shape.block_size;
-    if (capacity > kInt32Max) {
-      return wrong_value("capacity", "at most 2147483647 slots",
-                         std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
-                             " ids + min(ids, " + std::to_string(shape.num_experts) +
-                             " experts) * (block_size " + std::to_string(shape.block_size) +
-                             " - 1)" +
-                             (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
-    }
     sizes->sorted_token_ids = capacity;
     sizes->expert_ids = num_blocks;
-    return true;
+    return capacity <= kInt32Max || fail_capacity(shape, capacity);
   }
 
   bool ids(const TensorView& view) {
-    if (!view.given()) return wrong_value("topk_ids", "an array of integers", "none");
-    if (!is_integer(view.dtype)) {
-      return wrong_type("topk_ids.dtype", "an integer type", core::to_string(view.dtype));
-    }
-    return good_memory("topk_ids", view);
+    return (is_integer(view.dtype) || fail_ids(view)) && good_memory("topk_ids", view);
   }
 
   bool int32_array(const char* name, const TensorView& view, std::int64_t length) {
-    return good_int32(name, view) && has_length(name, view, length, view.num_elements == length) &&
+    return good_int32(name, view) &&
+           (view.num_elements == length || fail_length(name, view, "", length)) &&
            good_memory(name, view);
   }
 
   bool int32_buffer(const char* name, const TensorView& view, std::int64_t min_length) {
     return good_int32(name, view) &&
-           has_length(name, view, min_length, view.num_elements >= min_length, "at least ") &&
+           (view.num_elements >= min_length || fail_length(name, view, "at least ", min_length)) &&
            good_memory(name, view);
   }
 
   bool workspace(std::size_t min_bytes) {
-    if (context_.workspace.size() >= min_bytes) return true;
-    return wrong_value("workspace", "at least " + std::to_string(min_bytes) + " bytes",
-                       std::to_string(context_.workspace.size()));
+    return context_.workspace.size() >= min_bytes || fail_workspace(min_bytes);
   }
 
   /// No output may share memory with another array or with the workspace.
@@ -110,8 +97,7 @@ class Validator {
     for (std::size_t i = 0; i < num_outputs; ++i) {
       for (std::size_t j = i + 1; j < n; ++j) {
         if (extents[i].begin < extents[j].end && extents[j].begin < extents[i].end) {
-          return wrong_value(extents[i].name, "memory of its own",
-                             std::string("memory shared with ") + extents[j].name);
+          return fail_overlap(extents[i].name, extents[j].name);
         }
       }
     }
@@ -127,52 +113,86 @@ class Validator {
     std::uintptr_t end;
   };
 
-  bool fail(StatusCode code, std::string_view argument, std::string_view expected,
-            std::string_view got) {
-    status = core::refuse(code, kOp, argument, expected, got);
-    return false;
-  }
-
-  bool wrong_type(std::string_view argument, std::string_view expected, std::string_view got) {
-    return fail(StatusCode::kInvalidType, argument, expected, got);
-  }
-
-  bool wrong_value(std::string_view argument, std::string_view expected, std::string_view got) {
-    return fail(StatusCode::kInvalidValue, argument, expected, got);
-  }
-
   bool in_range(const char* name, std::int64_t value, std::int64_t low) {
-    if (value >= low && value <= kInt32Max) return true;
-    return wrong_value(name, "an integer in [" + std::to_string(low) + ", 2147483647]",
-                       std::to_string(value));
+    return (value >= low && value <= kInt32Max) || fail_range(name, value, low);
   }
 
   bool good_int32(const char* name, const TensorView& view) {
-    if (is_int32(view.dtype)) return true;
-    if (!view.given()) return wrong_value(name, "an int32 array", "none");
-    return wrong_type(std::string(name) + ".dtype", "int32", core::to_string(view.dtype));
-  }
-
-  bool has_length(const char* name, const TensorView& view, std::int64_t length, bool is_good,
-                  const char* bound = "") {
-    if (is_good) return true;
-    return wrong_value(std::string(name) + ".num_elements", bound + std::to_string(length),
-                       std::to_string(view.num_elements));
+    return is_int32(view.dtype) || fail_int32(name, view);
   }
 
   /// What holds for every array: device, contiguity, memory.
   bool good_memory(const char* name, const TensorView& view) {
+    const bool is_good = view.device.device_type == context_.device.device_type &&
+                         view.device.device_id == context_.device.device_id && view.contiguous &&
+                         (view.data != nullptr || view.num_elements == 0);
+    return is_good || fail_memory(name, view);
+  }
+
+  // What builds messages stays out of line, so that the checks themselves are inlined.
+#define TESSERA_COLD [[gnu::cold, gnu::noinline]]
+
+  TESSERA_COLD bool fail(StatusCode code, std::string_view argument, std::string_view expected,
+                         std::string_view got) {
+    status = core::refuse(code, kOp, argument, expected, got);
+    return false;
+  }
+
+  TESSERA_COLD bool fail_value(std::string_view argument, std::string_view expected,
+                               std::string_view got) {
+    return fail(StatusCode::kInvalidValue, argument, expected, got);
+  }
+
+  TESSERA_COLD bool fail_range(const char* name, std::int64_t value, std::int64_t low) {
+    return fail_value(name, "an integer in [" + std::to_string(low) + ", 2147483647]",
+                      std::to_string(value));
+  }
+
+  TESSERA_COLD bool fail_capacity(const AlignBlockSizeShape& shape, std::int64_t capacity) {
+    return fail_value("capacity", "at most 2147483647 slots",
+                      std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
+                          " ids + min(ids, " + std::to_string(shape.num_experts) +
+                          " experts) * (block_size " + std::to_string(shape.block_size) + " - 1)" +
+                          (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
+  }
+
+  TESSERA_COLD bool fail_ids(const TensorView& view) {
+    if (!view.given()) return fail_value("topk_ids", "an array of integers", "none");
+    return fail(StatusCode::kInvalidType, "topk_ids.dtype", "an integer type",
+                core::to_string(view.dtype));
+  }
+
+  TESSERA_COLD bool fail_int32(const char* name, const TensorView& view) {
+    if (!view.given()) return fail_value(name, "an int32 array", "none");
+    return fail(StatusCode::kInvalidType, std::string(name) + ".dtype", "int32",
+                core::to_string(view.dtype));
+  }
+
+  TESSERA_COLD bool fail_length(const char* name, const TensorView& view, const char* bound,
+                                std::int64_t length) {
+    return fail_value(std::string(name) + ".num_elements", bound + std::to_string(length),
+                      std::to_string(view.num_elements));
+  }
+
+  TESSERA_COLD bool fail_memory(const char* name, const TensorView& view) {
     if (view.device.device_type != context_.device.device_type ||
         view.device.device_id != context_.device.device_id) {
-      return wrong_value(std::string(name) + ".device", core::to_string(context_.device),
-                         core::to_string(view.device));
+      return fail_value(std::string(name) + ".device", core::to_string(context_.device),
+                        core::to_string(view.device));
     }
-    if (!view.contiguous) return wrong_value(name, "a contiguous array", "a strided one");
-    if (view.data == nullptr && view.num_elements != 0) {
-      return wrong_value(std::string(name) + ".data", "memory for its elements", "a null pointer");
-    }
-    return true;
+    if (!view.contiguous) return fail_value(name, "a contiguous array", "a strided one");
+    return fail_value(std::string(name) + ".data", "memory for its elements", "a null pointer");
   }
+
+  TESSERA_COLD bool fail_workspace(std::size_t min_bytes) {
+    return fail_value("workspace", "at least " + std::to_string(min_bytes) + " bytes",
+                      std::to_string(context_.workspace.size()));
+  }
+
+  TESSERA_COLD bool fail_overlap(const char* output, const char* other) {
+    return fail_value(output, "memory of its own", std::string("memory shared with ") + other);
+  }
+#undef TESSERA_COLD
 
   const Context& context_;
 };
@@ -191,8 +211,9 @@ std::vector<ImplementationReport> report_implementations(const Context& context)
 
 /// The first implementation that can run, or null.
 const AlignBlockSizeImplementation* select(const Context& context) {
+  const std::string_view forced = core::forced_implementation(context);
   for (const AlignBlockSizeImplementation& candidate : core::align_block_size_implementations()) {
-    if (core::can_run(candidate, context)) return &candidate;
+    if (core::can_run(candidate, context, forced)) return &candidate;
   }
   return nullptr;
 }
