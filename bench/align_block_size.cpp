@@ -1,11 +1,12 @@
 // Times align_block_size on the CPU beside its peers, on one problem, with Google Benchmark.
 //
+//   bench_align_block_size --list
 //   bench_align_block_size --case=NAME [--benchmark_...]
 //   bench_align_block_size --ids=FILE --experts=E --block-size=B [--benchmark_...]
 //
-// NAME is a case of contract/align_block_size_cases.hpp; FILE holds raw int32 ids. Every
-// implementation's output goes through the contract's checker before anything is timed. Normally
-// run for all shapes by bench/run.py.
+// NAME is a benchmark case of contract/align_block_size_cases.hpp, as --list prints them; FILE
+// holds raw int32 ids. Every implementation's output goes through the contract's checker before
+// anything is timed. Normally run for all shapes by bench/run.py.
 #include "peers/align_block_size.hpp"
 
 #include <benchmark/benchmark.h>
@@ -135,13 +136,20 @@ std::string take_flag(int* argc, char** argv, const std::string& name) {
   return {};
 }
 
+void list_cases() {
+  for (const contract::AlignBlockSizeCase& c : contract::align_block_size_cases()) {
+    if (c.benchmark) std::printf("%s\n", c.name.c_str());
+  }
+}
+
 void run(int argc, char** argv) {
+  if (argc == 2 && std::string(argv[1]) == "--list") return list_cases();
   const std::string case_name = take_flag(&argc, argv, "case");
   const std::string path = take_flag(&argc, argv, "ids");
   const std::string num_experts = take_flag(&argc, argv, "experts");
   const std::string block_size = take_flag(&argc, argv, "block-size");
   if (case_name.empty() == path.empty()) {
-    throw std::runtime_error("give either --case=NAME or --ids=FILE --experts=E --block-size=B");
+    throw std::runtime_error("give --list, --case=NAME or --ids=FILE --experts=E --block-size=B");
   }
   Bench bench(path.empty() ? from_case(case_name)
                            : from_file(path, std::stoll(num_experts), std::stoll(block_size)));
