@@ -100,9 +100,7 @@ def python_calls() -> dict[str, Callable[[], object]]:
         tensor = torch.from_numpy(ids)
         tensor_out = tessera.align_block_size(tensor, **arguments)
         calls["torch"] = lambda: tessera.align_block_size(tensor, **arguments)
-        calls["torch, out="] = lambda: tessera.align_block_size(
-            tensor, **arguments, out=tensor_out
-        )
+        calls["torch, out="] = lambda: tessera.align_block_size(tensor, **arguments, out=tensor_out)
         calls["three torch.empty"] = lambda: [
             torch.empty(n, dtype=torch.int32) for n in (512, 32, 1)
         ]
