@@ -27,23 +27,26 @@ Shape = tokens x experts x top_k / block_size, int32 ids. Tessera is called thro
 validation and dispatch included; the others are bare functions.
 
 - **textbook**: count, padded prefix sum, scatter; one thread.
-- **thread-local counts**: the algorithm of SGLang's CPU path, restated on OpenMP threads: fill, count
-  per thread, merge the counts into offsets, scatter; the better of one and two threads.
+- **thread-local counts**: the algorithm of SGLang's CPU path, restated on OpenMP threads: fill,
+  count per thread, merge the counts into offsets, scatter; the better of one and two threads.
 - **floor**: copies the ids and writes outputs of the same sizes; sorts nothing.
 """
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
     lines = ["| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
 def figure(us: float) -> str:
+    """Three significant digits or so."""
     return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 100 else f"{us:.0f}"
 
 
 def cpu_ratios(us: dict[str, float]) -> dict[str, float]:
+    """What is compared, from the times of one shape."""
     ours = min(us["tessera/1"], us["tessera/2"])
     theirs = min(us["thread_local_counts/1"], us["thread_local_counts/2"])
     return {
@@ -55,6 +58,7 @@ def cpu_ratios(us: dict[str, float]) -> dict[str, float]:
 
 
 def cpu_section(result: dict[str, Any]) -> str:
+    """The part of the page made from one file of bench/run.py."""
     rows = []
     losses = []
     for row in result["rows"]:
@@ -94,11 +98,13 @@ def cpu_section(result: dict[str, Any]) -> str:
 
 
 def page() -> str:
+    """The whole page."""
     result = json.loads((RESULTS / "cpu.json").read_text())
     return INTRODUCTION + "\n" + cpu_section(result)
 
 
 def main() -> None:
+    """Write or check the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--check", action="store_true", help="write nothing; fail if the page is out of date"

@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import track
-
 import tessera
+from rich.progress import track
 from tessera._library import load
 from tessera.routing_log import read_routing_log
 
@@ -56,6 +55,7 @@ def benchmark_shape(arguments: list[str], repetitions: int) -> dict[str, float]:
 
 
 def case_names() -> list[str]:
+    """The benchmark set of the case table."""
     done = subprocess.run([str(DRIVER), "--list"], capture_output=True, text=True, check=True)
     return done.stdout.split()
 
@@ -118,12 +118,14 @@ def python_overhead(rounds: int = 25, number: int = 2000) -> dict[str, float]:
 
 
 def git(*arguments: str) -> str:
+    """Output of a git command on this repository."""
     return subprocess.run(
         ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.strip()
 
 
 def processor() -> str:
+    """The name the processor gives itself."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
@@ -131,6 +133,7 @@ def processor() -> str:
 
 
 def main() -> None:
+    """Measure and write the file."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
