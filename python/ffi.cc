@@ -1,0 +1,257 @@
+// Tessera's one file that knows Python's FFI: exports and conversions, no logic.
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/error.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/optional.h>
+#include <tvm/ffi/string.h>
+
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "align_block_size_cases.hpp"
+#include "align_block_size_checker.hpp"
+#include "tessera/align_block_size.hpp"
+#include "tessera/info.hpp"
+
+namespace {
+
+namespace ffi = tvm::ffi;
+using OptionalTensor = ffi::Optional<ffi::TensorView>;
+
+tessera::TensorView view_of(const ffi::TensorView& tensor) {
+  DLTensor fields{};
+  fields.data = tensor.data_ptr();
+  fields.device = tensor.device();
+  fields.ndim = tensor.ndim();
+  fields.dtype = tensor.dtype();
+  fields.shape = const_cast<std::int64_t*>(tensor.shape().data());
+  fields.strides = const_cast<std::int64_t*>(tensor.strides().data());
+  fields.byte_offset = tensor.byte_offset();
+  return tessera::TensorView::of(fields);
+}
+
+tessera::TensorView view_of(const OptionalTensor& tensor) {
+  return tensor.has_value() ? view_of(*tensor) : tessera::TensorView{nullptr, 0, DLDataType{}};
+}
+
+void throw_unless_ok(const tessera::Status& status) {
+  switch (status.code()) {
+    case tessera::StatusCode::kOk:
+      return;
+    case tessera::StatusCode::kInvalidType:
+      TVM_FFI_THROW(TypeError) << status.message();
+    case tessera::StatusCode::kInvalidValue:
+      TVM_FFI_THROW(ValueError) << status.message();
+    case tessera::StatusCode::kUnsupported:
+      TVM_FFI_THROW(NotImplementedError) << status.message();
+    case tessera::StatusCode::kRuntimeError:
+      TVM_FFI_THROW(RuntimeError) << status.message();
+  }
+}
+
+/// Python's integers arrive as 64 bits; the op takes some as 32.
+std::int32_t int32_of(const char* argument, std::int64_t value) {
+  if (value < std::numeric_limits<std::int32_t>::min() ||
+      value > std::numeric_limits<std::int32_t>::max()) {
+    TVM_FFI_THROW(ValueError) << "align_block_size: " << argument
+                              << ": expected an integer of 32 bits, got " << value;
+  }
+  return static_cast<std::int32_t>(value);
+}
+
+/// This thread's scratch memory for host calls; grows to the largest call's need.
+std::span<std::byte> host_workspace(std::size_t bytes) {
+  thread_local std::unique_ptr<std::byte[]> memory;
+  thread_local std::size_t capacity = 0;
+  if (capacity < bytes) {
+    memory.reset(new std::byte[bytes]);
+    capacity = bytes;
+  }
+  return {memory.get(), bytes};
+}
+
+tessera::AlignBlockSizeArgs align_block_size_args(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+    const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
+    const OptionalTensor& num_dropped, std::int64_t block_size, std::int64_t num_experts,
+    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert) {
+  tessera::AlignBlockSizeArgs args;
+  args.topk_ids = view_of(topk_ids);
+  args.block_size = block_size;
+  args.num_experts = num_experts;
+  args.expert_map = view_of(expert_map);
+  args.ignore_invalid_experts = ignore_invalid_experts;
+  args.pad_sorted_ids = pad_sorted_ids;
+  args.tail_expert = int32_of("tail_expert", tail_expert);
+  args.sorted_token_ids = view_of(sorted_token_ids);
+  args.expert_ids = view_of(expert_ids);
+  args.num_tokens_post_pad = view_of(num_tokens_post_pad);
+  args.expert_counts = view_of(expert_counts);
+  args.num_dropped = view_of(num_dropped);
+  return args;
+}
+
+void align_block_size(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+                      const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+                      const ffi::TensorView& num_tokens_post_pad,
+                      const OptionalTensor& expert_counts, const OptionalTensor& num_dropped,
+                      std::int64_t block_size, std::int64_t num_experts,
+                      bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert,
+                      std::int64_t num_threads, const ffi::String& implementation) {
+  const tessera::AlignBlockSizeArgs args = align_block_size_args(
+      topk_ids, expert_map, sorted_token_ids, expert_ids, num_tokens_post_pad, expert_counts,
+      num_dropped, block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
+  tessera::Context context;
+  context.device = args.topk_ids.device;
+  context.num_threads = int32_of("num_threads", num_threads);
+  context.implementation = {implementation.data(), implementation.size()};
+  tessera::AlignBlockSizeSizes sizes;
+  throw_unless_ok(tessera::align_block_size_sizes(
+      {args.topk_ids.num_elements, block_size, num_experts, pad_sorted_ids}, context, &sizes));
+  context.workspace = host_workspace(sizes.workspace_bytes);
+  throw_unless_ok(tessera::align_block_size(args, context));
+}
+
+/// Writes the lengths of sorted_token_ids and expert_ids to `lengths`, int64[2].
+void align_block_size_sizes(std::int64_t num_ids, std::int64_t block_size, std::int64_t num_experts,
+                            bool pad_sorted_ids, const ffi::TensorView& lengths) {
+  tessera::AlignBlockSizeSizes sizes;
+  throw_unless_ok(tessera::align_block_size_sizes(
+      {num_ids, block_size, num_experts, pad_sorted_ids}, tessera::Context{}, &sizes));
+  auto* out = static_cast<std::int64_t*>(lengths.data_ptr());
+  out[0] = sizes.sorted_token_ids;
+  out[1] = sizes.expert_ids;
+}
+
+std::string json_string(const std::string& text) { return ffi::EscapeString(ffi::String(text)); }
+
+/// "[a,b,...]" of what `to_json` makes of each element.
+template <typename Elements, typename ToJson>
+std::string json_array(const Elements& elements, ToJson to_json) {
+  std::string json;
+  for (const auto& element : elements) {
+    json += (json.empty() ? "" : ",") + to_json(element);
+  }
+  return "[" + json + "]";
+}
+
+std::string align_block_size_explain(std::int64_t num_ids, std::int64_t block_size,
+                                     std::int64_t num_experts, bool pad_sorted_ids,
+                                     std::int64_t num_threads) {
+  tessera::Context context;
+  context.num_threads = int32_of("num_threads", num_threads);
+  std::vector<tessera::ImplementationReport> reports;
+  throw_unless_ok(tessera::explain_align_block_size(
+      {num_ids, block_size, num_experts, pad_sorted_ids}, context, &reports));
+  return json_array(reports, [](const tessera::ImplementationReport& report) {
+    return "{\"name\":" + json_string(report.name) + ",\"refusal\":" + json_string(report.refusal) +
+           ",\"selected\":" + (report.selected ? "true" : "false") + "}";
+  });
+}
+
+std::string align_block_size_check(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+    const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
+    const OptionalTensor& num_dropped, std::int64_t block_size, std::int64_t num_experts,
+    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert) {
+  const auto violations = tessera::contract::check_align_block_size(align_block_size_args(
+      topk_ids, expert_map, sorted_token_ids, expert_ids, num_tokens_post_pad, expert_counts,
+      num_dropped, block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert));
+  return json_array(violations, [](const tessera::contract::Violation& violation) {
+    return "{\"rule\":" + json_string(violation.rule) +
+           ",\"array\":" + json_string(violation.array) +
+           ",\"position\":" + std::to_string(violation.position) +
+           ",\"expected\":" + std::to_string(violation.expected) +
+           ",\"found\":" + std::to_string(violation.found) +
+           ",\"message\":" + json_string(violation.message) + "}";
+  });
+}
+
+std::string align_block_size_rules() {
+  return json_array(tessera::contract::kAlignBlockSizeRules,
+                    [](const tessera::contract::Rule& rule) {
+                      return "{\"name\":" + json_string(rule.name) +
+                             ",\"meaning\":" + json_string(rule.meaning) + "}";
+                    });
+}
+
+tessera::contract::AlignBlockSizeCase case_named(const ffi::String& name) {
+  auto found = tessera::contract::find_case({name.data(), name.size()});
+  if (!found) {
+    TVM_FFI_THROW(ValueError) << "no case is named '" << std::string(name)
+                              << "'; random ones are named random:SEED:MAX_IDS";
+  }
+  return *std::move(found);
+}
+
+std::string align_block_size_case(const ffi::String& name) {
+  return tessera::contract::to_json(case_named(name));
+}
+
+void copy_to(const ffi::TensorView& out, const void* source, std::size_t bytes) {
+  const tessera::TensorView view = view_of(out);
+  if (static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8 != bytes) {
+    TVM_FFI_THROW(ValueError) << "expected an array of " << bytes << " bytes";
+  }
+  if (bytes != 0) std::memcpy(view.data, source, bytes);
+}
+
+void write_inputs(const tessera::contract::AlignBlockSizeCase& c, std::int64_t seed,
+                  const ffi::TensorView& topk_ids, const OptionalTensor& expert_map) {
+  const auto inputs = tessera::contract::make_inputs(c, static_cast<std::uint64_t>(seed));
+  copy_to(topk_ids, inputs.topk_ids.data(), inputs.topk_ids.size());
+  if (inputs.expert_map && expert_map.has_value()) {
+    copy_to(*expert_map, inputs.expert_map->data(), 4 * inputs.expert_map->size());
+  }
+}
+
+void align_block_size_case_inputs(const ffi::String& name, std::int64_t seed,
+                                  const ffi::TensorView& topk_ids,
+                                  const OptionalTensor& expert_map) {
+  write_inputs(case_named(name), seed, topk_ids, expert_map);
+}
+
+/// Ids of a shape that is not in the table: int32[num_tokens, top_k].
+void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_experts,
+                                    std::int64_t top_k, bool zipf, std::int64_t seed,
+                                    const ffi::TensorView& topk_ids) {
+  tessera::contract::AlignBlockSizeCase c;
+  c.num_tokens = num_tokens;
+  c.num_experts = num_experts;
+  c.top_k = top_k;
+  c.distribution =
+      zipf ? tessera::contract::IdDistribution::kZipf : tessera::contract::IdDistribution::kUniform;
+  write_inputs(c, seed, topk_ids, {});
+}
+
+std::string backends() {
+  return json_array(tessera::backends(), [](const tessera::BackendInfo& backend) {
+    return "{\"name\":" + json_string(backend.name) +
+           ",\"available\":" + (backend.available ? "true" : "false") +
+           ",\"detail\":" + json_string(backend.detail) + "}";
+  });
+}
+
+std::string version() { return tessera::version(); }
+std::string build() { return tessera::build_description(); }
+
+}  // namespace
+
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size, align_block_size)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_sizes, align_block_size_sizes)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_explain, align_block_size_explain)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_check, align_block_size_check)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_rules, align_block_size_rules)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_cases,
+                              tessera::contract::align_block_size_cases_json)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_case, align_block_size_case)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_case_inputs, align_block_size_case_inputs)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_synthetic_ids, align_block_size_synthetic_ids)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(backends, backends)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(build, build)

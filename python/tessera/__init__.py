@@ -1,0 +1,33 @@
+"""Tessera: expert-aligned token blocks for Mixture-of-Experts inference.
+
+import numpy as np
+import tessera
+
+topk_ids = np.random.randint(0, 64, (4096, 2), dtype=np.int32)
+blocks = tessera.align_block_size(topk_ids, block_size=128, num_experts=64)
+assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_experts=64)
+"""
+
+from tessera.align_block_size import AlignedBlocks, align_block_size
+from tessera.contract import Violation, contract_violations
+from tessera.info import Backend, Implementation, backends, build, explain, version
+
+__all__ = [
+    "AlignedBlocks",
+    "Backend",
+    "Implementation",
+    "Violation",
+    "align_block_size",
+    "backends",
+    "build",
+    "contract_violations",
+    "explain",
+    "version",
+]
+
+
+def __getattr__(name: str) -> str:
+    # Asked of the library, which is loaded only when something is needed of it.
+    if name == "__version__":
+        return version()
+    raise AttributeError(f"module 'tessera' has no attribute {name!r}")

@@ -1,0 +1,72 @@
+"""The compiled library, loaded at first use. The one module that knows apache-tvm-ffi."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+
+class Library:
+    """What `ffi.cc` exports."""
+
+    def __init__(self) -> None:
+        # It imports torch where torch is installed, which takes seconds: not for `import tessera`.
+        import tvm_ffi
+
+        tvm_ffi.register_error("NotImplementedError", NotImplementedError)
+        module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
+        self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
+        self.function: Callable[[str], Callable[..., Any]] = module.get_function
+        # The same function twice. Letting go of the interpreter lock and taking it back costs a
+        # short call more than other threads gain.
+        self.align_short: Any = module.get_function("align_block_size")
+        self.align_short.release_gil = False
+        self.align_long: Any = module.get_function("align_block_size")
+        self.align_long.release_gil = True
+
+    def read_json(self, function: str, *args: object) -> Any:
+        """The decoded result of a function that returns JSON text."""
+        return json.loads(self.function(function)(*args))
+
+
+@functools.cache
+def load() -> Library:
+    """The library; loads it the first time."""
+    return Library()
+
+
+def refusal(
+    error: Exception, arrays: Mapping[str, object], integers: Mapping[str, object]
+) -> Exception:
+    """The exception to raise for `error`, which a call with these arguments raised.
+
+    The core's refusals keep type and message, and lose the FFI's frames. What failed before it
+    reached the core is told in the core's form: op, argument, what was expected, what came.
+    """
+    op = "align_block_size"
+    message = str(error)
+    if message.startswith(f"{op}: "):
+        return type(error)(message)
+    for name, value in integers.items():
+        if not isinstance(value, Integral):
+            return TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
+        if not -(2**63) <= int(value) < 2**63:
+            return ValueError(f"{op}: {name}: expected an integer of 64 bits, got {value}")
+    for name, array in arrays.items():
+        kind = type(array).__name__
+        if not hasattr(array, "__dlpack__"):
+            return TypeError(f"{op}: {name}: expected an array that speaks DLPack, got {kind}")
+        try:
+            load().as_tensor(array)
+        except Exception as reason:
+            dtype = getattr(array, "dtype", "unknown")
+            why = str(reason).partition("\n")[0].rstrip(".")
+            return TypeError(
+                f"{op}: {name}: expected an array that DLPack can carry, "
+                f"got {kind} of dtype {dtype} ({why})"
+            )
+    return error

@@ -1,0 +1,1 @@
+"""The program `tessera`: one module for each command."""

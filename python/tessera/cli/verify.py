@@ -1,0 +1,106 @@
+"""tessera verify: compare every implementation with the reference and the contract."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+import tessera
+from tessera.contract import Case, case_named, cases
+from tessera.verification import problems
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    add = parser.add_argument
+    add(
+        "--cases",
+        default="all",
+        metavar="NAME",
+        help="one case of the table, or random:SEED:MAX_IDS, or all (default: %(default)s)",
+    )
+    add(
+        "--random",
+        type=int,
+        metavar="N",
+        help="number of random cases (default: 100 beside all cases, none beside a named one)",
+    )
+    add("--max-ids", type=int, default=4096, help="ids in a random case (default: %(default)s)")
+    add(
+        "--seed", type=int, default=0, help="seed of inputs and random cases (default: %(default)s)"
+    )
+    add("--implementation", metavar="NAME", help="verify only this one (default: all that can run)")
+    add("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
+    num_random = args.random
+    if num_random is None:
+        num_random = 100 if args.cases == "all" else 0
+    chosen += [
+        case_named(f"random:{seed}:{args.max_ids}")
+        for seed in range(args.seed, args.seed + num_random)
+    ]
+    present, skipped = _implementations(args.implementation)
+
+    failures = []
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verifying", total=len(chosen) * len(present))
+        for case in chosen:
+            for implementation in present:
+                if found := problems(case, args.seed, implementation):
+                    failures.append(_failure(case, args.seed, implementation, found))
+                progress.advance(task)
+
+    if args.json:
+        document = {
+            "cases": len(chosen),
+            "seed": args.seed,
+            "implementations": present,
+            "skipped": skipped,
+            "failures": failures,
+        }
+        print(json.dumps(document, indent=2))
+        return 1 if failures else 0
+    for name, reason in skipped.items():
+        print(f"skipped {name}: {reason}")
+    for failure in failures:
+        print(f"FAILED {failure['implementation']} on {failure['case']}")
+        for message in failure["problems"]:
+            print(f"  {message}")
+        print(f"  replay: {failure['replay']}")
+    checks = len(chosen) * len(present)
+    print(
+        f"verified {', '.join(present)} on {len(chosen)} cases, seed {args.seed}: "
+        f"{checks - len(failures)} passed, {len(failures)} failed"
+    )
+    return 1 if failures else 0
+
+
+def _implementations(wanted: str | None) -> tuple[list[str], dict[str, str]]:
+    """Names of the implementations to verify, and why others cannot run."""
+    # Which implementations may run does not depend on the shape.
+    known = {one.name: one.refusal for one in tessera.explain(1, 1, 1)}
+    if wanted is None:
+        present = [name for name, refusal in known.items() if not refusal]
+        return present, {name: refusal for name, refusal in known.items() if refusal}
+    if wanted not in known:
+        raise ValueError(f"--implementation: expected one of {', '.join(known)}, got {wanted}")
+    return [wanted], {}
+
+
+def _failure(case: Case, seed: int, implementation: str, found: list[str]) -> dict[str, Any]:
+    return {
+        "case": case.name,
+        "implementation": implementation,
+        "problems": found,
+        "replay": f"tessera verify --cases {case.name} --seed {seed} "
+        f"--implementation {implementation}",
+    }

@@ -1,0 +1,134 @@
+"""The contract of `align_block_size` as code: the checker and the table of cases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera._library import load, refusal
+from tessera.align_block_size import AlignedBlocks, exportable
+
+
+@dataclass(frozen=True)
+class Violation:
+    """One broken rule of the contract, at the first position that breaks it."""
+
+    rule: str
+    array: str
+    position: int
+    expected: int
+    found: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A rule that the checker knows, and what it means in one sentence."""
+
+    name: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table of cases that drives every test of the op, or a random one."""
+
+    name: str
+    num_tokens: int
+    num_experts: int
+    top_k: int
+    num_ids: int
+    block_size: int
+    dtype: str
+    distribution: str
+    broken: str
+    map: str
+    ignore_invalid_experts: bool
+    pad_sorted_ids: bool
+    tail_expert: int
+    extra_length: int
+    benchmark: bool
+
+
+def rules() -> list[Rule]:
+    """The rules, in the order in which they are checked."""
+    return [Rule(**fields) for fields in load().read_json("align_block_size_rules")]
+
+
+def cases() -> list[Case]:
+    """The table of cases."""
+    return [Case(**fields) for fields in load().read_json("align_block_size_cases")]
+
+
+def case_named(name: str) -> Case:
+    """The case of that name, or, for "random:SEED:MAX_IDS", a random one.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return Case(**load().read_json("align_block_size_case", name))
+
+
+def case_inputs(case: Case, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32] | None]:
+    """`topk_ids` [num_tokens, top_k] of the case's dtype and the map, a function of the seed."""
+    topk_ids = np.empty((case.num_tokens, case.top_k), case.dtype)
+    expert_map = None if case.map == "none" else np.empty(case.num_experts, np.int32)
+    load().function("align_block_size_case_inputs")(case.name, seed, topk_ids, expert_map)
+    return topk_ids, expert_map
+
+
+def synthetic_topk_ids(
+    num_tokens: int, num_experts: int, top_k: int, *, zipf: bool = False, seed: int = 0
+) -> npt.NDArray[np.int32]:
+    """Random ids, int32 [num_tokens, top_k], without repetition inside a token.
+
+    All experts are equally likely, or, with `zipf`, their popularity falls with rank^-1.2.
+    """
+    topk_ids = np.empty((num_tokens, top_k), np.int32)
+    load().function("align_block_size_synthetic_ids")(
+        num_tokens, num_experts, top_k, zipf, seed, topk_ids
+    )
+    return topk_ids
+
+
+def contract_violations(
+    topk_ids: Any,
+    result: tuple[Any, ...],
+    *,
+    block_size: int,
+    num_experts: int,
+    expert_map: Any = None,
+    ignore_invalid_experts: bool = False,
+    pad_sorted_ids: bool = False,
+    tail_expert: int = -1,
+    expert_counts: Any = None,
+    num_dropped: Any = None,
+) -> list[Violation]:
+    """Judge outputs of `align_block_size`, whoever computed them, against its contract.
+
+    Takes the arguments of the finished call, in host memory, and its result. Time and memory are
+    linear in the inputs and outputs.
+
+    Returns:
+        At most one violation for each rule of `rules()`; none if the contract holds.
+    """
+    inputs = {"topk_ids": topk_ids, "expert_map": expert_map}
+    outputs = {
+        **dict(zip(AlignedBlocks._fields, result, strict=True)),
+        "expert_counts": expert_counts,
+        "num_dropped": num_dropped,
+    }
+    arrays = {name: exportable(array) for name, array in {**inputs, **outputs}.items()}
+    integers = {"block_size": block_size, "num_experts": num_experts}
+    flags = (bool(ignore_invalid_experts), bool(pad_sorted_ids))
+    try:
+        found = load().read_json(
+            "align_block_size_check", *arrays.values(), *integers.values(), *flags, tail_expert
+        )
+    except Exception as error:
+        given = {name: array for name, array in arrays.items() if array is not None}
+        raise refusal(error, given, {**integers, "tail_expert": tail_expert}) from None
+    return [Violation(**fields) for fields in found]
