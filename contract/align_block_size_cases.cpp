@@ -130,17 +130,23 @@ std::vector<Case> make_table() {
 }
 // clang-format on
 
-std::string json_text(std::string_view key, std::string_view value) {
-  return "\"" + std::string(key) + "\": \"" + std::string(value) + "\"";
-}
+/// Writes one JSON object, field by field.
+class JsonObject {
+ public:
+  void add(std::string_view key, std::string_view value) { add_raw(key, value, "\""); }
+  void add(std::string_view key, std::int64_t value) { add_raw(key, std::to_string(value), ""); }
+  void add_flag(std::string_view key, bool value) { add_raw(key, value ? "true" : "false", ""); }
 
-std::string json_number(std::string_view key, std::int64_t value) {
-  return "\"" + std::string(key) + "\": " + std::to_string(value);
-}
+  std::string text() const { return text_ + '}'; }
 
-std::string json_flag(std::string_view key, bool value) {
-  return "\"" + std::string(key) + "\": " + (value ? "true" : "false");
-}
+ private:
+  void add_raw(std::string_view key, std::string_view value, std::string_view quote) {
+    text_.append(text_.size() == 1 ? "\"" : ", \"").append(key).append("\": ");
+    text_.append(quote).append(value).append(quote);
+  }
+
+  std::string text_ = "{";
+};
 
 constexpr std::string_view kRandomPrefix = "random:";
 
@@ -195,34 +201,31 @@ std::optional<AlignBlockSizeCase> find_case(std::string_view name) {
 }
 
 std::string to_json(const AlignBlockSizeCase& c) {
-  const std::string dtype =
-      (c.dtype.code == kDLInt ? "int" : "uint") + std::to_string(c.dtype.bits);
-  std::string text = "{" + json_text("name", c.name);
-  for (const std::string& field : {
-           json_number("num_ids", c.num_tokens * c.top_k),
-           json_number("num_tokens", c.num_tokens),
-           json_number("num_experts", c.num_experts),
-           json_number("top_k", c.top_k),
-           json_number("block_size", c.block_size),
-           json_text("dtype", dtype),
-           json_text("distribution", kDistributionNames[static_cast<int>(c.distribution)]),
-           json_text("broken", kBrokenNames[static_cast<int>(c.broken)]),
-           json_text("map", kMapNames[static_cast<int>(c.map)]),
-           json_flag("ignore_invalid_experts", c.ignore_invalid_experts),
-           json_flag("pad_sorted_ids", c.pad_sorted_ids),
-           json_number("tail_expert", c.tail_expert),
-           json_number("extra_length", c.extra_length),
-           json_flag("benchmark", c.benchmark),
-       }) {
-    text += ", " + field;
-  }
-  return text + "}";
+  std::string dtype = c.dtype.code == kDLInt ? "int" : "uint";
+  dtype += std::to_string(c.dtype.bits);
+  JsonObject json;
+  json.add("name", c.name);
+  json.add("num_ids", c.num_tokens * c.top_k);
+  json.add("num_tokens", c.num_tokens);
+  json.add("num_experts", c.num_experts);
+  json.add("top_k", c.top_k);
+  json.add("block_size", c.block_size);
+  json.add("dtype", dtype);
+  json.add("distribution", kDistributionNames[static_cast<int>(c.distribution)]);
+  json.add("broken", kBrokenNames[static_cast<int>(c.broken)]);
+  json.add("map", kMapNames[static_cast<int>(c.map)]);
+  json.add_flag("ignore_invalid_experts", c.ignore_invalid_experts);
+  json.add_flag("pad_sorted_ids", c.pad_sorted_ids);
+  json.add("tail_expert", c.tail_expert);
+  json.add("extra_length", c.extra_length);
+  json.add_flag("benchmark", c.benchmark);
+  return json.text();
 }
 
 std::string align_block_size_cases_json() {
   std::string text = "[";
   for (const Case& c : align_block_size_cases()) {
-    text += (text.size() == 1 ? "" : ",\n ") + to_json(c);
+    text.append(text.size() == 1 ? "" : ",\n ").append(to_json(c));
   }
   return text + "]";
 }
