@@ -1,0 +1,189 @@
+// The C API: versioning, codes, messages, and the same outputs as the C++ one.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "align_block_size_cases.hpp"
+#include "guarded_call.hpp"
+#include "tessera/info.hpp"
+#include "tessera/tessera.h"
+
+namespace tessera::test {
+namespace {
+
+tessera_dtype dtype_of(DLDataType dtype) {
+  switch (dtype.bits) {
+    case 8:
+      return dtype.code == kDLInt ? TESSERA_INT8 : TESSERA_UINT8;
+    case 16:
+      return dtype.code == kDLInt ? TESSERA_INT16 : TESSERA_UINT16;
+    case 32:
+      return dtype.code == kDLInt ? TESSERA_INT32 : TESSERA_UINT32;
+    default:
+      return dtype.code == kDLInt ? TESSERA_INT64 : TESSERA_UINT64;
+  }
+}
+
+/// The C arguments for the arrays of a call, without a workspace.
+tessera_align_block_size_args c_args(const AlignBlockSizeArgs& from) {
+  const auto int32s = [](const TensorView& view) { return static_cast<std::int32_t*>(view.data); };
+  tessera_align_block_size_args args{};
+  args.struct_size = sizeof(args);
+  args.topk_ids = from.topk_ids.data;
+  args.topk_ids_dtype = dtype_of(from.topk_ids.dtype);
+  args.num_ids = from.topk_ids.num_elements;
+  args.block_size = from.block_size;
+  args.num_experts = from.num_experts;
+  args.expert_map = int32s(from.expert_map);
+  args.ignore_invalid_experts = from.ignore_invalid_experts;
+  args.pad_sorted_ids = from.pad_sorted_ids;
+  args.tail_expert = from.tail_expert;
+  args.sorted_token_ids = int32s(from.sorted_token_ids);
+  args.sorted_token_ids_length = from.sorted_token_ids.num_elements;
+  args.expert_ids = int32s(from.expert_ids);
+  args.expert_ids_length = from.expert_ids.num_elements;
+  args.num_tokens_post_pad = int32s(from.num_tokens_post_pad);
+  args.expert_counts = int32s(from.expert_counts);
+  args.num_dropped = int32s(from.num_dropped);
+  return args;
+}
+
+tessera_align_block_size_sizes empty_sizes() {
+  tessera_align_block_size_sizes sizes{};
+  sizes.struct_size = sizeof(sizes);
+  return sizes;
+}
+
+TEST(CApi, GivesTheOutputsOfTheCppApi) {
+  for (const contract::AlignBlockSizeCase& c : contract::align_block_size_cases()) {
+    if (c.num_tokens * c.top_k > 400000) continue;
+    SCOPED_TRACE(c.name);
+    GuardedCall cpp(c), plain_c(c);
+    ASSERT_TRUE(cpp.run().ok());
+
+    tessera_align_block_size_args args = c_args(plain_c.args);
+    tessera_align_block_size_sizes sizes = empty_sizes();
+    ASSERT_EQ(tessera_align_block_size_query(&args, &sizes), TESSERA_OK) << tessera_last_error();
+    EXPECT_EQ(sizes.sorted_token_ids_length + c.extra_length, args.sorted_token_ids_length);
+    EXPECT_EQ(sizes.expert_ids_length + c.extra_length, args.expert_ids_length);
+    GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+    args.workspace = workspace.data();
+    args.workspace_bytes = sizes.workspace_bytes;
+    ASSERT_EQ(tessera_align_block_size(&args), TESSERA_OK) << tessera_last_error();
+    EXPECT_TRUE(plain_c.outputs() == cpp.outputs());
+    EXPECT_EQ(plain_c.damage(), "");
+    EXPECT_TRUE(workspace.intact());
+  }
+}
+
+class CApiRefusals : public testing::Test {
+ protected:
+  CApiRefusals() : call_(*contract::find_case("block_7")), args_(c_args(call_.args)) {}
+
+  /// Both entry points refuse what both of them read.
+  void expect_both_refuse(tessera_status code, const std::string& message) {
+    tessera_align_block_size_sizes sizes = empty_sizes();
+    sizes.sorted_token_ids_length = -1;
+    EXPECT_EQ(tessera_align_block_size_query(&args_, &sizes), code);
+    EXPECT_EQ(tessera_last_error(), message);
+    EXPECT_EQ(sizes.sorted_token_ids_length, -1);
+    expect_call_refuses(code, message);
+  }
+
+  void expect_call_refuses(tessera_status code, const std::string& message) {
+    EXPECT_EQ(tessera_align_block_size(&args_), code);
+    EXPECT_EQ(tessera_last_error(), message);
+    EXPECT_TRUE(call_.outputs_untouched());
+  }
+
+  GuardedCall call_;
+  tessera_align_block_size_args args_;
+};
+
+TEST_F(CApiRefusals, StructOfAnotherSize) {
+  const std::size_t right = sizeof(args_);
+  for (const std::size_t wrong : {std::size_t{0}, right - 8, right + 8, SIZE_MAX}) {
+    args_.struct_size = wrong;
+    expect_both_refuse(TESSERA_INVALID_VALUE, "align_block_size: args.struct_size: expected " +
+                                                  std::to_string(right) + ", got " +
+                                                  std::to_string(wrong));
+  }
+}
+
+TEST_F(CApiRefusals, SizesOfAnotherSize) {
+  tessera_align_block_size_sizes sizes{};
+  EXPECT_EQ(tessera_align_block_size_query(&args_, &sizes), TESSERA_INVALID_VALUE);
+  EXPECT_EQ(tessera_last_error(), "align_block_size: sizes.struct_size: expected " +
+                                      std::to_string(sizeof(sizes)) + ", got 0");
+}
+
+TEST_F(CApiRefusals, NullStructs) {
+  tessera_align_block_size_sizes sizes = empty_sizes();
+  EXPECT_EQ(tessera_align_block_size(nullptr), TESSERA_INVALID_VALUE);
+  EXPECT_STREQ(tessera_last_error(), "align_block_size: args: expected a pointer, got NULL");
+  EXPECT_EQ(tessera_align_block_size_query(nullptr, &sizes), TESSERA_INVALID_VALUE);
+  EXPECT_STREQ(tessera_last_error(), "align_block_size: args: expected a pointer, got NULL");
+  EXPECT_EQ(tessera_align_block_size_query(&args_, nullptr), TESSERA_INVALID_VALUE);
+  EXPECT_STREQ(tessera_last_error(), "align_block_size: sizes: expected a pointer, got NULL");
+}
+
+TEST_F(CApiRefusals, NoSuchDtype) {
+  for (const int dtype : {-1, 8, 1000}) {
+    args_.topk_ids_dtype = dtype;
+    expect_call_refuses(
+        TESSERA_INVALID_TYPE,
+        "align_block_size: topk_ids_dtype: expected a tessera_dtype, got " + std::to_string(dtype));
+  }
+}
+
+TEST_F(CApiRefusals, NoSuchDevice) {
+  args_.device_type = 7;
+  expect_both_refuse(TESSERA_INVALID_VALUE,
+                     "align_block_size: device_type: expected a tessera_device_type, got 7");
+}
+
+TEST_F(CApiRefusals, BadShape) {
+  args_.block_size = 0;
+  expect_both_refuse(TESSERA_INVALID_VALUE,
+                     "align_block_size: block_size: expected an integer in [1, 2147483647], got 0");
+}
+
+TEST_F(CApiRefusals, NegativeThreads) {
+  args_.num_threads = -1;
+  expect_both_refuse(
+      TESSERA_INVALID_VALUE,
+      "align_block_size: num_threads: expected an integer >= 1, or 0 for automatic, got -1");
+}
+
+TEST_F(CApiRefusals, MissingOutput) {
+  args_.num_tokens_post_pad = nullptr;
+  expect_call_refuses(TESSERA_INVALID_VALUE,
+                      "align_block_size: num_tokens_post_pad.data: expected memory for its "
+                      "elements, got a null pointer");
+}
+
+TEST_F(CApiRefusals, MissingWorkspace) {
+  tessera_align_block_size_sizes sizes = empty_sizes();
+  ASSERT_EQ(tessera_align_block_size_query(&args_, &sizes), TESSERA_OK);
+  expect_call_refuses(TESSERA_INVALID_VALUE, "align_block_size: workspace: expected at least " +
+                                                 std::to_string(sizes.workspace_bytes) +
+                                                 " bytes, got 0");
+}
+
+TEST_F(CApiRefusals, MessageBelongsToTheThread) {
+  EXPECT_EQ(tessera_align_block_size(nullptr), TESSERA_INVALID_VALUE);
+  std::string others = "unread";
+  std::thread([&] { others = tessera_last_error(); }).join();
+  EXPECT_EQ(others, "");
+  EXPECT_STREQ(tessera_last_error(), "align_block_size: args: expected a pointer, got NULL");
+}
+
+TEST(CApi, TellsItsVersions) {
+  EXPECT_STREQ(tessera_version(), tessera::version());
+  EXPECT_EQ(tessera_c_api_version(), TESSERA_C_API_VERSION);
+}
+
+}  // namespace
+}  // namespace tessera::test

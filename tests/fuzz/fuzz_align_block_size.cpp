@@ -1,0 +1,151 @@
+// Fuzzes tessera_align_block_size on guarded memory: whatever the bytes say, the call is refused
+// and writes nothing, or its outputs satisfy the contract.
+//
+//   cmake --preset fuzz && cmake --build build/fuzz
+//   build/fuzz/tests/fuzz/fuzz_align_block_size -max_total_time=30 build/fuzz/tests/fuzz/corpus
+//
+// A finding is replayed by giving its file instead. TESSERA_IMPL picks the implementation.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+#include <string>
+
+#include "align_block_size_checker.hpp"
+#include "fuzz_input.hpp"
+#include "guarded_buffer.hpp"
+#include "tessera/tessera.h"
+
+namespace {
+
+using tessera::TensorView;
+using tessera::fuzz::FuzzHeader;
+using tessera::test::GuardedBuffer;
+
+constexpr DLDataType kDtypes[] = {{kDLInt, 8, 1},   {kDLUInt, 8, 1}, {kDLInt, 16, 1},
+                                  {kDLUInt, 16, 1}, {kDLInt, 32, 1}, {kDLUInt, 32, 1},
+                                  {kDLInt, 64, 1},  {kDLUInt, 64, 1}};
+
+void require(bool condition, const std::string& what) {
+  if (condition) return;
+  std::fprintf(stderr, "%s; last error: %s\n", what.c_str(), tessera_last_error());
+  std::abort();
+}
+
+/// The head of `bytes`, filled up with zeros where they do not suffice, is taken off.
+template <typename T>
+void take(std::span<const std::uint8_t>& bytes, std::span<T> into) {
+  const std::size_t taken = std::min(bytes.size(), into.size_bytes());
+  std::memset(into.data(), 0, into.size_bytes());
+  if (taken > 0) std::memcpy(into.data(), bytes.data(), taken);
+  bytes = bytes.subspan(taken);
+}
+
+void expect_refusal_by_query(const tessera_align_block_size_args& args,
+                             const tessera_align_block_size_sizes& sizes) {
+  const std::string message = tessera_last_error();
+  require(message.starts_with("align_block_size: "), "a refusal without its form");
+  require(sizes.sorted_token_ids_length == -1, "a refused query wrote its result");
+  require(tessera_align_block_size(&args) != TESSERA_OK, "the call accepts what the query refuses");
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace tessera::fuzz;
+  std::span<const std::uint8_t> bytes(data, size);
+  FuzzHeader header{};
+  take(bytes, std::span(&header, 1));
+  const auto has = [&](std::uint8_t flag) { return (header.flags & flag) != 0; };
+  const bool few_experts = header.num_experts >= 1 && header.num_experts <= kMaxExperts;
+
+  std::optional<GuardedBuffer<std::int32_t>> expert_map, expert_counts;
+  if (has(kGivesMap) && few_experts) {
+    take(bytes, expert_map.emplace(header.num_experts).span());
+  }
+  if (has(kGivesCounts) && few_experts) expert_counts.emplace(header.num_experts);
+  GuardedBuffer<std::int32_t> num_tokens_post_pad(1), num_dropped(1);
+
+  const bool known_dtype = header.dtype < std::size(kDtypes);
+  const std::size_t id_bytes = known_dtype ? kDtypes[header.dtype].bits / 8 : 1;
+  GuardedBuffer<std::uint8_t> topk_ids(bytes.first(bytes.size() / id_bytes * id_bytes));
+
+  tessera_align_block_size_args args{};
+  args.struct_size = sizeof(args);
+  args.topk_ids = topk_ids.data();
+  args.topk_ids_dtype = header.dtype;
+  args.num_ids = static_cast<std::int64_t>(bytes.size() / id_bytes);
+  args.block_size = header.block_size;
+  args.num_experts = header.num_experts;
+  args.expert_map = expert_map ? expert_map->data() : nullptr;
+  args.ignore_invalid_experts = has(kIgnoresInvalidExperts);
+  args.pad_sorted_ids = has(kPadsSortedIds);
+  args.tail_expert = header.tail_expert;
+  args.num_tokens_post_pad = num_tokens_post_pad.data();
+  args.expert_counts = expert_counts ? expert_counts->data() : nullptr;
+  args.num_dropped = has(kGivesDropped) ? num_dropped.data() : nullptr;
+  args.num_threads = std::min(header.num_threads, 4);
+
+  tessera_align_block_size_sizes sizes{};
+  sizes.struct_size = sizeof(sizes);
+  sizes.sorted_token_ids_length = -1;
+  if (tessera_align_block_size_query(&args, &sizes) != TESSERA_OK) {
+    expect_refusal_by_query(args, sizes);
+    return 0;
+  }
+  if (!few_experts || sizes.sorted_token_ids_length > kMaxCapacity) return 0;
+
+  const auto extended = [](std::int64_t length, std::int16_t extra) {
+    return std::max<std::int64_t>(0, length + extra);
+  };
+  GuardedBuffer<std::int32_t> sorted_token_ids(
+      extended(sizes.sorted_token_ids_length, header.sorted_extra));
+  GuardedBuffer<std::int32_t> expert_ids(extended(sizes.expert_ids_length, header.experts_extra));
+  GuardedBuffer<std::byte> workspace(
+      extended(static_cast<std::int64_t>(sizes.workspace_bytes), header.workspace_extra),
+      /*misalignment=*/1);
+  args.sorted_token_ids = sorted_token_ids.data();
+  args.sorted_token_ids_length = std::ssize(sorted_token_ids.span());
+  args.expert_ids = expert_ids.data();
+  args.expert_ids_length = std::ssize(expert_ids.span());
+  args.workspace = workspace.data();
+  args.workspace_bytes = workspace.span().size();
+
+  const bool good = known_dtype && args.sorted_token_ids_length >= sizes.sorted_token_ids_length &&
+                    args.expert_ids_length >= sizes.expert_ids_length &&
+                    args.workspace_bytes >= sizes.workspace_bytes;
+  const tessera_status status = tessera_align_block_size(&args);
+  require((status == TESSERA_OK) == good, "good arguments refused, or bad ones accepted");
+
+  require(sorted_token_ids.intact() && expert_ids.intact() && num_tokens_post_pad.intact() &&
+              num_dropped.intact() && topk_ids.intact() && workspace.intact() &&
+              (!expert_map || expert_map->intact()) && (!expert_counts || expert_counts->intact()),
+          "wrote beside an array");
+  if (!good) {
+    require(sorted_token_ids.untouched() && expert_ids.untouched() &&
+                num_tokens_post_pad.untouched() && num_dropped.untouched() &&
+                (!expert_counts || expert_counts->untouched()),
+            "a refused call wrote");
+    return 0;
+  }
+
+  tessera::AlignBlockSizeArgs finished;
+  finished.topk_ids = TensorView::of(topk_ids.span());
+  finished.topk_ids.num_elements = args.num_ids;
+  finished.topk_ids.dtype = kDtypes[header.dtype];
+  finished.block_size = args.block_size;
+  finished.num_experts = args.num_experts;
+  if (expert_map) finished.expert_map = TensorView::of(expert_map->span());
+  finished.ignore_invalid_experts = args.ignore_invalid_experts != 0;
+  finished.pad_sorted_ids = args.pad_sorted_ids != 0;
+  finished.tail_expert = args.tail_expert;
+  finished.sorted_token_ids = TensorView::of(sorted_token_ids.span());
+  finished.expert_ids = TensorView::of(expert_ids.span());
+  finished.num_tokens_post_pad = TensorView::of(num_tokens_post_pad.span());
+  if (expert_counts) finished.expert_counts = TensorView::of(expert_counts->span());
+  if (has(kGivesDropped)) finished.num_dropped = TensorView::of(num_dropped.span());
+  const auto violations = tessera::contract::check_align_block_size(finished);
+  require(violations.empty(), violations.empty() ? "" : violations.front().message);
+  return 0;
+}

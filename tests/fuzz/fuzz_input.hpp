@@ -1,0 +1,33 @@
+// How a fuzz input encodes a call: a FuzzHeader, then expert_map if it is given, then the ids.
+#pragma once
+
+#include <cstdint>
+
+namespace tessera::fuzz {
+
+enum FuzzFlags : std::uint8_t {
+  kGivesMap = 1,
+  kGivesCounts = 2,
+  kGivesDropped = 4,
+  kIgnoresInvalidExperts = 8,
+  kPadsSortedIds = 16,
+};
+
+struct FuzzHeader {
+  std::int64_t block_size;
+  std::int64_t num_experts;
+  std::int32_t tail_expert;
+  std::int32_t num_threads;
+  std::int16_t sorted_extra;  ///< elements beyond the smallest legal size; negative: too short
+  std::int16_t experts_extra;
+  std::int16_t workspace_extra;
+  std::uint8_t dtype;  ///< a tessera_dtype, or none
+  std::uint8_t flags;  ///< FuzzFlags
+};
+static_assert(sizeof(FuzzHeader) == 32, "no padding: inputs are the bytes of the struct");
+
+/// Larger problems are only asked for their sizes: the fuzzer would spend its time on memory.
+inline constexpr std::int64_t kMaxExperts = 1 << 12;
+inline constexpr std::int64_t kMaxCapacity = 1 << 18;
+
+}  // namespace tessera::fuzz

@@ -1,0 +1,237 @@
+// Bad arguments: each is refused with its message and code, and nothing is written.
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "align_block_size_cases.hpp"
+#include "guarded_call.hpp"
+
+namespace tessera::test {
+namespace {
+
+using contract::AlignBlockSizeCase;
+
+constexpr StatusCode kType = StatusCode::kInvalidType;
+constexpr StatusCode kValue = StatusCode::kInvalidValue;
+
+struct BadArgument {
+  const char* name;
+  void (*spoil)(AlignBlockSizeArgs& args, Context& context);
+  StatusCode code;
+  const char* message;  // after "align_block_size: "
+};
+
+/// 8 ids, 4 experts, blocks of 4, an identity map: capacity 20, 5 blocks.
+AlignBlockSizeCase good_case() {
+  AlignBlockSizeCase c;
+  c.num_tokens = 4;
+  c.top_k = 2;
+  c.num_experts = 4;
+  c.block_size = 4;
+  c.map = contract::MapKind::kIdentity;
+  return c;
+}
+
+const BadArgument kBadArguments[] = {
+    {"ids_missing", [](auto& a, auto&) { a.topk_ids = {}; }, kValue,
+     "topk_ids: expected an array of integers, got none"},
+    {"ids_float32",
+     [](auto& a, auto&) {
+       a.topk_ids.dtype = {kDLFloat, 32, 1};
+     },
+     kType, "topk_ids.dtype: expected an integer type, got float32"},
+    {"ids_bfloat16",
+     [](auto& a, auto&) {
+       a.topk_ids.dtype = {kDLBfloat, 16, 1};
+     },
+     kType, "topk_ids.dtype: expected an integer type, got bfloat16"},
+    {"ids_bool",
+     [](auto& a, auto&) {
+       a.topk_ids.dtype = {6, 8, 1};
+     },
+     kType, "topk_ids.dtype: expected an integer type, got bool"},
+    {"ids_int4",
+     [](auto& a, auto&) {
+       a.topk_ids.dtype = {kDLInt, 4, 1};
+     },
+     kType, "topk_ids.dtype: expected an integer type, got int4"},
+    {"ids_vectors",
+     [](auto& a, auto&) {
+       a.topk_ids.dtype = {kDLInt, 32, 2};
+     },
+     kType, "topk_ids.dtype: expected an integer type, got int32x2"},
+    {"ids_negative_length", [](auto& a, auto&) { a.topk_ids.num_elements = -8; }, kValue,
+     "topk_ids.num_elements: expected an integer in [0, 2147483647], got -8"},
+    {"ids_strided", [](auto& a, auto&) { a.topk_ids.contiguous = false; }, kValue,
+     "topk_ids: expected a contiguous array, got a strided one"},
+    {"ids_elsewhere",
+     [](auto& a, auto&) {
+       a.topk_ids.device = {kDLCUDA, 1};
+     },
+     kValue, "topk_ids.device: expected cpu, got cuda:1"},
+    {"ids_null", [](auto& a, auto&) { a.topk_ids.data = nullptr; }, kValue,
+     "topk_ids.data: expected memory for its elements, got a null pointer"},
+
+    {"block_size_zero", [](auto& a, auto&) { a.block_size = 0; }, kValue,
+     "block_size: expected an integer in [1, 2147483647], got 0"},
+    {"block_size_negative", [](auto& a, auto&) { a.block_size = -128; }, kValue,
+     "block_size: expected an integer in [1, 2147483647], got -128"},
+    {"num_experts_zero", [](auto& a, auto&) { a.num_experts = 0; }, kValue,
+     "num_experts: expected an integer in [1, 2147483647], got 0"},
+    {"num_experts_too_large", [](auto& a, auto&) { a.num_experts = 2147483648; }, kValue,
+     "num_experts: expected an integer in [1, 2147483647], got 2147483648"},
+    {"capacity_overflow", [](auto& a, auto&) { a.block_size = 2147483647; }, kValue,
+     "capacity: expected at most 2147483647 slots, got 8589934592 (8 ids + min(ids, 4 experts) * "
+     "(block_size 2147483647 - 1))"},
+
+    {"map_int64",
+     [](auto& a, auto&) {
+       a.expert_map.dtype = {kDLInt, 64, 1};
+     },
+     kType, "expert_map.dtype: expected int32, got int64"},
+    {"map_short", [](auto& a, auto&) { a.expert_map.num_elements = 3; }, kValue,
+     "expert_map.num_elements: expected 4, got 3"},
+    {"map_long", [](auto& a, auto&) { a.expert_map.num_elements = 5; }, kValue,
+     "expert_map.num_elements: expected 4, got 5"},
+    {"map_strided", [](auto& a, auto&) { a.expert_map.contiguous = false; }, kValue,
+     "expert_map: expected a contiguous array, got a strided one"},
+    {"map_elsewhere",
+     [](auto& a, auto&) {
+       a.expert_map.device = {kDLCUDA, 0};
+     },
+     kValue, "expert_map.device: expected cpu, got cuda:0"},
+
+    {"sorted_missing", [](auto& a, auto&) { a.sorted_token_ids = {}; }, kValue,
+     "sorted_token_ids: expected an int32 array, got none"},
+    {"sorted_uint32",
+     [](auto& a, auto&) {
+       a.sorted_token_ids.dtype = {kDLUInt, 32, 1};
+     },
+     kType, "sorted_token_ids.dtype: expected int32, got uint32"},
+    {"sorted_short", [](auto& a, auto&) { a.sorted_token_ids.num_elements = 19; }, kValue,
+     "sorted_token_ids.num_elements: expected at least 20, got 19"},
+    {"sorted_negative_length", [](auto& a, auto&) { a.sorted_token_ids.num_elements = -1; }, kValue,
+     "sorted_token_ids.num_elements: expected at least 20, got -1"},
+    {"sorted_strided", [](auto& a, auto&) { a.sorted_token_ids.contiguous = false; }, kValue,
+     "sorted_token_ids: expected a contiguous array, got a strided one"},
+    {"sorted_null", [](auto& a, auto&) { a.sorted_token_ids.data = nullptr; }, kValue,
+     "sorted_token_ids.data: expected memory for its elements, got a null pointer"},
+    {"experts_missing", [](auto& a, auto&) { a.expert_ids = {}; }, kValue,
+     "expert_ids: expected an int32 array, got none"},
+    {"experts_int64",
+     [](auto& a, auto&) {
+       a.expert_ids.dtype = {kDLInt, 64, 1};
+     },
+     kType, "expert_ids.dtype: expected int32, got int64"},
+    {"experts_short", [](auto& a, auto&) { a.expert_ids.num_elements = 4; }, kValue,
+     "expert_ids.num_elements: expected at least 5, got 4"},
+    {"total_missing", [](auto& a, auto&) { a.num_tokens_post_pad = {}; }, kValue,
+     "num_tokens_post_pad: expected an int32 array, got none"},
+    {"total_empty", [](auto& a, auto&) { a.num_tokens_post_pad.num_elements = 0; }, kValue,
+     "num_tokens_post_pad.num_elements: expected 1, got 0"},
+    {"total_elsewhere",
+     [](auto& a, auto&) {
+       a.num_tokens_post_pad.device = {kDLCUDA, 0};
+     },
+     kValue, "num_tokens_post_pad.device: expected cpu, got cuda:0"},
+    {"counts_short", [](auto& a, auto&) { a.expert_counts.num_elements = 3; }, kValue,
+     "expert_counts.num_elements: expected 4, got 3"},
+    {"counts_float32",
+     [](auto& a, auto&) {
+       a.expert_counts.dtype = {kDLFloat, 32, 1};
+     },
+     kType, "expert_counts.dtype: expected int32, got float32"},
+    {"dropped_long", [](auto& a, auto&) { a.num_dropped.num_elements = 2; }, kValue,
+     "num_dropped.num_elements: expected 1, got 2"},
+
+    {"experts_in_sorted", [](auto& a, auto&) { a.expert_ids.data = a.sorted_token_ids.data; },
+     kValue, "sorted_token_ids: expected memory of its own, got memory shared with expert_ids"},
+    {"sorted_over_the_last_id",
+     [](auto& a, auto&) {
+       a.sorted_token_ids.data = static_cast<std::int32_t*>(a.topk_ids.data) + 7;
+     },
+     kValue, "sorted_token_ids: expected memory of its own, got memory shared with topk_ids"},
+    {"counts_are_the_map", [](auto& a, auto&) { a.expert_counts.data = a.expert_map.data; }, kValue,
+     "expert_counts: expected memory of its own, got memory shared with expert_map"},
+    {"dropped_is_total", [](auto& a, auto&) { a.num_dropped.data = a.num_tokens_post_pad.data; },
+     kValue, "num_tokens_post_pad: expected memory of its own, got memory shared with num_dropped"},
+    {"workspace_in_sorted",
+     [](auto& a, auto& c) { a.expert_ids.data = c.workspace.data() + c.workspace.size() / 8 * 4; },
+     kValue, "expert_ids: expected memory of its own, got memory shared with workspace"},
+
+    {"threads_negative", [](auto&, auto& c) { c.num_threads = -2; }, kValue,
+     "num_threads: expected an integer >= 1, or 0 for automatic, got -2"},
+};
+
+class BadArguments : public testing::TestWithParam<BadArgument> {};
+
+TEST_P(BadArguments, AreRefusedBeforeAnyWrite) {
+  GuardedCall call(good_case());
+  Context context;
+  AlignBlockSizeSizes sizes;
+  ASSERT_TRUE(align_block_size_sizes({8, 4, 4, false}, context, &sizes).ok());
+  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+  context.workspace = workspace.span();
+  GetParam().spoil(call.args, context);
+
+  const Status status = align_block_size(call.args, context);
+  EXPECT_EQ(status.code(), GetParam().code);
+  EXPECT_EQ(status.message(), std::string("align_block_size: ") + GetParam().message);
+  EXPECT_TRUE(call.outputs_untouched());
+  EXPECT_EQ(call.damage(), "");
+  EXPECT_TRUE(workspace.untouched());
+}
+
+INSTANTIATE_TEST_SUITE_P(, BadArguments, testing::ValuesIn(kBadArguments),
+                         [](const auto& info) { return std::string(info.param.name); });
+
+TEST(AlignBlockSizeArguments, TheCaseThatTheBadOnesSpoilIsGood) {
+  GuardedCall call(good_case());
+  const Status status = call.run();
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_FALSE(call.outputs_untouched());
+}
+
+TEST(AlignBlockSizeArguments, WorkspaceOneByteShortIsRefused) {
+  for (const std::string& implementation : host_implementations(good_case())) {
+    GuardedCall call(good_case());
+    Context context;
+    context.implementation = implementation;
+    AlignBlockSizeSizes sizes;
+    ASSERT_TRUE(align_block_size_sizes({8, 4, 4, false}, context, &sizes).ok());
+    ASSERT_GT(sizes.workspace_bytes, 0U);
+    GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+    context.workspace = workspace.span().first(sizes.workspace_bytes - 1);
+    const Status status = align_block_size(call.args, context);
+    EXPECT_EQ(status.code(), kValue);
+    EXPECT_EQ(status.message(), "align_block_size: workspace: expected at least " +
+                                    std::to_string(sizes.workspace_bytes) + " bytes, got " +
+                                    std::to_string(sizes.workspace_bytes - 1));
+    EXPECT_TRUE(call.outputs_untouched());
+  }
+}
+
+TEST(AlignBlockSizeArguments, ArraysMayTouchButNotOverlap) {
+  // One allocation: ids, map and outputs side by side, without a gap.
+  std::vector<std::int32_t> memory(8 + 4 + 20 + 5 + 1 + 4 + 1, 0);
+  std::size_t used = 0;
+  const auto take = [&](std::size_t length) {
+    used += length;
+    return TensorView::of(std::span(memory).subspan(used - length, length));
+  };
+  GuardedCall call(good_case());
+  call.args.topk_ids = take(8);
+  call.args.sorted_token_ids = take(20);
+  call.args.expert_map = take(4);
+  call.args.expert_ids = take(5);
+  call.args.num_tokens_post_pad = take(1);
+  call.args.expert_counts = take(4);
+  call.args.num_dropped = take(1);
+  const Status status = call.run();
+  EXPECT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(used, memory.size());
+}
+
+}  // namespace
+}  // namespace tessera::test

@@ -1,0 +1,148 @@
+// Every implementation, on every case: the contract holds, and the bits are those of the reference.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cctype>
+#include <string>
+
+#include "align_block_size_cases.hpp"
+#include "align_block_size_checker.hpp"
+#include "guarded_call.hpp"
+
+namespace tessera::test {
+namespace {
+
+using contract::AlignBlockSizeCase;
+
+/// What the context leaves open must not show in the outputs: thread counts, and what was in
+/// memory.
+struct Surroundings {
+  int num_threads;
+  std::byte poison;
+};
+
+constexpr Surroundings kSurroundings[] = {
+    {1, std::byte{0xa5}}, {2, std::byte{0x00}}, {3, std::byte{0xff}}, {8, std::byte{0x01}}};
+
+void expect_contract_holds(const AlignBlockSizeCase& c, std::uint64_t seed) {
+  GuardedCall call(c, seed);
+  Context context;
+  context.implementation = "cpu/reference";
+  const Status status = call.run(context);
+  ASSERT_TRUE(status.ok()) << status.message();
+  const Outputs expected = call.outputs();
+
+  for (const std::string& implementation : host_implementations(c)) {
+    context.implementation = implementation;
+    for (const Surroundings& surroundings : kSurroundings) {
+      SCOPED_TRACE("case " + c.name + ", seed " + std::to_string(seed) + ", " + implementation +
+                   ", " + std::to_string(surroundings.num_threads) + " threads");
+      context.num_threads = surroundings.num_threads;
+      call.poison_outputs(surroundings.poison);
+      const Status again = call.run(context);
+      ASSERT_TRUE(again.ok()) << again.message();
+      EXPECT_EQ(call.damage(), "");
+      EXPECT_TRUE(call.outputs() == expected) << "differs from cpu/reference";
+      for (const contract::Violation& violation : contract::check_align_block_size(call.args)) {
+        ADD_FAILURE() << violation.message;
+      }
+    }
+  }
+}
+
+class AlignBlockSizeTable : public testing::TestWithParam<AlignBlockSizeCase> {};
+
+TEST_P(AlignBlockSizeTable, ContractHolds) { expect_contract_holds(GetParam(), 1); }
+
+std::string test_name(const testing::TestParamInfo<AlignBlockSizeCase>& info) {
+  std::string name = info.param.name;
+  std::replace_if(
+      name.begin(), name.end(), [](unsigned char c) { return !std::isalnum(c); }, '_');
+  return name;
+}
+
+INSTANTIATE_TEST_SUITE_P(, AlignBlockSizeTable,
+                         testing::ValuesIn(contract::align_block_size_cases().begin(),
+                                           contract::align_block_size_cases().end()),
+                         test_name);
+
+TEST(AlignBlockSizeRandom, ContractHoldsOnShortInputs) {
+  for (std::uint64_t seed = 0; seed < 2000 && !testing::Test::HasFailure(); ++seed) {
+    expect_contract_holds(contract::random_align_block_size_case(seed, 5000), seed);
+  }
+}
+
+TEST(AlignBlockSizeRandom, ContractHoldsOnInputsWorthThreads) {
+  for (std::uint64_t seed = 0; seed < 60 && !testing::Test::HasFailure(); ++seed) {
+    expect_contract_holds(contract::random_align_block_size_case(seed, 300000), seed);
+  }
+}
+
+TEST(AlignBlockSizeOutputs, WorkedExample) {
+  AlignBlockSizeCase c;
+  c.num_tokens = 4;
+  c.top_k = 2;
+  c.num_experts = 4;
+  c.block_size = 4;
+  for (const std::string& implementation : host_implementations(c)) {
+    SCOPED_TRACE(implementation);
+    GuardedCall call(c);
+    const std::vector<std::int32_t> topk_ids = {2, 0, 1, 2, 2, 3, 0, 2};
+    call.args.topk_ids = TensorView::of(std::span(topk_ids));
+    Context context;
+    context.implementation = implementation;
+    const Status status = call.run(context);
+    ASSERT_TRUE(status.ok()) << status.message();
+
+    const Outputs outputs = call.outputs();
+    EXPECT_EQ(outputs.sorted_token_ids, (std::vector<std::int32_t>{1, 6, 8, 8, 2, 8, 8, 8, 0, 3,
+                                                                   4, 7, 5, 8, 8, 8, 8, 8, 8, 8}));
+    EXPECT_EQ(outputs.expert_ids, (std::vector<std::int32_t>{0, 1, 2, 3, -1}));
+    EXPECT_EQ(outputs.num_tokens_post_pad, 16);
+    EXPECT_EQ(outputs.expert_counts, (std::vector<std::int32_t>{2, 1, 4, 1}));
+    EXPECT_EQ(outputs.num_dropped, 0);
+  }
+}
+
+TEST(AlignBlockSizeOutputs, NoIdsNeedNoMemory) {
+  AlignBlockSizeCase c;
+  c.num_experts = 4;
+  c.block_size = 4;
+  for (const std::string& implementation : host_implementations(c)) {
+    SCOPED_TRACE(implementation);
+    GuardedCall call(c);
+    for (TensorView* view :
+         {&call.args.topk_ids, &call.args.sorted_token_ids, &call.args.expert_ids}) {
+      view->data = nullptr;
+    }
+    Context context;
+    context.implementation = implementation;
+    const Status status = call.run(context);
+    ASSERT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(call.outputs().num_tokens_post_pad, 0);
+    EXPECT_EQ(call.outputs().expert_counts, (std::vector<std::int32_t>(4, 0)));
+  }
+}
+
+TEST(AlignBlockSizeOutputs, OptionalOutputsStayUntouchedUnlessGiven) {
+  const auto c = contract::find_case("map_broken_local");
+  ASSERT_TRUE(c.has_value());
+  for (const std::string& implementation : host_implementations(*c)) {
+    SCOPED_TRACE(implementation);
+    Context context;
+    context.implementation = implementation;
+    GuardedCall with(*c), without(*c);
+    without.args.expert_counts = {};
+    without.args.num_dropped = {};
+    const Outputs poisoned = without.outputs();
+    ASSERT_TRUE(with.run(context).ok());
+    ASSERT_TRUE(without.run(context).ok());
+    EXPECT_EQ(without.outputs().sorted_token_ids, with.outputs().sorted_token_ids);
+    EXPECT_EQ(without.outputs().expert_ids, with.outputs().expert_ids);
+    EXPECT_EQ(without.outputs().expert_counts, poisoned.expert_counts);
+    EXPECT_EQ(without.outputs().num_dropped, poisoned.num_dropped);
+  }
+}
+
+}  // namespace
+}  // namespace tessera::test

@@ -1,0 +1,91 @@
+#include "tessera/tensor_view.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+namespace tessera {
+namespace {
+
+/// View of a tensor of float32, 4 elements into a buffer, with these extents and strides.
+TensorView view_of(std::vector<std::int64_t> shape, std::vector<std::int64_t> strides,
+                   bool give_strides = true) {
+  static float memory[64];
+  DLTensor tensor{};
+  tensor.data = memory;
+  tensor.device = {kDLCUDA, 3};
+  tensor.ndim = static_cast<std::int32_t>(shape.size());
+  tensor.dtype = {kDLFloat, 32, 1};
+  tensor.shape = shape.data();
+  tensor.strides = give_strides ? strides.data() : nullptr;
+  tensor.byte_offset = 16;
+  const TensorView view = TensorView::of(tensor);
+  EXPECT_EQ(view.data, memory + 4);
+  EXPECT_EQ(view.device.device_type, kDLCUDA);
+  EXPECT_EQ(view.device.device_id, 3);
+  EXPECT_EQ(view.dtype.code, kDLFloat);
+  EXPECT_TRUE(view.given());
+  return view;
+}
+
+TEST(TensorView, DefaultStandsForNotGiven) { EXPECT_FALSE(TensorView{}.given()); }
+
+TEST(TensorView, WithoutStridesATensorIsContiguous) {
+  const TensorView view = view_of({3, 4}, {}, /*give_strides=*/false);
+  EXPECT_EQ(view.num_elements, 12);
+  EXPECT_TRUE(view.contiguous);
+}
+
+TEST(TensorView, RowMajorStridesAreContiguous) {
+  EXPECT_TRUE(view_of({3, 4}, {4, 1}).contiguous);
+  EXPECT_TRUE(view_of({2, 3, 4}, {12, 4, 1}).contiguous);
+}
+
+TEST(TensorView, OtherStridesAreNot) {
+  EXPECT_FALSE(view_of({3, 4}, {1, 3}).contiguous);  // transposed
+  EXPECT_FALSE(view_of({3, 4}, {8, 1}).contiguous);  // part of the columns
+  EXPECT_FALSE(view_of({4}, {2}).contiguous);        // every other element
+  EXPECT_FALSE(view_of({4}, {-1}).contiguous);       // backwards
+  EXPECT_FALSE(view_of({3, 4}, {0, 1}).contiguous);  // broadcast
+}
+
+TEST(TensorView, StridesOfSingleElementAxesDoNotMatter) {
+  EXPECT_TRUE(view_of({3, 1, 4}, {4, 99, 1}).contiguous);
+  EXPECT_TRUE(view_of({1}, {7}).contiguous);
+}
+
+TEST(TensorView, ScalarHasOneElementAndEmptyHasNone) {
+  EXPECT_EQ(view_of({}, {}).num_elements, 1);
+  const TensorView empty = view_of({3, 0, 4}, {9, 9, 9});
+  EXPECT_EQ(empty.num_elements, 0);
+  EXPECT_TRUE(empty.contiguous);
+}
+
+template <typename T>
+void expect_view_of_integers() {
+  const std::vector<T> elements(5);
+  const TensorView view = TensorView::of(std::span(elements));
+  EXPECT_EQ(view.data, elements.data());
+  EXPECT_EQ(view.num_elements, 5);
+  EXPECT_EQ(view.dtype.code, std::is_signed_v<T> ? kDLInt : kDLUInt);
+  EXPECT_EQ(view.dtype.bits, 8 * sizeof(T));
+  EXPECT_EQ(view.dtype.lanes, 1);
+  EXPECT_EQ(view.device.device_type, kDLCPU);
+  EXPECT_TRUE(view.contiguous);
+}
+
+TEST(TensorView, KnowsTheTypeOfASpan) {
+  expect_view_of_integers<std::int8_t>();
+  expect_view_of_integers<std::uint8_t>();
+  expect_view_of_integers<std::int16_t>();
+  expect_view_of_integers<std::uint16_t>();
+  expect_view_of_integers<std::int32_t>();
+  expect_view_of_integers<std::uint32_t>();
+  expect_view_of_integers<std::int64_t>();
+  expect_view_of_integers<std::uint64_t>();
+}
+
+}  // namespace
+}  // namespace tessera
