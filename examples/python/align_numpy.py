@@ -1,6 +1,7 @@
 """A Mixture-of-Experts layer in NumPy: one matrix product a block, on blocks of one expert each."""
 
 import numpy as np
+
 import tessera
 
 NUM_TOKENS, NUM_EXPERTS, TOP_K, BLOCK_SIZE, WIDTH = 256, 8, 2, 16, 32

@@ -1,7 +1,8 @@
 """torch tensors in and out, with outputs that are allocated once and used by every call."""
 
-import tessera
 import torch
+
+import tessera
 
 NUM_TOKENS, NUM_EXPERTS, TOP_K, BLOCK_SIZE = 1024, 64, 8, 64
 
