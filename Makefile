@@ -21,8 +21,8 @@ bench: ## Run the benchmark; results go to bench/results/
 	@.venv/bin/python bench/run.py
 
 sanitize: ## Run the C++ tests under the sanitizers, then the fuzz target for 30 s
-	@scripts/sanitize.sh asan
-	@scripts/sanitize.sh tsan
+	@scripts/ctest.sh asan
+	@scripts/ctest.sh tsan
 	@scripts/fuzz.sh 30
 
 lint: ## Check format, types, names, lengths, links

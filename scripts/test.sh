@@ -12,7 +12,6 @@ case ${TORCH:-} in
     ;;
 esac
 scripts/setup.sh "${parts[@]}"
-scripts/build.sh dev
 
 export PATH="$PWD/.venv/bin:$PATH"
 readonly results=$PWD/build/test-results
@@ -20,8 +19,7 @@ rm -rf "$results"
 mkdir -p "$results"
 
 ctest_exit=0
-ctest --test-dir build/dev -j "$(nproc)" --output-on-failure --progress --no-tests=error \
-  --output-junit "$results/ctest.xml" || ctest_exit=$?
+scripts/ctest.sh dev --output-junit "$results/ctest.xml" || ctest_exit=$?
 pytest_exit=0
 python -m pytest tests --junitxml="$results/pytest.xml" || pytest_exit=$?
 

@@ -10,6 +10,7 @@ counts as one failure. Exits with 1 if anything failed or nothing passed.
 import re
 import sys
 import xml.etree.ElementTree as ET
+from collections import Counter
 from pathlib import Path
 
 
@@ -55,8 +56,9 @@ def main(arguments: list[str]) -> int:
             failed.append(f"{runner}: exit status {exit_status} without a failed test")
 
     print()
-    for line in skipped:
-        print(f"skipped  {line}")
+    # The parameters of a skipped test say nothing that its reason does not.
+    for line, count in Counter(re.sub(r"\[.*\](?=: )", "", line) for line in skipped).items():
+        print(f"skipped  {line}" + (f" ({count} tests)" if count > 1 else ""))
     for line in failed:
         print(f"FAILED   {line}")
     print(f"{passed} passed, {len(failed)} failed, {len(skipped)} skipped")

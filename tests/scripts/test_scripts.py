@@ -24,7 +24,8 @@ PYTEST_REPORT = """<testsuites><testsuite>
 <testcase classname="test_b" name="test_passes"/>
 <testcase classname="test_b" name="test_fails"><failure message="1 != 2"/></testcase>
 <testcase classname="test_b" name="test_breaks"><error message="no fixture"/></testcase>
-<testcase classname="test_b" name="test_skips"><skipped message="torch is absent"/></testcase>
+<testcase classname="test_b" name="test_skips[1]"><skipped message="torch is absent"/></testcase>
+<testcase classname="test_b" name="test_skips[2]"><skipped message="torch is absent"/></testcase>
 </testsuite></testsuites>"""
 
 
@@ -52,10 +53,10 @@ def test_summary_adds_runners_up(reports: Path) -> None:
         "",
         "skipped  ctest: A.Skips: no routing logs here",
         "skipped  ctest: A.Off: Disabled",
-        "skipped  pytest: test_b::test_skips: torch is absent",
+        "skipped  pytest: test_b::test_skips: torch is absent (2 tests)",
         "FAILED   pytest: test_b::test_fails",
         "FAILED   pytest: test_b::test_breaks",
-        "2 passed, 2 failed, 3 skipped",
+        "2 passed, 2 failed, 4 skipped",
     ]
 
 
