@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tessera
 from rich.progress import track
+
+import tessera
 from tessera._library import load
 from tessera.routing_log import read_routing_log
 

@@ -99,7 +99,7 @@ Status query(const tessera_align_block_size_args* args, tessera_align_block_size
   tessera::Context context;
   if (Status s = make_context(*args, &context); !s.ok()) return s;
   tessera::AlignBlockSizeSizes result;
-  const Status status = tessera::align_block_size_sizes(
+  Status status = tessera::align_block_size_sizes(
       {args->num_ids, args->block_size, args->num_experts, args->pad_sorted_ids != 0}, context,
       &result);
   if (status.ok()) {
