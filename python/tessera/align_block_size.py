@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -52,9 +52,11 @@ def _empty_numpy(topk_ids: object, num_slots: int, num_blocks: int) -> AlignedBl
 
 
 def _torch_framework(torch: Any) -> _Framework:
-    empty, int32 = torch.empty, torch.int32
+    empty, from_numpy, int32 = torch.empty, torch.from_numpy, torch.int32
 
     def empty_torch(topk_ids: Any, num_slots: int, num_blocks: int) -> AlignedBlocks[Any]:
+        if topk_ids.is_cpu:  # half the time that `torch.empty` of a stated device takes
+            return AlignedBlocks(*map(from_numpy, _empty_numpy(topk_ids, num_slots, num_blocks)))
         device = topk_ids.device
         return AlignedBlocks(
             empty(num_slots, dtype=int32, device=device),
@@ -110,28 +112,18 @@ class _Memory:
 
 def exportable(array: Any) -> Any:
     """An input of the op, such that DLPack can carry it: NumPy refuses read-only arrays."""
-    if isinstance(array, np.ndarray) and not array.flags.writeable:
-        return np.asarray(_Memory(array)) if array.dtype.isnative else array
+    if isinstance(array, np.ndarray) and not array.flags.writeable and array.dtype.isnative:
+        return np.asarray(_Memory(array))
     return array
 
 
-def _refuse_read_only(name: str, array: object) -> None:
+def _refuse_read_only(arrays: Iterable[object], names: Iterable[str]) -> None:
     # DLPack, as the FFI asks for it, does not tell whether memory may be written.
-    if isinstance(array, np.ndarray) and not array.flags.writeable:
-        raise ValueError(
-            f"align_block_size: {name}: expected a writable array, got a read-only one"
-        )
-
-
-def _given_outputs(out: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not isinstance(out, tuple) or len(out) != len(AlignedBlocks._fields):
-        raise TypeError(
-            f"align_block_size: out: expected a tuple ({', '.join(AlignedBlocks._fields)}), "
-            f"got {type(out).__name__}" + (f" of {len(out)}" if isinstance(out, tuple) else "")
-        )
-    for name, array in zip(AlignedBlocks._fields, out, strict=True):
-        _refuse_read_only(name, array)
-    return out
+    for array, name in zip(arrays, names, strict=True):
+        if isinstance(array, np.ndarray) and not array.flags.writeable:
+            raise ValueError(
+                f"align_block_size: {name}: expected a writable array, got a read-only one"
+            )
 
 
 @overload
@@ -225,15 +217,18 @@ def align_block_size(
             )
             outputs: tuple[Any, ...] = framework.empty_outputs(topk_ids, num_slots, num_blocks)
         else:
-            outputs = _given_outputs(out)
+            if not isinstance(out, tuple) or len(out) != 3:
+                got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
+                raise TypeError(
+                    f"align_block_size: out: expected a tuple of three arrays, got {got}"
+                )
+            outputs = out
+            _refuse_read_only(outputs, AlignedBlocks._fields)
             num_slots = _FRAMEWORKS[type(outputs[0])].num_elements(outputs[0])
-        if expert_counts is not None:
-            _refuse_read_only("expert_counts", expert_counts)
-        if num_dropped is not None:
-            _refuse_read_only("num_dropped", num_dropped)
+        if expert_counts is not None or num_dropped is not None:
+            _refuse_read_only((expert_counts, num_dropped), ("expert_counts", "num_dropped"))
         align = library.align_short if num_slots < _LONG_CALL_SLOTS else library.align_long
-        align(
-            # The order of the export's parameters in ffi.cc.
+        align(  # in the order of the parameters in ffi.cc
             exportable(topk_ids),
             None if expert_map is None else exportable(expert_map),
             *outputs,

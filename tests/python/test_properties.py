@@ -19,8 +19,8 @@ CANARY = -0x21524111
 def calls(draw: st.DrawFn) -> tuple[Any, dict[str, Any], int]:
     """Ids, options, and by how much the outputs are longer than needed."""
     num_experts = draw(st.one_of(st.integers(1, 12), st.integers(1, 600)))
-    dtype = np.dtype(draw(st.sampled_from(DTYPES)))
-    limits = np.iinfo(dtype)
+    dtype: Any = np.dtype(draw(st.sampled_from(DTYPES)))
+    limits: Any = np.iinfo(dtype)
     broken = [-1, -(2**31), num_experts, 2**31 - 1, 2**63 - 1, int(limits.min), int(limits.max)]
     values = st.one_of(
         st.integers(0, min(num_experts - 1, int(limits.max))),
@@ -57,7 +57,7 @@ def test_matches_the_oracle(call: tuple[Any, dict[str, Any], int]) -> None:
 
     memory = [np.full(len(part) + 8, CANARY, np.int32) for part in expected]
     outputs = [array[4:-4] for array in memory]
-    statistics = {"expert_counts": outputs[3], "num_dropped": outputs[4]}
+    statistics: dict[str, Any] = {"expert_counts": outputs[3], "num_dropped": outputs[4]}
     tessera.align_block_size(topk_ids, out=tuple(outputs[:3]), **statistics, **options)
     assert [array.tolist() for array in outputs] == list(expected)
     for array in memory:

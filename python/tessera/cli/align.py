@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import contextlib
 import json
 import os
 import statistics
@@ -196,7 +196,7 @@ def _times(
         signed = ids.astype(np.int64) if ids.dtype.kind == "u" else ids
         rest = (args.block_size, num_experts, len(result[0]))
         candidates["NumPy composition"] = lambda: numpy_composition(signed, *rest)
-        if importlib.util.find_spec("torch") is not None:
+        with contextlib.suppress(ImportError):
             import torch
 
             tensor = torch.from_numpy(signed)

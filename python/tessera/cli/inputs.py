@@ -90,10 +90,12 @@ def _log_input(path: Path, num_experts: int | None) -> Input:
 
 
 def _read_log(path: Path) -> RoutingLog:
-    if not path.is_file() or path.stat().st_size < _BYTES_WORTH_A_BAR:
+    console = Console(stderr=True)
+    worth_a_bar = path.is_file() and path.stat().st_size >= _BYTES_WORTH_A_BAR
+    if not worth_a_bar or not console.is_terminal:
         return read_routing_log(path)
     with (
-        Progress(console=Console(stderr=True), transient=True) as progress,
+        Progress(console=console, transient=True) as progress,
         progress.open(path, "rb", description=f"reading {path.name}") as lines,
     ):
         return parse_routing_log(lines, str(path))

@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
 
     failures = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as progress:
         task = progress.add_task("verifying", total=len(chosen) * len(present))
         for case in chosen:
             for implementation in present:

@@ -1,0 +1,237 @@
+"""The program `tessera`, run as a user runs it: output, exit codes, messages, files."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from programs import run_program
+from tessera.contract import synthetic_topk_ids
+
+TESSERA = str(Path(sys.executable).with_name("tessera"))
+META = '{"type": "meta", "model_id": "m"}\n'
+ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
+
+
+def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    return run_program([TESSERA, *map(str, arguments)], **options)
+
+
+def read_json(*arguments: object, **options: Any) -> Any:
+    done = run(*arguments, "--json", **options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return json.loads(done.stdout)
+
+
+def refused(*arguments: object, **options: Any) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    done = run(*arguments, **options)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_info() -> None:
+    done = run("info", TESSERA_NUM_THREADS="3")
+    assert done.returncode == 0
+    assert re.search(rf"^tessera +{re.escape(tessera.version())}", done.stdout, re.MULTILINE)
+    assert re.search(r"^backend cpu +available: ", done.stdout, re.MULTILINE)
+    assert re.search(r"^backend cuda +unavailable: \w", done.stdout, re.MULTILINE)
+    assert re.search(r"^cpu/counting_sort +first choice", done.stdout, re.MULTILINE)
+    assert re.search(r"^TESSERA_NUM_THREADS +3", done.stdout, re.MULTILINE)
+
+
+def test_info_as_json_and_as_a_module() -> None:
+    document = read_json("info", TESSERA_IMPL="cpu/reference")
+    assert document["version"] == tessera.version()
+    assert document["environment"] == {"TESSERA_IMPL": "cpu/reference"}
+    assert [one["name"] for one in document["implementations"] if one["selected"]] == [
+        "cpu/reference"
+    ]
+    module = run_program([sys.executable, "-m", "tessera", "info", "--json"])
+    assert json.loads(module.stdout)["build"] == document["build"]
+
+
+def test_align_without_a_file_shows_the_workload() -> None:
+    done = run("align", "--time")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "synthetic, 4096 tokens, 64 experts, top 2, uniform, seed 0" in done.stdout
+    assert "device    cpu, cpu/counting_sort" in done.stdout
+    assert "8192 ids (4096 x 2), 64 experts -> " in done.stdout
+    assert re.search(r"^time +[\d.]+ us  tessera$", done.stdout, re.MULTILINE)
+    assert re.search(r"us  NumPy composition  \([\d.]+ x\)$", done.stdout, re.MULTILINE)
+    assert "contract: holds" in done.stdout
+    assert "█" in done.stdout
+
+
+def test_align_synthetic_as_json() -> None:
+    options = ("--tokens", 300, "--experts", 12, "--top-k", 3, "--distribution", "zipf")
+    document = read_json("align", *options, "--seed", 4, "--block-size", 16, "--pad-sorted-ids")
+    (report,) = document["workloads"]
+    topk_ids = synthetic_topk_ids(300, 12, 3, zipf=True, seed=4)
+    found = tessera.align_block_size(topk_ids, block_size=16, num_experts=12, pad_sorted_ids=True)
+    assert report["expert_counts"] == np.bincount(topk_ids.reshape(-1), minlength=12).tolist()
+    assert report["num_tokens_post_pad"] == found.num_tokens_post_pad[0]
+    assert report["capacity"] == len(found.sorted_token_ids)
+    assert (report["num_dropped"], report["violations"], report["time_us"]) == (0, [], {})
+
+
+def test_align_routing_log_layer_by_layer(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_text(META + ROUTE % (1, [3, 0]) + ROUTE % (4, [5, 1]) + ROUTE % (1, [2, 0]))
+    done = run("align", log, "--block-size", 2)
+    assert done.returncode == 0
+    assert "does not tell the number of experts: 6 is its largest id + 1" in done.stdout
+    assert re.findall(r"^layer +(\d+)$", done.stdout, re.MULTILINE) == ["1", "4"]
+    document = read_json("align", log, "--experts", 7)
+    assert document["note"] == ""
+    assert [report["expert_counts"] for report in document["workloads"]] == [
+        [2, 0, 1, 1, 0, 0, 0],
+        [0, 1, 0, 0, 0, 1, 0],
+    ]
+
+
+def test_align_saves_what_it_can_read_again(tmp_path: Path) -> None:
+    ids = np.array([[3, 1], [0, 3], [-1, 2]], np.int64)
+    expert_map = np.array([1, -1, 0, 2], np.int32)
+    np.savez(tmp_path / "in.npz", topk_ids=ids, num_experts=4, expert_map=expert_map)
+    first = read_json("align", "in.npz", "--block-size", 2, "--output", "out.npz", cwd=tmp_path)
+    assert first["workloads"][0]["num_dropped"] == 1
+    expected = tessera.align_block_size(ids, block_size=2, num_experts=4, expert_map=expert_map)
+    with np.load(tmp_path / "out.npz") as saved:
+        assert sorted(saved) == sorted(
+            ["topk_ids", "num_experts", "block_size", "expert_map", *expected._fields]
+        )
+        for name, array in expected._asdict().items():
+            np.testing.assert_array_equal(saved[name], array)
+    second = read_json("align", "out.npz", "--block-size", 2, cwd=tmp_path)
+    assert second["workloads"] == first["workloads"]
+
+    line = refused("align", "in.npz", "--output", "out.npz", cwd=tmp_path)
+    assert line == "tessera align: out.npz: exists already; --force overwrites it"
+    assert run("align", "in.npz", "--output", "out.npz", "--force", cwd=tmp_path).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.npz", "out.npz"]
+
+
+def test_align_npy_in_any_order(tmp_path: Path) -> None:
+    ids = np.asfortranarray(np.array([[3, 1], [0, 3]], np.uint16))
+    np.save(tmp_path / "ids.npy", ids)
+    (report,) = read_json("align", tmp_path / "ids.npy", "--time")["workloads"]
+    assert report["expert_counts"] == [1, 1, 0, 2]
+    assert set(report["time_us"]) == {"tessera", "NumPy composition"}
+
+
+def test_align_refuses_bad_files(tmp_path: Path) -> None:
+    def write(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        return name
+
+    def line(*arguments: object) -> str:
+        return refused("align", *arguments, cwd=tmp_path)
+
+    log = write("log.jsonl", META + ROUTE % (0, [1]) + "{\n")
+    assert line(log, "--output", "out.npz").startswith(
+        "tessera align: log.jsonl:3: expected JSON, got "
+    )
+    assert not (tmp_path / "out.npz").exists()
+    assert line("none.jsonl") == "tessera align: none.jsonl: No such file or directory"
+    assert line("none.npy") == "tessera align: none.npy: No such file or directory"
+    assert line(write("ids.npy", "not NumPy")).startswith("tessera align: ids.npy: expected NumPy")
+    assert line(write("ids.npz", "PK not")).startswith("tessera align: ids.npz: expected NumPy")
+    assert line(write("ids.csv", "1")) == (
+        "tessera align: ids.csv: expected a .npy, .npz or .jsonl file"
+    )
+    np.savez(tmp_path / "other.npz", ids=np.zeros(2))
+    assert line("other.npz") == "tessera align: other.npz: expected an array topk_ids, got ['ids']"
+    np.save(tmp_path / "float.npy", np.zeros(2))
+    assert line("float.npy", "--experts", 4) == (
+        "tessera align: float.npy: align_block_size: topk_ids.dtype: expected an integer type, "
+        "got float64"
+    )
+    np.save(tmp_path / "negative.npy", np.array([-1]))
+    assert line("negative.npy").endswith("no id to take the number of experts from: give --experts")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["align", "--tokens", "0"], "argument --tokens: expected an integer in [1, 2147483647]"),
+        (["align", "--block-size", "x"], "argument --block-size: expected an integer in [1, "),
+        (["align", "--block-size", 2**31 - 1], "align_block_size: capacity: expected at most"),
+        (["align", "--distribution", "normal"], "argument --distribution: invalid choice"),
+        (["align", "--device", "cuda"], "--device cuda: unavailable: "),
+        (["align", "--output", "absent/out.npz"], "absent/out.npz: No such file or directory"),
+        (["verify", "--cases", "nothing"], "no case is named 'nothing'"),
+        (["verify", "--implementation", "gpu/x"], "--implementation: expected one of cpu/"),
+    ],
+)
+def test_bad_usage(arguments: list[object], message: str, tmp_path: Path) -> None:
+    line = refused(*arguments, cwd=tmp_path)
+    assert line.startswith(f"tessera {arguments[0]}: ")
+    assert message in line
+
+
+def test_no_command_and_help() -> None:
+    assert refused().startswith("tessera: the following arguments are required: COMMAND")
+    shown = run("align", "--help")
+    assert shown.returncode == 0
+    assert "slots in a block (default: 128)" in " ".join(shown.stdout.split())
+
+
+def test_a_reader_may_leave() -> None:
+    done = run_program(["sh", "-c", f"{TESSERA} verify --cases random:1:9 --json | true"])
+    assert done.stderr == ""
+
+
+def test_verify() -> None:
+    document = read_json("verify", "--random", 5, "--max-ids", 500, "--seed", 3)
+    assert document["implementations"] == ["cpu/counting_sort", "cpu/reference"]
+    assert document["cases"] > 50
+    assert (document["failures"], document["skipped"]) == ([], {})
+
+
+def test_verify_one_case() -> None:
+    done = run("verify", "--cases", "random:3:500", "--implementation", "cpu/counting_sort")
+    assert done.returncode == 0
+    assert done.stdout == ("verified cpu/counting_sort on 1 cases, seed 0: 1 passed, 0 failed\n")
+
+
+def test_failures_are_told_with_their_replay(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.cli import verify
+    from tessera.cli.main import main
+
+    monkeypatch.setattr(verify, "problems", lambda case, seed, implementation: ["made up"])
+    assert main(["verify", "--cases", "random:3:50", "--seed", "9"]) == 1
+    shown = capsys.readouterr().out
+    assert "FAILED cpu/reference on random:3:50\n  made up\n" in shown
+    replay = "tessera verify --cases random:3:50 --seed 9 --implementation cpu/reference"
+    assert f"  replay: {replay}\n" in shown
+
+
+def test_align_tells_a_broken_contract(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.cli.main import main
+
+    right = tessera.align_block_size
+
+    def wrong(*args: Any, **options: Any) -> Any:
+        found = right(*args, **options)
+        found.expert_ids[-1] = 5
+        return found
+
+    monkeypatch.setattr(tessera, "align_block_size", wrong)
+    assert main(["align", "--tokens", "9"]) == 1
+    shown = capsys.readouterr().out
+    assert "contract  broken: expert_tail: expert_ids[" in shown
+    assert "holds" not in shown

@@ -1,0 +1,96 @@
+"""The checker from Python: every rule bites, and violations say what and where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from tessera.contract import rules
+
+IDS = np.array([2, 0, 2, 2, 0, 9], np.int32)
+OPTIONS: dict[str, Any] = {"block_size": 2, "num_experts": 3}
+# Blocks: expert 0 has [1, 4]; expert 2 has [0, 2] and [3, padding]; three slots of tail.
+
+
+def good() -> dict[str, Any]:
+    counts, dropped = np.empty(3, np.int32), np.empty(1, np.int32)
+    found = tessera.align_block_size(IDS, expert_counts=counts, num_dropped=dropped, **OPTIONS)
+    assert [array.tolist() for array in found] == [
+        [1, 4, 0, 2, 3, 6, 6, 6, 6],
+        [0, 2, 2, -1, -1],
+        [6],
+    ]
+    return {**found._asdict(), "expert_counts": counts, "num_dropped": dropped}
+
+
+def violations(arrays: dict[str, Any], **options: Any) -> list[tessera.Violation]:
+    result = tuple(arrays[name] for name in tessera.AlignedBlocks._fields)
+    statistics = {name: arrays[name] for name in ("expert_counts", "num_dropped")}
+    return tessera.contract_violations(IDS, result, **statistics, **{**OPTIONS, **options})
+
+
+def test_the_contract_holds() -> None:
+    assert violations(good()) == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "array", "position", "value"),
+    [
+        ("num_tokens_post_pad", "num_tokens_post_pad", 0, 8),
+        ("group_members", "sorted_token_ids", 0, 3),
+        ("group_members", "sorted_token_ids", 0, -5),
+        ("no_repeats", "sorted_token_ids", 3, 0),
+        ("padding", "sorted_token_ids", 5, 5),
+        ("sorted_tail", "sorted_token_ids", 8, 0),
+        ("block_experts", "expert_ids", 1, 1),
+        ("expert_tail", "expert_ids", 4, 0),
+        ("expert_counts", "expert_counts", 2, 2),
+        ("num_dropped", "num_dropped", 0, 0),
+    ],
+)
+def test_each_rule_bites(rule: str, array: str, position: int, value: int) -> None:
+    arrays = good()
+    arrays[array][position] = value
+    found = next(one for one in violations(arrays) if one.rule == rule)
+    assert (found.array, found.position, found.found) == (array, position, value)
+    assert found.message.startswith(f"{rule}: {array}[{position}]: expected ")
+    assert found.message.endswith(str(value))
+
+
+def test_order_bites() -> None:
+    arrays = good()
+    arrays["sorted_token_ids"][[2, 3]] = [2, 0]
+    (found,) = violations(arrays)
+    assert (found.rule, found.position, found.found) == ("stable_order", 3, 0)
+
+
+def test_sizes_bite() -> None:
+    arrays = good()
+    arrays["expert_ids"] = arrays["expert_ids"][:4]
+    (found,) = violations(arrays)
+    assert (found.rule, found.array) == ("output_sizes", "expert_ids")
+    assert (found.expected, found.found) == (5, 4)
+
+
+def test_other_arguments_are_another_contract() -> None:
+    assert [one.rule for one in violations(good(), tail_expert=0)] == ["expert_tail"]
+    found = tessera.contract_violations(
+        IDS, tuple(good().values())[:3], block_size=2, num_experts=2
+    )
+    assert found[0].rule == "num_tokens_post_pad"
+
+
+def test_rules_have_names_and_meanings() -> None:
+    names = [rule.name for rule in rules()]
+    assert len(set(names)) == len(names) > 10
+    assert all(rule.meaning.endswith(".") for rule in rules())
+
+
+def test_arguments_that_cannot_be_judged() -> None:
+    with pytest.raises(
+        TypeError, match=r"topk_ids: expected an array that speaks DLPack, got list"
+    ):
+        tessera.contract_violations([1], tuple(good().values())[:3], **OPTIONS)

@@ -1,0 +1,93 @@
+"""What the environment decides, and what an import costs. Each in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import tessera
+from programs import run_program
+
+CALL = """
+import numpy as np, tessera
+tessera.align_block_size(np.array([1, 0]), block_size=2, num_experts=2)
+"""
+SELECTED = """
+import tessera
+print(*[one.name for one in tessera.explain(8, 4, 2) if one.selected])
+print(*[one.refusal for one in tessera.explain(8, 4, 2) if one.refusal], sep="; ")
+"""
+
+
+def run(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return run_program([sys.executable, "-c", code], **variables)
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_impl_forces_an_implementation() -> None:
+    free, forced = run(SELECTED), run(SELECTED, TESSERA_IMPL="cpu/reference")
+    assert free.stdout.splitlines()[0] == "cpu/counting_sort"
+    assert forced.stdout.splitlines() == [
+        "cpu/reference",
+        "not the implementation asked for, cpu/reference",
+    ]
+    verbose = run(CALL, TESSERA_IMPL="cpu/reference", TESSERA_VERBOSE="1")
+    assert "runs cpu/reference" in verbose.stderr
+
+
+def test_impl_that_is_not_there() -> None:
+    done = run(CALL, TESSERA_IMPL="cpu/quantum")
+    assert done.returncode == 1
+    assert last_line(done.stderr).startswith(
+        "NotImplementedError: align_block_size: implementation: expected one in this build"
+    )
+    assert "cpu/quantum" in last_line(done.stderr)
+
+
+def test_verbose_explains_each_call_in_one_line() -> None:
+    assert run(CALL).stderr == ""
+    (line,) = run(CALL, TESSERA_VERBOSE="1").stderr.splitlines()
+    assert line.startswith("tessera: align_block_size: 2 ids, 2 experts, block_size 2")
+    assert "runs cpu/counting_sort" in line
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "2x", "99999999999999999999"])
+def test_num_threads_that_is_no_number(text: str) -> None:
+    done = run(CALL, TESSERA_NUM_THREADS=text)
+    assert last_line(done.stderr) == (
+        f"ValueError: align_block_size: TESSERA_NUM_THREADS: expected an integer >= 1, got '{text}'"
+    )
+
+
+def test_num_threads_caps_the_pool() -> None:
+    code = """
+import os
+from tessera.contract import synthetic_topk_ids
+import tessera
+tessera.version()
+before = len(os.listdir("/proc/self/task"))
+topk_ids = synthetic_topk_ids(524288, 64, 2)
+tessera.align_block_size(topk_ids, block_size=64, num_experts=64)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    assert run(code, TESSERA_NUM_THREADS="1").stdout == "0\n"
+    if len(os.sched_getaffinity(0)) > 1:
+        assert run(code, TESSERA_NUM_THREADS="2").stdout == "1\n"
+
+
+def test_import_is_light() -> None:
+    code = "import sys, tessera; print([m for m in ('tvm_ffi', 'torch') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_works_without_torch() -> None:
+    show = "import sys; print(tessera.__version__, 'torch' in sys.modules)"
+    done = run(CALL + show)
+    assert (done.stdout, done.stderr) == (f"{tessera.__version__} False\n", "")

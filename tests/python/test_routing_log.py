@@ -1,0 +1,157 @@
+"""The reader of routing logs: recorded ones, broken ones, and random bytes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tessera
+from tessera.routing_log import RoutingLogError, parse_routing_log, read_routing_log
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
+META: dict[str, Any] = {"type": "meta", "model_id": "m", "num_experts": 8}
+
+
+def route(ids: object, layer: object = 0) -> dict[str, Any]:
+    return {"type": "route", "layer": layer, "topk_ids": ids}
+
+
+def lines(*records: object) -> list[bytes]:
+    return [json.dumps(record).encode() + b"\n" for record in records]
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "layer", "shape", "declared", "most"),
+    [
+        ("olmoe-1b-7b_layer0", "allenai/OLMoE-1B-7B-0924", 0, (6519, 8), 64, (6, 4889)),
+        ("qwen1.5-moe-a2.7b_layer0", "Qwen/Qwen1.5-MoE-A2.7B-Chat", 0, (12805, 4), None, None),
+        ("qwen1.5-moe-a2.7b_layer12", "Qwen/Qwen1.5-MoE-A2.7B-Chat", 12, (12805, 4), None, None),
+    ],
+)
+def test_recorded_logs(
+    name: str,
+    model: str,
+    layer: int,
+    shape: tuple[int, int],
+    declared: int | None,
+    most: tuple[int, int] | None,
+) -> None:
+    path = TRACES / f"{name}.jsonl"
+    if not path.exists():
+        pytest.skip(f"no recorded logs in {TRACES}; TESSERA_TRACES names their folder")
+    log = read_routing_log(path)
+    assert (log.model_id, log.num_experts, list(log.layers)) == (model, declared, [layer])
+    topk_ids = log.layers[layer]
+    assert topk_ids.shape == shape
+    assert topk_ids.dtype == np.int32
+    num_experts = declared or int(topk_ids.max()) + 1
+    counts = np.empty(num_experts, np.int32)
+    options: dict[str, Any] = {"block_size": 128, "num_experts": num_experts}
+    found = tessera.align_block_size(topk_ids, expert_counts=counts, **options)
+    assert not tessera.contract_violations(topk_ids, found, expert_counts=counts, **options)
+    if most is not None:
+        assert (int(counts.argmax()), int(counts.max())) == most
+
+
+def test_layers_keep_the_order_of_the_file() -> None:
+    log = parse_routing_log(
+        lines(META, route([1, 2], 5), route([7], 3), route([3, 4], 5)), "log.jsonl"
+    )
+    assert {layer: ids.tolist() for layer, ids in log.layers.items()} == {
+        5: [[1, 2], [3, 4]],
+        3: [[7]],
+    }
+    assert list(log.layers) == [5, 3]
+
+
+BROKEN: list[tuple[list[bytes], str]] = [
+    ([], "log: expected a routing log, got an empty file"),
+    (lines(META), "log:1: expected a line of type 'route', got the file's end"),
+    (lines(route([1])), "log:1: type: expected 'meta' in the first line, got \"route\""),
+    (lines(META, META), "log:2: type: expected 'route', got \"meta\""),
+    (lines(META, [1]), "log:2: expected a JSON object, got [1]"),
+    (lines(META, {"type": "route", "layer": 0}), "log:2: topk_ids: missing"),
+    (lines(META, {"type": "route", "topk_ids": [1]}), "log:2: layer: missing"),
+    (lines(META, route([1], -1)), "log:2: layer: expected an integer of at least 0, got -1"),
+    (lines(META, route([1], "0")), 'log:2: layer: expected an integer of at least 0, got "0"'),
+    (lines(META, route([])), "log:2: topk_ids: expected a list of integers, got []"),
+    (lines(META, route(3)), "log:2: topk_ids: expected a list of integers, got 3"),
+    (lines(META, route([1, 2]), route([1])), "log:3: topk_ids: expected 2 in layer 0, got 1"),
+    (lines(META, route([1, 8])), "log:2: topk_ids: expected integers in [0, 8), got 8"),
+    (lines(META, route([-1])), "log:2: topk_ids: expected integers in [0, 8), got -1"),
+    (lines(META, route([1.0])), "log:2: topk_ids: expected integers in [0, 8), got 1.0"),
+    (lines(META, route([True])), "log:2: topk_ids: expected integers in [0, 8), got true"),
+    (
+        lines({"type": "meta"}, route([2**31])),
+        "log:2: topk_ids: expected integers in [0, 2147483648), got 2147483648",
+    ),
+    (
+        lines({"type": "meta", "num_experts": 0}),
+        "log:1: num_experts: expected an integer of at least 1, got 0",
+    ),
+    (lines({"type": "meta", "model_id": 7}), "log:1: model_id: expected text, got 7"),
+    ([*lines(META), b'{"type": "route", \n'], "log:2: expected JSON, got "),
+    ([*lines(META), b"\n"], "log:2: expected JSON, got "),
+    ([*lines(META), b'{"type": "\xff"}\n'], "log:2: expected UTF-8, got byte 0xff"),
+    ([b"[" * 100_000], "log:1: expected a JSON object, got one nested too deeply"),
+    ([b'{"type": ' + b"9" * 5000 + b"}"], "log:1: "),
+]
+
+
+@pytest.mark.parametrize(("content", "message"), BROKEN)
+def test_broken_logs(content: list[bytes], message: str) -> None:
+    with pytest.raises(RoutingLogError) as caught:
+        parse_routing_log(content, "log")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(RoutingLogError, match="Is a directory"):
+        read_routing_log(tmp_path)
+    with pytest.raises(RoutingLogError, match="No such file"):
+        read_routing_log(tmp_path / "absent.jsonl")
+
+
+LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4)
+VALUES = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4), max_leaves=6)
+RECORDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "type": st.sampled_from(["meta", "route"]) | VALUES,
+        "layer": st.integers(0, 3) | VALUES,
+        "topk_ids": st.lists(st.integers(0, 9), min_size=1, max_size=3) | VALUES,
+        "num_experts": st.integers(1, 12) | VALUES,
+        "model_id": VALUES,
+    },
+)
+LINES = st.lists(
+    st.binary(max_size=20)
+    | VALUES.map(json.dumps).map(str.encode)
+    | RECORDS.map(json.dumps).map(str.encode)
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(LINES, st.booleans())
+def test_any_bytes_are_a_log_or_an_error(content: list[bytes], begins_well: bool) -> None:
+    if begins_well:
+        content = [*lines(META, route([1, 2])), *content]
+    try:
+        log = parse_routing_log(content, "log")
+    except RoutingLogError as error:
+        assert str(error).startswith("log:")
+        return
+    assert sum(len(ids) for ids in log.layers.values()) == len(content) - 1
+    for ids in log.layers.values():
+        assert ids.dtype == np.int32
+        assert ids.min() >= 0
+        assert log.num_experts is None or ids.max() < log.num_experts

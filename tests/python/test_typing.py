@@ -1,0 +1,55 @@
+"""The annotations hold under mypy --strict, and NumPy arrays come back as NumPy arrays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import tessera
+
+SNIPPET = """
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tessera
+
+topk_ids = np.zeros((4, 2), np.int64)
+found = tessera.align_block_size(topk_ids, block_size=4, num_experts=8)
+experts: npt.NDArray[np.int32] = found.expert_ids
+again = tessera.align_block_size(topk_ids, block_size=4, num_experts=8, out=found)
+broken: list[tessera.Violation] = tessera.contract_violations(
+    topk_ids, again, block_size=4, num_experts=8
+)
+
+
+class Other:
+    pass
+
+
+others: tessera.AlignedBlocks[Other] = tessera.align_block_size(
+    Other(), block_size=4, num_experts=8
+)
+
+
+def anything(ids: Any, options: dict[str, Any]) -> None:
+    result = tessera.align_block_size(ids, **options)
+    tessera.contract_violations(ids, result, **options)
+
+
+# Wrong calls: under --strict, a mistake that mypy does not see is an unused `ignore`.
+tessera.align_block_size(topk_ids, block_size="4", num_experts=8)  # type: ignore[call-overload]
+text: str = found.expert_ids  # type: ignore[assignment]
+"""
+
+
+def test_strict(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+    assert Path(tessera.__file__).with_name("py.typed").exists()
+    assert pytestconfig.cache is not None
+    cache = pytestconfig.cache.mkdir("mypy")  # NumPy's annotations take long to read
+    file = tmp_path / "snippet.py"
+    file.write_text(SNIPPET)
+    out, err, _ = api.run(["--strict", f"--cache-dir={cache}", "--config-file=", str(file)])
+    assert (out, err) == ("Success: no issues found in 1 source file\n", "")
