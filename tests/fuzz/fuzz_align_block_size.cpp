@@ -1,10 +1,10 @@
 // Fuzzes tessera_align_block_size on guarded memory: whatever the bytes say, the call is refused
 // and writes nothing, or its outputs satisfy the contract.
 //
-//   cmake --preset fuzz && cmake --build build/fuzz
-//   build/fuzz/tests/fuzz/fuzz_align_block_size -max_total_time=30 build/fuzz/tests/fuzz/corpus
+//   scripts/fuzz.sh 30
 //
-// A finding is replayed by giving its file instead. TESSERA_IMPL picks the implementation.
+// builds it and runs it for 30 seconds. A finding is replayed by giving its file to the program,
+// build/fuzz/tests/fuzz/fuzz_align_block_size. TESSERA_IMPL picks the implementation.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
