@@ -102,8 +102,8 @@ python_packages() {
 
 tessera_package() {
   local inputs
-  inputs=$(find CMakeLists.txt VERSION README.md LICENSE pyproject.toml \
-    cmake contract include python src -type f ! -name '*.pyc' -print0 |
+  inputs=$(find CMakeLists.txt VERSION pyproject.toml cmake contract include python src \
+    -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
   is_fresh package "$inputs" && return
   command -v c++ >/dev/null || debian_packages g++
