@@ -50,7 +50,7 @@ namespace tessera {
 struct AlignBlockSizeShape {
   std::int64_t num_ids = 0;      ///< N = tokens * top_k, 0 <= N <= 2^31 - 1
   std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
-  std::int64_t num_experts = 0;  ///< E, 1 <= E <= 2^31 - 1
+  std::int64_t num_experts = 0;  ///< E, 1 <= E <= 2^30
   bool pad_sorted_ids = false;   ///< round the capacity up to a multiple of B
 };
 
@@ -62,7 +62,7 @@ struct AlignBlockSizeSizes {
 };
 
 struct AlignBlockSizeArgs {
-  // Inputs. All arrays are contiguous, and on the context's device.
+  // Inputs. All arrays are contiguous, aligned to their element size, on the context's device.
   TensorView topk_ids;  ///< any shape; int8 ... int64 or uint8 ... uint64
   std::int64_t block_size = 0;
   std::int64_t num_experts = 0;

@@ -18,6 +18,8 @@ using core::AlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "align_block_size";
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
+// Far above any model, and far enough below 2^31 for arithmetic on expert numbers in 32 bits.
+constexpr std::int64_t kMaxExperts = std::int64_t{1} << 30;
 
 bool is_integer(DLDataType dtype) {
   return (dtype.code == kDLInt || dtype.code == kDLUInt) && dtype.lanes == 1 &&
@@ -27,6 +29,9 @@ bool is_integer(DLDataType dtype) {
 bool is_int32(DLDataType dtype) {
   return dtype.code == kDLInt && dtype.bits == 32 && dtype.lanes == 1;
 }
+
+/// Of a view whose dtype has been checked.
+std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
 
 std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -38,9 +43,9 @@ class Validator {
 
   /// Checks the shape and computes the output sizes, all of them within int32.
   bool output_sizes(const AlignBlockSizeShape& shape, AlignBlockSizeSizes* sizes) {
-    if (!in_range("block_size", shape.block_size, 1) ||
-        !in_range("num_experts", shape.num_experts, 1) ||
-        !in_range("topk_ids.num_elements", shape.num_ids, 0)) {
+    if (!in_range("block_size", shape.block_size, 1, kInt32Max) ||
+        !in_range("num_experts", shape.num_experts, 1, kMaxExperts) ||
+        !in_range("topk_ids.num_elements", shape.num_ids, 0, kInt32Max)) {
       return false;
     }
     const std::int64_t max_groups = std::min(shape.num_ids, shape.num_experts);
@@ -83,7 +88,7 @@ class Validator {
       n += bytes != 0 ? 1 : 0;
     };
     const auto add_view = [&](const char* name, const TensorView& view) {
-      add(name, view.data, static_cast<std::size_t>(view.num_elements) * (view.dtype.bits / 8));
+      add(name, view.data, static_cast<std::size_t>(view.num_elements) * element_bytes(view));
     };
     add_view("sorted_token_ids", args.sorted_token_ids);
     add_view("expert_ids", args.expert_ids);
@@ -113,19 +118,20 @@ class Validator {
     std::uintptr_t end;
   };
 
-  bool in_range(const char* name, std::int64_t value, std::int64_t low) {
-    return (value >= low && value <= kInt32Max) || fail_range(name, value, low);
+  bool in_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
+    return (value >= low && value <= high) || fail_range(name, value, low, high);
   }
 
   bool good_int32(const char* name, const TensorView& view) {
     return is_int32(view.dtype) || fail_int32(name, view);
   }
 
-  /// What holds for every array: device, contiguity, memory.
+  /// What holds for every array: device, contiguity, memory, alignment to its element size.
   bool good_memory(const char* name, const TensorView& view) {
     const bool is_good = view.device.device_type == context_.device.device_type &&
                          view.device.device_id == context_.device.device_id && view.contiguous &&
-                         (view.data != nullptr || view.num_elements == 0);
+                         (view.data != nullptr || view.num_elements == 0) &&
+                         reinterpret_cast<std::uintptr_t>(view.data) % element_bytes(view) == 0;
     return is_good || fail_memory(name, view);
   }
 
@@ -143,8 +149,10 @@ class Validator {
     return fail(StatusCode::kInvalidValue, argument, expected, got);
   }
 
-  TESSERA_COLD bool fail_range(const char* name, std::int64_t value, std::int64_t low) {
-    return fail_value(name, "an integer in [" + std::to_string(low) + ", 2147483647]",
+  TESSERA_COLD bool fail_range(const char* name, std::int64_t value, std::int64_t low,
+                               std::int64_t high) {
+    return fail_value(name,
+                      "an integer in [" + std::to_string(low) + ", " + std::to_string(high) + "]",
                       std::to_string(value));
   }
 
@@ -181,7 +189,13 @@ class Validator {
                         core::to_string(view.device));
     }
     if (!view.contiguous) return fail_value(name, "a contiguous array", "a strided one");
-    return fail_value(std::string(name) + ".data", "memory for its elements", "a null pointer");
+    const std::string data = std::string(name) + ".data";
+    if (view.data == nullptr) return fail_value(data, "memory for its elements", "a null pointer");
+    return fail_value(
+        data, "memory aligned to " + std::to_string(element_bytes(view)) + " bytes",
+        "an address " +
+            std::to_string(reinterpret_cast<std::uintptr_t>(view.data) % element_bytes(view)) +
+            " past such a boundary");
   }
 
   TESSERA_COLD bool fail_workspace(std::size_t min_bytes) {
