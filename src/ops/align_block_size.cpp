@@ -30,8 +30,12 @@ bool is_int32(DLDataType dtype) {
   return dtype.code == kDLInt && dtype.bits == 32 && dtype.lanes == 1;
 }
 
-/// Of a view whose dtype has been checked.
+/// Of a view whose dtype has been checked: a power of two.
 std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
+
+std::size_t bytes_past_alignment(const TensorView& view) {
+  return reinterpret_cast<std::uintptr_t>(view.data) & (element_bytes(view) - 1);
+}
 
 std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -131,7 +135,7 @@ class Validator {
     const bool is_good = view.device.device_type == context_.device.device_type &&
                          view.device.device_id == context_.device.device_id && view.contiguous &&
                          (view.data != nullptr || view.num_elements == 0) &&
-                         reinterpret_cast<std::uintptr_t>(view.data) % element_bytes(view) == 0;
+                         bytes_past_alignment(view) == 0;
     return is_good || fail_memory(name, view);
   }
 
@@ -193,9 +197,7 @@ class Validator {
     if (view.data == nullptr) return fail_value(data, "memory for its elements", "a null pointer");
     return fail_value(
         data, "memory aligned to " + std::to_string(element_bytes(view)) + " bytes",
-        "an address " +
-            std::to_string(reinterpret_cast<std::uintptr_t>(view.data) % element_bytes(view)) +
-            " past such a boundary");
+        "an address " + std::to_string(bytes_past_alignment(view)) + " past such a boundary");
   }
 
   TESSERA_COLD bool fail_workspace(std::size_t min_bytes) {
