@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -56,7 +56,11 @@ def _torch_framework(torch: Any) -> _Framework:
 
     def empty_torch(topk_ids: Any, num_slots: int, num_blocks: int) -> AlignedBlocks[Any]:
         if topk_ids.is_cpu:  # half the time that `torch.empty` of a stated device takes
-            return AlignedBlocks(*map(from_numpy, _empty_numpy(topk_ids, num_slots, num_blocks)))
+            return AlignedBlocks(
+                from_numpy(np.empty(num_slots, _INT32)),
+                from_numpy(np.empty(num_blocks, _INT32)),
+                from_numpy(np.empty(1, _INT32)),
+            )
         device = topk_ids.device
         return AlignedBlocks(
             empty(num_slots, dtype=int32, device=device),
@@ -117,12 +121,12 @@ def exportable(array: Any) -> Any:
     return array
 
 
-def _refuse_read_only(arrays: Iterable[object], names: Iterable[str]) -> None:
+def _refuse_read_only(arrays: tuple[object, ...], names: tuple[str, ...]) -> None:
     # DLPack, as the FFI asks for it, does not tell whether memory may be written.
-    for array, name in zip(arrays, names, strict=True):
+    for index, array in enumerate(arrays):
         if isinstance(array, np.ndarray) and not array.flags.writeable:
             raise ValueError(
-                f"align_block_size: {name}: expected a writable array, got a read-only one"
+                f"align_block_size: {names[index]}: expected a writable array, got a read-only one"
             )
 
 
