@@ -51,6 +51,12 @@ REFUSED: list[tuple[type[Exception], str, Any, dict[str, Any]]] = [
     (TypeError, f"topk_ids: {CARRY} ndarray of dtype datetime64", IDS.astype("M8[s]"), {}),
     (ValueError, "topk_ids: expected a contiguous array, got a strided one", IDS.T, {}),
     (ValueError, "topk_ids: expected a contiguous array, got a strided one", IDS[:, ::2], {}),
+    (
+        ValueError,
+        "topk_ids.data: expected memory aligned to 4 bytes, got an address 1 past",
+        np.zeros(17, np.uint8)[1:].view(np.int32),
+        {},
+    ),
     # Numbers
     (
         ValueError,
@@ -70,13 +76,13 @@ REFUSED: list[tuple[type[Exception], str, Any, dict[str, Any]]] = [
     (ValueError, "block_size: expected an integer of 64 bits, got 1", IDS, {"block_size": 2**70}),
     (
         ValueError,
-        "num_experts: expected an integer in [1, 2147483647], got 0",
+        "num_experts: expected an integer in [1, 1073741824], got 0",
         IDS,
         {"num_experts": 0},
     ),
     (
         ValueError,
-        "num_experts: expected an integer in [1, 2147483647], got -1",
+        "num_experts: expected an integer in [1, 1073741824], got -1",
         IDS,
         {"num_experts": -1},
     ),
