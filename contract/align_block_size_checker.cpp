@@ -1,7 +1,6 @@
 #include "align_block_size_checker.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <span>
 #include <string_view>
@@ -11,6 +10,7 @@ namespace tessera::contract {
 namespace {
 
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMaxExperts = std::int64_t{1} << 30;
 constexpr std::int64_t kNoGroup = -1;
 
 /// The id at position i if it lies in [0, num_experts), else kNoGroup.
@@ -18,8 +18,7 @@ using BucketReader = std::int64_t (*)(const void* ids, std::int64_t i, std::int6
 
 template <typename T>
 std::int64_t read_bucket(const void* ids, std::int64_t i, std::int64_t num_experts) {
-  T id;
-  std::memcpy(&id, static_cast<const std::byte*>(ids) + i * std::int64_t{sizeof(T)}, sizeof(T));
+  const T id = static_cast<const T*>(ids)[i];
   const bool valid = std::cmp_greater_equal(id, 0) && std::cmp_less(id, num_experts);
   return valid ? static_cast<std::int64_t>(id) : kNoGroup;
 }
@@ -58,9 +57,11 @@ bool is_int32(DLDataType dtype) {
   return dtype.code == kDLInt && dtype.bits == 32 && dtype.lanes == 1;
 }
 
+/// Whether the elements may be read: contiguous, there, and aligned to their size.
 bool readable(const TensorView& view) {
+  const auto address = reinterpret_cast<std::uintptr_t>(view.data);
   return view.contiguous && view.num_elements >= 0 &&
-         (view.data != nullptr || view.num_elements == 0);
+         (view.num_elements == 0 || (address != 0 && address % (view.dtype.bits / 8U) == 0));
 }
 
 std::string describe(const TensorView& view) {
@@ -68,7 +69,7 @@ std::string describe(const TensorView& view) {
   return std::to_string(view.num_elements) + (view.contiguous ? "" : " scattered") +
          " values of DLDataType {" + std::to_string(view.dtype.code) + ", " +
          std::to_string(view.dtype.bits) + ", " + std::to_string(view.dtype.lanes) + "}" +
-         (view.data == nullptr ? " at a null pointer" : "");
+         " at address " + std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
 }
 
 std::span<const std::int32_t> int32s(const TensorView& view) {
@@ -113,8 +114,8 @@ class Checker {
     if (block_size_ < 1 || block_size_ > kMaxInt32) {
       invalid_input("block_size", "a value in [1, 2^31 - 1]", std::to_string(block_size_));
     }
-    if (num_experts_ < 1 || num_experts_ > kMaxInt32) {
-      invalid_input("num_experts", "a value in [1, 2^31 - 1]", std::to_string(num_experts_));
+    if (num_experts_ < 1 || num_experts_ > kMaxExperts) {
+      invalid_input("num_experts", "a value in [1, 2^30]", std::to_string(num_experts_));
     }
     const TensorView& map = args_.expert_map;
     if (map.given() &&

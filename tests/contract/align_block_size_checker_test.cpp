@@ -97,8 +97,6 @@ TEST(Checker, NamesTheMemberThatIsMissing) {
             "missing, found 3");
 }
 
-// --- Mutations -----------------------------------------------------------------------------------
-
 /// A finished, correct call, and what one needs to spoil it with aim.
 class Finished {
  public:
@@ -194,6 +192,12 @@ const Mutation kMutations[] = {
      [](Finished& f) {
        f.args().expert_ids.dtype = {kDLUInt, 32, 1};
        return true;
+     }},
+    {"sorted_misaligned",
+     {"output_sizes"},
+     [](Finished& f) {
+       f.args().sorted_token_ids.data = reinterpret_cast<std::byte*>(&f.sorted(0)) + 1;
+       return f.num_ids() > 0;
      }},
     {"counts_one_short",
      {"output_sizes"},

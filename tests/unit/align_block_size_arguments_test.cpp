@@ -73,14 +73,25 @@ const BadArgument kBadArguments[] = {
     {"ids_null", [](auto& a, auto&) { a.topk_ids.data = nullptr; }, kValue,
      "topk_ids.data: expected memory for its elements, got a null pointer"},
 
+    {"ids_misaligned",
+     [](auto& a, auto&) { a.topk_ids.data = static_cast<std::byte*>(a.topk_ids.data) + 2; }, kValue,
+     "topk_ids.data: expected memory aligned to 4 bytes, got an address 2 past such a boundary"},
+    {"ids_int64_misaligned",
+     [](auto& a, auto&) {
+       a.topk_ids.data = static_cast<std::byte*>(a.topk_ids.data) + 4;
+       a.topk_ids.dtype = {kDLInt, 64, 1};
+     },
+     kValue,
+     "topk_ids.data: expected memory aligned to 8 bytes, got an address 4 past such a boundary"},
+
     {"block_size_zero", [](auto& a, auto&) { a.block_size = 0; }, kValue,
      "block_size: expected an integer in [1, 2147483647], got 0"},
     {"block_size_negative", [](auto& a, auto&) { a.block_size = -128; }, kValue,
      "block_size: expected an integer in [1, 2147483647], got -128"},
     {"num_experts_zero", [](auto& a, auto&) { a.num_experts = 0; }, kValue,
-     "num_experts: expected an integer in [1, 2147483647], got 0"},
+     "num_experts: expected an integer in [1, 1073741824], got 0"},
     {"num_experts_too_large", [](auto& a, auto&) { a.num_experts = 2147483648; }, kValue,
-     "num_experts: expected an integer in [1, 2147483647], got 2147483648"},
+     "num_experts: expected an integer in [1, 1073741824], got 2147483648"},
     {"capacity_overflow", [](auto& a, auto&) { a.block_size = 2147483647; }, kValue,
      "capacity: expected at most 2147483647 slots, got 8589934592 (8 ids + min(ids, 4 experts) * "
      "(block_size 2147483647 - 1))"},
@@ -117,6 +128,13 @@ const BadArgument kBadArguments[] = {
      "sorted_token_ids: expected a contiguous array, got a strided one"},
     {"sorted_null", [](auto& a, auto&) { a.sorted_token_ids.data = nullptr; }, kValue,
      "sorted_token_ids.data: expected memory for its elements, got a null pointer"},
+    {"sorted_misaligned",
+     [](auto& a, auto&) {
+       a.sorted_token_ids.data = static_cast<std::byte*>(a.sorted_token_ids.data) + 1;
+     },
+     kValue,
+     "sorted_token_ids.data: expected memory aligned to 4 bytes, got an address 1 past such a "
+     "boundary"},
     {"experts_missing", [](auto& a, auto&) { a.expert_ids = {}; }, kValue,
      "expert_ids: expected an int32 array, got none"},
     {"experts_int64",

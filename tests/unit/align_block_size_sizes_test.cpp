@@ -11,6 +11,7 @@ namespace tessera {
 namespace {
 
 constexpr std::int64_t kMax = 2147483647;
+constexpr std::int64_t kMaxExperts = 1073741824;
 
 AlignBlockSizeSizes sizes_of(const AlignBlockSizeShape& shape) {
   AlignBlockSizeSizes sizes;
@@ -75,6 +76,7 @@ TEST(AlignBlockSizeSizes, CapacityMayReachTheLargestInt32) {
   EXPECT_EQ(sizes_of({1, kMax, 65536, false}).sorted_token_ids, kMax);
   EXPECT_EQ(sizes_of({1, kMax, 65536, true}).sorted_token_ids, kMax);
   EXPECT_EQ(sizes_of({1, kMax, 65536, false}).expert_ids, 1);
+  EXPECT_EQ(sizes_of({1, kMax, kMaxExperts, false}).sorted_token_ids, kMax);
 }
 
 TEST(AlignBlockSizeSizes, CapacityAboveInt32IsRefusedWithTheNumbers) {
@@ -91,9 +93,9 @@ TEST(AlignBlockSizeSizes, CapacityAboveInt32IsRefusedWithTheNumbers) {
   expect_refused({2, kMax, 1, false},
                  "align_block_size: capacity: expected at most 2147483647 slots, got 2147483648 "
                  "(2 ids + min(ids, 1 experts) * (block_size 2147483647 - 1))");
-  expect_refused({kMax, kMax, kMax, false},
+  expect_refused({kMax, kMax, kMaxExperts, false},
                  "align_block_size: capacity: expected at most 2147483647 slots, got "
-                 "4611686014132420609 (2147483647 ids + min(ids, 2147483647 experts) * "
+                 "2305843009213693951 (2147483647 ids + min(ids, 1073741824 experts) * "
                  "(block_size 2147483647 - 1))");
 }
 
@@ -110,9 +112,12 @@ TEST(AlignBlockSizeSizes, ShapeOutsideItsDomainIsRefused) {
                  "align_block_size: block_size: expected an integer in [1, 2147483647], got "
                  "2147483648");
   expect_refused({1, 1, -5, false},
-                 "align_block_size: num_experts: expected an integer in [1, 2147483647], got -5");
+                 "align_block_size: num_experts: expected an integer in [1, 1073741824], got -5");
+  expect_refused({1, 1, kMaxExperts + 1, false},
+                 "align_block_size: num_experts: expected an integer in [1, 1073741824], got "
+                 "1073741825");
   expect_refused({1, 1, INT64_MAX, false},
-                 "align_block_size: num_experts: expected an integer in [1, 2147483647], got "
+                 "align_block_size: num_experts: expected an integer in [1, 1073741824], got "
                  "9223372036854775807");
 }
 
