@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <new>
+#include <span>
 
 namespace tessera::cpu {
 namespace {
@@ -34,25 +34,50 @@ void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
 
 }  // namespace
 
+/// One run: slices are handed out by number, to whoever asks first.
+struct ThreadPool::Job {
+  const Task& task;
+  const int num_slices;
+  std::atomic<int> next{0};
+
+  void work() {
+    for (int slice = next++; slice < num_slices; slice = next++) task(slice);
+  }
+};
+
 /// A worker's mailbox, on a cache line of its own.
 struct alignas(64) ThreadPool::Worker {
   static constexpr std::uint32_t kIdle = 0;
-  static constexpr std::uint32_t kPosted = 1;
+  static constexpr std::uint32_t kPosted = 1;   // a job waits, and may still be taken back
+  static constexpr std::uint32_t kWorking = 2;  // the job must outlive this
 
-  const int index;
   std::atomic<std::uint32_t> state{kIdle};
-  const Task* task = nullptr;  // written before kPosted is stored, read after it is seen
+  Job* job = nullptr;  // written before kPosted is stored, read after kWorking is
 
-  explicit Worker(int worker_index) : index(worker_index) {}
+  bool change(std::uint32_t from, std::uint32_t to) {
+    return state.compare_exchange_strong(from, to, std::memory_order_acq_rel);
+  }
 
   static void* loop(void* self) {
     auto& worker = *static_cast<Worker*>(self);
     for (;;) {
       wait_while(worker.state, kIdle);
-      (*worker.task)(worker.index);
+      if (!worker.change(kPosted, kWorking)) continue;
+      worker.job->work();
       worker.state.store(kIdle, std::memory_order_release);
       worker.state.notify_one();
     }
+  }
+
+  void post(Job* new_job) {
+    job = new_job;
+    state.store(kPosted, std::memory_order_release);
+    state.notify_one();
+  }
+
+  /// Returns when the worker has nothing to do with the job any more.
+  void recall() {
+    if (!change(kPosted, kIdle)) wait_while(state, kWorking);
   }
 
   bool start() {
@@ -85,7 +110,7 @@ ThreadPool& ThreadPool::instance() {
 
 int ThreadPool::grow(int count) {
   while (static_cast<int>(workers_.size()) < count) {
-    auto* worker = new Worker(static_cast<int>(workers_.size()) + 1);
+    auto* worker = new Worker;
     if (!worker->start()) {
       delete worker;
       break;
@@ -103,16 +128,11 @@ ThreadPool::Lease::Lease(int num_threads)
 }
 
 void ThreadPool::Lease::run(const Task& task) {
-  for (int i = 1; i < num_threads_; ++i) {
-    Worker& worker = *pool_.workers_[i - 1];
-    worker.task = &task;
-    worker.state.store(Worker::kPosted, std::memory_order_release);
-    worker.state.notify_one();
-  }
-  task(0);
-  for (int i = 1; i < num_threads_; ++i) {
-    wait_while(pool_.workers_[i - 1]->state, Worker::kPosted);
-  }
+  Job job{task, num_threads_};
+  const auto workers = std::span(pool_.workers_).first(num_threads_ - 1);
+  for (Worker* worker : workers) worker->post(&job);
+  job.work();
+  for (Worker* worker : workers) worker->recall();
 }
 
 }  // namespace tessera::cpu

@@ -7,9 +7,9 @@
 
 namespace tessera::cpu {
 
-/// Runs a function on several threads at once. There is one pool for the process; it starts workers
-/// when first asked for them and keeps them. It is never destroyed, and after fork() the child has
-/// a fresh one, because the parent's workers do not exist there.
+/// Runs a function for several slices of some work at once. There is one pool for the process; it
+/// starts workers when first asked for them and keeps them. It is never destroyed, and after fork()
+/// the child has a fresh one, because the parent's workers do not exist there.
 class ThreadPool {
  public:
   using Task = std::function<void(int)>;
@@ -24,8 +24,10 @@ class ThreadPool {
 
     int num_threads() const { return num_threads_; }
 
-    /// Calls task(0) on this thread and task(1) ... task(num_threads() - 1) on workers, and returns
-    /// when all are done. `task` must not throw.
+    /// Calls task(0) ... task(num_threads() - 1), each once, and returns when all are done. A
+    /// worker takes a slice as soon as it runs; what no worker has taken by the time this thread is
+    /// free, this thread does, so that it never waits for a worker that has not begun. `task` must
+    /// not throw.
     void run(const Task& task);
 
    private:
@@ -35,6 +37,7 @@ class ThreadPool {
   };
 
  private:
+  struct Job;
   struct Worker;
 
   /// Starts workers up to `count`, and returns how many there are.
