@@ -7,8 +7,8 @@
 //  - No branch depends on an id. Ids outside [0, E) and pairs of remote experts are counted and
 //    placed like any other, in buckets of their own behind the last group, and those slots are
 //    overwritten with N in the end. There is room: capacity is at least N.
-//  - A large batch is cut into one slice per thread. Each thread counts its slice; the counts give
-//    each slice its own place inside every group, so the order, and every bit, stays the same.
+//  - A large batch is cut into slices for several threads. Each slice is counted by itself; the
+//    counts give it its own place inside every group, so the order, and every bit, stays the same.
 #include "cpu/align_block_size.hpp"
 
 #include <algorithm>
@@ -26,8 +26,12 @@ namespace {
 
 using core::AlignBlockSizeProblem;
 
-// Ids that a thread must have to be worth waking; measured by bench/align_block_size.cpp.
-constexpr std::int64_t kIdsPerThread = 16384;
+// Ids that a thread must have to be worth waking: a sleeping thread starts some 50 us late on a
+// virtual machine, which is as long as one thread takes to sort 32,768 ids.
+constexpr std::int64_t kIdsPerThread = 32768;
+
+// More slices than threads, so that a thread that starts late still finds work.
+constexpr std::int64_t kSlicesPerThread = 4;
 
 constexpr int kBatch = 8;
 
@@ -38,10 +42,21 @@ constexpr std::int32_t kFewIds = 16;
 // twice, beats a fill per group.
 constexpr std::int64_t kFillFirstGroupSize = 64;
 
-int num_threads_for(std::int64_t num_ids, const Context& context) {
-  const std::int64_t useful = std::max<std::int64_t>(1, num_ids / kIdsPerThread);
-  return static_cast<int>(std::min<std::int64_t>(useful, core::max_threads(context)));
-}
+/// How a call is split. A function of these arguments alone, as the workspace's size is.
+struct Split {
+  int num_threads = 1;
+  int num_slices = 1;
+
+  Split(std::int64_t num_ids, std::int64_t num_experts, const Context& context) {
+    const std::int64_t threads =
+        std::min<std::int64_t>(num_ids / kIdsPerThread, core::max_threads(context));
+    // A slice costs a few passes over all experts.
+    const std::int64_t slices = std::min(threads * kSlicesPerThread, num_ids / (4 * num_experts));
+    if (threads < 2 || slices < 2) return;
+    num_threads = static_cast<int>(std::min(threads, slices));
+    num_slices = static_cast<int>(slices);
+  }
+};
 
 /// Ints of a table with a counter per bucket: E groups, the dropped ids (bucket E) and the pairs
 /// of remote experts (bucket E + 1).
@@ -284,25 +299,25 @@ void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
               const Context& context) {
   if (p.num_ids <= kFewIds) return sort_few_ids(p, ids, bucket_of);
 
-  const int num_threads = num_threads_for(p.num_ids, context);
+  const Split split(p.num_ids, p.num_experts, context);
   const std::int64_t stride = table_stride(p.num_experts);
   std::int32_t* const totals = Workspace::ints_in(context.workspace);
-  Tables tables{totals + stride, stride, num_threads};
-  if (num_threads == 1) {
+  const Tables tables{totals + stride, stride, split.num_slices};
+  if (split.num_threads == 1) {
     sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
     return;
   }
-  ThreadPool::Lease threads(num_threads);
-  tables.num_slices = threads.num_threads();
-  sort_slices(p, ids, bucket_of, totals, tables, [&](const auto& task) { threads.run(task); });
+  ThreadPool::Lease threads(split.num_threads);
+  sort_slices(p, ids, bucket_of, totals, tables,
+              [&](const auto& task) { threads.run(split.num_slices, task); });
 }
 
 }  // namespace
 
 std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
                                           const Context& context) {
-  // A table per thread, and the totals.
-  const std::int64_t num_tables = num_threads_for(shape.num_ids, context) + 1;
+  // A table per slice, and the totals.
+  const std::int64_t num_tables = Split(shape.num_ids, shape.num_experts, context).num_slices + 1;
   return Workspace::bytes_for(num_tables * table_stride(shape.num_experts));
 }
 

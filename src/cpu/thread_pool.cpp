@@ -21,15 +21,15 @@ void cpu_relax() {
 #endif
 }
 
-/// Waits until `value` is no longer `old`: actively for about as long as a sleeping thread takes to
-/// wake (some 10 us), then asleep.
-void wait_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
-  constexpr int kSpins = 400;
+constexpr int kSpins = 2000;  // some 50 us: what it takes to wake a sleeping thread
+
+/// Spins until `value` is no longer `old`, or for kSpins. Returns whether it changed.
+bool spin_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
   for (int spin = 0; spin < kSpins; ++spin) {
-    if (value.load(std::memory_order_acquire) != old) return;
+    if (value.load(std::memory_order_acquire) != old) return true;
     cpu_relax();
   }
-  value.wait(old, std::memory_order_acquire);
+  return false;
 }
 
 }  // namespace
@@ -51,7 +51,11 @@ struct alignas(64) ThreadPool::Worker {
   static constexpr std::uint32_t kPosted = 1;   // a job waits, and may still be taken back
   static constexpr std::uint32_t kWorking = 2;  // the job must outlive this
 
+  static constexpr int kAnyCore = -1;
+
   std::atomic<std::uint32_t> state{kIdle};
+  pthread_t thread{};
+  int core = kAnyCore;
   Job* job = nullptr;  // written before kPosted is stored, read after kWorking is
 
   bool change(std::uint32_t from, std::uint32_t to) {
@@ -61,12 +65,18 @@ struct alignas(64) ThreadPool::Worker {
   static void* loop(void* self) {
     auto& worker = *static_cast<Worker*>(self);
     for (;;) {
-      wait_while(worker.state, kIdle);
+      if (!spin_while(worker.state, kIdle)) worker.state.wait(kIdle, std::memory_order_acquire);
       if (!worker.change(kPosted, kWorking)) continue;
       worker.job->work();
       worker.state.store(kIdle, std::memory_order_release);
-      worker.state.notify_one();
     }
+  }
+
+  void move_to(int new_core) {
+    cpu_set_t cores;
+    CPU_ZERO(&cores);
+    CPU_SET(new_core, &cores);
+    if (pthread_setaffinity_np(thread, sizeof(cores), &cores) == 0) core = new_core;
   }
 
   void post(Job* new_job) {
@@ -75,9 +85,11 @@ struct alignas(64) ThreadPool::Worker {
     state.notify_one();
   }
 
-  /// Returns when the worker has nothing to do with the job any more.
+  /// Returns when the worker has nothing to do with the job any more. Does not sleep: what is left
+  /// is less than a slice, and a woken caller could find itself on the worker's core.
   void recall() {
-    if (!change(kPosted, kIdle)) wait_while(state, kWorking);
+    if (change(kPosted, kIdle)) return;
+    while (!spin_while(state, kWorking)) sched_yield();
   }
 
   bool start() {
@@ -85,13 +97,16 @@ struct alignas(64) ThreadPool::Worker {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    pthread_t thread;
     const bool started = pthread_create(&thread, nullptr, &loop, this) == 0;
     if (started) pthread_detach(thread);
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
     return started;
   }
 };
+
+ThreadPool::ThreadPool() {
+  if (sched_getaffinity(0, sizeof(cores_), &cores_) != 0) CPU_ZERO(&cores_);
+}
 
 ThreadPool& ThreadPool::instance() {
   static const int at_fork = pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
@@ -120,15 +135,33 @@ int ThreadPool::grow(int count) {
   return static_cast<int>(workers_.size());
 }
 
+void ThreadPool::spread(int count) {
+  const int here = sched_getcpu();
+  cpu_set_t free = cores_;
+  if (here >= 0) CPU_CLR(here, &free);
+  for (const Worker* worker : workers_) {
+    if (worker->core != Worker::kAnyCore) CPU_CLR(worker->core, &free);
+  }
+  for (Worker* worker : std::span(workers_).first(count)) {
+    if (worker->core != Worker::kAnyCore && worker->core != here) continue;
+    int core = 0;
+    while (core < CPU_SETSIZE && !CPU_ISSET(core, &free)) ++core;
+    if (core == CPU_SETSIZE) return;
+    CPU_CLR(core, &free);
+    worker->move_to(core);
+  }
+}
+
 ThreadPool::Lease::Lease(int num_threads)
     : pool_(instance()), lock_(pool_.in_use_, std::defer_lock) {
   if (num_threads > 1 && lock_.try_lock()) {
     num_threads_ = std::min(num_threads, 1 + pool_.grow(num_threads - 1));
+    pool_.spread(num_threads_ - 1);
   }
 }
 
-void ThreadPool::Lease::run(const Task& task) {
-  Job job{task, num_threads_};
+void ThreadPool::Lease::run(int num_slices, const Task& task) {
+  Job job{task, num_slices};
   const auto workers = std::span(pool_.workers_).first(num_threads_ - 1);
   for (Worker* worker : workers) worker->post(&job);
   job.work();

@@ -1,6 +1,8 @@
 // The process's one pool of worker threads.
 #pragma once
 
+#include <sched.h>
+
 #include <functional>
 #include <mutex>
 #include <vector>
@@ -24,11 +26,10 @@ class ThreadPool {
 
     int num_threads() const { return num_threads_; }
 
-    /// Calls task(0) ... task(num_threads() - 1), each once, and returns when all are done. A
-    /// worker takes a slice as soon as it runs; what no worker has taken by the time this thread is
-    /// free, this thread does, so that it never waits for a worker that has not begun. `task` must
-    /// not throw.
-    void run(const Task& task);
+    /// Calls task(0) ... task(num_slices - 1), each once, and returns when all are done. Whoever
+    /// is free takes the next slice; this thread never waits for a worker that has not begun.
+    /// `task` must not throw.
+    void run(int num_slices, const Task& task);
 
    private:
     ThreadPool& pool_;
@@ -40,8 +41,17 @@ class ThreadPool {
   struct Job;
   struct Worker;
 
+  ThreadPool();
+
   /// Starts workers up to `count`, and returns how many there are.
   int grow(int count);
+
+  /// Gives each of the first `count` workers a core of its own, other than the caller's, as far as
+  /// there are cores. A scheduler that wakes a worker on the core where the caller computes lets it
+  /// wait for a time slice, which is longer than most calls.
+  void spread(int count);
+
+  cpu_set_t cores_;  // that this process may use
 
   std::mutex in_use_;
   std::vector<Worker*> workers_;

@@ -17,7 +17,7 @@ TEST(ThreadPool, RunsEverySliceOnce) {
     ASSERT_EQ(lease.num_threads(), num_threads);
     for (int round = 0; round < 100; ++round) {
       std::vector<int> runs(num_threads, 0);
-      lease.run([&](int slice) { ++runs[slice]; });
+      lease.run(num_threads, [&](int slice) { ++runs[slice]; });
       EXPECT_EQ(runs, std::vector<int>(num_threads, 1));
     }
   }
@@ -27,7 +27,7 @@ TEST(ThreadPool, SlicesRunAtTheSameTime) {
   ThreadPool::Lease lease(3);
   std::atomic<int> begun{0};
   // No slice ends before all have begun: three threads are needed to get through.
-  lease.run([&](int) {
+  lease.run(3, [&](int) {
     ++begun;
     while (begun < 3) std::this_thread::yield();
   });
@@ -39,7 +39,7 @@ TEST(ThreadPool, WorkersSleepAndWakeAgain) {
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
     std::atomic<int> sum{0};
     ThreadPool::Lease lease(3);
-    lease.run([&](int i) { sum += i; });
+    lease.run(3, [&](int i) { sum += i; });
     EXPECT_EQ(sum, 0 + 1 + 2);
   }
 }
@@ -52,10 +52,10 @@ TEST(ThreadPool, WhoFindsThePoolTakenWorksAlone) {
   std::thread([&] {
     ThreadPool::Lease other(2);
     others_threads = other.num_threads();
-    other.run([&](int) { ++runs; });
+    other.run(2, [&](int) { ++runs; });
   }).join();
   EXPECT_EQ(others_threads, 1);
-  EXPECT_EQ(runs, 1);
+  EXPECT_EQ(runs, 2);
 }
 
 TEST(ThreadPool, AForkedChildHasAPoolOfItsOwn) {
@@ -67,7 +67,7 @@ TEST(ThreadPool, AForkedChildHasAPoolOfItsOwn) {
     alarm(60);
     std::atomic<int> sum{0};
     ThreadPool::Lease fresh(3);
-    fresh.run([&](int i) { sum += 1 + i; });
+    fresh.run(3, [&](int i) { sum += 1 + i; });
     _exit(fresh.num_threads() == 3 && sum == 1 + 2 + 3 ? 0 : 1);
   }
   int status = -1;
