@@ -50,9 +50,10 @@ struct Split {
   Split(std::int64_t num_ids, std::int64_t num_experts, const Context& context) {
     const std::int64_t threads =
         std::min<std::int64_t>(num_ids / kIdsPerThread, core::max_threads(context));
+    if (threads < 2) return;
     // A slice costs a few passes over all experts.
     const std::int64_t slices = std::min(threads * kSlicesPerThread, num_ids / (4 * num_experts));
-    if (threads < 2 || slices < 2) return;
+    if (slices < 2) return;
     num_threads = static_cast<int>(std::min(threads, slices));
     num_slices = static_cast<int>(slices);
   }
