@@ -41,7 +41,7 @@ def benchmark_shape(arguments: list[str], repetitions: int) -> dict[str, float]:
         *arguments,
         "--benchmark_enable_random_interleaving=true",
         f"--benchmark_repetitions={repetitions}",
-        "--benchmark_min_time=0.01",
+        "--benchmark_min_time=0.04",
         "--benchmark_format=json",
     ]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -139,7 +139,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=ROOT / "bench" / "results" / "cpu.json")
-    parser.add_argument("--repetitions", type=int, default=25)
+    parser.add_argument("--repetitions", type=int, default=21)
     parser.add_argument(
         "--cases", nargs="*", default=None, help="case names; default: the whole benchmark set"
     )

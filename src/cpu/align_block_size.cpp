@@ -52,7 +52,8 @@ struct Split {
         std::min<std::int64_t>(num_ids / kIdsPerThread, core::max_threads(context));
     if (threads < 2) return;
     // A slice costs a few passes over all experts.
-    const std::int64_t slices = std::min(threads * kSlicesPerThread, num_ids / (4 * num_experts));
+    const std::int64_t slices = std::min({threads * kSlicesPerThread, num_ids / (4 * num_experts),
+                                          std::int64_t{ThreadPool::kMaxSlices}});
     if (slices < 2) return;
     num_threads = static_cast<int>(std::min(threads, slices));
     num_slices = static_cast<int>(slices);

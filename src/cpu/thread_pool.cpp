@@ -34,14 +34,20 @@ bool spin_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
 
 }  // namespace
 
-/// One run: slices are handed out by number, to whoever asks first.
+/// One run: every slice goes to whoever asks for it first.
 struct ThreadPool::Job {
   const Task& task;
   const int num_slices;
-  std::atomic<int> next{0};
+  std::atomic<std::uint64_t> claimed{0};  // a bit per slice
 
-  void work() {
-    for (int slice = next++; slice < num_slices; slice = next++) task(slice);
+  /// Begins with slice `first`, so that threads start far from each other: neighbouring slices
+  /// write to the same cache lines.
+  void work(int first) {
+    for (int k = 0; k < num_slices; ++k) {
+      const int slice = (first + k) % num_slices;
+      const std::uint64_t bit = std::uint64_t{1} << slice;
+      if ((claimed.fetch_or(bit, std::memory_order_relaxed) & bit) == 0) task(slice);
+    }
   }
 };
 
@@ -56,7 +62,9 @@ struct alignas(64) ThreadPool::Worker {
   std::atomic<std::uint32_t> state{kIdle};
   pthread_t thread{};
   int core = kAnyCore;
-  Job* job = nullptr;  // written before kPosted is stored, read after kWorking is
+  // Written before kPosted is stored, read after kWorking is.
+  Job* job = nullptr;
+  int first_slice = 0;
 
   bool change(std::uint32_t from, std::uint32_t to) {
     return state.compare_exchange_strong(from, to, std::memory_order_acq_rel);
@@ -67,7 +75,7 @@ struct alignas(64) ThreadPool::Worker {
     for (;;) {
       if (!spin_while(worker.state, kIdle)) worker.state.wait(kIdle, std::memory_order_acquire);
       if (!worker.change(kPosted, kWorking)) continue;
-      worker.job->work();
+      worker.job->work(worker.first_slice);
       worker.state.store(kIdle, std::memory_order_release);
     }
   }
@@ -79,8 +87,9 @@ struct alignas(64) ThreadPool::Worker {
     if (pthread_setaffinity_np(thread, sizeof(cores), &cores) == 0) core = new_core;
   }
 
-  void post(Job* new_job) {
+  void post(Job* new_job, int new_first_slice) {
     job = new_job;
+    first_slice = new_first_slice;
     state.store(kPosted, std::memory_order_release);
     state.notify_one();
   }
@@ -163,8 +172,9 @@ ThreadPool::Lease::Lease(int num_threads)
 void ThreadPool::Lease::run(int num_slices, const Task& task) {
   Job job{task, num_slices};
   const auto workers = std::span(pool_.workers_).first(num_threads_ - 1);
-  for (Worker* worker : workers) worker->post(&job);
-  job.work();
+  int first_slice = 0;
+  for (Worker* worker : workers) worker->post(&job, first_slice += num_slices / num_threads_);
+  job.work(0);
   for (Worker* worker : workers) worker->recall();
 }
 

@@ -15,6 +15,7 @@ namespace tessera::cpu {
 class ThreadPool {
  public:
   using Task = std::function<void(int)>;
+  static constexpr int kMaxSlices = 64;
 
   static ThreadPool& instance();
 
@@ -28,7 +29,7 @@ class ThreadPool {
 
     /// Calls task(0) ... task(num_slices - 1), each once, and returns when all are done. Whoever
     /// is free takes the next slice; this thread never waits for a worker that has not begun.
-    /// `task` must not throw.
+    /// At most kMaxSlices; `task` must not throw.
     void run(int num_slices, const Task& task);
 
    private:
