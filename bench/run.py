@@ -41,7 +41,7 @@ def benchmark_shape(arguments: list[str], repetitions: int) -> dict[str, float]:
         *arguments,
         "--benchmark_enable_random_interleaving=true",
         f"--benchmark_repetitions={repetitions}",
-        # OpenMP's threads spin for some 8 ms after a call; whoever is next must not be timed by that.
+        # OpenMP's threads spin for some 8 ms after a call, at the cost of whoever is timed next.
         "--benchmark_min_time=0.04",
         "--benchmark_format=json",
     ]
