@@ -15,10 +15,11 @@ demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 test: ## Run all C++ and Python tests; TORCH=none leaves out PyTorch (a large download)
 	@TORCH="$(TORCH)" scripts/test.sh
 
-bench: ## Run the benchmark; results go to bench/results/
+bench: ## Run the benchmark, and write bench/results/ and docs/performance.md
 	@scripts/build.sh dev
 	@scripts/setup.sh package
 	@.venv/bin/python bench/run.py
+	@.venv/bin/python bench/performance_page.py
 
 sanitize: ## Run the C++ tests under the sanitizers, then the fuzz target for 30 s
 	@scripts/ctest.sh asan

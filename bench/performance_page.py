@@ -45,25 +45,13 @@ def figure(us: float) -> str:
     return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 100 else f"{us:.0f}"
 
 
-def cpu_ratios(us: dict[str, float]) -> dict[str, float]:
-    """What is compared, from the times of one shape."""
-    ours = min(us["tessera/1"], us["tessera/2"])
-    theirs = min(us["thread_local_counts/1"], us["thread_local_counts/2"])
-    return {
-        "textbook / 1 thread": us["textbook"] / us["tessera/1"],
-        "1 thread / 2 threads": us["tessera/1"] / us["tessera/2"],
-        "thread-local counts / Tessera": theirs / ours,
-        "Tessera / floor": ours / us["memory_floor"],
-    }
-
-
 def cpu_section(result: dict[str, Any]) -> str:
     """The part of the page made from one file of bench/run.py."""
     rows = []
     losses = []
     for row in result["rows"]:
         us = row["us"]
-        ratios = cpu_ratios(us)
+        ratios = row["ratios"]
         times = [
             us["tessera/1"],
             us["tessera/2"],
@@ -84,7 +72,7 @@ def cpu_section(result: dict[str, Any]) -> str:
             CPU_INTRODUCTION,
             f"{result['machine']}; {result['build']}; commit {result['commit'][:10]}{modified}; "
             f"{result['date']}. {result['method']}.\n",
-            table([*header, *cpu_ratios(result["rows"][0]["us"])], rows),
+            table([*header, *result["rows"][0]["ratios"]], rows),
             "Where Tessera is slower:\n",
             "\n".join(losses) + "\n" if losses else "Nowhere in this table.\n",
             "## A call from Python\n",

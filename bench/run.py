@@ -56,6 +56,18 @@ def benchmark_shape(arguments: list[str], repetitions: int) -> dict[str, float]:
     return {name: statistics.median(times) for name, times in samples.items()}
 
 
+def ratios(us: dict[str, float]) -> dict[str, float]:
+    """What the times of one shape are measured for. Above 1, but for the floor, is a win."""
+    ours = min(us["tessera/1"], us["tessera/2"])
+    theirs = min(us["thread_local_counts/1"], us["thread_local_counts/2"])
+    return {
+        "textbook / 1 thread": us["textbook"] / us["tessera/1"],
+        "1 thread / 2 threads": us["tessera/1"] / us["tessera/2"],
+        "thread-local counts / Tessera": theirs / ours,
+        "Tessera / floor": ours / us["memory_floor"],
+    }
+
+
 def case_names() -> list[str]:
     """The benchmark set of the case table."""
     done = subprocess.run([str(DRIVER), "--list"], capture_output=True, text=True, check=True)
@@ -159,10 +171,10 @@ def main() -> None:
             shapes += log_shapes(options.traces, Path(scratch))
         else:
             print(f"no routing logs: {options.traces} is not a folder")
-        rows = [
-            {"shape": name, "us": benchmark_shape(arguments, options.repetitions)}
-            for name, arguments in track(shapes, "Measuring")
-        ]
+        rows = []
+        for name, arguments in track(shapes, "Measuring"):
+            us = benchmark_shape(arguments, options.repetitions)
+            rows.append({"shape": name, "us": us, "ratios": ratios(us)})
     result = {
         "commit": git("rev-parse", "HEAD"),
         "modified": bool(git("status", "--porcelain", "--", "src", "include", "python")),
