@@ -30,8 +30,10 @@ using core::AlignBlockSizeProblem;
 // virtual machine, which is as long as one thread takes to sort 32,768 ids.
 constexpr std::int64_t kIdsPerThread = 32768;
 
-// More slices than threads, so that a thread that starts late still finds work.
-constexpr std::int64_t kSlicesPerThread = 4;
+// More slices than threads, so that a thread that starts late still finds work, and threads end
+// together; but none so short that handing it out shows.
+constexpr std::int64_t kSlicesPerThread = 16;
+constexpr std::int64_t kIdsPerSlice = 16384;
 
 constexpr int kBatch = 8;
 
@@ -52,8 +54,9 @@ struct Split {
         std::min<std::int64_t>(num_ids / kIdsPerThread, core::max_threads(context));
     if (threads < 2) return;
     // A slice costs a few passes over all experts.
-    const std::int64_t slices = std::min({threads * kSlicesPerThread, num_ids / (4 * num_experts),
-                                          std::int64_t{ThreadPool::kMaxSlices}});
+    const std::int64_t slices =
+        std::min({threads * kSlicesPerThread, num_ids / kIdsPerSlice, num_ids / (4 * num_experts),
+                  std::int64_t{ThreadPool::kMaxSlices}});
     if (slices < 2) return;
     num_threads = static_cast<int>(std::min(threads, slices));
     num_slices = static_cast<int>(slices);
