@@ -10,7 +10,6 @@ namespace tessera::contract {
 namespace {
 
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
-constexpr std::int64_t kMaxExperts = std::int64_t{1} << 30;
 constexpr std::int64_t kNoGroup = -1;
 
 /// The id at position i if it lies in [0, num_experts), else kNoGroup.
@@ -114,7 +113,7 @@ class Checker {
     if (block_size_ < 1 || block_size_ > kMaxInt32) {
       invalid_input("block_size", "a value in [1, 2^31 - 1]", std::to_string(block_size_));
     }
-    if (num_experts_ < 1 || num_experts_ > kMaxExperts) {
+    if (num_experts_ < 1 || num_experts_ > kAlignBlockSizeMaxExperts) {
       invalid_input("num_experts", "a value in [1, 2^30]", std::to_string(num_experts_));
     }
     const TensorView& map = args_.expert_map;

@@ -46,11 +46,15 @@
 
 namespace tessera {
 
+/// Largest number of experts: far above any model, and far enough below 2^31 for arithmetic on
+/// expert numbers in 32 bits.
+inline constexpr std::int64_t kAlignBlockSizeMaxExperts = std::int64_t{1} << 30;
+
 /// What decides the sizes of the outputs.
 struct AlignBlockSizeShape {
   std::int64_t num_ids = 0;      ///< N = tokens * top_k, 0 <= N <= 2^31 - 1
   std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
-  std::int64_t num_experts = 0;  ///< E, 1 <= E <= 2^30
+  std::int64_t num_experts = 0;  ///< E, 1 <= E <= kAlignBlockSizeMaxExperts
   bool pad_sorted_ids = false;   ///< round the capacity up to a multiple of B
 };
 

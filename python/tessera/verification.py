@@ -16,6 +16,8 @@ REFERENCE = "cpu/reference"
 _POISON = -0x21524111
 _CANARIES = 16
 
+_OUTPUTS = (*AlignedBlocks._fields, "expert_counts", "num_dropped")
+
 
 def _guarded(length: int) -> tuple[Any, Any]:
     """A poisoned int32 array of this length, and the memory that it lies in the middle of."""
@@ -27,7 +29,6 @@ def _run(
     case: Case, topk_ids: Any, expert_map: Any, implementation: str, lengths: list[int]
 ) -> tuple[list[Any], list[str]]:
     """The five outputs of a call, and the names of those whose surroundings were written."""
-    names = [*AlignedBlocks._fields, "expert_counts", "num_dropped"]
     guarded = [_guarded(length) for length in lengths]
     outputs = [array for _, array in guarded]
     load().align_long(
@@ -44,7 +45,7 @@ def _run(
     )
     trampled = [
         name
-        for name, (memory, _) in zip(names, guarded, strict=True)
+        for name, (memory, _) in zip(_OUTPUTS, guarded, strict=True)
         if np.any(memory[:_CANARIES] != _POISON) or np.any(memory[-_CANARIES:] != _POISON)
     ]
     return outputs, trampled
@@ -62,8 +63,7 @@ def problems(case: Case, seed: int, implementation: str) -> list[str]:
     expected, _ = _run(case, topk_ids, expert_map, REFERENCE, lengths)
 
     messages = [f"memory beside {name} was written" for name in trampled]
-    names = [*AlignedBlocks._fields, "expert_counts", "num_dropped"]
-    for name, got, want in zip(names, found, expected, strict=True):
+    for name, got, want in zip(_OUTPUTS, found, expected, strict=True):
         if differing := np.flatnonzero(got != want).tolist():
             at = differing[0]
             messages.append(f"{name}[{at}]: {REFERENCE} has {want[at]}, found {got[at]}")

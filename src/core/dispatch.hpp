@@ -1,8 +1,6 @@
 // Picks the first implementation of an op that can run, and can say why not the others.
 #pragma once
 
-#include <cstddef>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>

@@ -120,8 +120,9 @@ void place_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets buck
     for (int k = 0; k < kBatch; ++k) slot[k] = cursors[bucket[k]]++;
     for (int k = 0; k < kBatch; ++k) sorted_token_ids[slot[k]] = static_cast<std::int32_t>(i + k);
   }
-  for (; i < end; ++i)
+  for (; i < end; ++i) {
     sorted_token_ids[cursors[bucket_of(ids[i])]++] = static_cast<std::int32_t>(i);
+  }
 }
 
 void fill(std::int32_t* first, std::int64_t count, std::int32_t value) {

@@ -18,8 +18,6 @@ using core::AlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "align_block_size";
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
-// Far above any model, and far enough below 2^31 for arithmetic on expert numbers in 32 bits.
-constexpr std::int64_t kMaxExperts = std::int64_t{1} << 30;
 
 bool is_integer(DLDataType dtype) {
   return (dtype.code == kDLInt || dtype.code == kDLUInt) && dtype.lanes == 1 &&
@@ -48,7 +46,7 @@ class Validator {
   /// Checks the shape and computes the output sizes, all of them within int32.
   bool output_sizes(const AlignBlockSizeShape& shape, AlignBlockSizeSizes* sizes) {
     if (!in_range("block_size", shape.block_size, 1, kInt32Max) ||
-        !in_range("num_experts", shape.num_experts, 1, kMaxExperts) ||
+        !in_range("num_experts", shape.num_experts, 1, kAlignBlockSizeMaxExperts) ||
         !in_range("topk_ids.num_elements", shape.num_ids, 0, kInt32Max)) {
       return false;
     }
