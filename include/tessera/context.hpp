@@ -22,8 +22,9 @@ struct Context {
   /// and content. Two calls that may run at the same time need two workspaces.
   std::span<std::byte> workspace;
 
-  /// Host threads a call may use, at most; 0 stands for TESSERA_NUM_THREADS, or, where that is
-  /// unset, for the number of cores this process may run on. Never changes the result.
+  /// Host threads a call may use, at most, and never more than TESSERA_NUM_THREADS; 0 stands for
+  /// that, or, where it is unset, for the number of cores this process may run on. Never changes
+  /// the result.
   int num_threads = 0;
 
   /// Runs this implementation ("cpu/reference") or fails; empty picks the first that can, unless

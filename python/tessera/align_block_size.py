@@ -196,8 +196,8 @@ def align_block_size(
         tail_expert: int32 value of `expert_ids` past the last block.
         expert_counts: int32[num_experts] to write the size of each group to, padding excluded.
         num_dropped: int32[1] to write the number of ids outside [0, num_experts) to.
-        num_threads: host threads to use at most; None stands for TESSERA_NUM_THREADS, or, where
-            that is unset, for the cores of this process. Never changes the result.
+        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
+            that, or, where it is unset, for the cores of this process. Never changes the result.
         out: tuple of the three arrays to write to, which may be longer than needed. Nothing is
             allocated then.
 

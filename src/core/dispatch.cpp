@@ -2,6 +2,7 @@
 
 #include <sched.h>
 
+#include <algorithm>
 #include <cstdio>
 
 #include "core/environment.hpp"
@@ -56,10 +57,12 @@ void print_reports(std::string_view op, std::string_view shape, const Context& c
 }
 
 int max_threads(const Context& context) {
-  if (context.num_threads > 0) return context.num_threads;
-  if (environment().num_threads > 0) return environment().num_threads;
+  const int cap = environment().num_threads;
+  if (context.num_threads > 0) {
+    return cap > 0 ? std::min(context.num_threads, cap) : context.num_threads;
+  }
   static const int cores = available_cores();
-  return cores;
+  return cap > 0 ? cap : cores;
 }
 
 Status check_context(std::string_view op, const Context& context) {
