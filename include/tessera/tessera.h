@@ -72,8 +72,7 @@ typedef struct tessera_align_block_size_args {
   void* stream;    /* the device's stream; ignored on the host */
   void* workspace; /* [workspace_bytes], any alignment and content */
   size_t workspace_bytes;
-  int num_threads; /* host threads at most, capped by TESSERA_NUM_THREADS; 0: that, else the cores
-                    */
+  int num_threads; /* host threads at most, capped by TESSERA_NUM_THREADS; 0: that, else cores */
 } tessera_align_block_size_args;
 
 /* The smallest legal sizes for a problem. Reads num_ids, block_size, num_experts, pad_sorted_ids,
