@@ -1,31 +1,43 @@
-// The one file that names every backend and every implementation.
-#include <array>
-
-#include "core/align_block_size_implementation.hpp"
+// The one file that names every backend.
+#include "core/backend.hpp"
+#include "core/dispatch.hpp"
 #include "core/errors.hpp"
-#include "cpu/align_block_size.hpp"
+#include "cpu/backend.hpp"
+#include "cuda/loader.hpp"
 #include "tessera/info.hpp"
 
 namespace tessera {
 
 namespace core {
 
-std::span<const AlignBlockSizeImplementation> align_block_size_implementations() {
-  static constexpr std::array<AlignBlockSizeImplementation, 2> kImplementations{{
-      {{"cpu/counting_sort", kDLCPU},
-       cpu::counting_sort_workspace_bytes,
-       cpu::align_block_size_counting_sort},
-      {{"cpu/reference", kDLCPU}, cpu::reference_workspace_bytes, cpu::align_block_size_reference},
-  }};
-  return kImplementations;
+const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
+  switch (device_type) {
+    case kDLCPU:
+      return &cpu::kBackend;
+    case kDLCUDA:
+      return cuda::load_backend(why_not);
+    default:
+      *why_not = "Tessera has no backend for it";
+      return nullptr;
+  }
 }
 
 }  // namespace core
 
 std::vector<BackendInfo> backends() {
-  const int threads = core::max_threads(Context{});
-  return {{"cpu", true, "up to " + std::to_string(threads) + " thread(s)"},
-          {"cuda", false, "this build has no CUDA backend"}};
+  std::string why_not;
+  const core::Backend* cuda_backend = core::find_backend(kDLCUDA, &why_not);
+  return {cpu::kBackend.info(), cuda_backend != nullptr ? cuda_backend->info()
+                                                        : BackendInfo{"cuda", false, why_not}};
+}
+
+Status warmup(DLDevice device) {
+  std::string why_not;
+  const core::Backend* backend = core::find_backend(device.device_type, &why_not);
+  if (backend != nullptr) return backend->warmup(device);
+  return core::refuse(StatusCode::kUnsupported, "warmup", "device",
+                      "one that a backend of this build can use",
+                      core::to_string(device) + "; " + why_not);
 }
 
 const char* version() noexcept { return TESSERA_VERSION; }

@@ -97,6 +97,7 @@ TESSERA_API Status align_block_size(const AlignBlockSizeArgs& args, const Contex
 struct ImplementationReport {
   std::string name;     ///< "cpu/counting_sort"
   std::string refusal;  ///< why it does not run here; empty if it could
+  std::string plan;     ///< how it would run here; empty if there is nothing to tell
   bool selected = false;
 };
 

@@ -1,10 +1,13 @@
 // What this build of Tessera is and can do.
 #pragma once
 
+#include <dlpack/dlpack.h>
+
 #include <string>
 #include <vector>
 
 #include "tessera/export.h"
+#include "tessera/status.hpp"
 
 namespace tessera {
 
@@ -16,6 +19,11 @@ struct BackendInfo {
 
 /// Every backend Tessera knows, available or not.
 TESSERA_API std::vector<BackendInfo> backends();
+
+/// Does ahead of time what makes the first call on a device slow: creates its context and loads the
+/// code of every kernel. No call needs it. Nothing to do on the CPU. Fails with kUnsupported where
+/// no backend can use the device, and with kInvalidValue where there is no such device.
+TESSERA_API Status warmup(DLDevice device);
 
 /// "major.minor.patch" of the library in use.
 TESSERA_API const char* version() noexcept;

@@ -3,9 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
+#include <string>
+#include <string_view>
 
-#include "core/dispatch.hpp"
 #include "tessera/align_block_size.hpp"
 
 namespace tessera::core {
@@ -30,13 +30,17 @@ struct AlignBlockSizeProblem {
   std::int32_t* num_dropped;    ///< null: not asked for
 };
 
-struct AlignBlockSizeImplementation : Implementation {
+/// One way to run the op. Names read "<backend>/<strategy>".
+struct AlignBlockSizeImplementation {
+  std::string_view name;
   std::size_t (*workspace_bytes)(const AlignBlockSizeShape& shape, const Context& context);
   Status (*run)(const AlignBlockSizeProblem& problem, const Context& context);
+  /// Why it leaves this shape to another, null if it does not; `forced`: it was asked for by name,
+  /// and refuses only what it cannot do. A null function stands for one that takes everything.
+  const char* (*refusal)(const AlignBlockSizeShape& shape, const Context& context, bool forced);
+  /// How it would run this shape, in words. A null function stands for one with nothing to tell.
+  std::string (*plan)(const AlignBlockSizeShape& shape, const Context& context);
 };
-
-/// Every implementation in this build, fastest first, reference last. Defined in registry.cpp.
-std::span<const AlignBlockSizeImplementation> align_block_size_implementations();
 
 /// Where an expert's blocks show up in expert_ids under a map, -1 for a remote expert.
 inline std::int32_t mapped_expert(const std::int32_t* expert_map, std::int32_t num_experts,

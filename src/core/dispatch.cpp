@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "core/backend.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
 
@@ -23,19 +24,11 @@ std::string_view forced_implementation(const Context& context) {
                                         : context.implementation;
 }
 
-std::string refusal(const Implementation& implementation, const Context& context) {
-  const std::string_view forced = forced_implementation(context);
-  if (can_run(implementation, context, forced)) return {};
-  if (implementation.device_type != context.device.device_type) {
-    return "runs on " + to_string(DLDevice{implementation.device_type, 0}) + ", not on " +
-           to_string(context.device);
-  }
-  return "not the implementation asked for, " + std::string(forced);
-}
-
 Status nothing_to_run(std::string_view op, const Context& context,
                       const std::vector<ImplementationReport>& reports) {
   std::string got = "none";
+  std::string why_not;
+  if (find_backend(context.device.device_type, &why_not) == nullptr) got += "; " + why_not;
   for (const ImplementationReport& report : reports) {
     got += "; " + report.name + " " + report.refusal;
   }
@@ -51,6 +44,7 @@ void print_reports(std::string_view op, std::string_view shape, const Context& c
     line += report.selected ? ": runs " : "; not ";
     line += report.name;
     if (!report.refusal.empty()) line += " (" + report.refusal + ")";
+    if (report.selected && !report.plan.empty()) line += " (" + report.plan + ")";
   }
   line += '\n';
   std::fputs(line.c_str(), stderr);
@@ -74,7 +68,9 @@ Status check_context(std::string_view op, const Context& context) {
     return refuse(StatusCode::kInvalidValue, op, "TESSERA_NUM_THREADS", "an integer >= 1",
                   "'" + environment().num_threads_text + "'");
   }
-  return {};
+  std::string why_not;
+  const Backend* backend = find_backend(context.device.device_type, &why_not);
+  return backend == nullptr ? Status() : backend->check_context(op, context);
 }
 
 }  // namespace tessera::core

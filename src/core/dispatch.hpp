@@ -9,24 +9,8 @@
 
 namespace tessera::core {
 
-/// The parts of an implementation that the dispatcher needs; an op's own descriptor derives from
-/// it. Names read "<backend>/<strategy>".
-struct Implementation {
-  std::string_view name;
-  DLDeviceType device_type;
-};
-
 /// The implementation that this context or TESSERA_IMPL asks for; empty: any.
 std::string_view forced_implementation(const Context& context);
-
-inline bool can_run(const Implementation& implementation, const Context& context,
-                    std::string_view forced) {
-  return implementation.device_type == context.device.device_type &&
-         (forced.empty() || forced == implementation.name);
-}
-
-/// Why `implementation` does not run in `context`; empty if it may.
-std::string refusal(const Implementation& implementation, const Context& context);
 
 /// The Status when no implementation was left.
 Status nothing_to_run(std::string_view op, const Context& context,

@@ -17,6 +17,7 @@
 #include <cwchar>
 #include <type_traits>
 
+#include "core/dispatch.hpp"
 #include "cpu/integer_ids.hpp"
 #include "cpu/thread_pool.hpp"
 #include "cpu/workspace.hpp"

@@ -5,8 +5,11 @@
 #include <array>
 #include <cstdint>
 #include <limits>
+#include <span>
 
 #include "core/align_block_size_implementation.hpp"
+#include "core/backend.hpp"
+#include "core/dispatch.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
 
@@ -211,23 +214,48 @@ class Validator {
   const Context& context_;
 };
 
-std::vector<ImplementationReport> report_implementations(const Context& context) {
+std::span<const AlignBlockSizeImplementation> implementations(const Context& context) {
+  std::string why_not;
+  const core::Backend* backend = core::find_backend(context.device.device_type, &why_not);
+  return backend == nullptr ? std::span<const AlignBlockSizeImplementation>()
+                            : backend->align_block_size;
+}
+
+/// Null if `candidate` runs the shape; else why not, without what only a message needs.
+const char* refusal(const AlignBlockSizeImplementation& candidate, std::string_view forced,
+                    const AlignBlockSizeShape& shape, const Context& context) {
+  if (!forced.empty() && forced != candidate.name) return "not the implementation asked for, ";
+  if (candidate.refusal == nullptr) return nullptr;
+  return candidate.refusal(shape, context, !forced.empty());
+}
+
+std::vector<ImplementationReport> report_implementations(const AlignBlockSizeShape& shape,
+                                                         const Context& context) {
+  const std::string_view forced = core::forced_implementation(context);
   std::vector<ImplementationReport> reports;
   bool found = false;
-  for (const AlignBlockSizeImplementation& candidate : core::align_block_size_implementations()) {
-    ImplementationReport report{std::string(candidate.name), core::refusal(candidate, context)};
-    report.selected = !found && report.refusal.empty();
-    found = found || report.selected;
+  for (const AlignBlockSizeImplementation& candidate : implementations(context)) {
+    ImplementationReport report;
+    report.name = candidate.name;
+    if (const char* reason = refusal(candidate, forced, shape, context)) {
+      report.refusal = reason;
+      if (!forced.empty() && forced != candidate.name) report.refusal += forced;
+    } else {
+      report.selected = !found;
+      found = true;
+      if (candidate.plan != nullptr) report.plan = candidate.plan(shape, context);
+    }
     reports.push_back(std::move(report));
   }
   return reports;
 }
 
-/// The first implementation that can run, or null.
-const AlignBlockSizeImplementation* select(const Context& context) {
+/// The first implementation that runs the shape, or null.
+const AlignBlockSizeImplementation* select(const AlignBlockSizeShape& shape,
+                                           const Context& context) {
   const std::string_view forced = core::forced_implementation(context);
-  for (const AlignBlockSizeImplementation& candidate : core::align_block_size_implementations()) {
-    if (core::can_run(candidate, context, forced)) return &candidate;
+  for (const AlignBlockSizeImplementation& candidate : implementations(context)) {
+    if (refusal(candidate, forced, shape, context) == nullptr) return &candidate;
   }
   return nullptr;
 }
@@ -237,9 +265,9 @@ Status prepare(const AlignBlockSizeShape& shape, const Context& context, Validat
                AlignBlockSizeSizes* sizes, const AlignBlockSizeImplementation** selected) {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
   if (!validator->output_sizes(shape, sizes)) return validator->status;
-  *selected = select(context);
+  *selected = select(shape, context);
   if (*selected == nullptr) {
-    return core::nothing_to_run(kOp, context, report_implementations(context));
+    return core::nothing_to_run(kOp, context, report_implementations(shape, context));
   }
   sizes->workspace_bytes = (*selected)->workspace_bytes(shape, context);
   return {};
@@ -284,7 +312,7 @@ Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) 
                         std::to_string(shape.num_ids) + " ids, " +
                             std::to_string(shape.num_experts) + " experts, block_size " +
                             std::to_string(shape.block_size),
-                        context, report_implementations(context));
+                        context, report_implementations(shape, context));
   }
   AlignBlockSizeProblem problem{};
   problem.topk_ids = args.topk_ids.data;
@@ -311,7 +339,7 @@ Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context&
   Validator validator(context);
   AlignBlockSizeSizes sizes;
   if (!validator.output_sizes(shape, &sizes)) return validator.status;
-  *reports = report_implementations(context);
+  *reports = report_implementations(shape, context);
   return {};
 }
 

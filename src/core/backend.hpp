@@ -1,0 +1,30 @@
+// What a backend hands to the rest of the library: its implementations, and what to ask of a device.
+#pragma once
+
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "core/align_block_size_implementation.hpp"
+#include "tessera/context.hpp"
+#include "tessera/info.hpp"
+#include "tessera/status.hpp"
+
+namespace tessera::core {
+
+struct Backend {
+  /// Version of Tessera that the backend was built with: one loaded at run time must match.
+  const char* version;
+  BackendInfo (*info)();
+  /// Fails where nothing can run in `context`: no such device, a stream of another device.
+  Status (*check_context)(std::string_view op, const Context& context);
+  /// Does ahead of the first call what would make that call slow.
+  Status (*warmup)(DLDevice device);
+  /// Fastest first, reference last.
+  std::span<const AlignBlockSizeImplementation> align_block_size;
+};
+
+/// The backend for a type of device, or null and the reason. Defined in registry.cpp.
+const Backend* find_backend(DLDeviceType device_type, std::string* why_not);
+
+}  // namespace tessera::core

@@ -1,0 +1,30 @@
+#include "cpu/backend.hpp"
+
+#include <array>
+
+#include "core/dispatch.hpp"
+#include "cpu/align_block_size.hpp"
+
+namespace tessera::cpu {
+namespace {
+
+constexpr std::array<core::AlignBlockSizeImplementation, 2> kAlignBlockSize{{
+    {"cpu/counting_sort", counting_sort_workspace_bytes, align_block_size_counting_sort, nullptr,
+     nullptr},
+    {"cpu/reference", reference_workspace_bytes, align_block_size_reference, nullptr, nullptr},
+}};
+
+BackendInfo info() {
+  return {"cpu", true, "up to " + std::to_string(core::max_threads(Context{})) + " thread(s)"};
+}
+
+Status check_context(std::string_view, const Context&) { return {}; }
+
+Status warmup(DLDevice) { return {}; }
+
+}  // namespace
+
+constinit const core::Backend kBackend{TESSERA_VERSION, info, check_context, warmup,
+                                       kAlignBlockSize};
+
+}  // namespace tessera::cpu

@@ -1,0 +1,56 @@
+#include "cuda/loader.hpp"
+
+#include <dlfcn.h>
+
+#include <string_view>
+
+namespace tessera::cuda {
+namespace {
+
+constexpr const char* kFileName = "libtessera_cuda.so";
+constexpr const char* kEntryPoint = "tessera_cuda_backend";
+
+struct Loaded {
+  const core::Backend* backend = nullptr;
+  std::string why_not;
+};
+
+/// Where this library lies; the backend lies beside it.
+std::string own_folder() {
+  Dl_info found{};
+  if (dladdr(reinterpret_cast<const void*>(&load_backend), &found) == 0) return {};
+  const std::string_view path = found.dli_fname;
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string_view::npos ? std::string() : std::string(path.substr(0, slash + 1));
+}
+
+Loaded load() {
+  const std::string path = own_folder() + kFileName;
+  void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) {
+    const std::string reason = dlerror();
+    const bool absent = reason.find("No such file") != std::string::npos &&
+                        reason.find(kFileName) < reason.find("No such file");
+    if (absent) return {nullptr, "this build has no CUDA backend"};
+    return {nullptr, "the CUDA backend does not load: " + reason};
+  }
+  // Never closed: a device may be running its code.
+  const auto entry = reinterpret_cast<const core::Backend* (*)()>(dlsym(library, kEntryPoint));
+  const core::Backend* backend = entry == nullptr ? nullptr : entry();
+  if (backend == nullptr || std::string_view(backend->version) != TESSERA_VERSION) {
+    return {nullptr, path + " belongs to another version of Tessera"};
+  }
+  const BackendInfo info = backend->info();
+  if (!info.available) return {nullptr, info.detail};
+  return {backend, {}};
+}
+
+}  // namespace
+
+const core::Backend* load_backend(std::string* why_not) {
+  static const Loaded loaded = load();
+  if (loaded.backend == nullptr) *why_not = loaded.why_not;
+  return loaded.backend;
+}
+
+}  // namespace tessera::cuda
