@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a part of the repository needs: scripts/setup.sh PART...
 #   package  the Python package tessera, in .venv
-#   cxx      CMake, Ninja and the libraries of the C++ tests and benchmark
+#   cxx      CMake, Ninja and the libraries of the C++ tests
 #   test     what the Python tests import
 #   torch    PyTorch, for the tests that hand tensors to Tessera
 #   fuzz     clang
@@ -102,7 +102,7 @@ python_packages() {
 
 tessera_package() {
   local inputs
-  inputs=$(find CMakeLists.txt VERSION pyproject.toml cmake contract include python src \
+  inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
   is_fresh package "$inputs" && return
@@ -117,7 +117,7 @@ for part in "$@"; do
   case $part in
     package) tessera_package ;;
     cxx)
-      debian_packages g++ libbenchmark-dev libdlpack-dev libgtest-dev
+      debian_packages g++ libdlpack-dev libgtest-dev
       python_packages cxx
       ;;
     test | torch) python_packages "$part" ;;

@@ -87,6 +87,14 @@ void thread_local_counts(const PeerProblem& p, int num_threads,
   }
 }
 
+bool has_openmp() {
+#ifdef _OPENMP
+  return true;
+#else
+  return false;
+#endif
+}
+
 void memory_floor(const PeerProblem& p) {
   // Not memcpy, which for some addresses and sizes is several times slower than a loop.
   const std::int32_t num_ids = p.num_ids;

@@ -27,6 +27,9 @@ void textbook(const PeerProblem& problem, std::vector<std::int32_t>& workspace);
 void thread_local_counts(const PeerProblem& problem, int num_threads,
                          std::vector<std::int32_t>& workspace);
 
+/// Whether thread_local_counts runs on threads; built without OpenMP it is serial.
+bool has_openmp();
+
 /// No sorting at all: reads the ids and writes outputs of the same sizes.
 void memory_floor(const PeerProblem& problem);
 
