@@ -1,4 +1,4 @@
-// What a backend hands to the rest of the library: its implementations, and what to ask of a device.
+// What a backend hands to the rest of the library: its implementations, and what a device is asked.
 #pragma once
 
 #include <span>

@@ -1,0 +1,58 @@
+# The CUDA backend, libtessera_cuda.so: loaded at run time from where the library lies, or missed.
+set(TESSERA_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO (if nvcc is there)")
+# Machine code for these, and PTX for what comes after the last.
+set(cuda_architectures 80-real 86-real 89-real 90-real 100-real 120)
+set(cuda_min_toolkit 12.8)
+
+set(TESSERA_HAS_CUDA OFF)
+if(TESSERA_CUDA STREQUAL "OFF" OR TESSERA_SANITIZE)
+  return()
+endif()
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES ${cuda_architectures})
+endif()
+include(CheckLanguage)
+check_language(CUDA)
+if(CMAKE_CUDA_COMPILER)
+  enable_language(CUDA)
+  find_package(CUDAToolkit ${cuda_min_toolkit})
+endif()
+if(NOT CUDAToolkit_FOUND)
+  set(reason "it needs nvcc ${cuda_min_toolkit} or newer (https://developer.nvidia.com/cuda-toolkit)")
+  if(TESSERA_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "The CUDA backend cannot be built: ${reason}")
+  endif()
+  message(STATUS "The CUDA backend is left out: ${reason}")
+  return()
+endif()
+set(TESSERA_HAS_CUDA ON)
+
+string(REGEX MATCHALL "[0-9]+" numbers "${CMAKE_CUDA_ARCHITECTURES}")
+list(SORT numbers COMPARE NATURAL)
+list(GET numbers 0 min_compute_capability)
+
+add_library(tessera_cuda MODULE
+  src/core/errors.cpp
+  src/cuda/align_block_size.cpp
+  src/cuda/align_block_size_policy.cpp
+  src/cuda/backend.cpp
+  src/cuda/device.cpp
+  src/cuda/align_block_size_cluster.cu
+  src/cuda/align_block_size_few.cu
+  src/cuda/align_block_size_grid.cu
+  src/cuda/align_block_size_one_cta.cu
+  src/cuda/align_block_size_redundant.cu
+  src/cuda/align_block_size_wide.cu)
+# CUDA_STANDARD 20 is not known to every CMake that can drive nvcc.
+target_compile_options(tessera_cuda PRIVATE
+  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr>)
+target_compile_definitions(tessera_cuda PRIVATE
+  TESSERA_VERSION="${PROJECT_VERSION}"
+  TESSERA_CUDA_MIN_COMPUTE_CAPABILITY=${min_compute_capability})
+target_include_directories(tessera_cuda PRIVATE src include)
+target_link_libraries(tessera_cuda PRIVATE DLPack::DLPack CUDA::cudart_static)
+target_link_options(tessera_cuda PRIVATE -Wl,--exclude-libs,ALL)
+set_target_properties(tessera_cuda PROPERTIES
+  CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
+  # Found beside the library in the build tree as in an installation.
+  LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:tessera>)

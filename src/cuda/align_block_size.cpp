@@ -1,0 +1,264 @@
+#include "cuda/align_block_size.hpp"
+
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <string>
+
+#include "core/errors.hpp"
+#include "cuda/align_block_size_kernels.hpp"
+#include "cuda/device.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using core::AlignBlockSizeProblem;
+
+constexpr std::string_view kOp = "align_block_size";
+
+IdWidth width_of(DLDataType dtype) {
+  return dtype.bits == 64 ? IdWidth::k64 : dtype.bits == 32 ? IdWidth::k32 : IdWidth::kNarrow;
+}
+
+const void* find_kernel(Strategy strategy, IdWidth width, int num_threads) {
+  switch (strategy) {
+    case Strategy::kFew:
+      return align_block_size_few_kernel(width, num_threads);
+    case Strategy::kOneCta:
+      return align_block_size_one_cta_kernel(width, num_threads);
+    case Strategy::kRedundant:
+      return align_block_size_redundant_kernel(width, num_threads);
+    case Strategy::kCluster:
+      return align_block_size_cluster_kernel(width, num_threads);
+    case Strategy::kGrid:
+      return align_block_size_grid_kernel(width, num_threads);
+    case Strategy::kWide:
+      return align_block_size_wide_kernel(width, num_threads);
+  }
+  return nullptr;
+}
+
+/// Lets a kernel use all of the device's shared memory, and clusters of any size, the first time it
+/// is used on the device; the runtime keeps such settings a device.
+cudaError_t prepare(const void* kernel, const Plan& plan, IdWidth width, int device_id) {
+  static std::array<std::atomic<std::uint64_t>, kNumStrategies * kNumIdWidths * 3> prepared_on;
+  const std::size_t size_class = plan.num_threads / 512;  // 256, 512 and 1024 threads
+  const std::size_t index =
+      (static_cast<int>(plan.strategy) * kNumIdWidths + static_cast<int>(width)) * 3 + size_class;
+  const std::uint64_t device_bit = std::uint64_t{1} << device_id;
+  if ((prepared_on[index].load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
+  cudaFuncAttributes attributes{};
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);  // loads its code
+  const bool uses_dynamic = plan.strategy != Strategy::kFew && plan.strategy != Strategy::kWide;
+  if (error == cudaSuccess && uses_dynamic) {
+    error = cudaFuncSetAttribute(
+        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+        static_cast<int>(properties_of(device_id).max_shared_bytes - attributes.sharedSizeBytes));
+  }
+  if (error == cudaSuccess && plan.strategy == Strategy::kCluster) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  if (error == cudaSuccess) prepared_on[index].fetch_or(device_bit, std::memory_order_relaxed);
+  return error;
+}
+
+void set_block_division(std::int32_t block_size, AlignBlockSizeKernelArgs* args) {
+  const auto size = static_cast<std::uint32_t>(block_size);
+  if (std::has_single_bit(size)) {
+    args->block_shift = std::countr_zero(size);
+    return;
+  }
+  args->block_shift = std::bit_width(size) - 1;
+  const std::uint64_t power = std::uint64_t{1} << (32 + args->block_shift);
+  args->block_multiplier = static_cast<std::uint32_t>((power + size - 1) / size);
+}
+
+AlignBlockSizeKernelArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
+                                     const Context& context) {
+  AlignBlockSizeKernelArgs args{};
+  args.topk_ids = problem.topk_ids;
+  args.num_ids = problem.num_ids;
+  args.id_bytes = problem.id_dtype.bits / 8;
+  args.num_experts = problem.num_experts;
+  args.id_limit = problem.num_experts;
+  if (problem.id_dtype.bits < 32) {
+    // Read as unsigned, a negative number of few bits could pass for an expert.
+    const int value_bits = problem.id_dtype.bits - (problem.id_dtype.code == kDLInt ? 1 : 0);
+    args.id_limit = std::min(args.id_limit, std::uint32_t{1} << value_bits);
+  }
+  args.expert_map = problem.expert_map;
+  args.drops_remote = problem.drops_remote;
+  args.tail_expert = problem.tail_expert;
+  args.block_size = problem.block_size;
+  set_block_division(problem.block_size, &args);
+  args.sorted_token_ids = problem.sorted_token_ids;
+  args.sorted_token_ids_length = problem.sorted_token_ids_length;
+  args.expert_ids = problem.expert_ids;
+  args.expert_ids_length = problem.expert_ids_length;
+  args.num_tokens_post_pad = problem.num_tokens_post_pad;
+  args.expert_counts = problem.expert_counts;
+  args.num_dropped = problem.num_dropped;
+  args.ids_per_thread = plan.ids_per_thread;
+  args.ids_per_cta = plan.ids_per_cta;
+  args.fills_first = plan.fills_first;
+  const auto workspace = reinterpret_cast<std::uintptr_t>(context.workspace.data());
+  args.workspace =
+      reinterpret_cast<void*>((workspace + kWorkspaceAlignment - 1) & ~(kWorkspaceAlignment - 1));
+  return args;
+}
+
+Status launch_failed(std::string_view what, const Plan& plan, const AlignBlockSizeProblem& problem,
+                     cudaError_t error) {
+  return core::refuse(StatusCode::kRuntimeError, kOp, what,
+                      std::string("cuda/") + name_of(plan.strategy) + " to start for " +
+                          std::to_string(problem.num_ids) + " ids, " +
+                          std::to_string(problem.num_experts) + " experts, block_size " +
+                          std::to_string(problem.block_size) + " (" + to_string(plan) + ")",
+                      text_of(error));
+}
+
+}  // namespace
+
+Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Context& context) {
+  const int device_id = context.device.device_id;
+  const CurrentDevice current(device_id);
+  if (current.error() != cudaSuccess) {
+    return launch_failed("device", plan, problem, current.error());
+  }
+  const IdWidth width = width_of(problem.id_dtype);
+  const void* const kernel = find_kernel(plan.strategy, width, plan.num_threads);
+  if (const cudaError_t error = prepare(kernel, plan, width, device_id)) {
+    return launch_failed("kernel", plan, problem, error);
+  }
+
+  std::array<cudaLaunchAttribute, 2> attributes{};
+  unsigned num_attributes = 0;
+  if (properties_of(device_id).compute_capability >= 90) {
+    cudaLaunchAttribute& attribute = attributes[num_attributes++];
+    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute.val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (plan.strategy == Strategy::kCluster) {
+    cudaLaunchAttribute& attribute = attributes[num_attributes++];
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {static_cast<unsigned>(plan.num_ctas), 1, 1};
+  } else if (plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide) {
+    // All CTAs run at once or none does, whatever else the device is doing: they wait for each
+    // other.
+    cudaLaunchAttribute& attribute = attributes[num_attributes++];
+    attribute.id = cudaLaunchAttributeCooperative;
+    attribute.val.cooperative = 1;
+  }
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(plan.num_ctas);
+  config.blockDim = dim3(plan.num_threads);
+  config.dynamicSmemBytes = plan.shared_bytes;
+  config.stream = static_cast<cudaStream_t>(context.stream);
+  config.attrs = attributes.data();
+  config.numAttrs = num_attributes;
+  AlignBlockSizeKernelArgs args = kernel_args(plan, problem, context);
+  void* arguments[] = {&args};
+  if (const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments)) {
+    return launch_failed("launch", plan, problem, error);
+  }
+  return {};
+}
+
+namespace {
+
+/// The policy's choice. A call asks for it several times, a layer for the same shapes again.
+const Choice& choice_for(const AlignBlockSizeShape& shape, const Context& context) {
+  struct Last {
+    AlignBlockSizeShape shape;
+    int device_id = -1;
+    Choice choice;
+  };
+  thread_local Last last;
+  if (last.device_id != context.device.device_id || last.shape.num_ids != shape.num_ids ||
+      last.shape.block_size != shape.block_size || last.shape.num_experts != shape.num_experts) {
+    last = {shape, context.device.device_id,
+            choose(shape, properties_of(context.device.device_id))};
+  }
+  return last.choice;
+}
+
+Plan plan_of(Strategy strategy, const AlignBlockSizeShape& shape, const Context& context) {
+  const Choice& choice = choice_for(shape, context);
+  if (choice.plan.strategy == strategy) return choice.plan;
+  return plan_for(strategy, shape, properties_of(context.device.device_id));
+}
+
+template <Strategy kStrategy>
+struct Implementation {
+  static std::size_t workspace_bytes(const AlignBlockSizeShape& shape, const Context& context) {
+    return plan_of(kStrategy, shape, context).workspace_bytes;
+  }
+
+  static Status run(const AlignBlockSizeProblem& problem, const Context& context) {
+    const AlignBlockSizeShape shape{problem.num_ids, problem.block_size, problem.num_experts,
+                                    false};
+    return launch(plan_of(kStrategy, shape, context), problem, context);
+  }
+
+  static const char* refusal(const AlignBlockSizeShape& shape, const Context& context,
+                             bool forced) {
+    if (choice_for(shape, context).plan.strategy == kStrategy) return nullptr;
+    const char* const reason =
+        limitation(kStrategy, shape, properties_of(context.device.device_id));
+    return reason != nullptr || forced ? reason : "the policy picks another for this shape";
+  }
+
+  static std::string plan(const AlignBlockSizeShape& shape, const Context& context) {
+    return to_string(plan_of(kStrategy, shape, context)) +
+           (choice_for(shape, context).is_measured
+                ? ""
+                : "; a conservative choice: the policy was never measured on such a device");
+  }
+
+  static constexpr core::AlignBlockSizeImplementation descriptor(std::string_view name) {
+    return {name, workspace_bytes, run, refusal, plan};
+  }
+};
+
+}  // namespace
+
+std::span<const core::AlignBlockSizeImplementation> align_block_size_implementations() {
+  static constexpr std::array<core::AlignBlockSizeImplementation, kNumStrategies> kAll{
+      Implementation<Strategy::kFew>::descriptor("cuda/few"),
+      Implementation<Strategy::kOneCta>::descriptor("cuda/one_cta"),
+      Implementation<Strategy::kRedundant>::descriptor("cuda/redundant"),
+      Implementation<Strategy::kCluster>::descriptor("cuda/cluster"),
+      Implementation<Strategy::kGrid>::descriptor("cuda/grid"),
+      Implementation<Strategy::kWide>::descriptor("cuda/wide"),
+  };
+  return kAll;
+}
+
+Status load_align_block_size_kernels(std::string_view op, int device_id) {
+  const int capability = properties_of(device_id).compute_capability;
+  for (int strategy = 0; strategy < kNumStrategies; ++strategy) {
+    if (static_cast<Strategy>(strategy) == Strategy::kCluster && capability < 90) continue;
+    for (int width = 0; width < kNumIdWidths; ++width) {
+      for (const int num_threads : {256, 512, 1024}) {
+        Plan plan;
+        plan.strategy = static_cast<Strategy>(strategy);
+        plan.num_threads = num_threads;
+        const auto id_width = static_cast<IdWidth>(width);
+        const void* const kernel = find_kernel(plan.strategy, id_width, num_threads);
+        if (kernel == nullptr) continue;
+        if (const cudaError_t error = prepare(kernel, plan, id_width, device_id)) {
+          return core::refuse(StatusCode::kRuntimeError, op, "kernel",
+                              std::string("cuda/") + name_of(plan.strategy) + " to load",
+                              text_of(error));
+        }
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,22 @@
+// The implementations of align_block_size on CUDA devices.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "core/align_block_size_implementation.hpp"
+#include "cuda/align_block_size_policy.hpp"
+#include "tessera/status.hpp"
+
+namespace tessera::cuda {
+
+/// One for each strategy. Workspaces may hold anything on entry.
+std::span<const core::AlignBlockSizeImplementation> align_block_size_implementations();
+
+/// Launches `plan`, which must be one that can run the problem's shape, on the context's stream.
+Status launch(const Plan& plan, const core::AlignBlockSizeProblem& problem, const Context& context);
+
+/// Loads the code of every kernel onto the current device.
+Status load_align_block_size_kernels(std::string_view op, int device_id);
+
+}  // namespace tessera::cuda

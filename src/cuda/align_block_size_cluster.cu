@@ -1,0 +1,144 @@
+// One thread block cluster: every CTA counts its own ids, and reads the others' counts from their
+// shared memory. Compute capability 9.0 and above.
+#include <cooperative_groups.h>
+
+#include <utility>
+
+#include "cuda/align_block_size_device.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+constexpr int kNumThreads = 256;
+constexpr int kNumWarps = kNumThreads / 32;
+constexpr int kMaxRounds = kClusterMaxIdsPerThread;
+
+template <IdWidth kWidth>
+__global__ void __launch_bounds__(kNumThreads)
+    cluster_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ std::int32_t warp_sums[32];
+  const auto cluster = cooperative_groups::this_cluster();
+  const int thread = threadIdx.x;
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int num_ctas = gridDim.x;
+  const int cta = blockIdx.x;
+  const int num_experts = args.num_experts;
+  const int row_length = counters_per_row(num_experts);
+  const int rounds = args.ids_per_thread;
+  const std::int32_t cta_first = cta * args.ids_per_cta;
+  const std::int32_t cta_end = min(args.num_ids, cta_first + args.ids_per_cta);
+  const int num_rows = max(0, (cta_end - cta_first + 32 * rounds - 1) / (32 * rounds));
+  auto* const totals = reinterpret_cast<std::uint32_t*>(shared);  // of this CTA; others read it
+  auto* const starts = reinterpret_cast<std::int32_t*>(totals + row_length);
+  auto* const first_blocks = starts + row_length;
+  auto* const masks = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
+  auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
+
+  let_successor_start();
+  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
+  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
+  __syncthreads();
+  wait_for_predecessor();
+
+  const std::int32_t first = cta_first + warp * 32 * rounds + lane;
+  RawId<kWidth> ids[kMaxRounds];
+#pragma unroll
+  for (int round = 0; round < kMaxRounds; ++round) {
+    const std::int32_t i = first + round * 32;
+    if (round < rounds && i < cta_end) ids[round] = load_id<kWidth>(args, i);
+  }
+  const int grid_thread = cta * kNumThreads + thread;
+  const int grid_threads = num_ctas * kNumThreads;
+  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, grid_thread,
+       grid_threads);
+  std::uint32_t buckets[kMaxRounds];
+  std::uint32_t ranks[kMaxRounds];
+#pragma unroll
+  for (int round = 0; round < kMaxRounds; ++round) {
+    if (round >= rounds || warp >= num_rows) break;
+    buckets[round] =
+        first + round * 32 < cta_end ? bucket_of(args, ids[round]) : unplaced_bucket(args);
+    ranks[round] =
+        rank_in_warp(counts + warp * row_length, masks + warp * row_length, buckets[round], lane);
+  }
+  __syncthreads();
+  for (std::uint32_t bucket = thread; bucket <= dropped_bucket(args); bucket += kNumThreads) {
+    totals[bucket] = scan_column(counts, row_length, num_rows, bucket);
+  }
+  cluster.sync();
+
+  std::int32_t total_blocks = 0;
+  for (int base = 0; base < num_experts; base += kNumThreads) {
+    const int expert = base + thread;
+    const bool exists = expert < num_experts;
+    std::uint32_t count = 0;
+    std::uint32_t before = 0;
+    if (exists) {
+      std::uint32_t counts_of[kClusterMaxCtas];
+#pragma unroll
+      for (int other = 0; other < kClusterMaxCtas; ++other) {
+        counts_of[other] = other < num_ctas ? *cluster.map_shared_rank(&totals[expert], other) : 0;
+      }
+#pragma unroll
+      for (int other = 0; other < kClusterMaxCtas; ++other) {
+        count += counts_of[other];
+        if (other < cta) before += counts_of[other];
+      }
+    }
+    std::int32_t chunk_blocks;
+    const std::int32_t first_block =
+        total_blocks +
+        exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
+    if (exists) {
+      starts[expert] = first_block * args.block_size + before;
+      first_blocks[expert] = first_block;
+      if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
+    }
+    total_blocks += chunk_blocks;
+    __syncthreads();
+  }
+  std::uint32_t num_dropped = 0;
+  if (cta == 0 && thread < num_ctas) {
+    num_dropped = *cluster.map_shared_rank(&totals[dropped_bucket(args)], thread);
+  }
+  // A CTA's shared memory must outlive the others' reads of it.
+  auto&& token = cluster.barrier_arrive();
+
+#pragma unroll
+  for (int round = 0; round < kMaxRounds; ++round) {
+    if (round >= rounds || warp >= num_rows) break;
+    const std::uint32_t bucket = buckets[round];
+    if (bucket < args.num_experts) {
+      args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
+          first + round * 32;
+    }
+  }
+  for (std::int64_t block = grid_thread; block < args.expert_ids_length; block += grid_threads) {
+    args.expert_ids[block] =
+        block < total_blocks ? shown_expert(args, group_of_block(first_blocks, num_experts, block))
+                             : args.tail_expert;
+  }
+  if (cta == 0 && warp == 0) {
+    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
+    if (lane == 0) {
+      *args.num_tokens_post_pad = total_blocks * args.block_size;
+      if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+    }
+  }
+  cluster.barrier_wait(std::move(token));
+#endif
+}
+
+}  // namespace
+
+const void* align_block_size_cluster_kernel(IdWidth width, int num_threads) {
+  return for_width(width, [=]<IdWidth kWidth>() {
+    return num_threads == kNumThreads ? reinterpret_cast<const void*>(&cluster_kernel<kWidth>)
+                                      : nullptr;
+  });
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,219 @@
+// What the kernels of align_block_size are made of.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/align_block_size_kernels.hpp"
+
+namespace tessera::cuda {
+
+using KernelArgs = AlignBlockSizeKernelArgs;
+
+inline constexpr unsigned kAllLanes = ~0u;
+
+/// Programmatic dependent launch: up to this call a kernel may run beside its predecessor in the
+/// stream, and must not touch global memory.
+__device__ __forceinline__ void wait_for_predecessor() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Lets the next kernel of the stream start, as far as it can before its own wait.
+__device__ __forceinline__ void let_successor_start() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+template <IdWidth kWidth>
+using RawId = std::conditional_t<kWidth == IdWidth::k64, std::uint64_t, std::uint32_t>;
+
+template <IdWidth kWidth>
+__device__ __forceinline__ RawId<kWidth> load_id(const KernelArgs& args, std::int32_t i) {
+  if constexpr (kWidth == IdWidth::k64) {
+    return static_cast<const std::uint64_t*>(args.topk_ids)[i];
+  } else if constexpr (kWidth == IdWidth::k32) {
+    return static_cast<const std::uint32_t*>(args.topk_ids)[i];
+  } else {
+    return args.id_bytes == 1 ? std::uint32_t{static_cast<const std::uint8_t*>(args.topk_ids)[i]}
+                              : std::uint32_t{static_cast<const std::uint16_t*>(args.topk_ids)[i]};
+  }
+}
+
+/// Buckets behind those of the groups.
+__device__ __forceinline__ std::uint32_t dropped_bucket(const KernelArgs& args) {
+  return args.num_experts;
+}
+__device__ __forceinline__ std::uint32_t unplaced_bucket(const KernelArgs& args) {
+  return args.num_experts + 1;
+}
+
+/// The group of an id, or one of the two buckets above.
+template <typename Raw>
+__device__ __forceinline__ std::uint32_t bucket_of(const KernelArgs& args, Raw id) {
+  std::uint32_t bucket = id < args.id_limit ? static_cast<std::uint32_t>(id) : dropped_bucket(args);
+  if (args.drops_remote && bucket < args.num_experts) {
+    const std::uint32_t local = static_cast<std::uint32_t>(args.expert_map[bucket]);
+    bucket = local < args.num_experts ? local : unplaced_bucket(args);
+  }
+  return bucket;
+}
+
+/// What expert_ids shows for the blocks of a group.
+__device__ __forceinline__ std::int32_t shown_expert(const KernelArgs& args, std::uint32_t group) {
+  if (args.expert_map == nullptr || args.drops_remote) return static_cast<std::int32_t>(group);
+  const std::uint32_t local = static_cast<std::uint32_t>(args.expert_map[group]);
+  return local < args.num_experts ? static_cast<std::int32_t>(local) : -1;
+}
+
+/// ceil(count / block_size) without a division: the launcher chooses the multiplier m and the shift
+/// s such that floor(x / block_size) = floor(x * m / 2^(32 + s)) for every x < 2^31 (Granlund and
+/// Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994).
+__device__ __forceinline__ std::int32_t blocks_of(const KernelArgs& args, std::uint32_t count) {
+  if (count == 0) return 0;
+  const std::uint32_t x = count - 1;
+  const std::uint32_t quotient = args.block_multiplier != 0
+                                     ? __umulhi(x, args.block_multiplier) >> args.block_shift
+                                     : x >> args.block_shift;
+  return static_cast<std::int32_t>(quotient + 1);
+}
+
+/// Fills out[begin, end) by `num_threads` threads, in words of 16 bytes where they fit.
+__device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std::int64_t end,
+                                     std::int32_t value, int thread, int num_threads) {
+  std::int32_t* const first = out + begin;
+  std::int32_t* const last = out + end;
+  auto* const first_word = reinterpret_cast<std::int32_t*>(
+      (reinterpret_cast<std::uintptr_t>(first) + 15) & ~std::uintptr_t{15});
+  if (first_word >= last) {
+    for (std::int32_t* p = first + thread; p < last; p += num_threads) *p = value;
+    return;
+  }
+  auto* const last_word =
+      reinterpret_cast<std::int32_t*>(reinterpret_cast<std::uintptr_t>(last) & ~std::uintptr_t{15});
+  if (thread < first_word - first) first[thread] = value;
+  const int4 word = make_int4(value, value, value, value);
+  for (int4* p = reinterpret_cast<int4*>(first_word) + thread;
+       p < reinterpret_cast<int4*>(last_word); p += num_threads) {
+    *p = word;
+  }
+  if (thread < last - last_word) last_word[thread] = value;
+}
+
+/// Fills the last block of a group behind its `count` ids, by one warp.
+__device__ __forceinline__ void pad_group(const KernelArgs& args, std::int32_t first_block,
+                                          std::uint32_t count, int lane) {
+  // Unsigned: the last slot may be the last number of a signed one.
+  const std::uint32_t start = first_block * args.block_size;
+  const std::uint32_t end = start + blocks_of(args, count) * args.block_size;
+  for (std::uint32_t i = start + count + lane; i < end; i += 32) {
+    args.sorted_token_ids[i] = args.num_ids;
+  }
+}
+
+/// Zeroes `bytes` of shared memory, a multiple of 16.
+__device__ __forceinline__ void clear_shared(void* memory, int bytes, int thread, int num_threads) {
+  for (int i = thread; i < bytes / 16; i += num_threads) {
+    static_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
+  }
+}
+
+/// Ranks 32 ids of a warp among the ids of the same bucket that the warp has seen, in their order.
+/// `counts` and `masks` are rows of the warp's own in shared memory; masks are zero on entry and on
+/// exit. An atomic OR gathers the lanes of a bucket, as in CUB's radix sort
+/// (AgentRadixSortOnesweep, "match any" by shared memory); `__match_any_sync` takes a turn for
+/// every distinct value.
+__device__ __forceinline__ std::uint32_t rank_in_warp(std::uint16_t* counts, std::uint32_t* masks,
+                                                      std::uint32_t bucket, int lane) {
+  atomicOr(&masks[bucket], 1u << lane);
+  __syncwarp();
+  const std::uint32_t peers = masks[bucket];
+  const std::uint32_t seen = counts[bucket];
+  const int before = __popc(peers & ((1u << lane) - 1));
+  __syncwarp();
+  if (before == 0) {
+    counts[bucket] = static_cast<std::uint16_t>(seen + __popc(peers));
+    masks[bucket] = 0;
+  }
+  __syncwarp();
+  return seen + before;
+}
+
+/// Turns column `bucket` of the warps' counts into what comes before each warp, from `first` on;
+/// returns what comes after the last.
+__device__ __forceinline__ std::uint32_t scan_column(std::uint16_t* counts, int row_length,
+                                                     int num_rows, std::uint32_t bucket,
+                                                     std::uint32_t first = 0) {
+  constexpr int kBatch = 8;  // loads in flight
+  std::uint32_t sum = first;
+  for (int row = 0; row < num_rows; row += kBatch) {
+    std::uint32_t count[kBatch];
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      count[k] = row + k < num_rows ? counts[(row + k) * row_length + bucket] : 0;
+    }
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      if (row + k < num_rows) {
+        counts[(row + k) * row_length + bucket] = static_cast<std::uint16_t>(sum);
+      }
+      sum += count[k];
+    }
+  }
+  return sum;
+}
+
+/// Exclusive prefix sum of one value a thread over the CTA; `warp_sums` is 32 words of shared
+/// memory that must not be in use. One barrier.
+template <int kNumWarps>
+__device__ __forceinline__ std::int32_t exclusive_sum(std::int32_t value, std::int32_t* warp_sums,
+                                                      int lane, int warp, std::int32_t* total) {
+  std::int32_t inclusive = value;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const std::int32_t left = __shfl_up_sync(kAllLanes, inclusive, distance);
+    if (lane >= distance) inclusive += left;
+  }
+  if (lane == 31) warp_sums[warp] = inclusive;
+  __syncthreads();
+  const std::int32_t sum = lane < kNumWarps ? warp_sums[lane] : 0;
+  *total = __reduce_add_sync(kAllLanes, sum);
+  return __reduce_add_sync(kAllLanes, lane < warp ? sum : 0) + inclusive - value;
+}
+
+/// The group that block `block` belongs to: the last one whose first block is not behind it. Groups
+/// without blocks start where the next one does.
+template <typename Int>
+__device__ __forceinline__ std::uint32_t group_of_block(const Int* first_blocks,
+                                                        std::uint32_t num_experts,
+                                                        std::int64_t block) {
+  std::uint32_t low = 0;
+  std::uint32_t high = num_experts - 1;
+  while (low < high) {
+    const std::uint32_t middle = (low + high + 1) / 2;
+    if (first_blocks[middle] <= block) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+/// Calls `choose` with the width as a template argument.
+template <typename Choose>
+const void* for_width(IdWidth width, Choose choose) {
+  switch (width) {
+    case IdWidth::kNarrow:
+      return choose.template operator()<IdWidth::kNarrow>();
+    case IdWidth::k32:
+      return choose.template operator()<IdWidth::k32>();
+    case IdWidth::k64:
+      return choose.template operator()<IdWidth::k64>();
+  }
+  return nullptr;
+}
+
+}  // namespace tessera::cuda

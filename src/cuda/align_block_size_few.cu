@@ -1,0 +1,76 @@
+// A handful of ids: all threads of one CTA fill the outputs, then one warp places the ids.
+#include "cuda/align_block_size_device.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+constexpr int kNumThreads = 256;
+
+/// The lanes of the warp that have this lane's bucket.
+__device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, int num_bits) {
+  std::uint32_t lanes = kAllLanes;
+  for (int bit = 0; bit < num_bits; ++bit) {
+    const bool is_set = (bucket >> bit) & 1;
+    const std::uint32_t with_bit = __ballot_sync(kAllLanes, is_set);
+    lanes &= is_set ? with_bit : ~with_bit;
+  }
+  return lanes;
+}
+
+template <IdWidth kWidth>
+__global__ void __launch_bounds__(kNumThreads)
+    few_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+  const int thread = threadIdx.x;
+  const int lane = thread % 32;
+  let_successor_start();
+  wait_for_predecessor();
+
+  RawId<kWidth> id{};
+  if (lane < args.num_ids) id = load_id<kWidth>(args, lane);
+  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, kNumThreads);
+  fill(args.expert_ids, 0, args.expert_ids_length, args.tail_expert, thread, kNumThreads);
+  if (args.expert_counts != nullptr) {
+    fill(args.expert_counts, 0, args.num_experts, 0, thread, kNumThreads);
+  }
+  __syncthreads();
+  if (thread >= 32) return;
+
+  const std::uint32_t bucket = lane < args.num_ids ? bucket_of(args, id) : unplaced_bucket(args);
+  const std::uint32_t peers = lanes_of_bucket(bucket, 32 - __clz(unplaced_bucket(args)));
+  const int rank = __popc(peers & ((1u << lane) - 1));
+  const bool is_placed = bucket < args.num_experts;
+  const bool leads_group = is_placed && rank == 0;
+  const std::int32_t num_blocks = leads_group ? blocks_of(args, __popc(peers)) : 0;
+  std::int32_t first_block = 0;
+  std::int32_t total_blocks = 0;
+#pragma unroll 8
+  for (int other = 0; other < args.num_ids; ++other) {
+    const std::uint32_t other_bucket = __shfl_sync(kAllLanes, bucket, other);
+    const std::int32_t other_blocks = __shfl_sync(kAllLanes, num_blocks, other);
+    total_blocks += other_blocks;
+    if (other_bucket < bucket) first_block += other_blocks;
+  }
+
+  if (is_placed) args.sorted_token_ids[first_block * args.block_size + rank] = lane;
+  if (leads_group) {
+    const std::int32_t expert = shown_expert(args, bucket);
+    for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = expert;
+    if (args.expert_counts != nullptr) args.expert_counts[bucket] = __popc(peers);
+  }
+  const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
+  if (lane == 0) {
+    *args.num_tokens_post_pad = total_blocks * args.block_size;
+    if (args.num_dropped != nullptr) *args.num_dropped = __popc(dropped);
+  }
+}
+
+}  // namespace
+
+const void* align_block_size_few_kernel(IdWidth width, int num_threads) {
+  return for_width(width, [=]<IdWidth kWidth>() {
+    return num_threads == kNumThreads ? reinterpret_cast<const void*>(&few_kernel<kWidth>)
+                                      : nullptr;
+  });
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,228 @@
+// The whole GPU: every CTA sorts its own ids in shared memory and publishes how many of each group
+// it has; after one barrier across the grid it knows where its part of every group goes.
+#include <cooperative_groups.h>
+
+#include <utility>
+
+#include "cuda/align_block_size_device.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+/// Adds up the CTAs' rows of counts: `partial` gets a row a warp, the sums over that warp's share
+/// of the CTAs; `before` the sums over those CTAs of this CTA's share that come before it.
+template <int kNumWarps>
+__device__ __forceinline__ void add_up_rows(const std::uint16_t* rows, int length, int row_length,
+                                            std::int32_t* partial, std::int32_t* before, int lane,
+                                            int warp) {
+  const int num_ctas = gridDim.x;
+  const int cta = blockIdx.x;
+  const int share = (num_ctas + kNumWarps - 1) / kNumWarps;
+  const int first = warp * share;
+  const int last = min(num_ctas, first + share);
+  for (int column = lane * 8; column < length; column += 32 * 8) {
+    std::int32_t sum[8] = {};
+    std::int32_t sum_before[8] = {};
+#pragma unroll 4
+    for (int other = first; other < last; ++other) {
+      // Written by other CTAs in this launch: not through the read-only path.
+      const uint4 words = __ldcg(reinterpret_cast<const uint4*>(rows + other * length + column));
+      const std::uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+      for (int k = 0; k < 8; ++k) {
+        const std::int32_t count = k % 2 == 0 ? word[k / 2] & 0xffff : word[k / 2] >> 16;
+        sum[k] += count;
+        if (other < cta) sum_before[k] += count;
+      }
+    }
+    auto* const out = reinterpret_cast<int4*>(partial + warp * row_length + column);
+    out[0] = make_int4(sum[0], sum[1], sum[2], sum[3]);
+    out[1] = make_int4(sum[4], sum[5], sum[6], sum[7]);
+    if (cta / share == warp) {
+      auto* const own = reinterpret_cast<int4*>(before + column);
+      own[0] = make_int4(sum_before[0], sum_before[1], sum_before[2], sum_before[3]);
+      own[1] = make_int4(sum_before[4], sum_before[5], sum_before[6], sum_before[7]);
+    }
+  }
+}
+
+template <IdWidth kWidth, int kNumThreads>
+__global__ void __launch_bounds__(kNumThreads)
+    grid_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+  constexpr int kNumWarps = kNumThreads / 32;
+  constexpr int kMaxRounds = grid_max_ids_per_thread(kNumThreads);
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ std::int32_t warp_sums[32];
+  const auto grid = cooperative_groups::this_grid();
+  const int thread = threadIdx.x;
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int num_ctas = gridDim.x;
+  const int cta = blockIdx.x;
+  const int num_experts = args.num_experts;
+  const int row_length = counters_per_row(num_experts);
+  const int published_length = grid_row_length(num_experts);
+  const int rounds = args.ids_per_thread;
+  const std::int64_t cta_first = std::int64_t{cta} * args.ids_per_cta;
+  const int num_own = static_cast<int>(
+      max(std::int64_t{0}, min(std::int64_t{args.ids_per_cta}, args.num_ids - cta_first)));
+  const int num_rows = (num_own + 32 * rounds - 1) / (32 * rounds);
+  auto* const totals = reinterpret_cast<std::int32_t*>(shared);  // of the groups in this CTA,
+  auto* const starts = totals + row_length;                      // and where its part goes
+  auto* const local_starts = starts + row_length;                // and lies in `sorted`
+  auto* const first_blocks = local_starts + row_length;
+  auto* const masks = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
+  auto* const partial = reinterpret_cast<std::int32_t*>(masks);  // after the masks' use
+  auto* const sorted = masks + kNumWarps * row_length;           // bucket << 16 | own index
+  auto* const counts = reinterpret_cast<std::uint16_t*>(sorted + kNumThreads * rounds);
+  auto* const rows = static_cast<std::uint16_t*>(args.workspace);
+  auto* const dropped = reinterpret_cast<std::uint32_t*>(rows + num_ctas * published_length);
+
+  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
+  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
+  __syncthreads();
+  wait_for_predecessor();
+
+  const int first = warp * 32 * rounds + lane;
+  RawId<kWidth> ids[kMaxRounds];
+#pragma unroll
+  for (int round = 0; round < kMaxRounds; ++round) {
+    const int i = first + round * 32;
+    if (round < rounds && i < num_own) {
+      ids[round] = load_id<kWidth>(args, static_cast<std::int32_t>(cta_first) + i);
+    }
+  }
+  const int grid_thread = cta * kNumThreads + thread;
+  const int grid_threads = num_ctas * kNumThreads;
+  if (args.fills_first) {
+    fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, grid_thread,
+         grid_threads);
+  }
+  std::uint32_t ranked[kMaxRounds];  // bucket << 16 | rank in the warp
+#pragma unroll
+  for (int round = 0; round < kMaxRounds; ++round) {
+    if (round >= rounds || warp >= num_rows) break;
+    const std::uint32_t bucket =
+        first + round * 32 < num_own ? bucket_of(args, ids[round]) : unplaced_bucket(args);
+    ranked[round] = bucket << 16 | rank_in_warp(counts + warp * row_length,
+                                                masks + warp * row_length, bucket, lane);
+  }
+  __syncthreads();
+  for (int expert = thread; expert < published_length; expert += kNumThreads) {
+    std::int32_t total = 0;
+    if (expert < num_experts) {
+#pragma unroll 8
+      for (int row = 0; row < num_rows; ++row) total += counts[row * row_length + expert];
+    }
+    totals[expert] = total;
+    rows[cta * published_length + expert] = static_cast<std::uint16_t>(total);
+  }
+  if (thread == 0 && args.num_dropped != nullptr) {
+    dropped[cta] = scan_column(counts, row_length, num_rows, dropped_bucket(args));
+  }
+  auto token = grid.barrier_arrive();
+
+  // While the others arrive: this CTA's ids, sorted.
+  std::int32_t num_sorted = 0;
+  for (int base = 0; base < num_experts; base += kNumThreads) {
+    const int expert = base + thread;
+    const bool exists = expert < num_experts;
+    std::int32_t chunk_total;
+    const std::int32_t local_start =
+        num_sorted +
+        exclusive_sum<kNumWarps>(exists ? totals[expert] : 0, warp_sums, lane, warp, &chunk_total);
+    if (exists) {
+      local_starts[expert] = local_start;
+      scan_column(counts, row_length, num_rows, expert, local_start);
+    }
+    num_sorted += chunk_total;
+    __syncthreads();
+  }
+#pragma unroll
+  for (int round = 0; round < kMaxRounds; ++round) {
+    if (round >= rounds || warp >= num_rows) break;
+    const std::uint32_t bucket = ranked[round] >> 16;
+    if (bucket < args.num_experts) {
+      sorted[counts[warp * row_length + bucket] + (ranked[round] & 0xffff)] =
+          bucket << 16 | (first + round * 32);
+    }
+  }
+
+  grid.barrier_wait(std::move(token));
+  let_successor_start();
+  add_up_rows<kNumWarps>(rows, published_length, row_length, partial, starts, lane, warp);
+  __syncthreads();
+  std::int32_t total_blocks = 0;
+  const int own_share = cta / ((num_ctas + kNumWarps - 1) / kNumWarps);
+  for (int base = 0; base < num_experts; base += kNumThreads) {
+    const int expert = base + thread;
+    const bool exists = expert < num_experts;
+    std::int32_t count = 0;
+    std::int32_t before = 0;
+    if (exists) {
+      before = starts[expert];
+#pragma unroll
+      for (int share = 0; share < kNumWarps; ++share) {
+        const std::int32_t sum = partial[share * row_length + expert];
+        count += sum;
+        if (share < own_share) before += sum;
+      }
+    }
+    std::int32_t chunk_blocks;
+    const std::int32_t first_block =
+        total_blocks +
+        exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
+    if (exists) {
+      totals[expert] = count;
+      first_blocks[expert] = first_block;
+      starts[expert] = first_block * args.block_size + before - local_starts[expert];
+      if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
+    }
+    total_blocks += chunk_blocks;
+    __syncthreads();
+  }
+
+#pragma unroll 4
+  for (int j = thread; j < num_sorted; j += kNumThreads) {
+    const std::uint32_t entry = sorted[j];
+    args.sorted_token_ids[starts[entry >> 16] + j] =
+        static_cast<std::int32_t>(cta_first) + static_cast<std::int32_t>(entry & 0xffff);
+  }
+  if (!args.fills_first) {
+    for (int expert = cta * kNumWarps + warp; expert < num_experts;
+         expert += num_ctas * kNumWarps) {
+      pad_group(args, first_blocks[expert], totals[expert], lane);
+    }
+    fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
+         args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
+  }
+  for (std::int64_t block = grid_thread; block < args.expert_ids_length; block += grid_threads) {
+    args.expert_ids[block] =
+        block < total_blocks ? shown_expert(args, group_of_block(first_blocks, num_experts, block))
+                             : args.tail_expert;
+  }
+  if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
+  if (cta == 0 && warp == 0 && args.num_dropped != nullptr) {
+    std::uint32_t sum = 0;
+    for (int other = lane; other < num_ctas; other += 32) sum += __ldcg(&dropped[other]);
+    sum = __reduce_add_sync(kAllLanes, sum);
+    if (lane == 0) *args.num_dropped = sum;
+  }
+}
+
+}  // namespace
+
+const void* align_block_size_grid_kernel(IdWidth width, int num_threads) {
+  return for_width(width, [=]<IdWidth kWidth>() -> const void* {
+    switch (num_threads) {
+      case 512:
+        return reinterpret_cast<const void*>(&grid_kernel<kWidth, 512>);
+      case 1024:
+        return reinterpret_cast<const void*>(&grid_kernel<kWidth, 1024>);
+      default:
+        return nullptr;
+    }
+  });
+}
+
+}  // namespace tessera::cuda

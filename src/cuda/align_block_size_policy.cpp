@@ -1,0 +1,221 @@
+#include "cuda/align_block_size_policy.hpp"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <span>
+
+#include "cuda/align_block_size_kernels.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
+
+/// Shapes up to these bounds, as far as the strategy can run them, are launched so.
+struct Rule {
+  std::int64_t max_ids;
+  std::int64_t max_experts;
+  Strategy strategy;
+  int num_threads;
+  int ids_per_cta;  ///< 0: all
+};
+
+/// Measured on an NVIDIA H200 by bench/tune_policy.cu; the figures are in
+/// bench/results/h200/policy.json. The first rule that can run a shape does.
+constexpr std::array kHopperRules{
+    Rule{32, kAny, Strategy::kFew, 256, 0},
+    Rule{256, kAny, Strategy::kOneCta, 256, 0},
+    Rule{512, 64, Strategy::kOneCta, 256, 0},
+    Rule{512, kAny, Strategy::kOneCta, 512, 0},
+    Rule{4096, kAny, Strategy::kRedundant, 256, 128},
+    Rule{8192, 128, Strategy::kCluster, 256, 512},
+    Rule{8192, kAny, Strategy::kRedundant, 512, 512},
+    Rule{32768, kAny, Strategy::kGrid, 512, 1024},
+    Rule{131072, kAny, Strategy::kGrid, 512, 2048},
+    Rule{528384, kAny, Strategy::kGrid, 512, 4096},
+    Rule{kAny, kAny, Strategy::kGrid, 1024, 16384},
+};
+
+/// For devices that nobody has measured: the strategies that depend least on what a device is like.
+constexpr std::array kConservativeRules{
+    Rule{32, kAny, Strategy::kFew, 256, 0},
+    Rule{1024, kAny, Strategy::kOneCta, 256, 0},
+    Rule{262144, kAny, Strategy::kGrid, 512, 4096},
+    Rule{kAny, kAny, Strategy::kGrid, 1024, 16384},
+};
+
+/// Above this many slots, padding group by group after the ids beats filling everything before.
+constexpr std::int64_t kFillsFirstMaxSlots = 196608;
+
+/// Slots that one CTA can fill before several would have been faster.
+constexpr std::int64_t kOneCtaMaxSlots = 65536;
+
+/// Rows of counts that the wide kernel may keep in the workspace, in elements.
+constexpr std::int64_t kWideMaxCounts = std::int64_t{1} << 26;
+
+bool is_measured(const DeviceProperties& device) {
+  return device.compute_capability == 90 && device.num_sms >= 114;
+}
+
+std::span<const Rule> rules_for(const DeviceProperties& device) {
+  if (is_measured(device)) return kHopperRules;
+  return kConservativeRules;
+}
+
+std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+std::int64_t num_slots(const AlignBlockSizeShape& shape) {
+  return shape.num_ids + std::min(shape.num_ids, shape.num_experts) * (shape.block_size - 1);
+}
+
+const char* shared_memory_limitation(const Plan& plan, const DeviceProperties& device) {
+  return plan.shared_bytes <= device.max_shared_bytes
+             ? nullptr
+             : "needs more shared memory for this number of experts than the device has";
+}
+
+const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
+                       const DeviceProperties& device) {
+  switch (plan.strategy) {
+    case Strategy::kFew:
+      return shape.num_ids <= kFewMaxIds ? nullptr : "takes at most 32 ids";
+    case Strategy::kOneCta:
+      if (shape.num_ids > plan.num_threads * kOneCtaMaxIdsPerThread) {
+        return "takes at most 4 ids a thread of one CTA";
+      }
+      return shared_memory_limitation(plan, device);
+    case Strategy::kRedundant:
+      if (shape.num_ids > kRedundantMaxIds) return "takes at most 65535 ids";
+      return shared_memory_limitation(plan, device);
+    case Strategy::kCluster:
+      if (device.compute_capability < 90) return "needs compute capability 9.0";
+      if (plan.num_ctas > kClusterMaxCtas || plan.ids_per_thread > kClusterMaxIdsPerThread) {
+        return "takes at most 16384 ids";
+      }
+      return shared_memory_limitation(plan, device);
+    case Strategy::kGrid:
+      if (shape.num_experts >= 65535) return "takes fewer than 65535 experts";
+      if (plan.num_ctas > device.num_sms ||
+          plan.ids_per_thread > grid_max_ids_per_thread(plan.num_threads)) {
+        return "takes at most 16 ids a thread of a grid of one CTA a multiprocessor";
+      }
+      return shared_memory_limitation(plan, device);
+    case Strategy::kWide:
+      return nullptr;
+  }
+  return nullptr;
+}
+
+/// The first rule that runs `shape`, with `strategy` if that is given.
+const Rule* find_rule(const AlignBlockSizeShape& shape, const DeviceProperties& device,
+                      const Strategy* strategy, bool within_bounds) {
+  for (const Rule& rule : rules_for(device)) {
+    if (strategy != nullptr && rule.strategy != *strategy) continue;
+    if (within_bounds && (shape.num_ids > rule.max_ids || shape.num_experts > rule.max_experts)) {
+      continue;
+    }
+    const bool one_cta = rule.strategy == Strategy::kFew || rule.strategy == Strategy::kOneCta;
+    if (within_bounds && one_cta && num_slots(shape) > kOneCtaMaxSlots) continue;
+    const Plan plan = make_plan(rule.strategy, rule.num_threads, rule.ids_per_cta, shape, device);
+    if (limitation(plan, shape, device) == nullptr) return &rule;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
+Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
+               const AlignBlockSizeShape& shape, const DeviceProperties& device) {
+  Plan plan;
+  plan.strategy = strategy;
+  plan.num_threads = num_threads;
+  plan.num_ctas = 1;
+  plan.ids_per_cta = static_cast<int>(shape.num_ids);
+  if (ids_per_cta != 0) {
+    plan.ids_per_cta = ids_per_cta;
+    plan.num_ctas = static_cast<int>(std::max<std::int64_t>(1, div_up(shape.num_ids, ids_per_cta)));
+  }
+  plan.ids_per_thread =
+      static_cast<int>(std::max<std::int64_t>(1, div_up(plan.ids_per_cta, num_threads)));
+  plan.fills_first = num_slots(shape) <= kFillsFirstMaxSlots;
+  const std::size_t num_experts = shape.num_experts;
+  switch (strategy) {
+    case Strategy::kFew:
+      break;
+    case Strategy::kOneCta:
+      plan.shared_bytes = one_cta_shared_bytes(num_experts, num_threads);
+      break;
+    case Strategy::kRedundant:
+      plan.shared_bytes = redundant_shared_bytes(num_experts, num_threads);
+      break;
+    case Strategy::kCluster:
+      plan.shared_bytes = cluster_shared_bytes(num_experts, num_threads);
+      break;
+    case Strategy::kGrid:
+      plan.shared_bytes = grid_shared_bytes(num_experts, num_threads, plan.ids_per_thread);
+      plan.workspace_bytes = grid_workspace_bytes(num_experts, plan.num_ctas);
+      break;
+    case Strategy::kWide: {
+      plan.ids_per_thread = kWideIdsPerThread;
+      const std::int64_t tile = std::int64_t{num_threads} * kWideIdsPerThread;
+      const std::int64_t most =
+          std::clamp<std::int64_t>(kWideMaxCounts / shape.num_experts, 1, device.num_sms);
+      plan.num_ctas =
+          static_cast<int>(std::clamp<std::int64_t>(div_up(shape.num_ids, tile), 1, most));
+      plan.ids_per_cta = static_cast<int>(div_up(shape.num_ids, plan.num_ctas));
+      plan.workspace_bytes = wide_workspace_bytes(num_experts, plan.num_ctas);
+      break;
+    }
+  }
+  // The caller's workspace may start anywhere.
+  if (plan.workspace_bytes != 0) plan.workspace_bytes += kWorkspaceAlignment - 1;
+  return plan;
+}
+
+Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device) {
+  const Rule* const rule = find_rule(shape, device, nullptr, true);
+  return {rule == nullptr
+              ? make_plan(Strategy::kWide, 256, 0, shape, device)
+              : make_plan(rule->strategy, rule->num_threads, rule->ids_per_cta, shape, device),
+          is_measured(device)};
+}
+
+const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,
+                       const DeviceProperties& device) {
+  return limitation(plan_for(strategy, shape, device), shape, device);
+}
+
+Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceProperties& device) {
+  const Rule* rule = find_rule(shape, device, &strategy, true);
+  if (rule == nullptr) rule = find_rule(shape, device, &strategy, false);
+  if (rule != nullptr) {
+    return make_plan(strategy, rule->num_threads, rule->ids_per_cta, shape, device);
+  }
+  switch (strategy) {
+    case Strategy::kRedundant:
+      return make_plan(strategy, 256, 256, shape, device);
+    case Strategy::kCluster:
+      return make_plan(strategy, 256, shape.num_ids <= 4096 ? 256 : 1024, shape, device);
+    case Strategy::kGrid:
+      return make_plan(strategy, 512, 4096, shape, device);
+    default:
+      return make_plan(strategy, 256, 0, shape, device);
+  }
+}
+
+std::string to_string(const Plan& plan) {
+  std::string text = name_of(plan.strategy);
+  text += ": " + std::to_string(plan.num_ctas) + (plan.num_ctas == 1 ? " CTA" : " CTAs") + " of " +
+          std::to_string(plan.num_threads) + " threads, " + std::to_string(plan.ids_per_cta) +
+          " ids each, " + std::to_string(plan.shared_bytes) + " bytes of dynamic shared memory";
+  return text;
+}
+
+const char* name_of(Strategy strategy) {
+  constexpr std::array<const char*, kNumStrategies> kNames{"few",     "one_cta", "redundant",
+                                                           "cluster", "grid",    "wide"};
+  return kNames[static_cast<int>(strategy)];
+}
+
+}  // namespace tessera::cuda

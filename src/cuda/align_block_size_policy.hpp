@@ -1,0 +1,63 @@
+// Which kernel runs a shape, and how it is launched. Host code only, and a pure function of shape
+// and device, so that it can be tested and explained where there is no GPU.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "tessera/align_block_size.hpp"
+
+namespace tessera::cuda {
+
+/// What the policy needs to know of a device.
+struct DeviceProperties {
+  int compute_capability = 0;        ///< 10 * major + minor
+  int num_sms = 0;                   ///< streaming multiprocessors
+  std::size_t max_shared_bytes = 0;  ///< of one CTA, with opt-in
+};
+
+enum class Strategy { kFew, kOneCta, kRedundant, kCluster, kGrid, kWide };
+inline constexpr int kNumStrategies = 6;
+
+/// A launch.
+struct Plan {
+  Strategy strategy = Strategy::kFew;
+  int num_ctas = 0;
+  int num_threads = 0;     ///< of a CTA
+  int ids_per_cta = 0;     ///< of its own
+  int ids_per_thread = 0;  ///< at most
+  bool fills_first = false;
+  std::size_t shared_bytes = 0;  ///< dynamic
+  std::size_t workspace_bytes = 0;
+};
+
+/// The choice for a shape.
+struct Choice {
+  Plan plan;
+  bool is_measured = false;  ///< the thresholds were measured on this kind of device
+};
+
+/// What the policy runs. Every shape in the op's domain has a plan.
+Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device);
+
+/// Why `strategy` cannot run a shape; null if it can.
+const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,
+                       const DeviceProperties& device);
+
+/// How `strategy`, which can run the shape, does so: as chosen if it is the policy's choice, else
+/// as it runs the shapes nearest to it.
+Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceProperties& device);
+
+/// A plan with stated parameters, for measuring; `ids_per_cta` 0 stands for all. Fails the
+/// limitation of its strategy if the device cannot launch it.
+Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
+               const AlignBlockSizeShape& shape, const DeviceProperties& device);
+
+/// "grid: 64 CTAs of 512 threads, 2048 ids each, 52 KB of shared memory"
+std::string to_string(const Plan& plan);
+
+/// "few", "one_cta", ...
+const char* name_of(Strategy strategy);
+
+}  // namespace tessera::cuda

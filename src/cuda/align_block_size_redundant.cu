@@ -1,0 +1,112 @@
+// Several CTAs, none of which waits for another: each counts all ids, all of them and those before
+// its own, and then places its own. What counting costs more than once, a barrier would cost too.
+#include "cuda/align_block_size_device.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+template <IdWidth kWidth, int kNumThreads>
+__global__ void __launch_bounds__(kNumThreads)
+    redundant_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+  constexpr int kNumWarps = kNumThreads / 32;
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ std::int32_t warp_sums[32];
+  const int thread = threadIdx.x;
+  const int lane = thread % 32;
+  const int warp = thread / 32;
+  const int num_ctas = gridDim.x;
+  const int cta = blockIdx.x;
+  const int num_experts = args.num_experts;
+  const int row_length = counters_per_row(num_experts);
+  const int num_rows = args.ids_per_cta / 32;
+  // Of each bucket: all ids in the lower 16 bits, those before this CTA's in the upper 16.
+  auto* const packed = reinterpret_cast<std::uint32_t*>(shared);
+  auto* const starts = reinterpret_cast<std::int32_t*>(packed + row_length);
+  auto* const first_blocks = starts + row_length;
+  auto* const masks = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
+  auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
+
+  let_successor_start();
+  clear_shared(packed, row_length * 4, thread, kNumThreads);
+  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
+  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
+  __syncthreads();
+  wait_for_predecessor();
+
+  const std::int32_t cta_first = cta * args.ids_per_cta;
+  const bool has_own = thread < args.ids_per_cta && cta_first + thread < args.num_ids;
+  RawId<kWidth> own_id{};
+  if (has_own) own_id = load_id<kWidth>(args, cta_first + thread);
+#pragma unroll 8
+  for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
+    const std::uint32_t bucket = bucket_of(args, load_id<kWidth>(args, i));
+    atomicAdd(&packed[bucket], i < cta_first ? 0x10001u : 1u);
+  }
+  std::uint32_t own_bucket = unplaced_bucket(args);
+  std::uint32_t own_rank = 0;
+  if (warp < num_rows) {
+    if (has_own) own_bucket = bucket_of(args, own_id);
+    own_rank =
+        rank_in_warp(counts + warp * row_length, masks + warp * row_length, own_bucket, lane);
+  }
+  __syncthreads();
+
+  std::int32_t total_blocks = 0;
+  for (int base = 0; base < num_experts; base += kNumThreads) {
+    const int expert = base + thread;
+    const bool exists = expert < num_experts;
+    const std::uint32_t count = exists ? packed[expert] & 0xffff : 0;
+    const std::uint32_t before = exists ? packed[expert] >> 16 : 0;
+    std::int32_t chunk_blocks;
+    const std::int32_t first_block =
+        total_blocks +
+        exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
+    if (exists) {
+      starts[expert] = first_block * args.block_size + before;
+      first_blocks[expert] = first_block;
+      scan_column(counts, row_length, num_rows, expert);
+      if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
+    }
+    total_blocks += chunk_blocks;
+    __syncthreads();
+  }
+
+  if (own_bucket < args.num_experts) {
+    args.sorted_token_ids[starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank] =
+        cta_first + thread;
+  }
+  for (int expert = cta + num_ctas * warp; expert < num_experts; expert += num_ctas * kNumWarps) {
+    pad_group(args, first_blocks[expert], packed[expert] & 0xffff, lane);
+  }
+  const int grid_thread = cta * kNumThreads + thread;
+  fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
+       args.sorted_token_ids_length, args.num_ids, grid_thread, num_ctas * kNumThreads);
+  // From the last thread on: the first ones have filled.
+  for (std::int64_t block = cta * kNumThreads + (kNumThreads - 1 - thread);
+       block < args.expert_ids_length; block += num_ctas * kNumThreads) {
+    args.expert_ids[block] =
+        block < total_blocks ? shown_expert(args, group_of_block(first_blocks, num_experts, block))
+                             : args.tail_expert;
+  }
+  if (cta == 0 && thread == 0) {
+    *args.num_tokens_post_pad = total_blocks * args.block_size;
+    if (args.num_dropped != nullptr) *args.num_dropped = packed[dropped_bucket(args)] & 0xffff;
+  }
+}
+
+}  // namespace
+
+const void* align_block_size_redundant_kernel(IdWidth width, int num_threads) {
+  return for_width(width, [=]<IdWidth kWidth>() -> const void* {
+    switch (num_threads) {
+      case 256:
+        return reinterpret_cast<const void*>(&redundant_kernel<kWidth, 256>);
+      case 512:
+        return reinterpret_cast<const void*>(&redundant_kernel<kWidth, 512>);
+      default:
+        return nullptr;
+    }
+  });
+}
+
+}  // namespace tessera::cuda

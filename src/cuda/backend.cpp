@@ -1,0 +1,47 @@
+// The CUDA backend as a shared object of its own: its one exported symbol.
+#include "core/backend.hpp"
+
+#include "core/errors.hpp"
+#include "cuda/align_block_size.hpp"
+#include "cuda/device.hpp"
+#include "tessera/export.h"
+
+namespace tessera::cuda {
+namespace {
+
+BackendInfo info() {
+  std::string detail;
+  const int num_devices = count_devices(&detail);
+  for (int id = 0; id < num_devices; ++id) {
+    detail += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " + describe(id);
+    if (properties_of(id).compute_capability < kMinComputeCapability) {
+      detail += ", too old for this build";
+    }
+  }
+  return {"cuda", num_devices > 0, detail};
+}
+
+Status warmup(DLDevice device) {
+  constexpr std::string_view kOp = "warmup";
+  Context context;
+  context.device = device;
+  if (Status s = check_context(kOp, context); !s.ok()) return s;
+  const CurrentDevice current(device.device_id);
+  cudaError_t error = current.error();
+  if (error == cudaSuccess) error = cudaFree(nullptr);  // creates the context
+  if (error != cudaSuccess) {
+    return core::refuse(StatusCode::kRuntimeError, kOp, "device", "a usable device",
+                        text_of(error));
+  }
+  return load_align_block_size_kernels(kOp, device.device_id);
+}
+
+}  // namespace
+}  // namespace tessera::cuda
+
+extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
+  using namespace tessera::cuda;
+  static const tessera::core::Backend backend{TESSERA_VERSION, info, check_context, warmup,
+                                              align_block_size_implementations()};
+  return &backend;
+}
