@@ -4,6 +4,7 @@
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/error.h>
 #include <tvm/ffi/function.h>
+#include <tvm/ffi/optional.h>
 #include <tvm/ffi/string.h>
 
 #include <atomic>
@@ -18,6 +19,7 @@ namespace tessera::bench {
 namespace {
 
 namespace ffi = tvm::ffi;
+using OptionalTensor = ffi::Optional<ffi::TensorView>;
 
 std::span<std::int32_t> int32_span(const ffi::TensorView& tensor) {
   return {static_cast<std::int32_t*>(tensor.data_ptr()), static_cast<std::size_t>(tensor.numel())};
@@ -27,32 +29,35 @@ void require(const Status& status) {
   if (!status.ok()) TVM_FFI_THROW(RuntimeError) << status.message();
 }
 
+TensorView view_of(const ffi::TensorView& tensor) {
+  TensorView view;
+  view.data = tensor.data_ptr();
+  view.num_elements = tensor.numel();
+  view.dtype = tensor.dtype();
+  return view;
+}
+
 /// Our op as its C++ caller sees it: with validation, dispatch and all.
-std::function<void()> tessera_call(const PeerProblem& problem, std::int64_t num_threads,
+std::function<void()> tessera_call(const AlignBlockSizeArgs& args, std::int64_t num_threads,
                                    std::vector<std::byte>& workspace) {
-  AlignBlockSizeArgs args;
-  args.topk_ids = TensorView::of(std::span(problem.topk_ids, problem.num_ids));
-  args.block_size = problem.block_size;
-  args.num_experts = problem.num_experts;
-  args.sorted_token_ids = TensorView::of(std::span(problem.sorted_token_ids, problem.capacity));
-  args.expert_ids = TensorView::of(std::span(problem.expert_ids, problem.num_blocks));
-  args.num_tokens_post_pad = TensorView::of(std::span(problem.num_tokens_post_pad, 1));
   Context context;
   context.num_threads = static_cast<std::int32_t>(num_threads);
   AlignBlockSizeSizes sizes;
-  require(align_block_size_sizes({problem.num_ids, problem.block_size, problem.num_experts},
+  require(align_block_size_sizes({args.topk_ids.num_elements, args.block_size, args.num_experts},
                                  context, &sizes));
   workspace.resize(sizes.workspace_bytes);
   context.workspace = workspace;
   return [args, context] { require(align_block_size(args, context)); };
 }
 
-/// Seconds that `num_calls` calls of a contender take. All arrays are int32 in host memory, and
-/// the outputs have at least the contract's lengths.
+/// Seconds that `num_calls` calls of a contender take. All arrays are contiguous in host memory,
+/// and the outputs have at least the contract's lengths. All but Tessera ignore the map; the peers
+/// need int32 ids.
 double host_seconds(const ffi::String& contender, const ffi::TensorView& topk_ids,
-                    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-                    const ffi::TensorView& num_tokens_post_pad, std::int64_t block_size,
-                    std::int64_t num_experts, std::int64_t num_threads, std::int64_t num_calls) {
+                    const OptionalTensor& expert_map, const ffi::TensorView& sorted_token_ids,
+                    const ffi::TensorView& expert_ids, const ffi::TensorView& num_tokens_post_pad,
+                    std::int64_t block_size, std::int64_t num_experts, std::int64_t num_threads,
+                    std::int64_t num_calls) {
   const PeerProblem problem{
       int32_span(topk_ids).data(),           static_cast<std::int32_t>(topk_ids.numel()),
       static_cast<std::int32_t>(block_size), static_cast<std::int32_t>(num_experts),
@@ -66,7 +71,15 @@ double host_seconds(const ffi::String& contender, const ffi::TensorView& topk_id
   const std::string name(contender.data(), contender.size());
   std::function<void()> call;
   if (name == "tessera") {
-    call = tessera_call(problem, num_threads, workspace);
+    AlignBlockSizeArgs args;
+    args.topk_ids = view_of(topk_ids);
+    args.block_size = block_size;
+    args.num_experts = num_experts;
+    if (expert_map.has_value()) args.expert_map = view_of(*expert_map);
+    args.sorted_token_ids = view_of(sorted_token_ids);
+    args.expert_ids = view_of(expert_ids);
+    args.num_tokens_post_pad = view_of(num_tokens_post_pad);
+    call = tessera_call(args, num_threads, workspace);
   } else if (name == "textbook") {
     call = [&] { textbook(problem, peer_workspace); };
   } else if (name == "thread_local_counts") {
@@ -85,8 +98,13 @@ double host_seconds(const ffi::String& contender, const ffi::TensorView& topk_id
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+/// Takes the arrays of a call of the op, and does nothing: what the binding alone costs.
+void empty_call(const ffi::TensorView&, const ffi::TensorView&, const ffi::TensorView&,
+                const ffi::TensorView&) {}
+
 }  // namespace
 }  // namespace tessera::bench
 
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(empty_call, tessera::bench::empty_call)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(host_seconds, tessera::bench::host_seconds)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(has_openmp, tessera::bench::has_openmp)

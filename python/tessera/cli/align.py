@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 import tessera
-from tessera.cli.compositions import numpy_composition, torch_composition
+from tessera.bench.compositions import numpy_composition, torch_composition
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
 from tessera.cli.picture import load_picture, share_picture
 

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tessera.cli import align, info, verify
+from tessera.cli import align, bench, info, verify
 
-_COMMANDS = {"info": info, "align": align, "verify": verify}
+_COMMANDS = {"info": info, "align": align, "verify": verify, "bench": bench}
 
 
 class _Parser(argparse.ArgumentParser):

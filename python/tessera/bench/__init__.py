@@ -1,0 +1,1 @@
+"""The benchmark: what `tessera bench` measures, and how."""

@@ -1,0 +1,91 @@
+"""What can be timed: Tessera, its peers, floors, and what a call costs at least."""
+
+from __future__ import annotations
+
+import functools
+import timeit
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tessera
+from tessera.bench.problem import Problem
+from tessera.bench.shapes import Shape
+
+Kind = Literal["tessera", "peer", "floor", "cost"]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One contender on one problem.
+
+    run: one call; its outputs where it is a whole implementation of the op.
+    seconds: host time of that many calls.
+    """
+
+    run: Callable[[], Any]
+    seconds: Callable[[int], float]
+
+    @staticmethod
+    def of(function: Callable[[], Any]) -> Call:
+        """A call timed by a loop in Python."""
+        return Call(function, lambda number: timeit.timeit(function, number=number))
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A contender; `unavailable` and `refusal` say why not, and are empty if nothing is amiss.
+
+    A floor does what no implementation can do without, and sorts nothing. A cost is what a call
+    from Python takes that does nothing.
+    """
+
+    name: str
+    kind: Kind
+    methods: tuple[str, ...]
+    prepare: Callable[[Problem], Call]
+    unavailable: str = ""
+    refusal: Callable[[Shape], str] = lambda shape: ""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its outputs are to be judged by the contract."""
+        return self.kind in ("tessera", "peer")
+
+
+def absent(name: str, kind: Kind, reason: str) -> Contender:
+    """A contender that cannot run here."""
+
+    def prepare(problem: Problem) -> Call:
+        raise RuntimeError(f"{name}: {reason}")
+
+    return Contender(name, kind, (), prepare, unavailable=reason)
+
+
+class NativeLibrary:
+    """A shared object of peers, beside Tessera's own."""
+
+    def __init__(self, file_name: str) -> None:
+        import tvm_ffi
+
+        path = Path(tessera.__file__).with_name("lib") / file_name
+        if not path.exists():
+            raise OSError(f"this build has no {file_name}")
+        self._module = tvm_ffi.load_module(path)
+
+    def function(self, name: str, *, release_gil: bool = True) -> Any:
+        """A function of it. A short one had better keep the interpreter lock, as the op does."""
+        function = self._module.get_function(name)
+        function.release_gil = release_gil
+        return function
+
+
+@functools.cache
+def native_library(file_name: str) -> NativeLibrary:
+    """A library of peers, loaded the first time.
+
+    Raises:
+        OSError: it is not part of this build.
+    """
+    return NativeLibrary(file_name)

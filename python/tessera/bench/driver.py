@@ -1,0 +1,191 @@
+"""Measures: for every shape, checks every contender's outputs, then times all that can run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.bench import cpu
+from tessera.bench.cold import cold_times
+from tessera.bench.contender import Call, Contender, Kind
+from tessera.bench.machine import description
+from tessera.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times
+from tessera.bench.problem import Problem, make_problem
+from tessera.bench.shapes import Shape
+
+# What a contender has to be faster by than the floor before that counts as wrong.
+_NOISE = 0.02
+
+# The methods whose times tell how fast a contender is, best first.
+_SPEED_METHODS = ("graph", "call", "l2")
+
+_DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "l2", "eager", "cold")}
+
+
+class ContractBrokenError(Exception):
+    """Tessera's own outputs break the contract: there is nothing to time."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure. `peers` None stands for all; `traces` holds the ids of the shapes' logs."""
+
+    device: str
+    shapes: Sequence[Shape]
+    methods: Sequence[str]
+    peers: Sequence[str] | None = None
+    traces: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    seed: int = 0
+    effort: Effort = QUICK
+    commit: str | None = None
+
+    def check(self, contenders: Sequence[Contender]) -> None:
+        """Refuse what makes no sense, before anything takes time."""
+        for method in self.methods:
+            if method not in _DEVICE_METHODS[self.device]:
+                known = ", ".join(_DEVICE_METHODS[self.device])
+                raise ValueError(
+                    f"--method: expected some of {known} with --device {self.device}, got {method}"
+                )
+        known_peers = sorted({one.name.partition("/")[0] for one in contenders if _is_peer(one)})
+        for name in self.peers or ():
+            if name not in known_peers:
+                raise ValueError(f"--peers: expected some of {', '.join(known_peers)}, got {name}")
+
+    def wants(self, contender: Contender) -> bool:
+        """Whether a contender is to be measured; all but peers always are."""
+        if self.peers is None or not _is_peer(contender):
+            return True
+        return contender.name.partition("/")[0] in self.peers
+
+
+def _is_peer(contender: Contender) -> bool:
+    return contender.kind == "peer"
+
+
+def available_contenders(device: str) -> list[Contender]:
+    """All contenders on a device; those that cannot run say why."""
+    if device == "cpu":
+        return cpu.contenders()
+    from tessera.bench import cuda
+
+    return cuda.contenders()
+
+
+def measure(request: Request, progress: Callable[[str], object] = lambda shape: None) -> Any:
+    """The results as one JSON document; `progress` is told of each shape before its turn.
+
+    Raises:
+        ValueError: the request makes no sense.
+        ContractBrokenError: Tessera's outputs are wrong.
+    """
+    everyone = available_contenders(request.device)
+    request.check(everyone)
+    wanted = [one for one in everyone if request.wants(one)]
+    present = [one for one in wanted if not one.unavailable]
+    rows = []
+    for shape in request.shapes:
+        progress(shape.name)
+        rows.append(_measured_row(request, shape, present))
+    return {
+        **description(request.device, request.commit),
+        "seed": request.seed,
+        "methods": {method: MEANINGS[method] for method in request.methods},
+        "contenders": {
+            one.name: {"kind": one.kind, "unavailable": one.unavailable} for one in wanted
+        },
+        "rows": rows,
+    }
+
+
+def _measured_row(request: Request, shape: Shape, present: Sequence[Contender]) -> dict[str, Any]:
+    problem = make_problem(shape, request.device, request.seed, request.traces.get(shape.trace))
+    row: dict[str, Any] = {"shape": shape.name, **dataclasses.asdict(shape)}
+    refusals = {one.name: why for one in present if (why := one.refusal(shape))}
+    runners = [one for one in present if one.name not in refusals]
+    us: dict[str, dict[str, float]] = {}
+    violations: dict[str, list[str]] = {}
+    failures: dict[str, dict[str, str]] = {}
+    judged: set[str] = set()
+    for method in request.methods:
+        entrants = [one for one in runners if method in one.methods]
+        if method == "cold":
+            times = cold_times(shape, [one.name for one in entrants])
+        else:
+            calls = {one.name: one.prepare(problem) for one in entrants}
+            for one in entrants:
+                if one.is_checked and one.name not in judged:
+                    judged.add(one.name)
+                    if broken := _broken_rules(problem, one, calls[one.name]):
+                        violations[one.name] = broken
+            times = METHODS[method](calls, request.effort)
+        _require_ours(shape, method, entrants, times)
+        for name, value in times.us.items():
+            us.setdefault(name, {})[method] = value
+        for name, why in times.failures.items():
+            failures.setdefault(name, {})[method] = why
+    row |= {"us": us, "violations": violations, "refusals": refusals, "failures": failures}
+    return row | _judgement(us, {one.name: one.kind for one in present})
+
+
+def _broken_rules(problem: Problem, contender: Contender, call: Call) -> list[str]:
+    problem.poison()
+    broken = problem.violations(call.run())
+    if broken and contender.kind == "tessera":
+        raise ContractBrokenError(
+            f"{contender.name} breaks the contract on {problem.shape.name}: {broken[0].message}"
+        )
+    return [violation.message for violation in broken]
+
+
+def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], times: Times) -> None:
+    for one in entrants:
+        if one.kind == "tessera" and one.name in times.failures:
+            # Without triton nobody has this figure.
+            if len(times.failures) == len(entrants):
+                continue
+            raise RuntimeError(
+                f"{one.name} on {shape.name}, method {method}: {times.failures[one.name]}"
+            )
+
+
+def speeds(us: Mapping[str, Mapping[str, float]], method: str) -> dict[str, float]:
+    """The times of one method."""
+    return {name: by_method[method] for name, by_method in us.items() if method in by_method}
+
+
+def best(
+    us: Mapping[str, float], kinds: Mapping[str, Kind], kind: Kind
+) -> tuple[str, float] | None:
+    """The fastest contender of a kind, and its time."""
+    found = [(time, name) for name, time in us.items() if kinds.get(name) == kind]
+    return (min(found)[1], min(found)[0]) if found else None
+
+
+def _judgement(us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, Kind]) -> dict[str, Any]:
+    """Ratios of the shape, and who is faster than what is called a floor."""
+    method = next((one for one in _SPEED_METHODS if speeds(us, one)), None)
+    if method is None:
+        return {"ratios": {}, "below_floor": {}}
+    times = speeds(us, method)
+    ours, peer, floor = (best(times, kinds, kind) for kind in ("tessera", "peer", "floor"))
+    ratios = {}
+    if ours and peer:
+        ratios["Tessera / best peer"] = ours[1] / peer[1]
+    if ours and floor:
+        ratios["Tessera / floor"] = ours[1] / floor[1]
+    if method == "call":
+        ratios |= cpu.ratios(times)
+    below = {}
+    if floor:
+        below = {
+            name: time
+            for name, time in times.items()
+            if kinds.get(name) in ("tessera", "peer") and time < floor[1] * (1 - _NOISE)
+        }
+    return {"ratios": ratios, "below_floor": below}

@@ -1,0 +1,209 @@
+"""The ways of timing. Each takes all contenders of a shape, and gives microseconds a call."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import statistics
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tessera.bench.contender import Call
+
+_CALLS_PER_GRAPH = 20
+_REPLAYS = (5, 30)
+_GRAPH_ROUNDS = 2
+_REPLAY_BUDGET_US = 25_000.0
+
+# The GPU sleeps some 30 us before a graph, so that the host has enqueued the graph and both events.
+_SLEEP_CYCLES = 60_000
+
+_WARMUP_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure on the host: repetitions, the length of one, calls of an eager one."""
+
+    repetitions: int
+    min_seconds: float
+    eager_calls: int
+
+
+# OpenMP's threads spin for some 8 ms after a call, at the cost of whoever is timed next: hence
+# repetitions of tens of milliseconds.
+QUICK = Effort(repetitions=5, min_seconds=0.02, eager_calls=200)
+THOROUGH = Effort(repetitions=21, min_seconds=0.04, eager_calls=200)
+
+
+@dataclass
+class Times:
+    """us: median microseconds a call. failures: why a contender could not be timed."""
+
+    us: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def host_calls(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """Host time of whole calls, contenders interleaved at random."""
+    numbers = {name: _enough_calls(call, effort.min_seconds) for name, call in calls.items()}
+    return _interleaved(calls, numbers, effort.repetitions, lambda: None)
+
+
+def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """Host time of enqueuing a call: a loop that does not synchronise. Interleaved at random."""
+    numbers = dict.fromkeys(calls, effort.eager_calls)
+    for call in calls.values():
+        for _ in range(_WARMUP_CALLS):
+            call.run()
+    return _interleaved(calls, numbers, 25, _synchronize_if_cuda())
+
+
+def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """GPU time of 20 back-to-back calls in a CUDA graph, L2 warm, launches hidden."""
+    import torch
+
+    times = Times()
+    graphs: dict[str, Any] = {}
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()), _garbage_uncollected():
+        for name, call in calls.items():
+            try:
+                graphs[name] = _captured(torch, call.run)
+            except Exception as error:
+                times.failures[name] = _first_line(error)
+        samples: dict[str, list[float]] = {name: [] for name in graphs}
+        for _ in range(_GRAPH_ROUNDS):
+            for name, captured in graphs.items():
+                samples[name] += _replay_us(torch, captured)
+    times.us = {name: statistics.median(found) for name, found in samples.items()}
+    graphs.clear()
+    torch.cuda.empty_cache()
+    return times
+
+
+def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """GPU time of single calls with the L2 cache flushed before each: triton's do_bench, median."""
+    try:
+        from triton.testing import do_bench
+    except ImportError as error:
+        return Times(failures=dict.fromkeys(calls, f"triton: {error}"))
+    times = Times()
+    for name, call in calls.items():
+        try:
+            times.us[name] = 1e3 * do_bench(call.run, warmup=5, rep=30, return_mode="median")
+        except Exception as error:
+            times.failures[name] = _first_line(error)
+    return times
+
+
+METHODS: dict[str, Callable[[Mapping[str, Call], Effort], Times]] = {
+    "call": host_calls,
+    "graph": graph,
+    "l2": l2,
+    "eager": eager,
+}
+
+MEANINGS = {
+    "call": "host time of a call, contenders interleaved at random, median of repetitions",
+    "graph": "CUDA graph of 20 back-to-back calls of the whole Python-level function, launches "
+    "hidden behind a sleep of the GPU, L2 warm, median of 2 rounds of 5 to 30 replays",
+    "l2": "triton's do_bench, L2 flushed before every call, median",
+    "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
+    "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "
+    "of 3 processes",
+}
+
+
+def _enough_calls(call: Call, min_seconds: float) -> int:
+    """Calls that take that long."""
+    number, seconds = 1, call.seconds(1)
+    while seconds < min_seconds / 4:
+        number *= 2
+        seconds = call.seconds(number)
+    return max(1, round(number * min_seconds / seconds))
+
+
+def _interleaved(
+    calls: Mapping[str, Call],
+    numbers: Mapping[str, int],
+    repetitions: int,
+    settle: Callable[[], object],
+) -> Times:
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0).shuffle
+    for _ in range(repetitions):
+        shuffle(order)
+        for name in order:
+            settle()
+            samples[name].append(1e6 * calls[name].seconds(numbers[name]) / numbers[name])
+    settle()
+    return Times({name: statistics.median(found) for name, found in samples.items()})
+
+
+def _synchronize_if_cuda() -> Callable[[], object]:
+    try:
+        import torch
+    except ImportError:
+        return lambda: None
+    return torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+
+
+@contextlib.contextmanager
+def _garbage_uncollected() -> Iterator[None]:
+    """A graph or event freed while another graph is captured would end the capture."""
+    gc.collect(0)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _captured(torch: Any, run: Callable[[], Any]) -> Any:
+    """A graph of calls on the current stream, and replayed once.
+
+    Not by `with torch.cuda.graph(...)`, which collects garbage and empties the cache first: most of
+    a second for all contenders of a shape.
+    """
+    for _ in range(_WARMUP_CALLS):
+        run()
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    captured.capture_begin()
+    try:
+        for _ in range(_CALLS_PER_GRAPH):
+            run()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            captured.capture_end()
+        raise
+    captured.capture_end()
+    captured.replay()
+    torch.cuda.synchronize()
+    return captured
+
+
+def _replay_us(torch: Any, captured: Any) -> list[float]:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    samples: list[float] = []
+    wanted = _REPLAYS[0]
+    while len(samples) < wanted:
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        begin.record()
+        captured.replay()
+        end.record()
+        end.synchronize()
+        replay_us = 1e3 * begin.elapsed_time(end)
+        samples.append(replay_us / _CALLS_PER_GRAPH)
+        if len(samples) == 1:
+            wanted = int(min(max(_REPLAY_BUDGET_US / replay_us, _REPLAYS[0]), _REPLAYS[1]))
+    return samples
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]
