@@ -17,8 +17,9 @@ if(CMAKE_CUDA_COMPILER)
   enable_language(CUDA)
   find_package(CUDAToolkit ${cuda_min_toolkit})
 endif()
-if(NOT CUDAToolkit_FOUND)
-  set(reason "it needs nvcc ${cuda_min_toolkit} or newer (https://developer.nvidia.com/cuda-toolkit)")
+# An old CMake may drive a new nvcc, and not know that it speaks C++20.
+if(NOT CUDAToolkit_FOUND OR NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+  set(reason "it needs nvcc ${cuda_min_toolkit} or newer (https://developer.nvidia.com/cuda-toolkit) and a CMake that knows it")
   if(TESSERA_CUDA STREQUAL "ON")
     message(FATAL_ERROR "The CUDA backend cannot be built: ${reason}")
   endif()
@@ -43,9 +44,8 @@ add_library(tessera_cuda MODULE
   src/cuda/align_block_size_one_cta.cu
   src/cuda/align_block_size_redundant.cu
   src/cuda/align_block_size_wide.cu)
-# CUDA_STANDARD 20 is not known to every CMake that can drive nvcc.
 target_compile_options(tessera_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr>)
+  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 target_compile_definitions(tessera_cuda PRIVATE
   TESSERA_VERSION="${PROJECT_VERSION}"
   TESSERA_CUDA_MIN_COMPUTE_CAPABILITY=${min_compute_capability})
@@ -53,6 +53,7 @@ target_include_directories(tessera_cuda PRIVATE src include)
 target_link_libraries(tessera_cuda PRIVATE DLPack::DLPack CUDA::cudart_static)
 target_link_options(tessera_cuda PRIVATE -Wl,--exclude-libs,ALL)
 set_target_properties(tessera_cuda PROPERTIES
+  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
   CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
   # Found beside the library in the build tree as in an installation.
   LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:tessera>)

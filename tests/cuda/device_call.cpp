@@ -1,0 +1,194 @@
+#include "device_call.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <optional>
+
+namespace tessera::test {
+namespace {
+
+constexpr std::size_t kGuardBytes = 512;
+constexpr int kCanary = 0x5c;
+constexpr DLDevice kDevice{kDLCUDA, 0};
+
+TensorView view_of(const DeviceBuffer& buffer, DLDataType dtype) {
+  TensorView view;
+  view.data = buffer.data();
+  view.num_elements = static_cast<std::int64_t>(buffer.size() * 8 / dtype.bits);
+  view.dtype = dtype;
+  view.device = kDevice;
+  return view;
+}
+
+TensorView int32_view(const DeviceBuffer& buffer) { return view_of(buffer, {kDLInt, 32, 1}); }
+
+std::string first_difference(const char* name, const DeviceBuffer& buffer,
+                             std::span<const std::int32_t> expected) {
+  const std::vector<std::byte> bytes = buffer.download();
+  std::vector<std::int32_t> found(bytes.size() / sizeof(std::int32_t));
+  std::memcpy(found.data(), bytes.data(), bytes.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    if (found[i] != expected[i]) {
+      return std::string(name) + "[" + std::to_string(i) + "]: expected " +
+             std::to_string(expected[i]) + ", got " + std::to_string(found[i]);
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+void require(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  std::fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(error));
+  std::exit(2);
+}
+
+DeviceBuffer::DeviceBuffer(std::size_t bytes, std::size_t misalignment, bool is_exact)
+    : lead_bytes_(is_exact ? 0 : kGuardBytes + misalignment),
+      tail_bytes_(is_exact ? 0 : kGuardBytes),
+      bytes_(bytes) {
+  const std::size_t all = lead_bytes_ + bytes_ + tail_bytes_;
+  void* memory = nullptr;
+  require(cudaMalloc(&memory, std::max<std::size_t>(all, 1)), "cudaMalloc");
+  memory_ = static_cast<std::byte*>(memory);
+  if (!is_exact) require(cudaMemset(memory_, kCanary, all), "cudaMemset");
+}
+
+DeviceBuffer::~DeviceBuffer() { (void)cudaFree(memory_); }
+
+void DeviceBuffer::poison(std::byte value) {
+  require(cudaMemset(data(), static_cast<int>(value), bytes_), "cudaMemset");
+}
+
+void DeviceBuffer::upload(const void* source) {
+  require(cudaMemcpy(data(), source, bytes_, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+}
+
+std::vector<std::byte> DeviceBuffer::download() const {
+  std::vector<std::byte> copy(bytes_);
+  require(cudaMemcpy(copy.data(), data(), bytes_, cudaMemcpyDeviceToHost),
+          "cudaMemcpy from the device");
+  return copy;
+}
+
+bool DeviceBuffer::intact() const {
+  std::vector<std::byte> all(lead_bytes_ + bytes_ + tail_bytes_);
+  require(cudaMemcpy(all.data(), memory_, all.size(), cudaMemcpyDeviceToHost),
+          "cudaMemcpy from the device");
+  const auto is_canary = [](std::byte b) { return b == std::byte{kCanary}; };
+  return std::all_of(all.begin(), all.begin() + lead_bytes_, is_canary) &&
+         std::all_of(all.end() - tail_bytes_, all.end(), is_canary);
+}
+
+std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t seed,
+                            const Outputs& expected, const DeviceSurroundings& surroundings) {
+  const contract::AlignBlockSizeInputs inputs = contract::make_inputs(c, seed);
+  const auto buffer = [&](std::size_t num_elements, std::size_t element_bytes) {
+    return std::make_unique<DeviceBuffer>(num_elements * element_bytes,
+                                          surroundings.misalignment * element_bytes,
+                                          surroundings.is_exact);
+  };
+  const auto int32_buffer = [&](std::size_t size) { return buffer(size, sizeof(std::int32_t)); };
+
+  const auto topk_ids = buffer(c.num_tokens * c.top_k, c.dtype.bits / 8);
+  topk_ids->upload(inputs.topk_ids.data());
+  std::unique_ptr<DeviceBuffer> expert_map;
+  if (inputs.expert_map) {
+    expert_map = int32_buffer(inputs.expert_map->size());
+    expert_map->upload(inputs.expert_map->data());
+  }
+  const auto sorted_token_ids = int32_buffer(expected.sorted_token_ids.size());
+  const auto expert_ids = int32_buffer(expected.expert_ids.size());
+  const auto num_tokens_post_pad = int32_buffer(1);
+  const auto expert_counts = int32_buffer(expected.expert_counts.size());
+  const auto num_dropped = int32_buffer(1);
+
+  AlignBlockSizeArgs args;
+  args.topk_ids = view_of(*topk_ids, c.dtype);
+  args.block_size = c.block_size;
+  args.num_experts = c.num_experts;
+  if (expert_map) args.expert_map = int32_view(*expert_map);
+  args.ignore_invalid_experts = c.ignore_invalid_experts;
+  args.pad_sorted_ids = c.pad_sorted_ids;
+  args.tail_expert = c.tail_expert;
+  args.sorted_token_ids = int32_view(*sorted_token_ids);
+  args.expert_ids = int32_view(*expert_ids);
+  args.num_tokens_post_pad = int32_view(*num_tokens_post_pad);
+  if (surroundings.with_counts) {
+    args.expert_counts = int32_view(*expert_counts);
+    args.num_dropped = int32_view(*num_dropped);
+  }
+
+  Context context;
+  context.device = kDevice;
+  context.implementation = surroundings.implementation;
+  AlignBlockSizeSizes sizes;
+  const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
+                                  c.pad_sorted_ids};
+  if (Status s = align_block_size_sizes(shape, context, &sizes); !s.ok()) return s.message();
+  DeviceBuffer workspace(sizes.workspace_bytes, surroundings.misalignment, surroundings.is_exact);
+  // Left as it came from the allocator, so that initcheck finds reads of what nobody wrote.
+  if (!surroundings.is_exact) {
+    for (DeviceBuffer* poisoned : {&workspace, sorted_token_ids.get(), expert_ids.get(),
+                                   num_tokens_post_pad.get(), expert_counts.get(),
+                                   num_dropped.get()}) {
+      poisoned->poison(surroundings.poison);
+    }
+  }
+  context.workspace = {workspace.data(), workspace.size()};
+
+  if (Status s = align_block_size(args, context); !s.ok()) return s.message();
+  require(cudaDeviceSynchronize(), (c.name + " on " + surroundings.implementation).c_str());
+
+  if (topk_ids->download() != inputs.topk_ids) return "topk_ids: changed";
+  std::string difference =
+      first_difference("sorted_token_ids", *sorted_token_ids, expected.sorted_token_ids);
+  if (difference.empty()) {
+    difference = first_difference("expert_ids", *expert_ids, expected.expert_ids);
+  }
+  if (difference.empty()) {
+    difference = first_difference("num_tokens_post_pad", *num_tokens_post_pad,
+                                  {&expected.num_tokens_post_pad, 1});
+  }
+  if (difference.empty() && surroundings.with_counts) {
+    difference = first_difference("expert_counts", *expert_counts, expected.expert_counts);
+    if (difference.empty()) {
+      difference = first_difference("num_dropped", *num_dropped, {&expected.num_dropped, 1});
+    }
+  }
+  if (!difference.empty()) return difference;
+  const std::pair<const char*, const DeviceBuffer*> buffers[] = {
+      {"workspace", &workspace},
+      {"topk_ids", topk_ids.get()},
+      {"sorted_token_ids", sorted_token_ids.get()},
+      {"expert_ids", expert_ids.get()},
+      {"num_tokens_post_pad", num_tokens_post_pad.get()},
+      {"expert_counts", expert_counts.get()},
+      {"num_dropped", num_dropped.get()}};
+  for (const auto& [name, guarded] : buffers) {
+    if (!guarded->intact()) return std::string(name) + ": written beside";
+  }
+  return {};
+}
+
+std::vector<std::string> device_implementations(const contract::AlignBlockSizeCase& c) {
+  const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
+                                  c.pad_sorted_ids};
+  Context context;
+  context.device = kDevice;
+  std::vector<ImplementationReport> reports;
+  if (!explain_align_block_size(shape, context, &reports).ok()) return {};
+  std::vector<std::string> names;
+  for (const ImplementationReport& report : reports) {
+    context.implementation = report.name;
+    AlignBlockSizeSizes sizes;
+    if (!align_block_size_sizes(shape, context, &sizes).ok()) continue;
+    names.insert(report.selected ? names.begin() : names.end(), report.name);
+  }
+  return names;
+}
+
+}  // namespace tessera::test
