@@ -1,5 +1,6 @@
 # Every target sets up what it needs, and says so; repeated, it starts its real work at once.
 .DEFAULT_GOAL := help
+TRACES ?= $(wildcard $(or $(TESSERA_TRACES),../shared/traces)/*.jsonl)
 .PHONY: help setup demo test bench sanitize lint format
 
 help: ## List these targets
@@ -15,10 +16,9 @@ demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 test: ## Run all C++ and Python tests; TORCH=none leaves out PyTorch (a large download)
 	@TORCH="$(TORCH)" scripts/test.sh
 
-bench: ## Run the benchmark, and write bench/results/ and docs/performance.md
-	@scripts/build.sh dev
-	@scripts/setup.sh package
-	@.venv/bin/python bench/run.py
+bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/performance.md
+	@scripts/setup.sh package torch bench
+	@.venv/bin/tessera bench --device cpu --preset report --json bench/results $(if $(TRACES),--trace $(TRACES))
 	@.venv/bin/python bench/performance_page.py
 
 sanitize: ## Run the C++ tests under the sanitizers, then the fuzz target for 30 s

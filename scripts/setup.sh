@@ -4,6 +4,7 @@
 #   cxx      CMake, Ninja and the libraries of the C++ tests
 #   test     what the Python tests import
 #   torch    PyTorch, for the tests that hand tensors to Tessera
+#   bench    what draws the performance page's picture
 #   fuzz     clang
 #   lint     formatters and checkers
 # A part whose inputs have not changed costs a checksum. A stamp in .venv is written after a part is
@@ -120,7 +121,7 @@ for part in "$@"; do
       debian_packages g++ libdlpack-dev libgtest-dev
       python_packages cxx
       ;;
-    test | torch) python_packages "$part" ;;
+    test | torch | bench) python_packages "$part" ;;
     fuzz) debian_packages clang-14 libclang-rt-14-dev ;;
     lint)
       debian_packages clang-format-14 clang-tidy-14 shellcheck

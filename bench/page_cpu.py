@@ -1,0 +1,62 @@
+"""The part of the performance page about the CPU."""
+
+from __future__ import annotations
+
+from page_text import bullets, figure, origin, read_results, table, times
+
+INTRODUCTION = """\
+## align_block_size on the CPU
+
+Shape = tokens x experts x top_k / block_size, int32 ids. Tessera is called through its C++ API,
+validation and dispatch included; the others are bare functions.
+
+- **textbook**: count, padded prefix sum, scatter; one thread.
+- **thread-local counts**: the algorithm of SGLang's CPU path, restated on OpenMP threads: fill,
+  count per thread, merge the counts into offsets, scatter; the better of one and two threads.
+- **floor**: copies the ids and writes outputs of the same sizes; sorts nothing.
+"""
+
+RATIOS = (
+    "textbook / 1 thread",
+    "1 thread / 2 threads",
+    "thread-local counts / Tessera",
+    "Tessera / floor",
+)
+
+
+def cpu_section() -> str:
+    """Speed beside the peers, and what a call from Python costs."""
+    result = read_results("cpu.json")
+    rows, losses = [], []
+    for row in result["rows"]:
+        us, ratios = times(row, "call"), row["ratios"]
+        counts = [time for name, time in us.items() if name.startswith("thread_local_counts/")]
+        shown = [us["tessera/1"], us["tessera/2"], us["textbook"], min(counts), us["floor"]]
+        rows.append(
+            [row["shape"], *map(figure, shown), *(f"{ratios[name]:.2f}" for name in RATIOS)]
+        )
+        losses += [
+            f"{row['shape']}: {name} {ratios[name]:.2f}"
+            for name in ("textbook / 1 thread", "thread-local counts / Tessera")
+            if ratios[name] < 1
+        ]
+    header = ["shape", "1 thread", "2 threads", "textbook", "thread-local counts", "floor"]
+    parts = [
+        INTRODUCTION,
+        "A ratio above 1, but for that to the floor, says that Tessera, or a second thread, is\n"
+        "faster.\n",
+        origin(result),
+        table([*header, *RATIOS], rows),
+        "Where Tessera is slower:\n",
+        bullets(losses, "Nowhere in this table."),
+    ]
+    calls = read_results("cpu_python.json")
+    if calls is not None:
+        (row,) = calls["rows"]
+        parts += [
+            "## A call from Python, on the CPU\n",
+            "16 tokens, 64 experts, top 2, block 16.\n",
+            origin(calls),
+            table(["call", "us"], [[n, f"{us:.2f}"] for n, us in times(row, "eager").items()]),
+        ]
+    return "\n".join(parts)
