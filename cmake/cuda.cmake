@@ -32,7 +32,7 @@ string(REGEX MATCHALL "[0-9]+" numbers "${CMAKE_CUDA_ARCHITECTURES}")
 list(SORT numbers COMPARE NATURAL)
 list(GET numbers 0 min_compute_capability)
 
-add_library(tessera_cuda MODULE
+add_library(tessera_cuda_objects OBJECT
   src/core/errors.cpp
   src/cuda/align_block_size.cpp
   src/cuda/align_block_size_policy.cpp
@@ -44,16 +44,20 @@ add_library(tessera_cuda MODULE
   src/cuda/align_block_size_one_cta.cu
   src/cuda/align_block_size_redundant.cu
   src/cuda/align_block_size_wide.cu)
-target_compile_options(tessera_cuda PRIVATE
+target_compile_options(tessera_cuda_objects PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
-target_compile_definitions(tessera_cuda PRIVATE
+target_compile_definitions(tessera_cuda_objects PUBLIC
   TESSERA_VERSION="${PROJECT_VERSION}"
   TESSERA_CUDA_MIN_COMPUTE_CAPABILITY=${min_compute_capability})
-target_include_directories(tessera_cuda PRIVATE src include)
-target_link_libraries(tessera_cuda PRIVATE DLPack::DLPack CUDA::cudart_static)
+target_include_directories(tessera_cuda_objects PUBLIC src include)
+target_link_libraries(tessera_cuda_objects PUBLIC DLPack::DLPack CUDA::cudart_static)
+set_target_properties(tessera_cuda_objects PROPERTIES
+  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden)
+
+add_library(tessera_cuda MODULE)
+target_link_libraries(tessera_cuda PRIVATE tessera_cuda_objects)
 target_link_options(tessera_cuda PRIVATE -Wl,--exclude-libs,ALL)
 set_target_properties(tessera_cuda PROPERTIES
-  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON
-  CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
+  CUDA_RUNTIME_LIBRARY Static LINKER_LANGUAGE CXX
   # Found beside the library in the build tree as in an installation.
   LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:tessera>)

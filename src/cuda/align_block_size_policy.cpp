@@ -75,6 +75,24 @@ const char* shared_memory_limitation(const Plan& plan, const DeviceProperties& d
              : "needs more shared memory for this number of experts than the device has";
 }
 
+/// The first rule that runs `shape`, with `strategy` if that is given.
+const Rule* find_rule(const AlignBlockSizeShape& shape, const DeviceProperties& device,
+                      const Strategy* strategy, bool within_bounds) {
+  for (const Rule& rule : rules_for(device)) {
+    if (strategy != nullptr && rule.strategy != *strategy) continue;
+    if (within_bounds && (shape.num_ids > rule.max_ids || shape.num_experts > rule.max_experts)) {
+      continue;
+    }
+    const bool one_cta = rule.strategy == Strategy::kFew || rule.strategy == Strategy::kOneCta;
+    if (within_bounds && one_cta && num_slots(shape) > kOneCtaMaxSlots) continue;
+    const Plan plan = make_plan(rule.strategy, rule.num_threads, rule.ids_per_cta, shape, device);
+    if (limitation(plan, shape, device) == nullptr) return &rule;
+  }
+  return nullptr;
+}
+
+}  // namespace
+
 const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
                        const DeviceProperties& device) {
   switch (plan.strategy) {
@@ -106,24 +124,6 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
   }
   return nullptr;
 }
-
-/// The first rule that runs `shape`, with `strategy` if that is given.
-const Rule* find_rule(const AlignBlockSizeShape& shape, const DeviceProperties& device,
-                      const Strategy* strategy, bool within_bounds) {
-  for (const Rule& rule : rules_for(device)) {
-    if (strategy != nullptr && rule.strategy != *strategy) continue;
-    if (within_bounds && (shape.num_ids > rule.max_ids || shape.num_experts > rule.max_experts)) {
-      continue;
-    }
-    const bool one_cta = rule.strategy == Strategy::kFew || rule.strategy == Strategy::kOneCta;
-    if (within_bounds && one_cta && num_slots(shape) > kOneCtaMaxSlots) continue;
-    const Plan plan = make_plan(rule.strategy, rule.num_threads, rule.ids_per_cta, shape, device);
-    if (limitation(plan, shape, device) == nullptr) return &rule;
-  }
-  return nullptr;
-}
-
-}  // namespace
 
 Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
                const AlignBlockSizeShape& shape, const DeviceProperties& device) {

@@ -49,8 +49,11 @@ const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,
 /// as it runs the shapes nearest to it.
 Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceProperties& device);
 
-/// A plan with stated parameters, for measuring; `ids_per_cta` 0 stands for all. Fails the
-/// limitation of its strategy if the device cannot launch it.
+/// Why a plan cannot be launched for a shape; null if it can.
+const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
+                       const DeviceProperties& device);
+
+/// A plan with stated parameters, launchable or not; `ids_per_cta` 0 stands for all.
 Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
                const AlignBlockSizeShape& shape, const DeviceProperties& device);
 
