@@ -1,6 +1,7 @@
 // Tessera's one file that knows Python's FFI: exports and conversions, no logic.
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/error.h>
+#include <tvm/ffi/extra/c_env_api.h>
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/optional.h>
 #include <tvm/ffi/string.h>
@@ -9,6 +10,7 @@
 #include <limits>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "align_block_size_cases.hpp"
@@ -62,6 +64,12 @@ std::int32_t int32_of(const char* argument, std::int64_t value) {
   return static_cast<std::int32_t>(value);
 }
 
+std::span<std::byte> bytes_of(const ffi::TensorView& tensor) {
+  const tessera::TensorView view = view_of(tensor);
+  const std::size_t bytes = static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8;
+  return {static_cast<std::byte*>(view.data), bytes};
+}
+
 /// This thread's scratch memory for host calls; grows to the largest call's need.
 std::span<std::byte> host_workspace(std::size_t bytes) {
   thread_local std::unique_ptr<std::byte[]> memory;
@@ -73,12 +81,14 @@ std::span<std::byte> host_workspace(std::size_t bytes) {
   return {memory.get(), bytes};
 }
 
-tessera::AlignBlockSizeArgs align_block_size_args(
-    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
-    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-    const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
-    const OptionalTensor& num_dropped, std::int64_t block_size, std::int64_t num_experts,
-    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert) {
+/// All but the three outputs that every call has.
+tessera::AlignBlockSizeArgs align_block_size_args(const ffi::TensorView& topk_ids,
+                                                  const OptionalTensor& expert_map,
+                                                  const OptionalTensor& expert_counts,
+                                                  const OptionalTensor& num_dropped,
+                                                  std::int64_t block_size, std::int64_t num_experts,
+                                                  bool ignore_invalid_experts, bool pad_sorted_ids,
+                                                  std::int64_t tail_expert) {
   tessera::AlignBlockSizeArgs args;
   args.topk_ids = view_of(topk_ids);
   args.block_size = block_size;
@@ -87,44 +97,110 @@ tessera::AlignBlockSizeArgs align_block_size_args(
   args.ignore_invalid_experts = ignore_invalid_experts;
   args.pad_sorted_ids = pad_sorted_ids;
   args.tail_expert = int32_of("tail_expert", tail_expert);
-  args.sorted_token_ids = view_of(sorted_token_ids);
-  args.expert_ids = view_of(expert_ids);
-  args.num_tokens_post_pad = view_of(num_tokens_post_pad);
   args.expert_counts = view_of(expert_counts);
   args.num_dropped = view_of(num_dropped);
   return args;
+}
+
+void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+                 const ffi::TensorView& num_tokens_post_pad, tessera::AlignBlockSizeArgs* args) {
+  args->sorted_token_ids = view_of(sorted_token_ids);
+  args->expert_ids = view_of(expert_ids);
+  args->num_tokens_post_pad = view_of(num_tokens_post_pad);
+}
+
+/// Cuts an array of int32 after `length` elements: keeps those, and returns the rest.
+tessera::TensorView cut(tessera::TensorView* array, std::int64_t length) {
+  if (length < 0 || length > array->num_elements || array->dtype.bits != 32) {
+    TVM_FFI_THROW(ValueError) << "expected an int32 array of at least " << length << " elements";
+  }
+  tessera::TensorView rest = *array;
+  rest.data = static_cast<std::int32_t*>(array->data) + length;
+  rest.num_elements -= length;
+  array->num_elements = length;
+  return rest;
+}
+
+tessera::Context context_on(DLDevice device, std::int64_t num_threads,
+                            std::string_view implementation) {
+  tessera::Context context;
+  context.device = device;
+  context.num_threads = int32_of("num_threads", num_threads);
+  context.implementation = implementation;
+  return context;
+}
+
+std::string_view text_of(const ffi::String& string) { return {string.data(), string.size()}; }
+
+DLDevice device_of(std::int64_t type, std::int64_t index) {
+  return {static_cast<DLDeviceType>(type), int32_of("device", index)};
+}
+
+/// On a device the workspace is the caller's, and the stream the one that the framework of the
+/// arrays has made current; on the host the workspace is found here.
+void run(const tessera::AlignBlockSizeArgs& args, const OptionalTensor& workspace,
+         std::int64_t num_threads, const ffi::String& implementation) {
+  tessera::Context context = context_on(args.topk_ids.device, num_threads, text_of(implementation));
+  if (context.device.device_type == kDLCPU) {
+    tessera::AlignBlockSizeSizes sizes;
+    throw_unless_ok(tessera::align_block_size_sizes(
+        {args.topk_ids.num_elements, args.block_size, args.num_experts, args.pad_sorted_ids},
+        context, &sizes));
+    context.workspace = host_workspace(sizes.workspace_bytes);
+  } else {
+    context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
+    if (workspace.has_value()) context.workspace = bytes_of(*workspace);
+  }
+  throw_unless_ok(tessera::align_block_size(args, context));
 }
 
 void align_block_size(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
                       const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
                       const ffi::TensorView& num_tokens_post_pad,
                       const OptionalTensor& expert_counts, const OptionalTensor& num_dropped,
-                      std::int64_t block_size, std::int64_t num_experts,
-                      bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert,
-                      std::int64_t num_threads, const ffi::String& implementation) {
-  const tessera::AlignBlockSizeArgs args = align_block_size_args(
-      topk_ids, expert_map, sorted_token_ids, expert_ids, num_tokens_post_pad, expert_counts,
-      num_dropped, block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
-  tessera::Context context;
-  context.device = args.topk_ids.device;
-  context.num_threads = int32_of("num_threads", num_threads);
-  context.implementation = {implementation.data(), implementation.size()};
-  tessera::AlignBlockSizeSizes sizes;
-  throw_unless_ok(tessera::align_block_size_sizes(
-      {args.topk_ids.num_elements, block_size, num_experts, pad_sorted_ids}, context, &sizes));
-  context.workspace = host_workspace(sizes.workspace_bytes);
-  throw_unless_ok(tessera::align_block_size(args, context));
+                      const OptionalTensor& workspace, std::int64_t block_size,
+                      std::int64_t num_experts, bool ignore_invalid_experts, bool pad_sorted_ids,
+                      std::int64_t tail_expert, std::int64_t num_threads,
+                      const ffi::String& implementation) {
+  tessera::AlignBlockSizeArgs args =
+      align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
+                            num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
+  set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
+  run(args, workspace, num_threads, implementation);
 }
 
-/// Writes the lengths of sorted_token_ids and expert_ids to `lengths`, int64[2].
+/// The same with the three outputs in one array, one after the other: to take two arrays fewer
+/// across the boundary saves a short call a tenth of its time.
+void align_block_size_joined(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+                             const ffi::TensorView& outputs, std::int64_t num_slots,
+                             std::int64_t num_blocks, const OptionalTensor& expert_counts,
+                             const OptionalTensor& num_dropped, const OptionalTensor& workspace,
+                             std::int64_t block_size, std::int64_t num_experts,
+                             bool ignore_invalid_experts, bool pad_sorted_ids,
+                             std::int64_t tail_expert, std::int64_t num_threads,
+                             const ffi::String& implementation) {
+  tessera::AlignBlockSizeArgs args =
+      align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
+                            num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
+  args.sorted_token_ids = view_of(outputs);
+  args.expert_ids = cut(&args.sorted_token_ids, num_slots);
+  args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
+  run(args, workspace, num_threads, implementation);
+}
+
+/// Writes the lengths of sorted_token_ids and expert_ids and the bytes of workspace on the device
+/// to `sizes`, int64[3].
 void align_block_size_sizes(std::int64_t num_ids, std::int64_t block_size, std::int64_t num_experts,
-                            bool pad_sorted_ids, const ffi::TensorView& lengths) {
-  tessera::AlignBlockSizeSizes sizes;
+                            bool pad_sorted_ids, std::int64_t device_type, std::int64_t device_id,
+                            const ffi::String& implementation, const ffi::TensorView& sizes) {
+  tessera::AlignBlockSizeSizes found;
   throw_unless_ok(tessera::align_block_size_sizes(
-      {num_ids, block_size, num_experts, pad_sorted_ids}, tessera::Context{}, &sizes));
-  auto* out = static_cast<std::int64_t*>(lengths.data_ptr());
-  out[0] = sizes.sorted_token_ids;
-  out[1] = sizes.expert_ids;
+      {num_ids, block_size, num_experts, pad_sorted_ids},
+      context_on(device_of(device_type, device_id), 0, text_of(implementation)), &found));
+  auto* out = static_cast<std::int64_t*>(sizes.data_ptr());
+  out[0] = found.sorted_token_ids;
+  out[1] = found.expert_ids;
+  out[2] = static_cast<std::int64_t>(found.workspace_bytes);
 }
 
 std::string json_string(const std::string& text) { return ffi::EscapeString(ffi::String(text)); }
@@ -141,14 +217,15 @@ std::string json_array(const Elements& elements, ToJson to_json) {
 
 std::string align_block_size_explain(std::int64_t num_ids, std::int64_t block_size,
                                      std::int64_t num_experts, bool pad_sorted_ids,
-                                     std::int64_t num_threads) {
-  tessera::Context context;
-  context.num_threads = int32_of("num_threads", num_threads);
+                                     std::int64_t num_threads, std::int64_t device_type,
+                                     std::int64_t device_id) {
+  const tessera::Context context = context_on(device_of(device_type, device_id), num_threads, "");
   std::vector<tessera::ImplementationReport> reports;
   throw_unless_ok(tessera::explain_align_block_size(
       {num_ids, block_size, num_experts, pad_sorted_ids}, context, &reports));
   return json_array(reports, [](const tessera::ImplementationReport& report) {
     return "{\"name\":" + json_string(report.name) + ",\"refusal\":" + json_string(report.refusal) +
+           ",\"plan\":" + json_string(report.plan) +
            ",\"selected\":" + (report.selected ? "true" : "false") + "}";
   });
 }
@@ -159,9 +236,11 @@ std::string align_block_size_check(
     const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
     const OptionalTensor& num_dropped, std::int64_t block_size, std::int64_t num_experts,
     bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert) {
-  const auto violations = tessera::contract::check_align_block_size(align_block_size_args(
-      topk_ids, expert_map, sorted_token_ids, expert_ids, num_tokens_post_pad, expert_counts,
-      num_dropped, block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert));
+  tessera::AlignBlockSizeArgs args =
+      align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
+                            num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
+  set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
+  const auto violations = tessera::contract::check_align_block_size(args);
   return json_array(violations, [](const tessera::contract::Violation& violation) {
     return "{\"rule\":" + json_string(violation.rule) +
            ",\"array\":" + json_string(violation.array) +
@@ -181,7 +260,7 @@ std::string align_block_size_rules() {
 }
 
 tessera::contract::AlignBlockSizeCase case_named(const ffi::String& name) {
-  auto found = tessera::contract::find_case({name.data(), name.size()});
+  auto found = tessera::contract::find_case(text_of(name));
   if (!found) {
     TVM_FFI_THROW(ValueError) << "no case is named '" << std::string(name)
                               << "'; random ones are named random:SEED:MAX_IDS";
@@ -194,11 +273,11 @@ std::string align_block_size_case(const ffi::String& name) {
 }
 
 void copy_to(const ffi::TensorView& out, const void* source, std::size_t bytes) {
-  const tessera::TensorView view = view_of(out);
-  if (static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8 != bytes) {
+  const std::span<std::byte> memory = bytes_of(out);
+  if (memory.size() != bytes) {
     TVM_FFI_THROW(ValueError) << "expected an array of " << bytes << " bytes";
   }
-  if (bytes != 0) std::memcpy(view.data, source, bytes);
+  if (bytes != 0) std::memcpy(memory.data(), source, bytes);
 }
 
 void write_inputs(const tessera::contract::AlignBlockSizeCase& c, std::int64_t seed,
@@ -237,12 +316,17 @@ std::string backends() {
   });
 }
 
+void warmup(std::int64_t device_type, std::int64_t device_id) {
+  throw_unless_ok(tessera::warmup(device_of(device_type, device_id)));
+}
+
 std::string version() { return tessera::version(); }
 std::string build() { return tessera::build_description(); }
 
 }  // namespace
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size, align_block_size)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_joined, align_block_size_joined)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_sizes, align_block_size_sizes)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_explain, align_block_size_explain)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_check, align_block_size_check)
@@ -253,5 +337,6 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_case, align_block_size_case)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_case_inputs, align_block_size_case_inputs)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_synthetic_ids, align_block_size_synthetic_ids)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(backends, backends)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(warmup, warmup)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(build, build)

@@ -11,6 +11,7 @@ assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_exp
 from tessera.align_block_size import AlignedBlocks, align_block_size
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
+from tessera.warmup import warmup
 
 __all__ = [
     "AlignedBlocks",
@@ -23,6 +24,7 @@ __all__ = [
     "contract_violations",
     "explain",
     "version",
+    "warmup",
 ]
 
 

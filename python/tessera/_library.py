@@ -5,9 +5,21 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+
+def _short_and_long(module: Any, name: str) -> tuple[Any, Any]:
+    short, long = module.get_function(name), module.get_function(name)
+    short.release_gil, long.release_gil = False, True
+    return short, long
+
+
+def dlpack_device(cuda_index: int) -> tuple[int, int]:
+    """DLPack's type and number of a CUDA device, or of the host where the index is negative."""
+    return (1, 0) if cuda_index < 0 else (2, cuda_index)
 
 
 class Library:
@@ -21,12 +33,21 @@ class Library:
         module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
         self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
         self.function: Callable[[str], Callable[..., Any]] = module.get_function
-        # The same function twice. Letting go of the interpreter lock and taking it back costs a
-        # short call more than other threads gain.
-        self.align_short: Any = module.get_function("align_block_size")
-        self.align_short.release_gil = False
-        self.align_long: Any = module.get_function("align_block_size")
-        self.align_long.release_gil = True
+        # Each function twice. Letting go of the interpreter lock and taking it back costs a short
+        # call more than other threads gain.
+        self.align_short, self.align_long = _short_and_long(module, "align_block_size")
+        self.align_joined_short, self.align_joined_long = _short_and_long(
+            module, "align_block_size_joined"
+        )
+
+    def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
+        """Calls inside run on this stream of the device, unless a torch tensor brings its own."""
+        import tvm_ffi
+
+        context: AbstractContextManager[object] = tvm_ffi.use_raw_stream(
+            tvm_ffi.device("cuda", cuda_index), stream
+        )
+        return context
 
     def read_json(self, function: str, *args: object) -> Any:
         """The decoded result of a function that returns JSON text."""
@@ -40,14 +61,13 @@ def load() -> Library:
 
 
 def refusal(
-    error: Exception, arrays: Mapping[str, object], integers: Mapping[str, object]
+    op: str, error: Exception, arrays: Mapping[str, object], integers: Mapping[str, object]
 ) -> Exception:
-    """The exception to raise for `error`, which a call with these arguments raised.
+    """The exception to raise for `error`, which a call of `op` with these arguments raised.
 
     The core's refusals keep type and message, and lose the FFI's frames. What failed before it
     reached the core is told in the core's form: op, argument, what was expected, what came.
     """
-    op = "align_block_size"
     message = str(error)
     if message.startswith(f"{op}: "):
         return type(error)(message)

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import functools
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 from typing_extensions import NamedTuple
 
-from tessera._library import load, refusal
+from tessera._device import HOST
+from tessera._frameworks import FRAMEWORKS, exportable
+from tessera._library import dlpack_device, load, refusal
 
 Array = TypeVar("Array")
 Array_co = TypeVar("Array_co", covariant=True)
 
-_INT32 = np.dtype(np.int32)
-
-# Calls with outputs shorter than this take some ten microseconds, and keep the interpreter lock.
+# Calls on the host with outputs shorter than this take some ten microseconds, and keep the
+# interpreter lock.
 _LONG_CALL_SLOTS = 16384
 
 
@@ -36,97 +36,29 @@ class AlignedBlocks(NamedTuple, Generic[Array_co]):
     num_tokens_post_pad: Array_co
 
 
-class _Framework(NamedTuple):
-    """What Tessera needs of the framework that an array comes from."""
-
-    num_elements: Callable[[Any], int]
-    # Takes topk_ids and the lengths of the first two outputs.
-    empty_outputs: Callable[[Any, int, int], AlignedBlocks[Any]]
-    # Turns NumPy outputs into the framework's own, where it cannot allocate them.
-    adopt: Callable[[Any, tuple[Any, ...]], AlignedBlocks[Any]] | None = None
-
-
-def _empty_numpy(topk_ids: object, num_slots: int, num_blocks: int) -> AlignedBlocks[Any]:
-    empty = np.empty
-    return AlignedBlocks(empty(num_slots, _INT32), empty(num_blocks, _INT32), empty(1, _INT32))
-
-
-def _torch_framework(torch: Any) -> _Framework:
-    empty, from_numpy, int32 = torch.empty, torch.from_numpy, torch.int32
-
-    def empty_torch(topk_ids: Any, num_slots: int, num_blocks: int) -> AlignedBlocks[Any]:
-        if topk_ids.is_cpu:  # half the time that `torch.empty` of a stated device takes
-            return AlignedBlocks(
-                from_numpy(np.empty(num_slots, _INT32)),
-                from_numpy(np.empty(num_blocks, _INT32)),
-                from_numpy(np.empty(1, _INT32)),
-            )
-        device = topk_ids.device
-        return AlignedBlocks(
-            empty(num_slots, dtype=int32, device=device),
-            empty(num_blocks, dtype=int32, device=device),
-            empty(1, dtype=int32, device=device),
-        )
-
-    return _Framework(torch.Tensor.numel, empty_torch)
-
-
-def _adopt_numpy(topk_ids: Any, outputs: tuple[Any, ...]) -> AlignedBlocks[Any]:
-    namespace = topk_ids.__array_namespace__()
-    return AlignedBlocks(*(namespace.from_dlpack(array) for array in outputs))
-
-
-class _Frameworks(dict[type, _Framework]):
-    """The framework of each type of array; a new type is looked into once."""
-
-    def __missing__(self, kind: type) -> _Framework:
-        torch = sys.modules.get("torch")
-        if issubclass(kind, np.ndarray):
-            framework = _Framework(lambda array: array.size, _empty_numpy)
-        elif torch is not None and issubclass(kind, torch.Tensor):
-            framework = _torch_framework(torch)
-        else:
-            adopt = _adopt_numpy if hasattr(kind, "__array_namespace__") else None
-            framework = _Framework(lambda array: np.from_dlpack(array).size, _empty_numpy, adopt)
-        self[kind] = framework
-        return framework
-
-
-_FRAMEWORKS = _Frameworks()
-
-
 @functools.lru_cache(maxsize=4096)
-def _output_lengths(
-    num_ids: int, block_size: int, num_experts: int, pad_sorted_ids: bool
-) -> tuple[int, int]:
-    lengths = np.empty(2, np.int64)
-    sizes = load().function("align_block_size_sizes")
-    sizes(num_ids, block_size, num_experts, pad_sorted_ids, lengths)
-    return int(lengths[0]), int(lengths[1])
+def output_sizes(
+    num_ids: int,
+    block_size: int,
+    num_experts: int,
+    pad_sorted_ids: bool,
+    cuda_index: int = HOST,
+    implementation: str = "",
+) -> tuple[int, int, int]:
+    """Lengths of `sorted_token_ids` and `expert_ids`, and bytes of workspace on the device."""
+    sizes = np.empty(3, np.int64)
+    device = dlpack_device(cuda_index)
+    query = load().function("align_block_size_sizes")
+    query(num_ids, block_size, num_experts, pad_sorted_ids, *device, implementation, sizes)
+    num_slots, num_blocks, workspace_bytes = sizes.tolist()
+    return num_slots, num_blocks, workspace_bytes
 
 
-class _Memory:
-    """Memory of a read-only NumPy array, for `np.asarray` to view as if it were writable."""
-
-    def __init__(self, array: Any) -> None:
-        interface = array.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
-        self.owner = array
-
-
-def exportable(array: Any) -> Any:
-    """An input of the op, such that DLPack can carry it: NumPy refuses read-only arrays."""
-    if isinstance(array, np.ndarray) and not array.flags.writeable and array.dtype.isnative:
-        return np.asarray(_Memory(array))
-    return array
-
-
-def _refuse_read_only(arrays: tuple[object, ...], names: tuple[str, ...]) -> None:
-    # DLPack, as the FFI asks for it, does not tell whether memory may be written.
-    for index, array in enumerate(arrays):
+def _refuse_read_only(outputs: Mapping[str, object]) -> None:
+    for name, array in outputs.items():
         if isinstance(array, np.ndarray) and not array.flags.writeable:
             raise ValueError(
-                f"align_block_size: {names[index]}: expected a writable array, got a read-only one"
+                f"align_block_size: {name}: expected a writable array, got a read-only one"
             )
 
 
@@ -214,12 +146,28 @@ def align_block_size(
     """
     try:
         library = load()
-        if out is None:
-            framework = _FRAMEWORKS[type(topk_ids)]
-            num_slots, num_blocks = _output_lengths(
-                framework.num_elements(topk_ids), block_size, num_experts, bool(pad_sorted_ids)
+        framework = FRAMEWORKS[type(topk_ids)]
+        cuda_index = framework.cuda_index(topk_ids)
+        pad_sorted_ids = bool(pad_sorted_ids)
+        workspace = None  # on the host it is the library's own
+        if out is None or cuda_index != HOST:
+            num_slots, num_blocks, workspace_bytes = output_sizes(
+                framework.num_elements(topk_ids),
+                block_size,
+                num_experts,
+                pad_sorted_ids,
+                cuda_index,
             )
-            outputs: tuple[Any, ...] = framework.empty_outputs(topk_ids, num_slots, num_blocks)
+            # Freed when this function returns, which may be before the call has run: the allocators
+            # of torch and CuPy reuse memory in the order of the stream that the call is on, under
+            # graph capture too. An allocation of its own, so that the outputs do not keep it alive.
+            if cuda_index != HOST and workspace_bytes != 0:
+                workspace = framework.empty_bytes(topk_ids, workspace_bytes)
+        if out is None:
+            # One allocation, and one array across the boundary, in place of three.
+            memory = framework.empty_int32(topk_ids, num_slots + num_blocks + 1)
+            outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
+            short, long = library.align_joined_short, library.align_joined_long
         else:
             if not isinstance(out, tuple) or len(out) != 3:
                 got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
@@ -227,47 +175,48 @@ def align_block_size(
                     f"align_block_size: out: expected a tuple of three arrays, got {got}"
                 )
             outputs = out
-            _refuse_read_only(outputs, AlignedBlocks._fields)
-            num_slots = _FRAMEWORKS[type(outputs[0])].num_elements(outputs[0])
-        if expert_counts is not None or num_dropped is not None:
-            _refuse_read_only((expert_counts, num_dropped), ("expert_counts", "num_dropped"))
-        align = library.align_short if num_slots < _LONG_CALL_SLOTS else library.align_long
-        align(  # in the order of the parameters in ffi.cc
-            exportable(topk_ids),
+            if cuda_index == HOST:
+                num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])
+            short, long = library.align_short, library.align_long
+        arguments = (  # in the order of the parameters in ffi.cc
+            topk_ids if framework.exportable is None else framework.exportable(topk_ids),
             None if expert_map is None else exportable(expert_map),
             *outputs,
             expert_counts,
             num_dropped,
+            workspace,
             block_size,
             num_experts,
             bool(ignore_invalid_experts),
-            bool(pad_sorted_ids),
+            pad_sorted_ids,
             tail_expert,
             0 if num_threads is None else num_threads,
             "",
         )
+        # A launch waits where its stream's queue is full, and what empties that may need the lock.
+        align = short if num_slots < _LONG_CALL_SLOTS and cuda_index == HOST else long
+        if framework.stream is None:
+            align(*arguments)
+        else:
+            with library.on_stream(cuda_index, framework.stream()):
+                align(*arguments)
     except Exception as error:
-        optional = {
-            "expert_map": expert_map,
-            "expert_counts": expert_counts,
-            "num_dropped": num_dropped,
+        given = dict(zip(AlignedBlocks._fields, out, strict=False)) if type(out) is tuple else {}
+        optional = {"expert_counts": expert_counts, "num_dropped": num_dropped}
+        given |= {name: array for name, array in optional.items() if array is not None}
+        # The FFI cannot carry read-only arrays, so that nothing was written.
+        _refuse_read_only(given)
+        inputs = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
+        integers = {
+            "block_size": block_size,
+            "num_experts": num_experts,
+            "tail_expert": tail_expert,
+            "num_threads": 0 if num_threads is None else num_threads,
         }
-        raise refusal(
-            error,
-            {
-                "topk_ids": topk_ids,
-                **dict(
-                    zip(AlignedBlocks._fields, out if isinstance(out, tuple) else (), strict=False)
-                ),
-                **{name: array for name, array in optional.items() if array is not None},
-            },
-            {
-                "block_size": block_size,
-                "num_experts": num_experts,
-                "tail_expert": tail_expert,
-                "num_threads": 0 if num_threads is None else num_threads,
-            },
-        ) from None
+        raise refusal("align_block_size", error, inputs | given, integers) from None
     if out is not None:
         return out
-    return outputs if framework.adopt is None else framework.adopt(topk_ids, outputs)
+    parts = framework.split(memory, [num_slots, num_blocks, 1])
+    if framework.adopt is not None:
+        parts = [framework.adopt(topk_ids, part) for part in parts]
+    return tuple.__new__(AlignedBlocks, parts)

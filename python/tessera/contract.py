@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera._frameworks import exportable, on_host
 from tessera._library import load, refusal
-from tessera.align_block_size import AlignedBlocks, exportable
+from tessera.align_block_size import AlignedBlocks
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ def contract_violations(
 ) -> list[Violation]:
     """Judge outputs of `align_block_size`, whoever computed them, against its contract.
 
-    Takes the arguments of the finished call, in host memory, and its result. Time and memory are
-    linear in the inputs and outputs.
+    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
+    the host. Time and memory are linear in the inputs and outputs.
 
     Returns:
         At most one violation for each rule of `rules()`; none if the contract holds.
@@ -121,7 +122,7 @@ def contract_violations(
         "expert_counts": expert_counts,
         "num_dropped": num_dropped,
     }
-    arrays = {name: exportable(array) for name, array in {**inputs, **outputs}.items()}
+    arrays = {name: exportable(on_host(array)) for name, array in {**inputs, **outputs}.items()}
     integers = {"block_size": block_size, "num_experts": num_experts}
     flags = (bool(ignore_invalid_experts), bool(pad_sorted_ids))
     try:
@@ -130,5 +131,7 @@ def contract_violations(
         )
     except Exception as error:
         given = {name: array for name, array in arrays.items() if array is not None}
-        raise refusal(error, given, {**integers, "tail_expert": tail_expert}) from None
+        raise refusal(
+            "align_block_size", error, given, {**integers, "tail_expert": tail_expert}
+        ) from None
     return [Violation(**fields) for fields in found]

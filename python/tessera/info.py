@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from tessera._library import load, refusal
+from tessera._device import cuda_index_of
+from tessera._library import dlpack_device, load, refusal
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,14 @@ class Backend:
 
 @dataclass(frozen=True)
 class Implementation:
-    """An implementation of an op; `refusal` says why it does not run, and is empty if it could."""
+    """An implementation of an op.
+
+    `refusal` says why it does not run, and is empty if it could; `plan` says how it would.
+    """
 
     name: str
     refusal: str
+    plan: str
     selected: bool
 
 
@@ -47,16 +53,35 @@ def explain(
     *,
     pad_sorted_ids: bool = False,
     num_threads: int | None = None,
+    device: Any = "cpu",
 ) -> list[Implementation]:
-    """What `align_block_size` would run on the host for this shape, and why not the others.
+    """What `align_block_size` would run for this shape, and why not the others, fastest first.
+
+    Args:
+        num_ids: N, the number of elements of `topk_ids`.
+        num_experts: as for `align_block_size`, and so are the others.
+        block_size: slots in a block.
+        pad_sorted_ids: whether the capacity is rounded up.
+        num_threads: host threads to use at most.
+        device: "cpu", "cuda", "cuda:1", the number of a CUDA device, or a `torch.device`.
+
+    Returns:
+        All implementations for this device; none where `backends()` says that it is unavailable.
 
     Raises:
-        ValueError: the shape lies outside the op's domain.
+        ValueError: the shape lies outside the op's domain, or there is no such device.
     """
     threads = 0 if num_threads is None else num_threads
+    place = dlpack_device(cuda_index_of("align_block_size", device))
     try:
         reports = load().read_json(
-            "align_block_size_explain", num_ids, block_size, num_experts, pad_sorted_ids, threads
+            "align_block_size_explain",
+            num_ids,
+            block_size,
+            num_experts,
+            pad_sorted_ids,
+            threads,
+            *place,
         )
     except Exception as error:
         integers = {
@@ -65,5 +90,5 @@ def explain(
             "num_experts": num_experts,
             "num_threads": threads,
         }
-        raise refusal(error, {}, integers) from None
+        raise refusal("align_block_size", error, {}, integers) from None
     return [Implementation(**fields) for fields in reports]

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tessera._device import HOST
+from tessera._frameworks import on_device, on_host
 from tessera._library import load
-from tessera.align_block_size import AlignedBlocks
+from tessera.align_block_size import AlignedBlocks, output_sizes
 from tessera.contract import Case, case_inputs, contract_violations
 
 REFERENCE = "cpu/reference"
@@ -16,25 +18,51 @@ REFERENCE = "cpu/reference"
 _POISON = -0x21524111
 _CANARIES = 16
 
+_POISON_BYTE = 0xDE
+_CANARY_BYTES = 61  # odd: a workspace may have any alignment
+
 _OUTPUTS = (*AlignedBlocks._fields, "expert_counts", "num_dropped")
 
 
-def _guarded(length: int) -> tuple[Any, Any]:
+def _guarded(length: int, cuda_index: int) -> tuple[Any, Any]:
     """A poisoned int32 array of this length, and the memory that it lies in the middle of."""
-    memory = np.full(length + 2 * _CANARIES, _POISON, np.int32)
+    memory = on_device(np.full(length + 2 * _CANARIES, _POISON, np.int32), cuda_index)
     return memory, memory[_CANARIES : _CANARIES + length]
 
 
+def _workspace(case: Case, implementation: str, cuda_index: int) -> tuple[Any, Any]:
+    """The same of bytes, as many as the implementation asks for; on the host, none."""
+    size = 0
+    if cuda_index != HOST:
+        shape = (case.num_ids, case.block_size, case.num_experts, case.pad_sorted_ids)
+        size = output_sizes(*shape, cuda_index, implementation)[2]
+    memory = on_device(np.full(size + 2 * _CANARY_BYTES, _POISON_BYTE, np.uint8), cuda_index)
+    return memory, memory[_CANARY_BYTES : _CANARY_BYTES + size]
+
+
+def _is_whole(memory: Any) -> bool:
+    size, poison = (_CANARIES, _POISON)
+    if memory.dtype == np.uint8:
+        size, poison = (_CANARY_BYTES, _POISON_BYTE)
+    return bool(np.all(memory[:size] == poison) and np.all(memory[-size:] == poison))
+
+
 def _run(
-    case: Case, topk_ids: Any, expert_map: Any, implementation: str, lengths: list[int]
+    case: Case,
+    topk_ids: Any,
+    expert_map: Any,
+    implementation: str,
+    lengths: list[int],
+    cuda_index: int,
 ) -> tuple[list[Any], list[str]]:
     """The five outputs of a call, and the names of those whose surroundings were written."""
-    guarded = [_guarded(length) for length in lengths]
-    outputs = [array for _, array in guarded]
+    workspace_memory, workspace = _workspace(case, implementation, cuda_index)
+    guarded = [_guarded(length, cuda_index) for length in lengths]
     load().align_long(
-        topk_ids,
-        expert_map,
-        *outputs,
+        on_device(topk_ids, cuda_index),
+        on_device(expert_map, cuda_index),
+        *(array for _, array in guarded),
+        workspace,
         case.block_size,
         case.num_experts,
         case.ignore_invalid_experts,
@@ -43,24 +71,29 @@ def _run(
         0,
         implementation,
     )
-    trampled = [
-        name
-        for name, (memory, _) in zip(_OUTPUTS, guarded, strict=True)
-        if np.any(memory[:_CANARIES] != _POISON) or np.any(memory[-_CANARIES:] != _POISON)
-    ]
-    return outputs, trampled
+    memories = [np.asarray(on_host(memory)) for memory, _ in guarded]
+    around = dict(zip(_OUTPUTS, memories, strict=True))
+    around["workspace"] = np.asarray(on_host(workspace_memory))
+    trampled = [name for name, memory in around.items() if not _is_whole(memory)]
+    return [memory[_CANARIES:-_CANARIES] for memory in memories], trampled
 
 
-def problems(case: Case, seed: int, implementation: str) -> list[str]:
-    """What is wrong with an implementation on one case; nothing if all is well."""
+def problems(case: Case, seed: int, implementation: str, cuda_index: int = 0) -> list[str]:
+    """What is wrong with an implementation on one case; nothing if all is well.
+
+    Those of the CUDA backend run on the device `cuda_index`, on arrays of torch.
+
+    Raises:
+        NotImplementedError: the implementation does not take this shape.
+    """
     topk_ids, expert_map = case_inputs(case, seed)
-    least = np.empty(2, np.int64)
-    load().function("align_block_size_sizes")(
-        case.num_ids, case.block_size, case.num_experts, case.pad_sorted_ids, least
-    )
-    lengths = [int(length) + case.extra_length for length in least] + [1, case.num_experts, 1]
-    found, trampled = _run(case, topk_ids, expert_map, implementation, lengths)
-    expected, _ = _run(case, topk_ids, expert_map, REFERENCE, lengths)
+    shape = (case.num_ids, case.block_size, case.num_experts, case.pad_sorted_ids)
+    least = output_sizes(*shape, HOST, REFERENCE)[:2]
+    lengths = [length + case.extra_length for length in least] + [1, case.num_experts, 1]
+    inputs = (case, topk_ids, expert_map)
+    place = cuda_index if implementation.startswith("cuda/") else HOST
+    found, trampled = _run(*inputs, implementation, lengths, place)
+    expected, _ = _run(*inputs, REFERENCE, lengths, HOST)
 
     messages = [f"memory beside {name} was written" for name in trampled]
     for name, got, want in zip(_OUTPUTS, found, expected, strict=True):

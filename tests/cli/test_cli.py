@@ -44,7 +44,7 @@ def test_info() -> None:
     assert done.returncode == 0
     assert re.search(rf"^tessera +{re.escape(tessera.version())}", done.stdout, re.MULTILINE)
     assert re.search(r"^backend cpu +available: ", done.stdout, re.MULTILINE)
-    assert re.search(r"^backend cuda +unavailable: \w", done.stdout, re.MULTILINE)
+    assert re.search(r"^backend cuda +(un)?available: \w", done.stdout, re.MULTILINE)
     assert re.search(r"^cpu/counting_sort +first choice", done.stdout, re.MULTILINE)
     assert re.search(r"^TESSERA_NUM_THREADS +3", done.stdout, re.MULTILINE)
 
@@ -58,6 +58,21 @@ def test_info_as_json_and_as_a_module() -> None:
     ]
     module = run_program([sys.executable, "-m", "tessera", "info", "--json"])
     assert json.loads(module.stdout)["build"] == document["build"]
+
+
+def test_info_explains_a_shape() -> None:
+    done = run("info", "--explain", 8192, 64, 128, "--device", "cpu", TESSERA_IMPL="cpu/reference")
+    assert done.returncode == 0
+    lines = [line.split(maxsplit=1) for line in done.stdout.splitlines()]
+    assert [[name, text.strip()] for name, text in lines] == [
+        ["device", "cpu"],
+        ["shape", "8192 ids, 64 experts, blocks of 128"],
+        ["cpu/counting_sort", "refused: not the implementation asked for, cpu/reference"],
+        ["cpu/reference", "first choice"],
+    ]
+    document = read_json("info", "--explain", 8192, 64, 128, "--device", "cpu")
+    assert document["shape"] == {"num_ids": 8192, "num_experts": 64, "block_size": 128}
+    assert [one["selected"] for one in document["implementations"]] == [True, False]
 
 
 def test_align_without_a_file_shows_the_workload() -> None:
@@ -168,6 +183,10 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
         (["align", "--block-size", 2**31 - 1], "align_block_size: capacity: expected at most"),
         (["align", "--distribution", "normal"], "argument --distribution: invalid choice"),
         (["align", "--device", "cuda"], "--device cuda: unavailable: "),
+        (["verify", "--device", "cuda:1"], "--device cuda:1: unavailable: "),
+        (["align", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (["info", "--explain", 1, 1, 0], "block_size: expected an integer in [1, 2147483647], got"),
+        (["info", "--explain", 1, "x", 1], "argument --explain: expected an integer, got 'x'"),
         (["align", "--output", "absent/out.npz"], "absent/out.npz: No such file or directory"),
         (["verify", "--cases", "nothing"], "no case is named 'nothing'"),
         (["verify", "--implementation", "gpu/x"], "--implementation: expected one of cpu/"),
@@ -210,7 +229,7 @@ def test_failures_are_told_with_their_replay(
     from tessera.cli import verify
     from tessera.cli.main import main
 
-    monkeypatch.setattr(verify, "problems", lambda case, seed, implementation: ["made up"])
+    monkeypatch.setattr(verify, "problems", lambda *case: ["made up"])
     assert main(["verify", "--cases", "random:3:50", "--seed", "9"]) == 1
     shown = capsys.readouterr().out
     assert "FAILED cpu/reference on random:3:50\n  made up\n" in shown

@@ -16,7 +16,10 @@ import numpy as np
 from rich.console import Console
 
 import tessera
+from tessera._device import HOST
+from tessera._frameworks import on_device, on_host
 from tessera.bench.compositions import numpy_composition, torch_composition
+from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
 from tessera.cli.picture import load_picture, share_picture
 
@@ -66,12 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=int, default=0, metavar="S", help=f"seed of synthetic ids {shown}")
     add("--block-size", type=_count, default=128, metavar="B", help=f"slots in a block {shown}")
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help=f"where to run; auto takes the best there is {shown}",
-    )
+    add_device_argument(parser, "where to run")
     add("--pad-sorted-ids", action="store_true", help="round the capacity up to whole blocks")
     add(
         "--num-threads",
@@ -87,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    device = _device(args.device)
+    cuda_index = chosen_device(args.device)
     if args.output is not None and args.output.exists() and not args.force:
         raise ValueError(f"{args.output}: exists already; --force overwrites it")
     if args.file is None:
@@ -100,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     reports = []
     for workload in source.workloads:
         try:
-            report, arrays = _align(workload, device, args)
+            report, arrays = _align(workload, cuda_index, args)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source.title}: {error}") from None
         prefix = "" if workload.layer is None else f"layer{workload.layer}."
@@ -117,41 +115,38 @@ def run(args: argparse.Namespace) -> int:
     return 1 if any(report["violations"] for report in reports) else 0
 
 
-def _device(name: str) -> str:
-    wanted = "cpu" if name == "auto" else name
-    backend = next(backend for backend in tessera.backends() if backend.name == wanted)
-    if not backend.available:
-        raise ValueError(f"--device {wanted}: unavailable: {backend.detail}")
-    return wanted
-
-
 def _align(
-    workload: Workload, device: str, args: argparse.Namespace
+    workload: Workload, cuda_index: int, args: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run, judge and, if asked, time one call. Returns the report, and the arrays to save."""
     ids, num_experts = workload.topk_ids, workload.num_experts
     options: dict[str, Any] = {
         "block_size": args.block_size,
         "num_experts": num_experts,
-        "expert_map": workload.expert_map,
+        "expert_map": on_device(workload.expert_map, cuda_index),
         "pad_sorted_ids": args.pad_sorted_ids,
     }
-    counts = np.empty(num_experts, np.int32)
-    dropped = np.empty(1, np.int32)
+    counts = on_device(np.empty(num_experts, np.int32), cuda_index)
+    dropped = on_device(np.empty(1, np.int32), cuda_index)
     statistics_of: dict[str, Any] = {"expert_counts": counts, "num_dropped": dropped}
-    result = tessera.align_block_size(ids, **options, **statistics_of, num_threads=args.num_threads)
-    violations = tessera.contract_violations(ids, result, **options, **statistics_of)
+    topk_ids = on_device(ids, cuda_index)
+    found = tessera.align_block_size(
+        topk_ids, **options, **statistics_of, num_threads=args.num_threads
+    )
+    violations = tessera.contract_violations(topk_ids, found, **options, **statistics_of)
+    result = tessera.AlignedBlocks(*(np.asarray(on_host(array)) for array in found))
     implementations = tessera.explain(
         ids.size,
         num_experts,
         args.block_size,
         pad_sorted_ids=args.pad_sorted_ids,
         num_threads=args.num_threads,
+        device=device_name(cuda_index),
     )
     num_slots = int(result.num_tokens_post_pad[0])
     report = {
         "layer": workload.layer,
-        "device": device,
+        "device": device_name(cuda_index),
         "implementation": next(one.name for one in implementations if one.selected),
         "shape": list(ids.shape),
         "num_ids": ids.size,
@@ -162,7 +157,7 @@ def _align(
         "num_tokens_post_pad": num_slots,
         "capacity": len(result.sorted_token_ids),
         "expert_counts": counts.tolist(),
-        "time_us": _times(workload, result, args) if args.time else {},
+        "time_us": _times(workload, cuda_index, result, args) if args.time else {},
         "violations": [violation.message for violation in violations],
     }
     arrays: dict[str, Any] = {
@@ -176,46 +171,61 @@ def _align(
 
 
 def _times(
-    workload: Workload, result: tuple[Any, ...], args: argparse.Namespace
+    workload: Workload, cuda_index: int, result: tuple[Any, ...], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Median times in microseconds, ours first. The compositions know no map and no bad ids."""
+    """Median times in microseconds, ours first, on a GPU until it has finished.
+
+    The compositions know no map and no bad ids.
+    """
     ids, num_experts = workload.topk_ids, workload.num_experts
+    topk_ids = on_device(ids, cuda_index)
     options: dict[str, Any] = {
         "block_size": args.block_size,
         "num_experts": num_experts,
-        "expert_map": workload.expert_map,
+        "expert_map": on_device(workload.expert_map, cuda_index),
         "pad_sorted_ids": args.pad_sorted_ids,
         "num_threads": args.num_threads,
     }
     candidates: dict[str, Callable[[], Any]] = {
-        "tessera": lambda: tessera.align_block_size(ids, **options)
+        "tessera": lambda: tessera.align_block_size(topk_ids, **options)
     }
     plain = workload.expert_map is None and ids.size > 0
     if plain and ids.min() >= 0 and ids.max() < num_experts:
         # bincount takes no unsigned 64-bit integers, torch hardly any unsigned ones.
         signed = ids.astype(np.int64) if ids.dtype.kind == "u" else ids
         rest = (args.block_size, num_experts, len(result[0]))
-        candidates["NumPy composition"] = lambda: numpy_composition(signed, *rest)
+        if cuda_index == HOST:
+            candidates["NumPy composition"] = lambda: numpy_composition(signed, *rest)
         with contextlib.suppress(ImportError):
             import torch
 
-            tensor = torch.from_numpy(signed)
+            tensor = torch.from_numpy(signed).to(device_name(cuda_index))
             candidates["torch composition"] = lambda: torch_composition(tensor, *rest)
     for name, call in candidates.items():
-        if not all(map(np.array_equal, call(), result)):
+        if not all(map(np.array_equal, map(on_host, call()), result)):
             raise RuntimeError(f"the {name} differs from align_block_size")
 
     # One after the other: torch's threads keep spinning for a while after a call, and would take
     # the cores from the next candidate.
-    return {name: _median_us(call) for name, call in candidates.items()}
+    wait = _waiting_for(cuda_index)
+    return {name: _median_us(call, wait) for name, call in candidates.items()}
 
 
-def _median_us(call: Callable[[], Any]) -> float:
+def _waiting_for(cuda_index: int) -> Callable[[], None]:
+    if cuda_index == HOST:
+        return lambda: None
+    import torch
+
+    return lambda: torch.cuda.synchronize(cuda_index)
+
+
+def _median_us(call: Callable[[], Any], wait: Callable[[], None]) -> float:
     samples: list[float] = []
     deadline = time.perf_counter() + _MAX_TIMED_S
     while len(samples) < _MAX_TIMED_CALLS and (not samples or time.perf_counter() < deadline):
         start = time.perf_counter()
         call()
+        wait()
         samples.append(time.perf_counter() - start)
     return 1e6 * statistics.median(samples)
 

@@ -11,18 +11,37 @@ from rich.console import Console
 from rich.table import Table
 
 import tessera
+from tessera.cli.devices import add_device_argument, chosen_device, device_name
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
+    parser.add_argument(
+        "--explain",
+        nargs=3,
+        type=_integer,
+        metavar=("N", "E", "B"),
+        help="what align_block_size runs for N ids, E experts and blocks of B slots, and how",
+    )
+    add_device_argument(parser, "the device to explain")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def _integer(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected an integer, got '{text}'") from None
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.explain is not None:
+        return _explain(args)
     backends = tessera.backends()
-    # Which implementations may run does not depend on the shape.
-    implementations = tessera.explain(1, 1, 1)
+    available = [backend.name for backend in backends if backend.available]
+    # What runs on the CPU does not depend on the shape; on a GPU this is the smallest one's.
+    implementations = [one for name in available for one in tessera.explain(1, 1, 1, device=name)]
     environment = {
         name: value for name, value in sorted(os.environ.items()) if name.startswith("TESSERA_")
     }
@@ -43,9 +62,35 @@ def run(args: argparse.Namespace) -> int:
         state = "available" if backend.available else "unavailable"
         table.add_row(f"backend {backend.name}", f"{state}: {backend.detail}")
     for one in implementations:
-        state = f"refused: {one.refusal}" if one.refusal else "can run"
-        table.add_row(one.name, "first choice" if one.selected else state)
+        table.add_row(one.name, _state(one))
     for name, value in environment.items():
         table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
+    return 0
+
+
+def _state(one: tessera.Implementation) -> str:
+    if one.selected:
+        return "first choice" + (f": {one.plan}" if one.plan else "")
+    return f"refused: {one.refusal}" if one.refusal else "can run"
+
+
+def _explain(args: argparse.Namespace) -> int:
+    device = device_name(chosen_device(args.device, arrays=False))
+    implementations = tessera.explain(*args.explain, device=device)
+    if args.json:
+        document = {
+            "device": device,
+            "shape": dict(zip(("num_ids", "num_experts", "block_size"), args.explain, strict=True)),
+            "implementations": [dataclasses.asdict(one) for one in implementations],
+        }
+        print(json.dumps(document, indent=2))
+        return 0
+    num_ids, num_experts, block_size = args.explain
+    table = Table.grid(padding=(0, 2))
+    table.add_row("device", device)
+    table.add_row("shape", f"{num_ids} ids, {num_experts} experts, blocks of {block_size}")
+    for one in implementations:
+        table.add_row(one.name, _state(one))
     Console(highlight=False, markup=False).print(table)
     return 0

@@ -1,0 +1,38 @@
+"""Names of devices, as users write them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Any
+
+# Stands for the host where the index of a CUDA device is asked for.
+HOST = -1
+
+
+def cuda_index_of(op: str, device: Any) -> int:
+    """Index of the CUDA device that "cuda", "cuda:1", 1 or a `torch.device` stands for, or HOST.
+
+    Without a number it is torch's current device, or 0 where torch has none yet.
+
+    Raises:
+        TypeError: `device` is none of these.
+        ValueError: it names something else.
+    """
+    if isinstance(device, int) and not isinstance(device, bool):
+        if device >= 0:
+            return device
+        raise ValueError(f"{op}: device: expected the number of a CUDA device, got {device}")
+    torch = sys.modules.get("torch")
+    if not isinstance(device, str) and not (torch and isinstance(device, torch.device)):
+        kind = type(device).__name__
+        raise TypeError(
+            f"{op}: device: expected a string, an integer or a torch.device, got {kind}"
+        )
+    if device_name := re.fullmatch(r"cpu(?::0)?|cuda(?::(\d+))?", str(device)):
+        if device_name[0].startswith("cpu"):
+            return HOST
+        if device_name[1] is not None:
+            return int(device_name[1])
+        return torch.cuda.current_device() if torch and torch.cuda.is_initialized() else 0
+    raise ValueError(f"{op}: device: expected cpu, cuda or cuda:N, got {str(device)!r}")

@@ -1,0 +1,172 @@
+"""What Tessera needs of the frameworks that arrays come from: sizes, places, memory."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tessera._device import HOST
+from tessera._library import load
+
+_INT32 = np.dtype(np.int32)
+_DLPACK_HOST = 1
+
+
+class Framework(NamedTuple):
+    """Functions of one array of the framework, called `like` where new memory is to be like it."""
+
+    num_elements: Callable[[Any], int]
+    # Index of the array's CUDA device, or HOST.
+    cuda_index: Callable[[Any], int]
+    # (like, length): int32 where `like` is.
+    empty_int32: Callable[[Any, int], Any]
+    # (like, bytes): scratch memory where `like` is.
+    empty_bytes: Callable[[Any, int], Any]
+    # (array, lengths): the parts of an array, as views.
+    split: Callable[[Any, list[int]], Sequence[Any]]
+    # Turns an output into the caller's framework, where it is not made there. (like, array)
+    adopt: Callable[[Any, Any], Any] | None = None
+    # An input of the op such that the FFI can carry it, where it cannot carry all.
+    exportable: Callable[[Any], Any] | None = None
+    # The stream that new work belongs on, where the FFI does not ask for it itself.
+    stream: Callable[[], int] | None = None
+
+
+class _Memory:
+    """Memory of a read-only NumPy array, for `np.asarray` to view as if it were writable."""
+
+    def __init__(self, array: Any) -> None:
+        interface = array.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+        self.owner = array
+
+
+def exportable(array: Any) -> Any:
+    """An input of the op, such that DLPack can carry it: NumPy refuses read-only arrays."""
+    if isinstance(array, np.ndarray) and not array.flags.writeable and array.dtype.isnative:
+        return np.asarray(_Memory(array))
+    return array
+
+
+def on_device(array: Any, cuda_index: int) -> Any:
+    """A NumPy array, or None, as it is; or, unless the index is HOST, as a torch tensor there."""
+    if array is None or cuda_index == HOST:
+        return array
+    import torch
+
+    return torch.from_numpy(array).to(f"cuda:{cuda_index}")
+
+
+def on_host(array: Any) -> Any:
+    """The array, or a copy in host memory of one that lies elsewhere; waits for it."""
+    device = getattr(array, "__dlpack_device__", None)
+    if device is None or device()[0] == _DLPACK_HOST:
+        return array
+    if hasattr(array, "cpu"):  # torch
+        return array.cpu()
+    return array.get() if hasattr(array, "get") else np.asarray(array)  # CuPy, others
+
+
+def _slices(array: Any, lengths: list[int]) -> list[Any]:
+    parts, begin = [], 0
+    for length in lengths:
+        parts.append(array[begin : begin + length])
+        begin += length
+    return parts
+
+
+def _empty_numpy(like: object, length: int) -> Any:
+    return np.empty(length, _INT32)
+
+
+def _numpy_framework() -> Framework:
+    return Framework(
+        lambda array: array.size,
+        lambda array: HOST,
+        _empty_numpy,
+        _empty_numpy,
+        _slices,
+        exportable=exportable,
+    )
+
+
+def _torch_framework(torch: Any) -> Framework:
+    int8, int32 = torch.int8, torch.int32
+
+    def empty_int32(like: Any, length: int) -> Any:
+        if like.dtype is int32:  # the shorter call takes two thirds of the time
+            return like.new_empty(length)
+        return like.new_empty(length, dtype=int32)
+
+    def empty_bytes(like: Any, length: int) -> Any:
+        return like.new_empty(length, dtype=int8)
+
+    # `get_device` gives -1 on the host.
+    tensor = torch.Tensor
+    return Framework(
+        tensor.numel, tensor.get_device, empty_int32, empty_bytes, torch.split_with_sizes
+    )
+
+
+def _cupy_framework(cupy: Any) -> Framework:
+    return Framework(
+        lambda array: array.size,
+        lambda array: array.device.id,
+        lambda like, length: cupy.empty(length, cupy.int32),
+        lambda like, length: cupy.empty(length, cupy.int8),
+        _slices,
+        stream=lambda: cupy.cuda.get_current_stream().ptr,
+    )
+
+
+def _dlpack_framework(kind: type) -> Framework:
+    def num_elements(array: Any) -> int:
+        return math.prod(load().as_tensor(array).shape)
+
+    def cuda_index(array: Any) -> int:
+        device_type, index = array.__dlpack_device__()
+        return HOST if device_type == _DLPACK_HOST else index
+
+    def empty(like: Any, length: int) -> Any:
+        if cuda_index(like) == HOST:
+            return np.empty(length, _INT32)
+        raise TypeError(
+            "align_block_size: topk_ids: expected a torch tensor or a CuPy array where memory on "
+            f"a device is to be allocated, got {kind.__name__}"
+        )
+
+    def adopt(like: Any, array: Any) -> Any:
+        return like.__array_namespace__().from_dlpack(array)
+
+    return Framework(
+        num_elements,
+        cuda_index,
+        empty,
+        empty,
+        _slices,
+        adopt if hasattr(kind, "__array_namespace__") else None,
+    )
+
+
+class _Frameworks(dict[type, Framework]):
+    """The framework of each type of array; a new type is looked into once."""
+
+    def __missing__(self, kind: type) -> Framework:
+        torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+        if issubclass(kind, np.ndarray):
+            framework = _numpy_framework()
+        elif torch is not None and issubclass(kind, torch.Tensor):
+            framework = _torch_framework(torch)
+        elif cupy is not None and issubclass(kind, cupy.ndarray):
+            framework = _cupy_framework(cupy)
+        else:
+            framework = _dlpack_framework(kind)
+        self[kind] = framework
+        return framework
+
+
+FRAMEWORKS = _Frameworks()

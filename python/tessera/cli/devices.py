@@ -1,0 +1,59 @@
+"""The option --device of the commands."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+import tessera
+from tessera._device import HOST, cuda_index_of
+
+
+def add_device_argument(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """Declare --device."""
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="D",
+        help=f"{purpose}: cpu, cuda, cuda:N, or auto, cuda where it is available (default: auto)",
+    )
+
+
+def chosen_device(name: str, *, arrays: bool = True) -> int:
+    """Index of the CUDA device to use, or HOST; `arrays`: they will be made there, with torch.
+
+    Raises:
+        ValueError: there is no such device, or it is not available.
+    """
+    if name != "auto" and _index_of(name) == HOST:
+        return HOST
+    backend = next(backend for backend in tessera.backends() if backend.name == "cuda")
+    lacking = "" if backend.available else backend.detail
+    if arrays and not lacking:
+        lacking = _without_torch()
+    if name == "auto":
+        return HOST if lacking else 0
+    if lacking:
+        raise ValueError(f"--device {name}: unavailable: {lacking}")
+    return _index_of(name)
+
+
+def device_name(index: int) -> str:
+    """The name that `--device` takes and torch knows."""
+    return "cpu" if index == HOST else f"cuda:{index}"
+
+
+def _index_of(name: str) -> int:
+    try:
+        return cuda_index_of("", name)
+    except ValueError:
+        raise ValueError(f"--device: expected auto, cpu, cuda or cuda:N, got {name!r}") from None
+
+
+def _without_torch() -> str:
+    """Why torch cannot make arrays on a CUDA device; empty if it can."""
+    try:
+        torch = importlib.import_module("torch")
+    except ImportError:
+        return "arrays on it are made with torch, which is not installed"
+    return "" if torch.cuda.is_available() else "torch finds no CUDA device"
