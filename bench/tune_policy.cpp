@@ -3,7 +3,8 @@
 // also tells, on stderr, the fastest launch and how the policy's choice compares.
 //
 // Method: a CUDA graph of 20 back-to-back launches, the device kept busy while the graph is being
-// started, median of the replays; L2 is warm. Every launch's output is compared with the CPU's first.
+// started, median of the replays; L2 is warm. Every launch's output is compared with the CPU's
+// first.
 #include <cuda_runtime_api.h>
 
 #include <algorithm>
@@ -20,6 +21,7 @@
 namespace {
 
 using tessera::AlignBlockSizeShape;
+using tessera::cuda::LaunchParameters;
 using tessera::cuda::Plan;
 using tessera::cuda::Strategy;
 
@@ -92,22 +94,25 @@ struct Bench {
   }
 };
 
-struct Launch {
-  Strategy strategy;
-  int num_threads;
-  int ids_per_cta;
-};
-
-std::vector<Launch> launches() {
-  std::vector<Launch> all{{Strategy::kFew, 256, 0},
-                          {Strategy::kOneCta, 256, 0},
-                          {Strategy::kOneCta, 512, 0},
-                          {Strategy::kWide, 256, 0}};
-  for (const int ids : {32, 64, 128, 256}) all.push_back({Strategy::kRedundant, 256, ids});
-  for (const int ids : {64, 128, 256, 512}) all.push_back({Strategy::kRedundant, 512, ids});
-  for (const int ids : {256, 512, 1024}) all.push_back({Strategy::kCluster, 256, ids});
-  for (const int ids : {512, 1024, 2048, 4096}) all.push_back({Strategy::kGrid, 512, ids});
-  for (const int ids : {4096, 8192, 16384}) all.push_back({Strategy::kGrid, 1024, ids});
+std::vector<LaunchParameters> launches() {
+  std::vector<LaunchParameters> all{{Strategy::kWide, 256, 0, 1}};
+  for (const int threads : {64, 128, 256}) all.push_back({Strategy::kFew, threads, 0, 1});
+  for (const int rounds : {1, 2, 4}) {
+    all.push_back({Strategy::kOneCta, 256, 0, rounds});
+    all.push_back({Strategy::kOneCta, 512, 0, rounds});
+  }
+  for (const int ids : {32, 64, 128, 256}) all.push_back({Strategy::kRedundant, 256, ids, 1});
+  for (const int ids : {32, 64, 128, 256, 512}) all.push_back({Strategy::kRedundant, 512, ids, 1});
+  for (const int ids : {256, 512, 1024}) {
+    all.push_back({Strategy::kCluster, 256, ids, 1});
+    all.push_back({Strategy::kCluster, 256, ids, 2});
+    all.push_back({Strategy::kCluster, 256, ids, 4});
+  }
+  for (const int ids : {512, 1024, 2048, 4096}) {
+    all.push_back({Strategy::kGrid, 512, ids, 1});
+    all.push_back({Strategy::kGrid, 512, ids, 4});
+  }
+  for (const int ids : {4096, 8192, 16384}) all.push_back({Strategy::kGrid, 1024, ids, 1});
   return all;
 }
 
@@ -173,20 +178,20 @@ void measure_shape(Bench* bench, std::int64_t num_ids, std::int64_t num_experts,
   const double chosen_us = time(chosen);
   double best_us = chosen_us;
   Plan best = chosen;
-  std::printf("%s{\"num_ids\":%ld,\"num_experts\":%ld,\"block_size\":%ld,\"chosen_us\":%.3f,"
-              "\"chosen\":\"%s\",\"launches\":[",
-              *is_first ? "" : ",\n", num_ids, num_experts, c.block_size, chosen_us,
-              tessera::cuda::to_string(chosen).c_str());
+  std::printf(
+      "%s{\"num_ids\":%ld,\"num_experts\":%ld,\"block_size\":%ld,\"chosen_us\":%.3f,"
+      "\"chosen\":\"%s\",\"launches\":[",
+      *is_first ? "" : ",\n", num_ids, num_experts, c.block_size, chosen_us,
+      tessera::cuda::to_string(chosen).c_str());
   *is_first = false;
   bool is_first_launch = true;
-  for (const Launch& launch : launches()) {
+  for (const LaunchParameters& launch : launches()) {
     const bool skips = (launch.strategy == Strategy::kWide && num_ids < 65536) ||
                        (launch.strategy == Strategy::kRedundant &&
                         (num_ids > 32768 || num_ids > 512 * launch.ids_per_cta)) ||
                        (launch.strategy == Strategy::kGrid && num_ids < 2048);
     if (skips) continue;
-    Plan plan = tessera::cuda::make_plan(launch.strategy, launch.num_threads, launch.ids_per_cta,
-                                         shape, device);
+    Plan plan = tessera::cuda::make_plan(launch, shape, device);
     if (tessera::cuda::limitation(plan, shape, device) != nullptr) continue;
     for (const bool fills_first : {true, false}) {
       if (!fills_first && launch.strategy != Strategy::kGrid) continue;
@@ -217,9 +222,10 @@ int main() {
     return 1;
   }
   Bench bench;
-  std::printf("{\"device\":\"%s\",\"method\":\"CUDA graph of %d launches, median of %d replays\","
-              "\"shapes\":[\n",
-              tessera::cuda::describe(0).c_str(), kGraphLength, kReplays);
+  std::printf(
+      "{\"device\":\"%s\",\"method\":\"CUDA graph of %d launches, median of %d replays\","
+      "\"shapes\":[\n",
+      tessera::cuda::describe(0).c_str(), kGraphLength, kReplays);
   bool is_first = true;
   for (std::int64_t num_ids = 2; num_ids <= 1 << 21; num_ids *= 2) {
     for (const std::int64_t num_experts : {8, 64, 128, 256, 512}) {

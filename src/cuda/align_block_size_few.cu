@@ -4,33 +4,38 @@
 namespace tessera::cuda {
 namespace {
 
-constexpr int kNumThreads = 256;
+constexpr int kMaxThreads = 256;
 
 /// The lanes of the warp that have this lane's bucket.
 __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, int num_bits) {
+  constexpr int kBatch = 3;  // votes in flight; those on bits that no bucket has change nothing
   std::uint32_t lanes = kAllLanes;
-  for (int bit = 0; bit < num_bits; ++bit) {
-    const bool is_set = (bucket >> bit) & 1;
-    const std::uint32_t with_bit = __ballot_sync(kAllLanes, is_set);
-    lanes &= is_set ? with_bit : ~with_bit;
+  for (int first = 0; first < num_bits; first += kBatch) {
+#pragma unroll
+    for (int bit = first; bit < first + kBatch; ++bit) {
+      const bool is_set = (bucket >> bit) & 1;
+      const std::uint32_t with_bit = __ballot_sync(kAllLanes, is_set);
+      lanes &= is_set ? with_bit : ~with_bit;
+    }
   }
   return lanes;
 }
 
 template <IdWidth kWidth>
-__global__ void __launch_bounds__(kNumThreads)
+__global__ void __launch_bounds__(kMaxThreads)
     few_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
   const int thread = threadIdx.x;
+  const int num_threads = blockDim.x;
   const int lane = thread % 32;
   let_successor_start();
   wait_for_predecessor();
 
   RawId<kWidth> id{};
   if (lane < args.num_ids) id = load_id<kWidth>(args, lane);
-  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, kNumThreads);
-  fill(args.expert_ids, 0, args.expert_ids_length, args.tail_expert, thread, kNumThreads);
+  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, num_threads);
+  fill(args.expert_ids, 0, args.expert_ids_length, args.tail_expert, thread, num_threads);
   if (args.expert_counts != nullptr) {
-    fill(args.expert_counts, 0, args.num_experts, 0, thread, kNumThreads);
+    fill(args.expert_counts, 0, args.num_experts, 0, thread, num_threads);
   }
   __syncthreads();
   if (thread >= 32) return;
@@ -43,12 +48,15 @@ __global__ void __launch_bounds__(kNumThreads)
   const std::int32_t num_blocks = leads_group ? blocks_of(args, __popc(peers)) : 0;
   std::int32_t first_block = 0;
   std::int32_t total_blocks = 0;
-#pragma unroll 8
-  for (int other = 0; other < args.num_ids; ++other) {
-    const std::uint32_t other_bucket = __shfl_sync(kAllLanes, bucket, other);
-    const std::int32_t other_blocks = __shfl_sync(kAllLanes, num_blocks, other);
-    total_blocks += other_blocks;
-    if (other_bucket < bucket) first_block += other_blocks;
+  constexpr int kBatch = 8;  // lanes without an id have no blocks
+  for (int first = 0; first < args.num_ids; first += kBatch) {
+#pragma unroll
+    for (int other = first; other < first + kBatch; ++other) {
+      const std::uint32_t other_bucket = __shfl_sync(kAllLanes, bucket, other);
+      const std::int32_t other_blocks = __shfl_sync(kAllLanes, num_blocks, other);
+      total_blocks += other_blocks;
+      if (other_bucket < bucket) first_block += other_blocks;
+    }
   }
 
   if (is_placed) args.sorted_token_ids[first_block * args.block_size + rank] = lane;
@@ -68,7 +76,7 @@ __global__ void __launch_bounds__(kNumThreads)
 
 const void* align_block_size_few_kernel(IdWidth width, int num_threads) {
   return for_width(width, [=]<IdWidth kWidth>() {
-    return num_threads == kNumThreads ? reinterpret_cast<const void*>(&few_kernel<kWidth>)
+    return num_threads <= kMaxThreads ? reinterpret_cast<const void*>(&few_kernel<kWidth>)
                                       : nullptr;
   });
 }

@@ -42,7 +42,7 @@ struct AlignBlockSizeKernelArgs {
 // The kernels: null where no instance has this number of threads. What each needs in dynamic shared
 // memory, in bytes, and in workspace is said next to it.
 
-/// At most kFewMaxIds ids, one CTA; no dynamic shared memory.
+/// At most kFewMaxIds ids, one CTA of up to 256 threads; no dynamic shared memory.
 const void* align_block_size_few_kernel(IdWidth width, int num_threads);
 inline constexpr int kFewMaxIds = 32;
 

@@ -16,37 +16,46 @@ constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
 struct Rule {
   std::int64_t max_ids;
   std::int64_t max_experts;
-  Strategy strategy;
-  int num_threads;
-  int ids_per_cta;  ///< 0: all
+  LaunchParameters launch;
 };
 
-/// Measured on an NVIDIA H200 by bench/tune_policy.cu; the figures are in
+/// Measured on an NVIDIA H200 by bench/tune_policy.cpp; the figures are in
 /// bench/results/h200/policy.json. The first rule that can run a shape does.
 constexpr std::array kHopperRules{
-    Rule{32, kAny, Strategy::kFew, 256, 0},
-    Rule{256, kAny, Strategy::kOneCta, 256, 0},
-    Rule{512, 64, Strategy::kOneCta, 256, 0},
-    Rule{512, kAny, Strategy::kOneCta, 512, 0},
-    Rule{4096, kAny, Strategy::kRedundant, 256, 128},
-    Rule{8192, 128, Strategy::kCluster, 256, 512},
-    Rule{8192, kAny, Strategy::kRedundant, 512, 512},
-    Rule{32768, kAny, Strategy::kGrid, 512, 1024},
-    Rule{131072, kAny, Strategy::kGrid, 512, 2048},
-    Rule{528384, kAny, Strategy::kGrid, 512, 4096},
-    Rule{kAny, kAny, Strategy::kGrid, 1024, 16384},
+    Rule{32, kAny, {Strategy::kFew, 256, 0, 1}},
+    Rule{256, 256, {Strategy::kOneCta, 256, 0, 1}},
+    Rule{256, kAny, {Strategy::kOneCta, 512, 0, 1}},
+    Rule{512, 256, {Strategy::kOneCta, 256, 0, 1}},
+    Rule{512, kAny, {Strategy::kOneCta, 512, 0, 2}},
+    Rule{1024, kAny, {Strategy::kRedundant, 512, 64, 1}},
+    Rule{2048, 256, {Strategy::kRedundant, 256, 64, 1}},
+    Rule{2048, kAny, {Strategy::kRedundant, 256, 32, 1}},
+    Rule{4096, kAny, {Strategy::kRedundant, 512, 128, 1}},
+    Rule{8192, 64, {Strategy::kCluster, 256, 512, 1}},
+    Rule{8192, kAny, {Strategy::kRedundant, 512, 256, 1}},
+    Rule{16384, 128, {Strategy::kCluster, 256, 1024, 1}},
+    Rule{16384, kAny, {Strategy::kRedundant, 512, 256, 1}},
+    Rule{32768, kAny, {Strategy::kGrid, 512, 512, 1}},
+    Rule{65536, kAny, {Strategy::kGrid, 512, 1024, 1}},
+    Rule{262144, kAny, {Strategy::kGrid, 512, 2048, 1}},
+    Rule{540672, kAny, {Strategy::kGrid, 512, 4096, 1}},
+    Rule{1081344, kAny, {Strategy::kGrid, 1024, 8192, 1}},
+    Rule{kAny, kAny, {Strategy::kGrid, 1024, 16384, 1}},
 };
 
 /// For devices that nobody has measured: the strategies that depend least on what a device is like.
 constexpr std::array kConservativeRules{
-    Rule{32, kAny, Strategy::kFew, 256, 0},
-    Rule{1024, kAny, Strategy::kOneCta, 256, 0},
-    Rule{262144, kAny, Strategy::kGrid, 512, 4096},
-    Rule{kAny, kAny, Strategy::kGrid, 1024, 16384},
+    Rule{32, kAny, {Strategy::kFew, 256, 0, 1}},
+    Rule{1024, kAny, {Strategy::kOneCta, 256, 0, 1}},
+    Rule{262144, kAny, {Strategy::kGrid, 512, 4096, 1}},
+    Rule{kAny, kAny, {Strategy::kGrid, 1024, 16384, 1}},
 };
 
+/// What runs if no rule does.
+constexpr LaunchParameters kLastResort{Strategy::kWide, 256, 0, 1};
+
 /// Above this many slots, padding group by group after the ids beats filling everything before.
-constexpr std::int64_t kFillsFirstMaxSlots = 196608;
+constexpr std::int64_t kFillsFirstMaxSlots = 786432;
 
 /// Slots that one CTA can fill before several would have been faster.
 constexpr std::int64_t kOneCtaMaxSlots = 65536;
@@ -79,14 +88,14 @@ const char* shared_memory_limitation(const Plan& plan, const DeviceProperties& d
 const Rule* find_rule(const AlignBlockSizeShape& shape, const DeviceProperties& device,
                       const Strategy* strategy, bool within_bounds) {
   for (const Rule& rule : rules_for(device)) {
-    if (strategy != nullptr && rule.strategy != *strategy) continue;
+    if (strategy != nullptr && rule.launch.strategy != *strategy) continue;
     if (within_bounds && (shape.num_ids > rule.max_ids || shape.num_experts > rule.max_experts)) {
       continue;
     }
-    const bool one_cta = rule.strategy == Strategy::kFew || rule.strategy == Strategy::kOneCta;
+    const bool one_cta =
+        rule.launch.strategy == Strategy::kFew || rule.launch.strategy == Strategy::kOneCta;
     if (within_bounds && one_cta && num_slots(shape) > kOneCtaMaxSlots) continue;
-    const Plan plan = make_plan(rule.strategy, rule.num_threads, rule.ids_per_cta, shape, device);
-    if (limitation(plan, shape, device) == nullptr) return &rule;
+    if (limitation(make_plan(rule.launch, shape, device), shape, device) == nullptr) return &rule;
   }
   return nullptr;
 }
@@ -125,40 +134,41 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
   return nullptr;
 }
 
-Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
-               const AlignBlockSizeShape& shape, const DeviceProperties& device) {
+Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
+               const DeviceProperties& device) {
   Plan plan;
-  plan.strategy = strategy;
-  plan.num_threads = num_threads;
+  plan.strategy = launch.strategy;
+  plan.num_threads = launch.num_threads;
   plan.num_ctas = 1;
   plan.ids_per_cta = static_cast<int>(shape.num_ids);
-  if (ids_per_cta != 0) {
-    plan.ids_per_cta = ids_per_cta;
-    plan.num_ctas = static_cast<int>(std::max<std::int64_t>(1, div_up(shape.num_ids, ids_per_cta)));
+  if (launch.ids_per_cta != 0) {
+    plan.ids_per_cta = launch.ids_per_cta;
+    plan.num_ctas =
+        static_cast<int>(std::max<std::int64_t>(1, div_up(shape.num_ids, launch.ids_per_cta)));
   }
-  plan.ids_per_thread =
-      static_cast<int>(std::max<std::int64_t>(1, div_up(plan.ids_per_cta, num_threads)));
+  plan.ids_per_thread = static_cast<int>(std::max<std::int64_t>(
+      launch.min_ids_per_thread, div_up(plan.ids_per_cta, launch.num_threads)));
   plan.fills_first = num_slots(shape) <= kFillsFirstMaxSlots;
   const std::size_t num_experts = shape.num_experts;
-  switch (strategy) {
+  switch (launch.strategy) {
     case Strategy::kFew:
       break;
     case Strategy::kOneCta:
-      plan.shared_bytes = one_cta_shared_bytes(num_experts, num_threads);
+      plan.shared_bytes = one_cta_shared_bytes(num_experts, plan.num_threads);
       break;
     case Strategy::kRedundant:
-      plan.shared_bytes = redundant_shared_bytes(num_experts, num_threads);
+      plan.shared_bytes = redundant_shared_bytes(num_experts, plan.num_threads);
       break;
     case Strategy::kCluster:
-      plan.shared_bytes = cluster_shared_bytes(num_experts, num_threads);
+      plan.shared_bytes = cluster_shared_bytes(num_experts, plan.num_threads);
       break;
     case Strategy::kGrid:
-      plan.shared_bytes = grid_shared_bytes(num_experts, num_threads, plan.ids_per_thread);
+      plan.shared_bytes = grid_shared_bytes(num_experts, plan.num_threads, plan.ids_per_thread);
       plan.workspace_bytes = grid_workspace_bytes(num_experts, plan.num_ctas);
       break;
     case Strategy::kWide: {
       plan.ids_per_thread = kWideIdsPerThread;
-      const std::int64_t tile = std::int64_t{num_threads} * kWideIdsPerThread;
+      const std::int64_t tile = std::int64_t{plan.num_threads} * kWideIdsPerThread;
       const std::int64_t most =
           std::clamp<std::int64_t>(kWideMaxCounts / shape.num_experts, 1, device.num_sms);
       plan.num_ctas =
@@ -175,9 +185,7 @@ Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
 
 Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device) {
   const Rule* const rule = find_rule(shape, device, nullptr, true);
-  return {rule == nullptr
-              ? make_plan(Strategy::kWide, 256, 0, shape, device)
-              : make_plan(rule->strategy, rule->num_threads, rule->ids_per_cta, shape, device),
+  return {make_plan(rule == nullptr ? kLastResort : rule->launch, shape, device),
           is_measured(device)};
 }
 
@@ -189,18 +197,16 @@ const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,
 Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceProperties& device) {
   const Rule* rule = find_rule(shape, device, &strategy, true);
   if (rule == nullptr) rule = find_rule(shape, device, &strategy, false);
-  if (rule != nullptr) {
-    return make_plan(strategy, rule->num_threads, rule->ids_per_cta, shape, device);
-  }
+  if (rule != nullptr) return make_plan(rule->launch, shape, device);
   switch (strategy) {
     case Strategy::kRedundant:
-      return make_plan(strategy, 256, 256, shape, device);
+      return make_plan({strategy, 256, 256, 1}, shape, device);
     case Strategy::kCluster:
-      return make_plan(strategy, 256, shape.num_ids <= 4096 ? 256 : 1024, shape, device);
+      return make_plan({strategy, 256, 1024, 1}, shape, device);
     case Strategy::kGrid:
-      return make_plan(strategy, 512, 4096, shape, device);
+      return make_plan({strategy, 512, 4096, 1}, shape, device);
     default:
-      return make_plan(strategy, 256, 0, shape, device);
+      return make_plan({strategy, 256, 0, 1}, shape, device);
   }
 }
 

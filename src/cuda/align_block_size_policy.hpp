@@ -53,9 +53,17 @@ Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceP
 const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
                        const DeviceProperties& device);
 
-/// A plan with stated parameters, launchable or not; `ids_per_cta` 0 stands for all.
-Plan make_plan(Strategy strategy, int num_threads, int ids_per_cta,
-               const AlignBlockSizeShape& shape, const DeviceProperties& device);
+/// What a strategy leaves open in a launch.
+struct LaunchParameters {
+  Strategy strategy;
+  int num_threads;         ///< of a CTA
+  int ids_per_cta;         ///< 0: all
+  int min_ids_per_thread;  ///< more than needed leave warps without ids, and fewer counts to add up
+};
+
+/// A plan with stated parameters, launchable or not.
+Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
+               const DeviceProperties& device);
 
 /// "grid: 64 CTAs of 512 threads, 2048 ids each, 52 KB of shared memory"
 std::string to_string(const Plan& plan);
