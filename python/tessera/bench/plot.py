@@ -38,7 +38,7 @@ def lines(document: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
         if not plain or row["shift_bytes"] is not None or row["trace"] or method is None:
             continue
         times = speeds(row["us"], method)
-        points = {name: time for name, time in times.items() if kinds[name] in ("tessera", "peer")}
+        points = {name: time for name, time in times.items() if kinds.get(name) in ("tessera", "peer")}
         if floor := best(times, kinds, "floor"):
             points["floor"] = floor[1]
         for name, time in points.items():
@@ -65,9 +65,12 @@ def plot(document: Mapping[str, Any], path: Path, note: str = "") -> None:
     matplotlib.rcParams["svg.hashsalt"] = "tessera"
     from matplotlib import pyplot
 
+    drawn = lines(document)
+    if not drawn:
+        raise ValueError("--plot: nothing to draw: expected shapes of uniform int32 ids")
     figure, axes = pyplot.subplots(figsize=(8, 5))
     kinds = kinds_of(document)
-    for name, points in lines(document).items():
+    for name, points in drawn.items():
         ours, is_floor = kinds.get(name) == "tessera", name == "floor"
         axes.plot(
             *zip(*points, strict=True),

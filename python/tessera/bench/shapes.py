@@ -65,12 +65,12 @@ def product(
     tokens: Iterable[int],
     experts: Iterable[int],
     top_k: Iterable[int],
-    block_size: int | None = None,
+    block_sizes: Iterable[int | None] = (None,),
 ) -> list[Shape]:
-    """Every combination in which a token's ids can be distinct."""
+    """Every combination in which a token's ids can be distinct; None is the usual block size."""
     return [
-        Shape(t, e, k, block_size or usual_block_size(t))
-        for t, e, k in itertools.product(tokens, experts, top_k)
+        Shape(t, e, k, b or usual_block_size(t))
+        for t, e, k, b in itertools.product(tokens, experts, top_k, block_sizes)
         if k <= e
     ]
 

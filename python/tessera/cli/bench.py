@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lists.add_argument(
         "--block-size",
         type=_integers(1),
-        metavar="B",
+        metavar="B,..",
         help="slots in a block (default: 16 to 64 tokens, 64 to 1024, 128 above and for logs)",
     )
     lists.add_argument(
         "--preset",
         choices=(*PRESETS, "report"),
-        help="a set of shapes instead: quick (the default without any axis); headline, the "
-        "shapes of the performance page's first table; grid, 90 shapes from 2 to 2 million ids; "
-        "report, all that the performance page is made of, into the folder --json",
+        help="shapes instead of those lists: quick (the default); headline, the performance page's "
+        "first table; grid, 90 shapes from 2 to 2 million ids; or report: all that the page is "
+        "made of, one file each in the folder --json",
     )
     lists.add_argument(
         "--trace",
@@ -100,7 +101,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         variants.add_argument(
             name,
             type=_words(known),
-            default=[known[0]],
             metavar="X,..",
             help=some % (", ".join(known), known[0]),
         )
@@ -137,8 +137,7 @@ def run(args: argparse.Namespace) -> int:
         require_matplotlib(args.plot)
     traces, trace_shapes = _read_traces(args)
     if args.preset == "report":
-        if args.json is None or args.plot is not None:
-            raise ValueError("--preset report: expected --json FOLDER, and no --plot")
+        _require_report_options(args)
         requests = report_requests(device, trace_shapes, traces, args.seed, args.commit)
     else:
         requests = {"": _request(args, device, trace_shapes, traces)}
@@ -168,20 +167,47 @@ def _device(name: str) -> str:
     return name
 
 
+def _require_report_options(args: argparse.Namespace) -> None:
+    if args.json is None:
+        raise ValueError("--preset report: expected --json FOLDER")
+    for name in ("tokens", "experts", "top_k", "block_size", "skew", "dtype", "map", "shift", "method", "peers", "plot"):
+        if getattr(args, name) is not None:
+            raise ValueError(f"--preset report: expected no --{name.replace('_', '-')} beside it")
+
+
 def _read_traces(
     args: argparse.Namespace,
 ) -> tuple[dict[str, npt.NDArray[np.int32]], list[Shape]]:
     """Ids by the name of log and layer, and their shapes, each after its uniform twin."""
     traces, shapes = {}, []
-    block_size = args.block_size[0] if args.block_size else _TRACE_BLOCK_SIZE
     for path in args.trace:
         log = read_routing_log(path)
         for layer, ids in log.layers.items():
             name = path.stem if len(log.layers) == 1 else f"{path.stem} layer {layer}"
             traces[name] = ids
-            sizes = (len(ids), log.num_experts or int(ids.max()) + 1, ids.shape[1], block_size)
-            shapes += [Shape(*sizes), Shape(*sizes, skew="log", trace=name)]
+            sizes = (len(ids), log.num_experts or int(ids.max()) + 1, ids.shape[1])
+            for block_size in args.block_size or [_TRACE_BLOCK_SIZE]:
+                uniform = Shape(*sizes, block_size)
+                shapes += [uniform, replace(uniform, skew="log", trace=name)]
     return traces, shapes
+
+
+def _shapes(args: argparse.Namespace, methods: Sequence[str], has_traces: bool) -> list[Shape]:
+    """The shapes of the lists or of the preset."""
+    lists = (args.tokens, args.experts, args.top_k)
+    if args.preset is not None:
+        if any(lists):
+            raise ValueError("--preset: expected no --tokens, --experts or --top-k beside it")
+        return PRESETS[args.preset]
+    if any(lists) or (args.block_size and not has_traces):
+        tokens, experts, top_k = (a or b for a, b in zip(lists, ([4096], [64], [2]), strict=True))
+        shapes = product(tokens, experts, top_k, args.block_size or [None])
+        if not shapes:
+            raise ValueError("--top-k: expected at most as many as --experts")
+        return shapes
+    if has_traces:
+        return []
+    return SIXTEEN_TOKENS if set(methods) <= {"eager", "cold"} else PRESETS["quick"]
 
 
 def _request(
@@ -190,26 +216,17 @@ def _request(
     trace_shapes: list[Shape],
     traces: dict[str, npt.NDArray[np.int32]],
 ) -> Request:
-    axes = (args.tokens, args.experts, args.top_k)
     methods = args.method or (["graph"] if device == "cuda" else ["call"])
-    if args.preset is not None and any(axes):
-        raise ValueError("--preset: expected no --tokens, --experts or --top-k beside it")
-    if args.block_size is not None and len(args.block_size) != 1:
-        raise ValueError("--block-size: expected one integer")
-    if any(axes):
-        defaults = ([4096], [64], [2])
-        tokens, experts, top_k = (a or b for a, b in zip(axes, defaults, strict=True))
-        shapes = product(tokens, experts, top_k, args.block_size[0] if args.block_size else None)
-        if not shapes and not trace_shapes:
-            raise ValueError("--top-k: expected at most as many as --experts")
-    elif args.preset is not None or not trace_shapes:
-        quick = SIXTEEN_TOKENS if set(methods) <= {"eager", "cold"} else PRESETS["quick"]
-        shapes = quick if args.preset is None else PRESETS[args.preset]
-    else:
-        shapes = []
+    shapes = [*_shapes(args, methods, bool(trace_shapes)), *trace_shapes]
     return Request(
         device,
-        varied([*shapes, *trace_shapes], args.skew, args.dtype, args.map, args.shift or [None]),
+        varied(
+            shapes,
+            args.skew or SKEWS[:1],
+            args.dtype or DTYPES[:1],
+            args.map or MAPS[:1],
+            args.shift or (None,),
+        ),
         methods,
         [] if args.peers == ["none"] else args.peers,
         traces,

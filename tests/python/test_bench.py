@@ -1,0 +1,222 @@
+"""The logic of `tessera bench`: shapes, problems, judging before timing, ratios, floors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from tessera.bench import driver, methods
+from tessera.bench.contender import Call, Contender, absent
+from tessera.bench.driver import ContractBrokenError, Request, measure
+from tessera.bench.problem import Problem, make_problem
+from tessera.bench.requests import report_requests
+from tessera.bench.shapes import GRID, HEADLINE, Shape, product, varied
+
+ROOT = Path(__file__).parents[2]
+SHAPE = Shape(16, 8, 2, 16)
+
+
+def align(problem: Problem) -> Any:
+    return tessera.align_block_size(
+        problem.topk_ids, **problem.options, out=problem.empty_outputs()
+    )
+
+
+def contender(
+    name: str, kind: Any, seconds: float, run: Callable[[Problem], Any] = align
+) -> Contender:
+    """One that takes `seconds` a call, by its own account."""
+
+    def prepare(problem: Problem) -> Call:
+        return Call(lambda: run(problem), lambda number: number * seconds)
+
+    return Contender(name, kind, ("call",), prepare)
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, *contenders: Contender, **options: Any) -> Any:
+    """The only row of a measurement of these contenders, which bring no ratios of their own."""
+    monkeypatch.setattr(driver, "available_contenders", lambda device: list(contenders))
+    monkeypatch.setattr(driver.cpu, "ratios", lambda us: {})
+    document = measure(Request("cpu", [SHAPE], ["call"], **options))
+    (row,) = document["rows"]
+    return row
+
+
+def test_the_grid_and_the_headline_are_those_of_the_peers_and_targets() -> None:
+    assert len(GRID) == 90
+    block_sizes = {shape.num_tokens: shape.block_size for shape in GRID}
+    assert [block_sizes[n] for n in (1, 64, 256, 1024, 4096)] == [16, 16, 64, 64, 128]
+    peers = json.loads((ROOT / "bench/results/h200/peers.json").read_text())
+    assert {shape.name for shape in [*GRID, *HEADLINE]} <= {r["shape"] for r in peers["rows"]}
+    targets = json.loads((ROOT / "bench/targets.json").read_text())
+    assert [shape.name for shape in HEADLINE] == list(targets["us"])
+
+
+def test_shapes_and_their_variants() -> None:
+    assert product([1], [4], [2, 8], [None, 32]) == [Shape(1, 4, 2, 16), Shape(1, 4, 2, 32)]
+    log = Shape(5, 8, 2, 128, skew="log", trace="a")
+    found = varied([SHAPE, log], skews=("uniform", "zipf"), dtypes=("int64",), shifts=(0,))
+    assert [shape.name for shape in found] == [
+        "16x8x2/16/int64/shift 0",
+        "16x8x2/16/zipf/int64/shift 0",
+        "a: 5x8x2/128/int64/shift 0",
+    ]
+
+
+def test_problem_has_the_ids_that_its_shape_names() -> None:
+    hot = make_problem(Shape(500, 32, 2, 16, skew="one-hot-expert", dtype="int64"), "cpu", seed=3)
+    assert hot.host_ids.dtype == np.int64
+    assert (hot.host_ids == 3).any(axis=1).all()
+    assert (hot.host_ids[:, 0] != hot.host_ids[:, 1]).all()
+    mapped = make_problem(Shape(9, 5, 2, 16, map="half-remote"), "cpu", seed=0)
+    assert mapped.host_map is not None
+    assert mapped.host_map.tolist() == [0, -1, 1, -1, 2]
+    given = np.array([[1, 0]], np.int32)
+    log = make_problem(Shape(1, 8, 2, 16, skew="log", trace="a"), "cpu", 0, given)
+    np.testing.assert_array_equal(log.topk_ids, given)
+
+
+def test_shifted_arrays_start_where_they_should() -> None:
+    one, other = (
+        make_problem(Shape(16, 8, 2, 16, shift_bytes=shift), "cpu", seed=0) for shift in (0, 12)
+    )
+    for problem, shift in ((one, 0), (other, 12)):
+        assert problem.outputs is not None
+        assert problem.empty_outputs() is problem.outputs
+        for array in (problem.topk_ids, *problem.outputs):
+            base = array
+            while isinstance(base.base, np.ndarray):
+                base = base.base
+            assert array.ctypes.data - base.ctypes.data == shift
+    np.testing.assert_array_equal(one.topk_ids, other.topk_ids)
+    with pytest.raises(ValueError, match=r"^--shift: expected a multiple of .* 4 bytes, got 2$"):
+        make_problem(Shape(16, 8, 2, 16, shift_bytes=2), "cpu", seed=0)
+
+
+def test_times_ratios_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = measured(
+        monkeypatch,
+        contender("tessera/1", "tessera", 3e-6),
+        contender("tessera/2", "tessera", 2e-6),
+        contender("peer", "peer", 4e-6),
+        contender("floor", "floor", 1e-6),
+        absent("missing", "peer", "is not here"),
+    )
+    assert row["us"]["tessera/1"]["call"] == pytest.approx(3)
+    assert set(row["us"]) == {"tessera/1", "tessera/2", "peer", "floor"}
+    assert row["ratios"] == pytest.approx({"Tessera / best peer": 0.5, "Tessera / floor": 2})
+    assert (row["below_floor"], row["violations"]) == ({}, {})
+
+
+def test_a_floor_that_is_beaten_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = measured(
+        monkeypatch,
+        contender("tessera/1", "tessera", 0.99e-6),  # within the noise
+        contender("peer", "peer", 0.97e-6),
+        contender("floor", "floor", 1e-6),
+    )
+    assert row["below_floor"] == pytest.approx({"peer": 0.97})
+
+
+def unordered(problem: Problem) -> Any:
+    """Right, but for two indices that changed places, and a tail that was not written."""
+    slots, blocks, total = align(problem)
+    slots[[0, 1]] = slots[[1, 0]]
+    blocks[-1] = 7
+    return slots, blocks, total
+
+
+def test_a_peer_that_breaks_the_contract_is_timed_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = measured(
+        monkeypatch,
+        contender("tessera/1", "tessera", 1e-6),
+        contender("peer", "peer", 1e-6, unordered),
+    )
+    assert [text.partition(":")[0] for text in row["violations"]["peer"]] == [
+        "stable_order",
+        "expert_tail",
+    ]
+    assert row["us"]["peer"]["call"] == pytest.approx(1)
+
+
+def test_what_a_contender_does_not_write_is_not_left_from_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shifted = Shape(16, 8, 2, 16, shift_bytes=0)  # all contenders share the outputs
+    idle = contender("idle", "peer", 1e-6, lambda problem: problem.empty_outputs())
+    ours = contender("tessera/1", "tessera", 1e-6)
+    monkeypatch.setattr(driver, "available_contenders", lambda device: [ours, idle])
+    monkeypatch.setattr(driver.cpu, "ratios", lambda us: {})
+    (row,) = measure(Request("cpu", [shifted], ["call"]))["rows"]
+    assert set(row["violations"]) == {"idle"}
+
+
+def test_tessera_has_to_hold_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(
+        ContractBrokenError, match=r"^tessera/1 breaks the contract on 16x8x2/16: stable_order: "
+    ):
+        measured(monkeypatch, contender("tessera/1", "tessera", 1e-6, unordered))
+
+
+def test_peers_are_chosen_by_the_first_part_of_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    everyone = [
+        contender("tessera/1", "tessera", 1e-6),
+        contender("peer/1", "peer", 1e-6),
+        contender("peer/2", "peer", 1e-6),
+        contender("other", "peer", 1e-6),
+    ]
+    row = measured(monkeypatch, *everyone, peers=["peer"])
+    assert set(row["us"]) == {"tessera/1", "peer/1", "peer/2"}
+    assert set(measured(monkeypatch, *everyone, peers=[])["us"]) == {"tessera/1"}
+    with pytest.raises(ValueError, match="--peers: expected some of other, peer, got tessera"):
+        measured(monkeypatch, *everyone, peers=["tessera"])
+
+
+def test_calls_are_counted_and_interleaved() -> None:
+    numbers: list[tuple[str, int]] = []
+
+    def timed(name: str, seconds_a_call: float) -> Call:
+        def seconds(number: int) -> float:
+            numbers.append((name, number))
+            return number * seconds_a_call
+
+        return Call(lambda: None, seconds)
+
+    effort = methods.Effort(repetitions=9, min_seconds=1.0, eager_calls=3)
+    times = methods.host_calls({"a": timed("a", 0.01), "b": timed("b", 5.0)}, effort)
+    assert times.us == pytest.approx({"a": 1e4, "b": 5e6})
+    measuring = numbers[-18:]
+    assert sorted(measuring) == 9 * [("a", 100)] + 9 * [("b", 1)]
+    assert len({name for name, _ in measuring[:9]}) == 2
+
+
+def test_the_report_measures_what_the_page_shows() -> None:
+    log = Shape(5, 8, 2, 128, skew="log", trace="a")
+    found = report_requests("cuda", [Shape(5, 8, 2, 128), log], {}, 0, "abc")
+    assert list(found) == [
+        "headline.json",
+        "grid.json",
+        "skew.json",
+        "variants.json",
+        "addresses.json",
+        "eager.json",
+        "cold.json",
+    ]
+    assert all(request.commit == "abc" for request in found.values())
+    assert {"4096x64x2/128", "4096x64x2/128/zipf", "a: 5x8x2/128", "5x8x2/128"} <= {
+        shape.name for shape in found["skew.json"].shapes
+    }
+    assert {shape.shift_bytes for shape in found["addresses.json"].shapes} >= {0, 4, 4096}
+    on_cpu = report_requests("cpu", [Shape(5, 8, 2, 128), log], {}, 0, None)
+    names = [shape.name for shape in on_cpu["cpu.json"].shapes]
+    assert names[0] == "1x8x2/16"
+    assert "4096x64x2/128/zipf" in names
+    assert names[-1] == "a: 5x8x2/128"

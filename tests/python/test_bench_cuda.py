@@ -1,0 +1,231 @@
+"""The CUDA half of `tessera bench`, as far as it goes without a GPU: adapters and methods.
+
+Adapters get torch tensors on the host; the graph method gets a torch that only counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from tessera.bench import cuda, methods
+from tessera.bench.compositions import torch_composition
+from tessera.bench.contender import Call
+from tessera.bench.problem import Problem, make_problem
+from tessera.bench.shapes import Shape
+
+SHAPES = [
+    Shape(16, 8, 2, 16),
+    Shape(1, 64, 2, 16),
+    Shape(100, 12, 4, 7, dtype="int64"),
+    Shape(100, 12, 4, 16, map="half-remote"),
+    Shape(300, 8, 2, 64, skew="one-hot-expert"),
+]
+
+
+def on_torch(shape: Shape) -> Problem:
+    """The problem with torch tensors instead of NumPy arrays, all on the host."""
+    torch = pytest.importorskip("torch")
+    problem = make_problem(shape, "cpu", seed=1)
+    tensors = {
+        name: None if array is None else torch.from_numpy(array)
+        for name, array in (("topk_ids", problem.topk_ids), ("expert_map", problem.expert_map))
+    }
+    return Problem(**{**vars(problem), **tensors, "device": "torch"})
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.name)
+def test_torch_composition_holds_the_contract(shape: Shape) -> None:
+    problem = on_torch(shape)
+    assert problem.violations(cuda._prepare_torch(problem).run()) == []
+
+
+def test_torch_composition_reads_nothing_back() -> None:
+    torch = pytest.importorskip("torch")
+    ids = torch.zeros((4, 2), dtype=torch.int32, device="meta")  # has no content to read
+    slots, blocks, total = torch_composition(ids, 16, 8, 128)
+    assert (slots.shape, blocks.shape, total.shape) == ((128,), (8,), (1,))
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
+    """Stand-ins for both engines, with their signatures; yields the calls they get."""
+    calls: list[tuple[Any, ...]] = []
+
+    def vllm_align(  # type: ignore[no-untyped-def]
+        topk_ids, block_size, num_experts, expert_map=None, pad_sorted_ids=False
+    ):
+        calls.append(("vllm", block_size, num_experts, expert_map))
+        return tessera.align_block_size(topk_ids, block_size=block_size, num_experts=num_experts)
+
+    def sgl_align(  # type: ignore[no-untyped-def]
+        topk_ids,
+        num_experts,
+        block_size,
+        sorted_token_ids,
+        experts_ids,
+        num_tokens_post_pad,
+        cumsum_buffer,
+        pad_sorted_token_ids=False,
+    ):
+        calls.append(("sgl", num_experts, len(cumsum_buffer), pad_sorted_token_ids))
+        out = (sorted_token_ids, experts_ids, num_tokens_post_pad)
+        tessera.align_block_size(
+            topk_ids, block_size=block_size, num_experts=num_experts - 1, out=out
+        )
+
+    vllm = "vllm.model_executor.layers.fused_moe.moe_align_block_size"
+    for name, function in ((vllm, vllm_align), ("sgl_kernel", sgl_align)):
+        module: Any = types.ModuleType(name)
+        module.moe_align_block_size = function
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda package: object())
+    yield calls
+
+
+@pytest.mark.parametrize("shape", [SHAPES[0], SHAPES[1]], ids=lambda shape: shape.name)
+def test_engines_are_called_as_they_call_themselves(
+    shape: Shape, engines: list[tuple[Any, ...]]
+) -> None:
+    problem = on_torch(shape)
+    for contender in (cuda._vllm(), cuda._sgl_kernel()):
+        assert contender.unavailable == ""
+        assert problem.violations(contender.prepare(problem).run()) == []
+    experts = shape.num_experts
+    assert engines == [("vllm", 16, experts, None), ("sgl", experts + 1, experts + 2, True)]
+    assert cuda._sgl_kernel().refusal(SHAPES[2]) == "takes int32 ids only, not int64"
+    assert cuda._vllm().refusal(Shape(1, 1, 1, 1, shift_bytes=0)) == "allocates its own outputs"
+
+
+def test_engines_that_changed_say_so(
+    engines: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed: Any = types.ModuleType("sgl_kernel")
+    changed.moe_align_block_size = lambda topk_ids, block_size: None
+    monkeypatch.setitem(sys.modules, "sgl_kernel", changed)
+    why = cuda._sgl_kernel().unavailable
+    assert why.startswith("expected the parameters ['topk_ids', 'num_experts', ")
+    assert why.endswith("got ['topk_ids', 'block_size']")
+
+
+def test_absent_engines_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda package: None)
+    assert cuda._vllm().unavailable == "vllm is not installed"
+    assert cuda._sgl_kernel().unavailable == "sgl_kernel is not installed"
+
+
+class FakeGpu:
+    """Stands for `torch`: graphs count their calls, and every call takes `call_us`."""
+
+    def __init__(self) -> None:
+        self.clock_us = 0.0
+        self.call_us = 0.0
+        self.capturing: list[float] | None = None
+        self.replays = 0
+        gpu = self
+
+        class Graph:
+            def capture_begin(self) -> None:
+                self.calls: list[float] = []
+                gpu.capturing = self.calls
+
+            def capture_end(self) -> None:
+                gpu.capturing = None
+
+            def replay(self) -> None:
+                gpu.replays += 1
+                gpu.clock_us += sum(self.calls)
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                self.at_us = 0.0
+
+            def record(self) -> None:
+                self.at_us = gpu.clock_us
+
+            def synchronize(self) -> None:
+                pass
+
+            def elapsed_time(self, end: Event) -> float:
+                return (end.at_us - self.at_us) / 1e3
+
+        self.cuda = types.SimpleNamespace(
+            CUDAGraph=Graph,
+            Event=Event,
+            Stream=object,
+            stream=lambda stream: contextlib.nullcontext(),
+            synchronize=lambda: None,
+            empty_cache=lambda: None,
+            _sleep=lambda cycles: setattr(gpu, "clock_us", gpu.clock_us + 30),
+        )
+
+    def call(self, us: float) -> Call:
+        def run() -> None:
+            if self.capturing is not None:
+                self.capturing.append(us)
+
+        return Call.of(run)
+
+
+def test_graphs_are_replayed_by_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu()
+    monkeypatch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
+    times = methods.graph({"short": gpu.call(2.0)}, methods.QUICK)
+    assert times.us == pytest.approx({"short": 2.0})
+    assert gpu.replays == 1 + 2 * 30
+    gpu.replays = 0
+    times = methods.graph({"long": gpu.call(1000.0)}, methods.QUICK)
+    assert times.us == pytest.approx({"long": 1000.0})
+    assert gpu.replays == 1 + 2 * 5
+
+
+def test_one_that_cannot_be_captured_does_not_stop_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gpu = FakeGpu()
+    monkeypatch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
+
+    def run() -> None:
+        if gpu.capturing is not None:
+            raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    times = methods.graph({"bad": Call.of(run), "good": gpu.call(3.0)}, methods.QUICK)
+    assert times.us == pytest.approx({"good": 3.0})
+    assert times.failures == {
+        "bad": "RuntimeError: operation not permitted when stream is capturing"
+    }
+
+
+def test_l2_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setitem(sys.modules, "triton.testing", None)
+    times = methods.l2({"a": Call.of(lambda: None)}, methods.QUICK)
+    assert times.us == {}
+    assert times.failures["a"].startswith("triton: ")
+
+
+def test_l2_is_the_median_of_do_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    testing: Any = types.ModuleType("triton.testing")
+
+    def do_bench(run: Any, *, warmup: int, rep: int, return_mode: str) -> float:
+        assert return_mode == "median"
+        run()
+        return 0.004  # milliseconds
+
+    testing.do_bench = do_bench
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.testing", testing)
+    ran = np.zeros(1, int)
+
+    def run() -> None:
+        ran[0] += 1
+
+    assert methods.l2({"a": Call.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
+    assert ran[0] == 1
