@@ -216,7 +216,7 @@ def align_block_size(
         raise refusal("align_block_size", error, inputs | given, integers) from None
     if out is not None:
         return out
-    parts = framework.split(memory, [num_slots, num_blocks, 1])
+    parts = framework.split(memory, num_slots, num_blocks)
     if framework.adopt is not None:
         parts = [framework.adopt(topk_ids, part) for part in parts]
     return tuple.__new__(AlignedBlocks, parts)
