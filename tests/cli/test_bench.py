@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
 import re
 import sys
@@ -11,9 +13,10 @@ from typing import Any
 import pytest
 
 import tessera
-from tessera.bench import driver
+from tessera.bench import cpu, driver
 from tessera.bench.contender import Call
 from tessera.bench.methods import Effort
+from tessera.bench.shapes import product
 from tessera.cli import bench
 from tessera.cli.main import main
 
@@ -25,9 +28,7 @@ ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured does not matter here."""
     effort = Effort(repetitions=1, min_seconds=1e-4, eager_calls=2)
-    monkeypatch.setattr(
-        bench, "Request", lambda *args, **options: driver.Request(*args, **options, effort=effort)
-    )
+    monkeypatch.setattr(bench, "Request", functools.partial(driver.Request, effort=effort))
 
 
 def run(*arguments: object) -> int:
@@ -45,7 +46,7 @@ def test_axes_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     shown = capsys.readouterr().out
     assert [row["shape"] for row in document["rows"]] == ["1x8x2/16", "100x8x2/64"]
     assert re.search(r"^shape +tessera/1 +tessera/2 +textbook +floor +/ floor", shown, re.MULTILINE)
-    assert re.search(r"^100x8x2/64( +[\d.]+){6}$", shown, re.MULTILINE)
+    assert re.search(r"^100x8x2/64( +[\d.]+( wrong)?){6}$", shown, re.MULTILINE)
     for row in document["rows"]:
         us = {name: by_method["call"] for name, by_method in row["us"].items()}
         assert set(us) == {"tessera/1", "tessera/2", "textbook", "floor"}
@@ -99,7 +100,7 @@ def test_report_writes_the_files_of_the_page(
 ) -> None:
     def requests(device: str, *rest: object) -> dict[str, driver.Request]:
         assert device == "cpu"
-        shapes = bench.product([1], [8], [2])
+        shapes = product([1], [8], [2])
         effort = Effort(repetitions=1, min_seconds=1e-4, eager_calls=2)
         return {"cpu.json": driver.Request("cpu", shapes, ["call"], effort=effort)}
 
@@ -111,7 +112,7 @@ def test_report_writes_the_files_of_the_page(
 def test_a_broken_contract_ends_with_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = driver.cpu.contenders()
+    right = cpu.contenders()
 
     def wrong(problem: Any) -> Call:
         def run() -> Any:
@@ -122,7 +123,7 @@ def test_a_broken_contract_ends_with_1(
         call = right[0].prepare(problem)
         return Call(run, call.seconds)
 
-    broken = driver.dataclasses.replace(right[0], prepare=wrong)
+    broken = dataclasses.replace(right[0], prepare=wrong)
     monkeypatch.setattr(driver, "available_contenders", lambda device: [broken, *right[1:]])
     assert run("--tokens", 9) == 1
     message = capsys.readouterr().err

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera.bench import driver, methods
+from tessera.bench import cpu, driver, methods
 from tessera.bench.contender import Call, Contender, absent
 from tessera.bench.driver import ContractBrokenError, Request, measure
 from tessera.bench.problem import Problem, make_problem
@@ -42,7 +42,7 @@ def contender(
 def measured(monkeypatch: pytest.MonkeyPatch, *contenders: Contender, **options: Any) -> Any:
     """The only row of a measurement of these contenders, which bring no ratios of their own."""
     monkeypatch.setattr(driver, "available_contenders", lambda device: list(contenders))
-    monkeypatch.setattr(driver.cpu, "ratios", lambda us: {})
+    monkeypatch.setattr(cpu, "ratios", lambda us: {})
     document = measure(Request("cpu", [SHAPE], ["call"], **options))
     (row,) = document["rows"]
     return row
@@ -154,7 +154,7 @@ def test_what_a_contender_does_not_write_is_not_left_from_the_one_before(
     idle = contender("idle", "peer", 1e-6, lambda problem: problem.empty_outputs())
     ours = contender("tessera/1", "tessera", 1e-6)
     monkeypatch.setattr(driver, "available_contenders", lambda device: [ours, idle])
-    monkeypatch.setattr(driver.cpu, "ratios", lambda us: {})
+    monkeypatch.setattr(cpu, "ratios", lambda us: {})
     (row,) = measure(Request("cpu", [shifted], ["call"]))["rows"]
     assert set(row["violations"]) == {"idle"}
 

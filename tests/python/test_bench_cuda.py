@@ -86,7 +86,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
         module: Any = types.ModuleType(name)
         module.moe_align_block_size = function
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda package: object())
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: object())
     yield calls
 
 
@@ -116,7 +116,7 @@ def test_engines_that_changed_say_so(
 
 
 def test_absent_engines_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda.importlib.util, "find_spec", lambda package: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
     assert cuda._vllm().unavailable == "vllm is not installed"
     assert cuda._sgl_kernel().unavailable == "sgl_kernel is not installed"
 
@@ -176,7 +176,7 @@ class FakeGpu:
 
 def test_graphs_are_replayed_by_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = FakeGpu()
-    monkeypatch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", gpu)
     times = methods.graph({"short": gpu.call(2.0)}, methods.QUICK)
     assert times.us == pytest.approx({"short": 2.0})
     assert gpu.replays == 1 + 2 * 30
@@ -190,7 +190,7 @@ def test_one_that_cannot_be_captured_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     gpu = FakeGpu()
-    monkeypatch.setitem(sys.modules, "torch", gpu)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch", gpu)
 
     def run() -> None:
         if gpu.capturing is not None:

@@ -207,7 +207,8 @@ def test_picture_is_drawn_with_its_note(page: Any, tmp_path: Path) -> None:
     found = documents({})["grid.json"]
     drawn = lines(found)
     assert list(drawn) == ["tessera", "textbook", "floor"]
-    assert drawn["floor"][0] == (2, pytest.approx(0.5))
+    assert drawn["floor"][0][0] == 2
+    assert drawn["floor"][0][1] == pytest.approx(0.5)
     assert len(drawn["tessera"]) == 11  # numbers of ids
     for name in ("a.svg", "b.svg", "c.png"):
         plot(found, tmp_path / name, note="drawn from nothing")
