@@ -27,7 +27,7 @@ ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is measured does not matter here."""
-    effort = Effort(repetitions=1, min_seconds=1e-4, eager_calls=2)
+    effort = Effort(repetitions=1, min_seconds=1e-4)
     monkeypatch.setattr(bench, "Request", functools.partial(driver.Request, effort=effort))
 
 
@@ -101,7 +101,7 @@ def test_report_writes_the_files_of_the_page(
     def requests(device: str, *rest: object) -> dict[str, driver.Request]:
         assert device == "cpu"
         shapes = product([1], [8], [2])
-        effort = Effort(repetitions=1, min_seconds=1e-4, eager_calls=2)
+        effort = Effort(repetitions=1, min_seconds=1e-4)
         return {"cpu.json": driver.Request("cpu", shapes, ["call"], effort=effort)}
 
     monkeypatch.setattr(bench, "report_requests", requests)

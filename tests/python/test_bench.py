@@ -190,7 +190,7 @@ def test_calls_are_counted_and_interleaved() -> None:
 
         return Call(lambda: None, seconds)
 
-    effort = methods.Effort(repetitions=9, min_seconds=1.0, eager_calls=3)
+    effort = methods.Effort(repetitions=9, min_seconds=1.0)
     times = methods.host_calls({"a": timed("a", 0.01), "b": timed("b", 5.0)}, effort)
     assert times.us == pytest.approx({"a": 1e4, "b": 5e6})
     measuring = numbers[-18:]

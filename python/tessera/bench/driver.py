@@ -114,15 +114,15 @@ def _measured_row(request: Request, shape: Shape, present: Sequence[Contender]) 
     judged: set[str] = set()
     for method in request.methods:
         entrants = [one for one in runners if method in one.methods]
+        calls = {one.name: one.prepare(problem) for one in entrants}
+        for one in entrants:
+            if one.is_checked and one.name not in judged:
+                judged.add(one.name)
+                if broken := _broken_rules(problem, one, calls[one.name]):
+                    violations[one.name] = broken
         if method == "cold":
-            times = cold_times(shape, [one.name for one in entrants])
+            times = cold_times(shape, list(calls))
         else:
-            calls = {one.name: one.prepare(problem) for one in entrants}
-            for one in entrants:
-                if one.is_checked and one.name not in judged:
-                    judged.add(one.name)
-                    if broken := _broken_rules(problem, one, calls[one.name]):
-                        violations[one.name] = broken
             times = METHODS[method](calls, request.effort)
         _require_ours(shape, method, entrants, times)
         for name, value in times.us.items():

@@ -22,20 +22,24 @@ _SLEEP_CYCLES = 60_000
 
 _WARMUP_CALLS = 3
 
+# Few enough that the launches of a peer with several kernels fit into the GPU's queue: once it is
+# full, the host waits.
+_EAGER_CALLS = 100
+_EAGER_ROUNDS = 25
+
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure on the host: repetitions, the length of one, calls of an eager one."""
+    """How long to measure by the method `call`: repetitions, and the least time of one."""
 
     repetitions: int
     min_seconds: float
-    eager_calls: int
 
 
 # OpenMP's threads spin for some 8 ms after a call, at the cost of whoever is timed next: hence
 # repetitions of tens of milliseconds.
-QUICK = Effort(repetitions=5, min_seconds=0.02, eager_calls=200)
-THOROUGH = Effort(repetitions=21, min_seconds=0.04, eager_calls=200)
+QUICK = Effort(repetitions=5, min_seconds=0.02)
+THOROUGH = Effort(repetitions=21, min_seconds=0.04)
 
 
 @dataclass
@@ -54,11 +58,11 @@ def host_calls(calls: Mapping[str, Call], effort: Effort) -> Times:
 
 def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
     """Host time of enqueuing a call: a loop that does not synchronise. Interleaved at random."""
-    numbers = dict.fromkeys(calls, effort.eager_calls)
+    numbers = dict.fromkeys(calls, _EAGER_CALLS)
     for call in calls.values():
         for _ in range(_WARMUP_CALLS):
             call.run()
-    return _interleaved(calls, numbers, 25, _synchronize_if_cuda())
+    return _interleaved(calls, numbers, _EAGER_ROUNDS, _synchronize_if_cuda())
 
 
 def graph(calls: Mapping[str, Call], effort: Effort) -> Times:

@@ -38,7 +38,8 @@ def lines(document: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
         if not plain or row["shift_bytes"] is not None or row["trace"] or method is None:
             continue
         times = speeds(row["us"], method)
-        points = {name: time for name, time in times.items() if kinds.get(name) in ("tessera", "peer")}
+        drawn = [name for name in times if kinds.get(name) in ("tessera", "peer")]
+        points = {name: times[name] for name in drawn}
         if floor := best(times, kinds, "floor"):
             points["floor"] = floor[1]
         for name, time in points.items():

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import tessera
+from tessera._device import HOST
+from tessera.align_block_size import output_sizes
 from tessera.bench.shapes import Shape
 from tessera.contract import Violation, contract_violations, synthetic_topk_ids
+from tessera.verification import REFERENCE
 
 # In every word of the outputs before a contender writes them: neither an index nor an expert.
 _POISON = -0x21524111
@@ -84,10 +86,10 @@ def make_problem(
     """The inputs of a shape, a function of the seed; `trace_ids` are those of its routing log."""
     host_ids = _host_ids(shape, seed) if trace_ids is None else trace_ids.astype(shape.dtype)
     host_map = _half_remote(shape.num_experts) if shape.map == "half-remote" else None
-    sizes = tessera.align_block_size(
-        host_ids, block_size=shape.block_size, num_experts=shape.num_experts
+    # Asked of the reference: with TESSERA_IMPL, calls on the host may be refused.
+    num_slots, num_blocks, _ = output_sizes(
+        host_ids.size, shape.block_size, shape.num_experts, False, HOST, REFERENCE
     )
-    num_slots, num_blocks = sizes.sorted_token_ids.size, sizes.expert_ids.size
     outputs = None
     topk_ids, expert_map = _on(device, host_ids), _on(device, host_map)
     if shape.shift_bytes is not None:

@@ -170,7 +170,19 @@ def _device(name: str) -> str:
 def _require_report_options(args: argparse.Namespace) -> None:
     if args.json is None:
         raise ValueError("--preset report: expected --json FOLDER")
-    for name in ("tokens", "experts", "top_k", "block_size", "skew", "dtype", "map", "shift", "method", "peers", "plot"):
+    for name in (
+        "tokens",
+        "experts",
+        "top_k",
+        "block_size",
+        "skew",
+        "dtype",
+        "map",
+        "shift",
+        "method",
+        "peers",
+        "plot",
+    ):
         if getattr(args, name) is not None:
             raise ValueError(f"--preset report: expected no --{name.replace('_', '-')} beside it")
 
