@@ -34,7 +34,8 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const totals = reinterpret_cast<std::uint32_t*>(shared);  // of this CTA; others read it
   auto* const starts = reinterpret_cast<std::int32_t*>(totals + row_length);
   auto* const first_blocks = starts + row_length;
-  auto* const masks = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
+  auto* const group_sizes = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
+  std::uint32_t* const masks = group_sizes + row_length;
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
 
   let_successor_start();
@@ -95,6 +96,7 @@ __global__ void __launch_bounds__(kNumThreads)
     if (exists) {
       starts[expert] = first_block * args.block_size + before;
       first_blocks[expert] = first_block;
+      group_sizes[expert] = count;
       if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
     }
     total_blocks += chunk_blocks;
@@ -116,11 +118,11 @@ __global__ void __launch_bounds__(kNumThreads)
           first + round * 32;
     }
   }
-  for (std::int64_t block = grid_thread; block < args.expert_ids_length; block += grid_threads) {
-    args.expert_ids[block] =
-        block < total_blocks ? shown_expert(args, group_of_block(first_blocks, num_experts, block))
-                             : args.tail_expert;
+  for (int expert = cta + num_ctas * warp; expert < num_experts; expert += num_ctas * kNumWarps) {
+    finish_group(args, expert, first_blocks[expert], group_sizes[expert], false, lane);
   }
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+       grid_threads);
   if (cta == 0 && warp == 0) {
     num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
     if (lane == 0) {

@@ -102,12 +102,19 @@ __device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std:
   if (thread < last - last_word) last_word[thread] = value;
 }
 
-/// Fills the last block of a group behind its `count` ids, by one warp.
-__device__ __forceinline__ void pad_group(const KernelArgs& args, std::int32_t first_block,
-                                          std::uint32_t count, int lane) {
+/// Writes what a group is besides its ids, by one warp: which expert its blocks are of, and, unless
+/// all slots were filled before, the padding behind its `count` ids.
+__device__ __forceinline__ void finish_group(const KernelArgs& args, std::uint32_t expert,
+                                             std::int32_t first_block, std::uint32_t count,
+                                             bool pads, int lane) {
+  const std::int32_t num_blocks = blocks_of(args, count);
+  if (num_blocks == 0) return;
+  const std::int32_t shown = shown_expert(args, expert);
+  for (std::int32_t k = lane; k < num_blocks; k += 32) args.expert_ids[first_block + k] = shown;
+  if (!pads) return;
   // Unsigned: the last slot may be the last number of a signed one.
   const std::uint32_t start = first_block * args.block_size;
-  const std::uint32_t end = start + blocks_of(args, count) * args.block_size;
+  const std::uint32_t end = start + num_blocks * args.block_size;
   for (std::uint32_t i = start + count + lane; i < end; i += 32) {
     args.sorted_token_ids[i] = args.num_ids;
   }
@@ -181,25 +188,6 @@ __device__ __forceinline__ std::int32_t exclusive_sum(std::int32_t value, std::i
   const std::int32_t sum = lane < kNumWarps ? warp_sums[lane] : 0;
   *total = __reduce_add_sync(kAllLanes, sum);
   return __reduce_add_sync(kAllLanes, lane < warp ? sum : 0) + inclusive - value;
-}
-
-/// The group that block `block` belongs to: the last one whose first block is not behind it. Groups
-/// without blocks start where the next one does.
-template <typename Int>
-__device__ __forceinline__ std::uint32_t group_of_block(const Int* first_blocks,
-                                                        std::uint32_t num_experts,
-                                                        std::int64_t block) {
-  std::uint32_t low = 0;
-  std::uint32_t high = num_experts - 1;
-  while (low < high) {
-    const std::uint32_t middle = (low + high + 1) / 2;
-    if (first_blocks[middle] <= block) {
-      low = middle;
-    } else {
-      high = middle - 1;
-    }
-  }
-  return low;
 }
 
 /// Calls `choose` with the width as a template argument.

@@ -188,19 +188,15 @@ __global__ void __launch_bounds__(kNumThreads)
     args.sorted_token_ids[starts[entry >> 16] + j] =
         static_cast<std::int32_t>(cta_first) + static_cast<std::int32_t>(entry & 0xffff);
   }
+  for (int expert = cta * kNumWarps + warp; expert < num_experts; expert += num_ctas * kNumWarps) {
+    finish_group(args, expert, first_blocks[expert], totals[expert], !args.fills_first, lane);
+  }
   if (!args.fills_first) {
-    for (int expert = cta * kNumWarps + warp; expert < num_experts;
-         expert += num_ctas * kNumWarps) {
-      pad_group(args, first_blocks[expert], totals[expert], lane);
-    }
     fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
          args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
   }
-  for (std::int64_t block = grid_thread; block < args.expert_ids_length; block += grid_threads) {
-    args.expert_ids[block] =
-        block < total_blocks ? shown_expert(args, group_of_block(first_blocks, num_experts, block))
-                             : args.tail_expert;
-  }
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+       grid_threads);
   if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
   if (cta == 0 && warp == 0 && args.num_dropped != nullptr) {
     std::uint32_t sum = 0;

@@ -79,13 +79,13 @@ constexpr std::size_t one_cta_shared_bytes(std::size_t num_experts, int num_thre
   return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 4);
 }
 
-constexpr std::size_t redundant_shared_bytes(std::size_t num_experts, int num_threads) {
-  // As above, and the packed counts and first blocks of the groups.
-  return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 3 * 4);
+constexpr std::size_t redundant_shared_bytes(std::size_t num_experts, int ids_per_cta) {
+  // Rows only for the warps that have own ids; the packed counts and first blocks of the groups.
+  return counters_per_row(num_experts) * (ids_per_cta / 32 * (2 + 4) + 3 * 4);
 }
 
 constexpr std::size_t cluster_shared_bytes(std::size_t num_experts, int num_threads) {
-  return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 3 * 4);
+  return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 4 * 4);
 }
 
 constexpr std::size_t grid_shared_bytes(std::size_t num_experts, int num_threads,

@@ -26,8 +26,7 @@ constexpr std::array kHopperRules{
     Rule{256, 256, {Strategy::kOneCta, 256, 0, 1}},
     Rule{256, kAny, {Strategy::kOneCta, 512, 0, 1}},
     Rule{512, 256, {Strategy::kOneCta, 256, 0, 1}},
-    Rule{512, kAny, {Strategy::kOneCta, 512, 0, 2}},
-    Rule{1024, kAny, {Strategy::kRedundant, 512, 64, 1}},
+    Rule{1024, kAny, {Strategy::kRedundant, 512, 32, 1}},
     Rule{2048, 256, {Strategy::kRedundant, 256, 64, 1}},
     Rule{2048, kAny, {Strategy::kRedundant, 256, 32, 1}},
     Rule{4096, kAny, {Strategy::kRedundant, 512, 128, 1}},
@@ -157,7 +156,7 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
       plan.shared_bytes = one_cta_shared_bytes(num_experts, plan.num_threads);
       break;
     case Strategy::kRedundant:
-      plan.shared_bytes = redundant_shared_bytes(num_experts, plan.num_threads);
+      plan.shared_bytes = redundant_shared_bytes(num_experts, plan.ids_per_cta);
       break;
     case Strategy::kCluster:
       plan.shared_bytes = cluster_shared_bytes(num_experts, plan.num_threads);

@@ -24,7 +24,7 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const starts = reinterpret_cast<std::int32_t*>(packed + row_length);
   auto* const first_blocks = starts + row_length;
   auto* const masks = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
-  auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
+  auto* const counts = reinterpret_cast<std::uint16_t*>(masks + num_rows * row_length);
 
   let_successor_start();
   clear_shared(packed, row_length * 4, thread, kNumThreads);
@@ -76,18 +76,14 @@ __global__ void __launch_bounds__(kNumThreads)
         cta_first + thread;
   }
   for (int expert = cta + num_ctas * warp; expert < num_experts; expert += num_ctas * kNumWarps) {
-    pad_group(args, first_blocks[expert], packed[expert] & 0xffff, lane);
+    finish_group(args, expert, first_blocks[expert], packed[expert] & 0xffff, true, lane);
   }
   const int grid_thread = cta * kNumThreads + thread;
+  const int grid_threads = num_ctas * kNumThreads;
   fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
-       args.sorted_token_ids_length, args.num_ids, grid_thread, num_ctas * kNumThreads);
-  // From the last thread on: the first ones have filled.
-  for (std::int64_t block = cta * kNumThreads + (kNumThreads - 1 - thread);
-       block < args.expert_ids_length; block += num_ctas * kNumThreads) {
-    args.expert_ids[block] =
-        block < total_blocks ? shown_expert(args, group_of_block(first_blocks, num_experts, block))
-                             : args.tail_expert;
-  }
+       args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+       grid_threads);
   if (cta == 0 && thread == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = packed[dropped_bucket(args)] & 0xffff;

@@ -121,11 +121,12 @@ __global__ void __launch_bounds__(kNumThreads)
   }
   __syncthreads();
   for (std::int64_t expert = first_expert + warp; expert < end_expert; expert += kNumWarps) {
-    const std::uint32_t count = totals[expert];
-    pad_group(args, first_blocks[expert], count, lane);
+    finish_group(args, expert, first_blocks[expert], totals[expert], true, lane);
   }
   fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
        args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+       grid_threads);
   grid.sync();
   let_successor_start();
 
@@ -175,12 +176,6 @@ __global__ void __launch_bounds__(kNumThreads)
     __syncthreads();
   }
 
-  for (std::int64_t block = grid_thread; block < args.expert_ids_length; block += grid_threads) {
-    args.expert_ids[block] =
-        block < total_blocks
-            ? shown_expert(args, group_of_block(first_blocks, args.num_experts, block))
-            : args.tail_expert;
-  }
   if (cta == 0 && warp == 0) {
     std::uint32_t sum = 0;
     for (int other = lane; other < num_ctas; other += 32) sum += __ldcg(&cta_dropped[other]);
