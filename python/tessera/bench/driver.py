@@ -14,7 +14,7 @@ from tessera.bench import cpu
 from tessera.bench.cold import cold_times
 from tessera.bench.contender import Call, Contender, Kind
 from tessera.bench.machine import description
-from tessera.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times
+from tessera.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times, missing
 from tessera.bench.problem import Problem, make_problem
 from tessera.bench.shapes import Shape
 
@@ -88,14 +88,17 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
     request.check(everyone)
     wanted = [one for one in everyone if request.wants(one)]
     present = [one for one in wanted if not one.unavailable]
+    unusable = {method: why for method in request.methods if (why := missing(method))}
+    usable = [method for method in request.methods if method not in unusable]
     rows = []
     for shape in request.shapes:
         progress(shape.name)
-        rows.append(_measured_row(request, shape, present))
+        rows.append(_measured_row(request, shape, usable, present))
     return {
         **description(request.device, request.commit),
         "seed": request.seed,
-        "methods": {method: MEANINGS[method] for method in request.methods},
+        "methods": {method: MEANINGS[method] for method in usable},
+        "methods_unavailable": unusable,
         "contenders": {
             one.name: {"kind": one.kind, "unavailable": one.unavailable} for one in wanted
         },
@@ -103,7 +106,9 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
     }
 
 
-def _measured_row(request: Request, shape: Shape, present: Sequence[Contender]) -> dict[str, Any]:
+def _measured_row(
+    request: Request, shape: Shape, methods: Sequence[str], present: Sequence[Contender]
+) -> dict[str, Any]:
     problem = make_problem(shape, request.device, request.seed, request.traces.get(shape.trace))
     row: dict[str, Any] = {"shape": shape.name, **dataclasses.asdict(shape)}
     refusals = {one.name: why for one in present if (why := one.refusal(shape))}
@@ -112,7 +117,7 @@ def _measured_row(request: Request, shape: Shape, present: Sequence[Contender]) 
     violations: dict[str, list[str]] = {}
     failures: dict[str, dict[str, str]] = {}
     judged: set[str] = set()
-    for method in request.methods:
+    for method in methods:
         entrants = [one for one in runners if method in one.methods]
         calls = {one.name: one.prepare(problem) for one in entrants}
         for one in entrants:
@@ -146,9 +151,6 @@ def _broken_rules(problem: Problem, contender: Contender, call: Call) -> list[st
 def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], times: Times) -> None:
     for one in entrants:
         if one.kind == "tessera" and one.name in times.failures:
-            # Without triton nobody has this figure.
-            if len(times.failures) == len(entrants):
-                continue
             raise RuntimeError(
                 f"{one.name} on {shape.name}, method {method}: {times.failures[one.name]}"
             )

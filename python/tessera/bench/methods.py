@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.util
 import random
 import statistics
 from collections.abc import Callable, Iterator, Mapping
@@ -90,10 +91,8 @@ def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
 
 def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
     """GPU time of single calls with the L2 cache flushed before each: triton's do_bench, median."""
-    try:
-        from triton.testing import do_bench
-    except ImportError as error:
-        return Times(failures=dict.fromkeys(calls, f"triton: {error}"))
+    from triton.testing import do_bench
+
     times = Times()
     for name, call in calls.items():
         try:
@@ -119,6 +118,12 @@ MEANINGS = {
     "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "
     "of 3 processes",
 }
+
+
+def missing(method: str) -> str:
+    """Why a method cannot be used here; empty if it can."""
+    has_triton = importlib.util.find_spec("triton") is not None
+    return "triton is not installed" if method == "l2" and not has_triton else ""
 
 
 def _enough_calls(call: Call, min_seconds: float) -> int:

@@ -97,14 +97,18 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     for name, one in document["contenders"].items():
         if one["unavailable"]:
             yield f"{name}: unavailable: {one['unavailable']}"
-    for title, key in (("not measured", "refusals"), ("breaks the contract", "violations")):
+    for method, why in document["methods_unavailable"].items():
+        yield f"{method}: unavailable: {why}"
+    titles = {
+        "refusals": "not measured",
+        "failures": "failed",
+        "violations": "breaks the contract",
+    }
+    for key, title in titles.items():
         for name, (shape, why, count) in _first_of_each(document, key).items():
             others = f", and {count - 1} more shapes" if count > 1 else ""
             yield f"{name}: {title} on {shape}{others}: {why}"
     for row in rows(document):
-        for name, by_method in row["failures"].items():
-            for method, why in by_method.items():
-                yield f"{name}: failed on {row['shape']}, method {method}: {why}"
         for name, time in row["below_floor"].items():
             yield f"the floor of {row['shape']} is wrong: {name} takes {figure(time)}"
 
@@ -114,10 +118,16 @@ def _first_of_each(document: Mapping[str, Any], key: str) -> dict[str, tuple[str
     found: dict[str, tuple[str, str, int]] = {}
     for row in rows(document):
         for name, why in row[key].items():
-            text = why if isinstance(why, str) else "; ".join(why)
+            text = _text(why)
             shape, first, count = found.get(name, (row["shape"], text, 0))
             found[name] = (shape, first, count + 1)
     return found
+
+
+def _text(why: str | list[str] | dict[str, str]) -> str:
+    if isinstance(why, dict):
+        return "; ".join(f"method {method}: {text}" for method, text in why.items())
+    return why if isinstance(why, str) else "; ".join(why)
 
 
 def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
