@@ -35,7 +35,7 @@ class Verdicts:
         must = target.get("must", float("inf"))
         if value > must:
             missed = f"missed by {figure(value - must)} ({100 * (value / must - 1):.0f}%)"
-            note = self.notes.get(name, "no explanation yet.")
+            note = self.notes.get(name, "No explanation yet.")
             self.misses.append(f"{subject}{name}: {figure(value)}, {missed}. {note}")
             return f"**{missed}**"
         if value <= target.get("aim", float("-inf")):

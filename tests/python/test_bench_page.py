@@ -154,7 +154,7 @@ def test_what_is_missed_is_told_with_its_note(page: Any, tmp_path: Path) -> None
     assert line(text, "- 256x64x2/64: 2.40,") == (
         "- 256x64x2/64: 2.40, missed by 0.20 (9%). Bound by two barriers."
     )
-    assert line(text, "- 4096x64x2/128/zipf: 4.29").endswith("no explanation yet.")
+    assert line(text, "- 4096x64x2/128/zipf: 4.29").endswith("No explanation yet.")
     # 32768 ids are 131 kB more, 0.027 us.
     assert line(text, "| 4096x256x8/128/int64").endswith("1.21 1.00 1.21 met")
     assert "**missed by 0.01 (1%)**" in line(text, "| 16384x256x8/128/map half-remote")
@@ -204,9 +204,11 @@ def test_picture_is_drawn_with_its_note(page: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from tessera.bench.plot import lines, plot
 
-    found = documents({})["grid.json"]
+    write(tmp_path, documents({}))
+    found = page.pictured()
     drawn = lines(found)
-    assert list(drawn) == ["tessera", "textbook", "floor"]
+    engines = ["vllm", "sglang_aot", "sglang_v2_pdl"]
+    assert list(drawn) == ["tessera", "textbook", *engines, "floor"]
     assert drawn["floor"][0][0] == 2
     assert drawn["floor"][0][1] == pytest.approx(0.5)
     assert len(drawn["tessera"]) == 11  # numbers of ids
