@@ -1,0 +1,233 @@
+"""How memory is asked of frameworks, as far as it goes without a GPU: stand-ins lie on the host."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from tessera import _frameworks
+from tessera._device import HOST, cuda_index_of
+from tessera._library import load
+from tessera.align_block_size import output_sizes
+
+IDS = np.array([[2, 0], [1, 2], [2, 3], [0, 9]], np.int32)
+GOOD: dict[str, Any] = {"block_size": 4, "num_experts": 4}
+
+
+EXPECTED = [array.tolist() for array in tessera.align_block_size(IDS, **GOOD)]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_torch_outputs_are_cut_from_one_allocation(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    topk_ids = torch.from_numpy(IDS.astype(dtype))
+    ours = _frameworks.FRAMEWORKS[torch.Tensor]
+
+    def empty_int32(like: Any, length: int) -> Any:
+        elsewhere = types.SimpleNamespace(is_cpu=False, dtype=like.dtype, new_empty=like.new_empty)
+        return ours.empty_int32(elsewhere, length)
+
+    monkeypatch.setitem(
+        _frameworks.FRAMEWORKS, torch.Tensor, ours._replace(empty_int32=empty_int32)
+    )
+    found = tessera.align_block_size(topk_ids, **GOOD)
+    assert isinstance(found, tessera.AlignedBlocks)
+    assert [array.tolist() for array in found] == EXPECTED
+    assert all(array.dtype == torch.int32 for array in found)
+    assert len({array.untyped_storage().data_ptr() for array in found}) == 1
+    for array in found:
+        array.fill_(5)
+
+
+def test_outputs_of_torch_on_the_host_are_tensors_of_their_own_call() -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    first, second = (tessera.align_block_size(torch.from_numpy(IDS), **GOOD) for _ in range(2))
+    for array in first:
+        array.fill_(5)
+    assert [array.tolist() for array in second] == EXPECTED
+
+
+class Recorder:
+    """Stands for a function of the library, and keeps the workspaces that it was called with."""
+
+    def __init__(self, function: Any) -> None:
+        self.function = function
+        self.workspaces: list[Any] = []
+
+    def __call__(self, *args: Any) -> None:
+        self.workspaces.append(args[7])
+        self.function(*args)
+
+
+def on_a_device_with(
+    monkeypatch: pytest.MonkeyPatch, kind: type, framework: _frameworks.Framework, size: int
+) -> list[Recorder]:
+    """Lets arrays of this type pass for some on device 3, where calls want `size` bytes."""
+    module = sys.modules["tessera.align_block_size"]
+    monkeypatch.setitem(_frameworks.FRAMEWORKS, kind, framework)
+
+    def sizes(*shape: Any) -> tuple[int, int, int]:
+        assert shape[4] == 3
+        return (*output_sizes(*shape[:4])[:2], size)
+
+    monkeypatch.setattr(module, "output_sizes", sizes)
+    recorders = [Recorder(load().align_long), Recorder(load().align_joined_long)]
+    monkeypatch.setattr(load(), "align_long", recorders[0])
+    monkeypatch.setattr(load(), "align_joined_long", recorders[1])
+    return recorders
+
+
+@pytest.mark.parametrize("size", [0, 100])
+def test_workspace_comes_from_torch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    framework = _frameworks.FRAMEWORKS[torch.Tensor]._replace(cuda_index=lambda array: 3)
+    recorders = on_a_device_with(monkeypatch, torch.Tensor, framework, size)
+    found = tessera.align_block_size(torch.from_numpy(IDS), **GOOD)
+    assert [array.tolist() for array in found] == EXPECTED
+    assert tessera.align_block_size(torch.from_numpy(IDS), **GOOD, out=found) is found
+    for recorder in recorders:
+        (workspace,) = recorder.workspaces
+        if size == 0:
+            assert workspace is None
+        else:
+            assert (workspace.dtype, workspace.numel()) == (torch.int8, size)
+
+
+class CupyArray(np.ndarray[Any, Any]):
+    device: Any = types.SimpleNamespace(id=3)
+
+
+def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, Any]] = []
+
+    def empty(length: int, dtype: Any) -> Any:
+        asked.append((length, dtype))
+        return np.empty(length, dtype).view(CupyArray)
+
+    cupy = types.SimpleNamespace(
+        ndarray=CupyArray,
+        empty=empty,
+        int8=np.int8,
+        int32=np.int32,
+        cuda=types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0x5EA)),
+    )
+    streams: list[tuple[int, int]] = []
+
+    def on_stream(index: int, stream: int) -> contextlib.AbstractContextManager[None]:
+        streams.append((index, stream))
+        return contextlib.nullcontext()
+
+    monkeypatch.setattr(load(), "on_stream", on_stream)
+    framework = _frameworks._cupy_framework(cupy)
+    on_a_device_with(monkeypatch, CupyArray, framework, 100)
+    found = tessera.align_block_size(IDS.view(CupyArray), **GOOD)
+    assert [array.tolist() for array in found] == EXPECTED
+    num_slots, num_blocks, _ = output_sizes(IDS.size, 4, 4, False)
+    assert asked == [(100, np.int8), (num_slots + num_blocks + 1, np.int32)]
+    assert streams == [(3, 0x5EA)]
+
+
+def test_streams_reach_the_ffi() -> None:
+    tvm_ffi = pytest.importorskip("tvm_ffi")
+    device = tvm_ffi.device("cuda", 3)
+    with load().on_stream(3, 0x5EA):
+        assert tvm_ffi.get_raw_stream(device) == 0x5EA
+    assert tvm_ffi.get_raw_stream(device) == 0
+
+
+class Foreign:
+    """Speaks DLPack, from a device where Tessera does not know whom to ask for memory."""
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return IDS.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 3)
+
+
+def test_foreign_arrays_on_a_device_need_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
+    framework = _frameworks.FRAMEWORKS[Foreign]
+    out = tessera.align_block_size(IDS[::-1].copy(), **GOOD)
+    on_a_device_with(monkeypatch, Foreign, framework, 0)
+    with pytest.raises(
+        TypeError,
+        match=r"^align_block_size: topk_ids: expected a torch tensor or a CuPy array where memory "
+        r"on a device is to be allocated, got Foreign$",
+    ):
+        tessera.align_block_size(Foreign(), **GOOD)
+    assert [a.tolist() for a in tessera.align_block_size(Foreign(), **GOOD, out=out)] == EXPECTED
+
+
+class OnDevice:
+    """A host array that says it lies elsewhere, and can be fetched."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (2, 0)
+
+    def get(self) -> Any:
+        return self.array
+
+
+def test_the_checker_fetches_arrays() -> None:
+    found = tessera.align_block_size(IDS, **GOOD)
+    placed = tuple(map(OnDevice, found))
+    assert tessera.contract_violations(OnDevice(IDS), placed, **GOOD) == []
+    found.expert_ids[-1] = 0
+    (violation,) = tessera.contract_violations(OnDevice(IDS), placed, **GOOD)
+    assert violation.rule == "expert_tail"
+
+
+def test_names_of_devices() -> None:
+    assert [cuda_index_of("op", name) for name in ("cpu", "cuda:0", "cuda:12", 5)] == [
+        HOST,
+        0,
+        12,
+        5,
+    ]
+    assert cuda_index_of("op", "cuda") == 0
+    for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", " cpu", "cpu:1", ""):
+        with pytest.raises(ValueError, match=r"^op: device: expected cpu, cuda or cuda:N, got "):
+            cuda_index_of("op", name)
+    with pytest.raises(ValueError, match=r"^op: device: expected the number of a CUDA device, got"):
+        cuda_index_of("op", -1)
+    for thing in (None, 1.5, True, ["cuda"]):
+        with pytest.raises(
+            TypeError, match=r"^op: device: expected a string, an integer or a torch"
+        ):
+            cuda_index_of("op", thing)
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    assert cuda_index_of("op", torch.device("cpu")) == HOST
+    assert cuda_index_of("op", torch.device("cuda", 2)) == 2
+
+
+def test_warmup_of_the_host_and_of_nothing() -> None:
+    tessera.warmup("cpu")
+    with pytest.raises((ValueError, NotImplementedError), match=r"^warmup: device: expected one"):
+        tessera.warmup("cuda:99")
+
+
+def test_explain_on_a_device() -> None:
+    names = {
+        one.name.partition("/")[0] for one in tessera.explain(128, 64, 16, device="cpu") if one.name
+    }
+    assert names == {"cpu"}
+    cuda = next(backend for backend in tessera.backends() if backend.name == "cuda")
+    reports = tessera.explain(128, 64, 16, device="cuda")
+    assert {one.name.partition("/")[0] for one in reports} == (
+        {"cuda"} if cuda.available else set()
+    )
+    with pytest.raises(
+        ValueError, match=r"^align_block_size: device: expected cpu, cuda or cuda:N"
+    ):
+        tessera.explain(128, 64, 16, device="tpu")
