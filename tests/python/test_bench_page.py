@@ -123,7 +123,7 @@ def test_all_met(page: Any, tmp_path: Path) -> None:
     assert "- textbook: stable_order\n" in text
     assert line(text, "| 50x8x2/128 log").endswith("1.00 1.00 1.00 met")
     assert line(text, "- 16x64x2/16: with `out=` it takes 1.20 more").endswith(": met")
-    assert "200: aim met" in line(text, "- 16x256x8/16, tessera, after warmup")
+    assert "200: aim met" in line(text, "- 4096x64x2/128, tessera, after warmup")
 
 
 def test_what_is_missed_is_told_with_its_note(page: Any, tmp_path: Path) -> None:
