@@ -1,10 +1,10 @@
 # Every target sets up what it needs, and says so; repeated, it starts its real work at once.
 .DEFAULT_GOAL := help
 TRACES ?= $(wildcard $(or $(TESSERA_TRACES),../shared/traces)/*.jsonl)
-.PHONY: help setup demo test bench sanitize lint format
+.PHONY: help setup demo test bench gpu-check sanitize lint format
 
 help: ## List these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Install everything that demo and test need, without running them
 	@scripts/setup.sh package cxx test torch
@@ -20,6 +20,9 @@ bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/perfor
 	@scripts/setup.sh package torch bench
 	@.venv/bin/tessera bench --device cpu --preset report --json bench/results $(if $(TRACES),--trace $(TRACES))
 	@.venv/bin/python bench/performance_page.py
+
+gpu-check: ## Build for the GPU here, test, sanitize, benchmark; STAGE=build|test|sanitize|bench
+	@WHEELS="$(WHEELS)" scripts/gpu_check.sh $(STAGE)
 
 sanitize: ## Run the C++ tests under the sanitizers, then the fuzz target for 30 s
 	@scripts/ctest.sh asan

@@ -5,6 +5,6 @@ cd "$(dirname "$0")/.."
 
 scripts/setup.sh lint
 export PATH="$PWD/.venv/bin:$PATH"
-git ls-files -z '*.c' '*.cc' '*.cpp' '*.h' '*.hpp' | xargs -0 clang-format-14 -i
+git ls-files -z '*.c' '*.cc' '*.cpp' '*.cu' '*.cuh' '*.h' '*.hpp' | xargs -0 clang-format-14 -i
 ruff format .
 ruff check --fix .

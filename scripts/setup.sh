@@ -101,15 +101,34 @@ python_packages() {
   pip_install "$1" "$inputs" -r "$file"
 }
 
+# The CUDA backend takes minutes to compile for every architecture: here, for the GPUs of this
+# machine only, and not at all where there is none. `pip install .` makes all of it.
+cuda_definitions() {
+  local capabilities
+  capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
+    tr -d . | sort -u | paste -sd ';') || capabilities=
+  if [[ -z $capabilities ]]; then
+    printf '%s\n' -C cmake.define.TESSERA_CUDA=OFF
+  elif ! command -v nvcc >/dev/null; then
+    say "this machine has a GPU, but no nvcc: install the CUDA toolkit 12.8 or newer" \
+      "(https://developer.nvidia.com/cuda-downloads) to use it; Tessera will run on the CPU" >&2
+    printf '%s\n' -C cmake.define.TESSERA_CUDA=OFF
+  else
+    printf '%s\n' -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$capabilities"
+  fi
+}
+
 tessera_package() {
-  local inputs
+  local inputs definitions
+  mapfile -t definitions < <(cuda_definitions)
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
+  inputs+=" ${definitions[*]}"
   is_fresh package "$inputs" && return
   command -v c++ >/dev/null || debian_packages g++
   say "building Python package tessera $(<VERSION), and installing it with what it requires"
-  pip_install package "$inputs" .
+  pip_install package "$inputs" "${definitions[@]}" .
 }
 
 check_python

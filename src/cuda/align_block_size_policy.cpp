@@ -62,8 +62,9 @@ constexpr std::int64_t kOneCtaMaxSlots = 65536;
 /// Rows of counts that the wide kernel may keep in the workspace, in elements.
 constexpr std::int64_t kWideMaxCounts = std::int64_t{1} << 26;
 
+/// Whether this is an H200, or an H100 SXM, which differs from it in its memory only.
 bool is_measured(const DeviceProperties& device) {
-  return device.compute_capability == 90 && device.num_sms >= 114;
+  return device.compute_capability == 90 && device.num_sms == 132;
 }
 
 std::span<const Rule> rules_for(const DeviceProperties& device) {

@@ -1,0 +1,102 @@
+#!/usr/bin/env bash
+# Builds the CUDA backend and checks it on the GPU of this machine:
+#   scripts/gpu_check.sh [build|test|sanitize|bench]
+# Without an argument all four, one after the other. The last writes bench/results/<gpu>/ and
+# docs/performance.md.
+#
+# Where there is no network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
+# python3 lacks (apache-tvm-ffi); python3 must then bring torch, pytest, hypothesis, NumPy, rich,
+# scikit-build-core, CMake and Ninja itself.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+readonly stage=${1:-all}
+
+say() { printf 'gpu-check: %s\n' "$*"; }
+
+case $stage in
+  all)
+    for each in build test sanitize bench; do "$0" "$each"; done
+    exit
+    ;;
+  build | test | sanitize | bench) ;;
+  *)
+    say "STAGE: expected build, test, sanitize or bench, got '$stage'" >&2
+    exit 2
+    ;;
+esac
+
+if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1); then
+  say "no NVIDIA GPU here (nvidia-smi finds none); 'make test' checks Tessera on the CPU" >&2
+  exit 1
+fi
+if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
+  export PATH="/usr/local/cuda/bin:$PATH"
+fi
+if ! command -v nvcc >/dev/null; then
+  say "this machine has a GPU ($gpu), but no nvcc: install the CUDA toolkit 12.8 or newer" \
+    "(https://developer.nvidia.com/cuda-downloads) and put nvcc on the PATH." \
+    "Until then Tessera runs on the CPU; checking that." >&2
+  scripts/test.sh
+  say "nothing was checked on the GPU" >&2
+  exit 1
+fi
+# "NVIDIA H200" -> h200
+results=bench/results/$(tr '[:upper:] ' '[:lower:]-' <<<"${gpu#NVIDIA }")
+readonly gpu results
+architectures=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | tr -d . | sort -u |
+  paste -sd ';')
+readonly build=build/gpu site=build/gpu-site
+
+if [[ -n ${WHEELS:-} ]]; then
+  readonly python=python3
+  PYTHONPATH=$PWD/$site${PYTHONPATH:+:$PYTHONPATH}
+  export PYTHONPATH
+else
+  scripts/setup.sh cxx package test torch
+  readonly python=$PWD/.venv/bin/python
+  export PATH="$PWD/.venv/bin:$PATH"
+fi
+
+case $stage in
+  build)
+    if [[ -n ${WHEELS:-} ]]; then
+      say "installing the wheels of $WHEELS and the package into $site"
+      rm -rf "$site"
+      "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$WHEELS"/*.whl
+      "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --target "$site" \
+        -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$architectures" -C cmake.define.TESSERA_CUDA=ON .
+    fi
+    say "building for compute capability $architectures"
+    cmake --preset gpu "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
+    cmake --build "$build"
+    "$python" -m tessera info
+    ;;
+  test)
+    results_folder=build/gpu-test-results
+    mkdir -p "$results_folder"
+    "$build/tests/cuda/check_align_block_size" --random 20000 --max-ids 100000
+    pytest_exit=0
+    "$python" -m pytest tests/python/cuda -p no:cacheprovider \
+      --junitxml="$results_folder/pytest.xml" || pytest_exit=$?
+    "$python" scripts/test_summary.py pytest "$results_folder/pytest.xml" "$pytest_exit"
+    ;;
+  sanitize)
+    # Racecheck takes some hundred times as long as the kernel alone; the others little.
+    for tool in memcheck initcheck synccheck racecheck; do
+      random=200
+      [[ $tool != racecheck ]] || random=40
+      say "compute-sanitizer --tool $tool"
+      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
+        "$build/tests/cuda/check_align_block_size" --exact --random "$random" --max-ids 4000
+    done
+    ;;
+  bench)
+    mkdir -p "$results"
+    say "measuring the launches that the policy chooses among"
+    "$build/tests/cuda/tune_policy" >"$results/policy.json"
+    say "tessera bench"
+    "$python" -m tessera bench --preset report --json "$results"
+    "$python" bench/performance_page.py
+    ;;
+esac
+say "$stage: done"

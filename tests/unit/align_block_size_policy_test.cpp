@@ -1,0 +1,163 @@
+// The CUDA policy: a pure function of shape and device, tested where there is no GPU.
+#include "cuda/align_block_size_policy.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "cuda/align_block_size_kernels.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+constexpr std::size_t kKilobyte = 1024;
+constexpr DeviceProperties kH200{90, 132, 227 * kKilobyte};
+constexpr DeviceProperties kA100{80, 108, 163 * kKilobyte};
+constexpr DeviceProperties kL4{89, 58, 99 * kKilobyte};
+constexpr DeviceProperties kSmallestSlice{90, 16, 227 * kKilobyte};  // an eighth of an H200
+constexpr DeviceProperties kDevices[] = {kH200, kA100, kL4, kSmallestSlice};
+
+constexpr Strategy kStrategies[] = {Strategy::kFew,     Strategy::kOneCta, Strategy::kRedundant,
+                                    Strategy::kCluster, Strategy::kGrid,   Strategy::kWide};
+
+std::vector<AlignBlockSizeShape> shapes() {
+  std::vector<AlignBlockSizeShape> all;
+  for (const std::int64_t num_ids :
+       {0LL,       1LL,       31LL,        32LL,        33LL,     255LL,    257LL,
+        512LL,     1000LL,    1025LL,      2049LL,      8192LL,   8193LL,   16385LL,
+        32768LL,   65535LL,   65536LL,     131073LL,    270337LL, 540672LL, 540673LL,
+        2162688LL, 2162689LL, 100000000LL, 2147483647LL}) {
+    for (const std::int64_t num_experts :
+         {1LL, 8LL, 64LL, 65LL, 129LL, 256LL, 512LL, 1000LL, 3000LL, 65534LL, 65536LL, 1LL << 30}) {
+      all.push_back({num_ids, 1, num_experts, false});
+      all.push_back({num_ids, 128, num_experts, false});
+    }
+  }
+  return all;
+}
+
+std::string text_of(const AlignBlockSizeShape& shape, const DeviceProperties& device) {
+  return std::to_string(shape.num_ids) + " ids, " + std::to_string(shape.num_experts) +
+         " experts, sm_" + std::to_string(device.compute_capability) + " with " +
+         std::to_string(device.num_sms) + " SMs";
+}
+
+/// What a launch must satisfy for the kernel to be right.
+void expect_launchable(const Plan& plan, const AlignBlockSizeShape& shape,
+                       const DeviceProperties& device) {
+  SCOPED_TRACE(text_of(shape, device) + ": " + to_string(plan));
+  EXPECT_EQ(limitation(plan, shape, device), nullptr);
+  EXPECT_GE(plan.num_ctas, 1);
+  EXPECT_GE(std::int64_t{plan.num_ctas} * plan.ids_per_cta, shape.num_ids);
+  EXPECT_LE(plan.shared_bytes, device.max_shared_bytes);
+  const bool waits_for_all = plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide;
+  if (waits_for_all) {
+    EXPECT_LE(plan.num_ctas, device.num_sms);
+  }
+  EXPECT_EQ(plan.workspace_bytes != 0, waits_for_all);
+  if (plan.strategy != Strategy::kWide) {
+    EXPECT_GE(std::int64_t{plan.num_threads} * plan.ids_per_thread, plan.ids_per_cta);
+  }
+  if (plan.strategy == Strategy::kRedundant) {
+    // A warp ranks its 32 ids once, and counts are kept in 16 bits.
+    EXPECT_EQ(plan.ids_per_cta % 32, 0);
+    EXPECT_LE(plan.ids_per_cta, plan.num_threads);
+    EXPECT_LT(shape.num_ids, 65536);
+  }
+  if (plan.strategy == Strategy::kGrid) {
+    // Bucket and index of an id share 32 bits.
+    EXPECT_LE(plan.ids_per_cta, 65536);
+    EXPECT_LE(shape.num_experts + 1, 65535);
+  }
+}
+
+TEST(AlignBlockSizePolicy, EveryShapeHasALaunchablePlanOnEveryDevice) {
+  for (const DeviceProperties& device : kDevices) {
+    for (const AlignBlockSizeShape& shape : shapes()) {
+      expect_launchable(choose(shape, device).plan, shape, device);
+    }
+  }
+}
+
+TEST(AlignBlockSizePolicy, EveryStrategyThatCanRunAShapeHasALaunchablePlan) {
+  for (const DeviceProperties& device : kDevices) {
+    for (const AlignBlockSizeShape& shape : shapes()) {
+      for (const Strategy strategy : kStrategies) {
+        if (limitation(strategy, shape, device) != nullptr) continue;
+        const Plan plan = plan_for(strategy, shape, device);
+        EXPECT_EQ(plan.strategy, strategy);
+        expect_launchable(plan, shape, device);
+      }
+    }
+  }
+}
+
+TEST(AlignBlockSizePolicy, AChosenStrategyIsPlannedAsChosen) {
+  for (const AlignBlockSizeShape& shape : shapes()) {
+    const Plan chosen = choose(shape, kH200).plan;
+    EXPECT_EQ(to_string(plan_for(chosen.strategy, shape, kH200)), to_string(chosen));
+  }
+}
+
+TEST(AlignBlockSizePolicy, StrategyGrowsWithTheNumberOfIds) {
+  const auto chosen = [](std::int64_t num_ids, std::int64_t num_experts) {
+    return std::string(name_of(choose({num_ids, 64, num_experts, false}, kH200).plan.strategy));
+  };
+  EXPECT_EQ(chosen(0, 64), "few");
+  EXPECT_EQ(chosen(2, 64), "few");
+  EXPECT_EQ(chosen(128, 256), "one_cta");
+  EXPECT_EQ(chosen(2048, 256), "redundant");
+  EXPECT_EQ(chosen(8192, 64), "cluster");
+  EXPECT_EQ(chosen(8192, 256), "redundant");
+  EXPECT_EQ(chosen(32768, 256), "grid");
+  EXPECT_EQ(chosen(2097152, 256), "grid");
+  // More ids than the registers of all CTAs hold, more experts than shared memory has counters for.
+  EXPECT_EQ(chosen(10000000, 256), "wide");
+  EXPECT_EQ(chosen(4096, 65536), "wide");
+}
+
+TEST(AlignBlockSizePolicy, OneCtaDoesNotFillWhatSeveralCouldFill) {
+  EXPECT_EQ(choose({32, 16, 64, false}, kH200).plan.strategy, Strategy::kFew);
+  EXPECT_NE(choose({32, 1 << 20, 64, false}, kH200).plan.strategy, Strategy::kFew);
+}
+
+TEST(AlignBlockSizePolicy, SaysWhichDevicesItWasMeasuredOn) {
+  const AlignBlockSizeShape shape{4096, 64, 64, false};
+  EXPECT_TRUE(choose(shape, kH200).is_measured);
+  EXPECT_FALSE(choose(shape, kA100).is_measured);
+  EXPECT_FALSE(choose(shape, kSmallestSlice).is_measured);
+}
+
+TEST(AlignBlockSizePolicy, UnmeasuredDevicesGetNoStrategyTunedToOne) {
+  for (const AlignBlockSizeShape& shape : shapes()) {
+    const Strategy strategy = choose(shape, kA100).plan.strategy;
+    EXPECT_TRUE(strategy != Strategy::kRedundant && strategy != Strategy::kCluster)
+        << text_of(shape, kA100);
+  }
+}
+
+TEST(AlignBlockSizePolicy, ClustersNeedHopper) {
+  const AlignBlockSizeShape shape{4096, 64, 64, false};
+  EXPECT_STREQ(limitation(Strategy::kCluster, shape, kA100), "needs compute capability 9.0");
+  EXPECT_EQ(limitation(Strategy::kCluster, shape, kH200), nullptr);
+}
+
+TEST(AlignBlockSizePolicy, LimitationsNameTheLimit) {
+  EXPECT_STREQ(limitation(Strategy::kFew, {33, 16, 8, false}, kH200), "takes at most 32 ids");
+  EXPECT_STREQ(limitation(Strategy::kRedundant, {65536, 16, 8, false}, kH200),
+               "takes at most 65535 ids");
+  EXPECT_STREQ(limitation(Strategy::kOneCta, {100, 16, 65536, false}, kH200),
+               "needs more shared memory for this number of experts than the device has");
+  EXPECT_EQ(limitation(Strategy::kWide, {2147483647, 1, 1 << 30, false}, kA100), nullptr);
+}
+
+TEST(AlignBlockSizePolicy, WorkspaceOfTheWideKernelStaysBounded) {
+  // A row of counts a CTA: fewer CTAs where a row is long.
+  const Plan plan = choose({1 << 20, 16, 1 << 24, false}, kH200).plan;
+  EXPECT_EQ(plan.num_ctas, 4);
+  EXPECT_LT(plan.workspace_bytes, std::size_t{1} << 29);
+}
+
+}  // namespace
+}  // namespace tessera::cuda
