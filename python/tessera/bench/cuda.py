@@ -49,7 +49,19 @@ def _prepare_torch(problem: Problem) -> Call:
 
 
 def _prepare_three_empty(problem: Problem) -> Call:
-    return Call.of(problem.empty_outputs)
+    import torch
+
+    empty, int32, device = torch.empty, torch.int32, problem.topk_ids.device
+    slots, blocks = problem.num_slots, problem.num_blocks
+
+    def run() -> object:
+        return (
+            empty(slots, dtype=int32, device=device),
+            empty(blocks, dtype=int32, device=device),
+            empty(1, dtype=int32, device=device),
+        )
+
+    return Call.of(run)
 
 
 def _refuse_shift(shape: Shape) -> str:
