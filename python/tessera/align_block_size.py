@@ -54,12 +54,14 @@ def output_sizes(
     return num_slots, num_blocks, workspace_bytes
 
 
-def _refuse_read_only(outputs: Mapping[str, object]) -> None:
+def _read_only(outputs: Mapping[str, object]) -> Exception | None:
+    """What to raise where an output may not be written: the FFI could not carry it then."""
     for name, array in outputs.items():
         if isinstance(array, np.ndarray) and not array.flags.writeable:
-            raise ValueError(
+            return ValueError(
                 f"align_block_size: {name}: expected a writable array, got a read-only one"
             )
+    return None
 
 
 @overload
@@ -113,7 +115,8 @@ def align_block_size(
     """Group (token, slot) pairs by expert, every group padded to whole blocks.
 
     N below is the number of elements of `topk_ids`; the capacity is N + min(N, num_experts) *
-    (block_size - 1). All arrays are contiguous and on one device.
+    (block_size - 1). All arrays are contiguous and on one device, where the op runs: on a GPU, on
+    the current stream of torch or CuPy, without waiting for it; a graph may capture it.
 
     Args:
         topk_ids: any shape, any of the eight integer types; expert of each (token, slot) pair.
@@ -130,19 +133,19 @@ def align_block_size(
         num_dropped: int32[1] to write the number of ids outside [0, num_experts) to.
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
             that, or, where it is unset, for the cores of this process. Never changes the result.
-        out: tuple of the three arrays to write to, which may be longer than needed. Nothing is
-            allocated then.
+        out: tuple of the three arrays to write to, which may be longer than needed. No output is
+            allocated then; large batches on a GPU still take workspace from its framework.
 
     Returns:
-        `out` if given, else new arrays: NumPy's for NumPy, torch's on the same device for torch.
-        For any other array they are made by `from_dlpack` of its `__array_namespace__`, and are
-        NumPy's where it has none.
+        `out` if given, else new arrays, parts of one allocation: NumPy's for NumPy, torch's on the
+        same device for torch, CuPy's for CuPy. For any other array on the host they are made by
+        `from_dlpack` of its `__array_namespace__`, and are NumPy's where it has none.
 
     Raises:
         TypeError: an argument has the wrong type. Nothing was written; so for all errors.
         ValueError: a value, size, device or layout lies outside the op's domain.
         NotImplementedError: nothing in this build can run the call.
-        RuntimeError: the machine refused.
+        RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
     """
     try:
         library = load()
@@ -201,19 +204,19 @@ def align_block_size(
             with library.on_stream(cuda_index, framework.stream()):
                 align(*arguments)
     except Exception as error:
-        given = dict(zip(AlignedBlocks._fields, out, strict=False)) if type(out) is tuple else {}
+        tensors = out if isinstance(out, tuple) else ()
+        written = dict(zip(AlignedBlocks._fields, tensors, strict=False))
         optional = {"expert_counts": expert_counts, "num_dropped": num_dropped}
-        given |= {name: array for name, array in optional.items() if array is not None}
-        # The FFI cannot carry read-only arrays, so that nothing was written.
-        _refuse_read_only(given)
-        inputs = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
+        written |= {name: array for name, array in optional.items() if array is not None}
+        read = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
         integers = {
             "block_size": block_size,
             "num_experts": num_experts,
             "tail_expert": tail_expert,
             "num_threads": 0 if num_threads is None else num_threads,
         }
-        raise refusal("align_block_size", error, inputs | given, integers) from None
+        cause = _read_only(written) or error
+        raise refusal("align_block_size", cause, read | written, integers) from None
     if out is not None:
         return out
     parts = framework.split(memory, num_slots, num_blocks)

@@ -206,6 +206,14 @@ def test_output_over_the_ids_is_refused() -> None:
         tessera.align_block_size(memory[:4], out=outputs(sorted_token_ids=memory), **GOOD)
 
 
+def test_read_only_outputs_of_an_earlier_call_are_refused() -> None:
+    out = tessera.align_block_size(IDS, **GOOD)
+    out.expert_ids.flags.writeable = False
+    with pytest.raises(ValueError, match="expert_ids: expected a writable array") as caught:
+        tessera.align_block_size(IDS, out=out, **GOOD)
+    assert caught.value.__suppress_context__
+
+
 def test_refusals_do_not_show_the_ffi() -> None:
     with pytest.raises(ValueError, match="block_size") as caught:
         tessera.align_block_size(IDS, block_size=0, num_experts=3)
