@@ -16,7 +16,7 @@ struct Backend {
   /// Version of Tessera that the backend was built with: one loaded at run time must match.
   const char* version;
   BackendInfo (*info)();
-  /// Fails where nothing can run in `context`: no such device, a stream of another device.
+  /// Fails where nothing can run in `context`: no such device, or one that is too old.
   Status (*check_context)(std::string_view op, const Context& context);
   /// Does ahead of the first call what would make that call slow.
   Status (*warmup)(DLDevice device);

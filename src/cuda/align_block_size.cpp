@@ -162,7 +162,13 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
   config.numAttrs = num_attributes;
   AlignBlockSizeKernelArgs args = kernel_args(plan, problem, context);
   void* arguments[] = {&args};
-  if (const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments)) {
+  const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
+  if (error == cudaErrorInvalidResourceHandle) {
+    return core::refuse(StatusCode::kInvalidValue, kOp, "stream",
+                        "a stream of " + core::to_string(context.device),
+                        "one of another device: " + text_of(error));
+  }
+  if (error != cudaSuccess) {
     return launch_failed("launch", plan, problem, error);
   }
   return {};

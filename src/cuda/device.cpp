@@ -27,11 +27,6 @@ std::string name_of_capability(int compute_capability) {
   return std::to_string(compute_capability / 10) + "." + std::to_string(compute_capability % 10);
 }
 
-/// The stream handles that stand for the current device's default streams.
-bool is_default_stream(cudaStream_t stream) {
-  return stream == nullptr || stream == cudaStreamLegacy || stream == cudaStreamPerThread;
-}
-
 }  // namespace
 
 std::string text_of(cudaError_t error) {
@@ -88,17 +83,6 @@ Status check_context(std::string_view op, const Context& context) {
         StatusCode::kUnsupported, op, "device",
         "compute capability " + name_of_capability(kMinComputeCapability) + " or higher",
         name_of_capability(capability) + " of " + core::to_string(context.device));
-  }
-  const auto stream = static_cast<cudaStream_t>(context.stream);
-  if (is_default_stream(stream)) return {};
-  int stream_device = -1;
-  if (const cudaError_t error = cudaStreamGetDevice(stream, &stream_device)) {
-    return core::refuse(StatusCode::kRuntimeError, op, "stream", "a CUDA stream", text_of(error));
-  }
-  if (stream_device != device_id) {
-    return core::refuse(StatusCode::kInvalidValue, op, "stream",
-                        "a stream of " + core::to_string(context.device),
-                        "one of " + core::to_string(DLDevice{kDLCUDA, stream_device}));
   }
   return {};
 }
