@@ -130,69 +130,83 @@ tessera::Context context_on(DLDevice device, std::int64_t num_threads,
   return context;
 }
 
-std::string_view text_of(const ffi::String& string) { return {string.data(), string.size()}; }
+using OptionalString = ffi::Optional<ffi::String>;
+
+std::string_view text_of(const OptionalString& string) {
+  return string.has_value() ? std::string_view((*string).data(), (*string).size())
+                            : std::string_view();
+}
 
 DLDevice device_of(std::int64_t type, std::int64_t index) {
   return {static_cast<DLDeviceType>(type), int32_of("device", index)};
 }
 
 /// On a device the workspace is the caller's, and the stream the one that the framework of the
-/// arrays has made current; on the host the workspace is found here.
-void run(const tessera::AlignBlockSizeArgs& args, const OptionalTensor& workspace,
-         std::int64_t num_threads, const ffi::String& implementation) {
+/// arrays has made current; on the host the workspace is found here. Returns 0, or, where a call on a
+/// device needs a workspace and got none, its bytes: nothing has run then.
+std::int64_t run(const tessera::AlignBlockSizeArgs& args, const OptionalTensor& workspace,
+                 std::int64_t num_threads, const OptionalString& implementation) {
   tessera::Context context = context_on(args.topk_ids.device, num_threads, text_of(implementation));
-  if (context.device.device_type == kDLCPU) {
+  const bool is_on_host = context.device.device_type == kDLCPU;
+  if (!is_on_host && workspace.has_value()) {
+    context.workspace = bytes_of(*workspace);
+  } else {
     tessera::AlignBlockSizeSizes sizes;
     throw_unless_ok(tessera::align_block_size_sizes(
         {args.topk_ids.num_elements, args.block_size, args.num_experts, args.pad_sorted_ids},
         context, &sizes));
-    context.workspace = host_workspace(sizes.workspace_bytes);
-  } else {
+    if (is_on_host) {
+      context.workspace = host_workspace(sizes.workspace_bytes);
+    } else if (sizes.workspace_bytes != 0) {
+      return static_cast<std::int64_t>(sizes.workspace_bytes);
+    }
+  }
+  if (!is_on_host) {
     context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
-    if (workspace.has_value()) context.workspace = bytes_of(*workspace);
   }
   throw_unless_ok(tessera::align_block_size(args, context));
+  return 0;
 }
 
-void align_block_size(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+std::int64_t align_block_size(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
                       const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
                       const ffi::TensorView& num_tokens_post_pad,
                       const OptionalTensor& expert_counts, const OptionalTensor& num_dropped,
                       const OptionalTensor& workspace, std::int64_t block_size,
                       std::int64_t num_experts, bool ignore_invalid_experts, bool pad_sorted_ids,
                       std::int64_t tail_expert, std::int64_t num_threads,
-                      const ffi::String& implementation) {
+                      const OptionalString& implementation) {
   tessera::AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
   set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
-  run(args, workspace, num_threads, implementation);
+  return run(args, workspace, num_threads, implementation);
 }
 
 /// The same with the three outputs in one array, one after the other: to take two arrays fewer
 /// across the boundary saves a short call a tenth of its time.
-void align_block_size_joined(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+std::int64_t align_block_size_joined(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
                              const ffi::TensorView& outputs, std::int64_t num_slots,
                              std::int64_t num_blocks, const OptionalTensor& expert_counts,
                              const OptionalTensor& num_dropped, const OptionalTensor& workspace,
                              std::int64_t block_size, std::int64_t num_experts,
                              bool ignore_invalid_experts, bool pad_sorted_ids,
                              std::int64_t tail_expert, std::int64_t num_threads,
-                             const ffi::String& implementation) {
+                             const OptionalString& implementation) {
   tessera::AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
   args.sorted_token_ids = view_of(outputs);
   args.expert_ids = cut(&args.sorted_token_ids, num_slots);
   args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
-  run(args, workspace, num_threads, implementation);
+  return run(args, workspace, num_threads, implementation);
 }
 
 /// Writes the lengths of sorted_token_ids and expert_ids and the bytes of workspace on the device
 /// to `sizes`, int64[3].
 void align_block_size_sizes(std::int64_t num_ids, std::int64_t block_size, std::int64_t num_experts,
                             bool pad_sorted_ids, std::int64_t device_type, std::int64_t device_id,
-                            const ffi::String& implementation, const ffi::TensorView& sizes) {
+                            const OptionalString& implementation, const ffi::TensorView& sizes) {
   tessera::AlignBlockSizeSizes found;
   throw_unless_ok(tessera::align_block_size_sizes(
       {num_ids, block_size, num_experts, pad_sorted_ids},

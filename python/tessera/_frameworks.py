@@ -91,7 +91,8 @@ def _numpy_framework() -> Framework:
 
 
 def _torch_framework(torch: Any) -> Framework:
-    int8, int32, cut, from_numpy = torch.int8, torch.int32, torch.split_with_sizes, torch.from_numpy
+    int8, int32, from_numpy = torch.int8, torch.int32, torch.from_numpy
+    cut = torch.unsafe_split_with_sizes
 
     # On the host, to go through NumPy takes two thirds of the time.
     def empty_int32(like: Any, length: int) -> Any:

@@ -35,8 +35,8 @@ struct AlignBlockSizeImplementation {
   std::string_view name;
   std::size_t (*workspace_bytes)(const AlignBlockSizeShape& shape, const Context& context);
   Status (*run)(const AlignBlockSizeProblem& problem, const Context& context);
-  /// Why it leaves this shape to another, null if it does not; `forced`: it was asked for by name,
-  /// and refuses only what it cannot do. A null function stands for one that takes everything.
+  /// Why it leaves this shape to another, null if it does not; `forced`: asked for by name, it
+  /// refuses only what it cannot do. A null function stands for one that takes everything.
   const char* (*refusal)(const AlignBlockSizeShape& shape, const Context& context, bool forced);
   /// How it would run this shape, in words. A null function stands for one with nothing to tell.
   std::string (*plan)(const AlignBlockSizeShape& shape, const Context& context);

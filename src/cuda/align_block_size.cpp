@@ -213,9 +213,8 @@ struct Implementation {
   static const char* refusal(const AlignBlockSizeShape& shape, const Context& context,
                              bool forced) {
     if (choice_for(shape, context).plan.strategy == kStrategy) return nullptr;
-    const char* const reason =
-        limitation(kStrategy, shape, properties_of(context.device.device_id));
-    return reason != nullptr || forced ? reason : "the policy picks another for this shape";
+    if (!forced) return "the policy picks another for this shape";
+    return limitation(kStrategy, shape, properties_of(context.device.device_id));
   }
 
   static std::string plan(const AlignBlockSizeShape& shape, const Context& context) {

@@ -37,6 +37,11 @@ std::string text_of(cudaError_t error) {
 
 int count_devices(std::string* why_none) {
   int count = 0;
+  int driver_version = 0;
+  if (cudaDriverGetVersion(&driver_version) == cudaSuccess && driver_version == 0) {
+    *why_none = "no NVIDIA driver";
+    return 0;
+  }
   if (const cudaError_t error = cudaGetDeviceCount(&count)) {
     *why_none = "no usable CUDA device: " + text_of(error);
     return 0;

@@ -221,12 +221,17 @@ std::span<const AlignBlockSizeImplementation> implementations(const Context& con
                             : backend->align_block_size;
 }
 
-/// Null if `candidate` runs the shape; else why not, without what only a message needs.
-const char* refusal(const AlignBlockSizeImplementation& candidate, std::string_view forced,
+/// Why not `candidate`, whether or not it comes first; empty if it runs the shape.
+std::string refusal(const AlignBlockSizeImplementation& candidate, std::string_view forced,
                     const AlignBlockSizeShape& shape, const Context& context) {
-  if (!forced.empty() && forced != candidate.name) return "not the implementation asked for, ";
-  if (candidate.refusal == nullptr) return nullptr;
-  return candidate.refusal(shape, context, !forced.empty());
+  if (!forced.empty() && forced != candidate.name) {
+    return "not the implementation asked for, " + std::string(forced);
+  }
+  if (candidate.refusal == nullptr) return {};
+  // What it cannot do says more than that another is preferred.
+  const char* reason = candidate.refusal(shape, context, true);
+  if (reason == nullptr && forced.empty()) reason = candidate.refusal(shape, context, false);
+  return reason == nullptr ? std::string() : reason;
 }
 
 std::vector<ImplementationReport> report_implementations(const AlignBlockSizeShape& shape,
@@ -237,10 +242,8 @@ std::vector<ImplementationReport> report_implementations(const AlignBlockSizeSha
   for (const AlignBlockSizeImplementation& candidate : implementations(context)) {
     ImplementationReport report;
     report.name = candidate.name;
-    if (const char* reason = refusal(candidate, forced, shape, context)) {
-      report.refusal = reason;
-      if (!forced.empty() && forced != candidate.name) report.refusal += forced;
-    } else {
+    report.refusal = refusal(candidate, forced, shape, context);
+    if (report.refusal.empty()) {
       report.selected = !found;
       found = true;
       if (candidate.plan != nullptr) report.plan = candidate.plan(shape, context);
@@ -255,7 +258,11 @@ const AlignBlockSizeImplementation* select(const AlignBlockSizeShape& shape,
                                            const Context& context) {
   const std::string_view forced = core::forced_implementation(context);
   for (const AlignBlockSizeImplementation& candidate : implementations(context)) {
-    if (refusal(candidate, forced, shape, context) == nullptr) return &candidate;
+    if (!forced.empty() && forced != candidate.name) continue;
+    if (candidate.refusal == nullptr ||
+        candidate.refusal(shape, context, !forced.empty()) == nullptr) {
+      return &candidate;
+    }
   }
   return nullptr;
 }

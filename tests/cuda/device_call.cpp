@@ -132,9 +132,9 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
   DeviceBuffer workspace(sizes.workspace_bytes, surroundings.misalignment, surroundings.is_exact);
   // Left as it came from the allocator, so that initcheck finds reads of what nobody wrote.
   if (!surroundings.is_exact) {
-    for (DeviceBuffer* poisoned : {&workspace, sorted_token_ids.get(), expert_ids.get(),
-                                   num_tokens_post_pad.get(), expert_counts.get(),
-                                   num_dropped.get()}) {
+    for (DeviceBuffer* poisoned :
+         {&workspace, sorted_token_ids.get(), expert_ids.get(), num_tokens_post_pad.get(),
+          expert_counts.get(), num_dropped.get()}) {
       poisoned->poison(surroundings.poison);
     }
   }
