@@ -6,7 +6,8 @@
 #
 # Where there is no network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
 # python3 lacks (apache-tvm-ffi); python3 must then bring torch, pytest, hypothesis, NumPy, rich,
-# scikit-build-core, CMake and Ninja itself.
+# scikit-build-core, CMake and Ninja itself. TESSERA_TRACES=FOLDER adds routing logs to tests and
+# benchmark. COMMIT=REVISION is written to the results where this is no git checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly stage=${1:-all}
@@ -94,8 +95,11 @@ case $stage in
     mkdir -p "$results"
     say "measuring the launches that the policy chooses among"
     "$build/tests/cuda/tune_policy" >"$results/policy.json"
-    say "tessera bench"
-    "$python" -m tessera bench --preset report --json "$results"
+    options=(--device cuda --preset report --json "$results")
+    [[ -z ${COMMIT:-} ]] || options+=(--commit "$COMMIT")
+    [[ -z ${TESSERA_TRACES:-} ]] || options+=(--trace "$TESSERA_TRACES"/*.jsonl)
+    say "tessera bench ${options[*]}"
+    "$python" -m tessera bench "${options[@]}"
     "$python" bench/performance_page.py
     ;;
 esac
