@@ -116,11 +116,13 @@ std::vector<LaunchParameters> launches() {
   return all;
 }
 
-void measure_shape(Bench* bench, std::int64_t num_ids, std::int64_t num_experts, bool* is_first) {
+void measure_shape(Bench* bench, std::int64_t num_tokens, std::int64_t num_experts,
+                   std::int64_t top_k, bool* is_first) {
   const auto& device = tessera::cuda::properties_of(0);
+  const std::int64_t num_ids = num_tokens * top_k;
   tessera::contract::AlignBlockSizeCase c;
-  c.top_k = num_ids % 8 == 0 && num_ids > 16 && num_experts >= 8 ? 8 : 2;
-  c.num_tokens = num_ids / c.top_k;
+  c.top_k = top_k;
+  c.num_tokens = num_tokens;
   c.num_experts = num_experts;
   c.block_size = c.num_tokens <= 64 ? 16 : c.num_tokens <= 1024 ? 64 : 128;
   const auto inputs = tessera::contract::make_inputs(c, 1);
@@ -208,8 +210,9 @@ void measure_shape(Bench* bench, std::int64_t num_ids, std::int64_t num_experts,
     }
   }
   std::printf("]}");
-  std::fprintf(stderr, "%8ld ids %4ld experts: %6.2f us by the policy, best %6.2f (%.2f) %s%s\n",
-               num_ids, num_experts, chosen_us, best_us, chosen_us / best_us,
+  std::fprintf(stderr,
+               "%8ld ids %4ld experts block %4ld: %6.2f us by the policy, best %6.2f (%.2f) %s%s\n",
+               num_ids, num_experts, c.block_size, chosen_us, best_us, chosen_us / best_us,
                tessera::cuda::to_string(best).c_str(), best.fills_first ? ", fills first" : "");
 }
 
@@ -227,9 +230,11 @@ int main() {
       "\"shapes\":[\n",
       tessera::cuda::describe(0).c_str(), kGraphLength, kReplays);
   bool is_first = true;
-  for (std::int64_t num_ids = 2; num_ids <= 1 << 21; num_ids *= 2) {
+  for (std::int64_t num_tokens = 1; num_tokens <= 1 << 18; num_tokens *= 2) {
     for (const std::int64_t num_experts : {8, 64, 128, 256, 512}) {
-      measure_shape(&bench, num_ids, num_experts, &is_first);
+      for (const std::int64_t top_k : {2, 8}) {
+        measure_shape(&bench, num_tokens, num_experts, top_k, &is_first);
+      }
     }
   }
   std::printf("\n]}\n");

@@ -152,8 +152,29 @@ def align_block_size(
     # comes again below, and is done there, or refused with the name of the argument.
     if getattr(topk_ids, "is_cuda", False):
         try:
-            library, torch = load(), sys.modules["torch"]
-            if out is None:
+            if isinstance(out, tuple):
+                sorted_token_ids, expert_ids, num_tokens_post_pad = out
+                missing_workspace_bytes = load().align_long(
+                    topk_ids,
+                    expert_map,
+                    sorted_token_ids,
+                    expert_ids,
+                    num_tokens_post_pad,
+                    expert_counts,
+                    num_dropped,
+                    None,
+                    block_size,
+                    num_experts,
+                    ignore_invalid_experts,
+                    pad_sorted_ids,
+                    tail_expert,
+                    num_threads or 0,
+                    None,
+                )
+                if missing_workspace_bytes == 0:
+                    return out
+            elif out is None:
+                library, torch = load(), sys.modules["torch"]
                 num_slots, num_blocks, workspace_bytes = output_sizes(
                     topk_ids.numel(),
                     block_size,
@@ -188,27 +209,6 @@ def align_block_size(
                 )
                 parts = torch.unsafe_split_with_sizes(memory, (num_slots, num_blocks, 1))
                 return tuple.__new__(AlignedBlocks, parts)
-            if isinstance(out, tuple):
-                sorted_token_ids, expert_ids, num_tokens_post_pad = out
-                missing_workspace_bytes = library.align_long(
-                    topk_ids,
-                    expert_map,
-                    sorted_token_ids,
-                    expert_ids,
-                    num_tokens_post_pad,
-                    expert_counts,
-                    num_dropped,
-                    None,
-                    block_size,
-                    num_experts,
-                    ignore_invalid_experts,
-                    pad_sorted_ids,
-                    tail_expert,
-                    num_threads or 0,
-                    None,
-                )
-                if missing_workspace_bytes == 0:
-                    return out
         except Exception:
             pass
     try:

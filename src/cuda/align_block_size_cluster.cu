@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kNumThreads)
     const std::int32_t i = first + round * 32;
     if (round < rounds && i < cta_end) ids[round] = load_id<kWidth>(args, i);
   }
+  fetch_map(args, thread, kNumThreads);
   const int grid_thread = cta * kNumThreads + thread;
   const int grid_threads = num_ctas * kNumThreads;
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, grid_thread,

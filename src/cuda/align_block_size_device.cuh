@@ -61,6 +61,18 @@ __device__ __forceinline__ std::uint32_t bucket_of(const KernelArgs& args, Raw i
   return bucket;
 }
 
+/// Has the first-level cache fetch the map while the ids are still on their way: what is looked up
+/// there depends on them, and would be waited for after them.
+__device__ __forceinline__ void fetch_map(const KernelArgs& args, int thread, int num_threads) {
+  if (args.expert_map == nullptr) return;
+  constexpr int kEntriesPerLine = 128 / sizeof(std::int32_t);
+  for (std::uint32_t i = thread * kEntriesPerLine; i < args.num_experts;
+       i += num_threads * kEntriesPerLine) {
+    [[maybe_unused]] std::int32_t entry;
+    asm volatile("ld.global.ca.s32 %0, [%1];" : "=r"(entry) : "l"(args.expert_map + i));
+  }
+}
+
 /// What expert_ids shows for the blocks of a group.
 __device__ __forceinline__ std::int32_t shown_expert(const KernelArgs& args, std::uint32_t group) {
   if (args.expert_map == nullptr || args.drops_remote) return static_cast<std::int32_t>(group);

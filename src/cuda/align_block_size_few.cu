@@ -5,6 +5,7 @@ namespace tessera::cuda {
 namespace {
 
 constexpr int kMaxThreads = 256;
+constexpr std::uint32_t kMaxMapEntries = 4096;
 
 /// The lanes of the warp that have this lane's bucket.
 __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, int num_bits) {
@@ -32,6 +33,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 
   RawId<kWidth> id{};
   if (lane < args.num_ids) id = load_id<kWidth>(args, lane);
+  // Of 32 ids at most, the entries between which they may lie are not all worth fetching.
+  if (args.num_experts <= kMaxMapEntries) fetch_map(args, thread, num_threads);
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, num_threads);
   fill(args.expert_ids, 0, args.expert_ids_length, args.tail_expert, thread, num_threads);
   if (args.expert_counts != nullptr) {

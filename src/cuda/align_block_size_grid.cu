@@ -92,6 +92,7 @@ __global__ void __launch_bounds__(kNumThreads)
       ids[round] = load_id<kWidth>(args, static_cast<std::int32_t>(cta_first) + i);
     }
   }
+  fetch_map(args, thread, kNumThreads);
   const int grid_thread = cta * kNumThreads + thread;
   const int grid_threads = num_ctas * kNumThreads;
   if (args.fills_first) {

@@ -36,6 +36,7 @@ __global__ void __launch_bounds__(kNumThreads)
     const std::int32_t i = first + round * 32;
     if (round < rounds && i < args.num_ids) ids[round] = load_id<kWidth>(args, i);
   }
+  fetch_map(args, thread, kNumThreads);
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, kNumThreads);
   std::uint32_t buckets[kMaxRounds];
   std::uint32_t ranks[kMaxRounds];

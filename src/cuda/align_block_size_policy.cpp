@@ -25,7 +25,8 @@ constexpr std::array kHopperRules{
     Rule{32, kAny, {Strategy::kFew, 256, 0, 1}},
     Rule{256, 256, {Strategy::kOneCta, 256, 0, 1}},
     Rule{256, kAny, {Strategy::kOneCta, 512, 0, 1}},
-    Rule{512, 256, {Strategy::kOneCta, 256, 0, 1}},
+    Rule{512, 128, {Strategy::kOneCta, 256, 0, 1}},
+    Rule{1024, 8, {Strategy::kOneCta, 256, 0, 1}},
     Rule{1024, kAny, {Strategy::kRedundant, 512, 32, 1}},
     Rule{2048, 256, {Strategy::kRedundant, 256, 64, 1}},
     Rule{2048, kAny, {Strategy::kRedundant, 256, 32, 1}},
@@ -33,10 +34,12 @@ constexpr std::array kHopperRules{
     Rule{8192, 64, {Strategy::kCluster, 256, 512, 1}},
     Rule{8192, kAny, {Strategy::kRedundant, 512, 256, 1}},
     Rule{16384, 128, {Strategy::kCluster, 256, 1024, 1}},
+    Rule{16384, 256, {Strategy::kRedundant, 512, 512, 1}},
     Rule{16384, kAny, {Strategy::kRedundant, 512, 256, 1}},
     Rule{32768, kAny, {Strategy::kGrid, 512, 512, 1}},
     Rule{65536, kAny, {Strategy::kGrid, 512, 1024, 1}},
-    Rule{262144, kAny, {Strategy::kGrid, 512, 2048, 1}},
+    Rule{131072, kAny, {Strategy::kGrid, 512, 2048, 1}},
+    Rule{262144, 256, {Strategy::kGrid, 512, 2048, 1}},
     Rule{540672, kAny, {Strategy::kGrid, 512, 4096, 1}},
     Rule{1081344, kAny, {Strategy::kGrid, 1024, 8192, 1}},
     Rule{kAny, kAny, {Strategy::kGrid, 1024, 16384, 1}},
@@ -57,7 +60,14 @@ constexpr LaunchParameters kLastResort{Strategy::kWide, 256, 0, 1};
 constexpr std::int64_t kFillsFirstMaxSlots = 786432;
 
 /// Slots that one CTA can fill before several would have been faster.
-constexpr std::int64_t kOneCtaMaxSlots = 65536;
+constexpr std::int64_t kFewMaxSlots = 32768;
+constexpr std::int64_t kOneCtaMaxSlots = 6144;
+
+/// CTAs of the redundant kernel for so many slots, even if it has no ids for all of them: what a
+/// group is besides its ids, and what comes behind the last group, takes as long to write.
+std::int64_t redundant_ctas_for_slots(std::int64_t num_slots) {
+  return std::min((num_slots + 1023) / 1024, std::max<std::int64_t>(32, num_slots / 8192));
+}
 
 /// Rows of counts that the wide kernel may keep in the workspace, in elements.
 constexpr std::int64_t kWideMaxCounts = std::int64_t{1} << 26;
@@ -84,6 +94,17 @@ const char* shared_memory_limitation(const Plan& plan, const DeviceProperties& d
              : "needs more shared memory for this number of experts than the device has";
 }
 
+std::int64_t max_slots(Strategy strategy) {
+  switch (strategy) {
+    case Strategy::kFew:
+      return kFewMaxSlots;
+    case Strategy::kOneCta:
+      return kOneCtaMaxSlots;
+    default:
+      return kAny;
+  }
+}
+
 /// The first rule that runs `shape`, with `strategy` if that is given.
 const Rule* find_rule(const AlignBlockSizeShape& shape, const DeviceProperties& device,
                       const Strategy* strategy, bool within_bounds) {
@@ -92,9 +113,7 @@ const Rule* find_rule(const AlignBlockSizeShape& shape, const DeviceProperties& 
     if (within_bounds && (shape.num_ids > rule.max_ids || shape.num_experts > rule.max_experts)) {
       continue;
     }
-    const bool one_cta =
-        rule.launch.strategy == Strategy::kFew || rule.launch.strategy == Strategy::kOneCta;
-    if (within_bounds && one_cta && num_slots(shape) > kOneCtaMaxSlots) continue;
+    if (within_bounds && num_slots(shape) > max_slots(rule.launch.strategy)) continue;
     if (limitation(make_plan(rule.launch, shape, device), shape, device) == nullptr) return &rule;
   }
   return nullptr;
@@ -157,6 +176,9 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
       plan.shared_bytes = one_cta_shared_bytes(num_experts, plan.num_threads);
       break;
     case Strategy::kRedundant:
+      plan.num_ctas = static_cast<int>(std::max<std::int64_t>(
+          plan.num_ctas,
+          std::min<std::int64_t>(div_up(num_slots(shape), kRedundantSlotsPerCta), device.num_sms)));
       plan.shared_bytes = redundant_shared_bytes(num_experts, plan.ids_per_cta);
       break;
     case Strategy::kCluster:

@@ -37,6 +37,7 @@ __global__ void __launch_bounds__(kNumThreads)
   const bool has_own = thread < args.ids_per_cta && cta_first + thread < args.num_ids;
   RawId<kWidth> own_id{};
   if (has_own) own_id = load_id<kWidth>(args, cta_first + thread);
+  fetch_map(args, thread, kNumThreads);
 #pragma unroll 8
   for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
     const std::uint32_t bucket = bucket_of(args, load_id<kWidth>(args, i));

@@ -102,7 +102,7 @@ TEST(AlignBlockSizePolicy, AChosenStrategyIsPlannedAsChosen) {
 
 TEST(AlignBlockSizePolicy, StrategyGrowsWithTheNumberOfIds) {
   const auto chosen = [](std::int64_t num_ids, std::int64_t num_experts) {
-    return std::string(name_of(choose({num_ids, 64, num_experts, false}, kH200).plan.strategy));
+    return std::string(name_of(choose({num_ids, 16, num_experts, false}, kH200).plan.strategy));
   };
   EXPECT_EQ(chosen(0, 64), "few");
   EXPECT_EQ(chosen(2, 64), "few");
@@ -119,7 +119,9 @@ TEST(AlignBlockSizePolicy, StrategyGrowsWithTheNumberOfIds) {
 
 TEST(AlignBlockSizePolicy, OneCtaDoesNotFillWhatSeveralCouldFill) {
   EXPECT_EQ(choose({32, 16, 64, false}, kH200).plan.strategy, Strategy::kFew);
-  EXPECT_NE(choose({32, 1 << 20, 64, false}, kH200).plan.strategy, Strategy::kFew);
+  const Plan plan = choose({32, 1 << 20, 64, false}, kH200).plan;
+  EXPECT_NE(plan.strategy, Strategy::kFew);
+  EXPECT_EQ(plan.num_ctas, kH200.num_sms);
 }
 
 TEST(AlignBlockSizePolicy, SaysWhichDevicesItWasMeasuredOn) {
