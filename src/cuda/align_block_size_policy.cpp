@@ -176,9 +176,9 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
       plan.shared_bytes = one_cta_shared_bytes(num_experts, plan.num_threads);
       break;
     case Strategy::kRedundant:
-      plan.num_ctas = static_cast<int>(std::max<std::int64_t>(
-          plan.num_ctas,
-          std::min<std::int64_t>(div_up(num_slots(shape), kRedundantSlotsPerCta), device.num_sms)));
+      plan.num_ctas =
+          std::max(plan.num_ctas, static_cast<int>(std::min<std::int64_t>(
+                                      redundant_ctas_for_slots(num_slots(shape)), device.num_sms)));
       plan.shared_bytes = redundant_shared_bytes(num_experts, plan.ids_per_cta);
       break;
     case Strategy::kCluster:
