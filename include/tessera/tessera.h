@@ -90,6 +90,10 @@ TESSERA_API tessera_status tessera_align_block_size_query(const tessera_align_bl
 /* Runs the op. Nothing is written unless every argument is good. */
 TESSERA_API tessera_status tessera_align_block_size(const tessera_align_block_size_args* args);
 
+/* Does ahead of time what makes the first call on a device slow: creates its context and loads the
+ * code of every kernel. No call needs it. `device_type` is a tessera_device_type. */
+TESSERA_API tessera_status tessera_warmup(int device_type, int device_id);
+
 /* Message of the calling thread's last failed call; empty if none failed. Valid until this thread's
  * next call. */
 TESSERA_API const char* tessera_last_error(void);

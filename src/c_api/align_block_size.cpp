@@ -22,9 +22,9 @@ tessera_status finish(const Status& status) {
   return static_cast<tessera_status>(status.code());
 }
 
-Status wrong_value(const char* argument, const char* expected, const std::string& got) {
-  return tessera::core::refuse(StatusCode::kInvalidValue, "align_block_size", argument, expected,
-                               got);
+Status wrong_value(const char* argument, const char* expected, const std::string& got,
+                   const char* op = "align_block_size") {
+  return tessera::core::refuse(StatusCode::kInvalidValue, op, argument, expected, got);
 }
 
 /// A struct that the caller was compiled to know. This is the first version, so nothing shorter
@@ -40,16 +40,22 @@ Status check_struct(const char* argument, const Struct* given) {
   return {};
 }
 
-Status make_context(const tessera_align_block_size_args& args, tessera::Context* context) {
-  switch (args.device_type) {
+bool find_device(int device_type, int device_id, DLDevice* device) {
+  switch (device_type) {
     case TESSERA_CPU:
-      context->device = tessera::kHostDevice;
-      break;
+      *device = tessera::kHostDevice;
+      return true;
     case TESSERA_CUDA:
-      context->device = {kDLCUDA, args.device_id};
-      break;
+      *device = {kDLCUDA, device_id};
+      return true;
     default:
-      return wrong_value("device_type", "a tessera_device_type", std::to_string(args.device_type));
+      return false;
+  }
+}
+
+Status make_context(const tessera_align_block_size_args& args, tessera::Context* context) {
+  if (!find_device(args.device_type, args.device_id, &context->device)) {
+    return wrong_value("device_type", "a tessera_device_type", std::to_string(args.device_type));
   }
   context->stream = args.stream;
   if (args.workspace != nullptr) {
@@ -142,6 +148,15 @@ tessera_status tessera_align_block_size_query(const tessera_align_block_size_arg
 
 tessera_status tessera_align_block_size(const tessera_align_block_size_args* args) {
   return finish(run(args));
+}
+
+tessera_status tessera_warmup(int device_type, int device_id) {
+  DLDevice device;
+  if (!find_device(device_type, device_id, &device)) {
+    return finish(
+        wrong_value("device_type", "a tessera_device_type", std::to_string(device_type), "warmup"));
+  }
+  return finish(tessera::warmup(device));
 }
 
 const char* tessera_last_error(void) { return last_error.c_str(); }

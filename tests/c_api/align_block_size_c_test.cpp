@@ -180,6 +180,17 @@ TEST_F(CApiRefusals, MessageBelongsToTheThread) {
   EXPECT_STREQ(tessera_last_error(), "align_block_size: args: expected a pointer, got NULL");
 }
 
+TEST(CApi, WarmsUpDevices) {
+  EXPECT_EQ(tessera_warmup(TESSERA_CPU, 0), TESSERA_OK);
+  EXPECT_STREQ(tessera_last_error(), "");
+  EXPECT_EQ(tessera_warmup(7, 0), TESSERA_INVALID_VALUE);
+  EXPECT_STREQ(tessera_last_error(), "warmup: device_type: expected a tessera_device_type, got 7");
+  // There is none of this number, or no backend for it.
+  const tessera_status status = tessera_warmup(TESSERA_CUDA, 63);
+  EXPECT_TRUE(status == TESSERA_INVALID_VALUE || status == TESSERA_UNSUPPORTED);
+  EXPECT_EQ(std::string(tessera_last_error()).substr(0, 16), "warmup: device: ");
+}
+
 TEST(CApi, TellsItsVersions) {
   EXPECT_STREQ(tessera_version(), tessera::version());
   EXPECT_EQ(tessera_c_api_version(), TESSERA_C_API_VERSION);

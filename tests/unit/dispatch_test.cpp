@@ -8,6 +8,7 @@
 
 #include "align_block_size_cases.hpp"
 #include "guarded_call.hpp"
+#include "tessera/info.hpp"
 
 namespace tessera::test {
 namespace {
@@ -106,6 +107,27 @@ TEST(Dispatch, DeviceWithoutImplementationIsRefused) {
     EXPECT_FALSE(report.selected);
     EXPECT_NE(report.refusal, "");
   }
+}
+
+TEST(Dispatch, CudaCallsTellWhyThereIsNoCuda) {
+  for (const BackendInfo& backend : backends()) {
+    if (backend.name != "cuda") continue;
+    if (backend.available) GTEST_SKIP() << "CUDA is available: " << backend.detail;
+    EXPECT_NE(backend.detail, "");
+    Context context;
+    context.device = {kDLCUDA, 0};
+    expect_unsupported(context,
+                       "align_block_size: implementation: expected one in this build that can run "
+                       "on cuda:0, got none; " +
+                           backend.detail);
+    const Status status = warmup({kDLCUDA, 0});
+    EXPECT_EQ(status.code(), StatusCode::kUnsupported);
+    EXPECT_EQ(status.message(),
+              "warmup: device: expected one that a backend of this build can use, got cuda:0; " +
+                  backend.detail);
+    return;
+  }
+  ADD_FAILURE() << "no backend is named cuda";
 }
 
 // The environment is read once in a process, so each of the following runs in one of its own.
