@@ -45,12 +45,15 @@ const void* find_kernel(Strategy strategy, IdWidth width, int num_threads) {
 /// Lets a kernel use all of the device's shared memory, and clusters of any size, the first time it
 /// is used on the device; the runtime keeps such settings a device.
 cudaError_t prepare(const void* kernel, const Plan& plan, IdWidth width, int device_id) {
-  static std::array<std::atomic<std::uint64_t>, kNumStrategies * kNumIdWidths * 3> prepared_on;
-  const std::size_t size_class = plan.num_threads / 512;  // 256, 512 and 1024 threads
-  const std::size_t index =
-      (static_cast<int>(plan.strategy) * kNumIdWidths + static_cast<int>(width)) * 3 + size_class;
+  constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
+  static std::array<std::array<std::array<std::atomic<std::uint64_t>, kSizes>, kNumIdWidths>,
+                    kNumStrategies>
+      prepared_on;
+  std::atomic<std::uint64_t>& prepared =
+      prepared_on[static_cast<std::size_t>(plan.strategy)][static_cast<std::size_t>(width)]
+                 [plan.num_threads / 512];
   const std::uint64_t device_bit = std::uint64_t{1} << device_id;
-  if ((prepared_on[index].load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
+  if ((prepared.load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);  // loads its code
   const bool uses_dynamic = plan.strategy != Strategy::kFew && plan.strategy != Strategy::kWide;
@@ -62,7 +65,7 @@ cudaError_t prepare(const void* kernel, const Plan& plan, IdWidth width, int dev
   if (error == cudaSuccess && plan.strategy == Strategy::kCluster) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
-  if (error == cudaSuccess) prepared_on[index].fetch_or(device_bit, std::memory_order_relaxed);
+  if (error == cudaSuccess) prepared.fetch_or(device_bit, std::memory_order_relaxed);
   return error;
 }
 
@@ -105,9 +108,11 @@ AlignBlockSizeKernelArgs kernel_args(const Plan& plan, const AlignBlockSizeProbl
   args.ids_per_thread = plan.ids_per_thread;
   args.ids_per_cta = plan.ids_per_cta;
   args.fills_first = plan.fills_first;
-  const auto workspace = reinterpret_cast<std::uintptr_t>(context.workspace.data());
+  // The size query has room for this.
+  const auto misalignment =
+      reinterpret_cast<std::uintptr_t>(context.workspace.data()) % kWorkspaceAlignment;
   args.workspace =
-      reinterpret_cast<void*>((workspace + kWorkspaceAlignment - 1) & ~(kWorkspaceAlignment - 1));
+      context.workspace.data() + (misalignment == 0 ? 0 : kWorkspaceAlignment - misalignment);
   return args;
 }
 

@@ -98,11 +98,11 @@ constexpr std::size_t grid_shared_bytes(std::size_t num_experts, int num_threads
 /// Elements of a CTA's row of 16-bit counts in the workspace of the grid kernel.
 constexpr std::size_t grid_row_length(std::size_t num_experts) { return (num_experts + 7) / 8 * 8; }
 
-constexpr std::size_t grid_workspace_bytes(std::size_t num_experts, int num_ctas) {
+constexpr std::size_t grid_workspace_bytes(std::size_t num_experts, std::size_t num_ctas) {
   return num_ctas * (sizeof(std::uint16_t) * grid_row_length(num_experts) + sizeof(std::uint32_t));
 }
 
-constexpr std::size_t wide_workspace_bytes(std::size_t num_experts, int num_ctas) {
+constexpr std::size_t wide_workspace_bytes(std::size_t num_experts, std::size_t num_ctas) {
   // A row of counts a CTA, the groups' sizes and first blocks, blocks and dropped ids a CTA.
   return sizeof(std::uint32_t) * (num_experts * (num_ctas + 2) + 2 * num_ctas);
 }

@@ -127,7 +127,7 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
     case Strategy::kFew:
       return shape.num_ids <= kFewMaxIds ? nullptr : "takes at most 32 ids";
     case Strategy::kOneCta:
-      if (shape.num_ids > plan.num_threads * kOneCtaMaxIdsPerThread) {
+      if (shape.num_ids > std::int64_t{plan.num_threads} * kOneCtaMaxIdsPerThread) {
         return "takes at most 4 ids a thread of one CTA";
       }
       return shared_memory_limitation(plan, device);
