@@ -18,7 +18,7 @@ __global__ void __launch_bounds__(kNumThreads)
     cluster_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
+  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
   const auto cluster = cooperative_groups::this_cluster();
   const int thread = threadIdx.x;
   const int lane = thread % 32;

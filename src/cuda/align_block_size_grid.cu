@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kNumThreads)
   constexpr int kNumWarps = kNumThreads / 32;
   constexpr int kMaxRounds = grid_max_ids_per_thread(kNumThreads);
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
+  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
   const auto grid = cooperative_groups::this_grid();
   const int thread = threadIdx.x;
   const int lane = thread % 32;

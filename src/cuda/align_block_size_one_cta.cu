@@ -11,7 +11,7 @@ __global__ void __launch_bounds__(kNumThreads)
     one_cta_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
+  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;

@@ -89,7 +89,7 @@ std::int64_t num_slots(const AlignBlockSizeShape& shape) {
 }
 
 const char* shared_memory_limitation(const Plan& plan, const DeviceProperties& device) {
-  return plan.shared_bytes <= device.max_shared_bytes
+  return plan.shared_bytes + kStaticSharedBytes <= device.max_shared_bytes
              ? nullptr
              : "needs more shared memory for this number of experts than the device has";
 }
