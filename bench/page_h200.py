@@ -283,8 +283,8 @@ def _eager(verdicts: Verdicts) -> list[str]:
     target = TARGETS["eager_us"]
     return [
         "### A call from Python\n",
-        "Host time of a call with torch tensors; on a loaded host all rows are up to twice as long, "
-        f"so compare the rows of the table. Allowed are {target['must']} us (aim "
+        "Host time of a call with torch tensors; on a loaded host all rows are up to twice as "
+        f"long, so compare the rows of the table. Allowed are {target['must']} us (aim "
         f"{target['aim']}), and with `out=` "
         f"{TARGETS['eager_out_above_empty_kernel_us']['must']} us above an empty kernel. Measured "
         f"before: {_known('eager_us')}.\n",
