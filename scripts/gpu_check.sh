@@ -30,14 +30,15 @@ if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head 
   say "no NVIDIA GPU here (nvidia-smi finds none); 'make test' checks Tessera on the CPU" >&2
   exit 1
 fi
-if ! command -v nvcc >/dev/null && [[ -x /usr/local/cuda/bin/nvcc ]]; then
-  export PATH="/usr/local/cuda/bin:$PATH"
+readonly cuda=${CUDA_HOME:-/usr/local/cuda}
+if ! command -v nvcc >/dev/null && [[ -x $cuda/bin/nvcc ]]; then
+  export PATH="$cuda/bin:$PATH"
 fi
 if ! command -v nvcc >/dev/null; then
   say "this machine has a GPU ($gpu), but no nvcc: install the CUDA toolkit 12.8 or newer" \
     "(https://developer.nvidia.com/cuda-downloads) and put nvcc on the PATH." \
     "Until then Tessera runs on the CPU; checking that." >&2
-  scripts/test.sh
+  make test
   say "nothing was checked on the GPU" >&2
   exit 1
 fi

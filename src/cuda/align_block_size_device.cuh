@@ -119,12 +119,12 @@ __device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std:
 __device__ __forceinline__ void finish_group(const KernelArgs& args, std::uint32_t expert,
                                              std::int32_t first_block, std::uint32_t count,
                                              bool pads, int lane) {
-  const std::int32_t num_blocks = blocks_of(args, count);
+  // Unsigned: the last block and the last slot may be the last number of a signed one.
+  const std::uint32_t num_blocks = blocks_of(args, count);
   if (num_blocks == 0) return;
   const std::int32_t shown = shown_expert(args, expert);
-  for (std::int32_t k = lane; k < num_blocks; k += 32) args.expert_ids[first_block + k] = shown;
+  for (std::uint32_t k = lane; k < num_blocks; k += 32) args.expert_ids[first_block + k] = shown;
   if (!pads) return;
-  // Unsigned: the last slot may be the last number of a signed one.
   const std::uint32_t start = first_block * args.block_size;
   const std::uint32_t end = start + num_blocks * args.block_size;
   for (std::uint32_t i = start + count + lane; i < end; i += 32) {

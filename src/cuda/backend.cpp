@@ -10,15 +10,15 @@ namespace tessera::cuda {
 namespace {
 
 BackendInfo info() {
-  std::string detail;
-  const int num_devices = count_devices(&detail);
+  BackendInfo info{"cuda", false, {}};
+  const int num_devices = count_devices(&info.detail);
   for (int id = 0; id < num_devices; ++id) {
-    detail += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " + describe(id);
-    if (properties_of(id).compute_capability < kMinComputeCapability) {
-      detail += ", too old for this build";
-    }
+    const bool can_run = properties_of(id).compute_capability >= kMinComputeCapability;
+    info.available = info.available || can_run;
+    info.detail += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " +
+                   describe(id) + (can_run ? "" : ", too old for this build");
   }
-  return {"cuda", num_devices > 0, detail};
+  return info;
 }
 
 Status warmup(DLDevice device) {

@@ -93,6 +93,37 @@ void check_case(const AlignBlockSizeCase& c, unsigned long seed, bool exact, Tal
   }
 }
 
+/// Calls that have to be refused before anything is launched.
+void check_refusals(Tally* tally) {
+  const auto expect = [&](const char* what, const tessera::Context& context,
+                          const std::string& message_start) {
+    const std::string message = tessera::test::call_on_device(context).message();
+    ++tally->checked["refusals"];
+    if (message.substr(0, message_start.size()) == message_start) return;
+    ++tally->failed;
+    std::fprintf(stderr, "FAILED %s: expected '%s...', got '%s'\n", what, message_start.c_str(),
+                 message.c_str());
+  };
+  tessera::Context context;
+  context.device = {kDLCUDA, 63};
+  expect("a device that is not there", context, "align_block_size: device: expected one of ");
+
+  int num_devices = 0;
+  tessera::test::require(cudaGetDeviceCount(&num_devices), "cudaGetDeviceCount");
+  if (num_devices < 2) {
+    std::puts("a stream of another device: skipped, there is no second device");
+    return;
+  }
+  cudaStream_t stream;
+  tessera::test::require(cudaSetDevice(1), "cudaSetDevice");
+  tessera::test::require(cudaStreamCreate(&stream), "cudaStreamCreate");
+  tessera::test::require(cudaSetDevice(0), "cudaSetDevice");
+  context.device = {kDLCUDA, 0};
+  context.stream = stream;
+  expect("a stream of another device", context,
+         "align_block_size: stream: expected a stream of cuda:0, got one of another device");
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -106,6 +137,8 @@ int main(int argc, char** argv) {
     }
   }
   Tally tally;
+  // A sanitizer would count the launch that fails.
+  if (!options.exact) check_refusals(&tally);
   for (const AlignBlockSizeCase& c : tessera::contract::align_block_size_cases()) {
     if (c.num_tokens * c.top_k <= options.max_ids) check_case(c, 1, options.exact, &tally);
   }

@@ -175,6 +175,22 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
   return {};
 }
 
+Status call_on_device(const Context& context) {
+  constexpr std::size_t kBytes = 256;
+  const DeviceBuffer ids(4 * sizeof(std::int32_t), 0, true);
+  const DeviceBuffer slots(kBytes, 0, true);
+  const DeviceBuffer experts(kBytes, 0, true);
+  const DeviceBuffer post(sizeof(std::int32_t), 0, true);
+  AlignBlockSizeArgs args;
+  args.topk_ids = int32_view(ids);
+  args.block_size = 4;
+  args.num_experts = 4;
+  args.sorted_token_ids = int32_view(slots);
+  args.expert_ids = int32_view(experts);
+  args.num_tokens_post_pad = int32_view(post);
+  return align_block_size(args, context);
+}
+
 std::vector<std::string> device_implementations(const contract::AlignBlockSizeCase& c) {
   const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
                                   c.pad_sorted_ids};

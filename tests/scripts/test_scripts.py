@@ -103,3 +103,43 @@ def test_links(tmp_path: Path) -> None:
         1,
         [f"{page}: broken link: #nowhere", f"{page}: broken link: gone.md"],
     )
+
+
+def gpu_check(
+    tmp_path: Path, stage: str, stand_ins: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """A run with these programs on the PATH, besides those of the system."""
+    for name, text in stand_ins.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    return subprocess.run(
+        [SCRIPTS / "gpu_check.sh", stage],
+        capture_output=True,
+        text=True,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CUDA_HOME": str(tmp_path)},
+        check=False,
+    )
+
+
+def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
+    """A stage that does not exist is refused with those that do."""
+    done = gpu_check(tmp_path, "polish", {})
+    assert done.returncode == 2
+    assert "expected build, test, sanitize or bench, got 'polish'" in done.stderr
+
+
+def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
+    """Nothing passes where nothing was checked."""
+    done = gpu_check(tmp_path, "test", {"nvidia-smi": "exit 9"})
+    assert done.returncode == 1
+    assert "no NVIDIA GPU here" in done.stderr
+
+
+def test_gpu_check_without_nvcc_says_what_to_install_and_checks_the_cpu(tmp_path: Path) -> None:
+    """A GPU without a compiler: the CPU's tests run, and the check still fails."""
+    programs = {"nvidia-smi": "echo NVIDIA H200", "make": "echo ran make $*"}
+    done = gpu_check(tmp_path, "test", programs)
+    assert done.returncode == 1
+    assert "has a GPU (NVIDIA H200), but no nvcc: install the CUDA toolkit 12.8" in done.stderr
+    assert done.stdout == "ran make test\n"
+    assert done.stderr.endswith("nothing was checked on the GPU\n")
