@@ -5,7 +5,7 @@
 # docs/performance.md.
 #
 # Where there is no network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
-# python3 lacks (apache-tvm-ffi); python3 must then bring torch, pytest, hypothesis, NumPy, rich,
+# python3 lacks (apache-tvm-ffi); python3 must then bring torch, pytest, hypothesis, NumPy, rich, matplotlib,
 # scikit-build-core, CMake and Ninja itself. TESSERA_TRACES=FOLDER adds routing logs to tests and
 # benchmark. COMMIT=REVISION is written to the results where this is no git checkout.
 set -euo pipefail
@@ -54,7 +54,7 @@ if [[ -n ${WHEELS:-} ]]; then
   PYTHONPATH=$PWD/$site${PYTHONPATH:+:$PYTHONPATH}
   export PYTHONPATH
 else
-  scripts/setup.sh cxx package test torch
+  scripts/setup.sh cxx package test torch bench
   readonly python=$PWD/.venv/bin/python
   export PATH="$PWD/.venv/bin:$PATH"
 fi
