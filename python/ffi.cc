@@ -142,8 +142,8 @@ DLDevice device_of(std::int64_t type, std::int64_t index) {
 }
 
 /// On a device the workspace is the caller's, and the stream the one that the framework of the
-/// arrays has made current; on the host the workspace is found here. Returns 0, or, where a call on a
-/// device needs a workspace and got none, its bytes: nothing has run then.
+/// arrays has made current; on the host the workspace is found here. Returns 0, or, where a call on
+/// a device needs a workspace and got none, its bytes: nothing has run then.
 std::int64_t run(const tessera::AlignBlockSizeArgs& args, const OptionalTensor& workspace,
                  std::int64_t num_threads, const OptionalString& implementation) {
   tessera::Context context = context_on(args.topk_ids.device, num_threads, text_of(implementation));
@@ -168,14 +168,13 @@ std::int64_t run(const tessera::AlignBlockSizeArgs& args, const OptionalTensor& 
   return 0;
 }
 
-std::int64_t align_block_size(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
-                      const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-                      const ffi::TensorView& num_tokens_post_pad,
-                      const OptionalTensor& expert_counts, const OptionalTensor& num_dropped,
-                      const OptionalTensor& workspace, std::int64_t block_size,
-                      std::int64_t num_experts, bool ignore_invalid_experts, bool pad_sorted_ids,
-                      std::int64_t tail_expert, std::int64_t num_threads,
-                      const OptionalString& implementation) {
+std::int64_t align_block_size(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+    const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
+    const OptionalTensor& num_dropped, const OptionalTensor& workspace, std::int64_t block_size,
+    std::int64_t num_experts, bool ignore_invalid_experts, bool pad_sorted_ids,
+    std::int64_t tail_expert, std::int64_t num_threads, const OptionalString& implementation) {
   tessera::AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
@@ -185,14 +184,13 @@ std::int64_t align_block_size(const ffi::TensorView& topk_ids, const OptionalTen
 
 /// The same with the three outputs in one array, one after the other: to take two arrays fewer
 /// across the boundary saves a short call a tenth of its time.
-std::int64_t align_block_size_joined(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
-                             const ffi::TensorView& outputs, std::int64_t num_slots,
-                             std::int64_t num_blocks, const OptionalTensor& expert_counts,
-                             const OptionalTensor& num_dropped, const OptionalTensor& workspace,
-                             std::int64_t block_size, std::int64_t num_experts,
-                             bool ignore_invalid_experts, bool pad_sorted_ids,
-                             std::int64_t tail_expert, std::int64_t num_threads,
-                             const OptionalString& implementation) {
+std::int64_t align_block_size_joined(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& outputs, std::int64_t num_slots, std::int64_t num_blocks,
+    const OptionalTensor& expert_counts, const OptionalTensor& num_dropped,
+    const OptionalTensor& workspace, std::int64_t block_size, std::int64_t num_experts,
+    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert,
+    std::int64_t num_threads, const OptionalString& implementation) {
   tessera::AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);

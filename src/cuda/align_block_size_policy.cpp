@@ -233,11 +233,12 @@ Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceP
 }
 
 std::string to_string(const Plan& plan) {
-  std::string text = name_of(plan.strategy);
-  text += ": " + std::to_string(plan.num_ctas) + (plan.num_ctas == 1 ? " CTA" : " CTAs") + " of " +
-          std::to_string(plan.num_threads) + " threads, " + std::to_string(plan.ids_per_cta) +
-          " ids each, " + std::to_string(plan.shared_bytes) + " bytes of dynamic shared memory";
-  return text;
+  const auto counted = [](std::size_t count, const std::string& noun) {
+    return std::to_string(count) + " " + noun + (count == 1 ? "" : "s");
+  };
+  return std::string(name_of(plan.strategy)) + ": " + counted(plan.num_ctas, "CTA") + " of " +
+         std::to_string(plan.num_threads) + " threads, " + counted(plan.ids_per_cta, "id") +
+         " each, " + std::to_string(plan.shared_bytes) + " bytes of dynamic shared memory";
 }
 
 const char* name_of(Strategy strategy) {

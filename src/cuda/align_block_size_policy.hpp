@@ -65,7 +65,7 @@ struct LaunchParameters {
 Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
                const DeviceProperties& device);
 
-/// "grid: 64 CTAs of 512 threads, 2048 ids each, 52 KB of shared memory"
+/// "grid: 64 CTAs of 512 threads, 2048 ids each, 37760 bytes of dynamic shared memory"
 std::string to_string(const Plan& plan);
 
 /// "few", "one_cta", ...
