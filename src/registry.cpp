@@ -27,8 +27,9 @@ const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
 std::vector<BackendInfo> backends() {
   std::string why_not;
   const core::Backend* cuda_backend = core::find_backend(kDLCUDA, &why_not);
-  return {cpu::kBackend.info(),
-          cuda_backend != nullptr ? cuda_backend->info() : BackendInfo{"cuda", false, why_not}};
+  return {{"cpu", true, cpu::kBackend.detail()},
+          {"cuda", cuda_backend != nullptr,
+           cuda_backend != nullptr ? cuda_backend->detail() : why_not}};
 }
 
 Status warmup(DLDevice device) {

@@ -7,7 +7,6 @@
 
 #include "core/align_block_size_implementation.hpp"
 #include "tessera/context.hpp"
-#include "tessera/info.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::core {
@@ -15,7 +14,10 @@ namespace tessera::core {
 struct Backend {
   /// Version of Tessera that the backend was built with: one loaded at run time must match.
   const char* version;
-  BackendInfo (*info)();
+  /// Why it cannot be used here; empty if it can. Part of the first call, and so cheap.
+  std::string (*unavailable)();
+  /// What `backends()` tells where it can be used.
+  std::string (*detail)();
   /// Fails where nothing can run in `context`: no such device, or one that is too old.
   Status (*check_context)(std::string_view op, const Context& context);
   /// Does ahead of the first call what would make that call slow.

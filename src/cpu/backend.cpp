@@ -14,8 +14,10 @@ constexpr std::array<core::AlignBlockSizeImplementation, 2> kAlignBlockSize{{
     {"cpu/reference", reference_workspace_bytes, align_block_size_reference, nullptr, nullptr},
 }};
 
-BackendInfo info() {
-  return {"cpu", true, "up to " + std::to_string(core::max_threads(Context{})) + " thread(s)"};
+std::string unavailable() { return {}; }
+
+std::string detail() {
+  return "up to " + std::to_string(core::max_threads(Context{})) + " thread(s)";
 }
 
 Status check_context(std::string_view, const Context&) { return {}; }
@@ -24,7 +26,7 @@ Status warmup(DLDevice) { return {}; }
 
 }  // namespace
 
-constinit const core::Backend kBackend{TESSERA_VERSION, info, check_context, warmup,
-                                       kAlignBlockSize};
+constinit const core::Backend kBackend{TESSERA_VERSION, unavailable, detail,
+                                       check_context,   warmup,      kAlignBlockSize};
 
 }  // namespace tessera::cpu

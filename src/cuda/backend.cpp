@@ -9,16 +9,29 @@
 namespace tessera::cuda {
 namespace {
 
-BackendInfo info() {
-  BackendInfo info{"cuda", false, {}};
-  const int num_devices = count_devices(&info.detail);
+bool can_run_on(int device_id) {
+  return properties_of(device_id).compute_capability >= kMinComputeCapability;
+}
+
+std::string detail() {
+  std::string text;
+  std::string why_none;
+  const int num_devices = count_devices(&why_none);
   for (int id = 0; id < num_devices; ++id) {
-    const bool can_run = properties_of(id).compute_capability >= kMinComputeCapability;
-    info.available = info.available || can_run;
-    info.detail += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " +
-                   describe(id) + (can_run ? "" : ", too old for this build");
+    text += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " + describe(id) +
+            (can_run_on(id) ? "" : ", too old for this build");
   }
-  return info;
+  return text;
+}
+
+std::string unavailable() {
+  std::string why_none;
+  const int num_devices = count_devices(&why_none);
+  if (num_devices == 0) return why_none;
+  for (int id = 0; id < num_devices; ++id) {
+    if (can_run_on(id)) return {};
+  }
+  return detail();
 }
 
 Status warmup(DLDevice device) {
@@ -41,7 +54,8 @@ Status warmup(DLDevice device) {
 
 extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
   using namespace tessera::cuda;
-  static const tessera::core::Backend backend{TESSERA_VERSION, info, check_context, warmup,
-                                              align_block_size_implementations()};
+  static const tessera::core::Backend backend{TESSERA_VERSION, unavailable,
+                                              detail,          check_context,
+                                              warmup,          align_block_size_implementations()};
   return &backend;
 }

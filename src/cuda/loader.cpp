@@ -40,8 +40,7 @@ Loaded load() {
   if (backend == nullptr || std::string_view(backend->version) != TESSERA_VERSION) {
     return {nullptr, path + " belongs to another version of Tessera"};
   }
-  const BackendInfo info = backend->info();
-  if (!info.available) return {nullptr, info.detail};
+  if (std::string reason = backend->unavailable(); !reason.empty()) return {nullptr, reason};
   return {backend, {}};
 }
 
