@@ -138,10 +138,8 @@ __global__ void __launch_bounds__(kNumThreads)
 }  // namespace
 
 const void* align_block_size_cluster_kernel(IdWidth width, int num_threads) {
-  return for_width(width, [=]<IdWidth kWidth>() {
-    return num_threads == kNumThreads ? reinterpret_cast<const void*>(&cluster_kernel<kWidth>)
-                                      : nullptr;
-  });
+  return choose_instance<kNumThreads>(
+      width, num_threads, [](auto id_width, auto) { return &cluster_kernel<id_width()>; });
 }
 
 }  // namespace tessera::cuda

@@ -202,18 +202,29 @@ __device__ __forceinline__ std::int32_t exclusive_sum(std::int32_t value, std::i
   return __reduce_add_sync(kAllLanes, lane < warp ? sum : 0) + inclusive - value;
 }
 
-/// Calls `choose` with the width as a template argument.
-template <typename Choose>
-const void* for_width(IdWidth width, Choose choose) {
+/// The instance of a kernel for these ids and one of kNumThreads threads, or null: `instance` takes
+/// the two as constants of their own types.
+template <int... kNumThreads, typename Instance>
+const void* choose_instance(IdWidth width, int num_threads, Instance instance) {
+  const void* chosen = nullptr;
+  const auto of_width = [&](auto id_width) {
+    ((num_threads == kNumThreads ? void(chosen = reinterpret_cast<const void*>(instance(
+                                            id_width, std::integral_constant<int, kNumThreads>())))
+                                 : void()),
+     ...);
+  };
   switch (width) {
     case IdWidth::kNarrow:
-      return choose.template operator()<IdWidth::kNarrow>();
+      of_width(std::integral_constant<IdWidth, IdWidth::kNarrow>());
+      break;
     case IdWidth::k32:
-      return choose.template operator()<IdWidth::k32>();
+      of_width(std::integral_constant<IdWidth, IdWidth::k32>());
+      break;
     case IdWidth::k64:
-      return choose.template operator()<IdWidth::k64>();
+      of_width(std::integral_constant<IdWidth, IdWidth::k64>());
+      break;
   }
-  return nullptr;
+  return chosen;
 }
 
 }  // namespace tessera::cuda

@@ -78,10 +78,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 }  // namespace
 
 const void* align_block_size_few_kernel(IdWidth width, int num_threads) {
-  return for_width(width, [=]<IdWidth kWidth>() {
-    return num_threads <= kMaxThreads ? reinterpret_cast<const void*>(&few_kernel<kWidth>)
-                                      : nullptr;
-  });
+  return choose_instance<64, 128, kMaxThreads>(
+      width, num_threads, [](auto id_width, auto) { return &few_kernel<id_width()>; });
 }
 
 }  // namespace tessera::cuda

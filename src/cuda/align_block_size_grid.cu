@@ -210,15 +210,8 @@ __global__ void __launch_bounds__(kNumThreads)
 }  // namespace
 
 const void* align_block_size_grid_kernel(IdWidth width, int num_threads) {
-  return for_width(width, [=]<IdWidth kWidth>() -> const void* {
-    switch (num_threads) {
-      case 512:
-        return reinterpret_cast<const void*>(&grid_kernel<kWidth, 512>);
-      case 1024:
-        return reinterpret_cast<const void*>(&grid_kernel<kWidth, 1024>);
-      default:
-        return nullptr;
-    }
+  return choose_instance<512, 1024>(width, num_threads, [](auto id_width, auto threads) {
+    return &grid_kernel<id_width(), threads()>;
   });
 }
 

@@ -94,15 +94,8 @@ __global__ void __launch_bounds__(kNumThreads)
 }  // namespace
 
 const void* align_block_size_redundant_kernel(IdWidth width, int num_threads) {
-  return for_width(width, [=]<IdWidth kWidth>() -> const void* {
-    switch (num_threads) {
-      case 256:
-        return reinterpret_cast<const void*>(&redundant_kernel<kWidth, 256>);
-      case 512:
-        return reinterpret_cast<const void*>(&redundant_kernel<kWidth, 512>);
-      default:
-        return nullptr;
-    }
+  return choose_instance<256, 512>(width, num_threads, [](auto id_width, auto threads) {
+    return &redundant_kernel<id_width(), threads()>;
   });
 }
 

@@ -190,10 +190,8 @@ __global__ void __launch_bounds__(kNumThreads)
 }  // namespace
 
 const void* align_block_size_wide_kernel(IdWidth width, int num_threads) {
-  return for_width(width, [=]<IdWidth kWidth>() {
-    return num_threads == kNumThreads ? reinterpret_cast<const void*>(&wide_kernel<kWidth>)
-                                      : nullptr;
-  });
+  return choose_instance<kNumThreads>(width, num_threads,
+                                      [](auto id_width, auto) { return &wide_kernel<id_width()>; });
 }
 
 }  // namespace tessera::cuda
