@@ -7,13 +7,15 @@
 // Element i of the flattened, row-major `topk_ids` is one (token, slot) pair.
 //
 //   bucket(i)   = topk_ids[i]                 if 0 <= topk_ids[i] < E, else none (dropped)
-//   group(i)    = bucket(i)                   without a map, or with `ignore_invalid_experts` off
+//   group(i)    = -1                          with `filtered_group`, if topk_ids[i] = -1
+//               = bucket(i)                   without a map, or with `ignore_invalid_experts` off
 //               = map(bucket(i)), if not -1   with a map and `ignore_invalid_experts` on
 //   map(e)      = expert_map[e]               if 0 <= expert_map[e] < E, else -1 (remote)
 //   count[g]    = number of i with group(i) = g
 //   blocks[g]   = ceil(count[g] / B)
 //   start[g]    = B * sum of blocks[h] over h < g
-//   capacity    = N + min(N, E) * (B - 1), rounded up to a multiple of B with `pad_sorted_ids`
+//   capacity    = N + min(N, G) * (B - 1), rounded up to a multiple of B with `pad_sorted_ids`;
+//                 G = E, the number of groups, or E + 1 with `filtered_group`
 //
 //  1. num_tokens_post_pad[0] = B * sum of all blocks.
 //  2. sorted_token_ids[start[g] .. start[g] + count[g]) holds exactly the i with group(i) = g, in
@@ -21,10 +23,12 @@
 //     on every run, backend and number of threads.
 //  3. Every other element of sorted_token_ids, to the end of the caller's buffer, is N.
 //  4. expert_ids[b], for a block b of group g, is g; with a map and `ignore_invalid_experts` off it
-//     is map(g). Every element past the last block, to the end of the caller's buffer, is
-//     `tail_expert`.
-//  5. If given: expert_counts[g] = count[g], num_dropped[0] = number of ids < 0 or >= E. Pairs of
-//     remote experts are not dropped ids.
+//     is map(g), for g = -1 as for a remote expert -1. Every element past the last block, to the
+//     end of the caller's buffer, is `tail_expert`; with a map and `map_tail` it is
+//     map(tail_expert).
+//  5. If given: expert_counts[g] = count[g] for g >= 0; num_dropped[0] = number of ids < 0 or >= E
+//     that are in no group. Pairs of remote experts are not dropped ids. `statistics` and
+//     `validation` hold what AlignBlockSizeStatistic and AlignBlockSizeValidation name.
 //  6. Any ids and any map entries are safe: nothing is read or written out of bounds.
 //  7. Bad arguments are refused before anything is written.
 //  8. N = 0 is valid.
@@ -56,7 +60,32 @@ struct AlignBlockSizeShape {
   std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
   std::int64_t num_experts = 0;  ///< E, 1 <= E <= kAlignBlockSizeMaxExperts
   bool pad_sorted_ids = false;   ///< round the capacity up to a multiple of B
+  bool filtered_group = false;   ///< the pairs with id -1 form a group of their own
 };
+
+/// What `statistics` holds, as exact float64 numbers. Loads are counts of pairs per expert.
+enum class AlignBlockSizeStatistic : int {
+  kAssignedPairs,  ///< sum of expert_counts
+  kActiveExperts,  ///< experts with at least one pair
+  kUsedBlocks,     ///< num_tokens_post_pad / B
+  kPaddingSlots,   ///< slots of used blocks without a pair
+  kMaxLoad,
+  kMeanLoad,  ///< assigned pairs / E, over all experts
+};
+inline constexpr std::int64_t kAlignBlockSizeNumStatistics = 6;
+
+/// What `validation` holds, as int64. An id is invalid if it is in no group and not remote, a map
+/// entry if it lies outside [-1, E). Positions are flat; those of something that is nowhere are -1,
+/// and its value 0. Values are sign-extended, and those of uint64 taken as int64.
+enum class AlignBlockSizeValidation : int {
+  kNumInvalidIds,
+  kFirstInvalidId,       ///< position in topk_ids
+  kFirstInvalidIdValue,  ///< value there
+  kNumInvalidMapEntries,
+  kFirstInvalidMapEntry,       ///< position in expert_map
+  kFirstInvalidMapEntryValue,  ///< value there
+};
+inline constexpr std::int64_t kAlignBlockSizeValidationLength = 6;
 
 /// Smallest legal sizes. A caller's output buffers may be longer; each is filled over its length.
 struct AlignBlockSizeSizes {
@@ -74,13 +103,17 @@ struct AlignBlockSizeArgs {
   bool ignore_invalid_experts = false;  ///< with a map: leave out the pairs of remote experts
   bool pad_sorted_ids = false;
   std::int32_t tail_expert = -1;  ///< value of expert_ids past the last block
+  bool map_tail = false;          ///< with a map: there, the map's entry of tail_expert instead
+  bool filtered_group = false;    ///< the pairs with id -1 form a group of their own, the first
 
-  // Outputs, int32. None may overlap another array of the call.
+  // Outputs, int32 but for the last two. None may overlap another array of the call.
   TensorView sorted_token_ids;     ///< [>= capacity]
   TensorView expert_ids;           ///< [>= ceil(capacity / B)]
   TensorView num_tokens_post_pad;  ///< [1]
   TensorView expert_counts;        ///< optional [E]; by local expert with ignore_invalid_experts
   TensorView num_dropped;          ///< optional [1]
+  TensorView statistics;           ///< optional float64[kAlignBlockSizeNumStatistics]
+  TensorView validation;           ///< optional int64[kAlignBlockSizeValidationLength]
 };
 
 /// Sizes of outputs and workspace. Reads `context.device`, `num_threads` and `implementation`.

@@ -23,7 +23,7 @@ def dlpack_device(cuda_index: int) -> tuple[int, int]:
 
 
 class Library:
-    """What `ffi.cc` exports."""
+    """What `python/ffi` exports."""
 
     def __init__(self) -> None:
         # It imports torch where torch is installed, which takes seconds: not for `import tessera`.

@@ -45,12 +45,14 @@ def output_sizes(
     pad_sorted_ids: bool,
     cuda_index: int = HOST,
     implementation: str = "",
+    filtered_group: bool = False,
 ) -> tuple[int, int, int]:
     """Lengths of `sorted_token_ids` and `expert_ids`, and bytes of workspace on the device."""
     sizes = np.empty(3, np.int64)
     device = dlpack_device(cuda_index)
     query = load().function("align_block_size_sizes")
-    query(num_ids, block_size, num_experts, pad_sorted_ids, *device, implementation, sizes)
+    shape = (num_ids, block_size, num_experts, pad_sorted_ids, filtered_group)
+    query(*shape, *device, implementation, sizes)
     num_slots, num_blocks, workspace_bytes = sizes.tolist()
     return num_slots, num_blocks, workspace_bytes
 
@@ -163,11 +165,15 @@ def align_block_size(
                     expert_counts,
                     num_dropped,
                     None,
+                    None,
+                    None,
                     block_size,
                     num_experts,
                     ignore_invalid_experts,
                     pad_sorted_ids,
                     tail_expert,
+                    False,
+                    False,
                     num_threads or 0,
                     None,
                 )
@@ -245,18 +251,22 @@ def align_block_size(
             if cuda_index == HOST:
                 num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])
             short, long = library.align_short, library.align_long
-        arguments = (  # in the order of the parameters in ffi.cc
+        extra_arrays: tuple[Any, ...] = () if out is None else (None, None)
+        extra_flags = () if out is None else (False, False)
+        arguments = (  # in the order of the parameters in the FFI
             topk_ids if framework.exportable is None else framework.exportable(topk_ids),
             None if expert_map is None else exportable(expert_map),
             *outputs,
             expert_counts,
             num_dropped,
+            *extra_arrays,
             workspace,
             block_size,
             num_experts,
             bool(ignore_invalid_experts),
             pad_sorted_ids,
             tail_expert,
+            *extra_flags,
             0 if num_threads is None else num_threads,
             None,
         )

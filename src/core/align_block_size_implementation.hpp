@@ -20,6 +20,8 @@ struct AlignBlockSizeProblem {
   const std::int32_t* expert_map;  ///< null: none
   bool drops_remote;               ///< a map is given, and pairs of remote experts are left out
   std::int32_t tail_expert;
+  bool map_tail;        ///< a map is given, and the tail shows its entry of `tail_expert`
+  bool filtered_group;  ///< group -1 holds the pairs with id -1
 
   std::int32_t* sorted_token_ids;
   std::int64_t sorted_token_ids_length;
@@ -28,6 +30,8 @@ struct AlignBlockSizeProblem {
   std::int32_t* num_tokens_post_pad;
   std::int32_t* expert_counts;  ///< null: not asked for
   std::int32_t* num_dropped;    ///< null: not asked for
+  double* statistics;           ///< null: not asked for
+  std::int64_t* validation;     ///< null: not asked for
 };
 
 /// One way to run the op. Names read "<backend>/<strategy>".
@@ -41,6 +45,11 @@ struct AlignBlockSizeImplementation {
   /// How it would run this shape, in words. A null function stands for one with nothing to tell.
   std::string (*plan)(const AlignBlockSizeShape& shape, const Context& context);
 };
+
+/// Groups that pairs can be in, G in the contract.
+inline std::int64_t num_groups(const AlignBlockSizeShape& shape) {
+  return shape.num_experts + (shape.filtered_group ? 1 : 0);
+}
 
 /// Where an expert's blocks show up in expert_ids under a map, -1 for a remote expert.
 inline std::int32_t mapped_expert(const std::int32_t* expert_map, std::int32_t num_experts,

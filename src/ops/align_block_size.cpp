@@ -2,217 +2,57 @@
 #include "tessera/align_block_size.hpp"
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
-#include <limits>
 #include <span>
+#include <string>
 
 #include "core/align_block_size_implementation.hpp"
 #include "core/backend.hpp"
 #include "core/dispatch.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
+#include "core/validation.hpp"
 
 namespace tessera {
 namespace {
 
 using core::AlignBlockSizeImplementation;
 using core::AlignBlockSizeProblem;
+using core::kInt32Max;
+using core::Validator;
 
 constexpr std::string_view kOp = "align_block_size";
-constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
-
-bool is_integer(DLDataType dtype) {
-  return (dtype.code == kDLInt || dtype.code == kDLUInt) && dtype.lanes == 1 &&
-         (dtype.bits == 8 || dtype.bits == 16 || dtype.bits == 32 || dtype.bits == 64);
-}
-
-bool is_int32(DLDataType dtype) {
-  return dtype.code == kDLInt && dtype.bits == 32 && dtype.lanes == 1;
-}
-
-/// Of a view whose dtype has been checked: a power of two.
-std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
-
-std::size_t bytes_past_alignment(const TensorView& view) {
-  return reinterpret_cast<std::uintptr_t>(view.data) & (element_bytes(view) - 1);
-}
+constexpr DLDataType kInt64{kDLInt, 64, 1};
+constexpr DLDataType kFloat64{kDLFloat, 64, 1};
 
 std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// The checks of one call. Each returns true, or leaves its message in `status`: a call passes some
-/// twenty of them, too many to hand a Status through every one.
-class Validator {
- public:
-  explicit Validator(const Context& context) : context_(context) {}
+bool fail_capacity(const AlignBlockSizeShape& shape, std::int64_t capacity, Validator* check) {
+  const std::string groups =
+      std::to_string(shape.num_experts) + (shape.filtered_group ? " experts + 1)" : " experts)");
+  return check->fail(StatusCode::kInvalidValue, "capacity", "at most 2147483647 slots",
+                     std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
+                         " ids + min(ids, " + groups + " * (block_size " +
+                         std::to_string(shape.block_size) + " - 1)" +
+                         (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
+}
 
-  /// Checks the shape and computes the output sizes, all of them within int32.
-  bool output_sizes(const AlignBlockSizeShape& shape, AlignBlockSizeSizes* sizes) {
-    if (!in_range("block_size", shape.block_size, 1, kInt32Max) ||
-        !in_range("num_experts", shape.num_experts, 1, kAlignBlockSizeMaxExperts) ||
-        !in_range("topk_ids.num_elements", shape.num_ids, 0, kInt32Max)) {
-      return false;
-    }
-    const std::int64_t max_groups = std::min(shape.num_ids, shape.num_experts);
-    // Below 2^31 + 2^62: no overflow in 64 bits.
-    std::int64_t capacity = shape.num_ids + max_groups * (shape.block_size - 1);
-    const std::int64_t num_blocks = div_up(capacity, shape.block_size);
-    if (shape.pad_sorted_ids) capacity = num_blocks * shape.block_size;
-    sizes->sorted_token_ids = capacity;
-    sizes->expert_ids = num_blocks;
-    return capacity <= kInt32Max || fail_capacity(shape, capacity);
-  }
-
-  bool ids(const TensorView& view) {
-    return (is_integer(view.dtype) || fail_ids(view)) && good_memory("topk_ids", view);
-  }
-
-  bool int32_array(const char* name, const TensorView& view, std::int64_t length) {
-    return good_int32(name, view) &&
-           (view.num_elements == length || fail_length(name, view, "", length)) &&
-           good_memory(name, view);
-  }
-
-  bool int32_buffer(const char* name, const TensorView& view, std::int64_t min_length) {
-    return good_int32(name, view) &&
-           (view.num_elements >= min_length || fail_length(name, view, "at least ", min_length)) &&
-           good_memory(name, view);
-  }
-
-  bool workspace(std::size_t min_bytes) {
-    return context_.workspace.size() >= min_bytes || fail_workspace(min_bytes);
-  }
-
-  /// No output may share memory with another array or with the workspace.
-  bool no_overlap(const AlignBlockSizeArgs& args) {
-    std::array<Extent, 8> extents;
-    std::size_t n = 0;
-    const auto add = [&](const char* name, const void* data, std::size_t bytes) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(data);
-      extents[n] = {name, begin, begin + bytes};
-      n += bytes != 0 ? 1 : 0;
-    };
-    const auto add_view = [&](const char* name, const TensorView& view) {
-      add(name, view.data, static_cast<std::size_t>(view.num_elements) * element_bytes(view));
-    };
-    add_view("sorted_token_ids", args.sorted_token_ids);
-    add_view("expert_ids", args.expert_ids);
-    add_view("num_tokens_post_pad", args.num_tokens_post_pad);
-    add_view("expert_counts", args.expert_counts);
-    add_view("num_dropped", args.num_dropped);
-    const std::size_t num_outputs = n;
-    add_view("topk_ids", args.topk_ids);
-    add_view("expert_map", args.expert_map);
-    add("workspace", context_.workspace.data(), context_.workspace.size());
-    for (std::size_t i = 0; i < num_outputs; ++i) {
-      for (std::size_t j = i + 1; j < n; ++j) {
-        if (extents[i].begin < extents[j].end && extents[j].begin < extents[i].end) {
-          return fail_overlap(extents[i].name, extents[j].name);
-        }
-      }
-    }
-    return true;
-  }
-
-  Status status;
-
- private:
-  struct Extent {
-    const char* name;
-    std::uintptr_t begin;
-    std::uintptr_t end;
-  };
-
-  bool in_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
-    return (value >= low && value <= high) || fail_range(name, value, low, high);
-  }
-
-  bool good_int32(const char* name, const TensorView& view) {
-    return is_int32(view.dtype) || fail_int32(name, view);
-  }
-
-  /// What holds for every array: device, contiguity, memory, alignment to its element size.
-  bool good_memory(const char* name, const TensorView& view) {
-    const bool is_good = view.device.device_type == context_.device.device_type &&
-                         view.device.device_id == context_.device.device_id && view.contiguous &&
-                         (view.data != nullptr || view.num_elements == 0) &&
-                         bytes_past_alignment(view) == 0;
-    return is_good || fail_memory(name, view);
-  }
-
-  // What builds messages stays out of line, so that the checks themselves are inlined.
-#define TESSERA_COLD [[gnu::cold, gnu::noinline]]
-
-  TESSERA_COLD bool fail(StatusCode code, std::string_view argument, std::string_view expected,
-                         std::string_view got) {
-    status = core::refuse(code, kOp, argument, expected, got);
+/// Checks the shape and computes the output sizes, all of them within int32.
+bool output_sizes(const AlignBlockSizeShape& shape, Validator* check, AlignBlockSizeSizes* sizes) {
+  if (!check->in_range("block_size", shape.block_size, 1, kInt32Max) ||
+      !check->in_range("num_experts", shape.num_experts, 1, kAlignBlockSizeMaxExperts) ||
+      !check->in_range("topk_ids.num_elements", shape.num_ids, 0, kInt32Max)) {
     return false;
   }
-
-  TESSERA_COLD bool fail_value(std::string_view argument, std::string_view expected,
-                               std::string_view got) {
-    return fail(StatusCode::kInvalidValue, argument, expected, got);
-  }
-
-  TESSERA_COLD bool fail_range(const char* name, std::int64_t value, std::int64_t low,
-                               std::int64_t high) {
-    return fail_value(name,
-                      "an integer in [" + std::to_string(low) + ", " + std::to_string(high) + "]",
-                      std::to_string(value));
-  }
-
-  TESSERA_COLD bool fail_capacity(const AlignBlockSizeShape& shape, std::int64_t capacity) {
-    return fail_value("capacity", "at most 2147483647 slots",
-                      std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
-                          " ids + min(ids, " + std::to_string(shape.num_experts) +
-                          " experts) * (block_size " + std::to_string(shape.block_size) + " - 1)" +
-                          (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
-  }
-
-  TESSERA_COLD bool fail_ids(const TensorView& view) {
-    if (!view.given()) return fail_value("topk_ids", "an array of integers", "none");
-    return fail(StatusCode::kInvalidType, "topk_ids.dtype", "an integer type",
-                core::to_string(view.dtype));
-  }
-
-  TESSERA_COLD bool fail_int32(const char* name, const TensorView& view) {
-    if (!view.given()) return fail_value(name, "an int32 array", "none");
-    return fail(StatusCode::kInvalidType, std::string(name) + ".dtype", "int32",
-                core::to_string(view.dtype));
-  }
-
-  TESSERA_COLD bool fail_length(const char* name, const TensorView& view, const char* bound,
-                                std::int64_t length) {
-    return fail_value(std::string(name) + ".num_elements", bound + std::to_string(length),
-                      std::to_string(view.num_elements));
-  }
-
-  TESSERA_COLD bool fail_memory(const char* name, const TensorView& view) {
-    if (view.device.device_type != context_.device.device_type ||
-        view.device.device_id != context_.device.device_id) {
-      return fail_value(std::string(name) + ".device", core::to_string(context_.device),
-                        core::to_string(view.device));
-    }
-    if (!view.contiguous) return fail_value(name, "a contiguous array", "a strided one");
-    const std::string data = std::string(name) + ".data";
-    if (view.data == nullptr) return fail_value(data, "memory for its elements", "a null pointer");
-    return fail_value(
-        data, "memory aligned to " + std::to_string(element_bytes(view)) + " bytes",
-        "an address " + std::to_string(bytes_past_alignment(view)) + " past such a boundary");
-  }
-
-  TESSERA_COLD bool fail_workspace(std::size_t min_bytes) {
-    return fail_value("workspace", "at least " + std::to_string(min_bytes) + " bytes",
-                      std::to_string(context_.workspace.size()));
-  }
-
-  TESSERA_COLD bool fail_overlap(const char* output, const char* other) {
-    return fail_value(output, "memory of its own", std::string("memory shared with ") + other);
-  }
-#undef TESSERA_COLD
-
-  const Context& context_;
-};
+  const std::int64_t max_groups = std::min(shape.num_ids, core::num_groups(shape));
+  // Below 2^31 + 2^62: no overflow in 64 bits.
+  std::int64_t capacity = shape.num_ids + max_groups * (shape.block_size - 1);
+  const std::int64_t num_blocks = div_up(capacity, shape.block_size);
+  if (shape.pad_sorted_ids) capacity = num_blocks * shape.block_size;
+  sizes->sorted_token_ids = capacity;
+  sizes->expert_ids = num_blocks;
+  return capacity <= kInt32Max || fail_capacity(shape, capacity, check);
+}
 
 std::span<const AlignBlockSizeImplementation> implementations(const Context& context) {
   std::string why_not;
@@ -271,7 +111,7 @@ const AlignBlockSizeImplementation* select(const AlignBlockSizeShape& shape,
 Status prepare(const AlignBlockSizeShape& shape, const Context& context, Validator* validator,
                AlignBlockSizeSizes* sizes, const AlignBlockSizeImplementation** selected) {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
-  if (!validator->output_sizes(shape, sizes)) return validator->status;
+  if (!output_sizes(shape, validator, sizes)) return validator->status;
   *selected = select(shape, context);
   if (*selected == nullptr) {
     return core::nothing_to_run(kOp, context, report_implementations(shape, context));
@@ -284,7 +124,7 @@ Status prepare(const AlignBlockSizeShape& shape, const Context& context, Validat
 
 Status align_block_size_sizes(const AlignBlockSizeShape& shape, const Context& context,
                               AlignBlockSizeSizes* sizes) {
-  Validator validator(context);
+  Validator validator(kOp, context);
   AlignBlockSizeSizes result;
   const AlignBlockSizeImplementation* selected = nullptr;
   if (Status s = prepare(shape, context, &validator, &result, &selected); !s.ok()) return s;
@@ -293,24 +133,34 @@ Status align_block_size_sizes(const AlignBlockSizeShape& shape, const Context& c
 }
 
 Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) {
-  Validator check(context);
-  if (!check.ids(args.topk_ids)) return check.status;
+  Validator check(kOp, context);
+  if (!check.integer_array("topk_ids", args.topk_ids)) return check.status;
   const AlignBlockSizeShape shape{args.topk_ids.num_elements, args.block_size, args.num_experts,
-                                  args.pad_sorted_ids};
+                                  args.pad_sorted_ids, args.filtered_group};
   AlignBlockSizeSizes sizes;
   const AlignBlockSizeImplementation* selected = nullptr;
   if (Status s = prepare(shape, context, &check, &sizes, &selected); !s.ok()) return s;
 
-  const auto absent_or_int32 = [&](const char* name, const TensorView& view, std::int64_t length) {
-    return !view.given() || check.int32_array(name, view, length);
-  };
-  if (!absent_or_int32("expert_map", args.expert_map, args.num_experts) ||
+  const core::NamedView outputs[] = {{"sorted_token_ids", args.sorted_token_ids},
+                                     {"expert_ids", args.expert_ids},
+                                     {"num_tokens_post_pad", args.num_tokens_post_pad},
+                                     {"expert_counts", args.expert_counts},
+                                     {"num_dropped", args.num_dropped},
+                                     {"statistics", args.statistics},
+                                     {"validation", args.validation}};
+  const core::NamedView inputs[] = {{"topk_ids", args.topk_ids}, {"expert_map", args.expert_map}};
+  if (!check.optional_array("expert_map", args.expert_map, Validator::kInt32, args.num_experts) ||
       !check.int32_buffer("sorted_token_ids", args.sorted_token_ids, sizes.sorted_token_ids) ||
       !check.int32_buffer("expert_ids", args.expert_ids, sizes.expert_ids) ||
       !check.int32_array("num_tokens_post_pad", args.num_tokens_post_pad, 1) ||
-      !absent_or_int32("expert_counts", args.expert_counts, args.num_experts) ||
-      !absent_or_int32("num_dropped", args.num_dropped, 1) ||
-      !check.workspace(sizes.workspace_bytes) || !check.no_overlap(args)) {
+      !check.optional_array("expert_counts", args.expert_counts, Validator::kInt32,
+                            args.num_experts) ||
+      !check.optional_array("num_dropped", args.num_dropped, Validator::kInt32, 1) ||
+      !check.optional_array("statistics", args.statistics, kFloat64,
+                            kAlignBlockSizeNumStatistics) ||
+      !check.optional_array("validation", args.validation, kInt64,
+                            kAlignBlockSizeValidationLength) ||
+      !check.workspace(sizes.workspace_bytes) || !check.no_overlap(outputs, inputs)) {
     return check.status;
   }
 
@@ -330,6 +180,8 @@ Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) 
   problem.expert_map = static_cast<const std::int32_t*>(args.expert_map.data);
   problem.drops_remote = args.expert_map.given() && args.ignore_invalid_experts;
   problem.tail_expert = args.tail_expert;
+  problem.map_tail = args.expert_map.given() && args.map_tail;
+  problem.filtered_group = args.filtered_group;
   problem.sorted_token_ids = static_cast<std::int32_t*>(args.sorted_token_ids.data);
   problem.sorted_token_ids_length = args.sorted_token_ids.num_elements;
   problem.expert_ids = static_cast<std::int32_t*>(args.expert_ids.data);
@@ -337,15 +189,17 @@ Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) 
   problem.num_tokens_post_pad = static_cast<std::int32_t*>(args.num_tokens_post_pad.data);
   problem.expert_counts = static_cast<std::int32_t*>(args.expert_counts.data);
   problem.num_dropped = static_cast<std::int32_t*>(args.num_dropped.data);
+  problem.statistics = static_cast<double*>(args.statistics.data);
+  problem.validation = static_cast<std::int64_t*>(args.validation.data);
   return selected->run(problem, context);
 }
 
 Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context& context,
                                 std::vector<ImplementationReport>* reports) {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
-  Validator validator(context);
+  Validator validator(kOp, context);
   AlignBlockSizeSizes sizes;
-  if (!validator.output_sizes(shape, &sizes)) return validator.status;
+  if (!output_sizes(shape, &validator, &sizes)) return validator.status;
   *reports = report_implementations(shape, context);
   return {};
 }

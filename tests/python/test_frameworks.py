@@ -58,12 +58,12 @@ def test_outputs_of_torch_on_the_host_are_tensors_of_their_own_call() -> None:
 class Recorder:
     """Stands for a function of the library, and keeps the workspaces that it was called with."""
 
-    def __init__(self, function: Any) -> None:
-        self.function = function
+    def __init__(self, function: Any, place: int) -> None:
+        self.function, self.place = function, place
         self.workspaces: list[Any] = []
 
     def __call__(self, *args: Any) -> None:
-        self.workspaces.append(args[7])
+        self.workspaces.append(args[self.place])
         self.function(*args)
 
 
@@ -79,7 +79,7 @@ def on_a_device_with(
         return (*output_sizes(*shape[:4])[:2], size)
 
     monkeypatch.setattr(module, "output_sizes", sizes)
-    recorders = [Recorder(load().align_long), Recorder(load().align_joined_long)]
+    recorders = [Recorder(load().align_long, 9), Recorder(load().align_joined_long, 7)]
     monkeypatch.setattr(load(), "align_long", recorders[0])
     monkeypatch.setattr(load(), "align_joined_long", recorders[1])
     return recorders

@@ -1,0 +1,118 @@
+// What the exports of every op share: conversions between Python's FFI and Tessera, no logic.
+#pragma once
+
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/error.h>
+#include <tvm/ffi/extra/c_env_api.h>
+#include <tvm/ffi/function.h>
+#include <tvm/ffi/optional.h>
+#include <tvm/ffi/string.h>
+
+#include <cstdint>
+#include <limits>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "tessera/context.hpp"
+#include "tessera/status.hpp"
+#include "tessera/tensor_view.hpp"
+
+namespace tessera::python {
+
+namespace ffi = tvm::ffi;
+using OptionalTensor = ffi::Optional<ffi::TensorView>;
+using OptionalString = ffi::Optional<ffi::String>;
+
+inline TensorView view_of(const ffi::TensorView& tensor) {
+  DLTensor fields{};
+  fields.data = tensor.data_ptr();
+  fields.device = tensor.device();
+  fields.ndim = tensor.ndim();
+  fields.dtype = tensor.dtype();
+  fields.shape = const_cast<std::int64_t*>(tensor.shape().data());
+  fields.strides = const_cast<std::int64_t*>(tensor.strides().data());
+  fields.byte_offset = tensor.byte_offset();
+  return TensorView::of(fields);
+}
+
+inline TensorView view_of(const OptionalTensor& tensor) {
+  return tensor.has_value() ? view_of(*tensor) : TensorView{nullptr, 0, DLDataType{}};
+}
+
+inline void throw_unless_ok(const Status& status) {
+  switch (status.code()) {
+    case StatusCode::kOk:
+      return;
+    case StatusCode::kInvalidType:
+      TVM_FFI_THROW(TypeError) << status.message();
+    case StatusCode::kInvalidValue:
+      TVM_FFI_THROW(ValueError) << status.message();
+    case StatusCode::kUnsupported:
+      TVM_FFI_THROW(NotImplementedError) << status.message();
+    case StatusCode::kRuntimeError:
+      TVM_FFI_THROW(RuntimeError) << status.message();
+  }
+}
+
+/// Python's integers arrive as 64 bits; the ops take some as 32.
+inline std::int32_t int32_of(const char* op, const char* argument, std::int64_t value) {
+  if (value < std::numeric_limits<std::int32_t>::min() ||
+      value > std::numeric_limits<std::int32_t>::max()) {
+    TVM_FFI_THROW(ValueError) << op << ": " << argument << ": expected an integer of 32 bits, got "
+                              << value;
+  }
+  return static_cast<std::int32_t>(value);
+}
+
+inline std::span<std::byte> bytes_of(const ffi::TensorView& tensor) {
+  const TensorView view = view_of(tensor);
+  const std::size_t bytes = static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8;
+  return {static_cast<std::byte*>(view.data), bytes};
+}
+
+/// This thread's scratch memory for host calls; grows to the largest call's need.
+inline std::span<std::byte> host_workspace(std::size_t bytes) {
+  thread_local std::unique_ptr<std::byte[]> memory;
+  thread_local std::size_t capacity = 0;
+  if (capacity < bytes) {
+    memory.reset(new std::byte[bytes]);
+    capacity = bytes;
+  }
+  return {memory.get(), bytes};
+}
+
+inline Context context_on(const char* op, DLDevice device, std::int64_t num_threads,
+                          std::string_view implementation) {
+  Context context;
+  context.device = device;
+  context.num_threads = int32_of(op, "num_threads", num_threads);
+  context.implementation = implementation;
+  return context;
+}
+
+inline std::string_view text_of(const OptionalString& string) {
+  return string.has_value() ? std::string_view((*string).data(), (*string).size())
+                            : std::string_view();
+}
+
+inline DLDevice device_of(const char* op, std::int64_t type, std::int64_t index) {
+  return {static_cast<DLDeviceType>(type), int32_of(op, "device", index)};
+}
+
+inline std::string json_string(const std::string& text) {
+  return ffi::EscapeString(ffi::String(text));
+}
+
+/// "[a,b,...]" of what `to_json` makes of each element.
+template <typename Elements, typename ToJson>
+std::string json_array(const Elements& elements, ToJson to_json) {
+  std::string json;
+  for (const auto& element : elements) {
+    json += (json.empty() ? "" : ",") + to_json(element);
+  }
+  return "[" + json + "]";
+}
+
+}  // namespace tessera::python
