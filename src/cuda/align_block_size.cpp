@@ -80,6 +80,23 @@ void set_block_division(std::int32_t block_size, AlignBlockSizeKernelArgs* args)
   args->block_multiplier = static_cast<std::uint32_t>((power + size - 1) / size);
 }
 
+/// How ids become buckets.
+void set_buckets(const AlignBlockSizeProblem& problem, AlignBlockSizeKernelArgs* args) {
+  args->id_is_signed = problem.id_dtype.code == kDLInt;
+  args->first_expert = problem.filtered_group ? 1 : 0;
+  args->num_groups = args->num_experts + args->first_expert;
+  // No unsigned id is -1: they need no bias, but their buckets start behind that of -1, too.
+  args->id_bias = args->id_is_signed ? args->first_expert : 0;
+  args->id_shift = args->first_expert - args->id_bias;
+  args->id_limit = args->num_experts + args->id_bias;
+  if (problem.id_dtype.bits < 32) {
+    args->id_mask = (std::uint32_t{1} << problem.id_dtype.bits) - 1;
+    // Read as unsigned, a negative number of few bits could pass for an expert.
+    const int value_bits = problem.id_dtype.bits - (args->id_is_signed ? 1 : 0);
+    args->id_limit = std::min(args->id_limit, (std::uint32_t{1} << value_bits) + args->id_bias);
+  }
+}
+
 AlignBlockSizeKernelArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
                                      const Context& context) {
   AlignBlockSizeKernelArgs args{};
@@ -87,15 +104,11 @@ AlignBlockSizeKernelArgs kernel_args(const Plan& plan, const AlignBlockSizeProbl
   args.num_ids = problem.num_ids;
   args.id_bytes = problem.id_dtype.bits / 8;
   args.num_experts = problem.num_experts;
-  args.id_limit = problem.num_experts;
-  if (problem.id_dtype.bits < 32) {
-    // Read as unsigned, a negative number of few bits could pass for an expert.
-    const int value_bits = problem.id_dtype.bits - (problem.id_dtype.code == kDLInt ? 1 : 0);
-    args.id_limit = std::min(args.id_limit, std::uint32_t{1} << value_bits);
-  }
+  set_buckets(problem, &args);
   args.expert_map = problem.expert_map;
   args.drops_remote = problem.drops_remote;
   args.tail_expert = problem.tail_expert;
+  args.map_tail = problem.map_tail;
   args.block_size = problem.block_size;
   set_block_division(problem.block_size, &args);
   args.sorted_token_ids = problem.sorted_token_ids;
@@ -105,6 +118,8 @@ AlignBlockSizeKernelArgs kernel_args(const Plan& plan, const AlignBlockSizeProbl
   args.num_tokens_post_pad = problem.num_tokens_post_pad;
   args.expert_counts = problem.expert_counts;
   args.num_dropped = problem.num_dropped;
+  args.statistics = problem.statistics;
+  args.validation = problem.validation;
   args.ids_per_thread = plan.ids_per_thread;
   args.ids_per_cta = plan.ids_per_cta;
   args.fills_first = plan.fills_first;
@@ -181,6 +196,11 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
 
 namespace {
 
+/// As the policy sees a shape: the kernels take a group for an expert.
+AlignBlockSizeShape by_groups(const AlignBlockSizeShape& shape) {
+  return {shape.num_ids, shape.block_size, core::num_groups(shape), shape.pad_sorted_ids};
+}
+
 /// The policy's choice. A call asks for it several times, a layer for the same shapes again.
 const Choice& choice_for(const AlignBlockSizeShape& shape, const Context& context) {
   struct Last {
@@ -206,25 +226,26 @@ Plan plan_of(Strategy strategy, const AlignBlockSizeShape& shape, const Context&
 template <Strategy kStrategy>
 struct Implementation {
   static std::size_t workspace_bytes(const AlignBlockSizeShape& shape, const Context& context) {
-    return plan_of(kStrategy, shape, context).workspace_bytes;
+    return plan_of(kStrategy, by_groups(shape), context).workspace_bytes;
   }
 
   static Status run(const AlignBlockSizeProblem& problem, const Context& context) {
-    const AlignBlockSizeShape shape{problem.num_ids, problem.block_size, problem.num_experts,
-                                    false};
-    return launch(plan_of(kStrategy, shape, context), problem, context);
+    const AlignBlockSizeShape shape{problem.num_ids, problem.block_size, problem.num_experts, false,
+                                    problem.filtered_group};
+    return launch(plan_of(kStrategy, by_groups(shape), context), problem, context);
   }
 
-  static const char* refusal(const AlignBlockSizeShape& shape, const Context& context,
+  static const char* refusal(const AlignBlockSizeShape& with_experts, const Context& context,
                              bool forced) {
+    const AlignBlockSizeShape shape = by_groups(with_experts);
     if (choice_for(shape, context).plan.strategy == kStrategy) return nullptr;
     if (!forced) return "the policy picks another for this shape";
     return limitation(kStrategy, shape, properties_of(context.device.device_id));
   }
 
   static std::string plan(const AlignBlockSizeShape& shape, const Context& context) {
-    return to_string(plan_of(kStrategy, shape, context)) +
-           (choice_for(shape, context).is_measured
+    return to_string(plan_of(kStrategy, by_groups(shape), context)) +
+           (choice_for(by_groups(shape), context).is_measured
                 ? ""
                 : "; a conservative choice: the policy was never measured on such a device");
   }

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -18,15 +18,17 @@ __global__ void __launch_bounds__(kNumThreads)
     cluster_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
+  __shared__ std::int32_t warp_sums[32];
+  __shared__ Loads loads;
+  __shared__ Findings findings;
   const auto cluster = cooperative_groups::this_cluster();
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
-  const int num_experts = args.num_experts;
-  const int row_length = counters_per_row(num_experts);
+  const int num_groups = args.num_groups;
+  const int row_length = counters_per_row(num_groups);
   const int rounds = args.ids_per_thread;
   const std::int32_t cta_first = cta * args.ids_per_cta;
   const std::int32_t cta_end = min(args.num_ids, cta_first + args.ids_per_cta);
@@ -39,6 +41,7 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
 
   let_successor_start();
+  if (thread == 0) loads = {};
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -62,7 +65,7 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     buckets[round] =
-        first + round * 32 < cta_end ? bucket_of(args, ids[round]) : unplaced_bucket(args);
+        first + round * 32 < cta_end ? bucket_of<kWidth>(args, ids[round]) : unplaced_bucket(args);
     ranks[round] =
         rank_in_warp(counts + warp * row_length, masks + warp * row_length, buckets[round], lane);
   }
@@ -73,16 +76,16 @@ __global__ void __launch_bounds__(kNumThreads)
   cluster.sync();
 
   std::int32_t total_blocks = 0;
-  for (int base = 0; base < num_experts; base += kNumThreads) {
-    const int expert = base + thread;
-    const bool exists = expert < num_experts;
+  for (int base = 0; base < num_groups; base += kNumThreads) {
+    const int group = base + thread;
+    const bool exists = group < num_groups;
     std::uint32_t count = 0;
     std::uint32_t before = 0;
     if (exists) {
       std::uint32_t counts_of[kClusterMaxCtas];
 #pragma unroll
       for (int other = 0; other < kClusterMaxCtas; ++other) {
-        counts_of[other] = other < num_ctas ? *cluster.map_shared_rank(&totals[expert], other) : 0;
+        counts_of[other] = other < num_ctas ? *cluster.map_shared_rank(&totals[group], other) : 0;
       }
 #pragma unroll
       for (int other = 0; other < kClusterMaxCtas; ++other) {
@@ -95,10 +98,13 @@ __global__ void __launch_bounds__(kNumThreads)
         total_blocks +
         exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
     if (exists) {
-      starts[expert] = first_block * args.block_size + before;
-      first_blocks[expert] = first_block;
-      group_sizes[expert] = count;
-      if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
+      starts[group] = first_block * args.block_size + before;
+      first_blocks[group] = first_block;
+      group_sizes[group] = count;
+      if (cta == 0) store_count(args, group, count);
+    }
+    if (args.statistics != nullptr && cta == 0) {
+      add_loads(args, &loads, exists, group, count, lane);
     }
     total_blocks += chunk_blocks;
     __syncthreads();
@@ -114,22 +120,26 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket = buckets[round];
-    if (bucket < args.num_experts) {
+    if (bucket < args.num_groups) {
       args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
           first + round * 32;
     }
   }
-  for (int expert = cta + num_ctas * warp; expert < num_experts; expert += num_ctas * kNumWarps) {
-    finish_group(args, expert, first_blocks[expert], group_sizes[expert], false, lane);
+  for (int group = cta + num_ctas * warp; group < num_groups; group += num_ctas * kNumWarps) {
+    finish_group(args, group, first_blocks[group], group_sizes[group], false, lane);
   }
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
   if (cta == 0 && warp == 0) {
     num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
     if (lane == 0) {
       *args.num_tokens_post_pad = total_blocks * args.block_size;
       if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+      if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
     }
+  }
+  if (cta == 0 && args.validation != nullptr) {
+    validate<kWidth>(args, &findings, num_dropped, 0, args.num_ids, thread, kNumThreads);
   }
   cluster.barrier_wait(std::move(token));
 #endif

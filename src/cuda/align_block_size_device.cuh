@@ -44,19 +44,22 @@ __device__ __forceinline__ RawId<kWidth> load_id(const KernelArgs& args, std::in
 
 /// Buckets behind those of the groups.
 __device__ __forceinline__ std::uint32_t dropped_bucket(const KernelArgs& args) {
-  return args.num_experts;
+  return args.num_groups;
 }
 __device__ __forceinline__ std::uint32_t unplaced_bucket(const KernelArgs& args) {
-  return args.num_experts + 1;
+  return args.num_groups + 1;
 }
 
-/// The group of an id, or one of the two buckets above.
-template <typename Raw>
-__device__ __forceinline__ std::uint32_t bucket_of(const KernelArgs& args, Raw id) {
-  std::uint32_t bucket = id < args.id_limit ? static_cast<std::uint32_t>(id) : dropped_bucket(args);
-  if (args.drops_remote && bucket < args.num_experts) {
-    const std::uint32_t local = static_cast<std::uint32_t>(args.expert_map[bucket]);
-    bucket = local < args.num_experts ? local : unplaced_bucket(args);
+/// The bucket of an id: its group, or one of the two above.
+template <IdWidth kWidth>
+__device__ __forceinline__ std::uint32_t bucket_of(const KernelArgs& args, RawId<kWidth> id) {
+  id += args.id_bias;
+  if constexpr (kWidth == IdWidth::kNarrow) id &= args.id_mask;
+  std::uint32_t bucket =
+      id < args.id_limit ? static_cast<std::uint32_t>(id) + args.id_shift : dropped_bucket(args);
+  if (args.drops_remote && bucket - args.first_expert < args.num_experts) {
+    const auto local = static_cast<std::uint32_t>(args.expert_map[bucket - args.first_expert]);
+    bucket = local < args.num_experts ? local + args.first_expert : unplaced_bucket(args);
   }
   return bucket;
 }
@@ -73,11 +76,33 @@ __device__ __forceinline__ void fetch_map(const KernelArgs& args, int thread, in
   }
 }
 
+/// The local expert of a global one, -1 where that is remote or none.
+__device__ __forceinline__ std::int32_t mapped_expert(const KernelArgs& args,
+                                                      std::uint32_t expert) {
+  if (expert >= args.num_experts) return -1;
+  const auto local = static_cast<std::uint32_t>(args.expert_map[expert]);
+  return local < args.num_experts ? static_cast<std::int32_t>(local) : -1;
+}
+
 /// What expert_ids shows for the blocks of a group.
 __device__ __forceinline__ std::int32_t shown_expert(const KernelArgs& args, std::uint32_t group) {
-  if (args.expert_map == nullptr || args.drops_remote) return static_cast<std::int32_t>(group);
-  const std::uint32_t local = static_cast<std::uint32_t>(args.expert_map[group]);
-  return local < args.num_experts ? static_cast<std::int32_t>(local) : -1;
+  const std::uint32_t expert = group - args.first_expert;  // of the filtered pairs: -1
+  if (args.expert_map == nullptr || args.drops_remote) return static_cast<std::int32_t>(expert);
+  return mapped_expert(args, expert);
+}
+
+/// What expert_ids shows past the last block.
+__device__ __forceinline__ std::int32_t shown_tail(const KernelArgs& args) {
+  return args.map_tail ? mapped_expert(args, static_cast<std::uint32_t>(args.tail_expert))
+                       : args.tail_expert;
+}
+
+/// Writes a group's count, if it was asked for.
+__device__ __forceinline__ void store_count(const KernelArgs& args, std::uint32_t group,
+                                            std::uint32_t count) {
+  if (args.expert_counts != nullptr && group >= args.first_expert) {
+    args.expert_counts[group - args.first_expert] = static_cast<std::int32_t>(count);
+  }
 }
 
 /// ceil(count / block_size) without a division: the launcher chooses the multiplier m and the shift
@@ -116,13 +141,13 @@ __device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std:
 
 /// Writes what a group is besides its ids, by one warp: which expert its blocks are of, and, unless
 /// all slots were filled before, the padding behind its `count` ids.
-__device__ __forceinline__ void finish_group(const KernelArgs& args, std::uint32_t expert,
+__device__ __forceinline__ void finish_group(const KernelArgs& args, std::uint32_t group,
                                              std::int32_t first_block, std::uint32_t count,
                                              bool pads, int lane) {
   // Unsigned: the last block and the last slot may be the last number of a signed one.
   const std::uint32_t num_blocks = blocks_of(args, count);
   if (num_blocks == 0) return;
-  const std::int32_t shown = shown_expert(args, expert);
+  const std::int32_t shown = shown_expert(args, group);
   for (std::uint32_t k = lane; k < num_blocks; k += 32) args.expert_ids[first_block + k] = shown;
   if (!pads) return;
   const std::uint32_t start = first_block * args.block_size;

@@ -1,5 +1,5 @@
 // A handful of ids: all threads of one CTA fill the outputs, then one warp places the ids.
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -22,6 +22,28 @@ __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, i
   return lanes;
 }
 
+/// Writes `validation`, by one warp; a bit of `dropped` for each invalid id.
+template <IdWidth kWidth>
+__device__ __forceinline__ void validate_few(const KernelArgs& args, std::uint32_t dropped,
+                                             int lane) {
+  std::uint32_t num_entries = 0;
+  std::uint32_t first_entry = ~0u;
+  if (args.expert_map != nullptr) {
+#pragma unroll 8
+    for (std::uint32_t expert = lane; expert < args.num_experts; expert += 32) {
+      if (!is_invalid_entry(args, expert)) continue;
+      ++num_entries;
+      first_entry = min(first_entry, expert);
+    }
+    num_entries = __reduce_add_sync(kAllLanes, num_entries);
+    first_entry = __reduce_min_sync(kAllLanes, first_entry);
+  }
+  if (lane != 0) return;
+  write_validation<kWidth>(
+      args, {static_cast<std::uint32_t>(__popc(dropped)),
+             static_cast<std::uint32_t>(__ffs(dropped) - 1), num_entries, first_entry});
+}
+
 template <IdWidth kWidth>
 __global__ void __launch_bounds__(kMaxThreads)
     few_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
@@ -36,17 +58,18 @@ __global__ void __launch_bounds__(kMaxThreads)
   // Of 32 ids at most, the entries between which they may lie are not all worth fetching.
   if (args.num_experts <= kMaxMapEntries) fetch_map(args, thread, num_threads);
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, num_threads);
-  fill(args.expert_ids, 0, args.expert_ids_length, args.tail_expert, thread, num_threads);
+  fill(args.expert_ids, 0, args.expert_ids_length, shown_tail(args), thread, num_threads);
   if (args.expert_counts != nullptr) {
     fill(args.expert_counts, 0, args.num_experts, 0, thread, num_threads);
   }
   __syncthreads();
   if (thread >= 32) return;
 
-  const std::uint32_t bucket = lane < args.num_ids ? bucket_of(args, id) : unplaced_bucket(args);
+  const std::uint32_t bucket =
+      lane < args.num_ids ? bucket_of<kWidth>(args, id) : unplaced_bucket(args);
   const std::uint32_t peers = lanes_of_bucket(bucket, 32 - __clz(unplaced_bucket(args)));
   const int rank = __popc(peers & ((1u << lane) - 1));
-  const bool is_placed = bucket < args.num_experts;
+  const bool is_placed = bucket < args.num_groups;
   const bool leads_group = is_placed && rank == 0;
   const std::int32_t num_blocks = leads_group ? blocks_of(args, __popc(peers)) : 0;
   std::int32_t first_block = 0;
@@ -66,13 +89,22 @@ __global__ void __launch_bounds__(kMaxThreads)
   if (leads_group) {
     const std::int32_t expert = shown_expert(args, bucket);
     for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = expert;
-    if (args.expert_counts != nullptr) args.expert_counts[bucket] = __popc(peers);
+    store_count(args, bucket, __popc(peers));
   }
   const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
   if (lane == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = __popc(dropped);
   }
+  if (args.statistics != nullptr) {
+    __shared__ Loads loads;
+    if (lane == 0) loads = {};
+    __syncwarp();
+    add_loads(args, &loads, leads_group, bucket, __popc(peers), lane);
+    __syncwarp();
+    if (lane == 0) write_statistics(args, loads, total_blocks);
+  }
+  if (args.validation != nullptr) validate_few<kWidth>(args, dropped, lane);
 }
 
 }  // namespace

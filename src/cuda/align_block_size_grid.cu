@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -52,16 +52,18 @@ __global__ void __launch_bounds__(kNumThreads)
   constexpr int kNumWarps = kNumThreads / 32;
   constexpr int kMaxRounds = grid_max_ids_per_thread(kNumThreads);
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
+  __shared__ std::int32_t warp_sums[32];
+  __shared__ Loads loads;
+  __shared__ Findings findings;
   const auto grid = cooperative_groups::this_grid();
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
-  const int num_experts = args.num_experts;
-  const int row_length = counters_per_row(num_experts);
-  const int published_length = grid_row_length(num_experts);
+  const int num_groups = args.num_groups;
+  const int row_length = counters_per_row(num_groups);
+  const int published_length = grid_row_length(num_groups);
   const int rounds = args.ids_per_thread;
   const std::int64_t cta_first = std::int64_t{cta} * args.ids_per_cta;
   const int num_own = static_cast<int>(
@@ -78,6 +80,7 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const rows = static_cast<std::uint16_t*>(args.workspace);
   auto* const dropped = reinterpret_cast<std::uint32_t*>(rows + num_ctas * published_length);
 
+  if (thread == 0) loads = {};
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -104,37 +107,38 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket =
-        first + round * 32 < num_own ? bucket_of(args, ids[round]) : unplaced_bucket(args);
+        first + round * 32 < num_own ? bucket_of<kWidth>(args, ids[round]) : unplaced_bucket(args);
     ranked[round] = bucket << 16 | rank_in_warp(counts + warp * row_length,
                                                 masks + warp * row_length, bucket, lane);
   }
   __syncthreads();
-  for (int expert = thread; expert < published_length; expert += kNumThreads) {
+  for (int group = thread; group < published_length; group += kNumThreads) {
     std::int32_t total = 0;
-    if (expert < num_experts) {
+    if (group < num_groups) {
 #pragma unroll 8
-      for (int row = 0; row < num_rows; ++row) total += counts[row * row_length + expert];
+      for (int row = 0; row < num_rows; ++row) total += counts[row * row_length + group];
     }
-    totals[expert] = total;
-    rows[cta * published_length + expert] = static_cast<std::uint16_t>(total);
+    totals[group] = total;
+    rows[cta * published_length + group] = static_cast<std::uint16_t>(total);
   }
-  if (thread == 0 && args.num_dropped != nullptr) {
+  const bool counts_dropped = args.num_dropped != nullptr || args.validation != nullptr;
+  if (thread == 0 && counts_dropped) {
     dropped[cta] = scan_column(counts, row_length, num_rows, dropped_bucket(args));
   }
   auto token = grid.barrier_arrive();
 
   // While the others arrive: this CTA's ids, sorted.
   std::int32_t num_sorted = 0;
-  for (int base = 0; base < num_experts; base += kNumThreads) {
-    const int expert = base + thread;
-    const bool exists = expert < num_experts;
+  for (int base = 0; base < num_groups; base += kNumThreads) {
+    const int group = base + thread;
+    const bool exists = group < num_groups;
     std::int32_t chunk_total;
     const std::int32_t local_start =
         num_sorted +
-        exclusive_sum<kNumWarps>(exists ? totals[expert] : 0, warp_sums, lane, warp, &chunk_total);
+        exclusive_sum<kNumWarps>(exists ? totals[group] : 0, warp_sums, lane, warp, &chunk_total);
     if (exists) {
-      local_starts[expert] = local_start;
-      scan_column(counts, row_length, num_rows, expert, local_start);
+      local_starts[group] = local_start;
+      scan_column(counts, row_length, num_rows, group, local_start);
     }
     num_sorted += chunk_total;
     __syncthreads();
@@ -143,7 +147,7 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket = ranked[round] >> 16;
-    if (bucket < args.num_experts) {
+    if (bucket < args.num_groups) {
       sorted[counts[warp * row_length + bucket] + (ranked[round] & 0xffff)] =
           bucket << 16 | (first + round * 32);
     }
@@ -155,16 +159,16 @@ __global__ void __launch_bounds__(kNumThreads)
   __syncthreads();
   std::int32_t total_blocks = 0;
   const int own_share = cta / ((num_ctas + kNumWarps - 1) / kNumWarps);
-  for (int base = 0; base < num_experts; base += kNumThreads) {
-    const int expert = base + thread;
-    const bool exists = expert < num_experts;
+  for (int base = 0; base < num_groups; base += kNumThreads) {
+    const int group = base + thread;
+    const bool exists = group < num_groups;
     std::int32_t count = 0;
     std::int32_t before = 0;
     if (exists) {
-      before = starts[expert];
+      before = starts[group];
 #pragma unroll
       for (int share = 0; share < kNumWarps; ++share) {
-        const std::int32_t sum = partial[share * row_length + expert];
+        const std::int32_t sum = partial[share * row_length + group];
         count += sum;
         if (share < own_share) before += sum;
       }
@@ -174,10 +178,13 @@ __global__ void __launch_bounds__(kNumThreads)
         total_blocks +
         exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
     if (exists) {
-      totals[expert] = count;
-      first_blocks[expert] = first_block;
-      starts[expert] = first_block * args.block_size + before - local_starts[expert];
-      if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
+      totals[group] = count;
+      first_blocks[group] = first_block;
+      starts[group] = first_block * args.block_size + before - local_starts[group];
+      if (cta == 0) store_count(args, group, count);
+    }
+    if (args.statistics != nullptr && cta == 0) {
+      add_loads(args, &loads, exists, group, count, lane);
     }
     total_blocks += chunk_blocks;
     __syncthreads();
@@ -189,21 +196,35 @@ __global__ void __launch_bounds__(kNumThreads)
     args.sorted_token_ids[starts[entry >> 16] + j] =
         static_cast<std::int32_t>(cta_first) + static_cast<std::int32_t>(entry & 0xffff);
   }
-  for (int expert = cta * kNumWarps + warp; expert < num_experts; expert += num_ctas * kNumWarps) {
-    finish_group(args, expert, first_blocks[expert], totals[expert], !args.fills_first, lane);
+  for (int group = cta * kNumWarps + warp; group < num_groups; group += num_ctas * kNumWarps) {
+    finish_group(args, group, first_blocks[group], totals[group], !args.fills_first, lane);
   }
   if (!args.fills_first) {
     fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
          args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
   }
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
-  if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
-  if (cta == 0 && warp == 0 && args.num_dropped != nullptr) {
-    std::uint32_t sum = 0;
-    for (int other = lane; other < num_ctas; other += 32) sum += __ldcg(&dropped[other]);
-    sum = __reduce_add_sync(kAllLanes, sum);
-    if (lane == 0) *args.num_dropped = sum;
+  if (cta != 0) return;
+  if (thread == 0) {
+    *args.num_tokens_post_pad = total_blocks * args.block_size;
+    if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
+  }
+  std::uint32_t num_dropped = 0;
+  std::uint32_t first_with_dropped = num_ctas;
+  if (warp == 0 && counts_dropped) {
+    for (int other = lane; other < num_ctas; other += 32) {
+      const std::uint32_t of_other = __ldcg(&dropped[other]);
+      num_dropped += of_other;
+      if (of_other != 0) first_with_dropped = min(first_with_dropped, other);
+    }
+    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
+    first_with_dropped = __reduce_min_sync(kAllLanes, first_with_dropped);
+    if (lane == 0 && args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+  }
+  if (args.validation != nullptr) {
+    validate<kWidth>(args, &findings, num_dropped, first_with_dropped * args.ids_per_cta,
+                     args.ids_per_cta, thread, kNumThreads);
   }
 }
 

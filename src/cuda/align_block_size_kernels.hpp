@@ -15,11 +15,18 @@ struct AlignBlockSizeKernelArgs {
   const void* topk_ids;
   std::int32_t num_ids;
   std::int32_t id_bytes;   ///< 1 or 2; only read for narrow ids
-  std::uint32_t id_limit;  ///< an id, taken as unsigned, is valid below this
+  std::uint32_t id_limit;  ///< an id, taken as unsigned and biased, is valid below this
+  std::uint32_t id_bias;   ///< 1 where the id -1 is valid
+  std::uint32_t id_mask;   ///< the bits of a narrow id
+  std::uint32_t id_shift;  ///< from a valid biased id to its bucket
+  bool id_is_signed;
   std::uint32_t num_experts;
+  std::uint32_t num_groups;    ///< the experts, behind the filtered pairs where these are a group
+  std::uint32_t first_expert;  ///< bucket of expert 0: num_groups - num_experts
   const std::int32_t* expert_map;  ///< null: none
   bool drops_remote;
   std::int32_t tail_expert;
+  bool map_tail;
 
   std::int32_t block_size;
   std::uint32_t block_multiplier;  ///< see blocks_of; 0: the block size is a power of two
@@ -32,6 +39,8 @@ struct AlignBlockSizeKernelArgs {
   std::int32_t* num_tokens_post_pad;
   std::int32_t* expert_counts;  ///< null: not asked for
   std::int32_t* num_dropped;    ///< null: not asked for
+  double* statistics;           ///< null: not asked for
+  std::int64_t* validation;     ///< null: not asked for
 
   std::int32_t ids_per_thread;  ///< of a CTA's own ids
   std::int32_t ids_per_cta;     ///< a CTA's own ids; the last CTAs may have fewer, or none
@@ -68,14 +77,18 @@ constexpr int grid_max_ids_per_thread(int num_threads) { return num_threads == 1
 const void* align_block_size_wide_kernel(IdWidth width, int num_threads);
 inline constexpr int kWideIdsPerThread = 16;
 
-/// Counters in a table of one row of shared memory: the experts, the dropped ids, and the pairs of
+// What the kernels need of shared memory and workspace depends on the number of groups, which the
+// policy and the functions below take for the number of experts.
+
+/// Counters in a table of one row of shared memory: the groups, the dropped ids, and the pairs of
 /// remote experts together with lanes that have no id; whole 16-byte words for either counter size.
 constexpr std::size_t counters_per_row(std::size_t num_experts) {
   return (num_experts + 2 + 7) / 8 * 8;
 }
 
-/// Besides their dynamic shared memory these kernels have a word a warp.
-inline constexpr std::size_t kStaticSharedBytes = 128;
+/// Besides their dynamic shared memory these kernels have a word a warp, and what they gather for
+/// statistics and validation.
+inline constexpr std::size_t kStaticSharedBytes = 160;
 
 constexpr std::size_t one_cta_shared_bytes(std::size_t num_experts, int num_threads) {
   // A row of 16-bit counters and one of lane masks a warp, the starts of the groups.
@@ -105,9 +118,13 @@ constexpr std::size_t grid_workspace_bytes(std::size_t num_experts, std::size_t 
   return num_ctas * (sizeof(std::uint16_t) * grid_row_length(num_experts) + sizeof(std::uint32_t));
 }
 
+/// Blocks, dropped ids, assigned pairs, active experts, largest load, and number and first of the
+/// invalid map entries.
+inline constexpr std::size_t kWideWordsPerCta = 7;
+
 constexpr std::size_t wide_workspace_bytes(std::size_t num_experts, std::size_t num_ctas) {
-  // A row of counts a CTA, the groups' sizes and first blocks, blocks and dropped ids a CTA.
-  return sizeof(std::uint32_t) * (num_experts * (num_ctas + 2) + 2 * num_ctas);
+  // A row of counts a CTA, the groups' sizes and first blocks, and the words of each CTA.
+  return sizeof(std::uint32_t) * (num_experts * (num_ctas + 2) + kWideWordsPerCta * num_ctas);
 }
 
 /// Alignment that the kernels need of their workspace.

@@ -1,5 +1,5 @@
 // One CTA: every warp ranks its ids, the CTA lays the groups out, every thread places its ids.
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -11,12 +11,14 @@ __global__ void __launch_bounds__(kNumThreads)
     one_cta_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
+  __shared__ std::int32_t warp_sums[32];
+  __shared__ Loads loads;
+  __shared__ Findings findings;
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
-  const int num_experts = args.num_experts;
-  const int row_length = counters_per_row(num_experts);
+  const int num_groups = args.num_groups;
+  const int row_length = counters_per_row(num_groups);
   const int rounds = args.ids_per_thread;
   const int num_rows = (args.num_ids + 32 * rounds - 1) / (32 * rounds);
   auto* const counts = reinterpret_cast<std::uint16_t*>(shared);
@@ -24,6 +26,7 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const starts = reinterpret_cast<std::int32_t*>(masks + kNumWarps * row_length);
 
   let_successor_start();
+  if (thread == 0) loads = {};
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   __syncthreads();
@@ -43,28 +46,29 @@ __global__ void __launch_bounds__(kNumThreads)
 #pragma unroll
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
-    buckets[round] =
-        first + round * 32 < args.num_ids ? bucket_of(args, ids[round]) : unplaced_bucket(args);
+    buckets[round] = first + round * 32 < args.num_ids ? bucket_of<kWidth>(args, ids[round])
+                                                       : unplaced_bucket(args);
     ranks[round] =
         rank_in_warp(counts + warp * row_length, masks + warp * row_length, buckets[round], lane);
   }
   __syncthreads();
 
   std::int32_t total_blocks = 0;
-  for (int base = 0; base < num_experts; base += kNumThreads) {
-    const int expert = base + thread;
-    const bool exists = expert < num_experts;
-    const std::uint32_t count = exists ? scan_column(counts, row_length, num_rows, expert) : 0;
+  for (int base = 0; base < num_groups; base += kNumThreads) {
+    const int group = base + thread;
+    const bool exists = group < num_groups;
+    const std::uint32_t count = exists ? scan_column(counts, row_length, num_rows, group) : 0;
     const std::int32_t num_blocks = blocks_of(args, count);
     std::int32_t chunk_blocks;
     const std::int32_t first_block =
         total_blocks + exclusive_sum<kNumWarps>(num_blocks, warp_sums, lane, warp, &chunk_blocks);
     if (exists) {
-      starts[expert] = first_block * args.block_size;
-      if (args.expert_counts != nullptr) args.expert_counts[expert] = count;
-      const std::int32_t shown = num_blocks != 0 ? shown_expert(args, expert) : 0;
+      starts[group] = first_block * args.block_size;
+      store_count(args, group, count);
+      const std::int32_t shown = num_blocks != 0 ? shown_expert(args, group) : 0;
       for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = shown;
     }
+    if (args.statistics != nullptr) add_loads(args, &loads, exists, group, count, lane);
     total_blocks += chunk_blocks;
     __syncthreads();
   }
@@ -73,18 +77,24 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket = buckets[round];
-    if (bucket < args.num_experts) {
+    if (bucket < args.num_groups) {
       args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
           first + round * 32;
     }
   }
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, thread,
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), thread,
        kNumThreads);
+  std::uint32_t num_dropped = 0;
   if (thread == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
-    if (args.num_dropped != nullptr) {
-      *args.num_dropped = scan_column(counts, row_length, num_rows, dropped_bucket(args));
+    if (args.num_dropped != nullptr || args.validation != nullptr) {
+      num_dropped = scan_column(counts, row_length, num_rows, dropped_bucket(args));
     }
+    if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+    if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
+  }
+  if (args.validation != nullptr) {
+    validate<kWidth>(args, &findings, num_dropped, 0, args.num_ids, thread, kNumThreads);
   }
 }
 

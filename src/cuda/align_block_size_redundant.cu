@@ -1,6 +1,6 @@
 // Several CTAs, none of which waits for another: each counts all ids, all of them and those before
 // its own, and then places its own. What counting costs more than once, a barrier would cost too.
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -10,14 +10,16 @@ __global__ void __launch_bounds__(kNumThreads)
     redundant_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[kStaticSharedBytes / sizeof(std::int32_t)];
+  __shared__ std::int32_t warp_sums[32];
+  __shared__ Loads loads;
+  __shared__ Findings findings;
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
-  const int num_experts = args.num_experts;
-  const int row_length = counters_per_row(num_experts);
+  const int num_groups = args.num_groups;
+  const int row_length = counters_per_row(num_groups);
   const int num_rows = args.ids_per_cta / 32;
   // Of each bucket: all ids in the lower 16 bits, those before this CTA's in the upper 16.
   auto* const packed = reinterpret_cast<std::uint32_t*>(shared);
@@ -27,6 +29,7 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + num_rows * row_length);
 
   let_successor_start();
+  if (thread == 0) loads = {};
   clear_shared(packed, row_length * 4, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
@@ -40,54 +43,63 @@ __global__ void __launch_bounds__(kNumThreads)
   fetch_map(args, thread, kNumThreads);
 #pragma unroll 8
   for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
-    const std::uint32_t bucket = bucket_of(args, load_id<kWidth>(args, i));
+    const std::uint32_t bucket = bucket_of<kWidth>(args, load_id<kWidth>(args, i));
     atomicAdd(&packed[bucket], i < cta_first ? 0x10001u : 1u);
   }
   std::uint32_t own_bucket = unplaced_bucket(args);
   std::uint32_t own_rank = 0;
   if (warp < num_rows) {
-    if (has_own) own_bucket = bucket_of(args, own_id);
+    if (has_own) own_bucket = bucket_of<kWidth>(args, own_id);
     own_rank =
         rank_in_warp(counts + warp * row_length, masks + warp * row_length, own_bucket, lane);
   }
   __syncthreads();
 
   std::int32_t total_blocks = 0;
-  for (int base = 0; base < num_experts; base += kNumThreads) {
-    const int expert = base + thread;
-    const bool exists = expert < num_experts;
-    const std::uint32_t count = exists ? packed[expert] & 0xffff : 0;
-    const std::uint32_t before = exists ? packed[expert] >> 16 : 0;
+  for (int base = 0; base < num_groups; base += kNumThreads) {
+    const int group = base + thread;
+    const bool exists = group < num_groups;
+    const std::uint32_t count = exists ? packed[group] & 0xffff : 0;
+    const std::uint32_t before = exists ? packed[group] >> 16 : 0;
     std::int32_t chunk_blocks;
     const std::int32_t first_block =
         total_blocks +
         exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
     if (exists) {
-      starts[expert] = first_block * args.block_size + before;
-      first_blocks[expert] = first_block;
-      scan_column(counts, row_length, num_rows, expert);
-      if (args.expert_counts != nullptr && cta == 0) args.expert_counts[expert] = count;
+      starts[group] = first_block * args.block_size + before;
+      first_blocks[group] = first_block;
+      scan_column(counts, row_length, num_rows, group);
+      if (cta == 0) store_count(args, group, count);
+    }
+    if (args.statistics != nullptr && cta == 0) {
+      add_loads(args, &loads, exists, group, count, lane);
     }
     total_blocks += chunk_blocks;
     __syncthreads();
   }
 
-  if (own_bucket < args.num_experts) {
+  if (own_bucket < args.num_groups) {
     args.sorted_token_ids[starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank] =
         cta_first + thread;
   }
-  for (int expert = cta + num_ctas * warp; expert < num_experts; expert += num_ctas * kNumWarps) {
-    finish_group(args, expert, first_blocks[expert], packed[expert] & 0xffff, true, lane);
+  for (int group = cta + num_ctas * warp; group < num_groups; group += num_ctas * kNumWarps) {
+    finish_group(args, group, first_blocks[group], packed[group] & 0xffff, true, lane);
   }
   const int grid_thread = cta * kNumThreads + thread;
   const int grid_threads = num_ctas * kNumThreads;
   fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
        args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
-  if (cta == 0 && thread == 0) {
+  if (cta != 0) return;
+  const std::uint32_t num_dropped = packed[dropped_bucket(args)] & 0xffff;
+  if (thread == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
-    if (args.num_dropped != nullptr) *args.num_dropped = packed[dropped_bucket(args)] & 0xffff;
+    if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+    if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
+  }
+  if (args.validation != nullptr) {
+    validate<kWidth>(args, &findings, num_dropped, 0, args.num_ids, thread, kNumThreads);
   }
 }
 

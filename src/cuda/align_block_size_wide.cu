@@ -5,7 +5,7 @@
 #include <cub/block/block_radix_sort.cuh>
 #include <cub/block/block_scan.cuh>
 
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -17,6 +17,18 @@ constexpr int kTile = kNumThreads * kItems;
 
 using TileSort = cub::BlockRadixSort<std::uint32_t, kNumThreads, kItems, std::uint32_t>;
 using RunScan = cub::BlockScan<int, kNumThreads>;
+
+/// What a CTA tells the others, in the workspace.
+struct CtaWords {
+  std::uint32_t blocks;
+  std::uint32_t dropped;
+  std::uint32_t assigned_pairs;
+  std::uint32_t active_experts;
+  std::uint32_t max_load;
+  std::uint32_t invalid_entries;
+  std::uint32_t first_invalid_entry;
+};
+static_assert(sizeof(CtaWords) == kWideWordsPerCta * sizeof(std::uint32_t));
 
 struct LastStart {
   __device__ int operator()(int a, int b) const { return max(a, b); }
@@ -31,6 +43,8 @@ __global__ void __launch_bounds__(kNumThreads)
     std::uint32_t buckets[kTile + 1];
     std::int32_t warp_sums[32];
   } shared;
+  __shared__ Loads loads;
+  __shared__ Findings findings;
   const auto grid = cooperative_groups::this_grid();
   const int thread = threadIdx.x;
   const int lane = thread % 32;
@@ -39,93 +53,109 @@ __global__ void __launch_bounds__(kNumThreads)
   const int num_ctas = gridDim.x;
   const std::int64_t grid_thread = std::int64_t{cta} * kNumThreads + thread;
   const std::int64_t grid_threads = std::int64_t{num_ctas} * kNumThreads;
-  const std::int64_t num_experts = args.num_experts;
+  const std::int64_t num_groups = args.num_groups;
   const std::int64_t cta_first = std::int64_t{cta} * args.ids_per_cta;
   const std::int64_t cta_end = min(std::int64_t{args.num_ids}, cta_first + args.ids_per_cta);
-  // Experts that this CTA lays out.
-  const std::int64_t experts_per_cta = (num_experts + num_ctas - 1) / num_ctas;
-  const std::int64_t first_expert = min(num_experts, cta * experts_per_cta);
-  const std::int64_t end_expert = min(num_experts, first_expert + experts_per_cta);
+  // Groups that this CTA lays out.
+  const std::int64_t groups_per_cta = (num_groups + num_ctas - 1) / num_ctas;
+  const std::int64_t first_group = min(num_groups, cta * groups_per_cta);
+  const std::int64_t end_group = min(num_groups, first_group + groups_per_cta);
 
   auto* const rows = static_cast<std::uint32_t*>(args.workspace);
-  std::uint32_t* const own_row = rows + cta * num_experts;
-  std::uint32_t* const totals = rows + num_ctas * num_experts;
-  std::uint32_t* const first_blocks = totals + num_experts;
-  std::uint32_t* const cta_blocks = first_blocks + num_experts;
-  std::uint32_t* const cta_dropped = cta_blocks + num_ctas;
+  std::uint32_t* const own_row = rows + cta * num_groups;
+  std::uint32_t* const totals = rows + num_ctas * num_groups;
+  std::uint32_t* const first_blocks = totals + num_groups;
+  auto* const words = reinterpret_cast<CtaWords*>(first_blocks + num_groups);
 
-  wait_for_predecessor();
-  std::uint32_t* const counters = num_experts <= kTile ? shared.buckets : own_row;
-  for (std::int64_t expert = thread; expert < num_experts; expert += kNumThreads) {
-    counters[expert] = 0;
+  if (thread == 0) {
+    loads = {};
+    findings = {0, ~0u, 0, ~0u};
   }
+  wait_for_predecessor();
+  std::uint32_t* const counters = num_groups <= kTile ? shared.buckets : own_row;
+  for (std::int64_t group = thread; group < num_groups; group += kNumThreads) counters[group] = 0;
   __syncthreads();
   int num_dropped = 0;
 #pragma unroll 4
   for (std::int64_t i = cta_first + thread; i < cta_end; i += kNumThreads) {
-    const std::uint32_t bucket = bucket_of(args, load_id<kWidth>(args, i));
-    if (bucket < args.num_experts) atomicAdd(&counters[bucket], 1u);
+    const std::uint32_t bucket = bucket_of<kWidth>(args, load_id<kWidth>(args, i));
+    if (bucket < args.num_groups) atomicAdd(&counters[bucket], 1u);
     num_dropped += bucket == dropped_bucket(args);
   }
   __syncthreads();
   if (counters != own_row) {
-    for (std::int64_t expert = thread; expert < num_experts; expert += kNumThreads) {
-      own_row[expert] = counters[expert];
+    for (std::int64_t group = thread; group < num_groups; group += kNumThreads) {
+      own_row[group] = counters[group];
     }
     __syncthreads();
   }
   std::int32_t dropped_here;
   exclusive_sum<kNumWarps>(num_dropped, shared.warp_sums, lane, warp, &dropped_here);
-  if (thread == 0) cta_dropped[cta] = dropped_here;
+  if (thread == 0) words[cta].dropped = dropped_here;
   grid.sync();
 
-  // Of this CTA's experts: what comes before each CTA's ids in the group, and the group's size.
+  // Of this CTA's groups: what comes before each CTA's ids in the group, and the group's size.
   std::int32_t own_blocks = 0;
-  for (std::int64_t base = first_expert; base < end_expert; base += kNumThreads) {
-    const std::int64_t expert = base + thread;
+  for (std::int64_t base = first_group; base < end_group; base += kNumThreads) {
+    const std::int64_t group = base + thread;
+    const bool exists = group < end_group;
     std::uint32_t count = 0;
-    if (expert < end_expert) {
+    if (exists) {
 #pragma unroll 8
       for (int other = 0; other < num_ctas; ++other) {
-        std::uint32_t& before = rows[other * num_experts + expert];
+        std::uint32_t& before = rows[other * num_groups + group];
         const std::uint32_t of_other = __ldcg(&before);
         before = count;
         count += of_other;
       }
-      totals[expert] = count;
-      if (args.expert_counts != nullptr) args.expert_counts[expert] = count;
+      totals[group] = count;
+      store_count(args, group, count);
+    }
+    if (args.statistics != nullptr) add_loads(args, &loads, exists, group, count, lane);
+    if (args.validation != nullptr && args.expert_map != nullptr && exists &&
+        group >= args.first_expert && is_invalid_entry(args, group - args.first_expert)) {
+      atomicAdd(&findings.num_entries, 1u);
+      atomicMin(&findings.first_entry, static_cast<std::uint32_t>(group) - args.first_expert);
     }
     std::int32_t chunk_blocks;
     const std::int32_t first_block =
         own_blocks + exclusive_sum<kNumWarps>(blocks_of(args, count), shared.warp_sums, lane, warp,
                                               &chunk_blocks);
-    if (expert < end_expert) first_blocks[expert] = first_block;
+    if (exists) first_blocks[group] = first_block;
     own_blocks += chunk_blocks;
     __syncthreads();
   }
-  if (thread == 0) cta_blocks[cta] = own_blocks;
+  if (thread == 0) {
+    CtaWords& own = words[cta];
+    own.blocks = own_blocks;
+    own.assigned_pairs = loads.assigned_pairs;
+    own.active_experts = loads.active_experts;
+    own.max_load = loads.max_load;
+    own.invalid_entries = findings.num_entries;
+    own.first_invalid_entry = findings.first_entry;
+  }
   grid.sync();
 
-  // The same from the first expert on, and the padding of these groups.
+  // The same from the first group on, and the padding of these groups.
   std::int32_t blocks_before = 0;
   std::int32_t total_blocks = 0;
   for (int other = lane; other < num_ctas; other += 32) {
-    const std::int32_t blocks = __ldcg(&cta_blocks[other]);
+    const std::int32_t blocks = __ldcg(&words[other].blocks);
     total_blocks += blocks;
     if (other < cta) blocks_before += blocks;
   }
   blocks_before = __reduce_add_sync(kAllLanes, blocks_before);
   total_blocks = __reduce_add_sync(kAllLanes, total_blocks);
-  for (std::int64_t expert = first_expert + thread; expert < end_expert; expert += kNumThreads) {
-    first_blocks[expert] += blocks_before;
+  for (std::int64_t group = first_group + thread; group < end_group; group += kNumThreads) {
+    first_blocks[group] += blocks_before;
   }
   __syncthreads();
-  for (std::int64_t expert = first_expert + warp; expert < end_expert; expert += kNumWarps) {
-    finish_group(args, expert, first_blocks[expert], totals[expert], true, lane);
+  for (std::int64_t group = first_group + warp; group < end_group; group += kNumWarps) {
+    finish_group(args, group, first_blocks[group], totals[group], true, lane);
   }
   fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
        args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, args.tail_expert, grid_thread,
+  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
   grid.sync();
   let_successor_start();
@@ -140,7 +170,8 @@ __global__ void __launch_bounds__(kNumThreads)
     for (int k = 0; k < kItems; ++k) {
       offsets[k] = thread * kItems + k;
       const std::int64_t i = tile + offsets[k];
-      buckets[k] = i < cta_end ? bucket_of(args, load_id<kWidth>(args, i)) : unplaced_bucket(args);
+      buckets[k] =
+          i < cta_end ? bucket_of<kWidth>(args, load_id<kWidth>(args, i)) : unplaced_bucket(args);
     }
     TileSort(shared.sort).Sort(buckets, offsets, 0, num_bits);
     __syncthreads();
@@ -161,12 +192,12 @@ __global__ void __launch_bounds__(kNumThreads)
     std::uint32_t cursors[kItems];
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      cursors[k] = buckets[k] < args.num_experts ? own_row[buckets[k]] : 0;
+      cursors[k] = buckets[k] < args.num_groups ? own_row[buckets[k]] : 0;
     }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      if (buckets[k] >= args.num_experts) continue;
+      if (buckets[k] >= args.num_groups) continue;
       const std::uint32_t rank = cursors[k] + (first_position + k - run_starts[k]);
       args.sorted_token_ids[__ldcg(&first_blocks[buckets[k]]) * args.block_size + rank] =
           static_cast<std::int32_t>(tile + offsets[k]);
@@ -176,15 +207,47 @@ __global__ void __launch_bounds__(kNumThreads)
     __syncthreads();
   }
 
-  if (cta == 0 && warp == 0) {
-    std::uint32_t sum = 0;
-    for (int other = lane; other < num_ctas; other += 32) sum += __ldcg(&cta_dropped[other]);
-    sum = __reduce_add_sync(kAllLanes, sum);
+  if (cta != 0) return;
+  if (warp == 0) {
+    CtaWords sum = {static_cast<std::uint32_t>(total_blocks), 0, 0, 0, 0, 0, ~0u};
+    std::uint32_t first_with_dropped = num_ctas;
+    for (int other = lane; other < num_ctas; other += 32) {
+      const CtaWords& of_other = words[other];
+      const std::uint32_t dropped = __ldcg(&of_other.dropped);
+      if (dropped != 0) first_with_dropped = min(first_with_dropped, other);
+      sum.dropped += dropped;
+      sum.assigned_pairs += __ldcg(&of_other.assigned_pairs);
+      sum.active_experts += __ldcg(&of_other.active_experts);
+      sum.max_load = max(sum.max_load, __ldcg(&of_other.max_load));
+      sum.invalid_entries += __ldcg(&of_other.invalid_entries);
+      sum.first_invalid_entry = min(sum.first_invalid_entry, __ldcg(&of_other.first_invalid_entry));
+    }
+    const std::uint32_t filtered_pairs = args.first_expert != 0 ? __ldcg(&totals[0]) : 0;
+    const std::uint32_t num_dropped = __reduce_add_sync(kAllLanes, sum.dropped);
+    const Loads all_loads = {__reduce_add_sync(kAllLanes, sum.assigned_pairs),
+                             __reduce_add_sync(kAllLanes, sum.active_experts),
+                             __reduce_max_sync(kAllLanes, sum.max_load), filtered_pairs};
+    const std::uint32_t num_entries = __reduce_add_sync(kAllLanes, sum.invalid_entries);
+    const std::uint32_t first_entry = __reduce_min_sync(kAllLanes, sum.first_invalid_entry);
+    first_with_dropped = __reduce_min_sync(kAllLanes, first_with_dropped);
     if (lane == 0) {
       *args.num_tokens_post_pad = total_blocks * args.block_size;
-      if (args.num_dropped != nullptr) *args.num_dropped = sum;
+      if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+      if (args.statistics != nullptr) write_statistics(args, all_loads, total_blocks);
+      findings = {num_dropped, first_with_dropped, num_entries, first_entry};
     }
   }
+  if (args.validation == nullptr) return;
+  // Of the first CTA that met an invalid id.
+  __syncthreads();
+  const std::int64_t slice = std::int64_t{findings.first_id} * args.ids_per_cta;
+  __syncthreads();
+  if (findings.num_ids != 0) {
+    find_first_invalid<kWidth>(args, &findings, slice,
+                               min(std::int64_t{args.num_ids}, slice + args.ids_per_cta), thread,
+                               kNumThreads);
+  }
+  if (thread == 0) write_validation<kWidth>(args, findings);
 }
 
 }  // namespace
