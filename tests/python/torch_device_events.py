@@ -1,0 +1,19 @@
+"""What the device did during a call, as torch's profiler saw it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+def device_events(call: Callable[[], object]) -> list[str]:
+    """Names of the kernels, copies and memsets of a call that was made once before."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        call()
+        torch.cuda.synchronize()
+    on_device = torch.autograd.DeviceType.CUDA
+    return [event.name for event in profiler.events() if event.device_type == on_device]
