@@ -39,7 +39,8 @@ struct TensorView {
     if (view.num_elements == 0) view.contiguous = true;
     view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
     view.dtype = tensor.dtype;
-    view.device = tensor.device;
+    // There is one host, though a framework may number parts of it, as JAX does.
+    view.device = tensor.device.device_type == kDLCPU ? kHostDevice : tensor.device;
     return view;
   }
 

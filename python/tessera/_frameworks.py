@@ -32,8 +32,11 @@ class Framework(NamedTuple):
     adopt: Callable[[Any, Any], Any] | None = None
     # An input of the op such that the FFI can carry it, where it cannot carry all.
     exportable: Callable[[Any], Any] | None = None
-    # The stream that new work belongs on, where the FFI does not ask for it itself.
-    stream: Callable[[], int] | None = None
+    # (like, call): makes the call, on the stream that it belongs on. None: the FFI asks for the
+    # stream itself, or there is none.
+    launch: Callable[[Any, Callable[[], object]], None] | None = None
+    # Arrays promise never to change, so that they cannot be written to.
+    immutable: bool = False
 
 
 class _Memory:
@@ -119,13 +122,22 @@ def _torch_framework(torch: Any) -> Framework:
 
 
 def _cupy_framework(cupy: Any) -> Framework:
+    # Memory and streams are those of the current device, which need not be that of the array.
+    def empty(like: Any, length: int, dtype: Any) -> Any:
+        with like.device:
+            return cupy.empty(length, dtype)
+
+    def launch(like: Any, call: Callable[[], object]) -> None:
+        with like.device, load().on_stream(like.device.id, cupy.cuda.get_current_stream().ptr):
+            call()
+
     return Framework(
         lambda array: array.size,
         lambda array: array.device.id,
-        lambda like, length: cupy.empty(length, cupy.int32),
-        lambda like, length: cupy.empty(length, cupy.int8),
+        lambda like, length: empty(like, length, cupy.int32),
+        lambda like, length: empty(like, length, cupy.int8),
         _slices,
-        stream=lambda: cupy.cuda.get_current_stream().ptr,
+        launch=launch,
     )
 
 
@@ -141,7 +153,7 @@ def _dlpack_framework(kind: type) -> Framework:
         if cuda_index(like) == HOST:
             return np.empty(length, _INT32)
         raise TypeError(
-            "align_block_size: topk_ids: expected a torch tensor or a CuPy array where memory on "
+            "align_block_size: topk_ids: expected an array of torch, CuPy or JAX where memory on "
             f"a device is to be allocated, got {kind.__name__}"
         )
 
@@ -158,17 +170,79 @@ def _dlpack_framework(kind: type) -> Framework:
     )
 
 
+class _Launch:
+    """For `jax.dlpack.from_dlpack`: an array that is ready when a call is done.
+
+    Importing is when JAX names a stream; what the exporter puts there comes before whatever JAX
+    does with the array.
+    """
+
+    def __init__(self, array: Any, call: Callable[[], object]) -> None:
+        self.array = array
+        self.call = call
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        with load().on_stream(self.array.__dlpack_device__()[1], stream):
+            self.call()
+        return self.array.__dlpack__(stream=stream)
+
+
+def _jax_framework(jax: Any, kind: type) -> Framework:
+    zeros, from_dlpack = jax.numpy.zeros, jax.dlpack.from_dlpack
+    general = _dlpack_framework(kind)
+
+    def empty(like: Any, length: int, dtype: Any) -> Any:
+        if general.cuda_index(like) == HOST:
+            return np.empty(length, dtype)
+        return zeros(length, dtype, device=like.device)
+
+    # JAX may look at memory only after it was written: what was made above is imported anew.
+    def split(array: Any, m: int, n: int) -> Sequence[Any]:
+        if isinstance(array, np.ndarray):
+            return _slices(array, m, n)
+        parts: Sequence[Any] = jax.lax.split(from_dlpack(array), (m, n, 1))
+        return parts
+
+    def adopt(like: Any, array: Any) -> Any:
+        return from_dlpack(array, device=like.device) if isinstance(array, np.ndarray) else array
+
+    # JAX shows no stream on which inputs would stay alive until a call has run, so that the call
+    # has to be waited for. Some of JAX's clients take an import for ready at once, and are right
+    # only for their own later work: what is waited for is such work, a copy.
+    def launch(like: Any, call: Callable[[], object]) -> None:
+        if general.cuda_index(like) == HOST:
+            call()
+        else:
+            done = from_dlpack(_Launch(zeros(1, _INT32, device=like.device), call))
+            jax.numpy.copy(done).block_until_ready()
+
+    return general._replace(
+        num_elements=lambda array: array.size,
+        empty_int32=lambda like, length: empty(like, length, _INT32),
+        empty_bytes=lambda like, length: empty(like, length, np.int8),
+        split=split,
+        adopt=adopt,
+        launch=launch,
+        immutable=True,
+    )
+
+
 class _Frameworks(dict[type, Framework]):
     """The framework of each type of array; a new type is looked into once."""
 
     def __missing__(self, kind: type) -> Framework:
-        torch, cupy = sys.modules.get("torch"), sys.modules.get("cupy")
+        torch, cupy, jax = map(sys.modules.get, ("torch", "cupy", "jax"))
         if issubclass(kind, np.ndarray):
             framework = _numpy_framework()
         elif torch is not None and issubclass(kind, torch.Tensor):
             framework = _torch_framework(torch)
         elif cupy is not None and issubclass(kind, cupy.ndarray):
             framework = _cupy_framework(cupy)
+        elif jax is not None and issubclass(kind, jax.Array):
+            framework = _jax_framework(jax, kind)
         else:
             framework = _dlpack_framework(kind)
         self[kind] = framework

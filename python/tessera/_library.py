@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from numbers import Integral
@@ -76,8 +77,14 @@ def refusal(
             return TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
         if not -(2**63) <= int(value) < 2**63:
             return ValueError(f"{op}: {name}: expected an integer of 64 bits, got {value}")
+    jax = sys.modules.get("jax")
     for name, array in arrays.items():
         kind = type(array).__name__
+        if jax is not None and isinstance(array, jax.core.Tracer):
+            return TypeError(
+                f"{op}: {name}: expected an array, got one that JAX traces, without values "
+                "(inside jax.jit, call Tessera through jax.pure_callback)"
+            )
         if not hasattr(array, "__dlpack__"):
             return TypeError(f"{op}: {name}: expected an array that speaks DLPack, got {kind}")
         try:

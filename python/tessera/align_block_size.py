@@ -57,10 +57,19 @@ def output_sizes(
     return num_slots, num_blocks, workspace_bytes
 
 
+def _written(out: object, expert_counts: object, num_dropped: object) -> dict[str, object]:
+    """The given arrays that a call writes to."""
+    arrays = dict(zip(AlignedBlocks._fields, out if isinstance(out, tuple) else (), strict=False))
+    optional = {"expert_counts": expert_counts, "num_dropped": num_dropped}
+    return arrays | {name: array for name, array in optional.items() if array is not None}
+
+
 def _read_only(outputs: Mapping[str, object]) -> Exception | None:
-    """What to raise where an output may not be written: the FFI could not carry it then."""
+    """What to raise where an output may not be written; the FFI cannot tell."""
     for name, array in outputs.items():
-        if isinstance(array, np.ndarray) and not array.flags.writeable:
+        if FRAMEWORKS[type(array)].immutable or (
+            isinstance(array, np.ndarray) and not array.flags.writeable
+        ):
             return ValueError(
                 f"align_block_size: {name}: expected a writable array, got a read-only one"
             )
@@ -119,7 +128,8 @@ def align_block_size(
 
     N below is the number of elements of `topk_ids`; the capacity is N + min(N, num_experts) *
     (block_size - 1). All arrays are contiguous and on one device, where the op runs: on a GPU, on
-    the current stream of torch or CuPy, without waiting for it; a graph may capture it.
+    the current stream of torch or CuPy, without waiting for it; a graph may capture it. Calls with
+    JAX arrays on a GPU are waited for.
 
     Args:
         topk_ids: any shape, any of the eight integer types; expert of each (token, slot) pair.
@@ -152,7 +162,8 @@ def align_block_size(
     """
     # The shortest way for torch tensors on a GPU, where a microsecond counts. What it cannot do
     # comes again below, and is done there, or refused with the name of the argument.
-    if getattr(topk_ids, "is_cuda", False):
+    has_immutable = "jax" in sys.modules
+    if not has_immutable and getattr(topk_ids, "is_cuda", False):
         try:
             if isinstance(out, tuple):
                 sorted_token_ids, expert_ids, num_tokens_post_pad = out
@@ -219,6 +230,10 @@ def align_block_size(
             pass
     try:
         library = load()
+        # Arrays of JAX let themselves be written to without a word.
+        written = _written(out, expert_counts, num_dropped) if has_immutable else {}
+        if read_only := _read_only(written):
+            raise read_only
         framework = FRAMEWORKS[type(topk_ids)]
         cuda_index = framework.cuda_index(topk_ids)
         pad_sorted_ids = bool(pad_sorted_ids)
@@ -272,16 +287,12 @@ def align_block_size(
         )
         # A launch waits where its stream's queue is full, and what empties that may need the lock.
         align = short if num_slots < _LONG_CALL_SLOTS and cuda_index == HOST else long
-        if framework.stream is None:
+        if framework.launch is None:
             align(*arguments)
         else:
-            with library.on_stream(cuda_index, framework.stream()):
-                align(*arguments)
+            framework.launch(topk_ids, lambda: align(*arguments))
     except Exception as error:
-        tensors = out if isinstance(out, tuple) else ()
-        written = dict(zip(AlignedBlocks._fields, tensors, strict=False))
-        optional = {"expert_counts": expert_counts, "num_dropped": num_dropped}
-        written |= {name: array for name, array in optional.items() if array is not None}
+        written = _written(out, expert_counts, num_dropped)
         read = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
         integers = {
             "block_size": block_size,

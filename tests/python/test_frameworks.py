@@ -101,15 +101,28 @@ def test_workspace_comes_from_torch(size: int, monkeypatch: pytest.MonkeyPatch) 
             assert (workspace.dtype, workspace.numel()) == (torch.int8, size)
 
 
+class CupyDevice:
+    """Notes which device is current, as CuPy does."""
+
+    id = 3
+    current = 0
+
+    def __enter__(self) -> None:
+        CupyDevice.current = self.id
+
+    def __exit__(self, *exception: object) -> None:
+        CupyDevice.current = 0
+
+
 class CupyArray(np.ndarray[Any, Any]):
-    device: Any = types.SimpleNamespace(id=3)
+    device: Any = CupyDevice()
 
 
 def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, Any]] = []
+    asked: list[tuple[int, int, Any]] = []
 
     def empty(length: int, dtype: Any) -> Any:
-        asked.append((length, dtype))
+        asked.append((CupyDevice.current, length, dtype))
         return np.empty(length, dtype).view(CupyArray)
 
     cupy = types.SimpleNamespace(
@@ -117,7 +130,9 @@ def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> No
         empty=empty,
         int8=np.int8,
         int32=np.int32,
-        cuda=types.SimpleNamespace(get_current_stream=lambda: types.SimpleNamespace(ptr=0x5EA)),
+        cuda=types.SimpleNamespace(
+            get_current_stream=lambda: types.SimpleNamespace(ptr=0x5E0 + CupyDevice.current)
+        ),
     )
     streams: list[tuple[int, int]] = []
 
@@ -131,8 +146,8 @@ def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> No
     found = tessera.align_block_size(IDS.view(CupyArray), **GOOD)
     assert [array.tolist() for array in found] == EXPECTED
     num_slots, num_blocks, _ = output_sizes(IDS.size, 4, 4, False)
-    assert asked == [(100, np.int8), (num_slots + num_blocks + 1, np.int32)]
-    assert streams == [(3, 0x5EA)]
+    assert asked == [(3, 100, np.int8), (3, num_slots + num_blocks + 1, np.int32)]
+    assert streams == [(3, 0x5E3)]
 
 
 def test_streams_reach_the_ffi() -> None:
@@ -159,8 +174,8 @@ def test_foreign_arrays_on_a_device_need_outputs(monkeypatch: pytest.MonkeyPatch
     on_a_device_with(monkeypatch, Foreign, framework, 0)
     with pytest.raises(
         TypeError,
-        match=r"^align_block_size: topk_ids: expected a torch tensor or a CuPy array where memory "
-        r"on a device is to be allocated, got Foreign$",
+        match=r"^align_block_size: topk_ids: expected an array of torch, CuPy or JAX where "
+        r"memory on a device is to be allocated, got Foreign$",
     ):
         tessera.align_block_size(Foreign(), **GOOD)
     assert [a.tolist() for a in tessera.align_block_size(Foreign(), **GOOD, out=out)] == EXPECTED

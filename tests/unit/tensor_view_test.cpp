@@ -32,6 +32,13 @@ TensorView view_of(std::vector<std::int64_t> shape, std::vector<std::int64_t> st
 
 TEST(TensorView, DefaultStandsForNotGiven) { EXPECT_FALSE(TensorView{}.given()); }
 
+TEST(TensorView, EveryPartOfTheHostIsTheHost) {
+  DLTensor tensor{};
+  tensor.device = {kDLCPU, 3};
+  EXPECT_EQ(TensorView::of(tensor).device.device_type, kDLCPU);
+  EXPECT_EQ(TensorView::of(tensor).device.device_id, 0);
+}
+
 TEST(TensorView, WithoutStridesATensorIsContiguous) {
   const TensorView view = view_of({3, 4}, {}, /*give_strides=*/false);
   EXPECT_EQ(view.num_elements, 12);
