@@ -160,10 +160,14 @@ def align_block_size(
         NotImplementedError: nothing in this build can run the call.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
     """
+    # Arrays of JAX let themselves be written to without a word.
+    if "jax" in sys.modules and (
+        read_only := _read_only(_written(out, expert_counts, num_dropped))
+    ):
+        raise read_only from None
     # The shortest way for torch tensors on a GPU, where a microsecond counts. What it cannot do
     # comes again below, and is done there, or refused with the name of the argument.
-    has_immutable = "jax" in sys.modules
-    if not has_immutable and getattr(topk_ids, "is_cuda", False):
+    if getattr(topk_ids, "is_cuda", False):
         try:
             if isinstance(out, tuple):
                 sorted_token_ids, expert_ids, num_tokens_post_pad = out
@@ -230,10 +234,6 @@ def align_block_size(
             pass
     try:
         library = load()
-        # Arrays of JAX let themselves be written to without a word.
-        written = _written(out, expert_counts, num_dropped) if has_immutable else {}
-        if read_only := _read_only(written):
-            raise read_only
         framework = FRAMEWORKS[type(topk_ids)]
         cuda_index = framework.cuda_index(topk_ids)
         pad_sorted_ids = bool(pad_sorted_ids)

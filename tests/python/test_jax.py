@@ -53,7 +53,7 @@ def test_outputs_do_not_change_with_later_calls() -> None:
 
 
 def test_what_is_still_computed_is_waited_for() -> None:
-    @jax.jit
+    @jax.jit  # type: ignore[untyped-decorator]
     def slow_ids(seed: Any) -> tuple[Any, Any]:
         matrix = jax.random.uniform(jax.random.key(seed), (700, 700))
         for _ in range(8):
@@ -63,7 +63,8 @@ def test_what_is_still_computed_is_waited_for() -> None:
 
     for seed in range(5):
         topk_ids, expert_map = slow_ids(seed)
-        options = {"block_size": 64, "num_experts": 64, "ignore_invalid_experts": True}
+        options: dict[str, Any] = {"block_size": 64, "num_experts": 64}
+        options["ignore_invalid_experts"] = True
         found = tessera.align_block_size(topk_ids, expert_map=expert_map, **options)
         host_map = np.asarray(expert_map)
         assert_same(
@@ -123,7 +124,7 @@ def test_a_callback_runs_inside_jit() -> None:
     expected = tessera.align_block_size(IDS, **GOOD)
     shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in expected)
 
-    @jax.jit
+    @jax.jit  # type: ignore[untyped-decorator]
     def twice(topk_ids: Any) -> Any:
         align = lambda ids: tuple(tessera.align_block_size(np.asarray(ids), **GOOD))  # noqa: E731
         return jax.tree.map(lambda array: 2 * array, jax.pure_callback(align, shapes, topk_ids))
