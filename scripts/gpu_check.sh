@@ -78,7 +78,7 @@ case $stage in
     mkdir -p "$results_folder"
     "$build/tests/cuda/check_align_block_size" --random 20000 --max-ids 100000
     pytest_exit=0
-    "$python" -m pytest tests/python/cuda -p no:cacheprovider \
+    "$python" -m pytest tests/python/cuda tests/docs -p no:cacheprovider \
       --junitxml="$results_folder/pytest.xml" || pytest_exit=$?
     "$python" scripts/test_summary.py pytest "$results_folder/pytest.xml" "$pytest_exit"
     ;;

@@ -4,6 +4,7 @@
 #   cxx      CMake, Ninja and the libraries of the C++ tests
 #   test     what the Python tests import
 #   torch    PyTorch, for the tests that hand tensors to Tessera
+#   jax      JAX for the CPU, for the tests that hand its arrays to Tessera
 #   bench    what draws the performance page's picture
 #   fuzz     clang
 #   lint     formatters and checkers
@@ -140,7 +141,7 @@ for part in "$@"; do
       debian_packages g++ libdlpack-dev libgtest-dev
       python_packages cxx
       ;;
-    test | torch | bench) python_packages "$part" ;;
+    test | torch | jax | bench) python_packages "$part" ;;
     fuzz) debian_packages clang-14 libclang-rt-14-dev ;;
     lint)
       debian_packages clang-format-14 clang-tidy-14 shellcheck

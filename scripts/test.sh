@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs every test and closes with one line over all of them. TORCH=none leaves PyTorch out.
+# Runs every test and closes with one line over all of them. TORCH=none leaves PyTorch and JAX out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case ${TORCH:-} in
-  '') readonly parts=(package test torch) ;;
+  '') readonly parts=(package test torch jax) ;;
   none) readonly parts=(package test) ;;
   *)
     echo "TORCH: expected 'none' or nothing, got '$TORCH'" >&2
