@@ -24,45 +24,51 @@ IdWidth width_of(DLDataType dtype) {
   return dtype.bits == 64 ? IdWidth::k64 : dtype.bits == 32 ? IdWidth::k32 : IdWidth::kNarrow;
 }
 
-const void* find_kernel(Strategy strategy, IdWidth width, int num_threads) {
-  switch (strategy) {
-    case Strategy::kFew:
-      return align_block_size_few_kernel(width, num_threads);
-    case Strategy::kOneCta:
-      return align_block_size_one_cta_kernel(width, num_threads);
-    case Strategy::kRedundant:
-      return align_block_size_redundant_kernel(width, num_threads);
-    case Strategy::kCluster:
-      return align_block_size_cluster_kernel(width, num_threads);
-    case Strategy::kGrid:
-      return align_block_size_grid_kernel(width, num_threads);
-    case Strategy::kWide:
-      return align_block_size_wide_kernel(width, num_threads);
-  }
-  return nullptr;
+/// Which instance of a strategy's kernel.
+struct Instance {
+  Strategy strategy;
+  IdWidth width;
+  int num_threads;
+  bool is_extended;
+};
+
+bool is_extended(const AlignBlockSizeProblem& problem) {
+  return problem.filtered_group || problem.map_tail || problem.statistics != nullptr ||
+         problem.validation != nullptr;
+}
+
+const void* find_kernel(const Instance& instance) {
+  using Find = const void* (*)(IdWidth, int, bool);
+  constexpr std::array<Find, kNumStrategies> kFind{
+      align_block_size_few_kernel,       align_block_size_one_cta_kernel,
+      align_block_size_redundant_kernel, align_block_size_cluster_kernel,
+      align_block_size_grid_kernel,      align_block_size_wide_kernel};
+  return kFind[static_cast<std::size_t>(instance.strategy)](instance.width, instance.num_threads,
+                                                            instance.is_extended);
 }
 
 /// Lets a kernel use all of the device's shared memory, and clusters of any size, the first time it
 /// is used on the device; the runtime keeps such settings a device.
-cudaError_t prepare(const void* kernel, const Plan& plan, IdWidth width, int device_id) {
+cudaError_t prepare(const void* kernel, const Instance& instance, int device_id) {
   constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
-  static std::array<std::array<std::array<std::atomic<std::uint64_t>, kSizes>, kNumIdWidths>,
-                    kNumStrategies>
+  static std::array<std::atomic<std::uint64_t>, 2 * kNumStrategies * kNumIdWidths * kSizes>
       prepared_on;
-  std::atomic<std::uint64_t>& prepared =
-      prepared_on[static_cast<std::size_t>(plan.strategy)][static_cast<std::size_t>(width)]
-                 [plan.num_threads / 512];
+  std::size_t index = static_cast<std::size_t>(instance.strategy);
+  index = index * kNumIdWidths + static_cast<std::size_t>(instance.width);
+  index = index * kSizes + instance.num_threads / 512;
+  std::atomic<std::uint64_t>& prepared = prepared_on[2 * index + (instance.is_extended ? 1 : 0)];
   const std::uint64_t device_bit = std::uint64_t{1} << device_id;
   if ((prepared.load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);  // loads its code
-  const bool uses_dynamic = plan.strategy != Strategy::kFew && plan.strategy != Strategy::kWide;
+  const bool uses_dynamic =
+      instance.strategy != Strategy::kFew && instance.strategy != Strategy::kWide;
   if (error == cudaSuccess && uses_dynamic) {
     error = cudaFuncSetAttribute(
         kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
         static_cast<int>(properties_of(device_id).max_shared_bytes - attributes.sharedSizeBytes));
   }
-  if (error == cudaSuccess && plan.strategy == Strategy::kCluster) {
+  if (error == cudaSuccess && instance.strategy == Strategy::kCluster) {
     error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
   if (error == cudaSuccess) prepared.fetch_or(device_bit, std::memory_order_relaxed);
@@ -81,10 +87,9 @@ void set_block_division(std::int32_t block_size, AlignBlockSizeKernelArgs* args)
 }
 
 /// How ids become buckets.
-void set_buckets(const AlignBlockSizeProblem& problem, AlignBlockSizeKernelArgs* args) {
+void set_buckets(const AlignBlockSizeProblem& problem, AlignBlockSizeExtendedArgs* args) {
   args->id_is_signed = problem.id_dtype.code == kDLInt;
   args->first_expert = problem.filtered_group ? 1 : 0;
-  args->num_groups = args->num_experts + args->first_expert;
   // No unsigned id is -1: they need no bias, but their buckets start behind that of -1, too.
   args->id_bias = args->id_is_signed ? args->first_expert : 0;
   args->id_shift = args->first_expert - args->id_bias;
@@ -97,9 +102,10 @@ void set_buckets(const AlignBlockSizeProblem& problem, AlignBlockSizeKernelArgs*
   }
 }
 
-AlignBlockSizeKernelArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
-                                     const Context& context) {
-  AlignBlockSizeKernelArgs args{};
+/// Those of the extended instances, of which the plain ones take the first part.
+AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
+                                       const Context& context) {
+  AlignBlockSizeExtendedArgs args{};
   args.topk_ids = problem.topk_ids;
   args.num_ids = problem.num_ids;
   args.id_bytes = problem.id_dtype.bits / 8;
@@ -149,9 +155,10 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
   if (current.error() != cudaSuccess) {
     return launch_failed("device", plan, problem, current.error());
   }
-  const IdWidth width = width_of(problem.id_dtype);
-  const void* const kernel = find_kernel(plan.strategy, width, plan.num_threads);
-  if (const cudaError_t error = prepare(kernel, plan, width, device_id)) {
+  const Instance instance{plan.strategy, width_of(problem.id_dtype), plan.num_threads,
+                          is_extended(problem)};
+  const void* const kernel = find_kernel(instance);
+  if (const cudaError_t error = prepare(kernel, instance, device_id)) {
     return launch_failed("kernel", plan, problem, error);
   }
 
@@ -180,7 +187,7 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
   config.stream = static_cast<cudaStream_t>(context.stream);
   config.attrs = attributes.data();
   config.numAttrs = num_attributes;
-  AlignBlockSizeKernelArgs args = kernel_args(plan, problem, context);
+  AlignBlockSizeExtendedArgs args = kernel_args(plan, problem, context);
   void* arguments[] = {&args};
   const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
   if (error == cudaErrorInvalidResourceHandle) {
@@ -275,15 +282,14 @@ Status load_align_block_size_kernels(std::string_view op, int device_id) {
     if (static_cast<Strategy>(strategy) == Strategy::kCluster && capability < 90) continue;
     for (int width = 0; width < kNumIdWidths; ++width) {
       for (const int num_threads : {256, 512, 1024}) {
-        Plan plan;
-        plan.strategy = static_cast<Strategy>(strategy);
-        plan.num_threads = num_threads;
-        const auto id_width = static_cast<IdWidth>(width);
-        const void* const kernel = find_kernel(plan.strategy, id_width, num_threads);
+        // The extended ones are loaded when a call first asks for what they do.
+        const Instance instance{static_cast<Strategy>(strategy), static_cast<IdWidth>(width),
+                                num_threads, false};
+        const void* const kernel = find_kernel(instance);
         if (kernel == nullptr) continue;
-        if (const cudaError_t error = prepare(kernel, plan, id_width, device_id)) {
+        if (const cudaError_t error = prepare(kernel, instance, device_id)) {
           return core::refuse(StatusCode::kRuntimeError, op, "kernel",
-                              std::string("cuda/") + name_of(plan.strategy) + " to load",
+                              std::string("cuda/") + name_of(instance.strategy) + " to load",
                               text_of(error));
         }
       }

@@ -13,9 +13,8 @@ constexpr int kNumThreads = 256;
 constexpr int kNumWarps = kNumThreads / 32;
 constexpr int kMaxRounds = kClusterMaxIdsPerThread;
 
-template <IdWidth kWidth>
-__global__ void __launch_bounds__(kNumThreads)
-    cluster_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+template <IdWidth kWidth, typename Args>
+__global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_constant__ Args args) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
@@ -27,7 +26,7 @@ __global__ void __launch_bounds__(kNumThreads)
   const int warp = thread / 32;
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
-  const int num_groups = args.num_groups;
+  const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
   const int rounds = args.ids_per_thread;
   const std::int32_t cta_first = cta * args.ids_per_cta;
@@ -41,7 +40,8 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
 
   let_successor_start();
-  if (thread == 0) loads = {};
+  fetch_args(args);
+  if (args.statistics != nullptr && thread == 0) loads = {};
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -109,6 +109,9 @@ __global__ void __launch_bounds__(kNumThreads)
     total_blocks += chunk_blocks;
     __syncthreads();
   }
+  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
+    write_statistics(args, loads, total_blocks);
+  }
   std::uint32_t num_dropped = 0;
   if (cta == 0 && thread < num_ctas) {
     num_dropped = *cluster.map_shared_rank(&totals[dropped_bucket(args)], thread);
@@ -120,7 +123,7 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket = buckets[round];
-    if (bucket < args.num_groups) {
+    if (bucket < num_groups_of(args)) {
       args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
           first + round * 32;
     }
@@ -135,7 +138,6 @@ __global__ void __launch_bounds__(kNumThreads)
     if (lane == 0) {
       *args.num_tokens_post_pad = total_blocks * args.block_size;
       if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
-      if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
     }
   }
   if (cta == 0 && args.validation != nullptr) {
@@ -147,9 +149,11 @@ __global__ void __launch_bounds__(kNumThreads)
 
 }  // namespace
 
-const void* align_block_size_cluster_kernel(IdWidth width, int num_threads) {
+const void* align_block_size_cluster_kernel(IdWidth width, int num_threads, bool is_extended) {
   return choose_instance<kNumThreads>(
-      width, num_threads, [](auto id_width, auto) { return &cluster_kernel<id_width()>; });
+      width, num_threads, is_extended, [](auto id_width, auto, auto args) {
+        return &cluster_kernel<id_width(), typename decltype(args)::type>;
+      });
 }
 
 }  // namespace tessera::cuda

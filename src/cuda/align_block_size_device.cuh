@@ -8,8 +8,6 @@
 
 namespace tessera::cuda {
 
-using KernelArgs = AlignBlockSizeKernelArgs;
-
 inline constexpr unsigned kAllLanes = ~0u;
 
 /// Programmatic dependent launch: up to this call a kernel may run beside its predecessor in the
@@ -27,11 +25,24 @@ __device__ __forceinline__ void let_successor_start() {
 #endif
 }
 
+/// Has the constant cache fetch all arguments, before they are waited for one line after another.
+template <typename Args>
+__device__ __forceinline__ void fetch_args(const Args& args) {
+  constexpr std::size_t kWordsPerLine = 64 / sizeof(std::uint32_t);
+  const auto* const words = reinterpret_cast<const std::uint32_t*>(&args);
+#pragma unroll
+  for (std::size_t i = 0; i < sizeof(Args) / sizeof(std::uint32_t); i += kWordsPerLine) {
+    asm volatile("" ::"r"(words[i]));
+  }
+  asm volatile("" ::"r"(words[sizeof(Args) / sizeof(std::uint32_t) - 1]));
+}
+
 template <IdWidth kWidth>
 using RawId = std::conditional_t<kWidth == IdWidth::k64, std::uint64_t, std::uint32_t>;
 
 template <IdWidth kWidth>
-__device__ __forceinline__ RawId<kWidth> load_id(const KernelArgs& args, std::int32_t i) {
+__device__ __forceinline__ RawId<kWidth> load_id(const AlignBlockSizeKernelArgs& args,
+                                                 std::int32_t i) {
   if constexpr (kWidth == IdWidth::k64) {
     return static_cast<const std::uint64_t*>(args.topk_ids)[i];
   } else if constexpr (kWidth == IdWidth::k32) {
@@ -42,17 +53,27 @@ __device__ __forceinline__ RawId<kWidth> load_id(const KernelArgs& args, std::in
   }
 }
 
-/// Buckets behind those of the groups.
-__device__ __forceinline__ std::uint32_t dropped_bucket(const KernelArgs& args) {
-  return args.num_groups;
+// `Args` below is one of the two types of arguments.
+
+/// The experts, behind the filtered pairs where these are a group.
+template <typename Args>
+__device__ __forceinline__ std::uint32_t num_groups_of(const Args& args) {
+  return args.num_experts + args.first_expert;
 }
-__device__ __forceinline__ std::uint32_t unplaced_bucket(const KernelArgs& args) {
-  return args.num_groups + 1;
+
+/// Buckets behind those of the groups.
+template <typename Args>
+__device__ __forceinline__ std::uint32_t dropped_bucket(const Args& args) {
+  return num_groups_of(args);
+}
+template <typename Args>
+__device__ __forceinline__ std::uint32_t unplaced_bucket(const Args& args) {
+  return num_groups_of(args) + 1;
 }
 
 /// The bucket of an id: its group, or one of the two above.
-template <IdWidth kWidth>
-__device__ __forceinline__ std::uint32_t bucket_of(const KernelArgs& args, RawId<kWidth> id) {
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ std::uint32_t bucket_of(const Args& args, RawId<kWidth> id) {
   id += args.id_bias;
   if constexpr (kWidth == IdWidth::kNarrow) id &= args.id_mask;
   std::uint32_t bucket =
@@ -66,7 +87,8 @@ __device__ __forceinline__ std::uint32_t bucket_of(const KernelArgs& args, RawId
 
 /// Has the first-level cache fetch the map while the ids are still on their way: what is looked up
 /// there depends on them, and would be waited for after them.
-__device__ __forceinline__ void fetch_map(const KernelArgs& args, int thread, int num_threads) {
+__device__ __forceinline__ void fetch_map(const AlignBlockSizeKernelArgs& args, int thread,
+                                          int num_threads) {
   if (args.expert_map == nullptr) return;
   constexpr int kEntriesPerLine = 128 / sizeof(std::int32_t);
   for (std::uint32_t i = thread * kEntriesPerLine; i < args.num_experts;
@@ -77,7 +99,7 @@ __device__ __forceinline__ void fetch_map(const KernelArgs& args, int thread, in
 }
 
 /// The local expert of a global one, -1 where that is remote or none.
-__device__ __forceinline__ std::int32_t mapped_expert(const KernelArgs& args,
+__device__ __forceinline__ std::int32_t mapped_expert(const AlignBlockSizeKernelArgs& args,
                                                       std::uint32_t expert) {
   if (expert >= args.num_experts) return -1;
   const auto local = static_cast<std::uint32_t>(args.expert_map[expert]);
@@ -85,22 +107,25 @@ __device__ __forceinline__ std::int32_t mapped_expert(const KernelArgs& args,
 }
 
 /// What expert_ids shows for the blocks of a group.
-__device__ __forceinline__ std::int32_t shown_expert(const KernelArgs& args, std::uint32_t group) {
+template <typename Args>
+__device__ __forceinline__ std::int32_t shown_expert(const Args& args, std::uint32_t group) {
   const std::uint32_t expert = group - args.first_expert;  // of the filtered pairs: -1
   if (args.expert_map == nullptr || args.drops_remote) return static_cast<std::int32_t>(expert);
   return mapped_expert(args, expert);
 }
 
 /// What expert_ids shows past the last block.
-__device__ __forceinline__ std::int32_t shown_tail(const KernelArgs& args) {
+template <typename Args>
+__device__ __forceinline__ std::int32_t shown_tail(const Args& args) {
   return args.map_tail ? mapped_expert(args, static_cast<std::uint32_t>(args.tail_expert))
                        : args.tail_expert;
 }
 
 /// Writes a group's count, if it was asked for.
-__device__ __forceinline__ void store_count(const KernelArgs& args, std::uint32_t group,
+template <typename Args>
+__device__ __forceinline__ void store_count(const Args& args, std::uint32_t group,
                                             std::uint32_t count) {
-  if (args.expert_counts != nullptr && group >= args.first_expert) {
+  if (args.expert_counts != nullptr && static_cast<std::int32_t>(group) >= args.first_expert) {
     args.expert_counts[group - args.first_expert] = static_cast<std::int32_t>(count);
   }
 }
@@ -108,7 +133,8 @@ __device__ __forceinline__ void store_count(const KernelArgs& args, std::uint32_
 /// ceil(count / block_size) without a division: the launcher chooses the multiplier m and the shift
 /// s such that floor(x / block_size) = floor(x * m / 2^(32 + s)) for every x < 2^31 (Granlund and
 /// Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994).
-__device__ __forceinline__ std::int32_t blocks_of(const KernelArgs& args, std::uint32_t count) {
+__device__ __forceinline__ std::int32_t blocks_of(const AlignBlockSizeKernelArgs& args,
+                                                  std::uint32_t count) {
   if (count == 0) return 0;
   const std::uint32_t x = count - 1;
   const std::uint32_t quotient = args.block_multiplier != 0
@@ -141,7 +167,8 @@ __device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std:
 
 /// Writes what a group is besides its ids, by one warp: which expert its blocks are of, and, unless
 /// all slots were filled before, the padding behind its `count` ids.
-__device__ __forceinline__ void finish_group(const KernelArgs& args, std::uint32_t group,
+template <typename Args>
+__device__ __forceinline__ void finish_group(const Args& args, std::uint32_t group,
                                              std::int32_t first_block, std::uint32_t count,
                                              bool pads, int lane) {
   // Unsigned: the last block and the last slot may be the last number of a signed one.
@@ -227,14 +254,19 @@ __device__ __forceinline__ std::int32_t exclusive_sum(std::int32_t value, std::i
   return __reduce_add_sync(kAllLanes, lane < warp ? sum : 0) + inclusive - value;
 }
 
-/// The instance of a kernel for these ids and one of kNumThreads threads, or null: `instance` takes
-/// the two as constants of their own types.
+/// The instance of a kernel for these ids, one of kNumThreads threads, and these arguments, or
+/// null: `instance` takes the three as constants and a type of their own types.
 template <int... kNumThreads, typename Instance>
-const void* choose_instance(IdWidth width, int num_threads, Instance instance) {
+const void* choose_instance(IdWidth width, int num_threads, bool is_extended, Instance instance) {
   const void* chosen = nullptr;
+  const auto of_args = [&](auto id_width, auto threads) {
+    using Plain = std::type_identity<AlignBlockSizePlainArgs>;
+    using Extended = std::type_identity<AlignBlockSizeExtendedArgs>;
+    chosen = is_extended ? reinterpret_cast<const void*>(instance(id_width, threads, Extended()))
+                         : reinterpret_cast<const void*>(instance(id_width, threads, Plain()));
+  };
   const auto of_width = [&](auto id_width) {
-    ((num_threads == kNumThreads ? void(chosen = reinterpret_cast<const void*>(instance(
-                                            id_width, std::integral_constant<int, kNumThreads>())))
+    ((num_threads == kNumThreads ? of_args(id_width, std::integral_constant<int, kNumThreads>())
                                  : void()),
      ...);
   };

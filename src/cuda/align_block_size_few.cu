@@ -23,9 +23,8 @@ __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, i
 }
 
 /// Writes `validation`, by one warp; a bit of `dropped` for each invalid id.
-template <IdWidth kWidth>
-__device__ __forceinline__ void validate_few(const KernelArgs& args, std::uint32_t dropped,
-                                             int lane) {
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ void validate_few(const Args& args, std::uint32_t dropped, int lane) {
   std::uint32_t num_entries = 0;
   std::uint32_t first_entry = ~0u;
   if (args.expert_map != nullptr) {
@@ -44,13 +43,13 @@ __device__ __forceinline__ void validate_few(const KernelArgs& args, std::uint32
              static_cast<std::uint32_t>(__ffs(dropped) - 1), num_entries, first_entry});
 }
 
-template <IdWidth kWidth>
-__global__ void __launch_bounds__(kMaxThreads)
-    few_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+template <IdWidth kWidth, typename Args>
+__global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant__ Args args) {
   const int thread = threadIdx.x;
   const int num_threads = blockDim.x;
   const int lane = thread % 32;
   let_successor_start();
+  fetch_args(args);
   wait_for_predecessor();
 
   RawId<kWidth> id{};
@@ -63,13 +62,15 @@ __global__ void __launch_bounds__(kMaxThreads)
     fill(args.expert_counts, 0, args.num_experts, 0, thread, num_threads);
   }
   __syncthreads();
-  if (thread >= 32) return;
+  // Beside the first warp, which places the ids, a second one reports on them.
+  const bool reports = args.statistics != nullptr || args.validation != nullptr;
+  if (thread >= (reports ? 64 : 32)) return;
 
   const std::uint32_t bucket =
       lane < args.num_ids ? bucket_of<kWidth>(args, id) : unplaced_bucket(args);
   const std::uint32_t peers = lanes_of_bucket(bucket, 32 - __clz(unplaced_bucket(args)));
   const int rank = __popc(peers & ((1u << lane) - 1));
-  const bool is_placed = bucket < args.num_groups;
+  const bool is_placed = bucket < num_groups_of(args);
   const bool leads_group = is_placed && rank == 0;
   const std::int32_t num_blocks = leads_group ? blocks_of(args, __popc(peers)) : 0;
   std::int32_t first_block = 0;
@@ -85,33 +86,35 @@ __global__ void __launch_bounds__(kMaxThreads)
     }
   }
 
+  const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
+  if (thread >= 32) {
+    if (args.statistics != nullptr) {
+      const Loads loads = loads_of_warp(args, leads_group, bucket, __popc(peers));
+      if (lane == 0) write_statistics(args, loads, total_blocks);
+    }
+    if (args.validation != nullptr) validate_few<kWidth>(args, dropped, lane);
+    return;
+  }
+
   if (is_placed) args.sorted_token_ids[first_block * args.block_size + rank] = lane;
   if (leads_group) {
     const std::int32_t expert = shown_expert(args, bucket);
     for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = expert;
     store_count(args, bucket, __popc(peers));
   }
-  const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
   if (lane == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = __popc(dropped);
   }
-  if (args.statistics != nullptr) {
-    __shared__ Loads loads;
-    if (lane == 0) loads = {};
-    __syncwarp();
-    add_loads(args, &loads, leads_group, bucket, __popc(peers), lane);
-    __syncwarp();
-    if (lane == 0) write_statistics(args, loads, total_blocks);
-  }
-  if (args.validation != nullptr) validate_few<kWidth>(args, dropped, lane);
 }
 
 }  // namespace
 
-const void* align_block_size_few_kernel(IdWidth width, int num_threads) {
+const void* align_block_size_few_kernel(IdWidth width, int num_threads, bool is_extended) {
   return choose_instance<64, 128, kMaxThreads>(
-      width, num_threads, [](auto id_width, auto) { return &few_kernel<id_width()>; });
+      width, num_threads, is_extended, [](auto id_width, auto, auto args) {
+        return &few_kernel<id_width(), typename decltype(args)::type>;
+      });
 }
 
 }  // namespace tessera::cuda

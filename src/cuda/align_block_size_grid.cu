@@ -46,9 +46,8 @@ __device__ __forceinline__ void add_up_rows(const std::uint16_t* rows, int lengt
   }
 }
 
-template <IdWidth kWidth, int kNumThreads>
-__global__ void __launch_bounds__(kNumThreads)
-    grid_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant__ Args args) {
   constexpr int kNumWarps = kNumThreads / 32;
   constexpr int kMaxRounds = grid_max_ids_per_thread(kNumThreads);
   extern __shared__ __align__(16) unsigned char shared[];
@@ -61,7 +60,7 @@ __global__ void __launch_bounds__(kNumThreads)
   const int warp = thread / 32;
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
-  const int num_groups = args.num_groups;
+  const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
   const int published_length = grid_row_length(num_groups);
   const int rounds = args.ids_per_thread;
@@ -80,7 +79,8 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const rows = static_cast<std::uint16_t*>(args.workspace);
   auto* const dropped = reinterpret_cast<std::uint32_t*>(rows + num_ctas * published_length);
 
-  if (thread == 0) loads = {};
+  fetch_args(args);
+  if (args.statistics != nullptr && thread == 0) loads = {};
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kNumThreads)
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket = ranked[round] >> 16;
-    if (bucket < args.num_groups) {
+    if (bucket < num_groups_of(args)) {
       sorted[counts[warp * row_length + bucket] + (ranked[round] & 0xffff)] =
           bucket << 16 | (first + round * 32);
     }
@@ -189,6 +189,9 @@ __global__ void __launch_bounds__(kNumThreads)
     total_blocks += chunk_blocks;
     __syncthreads();
   }
+  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
+    write_statistics(args, loads, total_blocks);
+  }
 
 #pragma unroll 4
   for (int j = thread; j < num_sorted; j += kNumThreads) {
@@ -206,10 +209,7 @@ __global__ void __launch_bounds__(kNumThreads)
   fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
   if (cta != 0) return;
-  if (thread == 0) {
-    *args.num_tokens_post_pad = total_blocks * args.block_size;
-    if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
-  }
+  if (thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
   std::uint32_t num_dropped = 0;
   std::uint32_t first_with_dropped = num_ctas;
   if (warp == 0 && counts_dropped) {
@@ -219,7 +219,9 @@ __global__ void __launch_bounds__(kNumThreads)
       if (of_other != 0) first_with_dropped = min(first_with_dropped, other);
     }
     num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
-    first_with_dropped = __reduce_min_sync(kAllLanes, first_with_dropped);
+    if (args.validation != nullptr) {
+      first_with_dropped = __reduce_min_sync(kAllLanes, first_with_dropped);
+    }
     if (lane == 0 && args.num_dropped != nullptr) *args.num_dropped = num_dropped;
   }
   if (args.validation != nullptr) {
@@ -230,10 +232,11 @@ __global__ void __launch_bounds__(kNumThreads)
 
 }  // namespace
 
-const void* align_block_size_grid_kernel(IdWidth width, int num_threads) {
-  return choose_instance<512, 1024>(width, num_threads, [](auto id_width, auto threads) {
-    return &grid_kernel<id_width(), threads()>;
-  });
+const void* align_block_size_grid_kernel(IdWidth width, int num_threads, bool is_extended) {
+  return choose_instance<512, 1024>(
+      width, num_threads, is_extended, [](auto id_width, auto threads, auto args) {
+        return &grid_kernel<id_width(), threads(), typename decltype(args)::type>;
+      });
 }
 
 }  // namespace tessera::cuda

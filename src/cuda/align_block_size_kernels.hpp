@@ -10,23 +10,17 @@ namespace tessera::cuda {
 enum class IdWidth { kNarrow, k32, k64 };  // kNarrow: 8 or 16 bits
 inline constexpr int kNumIdWidths = 3;
 
-/// The arguments of every kernel; names and meaning are those of the op's contract.
+/// The arguments of every kernel; names and meaning are those of the op's contract. Each kernel has
+/// two instances: most calls need no more than these, and what they do not use costs them nothing.
 struct AlignBlockSizeKernelArgs {
   const void* topk_ids;
   std::int32_t num_ids;
   std::int32_t id_bytes;   ///< 1 or 2; only read for narrow ids
   std::uint32_t id_limit;  ///< an id, taken as unsigned and biased, is valid below this
-  std::uint32_t id_bias;   ///< 1 where the id -1 is valid
-  std::uint32_t id_mask;   ///< the bits of a narrow id
-  std::uint32_t id_shift;  ///< from a valid biased id to its bucket
-  bool id_is_signed;
   std::uint32_t num_experts;
-  std::uint32_t num_groups;    ///< the experts, behind the filtered pairs where these are a group
-  std::uint32_t first_expert;  ///< bucket of expert 0: num_groups - num_experts
   const std::int32_t* expert_map;  ///< null: none
   bool drops_remote;
   std::int32_t tail_expert;
-  bool map_tail;
 
   std::int32_t block_size;
   std::uint32_t block_multiplier;  ///< see blocks_of; 0: the block size is a power of two
@@ -39,8 +33,6 @@ struct AlignBlockSizeKernelArgs {
   std::int32_t* num_tokens_post_pad;
   std::int32_t* expert_counts;  ///< null: not asked for
   std::int32_t* num_dropped;    ///< null: not asked for
-  double* statistics;           ///< null: not asked for
-  std::int64_t* validation;     ///< null: not asked for
 
   std::int32_t ids_per_thread;  ///< of a CTA's own ids
   std::int32_t ids_per_cta;     ///< a CTA's own ids; the last CTAs may have fewer, or none
@@ -48,33 +40,57 @@ struct AlignBlockSizeKernelArgs {
   void* workspace;
 };
 
+/// What is fixed in the plain instances.
+struct AlignBlockSizePlainArgs : AlignBlockSizeKernelArgs {
+  static constexpr std::uint32_t id_bias = 0;
+  static constexpr std::uint32_t id_shift = 0;
+  static constexpr std::uint32_t id_mask = ~0u;
+  static constexpr std::int32_t first_expert = 0;
+  static constexpr bool id_is_signed = false;
+  static constexpr bool map_tail = false;
+  static constexpr double* statistics = nullptr;
+  static constexpr std::int64_t* validation = nullptr;
+};
+
+/// The arguments of the extended instances; begins with those of the plain ones.
+struct AlignBlockSizeExtendedArgs : AlignBlockSizeKernelArgs {
+  std::uint32_t id_bias;      ///< 1 where the id -1 is valid
+  std::uint32_t id_shift;     ///< from a valid biased id to its bucket
+  std::uint32_t id_mask;      ///< the bits of a narrow id
+  std::int32_t first_expert;  ///< bucket of expert 0: 1 where the filtered pairs are a group
+  bool id_is_signed;
+  bool map_tail;
+  double* statistics;        ///< null: not asked for
+  std::int64_t* validation;  ///< null: not asked for
+};
+
 // The kernels: null where no instance has this number of threads. What each needs in dynamic shared
 // memory, in bytes, and in workspace is said next to it.
 
 /// At most kFewMaxIds ids, one CTA of up to 256 threads; no dynamic shared memory.
-const void* align_block_size_few_kernel(IdWidth width, int num_threads);
+const void* align_block_size_few_kernel(IdWidth width, int num_threads, bool is_extended);
 inline constexpr int kFewMaxIds = 32;
 
 /// At most num_threads * kOneCtaMaxIdsPerThread ids, one CTA.
-const void* align_block_size_one_cta_kernel(IdWidth width, int num_threads);
+const void* align_block_size_one_cta_kernel(IdWidth width, int num_threads, bool is_extended);
 inline constexpr int kOneCtaMaxIdsPerThread = 4;
 
 /// Fewer than 65,536 ids, at most num_threads of them a CTA; every CTA counts all of them.
-const void* align_block_size_redundant_kernel(IdWidth width, int num_threads);
+const void* align_block_size_redundant_kernel(IdWidth width, int num_threads, bool is_extended);
 inline constexpr int kRedundantMaxIds = 65535;
 
 /// One cluster, which exchanges its counts through distributed shared memory; from compute
 /// capability 9.0 on.
-const void* align_block_size_cluster_kernel(IdWidth width, int num_threads);
+const void* align_block_size_cluster_kernel(IdWidth width, int num_threads, bool is_extended);
 inline constexpr int kClusterMaxCtas = 16;
 inline constexpr int kClusterMaxIdsPerThread = 4;
 
 /// A cooperative grid with one barrier. Workspace: see grid_workspace_bytes.
-const void* align_block_size_grid_kernel(IdWidth width, int num_threads);
+const void* align_block_size_grid_kernel(IdWidth width, int num_threads, bool is_extended);
 constexpr int grid_max_ids_per_thread(int num_threads) { return num_threads == 1024 ? 16 : 8; }
 
 /// A cooperative grid for any number of ids and experts, with three barriers.
-const void* align_block_size_wide_kernel(IdWidth width, int num_threads);
+const void* align_block_size_wide_kernel(IdWidth width, int num_threads, bool is_extended);
 inline constexpr int kWideIdsPerThread = 16;
 
 // What the kernels need of shared memory and workspace depends on the number of groups, which the

@@ -6,9 +6,8 @@ namespace {
 
 constexpr int kMaxRounds = kOneCtaMaxIdsPerThread;
 
-template <IdWidth kWidth, int kNumThreads>
-__global__ void __launch_bounds__(kNumThreads)
-    one_cta_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_constant__ Args args) {
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
@@ -17,7 +16,7 @@ __global__ void __launch_bounds__(kNumThreads)
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
-  const int num_groups = args.num_groups;
+  const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
   const int rounds = args.ids_per_thread;
   const int num_rows = (args.num_ids + 32 * rounds - 1) / (32 * rounds);
@@ -26,7 +25,8 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const starts = reinterpret_cast<std::int32_t*>(masks + kNumWarps * row_length);
 
   let_successor_start();
-  if (thread == 0) loads = {};
+  fetch_args(args);
+  if (args.statistics != nullptr && thread == 0) loads = {};
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   __syncthreads();
@@ -72,12 +72,15 @@ __global__ void __launch_bounds__(kNumThreads)
     total_blocks += chunk_blocks;
     __syncthreads();
   }
+  if (args.statistics != nullptr && thread == kNumThreads - 1) {
+    write_statistics(args, loads, total_blocks);
+  }
 
 #pragma unroll
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
     const std::uint32_t bucket = buckets[round];
-    if (bucket < args.num_groups) {
+    if (bucket < num_groups_of(args)) {
       args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
           first + round * 32;
     }
@@ -91,7 +94,6 @@ __global__ void __launch_bounds__(kNumThreads)
       num_dropped = scan_column(counts, row_length, num_rows, dropped_bucket(args));
     }
     if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
-    if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
   }
   if (args.validation != nullptr) {
     validate<kWidth>(args, &findings, num_dropped, 0, args.num_ids, thread, kNumThreads);
@@ -100,10 +102,11 @@ __global__ void __launch_bounds__(kNumThreads)
 
 }  // namespace
 
-const void* align_block_size_one_cta_kernel(IdWidth width, int num_threads) {
-  return choose_instance<256, 512>(width, num_threads, [](auto id_width, auto threads) {
-    return &one_cta_kernel<id_width(), threads()>;
-  });
+const void* align_block_size_one_cta_kernel(IdWidth width, int num_threads, bool is_extended) {
+  return choose_instance<256, 512>(
+      width, num_threads, is_extended, [](auto id_width, auto threads, auto args) {
+        return &one_cta_kernel<id_width(), threads(), typename decltype(args)::type>;
+      });
 }
 
 }  // namespace tessera::cuda

@@ -5,9 +5,8 @@
 namespace tessera::cuda {
 namespace {
 
-template <IdWidth kWidth, int kNumThreads>
-__global__ void __launch_bounds__(kNumThreads)
-    redundant_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_constant__ Args args) {
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
@@ -18,7 +17,7 @@ __global__ void __launch_bounds__(kNumThreads)
   const int warp = thread / 32;
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
-  const int num_groups = args.num_groups;
+  const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
   const int num_rows = args.ids_per_cta / 32;
   // Of each bucket: all ids in the lower 16 bits, those before this CTA's in the upper 16.
@@ -29,7 +28,8 @@ __global__ void __launch_bounds__(kNumThreads)
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + num_rows * row_length);
 
   let_successor_start();
-  if (thread == 0) loads = {};
+  fetch_args(args);
+  if (args.statistics != nullptr && thread == 0) loads = {};
   clear_shared(packed, row_length * 4, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
@@ -77,8 +77,11 @@ __global__ void __launch_bounds__(kNumThreads)
     total_blocks += chunk_blocks;
     __syncthreads();
   }
+  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
+    write_statistics(args, loads, total_blocks);
+  }
 
-  if (own_bucket < args.num_groups) {
+  if (own_bucket < num_groups_of(args)) {
     args.sorted_token_ids[starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank] =
         cta_first + thread;
   }
@@ -96,7 +99,6 @@ __global__ void __launch_bounds__(kNumThreads)
   if (thread == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
-    if (args.statistics != nullptr) write_statistics(args, loads, total_blocks);
   }
   if (args.validation != nullptr) {
     validate<kWidth>(args, &findings, num_dropped, 0, args.num_ids, thread, kNumThreads);
@@ -105,10 +107,11 @@ __global__ void __launch_bounds__(kNumThreads)
 
 }  // namespace
 
-const void* align_block_size_redundant_kernel(IdWidth width, int num_threads) {
-  return choose_instance<256, 512>(width, num_threads, [](auto id_width, auto threads) {
-    return &redundant_kernel<id_width(), threads()>;
-  });
+const void* align_block_size_redundant_kernel(IdWidth width, int num_threads, bool is_extended) {
+  return choose_instance<256, 512>(
+      width, num_threads, is_extended, [](auto id_width, auto threads, auto args) {
+        return &redundant_kernel<id_width(), threads(), typename decltype(args)::type>;
+      });
 }
 
 }  // namespace tessera::cuda

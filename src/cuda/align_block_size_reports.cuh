@@ -6,7 +6,7 @@
 
 namespace tessera::cuda {
 
-/// The groups' sizes, added up; in shared memory, and zero at first.
+/// The groups' sizes, added up.
 struct Loads {
   std::uint32_t assigned_pairs;
   std::uint32_t active_experts;
@@ -14,24 +14,33 @@ struct Loads {
   std::uint32_t filtered_pairs;
 };
 
-/// Adds one group a lane; by whole warps.
-__device__ __forceinline__ void add_loads(const KernelArgs& args, Loads* loads, bool exists,
+/// Those of one group a lane; by whole warps, for all lanes.
+template <typename Args>
+__device__ __forceinline__ Loads loads_of_warp(const Args& args, bool exists, std::uint32_t group,
+                                               std::uint32_t count) {
+  const bool is_expert = static_cast<std::int32_t>(group) >= args.first_expert;
+  const std::uint32_t load = exists && is_expert ? count : 0;
+  return {__reduce_add_sync(kAllLanes, load),
+          static_cast<std::uint32_t>(__popc(__ballot_sync(kAllLanes, load != 0))),
+          __reduce_max_sync(kAllLanes, load),
+          __reduce_max_sync(kAllLanes, exists && !is_expert ? count : 0)};
+}
+
+/// Adds them to `loads` in shared memory, which are zero at first.
+template <typename Args>
+__device__ __forceinline__ void add_loads(const Args& args, Loads* loads, bool exists,
                                           std::uint32_t group, std::uint32_t count, int lane) {
-  const bool is_expert = exists && group >= args.first_expert;
-  const std::uint32_t load = is_expert ? count : 0;
-  const std::uint32_t assigned_pairs = __reduce_add_sync(kAllLanes, load);
-  const std::uint32_t active_experts = __popc(__ballot_sync(kAllLanes, load != 0));
-  const std::uint32_t max_load = __reduce_max_sync(kAllLanes, load);
-  if (lane == 0 && assigned_pairs != 0) {
-    atomicAdd(&loads->assigned_pairs, assigned_pairs);
-    atomicAdd(&loads->active_experts, active_experts);
-    atomicMax(&loads->max_load, max_load);
-  }
-  if (exists && !is_expert) loads->filtered_pairs = count;
+  const Loads own = loads_of_warp(args, exists, group, count);
+  if (lane != 0) return;
+  atomicAdd(&loads->assigned_pairs, own.assigned_pairs);
+  atomicAdd(&loads->active_experts, own.active_experts);
+  atomicMax(&loads->max_load, own.max_load);
+  atomicAdd(&loads->filtered_pairs, own.filtered_pairs);
 }
 
 /// By one thread.
-__device__ __forceinline__ void write_statistics(const KernelArgs& args, const Loads& loads,
+template <typename Args>
+__device__ __forceinline__ void write_statistics(const Args& args, const Loads& loads,
                                                  std::uint32_t total_blocks) {
   const auto write = [&](AlignBlockSizeStatistic which, double value) {
     args.statistics[static_cast<int>(which)] = value;
@@ -55,13 +64,14 @@ struct Findings {
   std::uint32_t first_entry;  ///< position in expert_map
 };
 
-__device__ __forceinline__ bool is_invalid_entry(const KernelArgs& args, std::uint32_t expert) {
+__device__ __forceinline__ bool is_invalid_entry(const AlignBlockSizeKernelArgs& args,
+                                                 std::uint32_t expert) {
   // Taken as unsigned, -1 is the largest number.
   return static_cast<std::uint32_t>(args.expert_map[expert]) + 1 > args.num_experts;
 }
 
-template <IdWidth kWidth>
-__device__ __forceinline__ std::int64_t value_of(const KernelArgs& args, RawId<kWidth> id) {
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ std::int64_t value_of(const Args& args, RawId<kWidth> id) {
   if constexpr (kWidth == IdWidth::k64) {
     return static_cast<std::int64_t>(id);
   } else if constexpr (kWidth == IdWidth::k32) {
@@ -73,8 +83,8 @@ __device__ __forceinline__ std::int64_t value_of(const KernelArgs& args, RawId<k
 }
 
 /// By one thread.
-template <IdWidth kWidth>
-__device__ __forceinline__ void write_validation(const KernelArgs& args, const Findings& found) {
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ void write_validation(const Args& args, const Findings& found) {
   const auto write = [&](AlignBlockSizeValidation which, std::int64_t value) {
     args.validation[static_cast<int>(which)] = value;
   };
@@ -92,8 +102,8 @@ __device__ __forceinline__ void write_validation(const KernelArgs& args, const F
 }
 
 /// Finds the first invalid id of [first, end), by all threads of one CTA. Two barriers.
-template <IdWidth kWidth>
-__device__ __forceinline__ void find_first_invalid(const KernelArgs& args, Findings* found,
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ void find_first_invalid(const Args& args, Findings* found,
                                                    std::int64_t first, std::int64_t end, int thread,
                                                    int num_threads) {
   if (thread == 0) found->first_id = ~0u;
@@ -112,8 +122,8 @@ __device__ __forceinline__ void find_first_invalid(const KernelArgs& args, Findi
 /// Writes `validation`, by all threads of one CTA. Of thread 0: how many ids are invalid, and from
 /// which id on the first of them is among `num_candidates`. Only where there are any, ids are
 /// looked at again.
-template <IdWidth kWidth>
-__device__ __forceinline__ void validate(const KernelArgs& args, Findings* found,
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ void validate(const Args& args, Findings* found,
                                          std::uint32_t num_invalid_ids, std::uint32_t first,
                                          std::uint32_t num_candidates, int thread,
                                          int num_threads) {

@@ -34,9 +34,8 @@ struct LastStart {
   __device__ int operator()(int a, int b) const { return max(a, b); }
 };
 
-template <IdWidth kWidth>
-__global__ void __launch_bounds__(kNumThreads)
-    wide_kernel(const __grid_constant__ AlignBlockSizeKernelArgs args) {
+template <IdWidth kWidth, typename Args>
+__global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant__ Args args) {
   __shared__ union {
     typename TileSort::TempStorage sort;
     typename RunScan::TempStorage scan;
@@ -53,7 +52,7 @@ __global__ void __launch_bounds__(kNumThreads)
   const int num_ctas = gridDim.x;
   const std::int64_t grid_thread = std::int64_t{cta} * kNumThreads + thread;
   const std::int64_t grid_threads = std::int64_t{num_ctas} * kNumThreads;
-  const std::int64_t num_groups = args.num_groups;
+  const std::int64_t num_groups = num_groups_of(args);
   const std::int64_t cta_first = std::int64_t{cta} * args.ids_per_cta;
   const std::int64_t cta_end = min(std::int64_t{args.num_ids}, cta_first + args.ids_per_cta);
   // Groups that this CTA lays out.
@@ -67,6 +66,7 @@ __global__ void __launch_bounds__(kNumThreads)
   std::uint32_t* const first_blocks = totals + num_groups;
   auto* const words = reinterpret_cast<CtaWords*>(first_blocks + num_groups);
 
+  fetch_args(args);
   if (thread == 0) {
     loads = {};
     findings = {0, ~0u, 0, ~0u};
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(kNumThreads)
 #pragma unroll 4
   for (std::int64_t i = cta_first + thread; i < cta_end; i += kNumThreads) {
     const std::uint32_t bucket = bucket_of<kWidth>(args, load_id<kWidth>(args, i));
-    if (bucket < args.num_groups) atomicAdd(&counters[bucket], 1u);
+    if (bucket < num_groups_of(args)) atomicAdd(&counters[bucket], 1u);
     num_dropped += bucket == dropped_bucket(args);
   }
   __syncthreads();
@@ -192,12 +192,12 @@ __global__ void __launch_bounds__(kNumThreads)
     std::uint32_t cursors[kItems];
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      cursors[k] = buckets[k] < args.num_groups ? own_row[buckets[k]] : 0;
+      cursors[k] = buckets[k] < num_groups_of(args) ? own_row[buckets[k]] : 0;
     }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
-      if (buckets[k] >= args.num_groups) continue;
+      if (buckets[k] >= num_groups_of(args)) continue;
       const std::uint32_t rank = cursors[k] + (first_position + k - run_starts[k]);
       args.sorted_token_ids[__ldcg(&first_blocks[buckets[k]]) * args.block_size + rank] =
           static_cast<std::int32_t>(tile + offsets[k]);
@@ -252,9 +252,11 @@ __global__ void __launch_bounds__(kNumThreads)
 
 }  // namespace
 
-const void* align_block_size_wide_kernel(IdWidth width, int num_threads) {
-  return choose_instance<kNumThreads>(width, num_threads,
-                                      [](auto id_width, auto) { return &wide_kernel<id_width()>; });
+const void* align_block_size_wide_kernel(IdWidth width, int num_threads, bool is_extended) {
+  return choose_instance<kNumThreads>(
+      width, num_threads, is_extended, [](auto id_width, auto, auto args) {
+        return &wide_kernel<id_width(), typename decltype(args)::type>;
+      });
 }
 
 }  // namespace tessera::cuda
