@@ -120,11 +120,35 @@ std::vector<Case> make_table() {
       {.name = "map_merged_local", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .map = kMerged, .ignore_invalid_experts = true, .pad_sorted_ids = true},
       {.name = "ignore_without_map", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .broken = BrokenIds::kSome, .ignore_invalid_experts = true},
 
+      {.name = "filtered", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .broken = BrokenIds::kSome, .filtered_group = true},
+      {.name = "filtered_few_ids", .num_tokens = 5, .num_experts = 4, .top_k = 2, .block_size = 4, .broken = BrokenIds::kAll, .filtered_group = true, .statistics = true, .validation = true},
+      {.name = "filtered_no_tokens", .num_experts = 8, .top_k = 2, .block_size = 16, .filtered_group = true, .statistics = true, .validation = true, .extra_length = 3},
+      {.name = "filtered_all_broken", .num_tokens = 500, .num_experts = 16, .top_k = 2, .block_size = 16, .broken = BrokenIds::kAll, .filtered_group = true, .statistics = true, .validation = true},
+      {.name = "filtered_unsigned", .num_tokens = 200, .num_experts = 64, .top_k = 4, .block_size = 16, .dtype = kUint64, .broken = BrokenIds::kSome, .filtered_group = true, .statistics = true, .validation = true},
+      {.name = "filtered_int8", .num_tokens = 200, .num_experts = 100, .top_k = 4, .block_size = 16, .dtype = kInt8, .broken = BrokenIds::kSome, .pad_sorted_ids = true, .filtered_group = true},
+      {.name = "filtered_int64_map", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .dtype = kInt64, .broken = BrokenIds::kSome, .map = kHalfRemote, .filtered_group = true},
+      {.name = "filtered_map_local", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .broken = BrokenIds::kSome, .map = kBroken, .ignore_invalid_experts = true, .filtered_group = true, .statistics = true, .validation = true},
+      {.name = "filtered_64_groups", .num_tokens = 600, .num_experts = 63, .top_k = 2, .block_size = 8, .dtype = kInt16, .broken = BrokenIds::kSome, .filtered_group = true},
+      {.name = "filtered_65536_experts", .num_tokens = 3000, .num_experts = 65536, .top_k = 4, .block_size = 16, .broken = BrokenIds::kSome, .filtered_group = true, .statistics = true},
+      {.name = "map_tail_zero", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .map = kHalfRemote, .tail_expert = 0, .map_tail = true, .extra_length = 9},
+      {.name = "map_tail_remote", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .map = kBroken, .ignore_invalid_experts = true, .tail_expert = 7, .map_tail = true},
+      {.name = "map_tail_no_expert", .num_tokens = 3, .num_experts = 24, .top_k = 3, .block_size = 16, .map = kIdentity, .tail_expert = 24, .map_tail = true},
+      {.name = "map_tail_without_map", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .tail_expert = 5, .map_tail = true},
+      {.name = "statistics", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .distribution = kZipf, .broken = BrokenIds::kSome, .statistics = true},
+      {.name = "statistics_map_local", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .map = kMerged, .ignore_invalid_experts = true, .statistics = true},
+      {.name = "statistics_one_expert", .num_tokens = 1000, .num_experts = 7, .block_size = 64, .distribution = kOneExpert, .statistics = true},
+      {.name = "validation", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .broken = BrokenIds::kSome, .validation = true},
+      {.name = "validation_all_good", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .map = kHalfRemote, .validation = true},
+      {.name = "validation_map", .num_tokens = 300, .num_experts = 24, .top_k = 3, .block_size = 16, .dtype = kInt64, .broken = BrokenIds::kSome, .map = kBroken, .validation = true},
+      {.name = "validation_uint8", .num_tokens = 200, .num_experts = 100, .top_k = 4, .block_size = 16, .dtype = kUint8, .broken = BrokenIds::kAll, .map = kBroken, .ignore_invalid_experts = true, .validation = true},
+
       // Enough ids that every host implementation spreads the work over its threads.
       {.name = "many_broken_ids", .num_tokens = 100001, .num_experts = 96, .top_k = 3, .block_size = 48, .broken = BrokenIds::kSome, .extra_length = 17},
       {.name = "many_ids_map_local", .num_tokens = 100001, .num_experts = 96, .top_k = 3, .block_size = 48, .dtype = kInt64, .map = kMerged, .ignore_invalid_experts = true},
       {.name = "many_ids_one_expert", .num_tokens = 300007, .num_experts = 5, .block_size = 128, .dtype = kUint8, .distribution = kOneExpert},
       {.name = "many_sorted_ids", .num_tokens = 150000, .num_experts = 1000, .top_k = 2, .block_size = 32, .dtype = kInt16, .distribution = kSorted, .map = kHalfRemote},
+      {.name = "many_filtered_ids", .num_tokens = 100001, .num_experts = 96, .top_k = 3, .block_size = 48, .broken = BrokenIds::kAll, .filtered_group = true, .statistics = true, .validation = true, .extra_length = 17},
+      {.name = "many_ids_filtered_local", .num_tokens = 150000, .num_experts = 1000, .top_k = 2, .block_size = 32, .dtype = kInt64, .broken = BrokenIds::kSome, .map = kBroken, .ignore_invalid_experts = true, .tail_expert = 0, .map_tail = true, .filtered_group = true, .statistics = true, .validation = true},
   };
   return table;
 }
@@ -189,6 +213,13 @@ AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t
   c.pad_sorted_ids = random.one_in(2);
   c.tail_expert = random.one_in(2) ? -1 : static_cast<std::int32_t>(random.below(1 << 20)) - 1000;
   c.extra_length = random.one_in(2) ? 0 : random.below(300);
+  c.map_tail = random.one_in(4);
+  if (c.map_tail && random.one_in(2)) {
+    c.tail_expert = static_cast<std::int32_t>(random.below(c.num_experts));
+  }
+  c.filtered_group = random.one_in(4);
+  c.statistics = random.one_in(2);
+  c.validation = random.one_in(2);
   return c;
 }
 
@@ -217,6 +248,10 @@ std::string to_json(const AlignBlockSizeCase& c) {
   json.add_flag("ignore_invalid_experts", c.ignore_invalid_experts);
   json.add_flag("pad_sorted_ids", c.pad_sorted_ids);
   json.add("tail_expert", c.tail_expert);
+  json.add_flag("map_tail", c.map_tail);
+  json.add_flag("filtered_group", c.filtered_group);
+  json.add_flag("statistics", c.statistics);
+  json.add_flag("validation", c.validation);
   json.add("extra_length", c.extra_length);
   json.add_flag("benchmark", c.benchmark);
   return json.text();

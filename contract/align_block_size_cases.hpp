@@ -48,6 +48,10 @@ struct AlignBlockSizeCase {
   bool ignore_invalid_experts = false;
   bool pad_sorted_ids = false;
   std::int32_t tail_expert = -1;
+  bool map_tail = false;
+  bool filtered_group = false;
+  bool statistics = false;        ///< asked for
+  bool validation = false;        ///< asked for
   std::int64_t extra_length = 0;  ///< elements by which the output buffers exceed the minimum
   bool benchmark = false;         ///< belongs to the benchmark's default set of shapes
 };

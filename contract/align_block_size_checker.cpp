@@ -1,79 +1,21 @@
 #include "align_block_size_checker.hpp"
 
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <limits>
 #include <span>
 #include <string_view>
+#include <tuple>
 #include <utility>
+
+#include "arrays.hpp"
 
 namespace tessera::contract {
 namespace {
 
+constexpr std::int64_t kFilteredGroup = -1;
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
-constexpr std::int64_t kNoGroup = -1;
-
-/// The id at position i if it lies in [0, num_experts), else kNoGroup.
-using BucketReader = std::int64_t (*)(const void* ids, std::int64_t i, std::int64_t num_experts);
-
-template <typename T>
-std::int64_t read_bucket(const void* ids, std::int64_t i, std::int64_t num_experts) {
-  const T id = static_cast<const T*>(ids)[i];
-  const bool valid = std::cmp_greater_equal(id, 0) && std::cmp_less(id, num_experts);
-  return valid ? static_cast<std::int64_t>(id) : kNoGroup;
-}
-
-/// Null for every type that is not one of the eight integer types.
-BucketReader bucket_reader(DLDataType dtype) {
-  if (dtype.lanes != 1) return nullptr;
-  if (dtype.code == kDLInt) {
-    switch (dtype.bits) {
-      case 8:
-        return read_bucket<std::int8_t>;
-      case 16:
-        return read_bucket<std::int16_t>;
-      case 32:
-        return read_bucket<std::int32_t>;
-      case 64:
-        return read_bucket<std::int64_t>;
-    }
-  }
-  if (dtype.code == kDLUInt) {
-    switch (dtype.bits) {
-      case 8:
-        return read_bucket<std::uint8_t>;
-      case 16:
-        return read_bucket<std::uint16_t>;
-      case 32:
-        return read_bucket<std::uint32_t>;
-      case 64:
-        return read_bucket<std::uint64_t>;
-    }
-  }
-  return nullptr;
-}
-
-bool is_int32(DLDataType dtype) {
-  return dtype.code == kDLInt && dtype.bits == 32 && dtype.lanes == 1;
-}
-
-/// Whether the elements may be read: contiguous, there, and aligned to their size.
-bool readable(const TensorView& view) {
-  const auto address = reinterpret_cast<std::uintptr_t>(view.data);
-  return view.contiguous && view.num_elements >= 0 &&
-         (view.num_elements == 0 || (address != 0 && address % (view.dtype.bits / 8U) == 0));
-}
-
-std::string describe(const TensorView& view) {
-  if (!view.given()) return "none";
-  return std::to_string(view.num_elements) + (view.contiguous ? "" : " scattered") +
-         " values of DLDataType {" + std::to_string(view.dtype.code) + ", " +
-         std::to_string(view.dtype.bits) + ", " + std::to_string(view.dtype.lanes) + "}" +
-         " at address " + std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
-}
-
-std::span<const std::int32_t> int32s(const TensorView& view) {
-  return {static_cast<const std::int32_t*>(view.data), static_cast<std::size_t>(view.num_elements)};
-}
 
 class Checker {
  public:
@@ -82,7 +24,7 @@ class Checker {
         num_ids_(args.topk_ids.num_elements),
         block_size_(args.block_size),
         num_experts_(args.num_experts),
-        read_(bucket_reader(args.topk_ids.dtype)) {}
+        read_(id_reader(args.topk_ids.dtype)) {}
 
   std::vector<Violation> run() {
     check_inputs();
@@ -92,7 +34,9 @@ class Checker {
       check_num_tokens_post_pad();
       check_groups();
       check_experts();
+      check_counts();
       check_statistics();
+      check_validation();
     }
     return in_order();
   }
@@ -100,7 +44,7 @@ class Checker {
  private:
   /// The slots of one group. Its blocks start where the group before it ends.
   struct Slots {
-    std::int64_t expert;
+    std::int64_t group;
     std::int64_t begin;        // first slot
     std::int64_t members_end;  // first padding slot
     std::int64_t end;          // first slot of the next group
@@ -118,7 +62,7 @@ class Checker {
     }
     const TensorView& map = args_.expert_map;
     if (map.given() &&
-        (!is_int32(map.dtype) || !readable(map) || map.num_elements != num_experts_)) {
+        (!same(map.dtype, kInt32) || !readable(map) || map.num_elements != num_experts_)) {
       invalid_input("expert_map", "num_experts contiguous int32 values", describe(map));
     }
     if (violations_.empty() && capacity() > kMaxInt32) {
@@ -127,63 +71,85 @@ class Checker {
   }
 
   void check_sizes() {
-    check_output("sorted_token_ids", args_.sorted_token_ids, capacity(), /*exact=*/false);
-    check_output("expert_ids", args_.expert_ids, (capacity() + block_size_ - 1) / block_size_,
-                 /*exact=*/false);
-    check_output("num_tokens_post_pad", args_.num_tokens_post_pad, 1, /*exact=*/true);
-    if (args_.expert_counts.given()) {
-      check_output("expert_counts", args_.expert_counts, num_experts_, /*exact=*/true);
-    }
-    if (args_.num_dropped.given()) {
-      check_output("num_dropped", args_.num_dropped, 1, /*exact=*/true);
-    }
+    check_buffer("sorted_token_ids", args_.sorted_token_ids, capacity());
+    check_buffer("expert_ids", args_.expert_ids, (capacity() + block_size_ - 1) / block_size_);
+    check_array("num_tokens_post_pad", args_.num_tokens_post_pad, kInt32, 1);
+    check_optional("expert_counts", args_.expert_counts, kInt32, num_experts_);
+    check_optional("num_dropped", args_.num_dropped, kInt32, 1);
+    check_optional("statistics", args_.statistics, kFloat64, kAlignBlockSizeNumStatistics);
+    check_optional("validation", args_.validation, kInt64, kAlignBlockSizeValidationLength);
   }
 
-  void check_output(const char* array, const TensorView& view, std::int64_t length, bool exact) {
-    const bool long_enough = exact ? view.num_elements == length : view.num_elements >= length;
-    if (is_int32(view.dtype) && readable(view) && long_enough) return;
+  void check_buffer(const char* array, const TensorView& view, std::int64_t min_length) {
+    const bool is_good = view.num_elements >= min_length && same(view.dtype, kInt32);
+    if (!is_good || !readable(view)) report_size(array, view, kInt32, "at least ", min_length);
+  }
+
+  void check_array(const char* array, const TensorView& view, DLDataType dtype,
+                   std::int64_t length) {
+    const bool is_good = view.num_elements == length && same(view.dtype, dtype);
+    if (!is_good || !readable(view)) report_size(array, view, dtype, "", length);
+  }
+
+  void check_optional(const char* array, const TensorView& view, DLDataType dtype,
+                      std::int64_t length) {
+    if (view.given()) check_array(array, view, dtype, length);
+  }
+
+  void report_size(const char* array, const TensorView& view, DLDataType dtype, const char* bound,
+                   std::int64_t length) {
     report("output_sizes", array, 0, length, view.num_elements,
-           (exact ? "" : "at least ") + std::to_string(length) + " contiguous int32 values",
+           bound + std::to_string(length) + " contiguous " + name_of(dtype) + " values",
            describe(view));
   }
 
   std::int64_t capacity() const {
-    const std::int64_t exact = num_ids_ + std::min(num_ids_, num_experts_) * (block_size_ - 1);
+    const std::int64_t num_groups = num_experts_ + (args_.filtered_group ? 1 : 0);
+    const std::int64_t exact = num_ids_ + std::min(num_ids_, num_groups) * (block_size_ - 1);
     return args_.pad_sorted_ids ? (exact + block_size_ - 1) / block_size_ * block_size_ : exact;
   }
 
-  std::int64_t bucket(std::int64_t i) const { return read_(args_.topk_ids.data, i, num_experts_); }
+  Id id(std::int64_t i) const { return read_(args_.topk_ids.data, i, num_experts_); }
 
+  bool is_invalid(std::int64_t i) const {
+    const std::int64_t bucket = id(i).bucket;
+    return bucket == kNoGroup || (bucket == kFilteredGroup && !args_.filtered_group);
+  }
+
+  /// map(expert) of the contract.
   std::int64_t mapped(std::int64_t expert) const {
+    if (expert < 0 || expert >= num_experts_) return -1;
     const std::int64_t local = int32s(args_.expert_map)[static_cast<std::size_t>(expert)];
     return local >= 0 && local < num_experts_ ? local : -1;
   }
 
   std::int64_t group(std::int64_t i) const {
-    const std::int64_t expert = bucket(i);
+    if (is_invalid(i)) return kNoGroup;
+    const std::int64_t bucket = id(i).bucket;
     const bool local_groups = args_.expert_map.given() && args_.ignore_invalid_experts;
-    return expert != kNoGroup && local_groups ? mapped(expert) : expert;
+    if (bucket == kFilteredGroup || !local_groups) return bucket;
+    return mapped(bucket) == -1 ? kNoGroup : mapped(bucket);
   }
 
   void count() {
     counts_.assign(static_cast<std::size_t>(num_experts_), 0);
     for (std::int64_t i = 0; i < num_ids_; ++i) {
       const std::int64_t g = group(i);
-      if (g != kNoGroup) ++counts_[static_cast<std::size_t>(g)];
-      if (bucket(i) == kNoGroup) ++num_dropped_;
+      if (g == kFilteredGroup) ++num_filtered_;
+      if (g >= 0) ++counts_[static_cast<std::size_t>(g)];
+      if (is_invalid(i)) ++num_invalid_ids_;
     }
-    for (const std::int32_t members : counts_) {
-      padded_total_ += (std::int64_t{members} + block_size_ - 1) / block_size_ * block_size_;
-    }
+    for_each_group([&](const Slots& slots) { padded_total_ = slots.end; });
   }
 
   template <typename Visit>
   void for_each_group(Visit visit) const {
     std::int64_t begin = 0;
-    for (std::int64_t expert = 0; expert < num_experts_; ++expert) {
-      const std::int64_t members = counts_[static_cast<std::size_t>(expert)];
+    for (std::int64_t group = kFilteredGroup; group < num_experts_; ++group) {
+      const std::int64_t members =
+          group == kFilteredGroup ? num_filtered_ : counts_[static_cast<std::size_t>(group)];
       const std::int64_t end = begin + (members + block_size_ - 1) / block_size_ * block_size_;
-      visit(Slots{expert, begin, begin + members, end});
+      visit(Slots{group, begin, begin + members, end});
       begin = end;
     }
   }
@@ -211,7 +177,7 @@ class Checker {
     std::int64_t previous = -1;  // member in the slot before
     for (std::int64_t slot = slots.begin; slot < slots.members_end; ++slot) {
       const std::int64_t index = sorted[static_cast<std::size_t>(slot)];
-      if (index < 0 || index >= num_ids_ || group(index) != slots.expert) {
+      if (index < 0 || index >= num_ids_ || group(index) != slots.group) {
         if (stranger < 0) stranger = slot;
         continue;
       }
@@ -233,12 +199,12 @@ class Checker {
                       std::span<const std::int32_t> sorted) {
     if (broken(rule)) return;
     std::int64_t missing = 0;
-    while (group(missing) != slots.expert || seen_[static_cast<std::size_t>(missing)]) {
+    while (group(missing) != slots.group || seen_[static_cast<std::size_t>(missing)]) {
       ++missing;
     }
     const std::int64_t found = sorted[static_cast<std::size_t>(slot)];
     report(rule, "sorted_token_ids", slot, missing, found,
-           "an index of group " + std::to_string(slots.expert) + " such as " +
+           "an index of group " + std::to_string(slots.group) + " such as " +
                std::to_string(missing) + ", which is missing",
            std::to_string(found));
   }
@@ -267,13 +233,14 @@ class Checker {
     const bool map_blocks = args_.expert_map.given() && !args_.ignore_invalid_experts;
     for_each_group([&](const Slots& slots) {
       check("block_experts", slots.begin / block_size_, slots.end / block_size_,
-            map_blocks ? mapped(slots.expert) : slots.expert);
+            map_blocks ? mapped(slots.group) : slots.group);
     });
+    const bool map_tail = args_.expert_map.given() && args_.map_tail;
     check("expert_tail", padded_total_ / block_size_, args_.expert_ids.num_elements,
-          args_.tail_expert);
+          map_tail ? mapped(args_.tail_expert) : args_.tail_expert);
   }
 
-  void check_statistics() {
+  void check_counts() {
     if (args_.expert_counts.given()) {
       const auto found = int32s(args_.expert_counts);
       const auto differs = std::mismatch(counts_.begin(), counts_.end(), found.begin());
@@ -284,9 +251,58 @@ class Checker {
     }
     if (args_.num_dropped.given()) {
       const std::int64_t found = int32s(args_.num_dropped)[0];
-      if (found != num_dropped_) {
-        report_value("num_dropped", "num_dropped", 0, num_dropped_, found);
+      if (found != num_invalid_ids_) {
+        report_value("num_dropped", "num_dropped", 0, num_invalid_ids_, found);
       }
+    }
+  }
+
+  void check_statistics() {
+    if (!args_.statistics.given()) return;
+    std::int64_t assigned = 0;
+    std::int64_t active = 0;
+    std::int64_t largest = 0;
+    for (const std::int64_t load : counts_) {
+      assigned += load;
+      active += load > 0 ? 1 : 0;
+      largest = std::max(largest, load);
+    }
+    const std::int64_t whole[] = {assigned, active, padded_total_ / block_size_,
+                                  padded_total_ - assigned - num_filtered_, largest};
+    std::array<double, kAlignBlockSizeNumStatistics> expected{};
+    std::copy(std::begin(whole), std::end(whole), expected.begin());
+    expected.back() = static_cast<double>(assigned) / static_cast<double>(num_experts_);
+    const auto* const found = static_cast<const double*>(args_.statistics.data);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      // Bit for bit: a mean is one division, and no statistic is a zero with a sign.
+      if (std::bit_cast<std::int64_t>(found[i]) == std::bit_cast<std::int64_t>(expected[i])) {
+        continue;
+      }
+      report("statistics", "statistics", static_cast<std::int64_t>(i), 0, 0, text_of(expected[i]),
+             text_of(found[i]));
+    }
+  }
+
+  void check_validation() {
+    if (!args_.validation.given()) return;
+    std::array<std::int64_t, kAlignBlockSizeValidationLength> expected{
+        num_invalid_ids_, -1, 0, 0, -1, 0};
+    for (std::int64_t i = 0; i < num_ids_ && expected[1] < 0; ++i) {
+      if (is_invalid(i)) std::tie(expected[1], expected[2]) = std::pair(i, id(i).value);
+    }
+    if (args_.expert_map.given()) {
+      const auto map = int32s(args_.expert_map);
+      for (std::int64_t expert = num_experts_ - 1; expert >= 0; --expert) {
+        const std::int64_t entry = map[static_cast<std::size_t>(expert)];
+        if (entry >= -1 && entry < num_experts_) continue;
+        ++expected[3];
+        std::tie(expected[4], expected[5]) = std::pair(expert, entry);
+      }
+    }
+    const auto* const found = static_cast<const std::int64_t*>(args_.validation.data);
+    for (std::size_t i = 0; i < expected.size(); ++i) {
+      if (found[i] == expected[i]) continue;
+      report_value("validation", "validation", static_cast<std::int64_t>(i), expected[i], found[i]);
     }
   }
 
@@ -329,10 +345,11 @@ class Checker {
   const std::int64_t num_ids_;
   const std::int64_t block_size_;
   const std::int64_t num_experts_;
-  const BucketReader read_;
+  const IdReader read_;
   std::vector<std::int32_t> counts_;
+  std::int64_t num_filtered_ = 0;
+  std::int64_t num_invalid_ids_ = 0;
   std::int64_t padded_total_ = 0;
-  std::int32_t num_dropped_ = 0;
   std::vector<bool> seen_;
   std::vector<Violation> violations_;
 };

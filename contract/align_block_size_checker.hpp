@@ -18,7 +18,8 @@ struct Violation {
   std::int64_t position = 0;  ///< element of `array`; 0 where the rule is about the whole array
 
   /// The value that the rule asks for; where several would do, the smallest of them. For
-  /// output_sizes the smallest legal length, for valid_inputs unused.
+  /// output_sizes the smallest legal length; for valid_inputs unused, and for statistics, which
+  /// need not be whole.
   std::int64_t expected = 0;
   std::int64_t found = 0;
 
@@ -34,7 +35,7 @@ struct Rule {
 /// The rules, in the order in which they are checked.
 inline constexpr Rule kAlignBlockSizeRules[] = {
     {"valid_inputs", "The inputs lie in the op's domain; a correct call refuses all others."},
-    {"output_sizes", "Every output is an int32 array of at least the contract's size."},
+    {"output_sizes", "Every output has the contract's type and at least its size."},
     {"num_tokens_post_pad", "The padded total is block_size times the number of blocks."},
     {"group_members", "A group's slots hold only indices of pairs of that group."},
     {"no_repeats", "No index stands twice."},
@@ -42,9 +43,11 @@ inline constexpr Rule kAlignBlockSizeRules[] = {
     {"padding", "The rest of a group's last block holds N."},
     {"sorted_tail", "All of sorted_token_ids past the last group holds N."},
     {"block_experts", "expert_ids holds the expert of every block."},
-    {"expert_tail", "All of expert_ids past the last block holds tail_expert."},
+    {"expert_tail", "All of expert_ids past the last block holds tail_expert, or its entry."},
     {"expert_counts", "expert_counts, if given, holds the size of every group."},
-    {"num_dropped", "num_dropped, if given, holds the number of ids outside [0, E)."},
+    {"num_dropped", "num_dropped, if given, holds the number of ids that belong nowhere."},
+    {"statistics", "statistics, if given, holds what the groups and blocks add up to."},
+    {"validation", "validation, if given, counts the invalid ids and entries and names the first."},
 };
 
 /// Takes the arguments of a finished call, in host memory. Returns at most one violation per rule,

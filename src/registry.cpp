@@ -1,6 +1,7 @@
 // The one file that names every backend.
 #include "core/backend.hpp"
 #include "core/dispatch.hpp"
+#include "core/environment.hpp"
 #include "core/errors.hpp"
 #include "cpu/backend.hpp"
 #include "cuda/loader.hpp"
@@ -42,6 +43,8 @@ Status warmup(DLDevice device) {
 }
 
 const char* version() noexcept { return TESSERA_VERSION; }
+
+const char* validate_default() noexcept { return core::environment().validate.c_str(); }
 
 const char* build_description() noexcept {
   return

@@ -20,6 +20,8 @@ struct Outputs {
   std::int32_t num_tokens_post_pad = 0;
   std::vector<std::int32_t> expert_counts;
   std::int32_t num_dropped = 0;
+  std::vector<double> statistics;        ///< empty: not asked for
+  std::vector<std::int64_t> validation;  ///< empty: not asked for
 
   bool operator==(const Outputs&) const = default;
 };
@@ -29,7 +31,8 @@ class GuardedCall {
  public:
   explicit GuardedCall(const contract::AlignBlockSizeCase& c, std::uint64_t seed = 1);
 
-  /// The case's arguments, with both optional outputs. A test may change them before run().
+  /// The case's arguments, with both optional outputs and the others that the case asks for. A test
+  /// may change them before run().
   AlignBlockSizeArgs args;
 
   /// Calls the op with a workspace of exactly the size that the query names, at an odd address.
@@ -52,6 +55,8 @@ class GuardedCall {
   std::unique_ptr<GuardedBuffer<std::int32_t>> num_tokens_post_pad_;
   std::unique_ptr<GuardedBuffer<std::int32_t>> expert_counts_;
   std::unique_ptr<GuardedBuffer<std::int32_t>> num_dropped_;
+  std::unique_ptr<GuardedBuffer<double>> statistics_;        // of no elements: not asked for
+  std::unique_ptr<GuardedBuffer<std::int64_t>> validation_;  // the same
   bool workspace_intact_ = true;
 };
 

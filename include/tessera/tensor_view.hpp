@@ -44,16 +44,18 @@ struct TensorView {
     return view;
   }
 
-  /// View of contiguous integers, by default on the host.
+  /// View of contiguous numbers, by default on the host.
   template <typename T>
-  requires std::is_integral_v<T>
+  requires std::is_arithmetic_v<T>
   static TensorView of(std::span<T> elements, DLDevice device = kHostDevice) noexcept {
     TensorView view;
     // A view carries no constness: ops state which of their arguments they write.
     view.data = const_cast<std::remove_const_t<T>*>(elements.data());
     view.num_elements = static_cast<std::int64_t>(elements.size());
-    view.dtype = {static_cast<std::uint8_t>(std::is_signed_v<T> ? kDLInt : kDLUInt),
-                  static_cast<std::uint8_t>(8 * sizeof(T)), 1};
+    constexpr auto kCode = std::is_floating_point_v<T> ? kDLFloat
+                           : std::is_signed_v<T>       ? kDLInt
+                                                       : kDLUInt;
+    view.dtype = {static_cast<std::uint8_t>(kCode), static_cast<std::uint8_t>(8 * sizeof(T)), 1};
     view.device = device;
     return view;
   }

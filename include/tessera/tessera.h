@@ -20,7 +20,7 @@ extern "C" {
 #endif
 
 /* Raised when a function or an argument struct gains a field. */
-#define TESSERA_C_API_VERSION 1
+#define TESSERA_C_API_VERSION 2
 
 typedef enum tessera_status {
   TESSERA_OK = 0,
@@ -42,6 +42,11 @@ typedef enum tessera_dtype {
 } tessera_dtype;
 
 typedef enum tessera_device_type { TESSERA_CPU = 0, TESSERA_CUDA = 1 } tessera_device_type;
+
+/* Lengths of `statistics` and `validation`; AlignBlockSizeStatistic and AlignBlockSizeValidation in
+ * align_block_size.hpp name their elements. */
+#define TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS 6
+#define TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH 6
 
 typedef struct tessera_align_block_size_args {
   size_t struct_size; /* sizeof(tessera_align_block_size_args) */
@@ -73,10 +78,16 @@ typedef struct tessera_align_block_size_args {
   void* workspace; /* [workspace_bytes], any alignment and content */
   size_t workspace_bytes;
   int num_threads; /* host threads at most, capped by TESSERA_NUM_THREADS; 0: that, else cores */
+
+  /* Since version 2. */
+  double* statistics;  /* [TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS], or NULL */
+  int64_t* validation; /* [TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH], or NULL */
+  int map_tail;        /* with a map: past the last block, the map's entry of tail_expert */
+  int filtered_group;  /* the pairs with id -1 form a group of their own, the first */
 } tessera_align_block_size_args;
 
 /* The smallest legal sizes for a problem. Reads num_ids, block_size, num_experts, pad_sorted_ids,
- * device_type, device_id and num_threads of `args`. */
+ * filtered_group, device_type, device_id and num_threads of `args`. */
 typedef struct tessera_align_block_size_sizes {
   size_t struct_size; /* sizeof(tessera_align_block_size_sizes), set by the caller */
   int64_t sorted_token_ids_length;

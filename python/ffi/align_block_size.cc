@@ -41,6 +41,14 @@ void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView&
   args->num_tokens_post_pad = view_of(num_tokens_post_pad);
 }
 
+void set_options(const OptionalTensor& statistics, const OptionalTensor& validation, bool map_tail,
+                 bool filtered_group, AlignBlockSizeArgs* args) {
+  args->statistics = view_of(statistics);
+  args->validation = view_of(validation);
+  args->map_tail = map_tail;
+  args->filtered_group = filtered_group;
+}
+
 /// Cuts an array of int32 after `length` elements: keeps those, and returns the rest.
 TensorView cut(TensorView* array, std::int64_t length) {
   if (length < 0 || length > array->num_elements || array->dtype.bits != 32) {
@@ -51,6 +59,11 @@ TensorView cut(TensorView* array, std::int64_t length) {
   rest.num_elements -= length;
   array->num_elements = length;
   return rest;
+}
+
+AlignBlockSizeShape shape_of(const AlignBlockSizeArgs& args) {
+  return {args.topk_ids.num_elements, args.block_size, args.num_experts, args.pad_sorted_ids,
+          args.filtered_group};
 }
 
 /// On a device the workspace is the caller's, and the stream the one that the framework of the
@@ -64,10 +77,7 @@ std::int64_t run(const AlignBlockSizeArgs& args, const OptionalTensor& workspace
     context.workspace = bytes_of(*workspace);
   } else {
     AlignBlockSizeSizes sizes;
-    throw_unless_ok(
-        align_block_size_sizes({args.topk_ids.num_elements, args.block_size, args.num_experts,
-                                args.pad_sorted_ids, args.filtered_group},
-                               context, &sizes));
+    throw_unless_ok(align_block_size_sizes(shape_of(args), context, &sizes));
     if (is_on_host) {
       context.workspace = host_workspace(sizes.workspace_bytes);
     } else if (sizes.workspace_bytes != 0) {
@@ -96,15 +106,31 @@ std::int64_t align_block_size(const ffi::TensorView& topk_ids, const OptionalTen
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
   set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
-  args.statistics = view_of(statistics);
-  args.validation = view_of(validation);
-  args.map_tail = map_tail;
-  args.filtered_group = filtered_group;
+  set_options(statistics, validation, map_tail, filtered_group, &args);
   return run(args, workspace, num_threads, implementation);
 }
 
-/// The same for the most common calls, with the three outputs in one array, one after the other: to
-/// take two arrays fewer across the boundary saves a short call a tenth of its time.
+/// The same with the three outputs in one array, one after the other: to take two arrays fewer
+/// across the boundary saves a short call a tenth of its time.
+std::int64_t align_block_size_joined_with_options(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& outputs, std::int64_t num_slots, std::int64_t num_blocks,
+    const OptionalTensor& expert_counts, const OptionalTensor& num_dropped,
+    const OptionalTensor& statistics, const OptionalTensor& validation,
+    const OptionalTensor& workspace, std::int64_t block_size, std::int64_t num_experts,
+    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert, bool map_tail,
+    bool filtered_group, std::int64_t num_threads, const OptionalString& implementation) {
+  AlignBlockSizeArgs args =
+      align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
+                            num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
+  args.sorted_token_ids = view_of(outputs);
+  args.expert_ids = cut(&args.sorted_token_ids, num_slots);
+  args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
+  set_options(statistics, validation, map_tail, filtered_group, &args);
+  return run(args, workspace, num_threads, implementation);
+}
+
+/// The same for the most common calls, which do without the rarer options.
 std::int64_t align_block_size_joined(
     const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
     const ffi::TensorView& outputs, std::int64_t num_slots, std::int64_t num_blocks,
@@ -112,13 +138,10 @@ std::int64_t align_block_size_joined(
     const OptionalTensor& workspace, std::int64_t block_size, std::int64_t num_experts,
     bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert,
     std::int64_t num_threads, const OptionalString& implementation) {
-  AlignBlockSizeArgs args =
-      align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
-                            num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
-  args.sorted_token_ids = view_of(outputs);
-  args.expert_ids = cut(&args.sorted_token_ids, num_slots);
-  args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
-  return run(args, workspace, num_threads, implementation);
+  return align_block_size_joined_with_options(
+      topk_ids, expert_map, outputs, num_slots, num_blocks, expert_counts, num_dropped, {}, {},
+      workspace, block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert,
+      false, false, num_threads, implementation);
 }
 
 /// Writes the lengths of sorted_token_ids and expert_ids and the bytes of workspace on the device
@@ -156,12 +179,15 @@ std::string align_block_size_check(
     const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
     const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
     const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
-    const OptionalTensor& num_dropped, std::int64_t block_size, std::int64_t num_experts,
-    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert) {
+    const OptionalTensor& num_dropped, const OptionalTensor& statistics,
+    const OptionalTensor& validation, std::int64_t block_size, std::int64_t num_experts,
+    bool ignore_invalid_experts, bool pad_sorted_ids, std::int64_t tail_expert, bool map_tail,
+    bool filtered_group) {
   AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
   set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
+  set_options(statistics, validation, map_tail, filtered_group, &args);
   const auto violations = contract::check_align_block_size(args);
   return json_array(violations, [](const contract::Violation& violation) {
     return "{\"rule\":" + json_string(violation.rule) +
@@ -232,6 +258,8 @@ void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_ex
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size, align_block_size)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_joined, align_block_size_joined)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_joined_with_options,
+                              align_block_size_joined_with_options)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_sizes, align_block_size_sizes)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_explain, align_block_size_explain)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_check, align_block_size_check)

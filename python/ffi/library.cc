@@ -19,6 +19,7 @@ void warmup(std::int64_t device_type, std::int64_t device_id) {
   throw_unless_ok(tessera::warmup(device_of("warmup", device_type, device_id)));
 }
 
+std::string validate_default() { return tessera::validate_default(); }
 std::string version() { return tessera::version(); }
 std::string build() { return tessera::build_description(); }
 
@@ -26,6 +27,7 @@ std::string build() { return tessera::build_description(); }
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(backends, backends)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(warmup, warmup)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(validate_default, validate_default)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(version, version)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(build, build)
 

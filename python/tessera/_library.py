@@ -40,6 +40,9 @@ class Library:
         self.align_joined_short, self.align_joined_long = _short_and_long(
             module, "align_block_size_joined"
         )
+        self.align_joined_with_options: Any = module.get_function(
+            "align_block_size_joined_with_options"
+        )
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
         """Calls inside run on this stream of the device, unless a torch tensor brings its own."""

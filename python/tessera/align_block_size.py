@@ -57,10 +57,16 @@ def output_sizes(
     return num_slots, num_blocks, workspace_bytes
 
 
-def _written(out: object, expert_counts: object, num_dropped: object) -> dict[str, object]:
+def _written(
+    out: object, expert_counts: object, num_dropped: object, statistics: object
+) -> dict[str, object]:
     """The given arrays that a call writes to."""
     arrays = dict(zip(AlignedBlocks._fields, out if isinstance(out, tuple) else (), strict=False))
-    optional = {"expert_counts": expert_counts, "num_dropped": num_dropped}
+    optional = {
+        "expert_counts": expert_counts,
+        "num_dropped": num_dropped,
+        "statistics": statistics,
+    }
     return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
@@ -86,8 +92,11 @@ def align_block_size(
     ignore_invalid_experts: bool = ...,
     pad_sorted_ids: bool = ...,
     tail_expert: int = ...,
+    map_tail: bool = ...,
+    filtered_group: bool = ...,
     expert_counts: Any = ...,
     num_dropped: Any = ...,
+    statistics: Any = ...,
     num_threads: int | None = ...,
     out: tuple[npt.NDArray[np.int32], ...] | None = ...,
 ) -> AlignedBlocks[npt.NDArray[np.int32]]: ...
@@ -103,8 +112,11 @@ def align_block_size(
     ignore_invalid_experts: bool = ...,
     pad_sorted_ids: bool = ...,
     tail_expert: int = ...,
+    map_tail: bool = ...,
+    filtered_group: bool = ...,
     expert_counts: Any = ...,
     num_dropped: Any = ...,
+    statistics: Any = ...,
     num_threads: int | None = ...,
     out: tuple[Array, ...] | None = ...,
 ) -> AlignedBlocks[Array]: ...
@@ -119,8 +131,11 @@ def align_block_size(
     ignore_invalid_experts: bool = False,
     pad_sorted_ids: bool = False,
     tail_expert: int = -1,
+    map_tail: bool = False,
+    filtered_group: bool = False,
     expert_counts: Any = None,
     num_dropped: Any = None,
+    statistics: Any = None,
     num_threads: int | None = None,
     out: tuple[Any, ...] | None = None,
 ) -> Any:
@@ -142,8 +157,13 @@ def align_block_size(
             experts that live elsewhere. Without it such experts' blocks show -1.
         pad_sorted_ids: round the capacity up to a multiple of `block_size`.
         tail_expert: int32 value of `expert_ids` past the last block.
+        map_tail: with a map, show the map's entry of `tail_expert` there, -1 if it has none.
+        filtered_group: pairs with id -1 are not dropped but form a group of their own, the first,
+            whose blocks show -1. The capacity is then N + min(N, num_experts + 1) *
+            (block_size - 1).
         expert_counts: int32[num_experts] to write the size of each group to, padding excluded.
-        num_dropped: int32[1] to write the number of ids outside [0, num_experts) to.
+        num_dropped: int32[1] to write the number of ids that are dropped to.
+        statistics: float64[6] to write the call's `RoutingStatistics` to.
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
             that, or, where it is unset, for the cores of this process. Never changes the result.
         out: tuple of the three arrays to write to, which may be longer than needed. No output is
@@ -162,12 +182,13 @@ def align_block_size(
     """
     # Arrays of JAX let themselves be written to without a word.
     if "jax" in sys.modules and (
-        read_only := _read_only(_written(out, expert_counts, num_dropped))
+        read_only := _read_only(_written(out, expert_counts, num_dropped, statistics))
     ):
         raise read_only from None
+    plain = not (map_tail or filtered_group) and statistics is None
     # The shortest way for torch tensors on a GPU, where a microsecond counts. What it cannot do
     # comes again below, and is done there, or refused with the name of the argument.
-    if getattr(topk_ids, "is_cuda", False):
+    if plain and getattr(topk_ids, "is_cuda", False):
         try:
             if isinstance(out, tuple):
                 sorted_token_ids, expert_ids, num_tokens_post_pad = out
@@ -236,7 +257,7 @@ def align_block_size(
         library = load()
         framework = FRAMEWORKS[type(topk_ids)]
         cuda_index = framework.cuda_index(topk_ids)
-        pad_sorted_ids = bool(pad_sorted_ids)
+        pad_sorted_ids, filtered_group = bool(pad_sorted_ids), bool(filtered_group)
         workspace = None  # on the host it is the library's own
         if out is None or cuda_index != HOST:
             num_slots, num_blocks, workspace_bytes = output_sizes(
@@ -245,6 +266,8 @@ def align_block_size(
                 num_experts,
                 pad_sorted_ids,
                 cuda_index,
+                "",
+                filtered_group,
             )
             # Freed when this function returns, which may be before the call has run: the allocators
             # of torch and CuPy reuse memory in the order of the stream that the call is on, under
@@ -255,7 +278,10 @@ def align_block_size(
             # One allocation, and one array across the boundary, in place of three.
             memory = framework.empty_int32(topk_ids, num_slots + num_blocks + 1)
             outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
-            short, long = library.align_joined_short, library.align_joined_long
+            if plain:
+                short, long = library.align_joined_short, library.align_joined_long
+            else:
+                short = long = library.align_joined_with_options
         else:
             if not isinstance(out, tuple) or len(out) != 3:
                 got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
@@ -266,22 +292,21 @@ def align_block_size(
             if cuda_index == HOST:
                 num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])
             short, long = library.align_short, library.align_long
-        extra_arrays: tuple[Any, ...] = () if out is None else (None, None)
-        extra_flags = () if out is None else (False, False)
+        is_short_form = plain and out is None
         arguments = (  # in the order of the parameters in the FFI
             topk_ids if framework.exportable is None else framework.exportable(topk_ids),
             None if expert_map is None else exportable(expert_map),
             *outputs,
             expert_counts,
             num_dropped,
-            *extra_arrays,
+            *(() if is_short_form else (statistics, None)),
             workspace,
             block_size,
             num_experts,
             bool(ignore_invalid_experts),
             pad_sorted_ids,
             tail_expert,
-            *extra_flags,
+            *(() if is_short_form else (bool(map_tail), filtered_group)),
             0 if num_threads is None else num_threads,
             None,
         )
@@ -292,7 +317,7 @@ def align_block_size(
         else:
             framework.launch(topk_ids, lambda: align(*arguments))
     except Exception as error:
-        written = _written(out, expert_counts, num_dropped)
+        written = _written(out, expert_counts, num_dropped, statistics)
         read = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
         integers = {
             "block_size": block_size,

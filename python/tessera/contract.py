@@ -50,6 +50,10 @@ class Case:
     ignore_invalid_experts: bool
     pad_sorted_ids: bool
     tail_expert: int
+    map_tail: bool
+    filtered_group: bool
+    statistics: bool
+    validation: bool
     extra_length: int
     benchmark: bool
 
@@ -105,12 +109,17 @@ def contract_violations(
     ignore_invalid_experts: bool = False,
     pad_sorted_ids: bool = False,
     tail_expert: int = -1,
+    map_tail: bool = False,
+    filtered_group: bool = False,
     expert_counts: Any = None,
     num_dropped: Any = None,
+    statistics: Any = None,
+    validation: Any = None,
 ) -> list[Violation]:
     """Judge outputs of `align_block_size`, whoever computed them, against its contract.
 
-    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
+    Takes the arguments of the call and its result, and as `validation` the int64[6] that callers of
+    the C++ or C library may ask for; waits for arrays on a device, and copies them to
     the host. Time and memory are linear in the inputs and outputs.
 
     Returns:
@@ -121,13 +130,21 @@ def contract_violations(
         **dict(zip(AlignedBlocks._fields, result, strict=True)),
         "expert_counts": expert_counts,
         "num_dropped": num_dropped,
+        "statistics": statistics,
+        "validation": validation,
     }
     arrays = {name: exportable(on_host(array)) for name, array in {**inputs, **outputs}.items()}
     integers = {"block_size": block_size, "num_experts": num_experts}
     flags = (bool(ignore_invalid_experts), bool(pad_sorted_ids))
+    more_flags = (bool(map_tail), bool(filtered_group))
     try:
         found = load().read_json(
-            "align_block_size_check", *arrays.values(), *integers.values(), *flags, tail_expert
+            "align_block_size_check",
+            *arrays.values(),
+            *integers.values(),
+            *flags,
+            tail_expert,
+            *more_flags,
         )
     except Exception as error:
         given = {name: array for name, array in arrays.items() if array is not None}

@@ -1,7 +1,9 @@
 // The C API over the C++ one: builds views from pointers and lengths, and keeps the last message.
 #include "tessera/align_block_size.hpp"
 
+#include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstring>
 #include <string>
 
@@ -27,16 +29,37 @@ Status wrong_value(const char* argument, const char* expected, const std::string
   return tessera::core::refuse(StatusCode::kInvalidValue, op, argument, expected, got);
 }
 
-/// A struct that the caller was compiled to know. This is the first version, so nothing shorter
-/// exists, and a longer one would carry fields that this library cannot honour.
-template <typename Struct>
-Status check_struct(const char* argument, const Struct* given) {
+static_assert(TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS == tessera::kAlignBlockSizeNumStatistics);
+static_assert(TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH ==
+              tessera::kAlignBlockSizeValidationLength);
+
+/// Bytes of the struct in every version of the API, the first field of the next where it ends. A
+/// longer one would carry fields that this library cannot honour.
+constexpr std::array kArgsSizes{offsetof(tessera_align_block_size_args, statistics),
+                                sizeof(tessera_align_block_size_args)};
+constexpr std::array kSizesSizes{sizeof(tessera_align_block_size_sizes)};
+
+/// Checks a struct of which callers know as many bytes as one of `sizes` says.
+template <typename Struct, std::size_t kVersions>
+Status check_struct(const char* argument, const Struct* given,
+                    const std::array<std::size_t, kVersions>& sizes) {
   if (given == nullptr) return wrong_value(argument, "a pointer", "NULL");
-  if (given->struct_size != sizeof(Struct)) {
-    const std::string expected = std::to_string(sizeof(Struct));
+  if (std::find(sizes.begin(), sizes.end(), given->struct_size) == sizes.end()) {
+    std::string expected;
+    for (const std::size_t size : sizes) {
+      expected += (expected.empty() ? "" : " or ") + std::to_string(size);
+    }
     return wrong_value((std::string(argument) + ".struct_size").c_str(), expected.c_str(),
                        std::to_string(given->struct_size));
   }
+  return {};
+}
+
+/// The arguments with a zero in every field that the caller does not know.
+Status read_args(const tessera_align_block_size_args* given, tessera_align_block_size_args* args) {
+  if (Status s = check_struct("args", given, kArgsSizes); !s.ok()) return s;
+  *args = {};
+  std::memcpy(args, given, given->struct_size);
   return {};
 }
 
@@ -86,28 +109,30 @@ Status view_of_ids(const tessera_align_block_size_args& args, DLDevice device, T
   return {};
 }
 
-TensorView int32_view(const std::int32_t* data, std::int64_t length, DLDevice device) {
-  TensorView view;
-  view.data = const_cast<std::int32_t*>(data);
+template <typename T>
+TensorView view_of(const T* data, std::int64_t length, DLDevice device) {
+  TensorView view = TensorView::of(std::span<const T>(data, 0));
   view.num_elements = length;
-  view.dtype = {kDLInt, 32, 1};
   view.device = device;
   return view;
 }
 
-TensorView optional_int32_view(const std::int32_t* data, std::int64_t length, DLDevice device) {
-  return data == nullptr ? TensorView{} : int32_view(data, length, device);
+template <typename T>
+TensorView optional_view(const T* data, std::int64_t length, DLDevice device) {
+  return data == nullptr ? TensorView{} : view_of(data, length, device);
 }
 
-Status query(const tessera_align_block_size_args* args, tessera_align_block_size_sizes* sizes) {
-  if (Status s = check_struct("args", args); !s.ok()) return s;
-  if (Status s = check_struct("sizes", sizes); !s.ok()) return s;
+Status query(const tessera_align_block_size_args* given, tessera_align_block_size_sizes* sizes) {
+  tessera_align_block_size_args args;
+  if (Status s = read_args(given, &args); !s.ok()) return s;
+  if (Status s = check_struct("sizes", sizes, kSizesSizes); !s.ok()) return s;
   tessera::Context context;
-  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  if (Status s = make_context(args, &context); !s.ok()) return s;
   tessera::AlignBlockSizeSizes result;
-  Status status = tessera::align_block_size_sizes(
-      {args->num_ids, args->block_size, args->num_experts, args->pad_sorted_ids != 0}, context,
-      &result);
+  Status status =
+      tessera::align_block_size_sizes({args.num_ids, args.block_size, args.num_experts,
+                                       args.pad_sorted_ids != 0, args.filtered_group != 0},
+                                      context, &result);
   if (status.ok()) {
     sizes->sorted_token_ids_length = result.sorted_token_ids;
     sizes->expert_ids_length = result.expert_ids;
@@ -116,24 +141,30 @@ Status query(const tessera_align_block_size_args* args, tessera_align_block_size
   return status;
 }
 
-Status run(const tessera_align_block_size_args* args) {
-  if (Status s = check_struct("args", args); !s.ok()) return s;
+Status run(const tessera_align_block_size_args* given) {
+  tessera_align_block_size_args args;
+  if (Status s = read_args(given, &args); !s.ok()) return s;
   tessera::Context context;
-  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  if (Status s = make_context(args, &context); !s.ok()) return s;
   const DLDevice device = context.device;
   tessera::AlignBlockSizeArgs call;
-  if (Status s = view_of_ids(*args, device, &call.topk_ids); !s.ok()) return s;
-  call.block_size = args->block_size;
-  call.num_experts = args->num_experts;
-  call.expert_map = optional_int32_view(args->expert_map, args->num_experts, device);
-  call.ignore_invalid_experts = args->ignore_invalid_experts != 0;
-  call.pad_sorted_ids = args->pad_sorted_ids != 0;
-  call.tail_expert = args->tail_expert;
-  call.sorted_token_ids = int32_view(args->sorted_token_ids, args->sorted_token_ids_length, device);
-  call.expert_ids = int32_view(args->expert_ids, args->expert_ids_length, device);
-  call.num_tokens_post_pad = int32_view(args->num_tokens_post_pad, 1, device);
-  call.expert_counts = optional_int32_view(args->expert_counts, args->num_experts, device);
-  call.num_dropped = optional_int32_view(args->num_dropped, 1, device);
+  if (Status s = view_of_ids(args, device, &call.topk_ids); !s.ok()) return s;
+  call.block_size = args.block_size;
+  call.num_experts = args.num_experts;
+  call.expert_map = optional_view(args.expert_map, args.num_experts, device);
+  call.ignore_invalid_experts = args.ignore_invalid_experts != 0;
+  call.pad_sorted_ids = args.pad_sorted_ids != 0;
+  call.tail_expert = args.tail_expert;
+  call.map_tail = args.map_tail != 0;
+  call.filtered_group = args.filtered_group != 0;
+  call.sorted_token_ids = view_of(args.sorted_token_ids, args.sorted_token_ids_length, device);
+  call.expert_ids = view_of(args.expert_ids, args.expert_ids_length, device);
+  call.num_tokens_post_pad = view_of(args.num_tokens_post_pad, 1, device);
+  call.expert_counts = optional_view(args.expert_counts, args.num_experts, device);
+  call.num_dropped = optional_view(args.num_dropped, 1, device);
+  call.statistics = optional_view(args.statistics, TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS, device);
+  call.validation =
+      optional_view(args.validation, TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH, device);
   return tessera::align_block_size(call, context);
 }
 

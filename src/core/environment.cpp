@@ -14,6 +14,7 @@ std::string read(const char* name) {
 Environment read_environment() {
   Environment result;
   result.implementation = read("TESSERA_IMPL");
+  result.validate = read("TESSERA_VALIDATE");
   const std::string verbose = read("TESSERA_VERBOSE");
   result.verbose = !verbose.empty() && verbose != "0";
   result.num_threads_text = read("TESSERA_NUM_THREADS");

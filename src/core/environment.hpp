@@ -9,6 +9,7 @@ struct Environment {
   std::string implementation;    ///< TESSERA_IMPL: the implementation to run; empty: automatic
   std::string num_threads_text;  ///< TESSERA_NUM_THREADS as it stands
   int num_threads = 0;           ///< the same as a number; 0: unset, -1: not a number >= 1
+  std::string validate;          ///< TESSERA_VALIDATE as it stands; bindings read it
   bool verbose = false;          ///< TESSERA_VERBOSE=1: say on stderr what each call runs
 };
 

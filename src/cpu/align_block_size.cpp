@@ -18,6 +18,8 @@
 #include <type_traits>
 
 #include "core/dispatch.hpp"
+#include "cpu/align_block_size_buckets.hpp"
+#include "cpu/align_block_size_statistics.hpp"
 #include "cpu/integer_ids.hpp"
 #include "cpu/thread_pool.hpp"
 #include "cpu/workspace.hpp"
@@ -64,39 +66,12 @@ struct Split {
   }
 };
 
-/// Ints of a table with a counter per bucket: E groups, the dropped ids (bucket E) and the pairs
-/// of remote experts (bucket E + 1).
+/// Ints of a table with a counter per bucket: at most E + 1 groups, the dropped ids and the pairs
+/// of remote experts.
 std::int64_t table_stride(std::int64_t num_experts) {
   constexpr std::int64_t kIntsPerCacheLine = 16;
-  return (num_experts + 2 + kIntsPerCacheLine - 1) / kIntsPerCacheLine * kIntsPerCacheLine;
+  return (num_experts + 3 + kIntsPerCacheLine - 1) / kIntsPerCacheLine * kIntsPerCacheLine;
 }
-
-/// The bucket of an id where groups are formed by global expert.
-struct GlobalBuckets {
-  std::uint32_t num_experts;
-
-  template <typename Id>
-  std::uint32_t operator()(Id id) const {
-    // Sign-extended and then read as unsigned, a negative id lies above every expert.
-    using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
-    return static_cast<std::uint32_t>(std::min<Unsigned>(static_cast<Unsigned>(id), num_experts));
-  }
-};
-
-/// The bucket of an id where groups are formed by local expert.
-struct LocalBuckets {
-  GlobalBuckets global;
-  const std::int32_t* expert_map;
-
-  template <typename Id>
-  std::uint32_t operator()(Id id) const {
-    const std::uint32_t num_experts = global.num_experts;
-    const std::uint32_t expert = global(id);
-    const auto local = static_cast<std::uint32_t>(expert_map[std::min(expert, num_experts - 1)]);
-    if (expert == num_experts) return num_experts;
-    return local < num_experts ? local : num_experts + 1;
-  }
-};
 
 template <typename Id, typename Buckets>
 void count_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
@@ -156,26 +131,26 @@ struct Tables {
   }
 };
 
-/// The groups of some consecutive experts that are not empty, in ascending order.
+/// The groups among some consecutive buckets that are not empty, in ascending order.
 struct Groups {
-  static constexpr int kMaxExperts = 64;
+  static constexpr int kMaxBuckets = 64;
 
   int num = 0;
-  std::int32_t expert[kMaxExperts];
-  std::int32_t num_blocks[kMaxExperts];
+  std::int32_t bucket[kMaxBuckets];
+  std::int32_t num_blocks[kMaxBuckets];
 
-  /// Reads the totals of `num_experts` <= kMaxExperts experts from `first` on. Without a branch on
+  /// Reads the totals of `num_buckets` <= kMaxBuckets buckets from `first` on. Without a branch on
   /// a total: about half of the experts are empty in a small batch, in no order.
-  Groups(const std::int32_t* totals, std::int32_t first, int num_experts, double inverse_block) {
+  Groups(const std::int32_t* totals, std::int32_t first, int num_buckets, double inverse_block) {
     std::uint64_t nonempty = 0;
-    for (int k = 0; k < num_experts; ++k) {
+    for (int k = 0; k < num_buckets; ++k) {
       nonempty |= static_cast<std::uint64_t>(totals[first + k] != 0) << k;
     }
     for (; nonempty != 0; nonempty &= nonempty - 1) {
-      expert[num] = first + std::countr_zero(nonempty);
+      bucket[num] = first + std::countr_zero(nonempty);
       // floor((total - 1) / block_size) + 1. The half keeps the quotient at least
       // 0.5 / block_size away from every integer, far more than its rounding error.
-      num_blocks[num] = static_cast<std::int32_t>((totals[expert[num]] - 0.5) * inverse_block) + 1;
+      num_blocks[num] = static_cast<std::int32_t>((totals[bucket[num]] - 0.5) * inverse_block) + 1;
       ++num;
     }
   }
@@ -194,38 +169,53 @@ struct BlockExpert {
   }
 };
 
-/// Writes all outputs but the indices themselves, and turns the tables' counts into cursors.
-/// Returns the slot behind the last bucket: from num_tokens_post_pad to there, place_ids() puts the
-/// indices that belong to no group.
-std::int32_t lay_out(const AlignBlockSizeProblem& p, const std::int32_t* totals,
-                     const Tables& tables) {
-  const std::int32_t num_experts = p.num_experts;
-  if (p.expert_counts != nullptr) std::copy_n(totals, num_experts, p.expert_counts);
-  if (p.num_dropped != nullptr) *p.num_dropped = totals[num_experts];
+void fill_expert_tail(const AlignBlockSizeProblem& p, std::int32_t num_blocks) {
+  const std::int32_t shown =
+      p.map_tail ? core::mapped_expert(p.expert_map, p.num_experts, p.tail_expert) : p.tail_expert;
+  fill(p.expert_ids + num_blocks, p.expert_ids_length - num_blocks, shown);
+}
 
-  const bool fills_first = p.num_ids <= kFillFirstGroupSize * num_experts;
+/// Writes all outputs but the indices themselves and the rest of `validation`, and turns the
+/// tables' counts into cursors. Buckets are numbered as by FilteredBuckets where `first_group` is
+/// -1. Returns the slot behind the last bucket: from num_tokens_post_pad to there, place_ids() puts
+/// the indices that belong to no group.
+std::int32_t lay_out(const AlignBlockSizeProblem& p, std::int32_t first_group,
+                     const std::int32_t* totals, const Tables& tables) {
+  const std::int32_t num_groups = p.num_experts - first_group;
+  const std::int32_t* const expert_totals = totals - first_group;
+  if (p.expert_counts != nullptr) std::copy_n(expert_totals, p.num_experts, p.expert_counts);
+  if (p.num_dropped != nullptr) *p.num_dropped = totals[num_groups];
+  if (p.validation != nullptr) num_invalid_ids(p) = totals[num_groups];
+  Loads loads;
+  if (p.statistics != nullptr) {
+    for (std::int32_t e = 0; e < p.num_experts; ++e) loads.add(expert_totals[e]);
+  }
+  const std::int32_t num_filtered = first_group == 0 ? 0 : totals[0];
+
+  const bool fills_first = p.num_ids <= kFillFirstGroupSize * num_groups;
   if (fills_first) fill(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
 
   const double inverse_block = 1.0 / p.block_size;
   const BlockExpert block_expert(p);
   std::int32_t slot = 0;
   std::int32_t block = 0;
-  for (std::int32_t first = 0; first < num_experts; first += Groups::kMaxExperts) {
-    const Groups groups(totals, first, std::min(Groups::kMaxExperts, num_experts - first),
+  for (std::int32_t first = 0; first < num_groups; first += Groups::kMaxBuckets) {
+    const Groups groups(totals, first, std::min(Groups::kMaxBuckets, num_groups - first),
                         inverse_block);
     for (int k = 0; k < groups.num; ++k) {
-      const std::int32_t expert = groups.expert[k];
+      const std::int32_t bucket = groups.bucket[k];
       const std::int32_t num_blocks = groups.num_blocks[k];
-      const std::int32_t end = tables.start_at(slot, expert);
+      const std::int32_t end = tables.start_at(slot, bucket);
       slot += num_blocks * p.block_size;
       if (!fills_first) fill(p.sorted_token_ids + end, slot - end, p.num_ids);
-      const std::int32_t shown = block_expert(expert);
+      const std::int32_t shown = block_expert(bucket + first_group);
       for (std::int32_t b = 0; b < num_blocks; ++b) p.expert_ids[block++] = shown;
     }
   }
   *p.num_tokens_post_pad = slot;
-  fill(p.expert_ids + block, p.expert_ids_length - block, p.tail_expert);
-  for (const std::int32_t bucket : {num_experts, num_experts + 1}) {
+  fill_expert_tail(p, block);
+  if (p.statistics != nullptr) loads.write_statistics(p, block, num_filtered);
+  for (const std::int32_t bucket : {num_groups, num_groups + 1}) {
     slot = tables.start_at(slot, bucket);
   }
   if (!fills_first) {
@@ -252,7 +242,7 @@ void sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_o
       for (std::int64_t b = 0; b < tables.stride; ++b) totals[b] += tables.slice(s)[b];
     }
   }
-  const std::int32_t end = lay_out(p, totals, tables);
+  const std::int32_t end = lay_out(p, Buckets::kFirstGroup, totals, tables);
   for_each_slice([&](int s) {
     place_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s),
               p.sorted_token_ids);
@@ -279,26 +269,35 @@ void sort_few_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_
   fill(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
   if (p.expert_counts != nullptr) fill(p.expert_counts, p.num_experts, 0);
   const BlockExpert block_expert(p);
+  const std::int32_t num_groups = p.num_experts - Buckets::kFirstGroup;
+  Loads loads;
+  std::int32_t num_filtered = 0;
   std::int32_t block = 0;
   std::int32_t k = 0;
-  while (k < p.num_ids && bucket_at(k) < p.num_experts) {
-    const std::int32_t group = bucket_at(k);
+  while (k < p.num_ids && bucket_at(k) < num_groups) {
+    const std::int32_t bucket = bucket_at(k);
+    const std::int32_t group = bucket + Buckets::kFirstGroup;
     const std::int32_t begin = k;
     const std::int32_t start = block * p.block_size;
     do {
       if ((k - begin) % p.block_size == 0) p.expert_ids[block++] = block_expert(group);
       p.sorted_token_ids[start + (k - begin)] = static_cast<std::int32_t>(keys[k] & 0xffffffff);
       ++k;
-    } while (k < p.num_ids && bucket_at(k) == group);
+    } while (k < p.num_ids && bucket_at(k) == bucket);
+    if (group < 0) {
+      num_filtered = k;
+      continue;
+    }
+    loads.add(k - begin);
     if (p.expert_counts != nullptr) p.expert_counts[group] = k - begin;
   }
   *p.num_tokens_post_pad = block * p.block_size;
-  fill(p.expert_ids + block, p.expert_ids_length - block, p.tail_expert);
-  if (p.num_dropped != nullptr) {
-    const std::int32_t begin = k;
-    while (k < p.num_ids && bucket_at(k) == p.num_experts) ++k;
-    *p.num_dropped = k - begin;
-  }
+  fill_expert_tail(p, block);
+  const std::int32_t begin = k;
+  while (k < p.num_ids && bucket_at(k) == num_groups) ++k;
+  if (p.num_dropped != nullptr) *p.num_dropped = k - begin;
+  if (p.validation != nullptr) num_invalid_ids(p) = k - begin;
+  if (p.statistics != nullptr) loads.write_statistics(p, block, num_filtered);
 }
 
 template <typename Id, typename Buckets>
@@ -329,12 +328,23 @@ std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
 }
 
 Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Context& context) {
-  const GlobalBuckets global{static_cast<std::uint32_t>(p.num_experts)};
   with_typed_ids(p, [&](const auto* ids) {
+    const auto run = [&](auto bucket_of) {
+      sort_ids(p, ids, bucket_of, context);
+      if (p.validation != nullptr) find_invalid(p, ids, bucket_of);
+    };
+    const auto run_filtered_or_not = [&](auto bucket_of) {
+      // Nothing of an unsigned type is -1.
+      if constexpr (std::is_signed_v<std::remove_cvref_t<decltype(*ids)>>) {
+        if (p.filtered_group) return run(FilteredBuckets<decltype(bucket_of)>{bucket_of});
+      }
+      run(bucket_of);
+    };
+    const GlobalBuckets global{static_cast<std::uint32_t>(p.num_experts)};
     if (p.drops_remote) {
-      sort_ids(p, ids, LocalBuckets{global, p.expert_map}, context);
+      run_filtered_or_not(LocalBuckets{global, p.expert_map});
     } else {
-      sort_ids(p, ids, global, context);
+      run_filtered_or_not(global);
     }
   });
   return {};

@@ -1,6 +1,7 @@
 // The C API: versioning, codes, messages, and the same outputs as the C++ one.
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <string>
 #include <thread>
 #include <vector>
@@ -47,6 +48,10 @@ tessera_align_block_size_args c_args(const AlignBlockSizeArgs& from) {
   args.num_tokens_post_pad = int32s(from.num_tokens_post_pad);
   args.expert_counts = int32s(from.expert_counts);
   args.num_dropped = int32s(from.num_dropped);
+  args.statistics = static_cast<double*>(from.statistics.data);
+  args.validation = static_cast<std::int64_t*>(from.validation.data);
+  args.map_tail = from.map_tail;
+  args.filtered_group = from.filtered_group;
   return args;
 }
 
@@ -78,6 +83,55 @@ TEST(CApi, GivesTheOutputsOfTheCppApi) {
   }
 }
 
+/// The struct that callers were compiled with while the API's version was 1.
+struct FirstVersionArgs {
+  std::size_t struct_size;
+  const void* topk_ids;
+  int topk_ids_dtype;
+  std::int64_t num_ids;
+  std::int64_t block_size;
+  std::int64_t num_experts;
+  const std::int32_t* expert_map;
+  int ignore_invalid_experts;
+  int pad_sorted_ids;
+  std::int32_t tail_expert;
+  std::int32_t* sorted_token_ids;
+  std::int64_t sorted_token_ids_length;
+  std::int32_t* expert_ids;
+  std::int64_t expert_ids_length;
+  std::int32_t* num_tokens_post_pad;
+  std::int32_t* expert_counts;
+  std::int32_t* num_dropped;
+  int device_type;
+  int device_id;
+  void* stream;
+  void* workspace;
+  std::size_t workspace_bytes;
+  int num_threads;
+};
+constexpr std::size_t kFirstVersionSize = sizeof(FirstVersionArgs);
+
+TEST(CApi, CallersOfTheFirstVersionGetWhatTheyGot) {
+  // With a map, broken ids and an optional output beside the struct's end: were a newer field read,
+  // the poison behind the struct would show.
+  contract::AlignBlockSizeCase c = *contract::find_case("map_half_remote");
+  GuardedCall expected(c), found(c);
+  ASSERT_TRUE(expected.run().ok());
+
+  const tessera_align_block_size_args full = c_args(found.args);
+  GuardedBuffer<std::byte> memory(sizeof(full));
+  std::memcpy(memory.data(), &full, kFirstVersionSize);
+  auto* const args = reinterpret_cast<tessera_align_block_size_args*>(memory.data());
+  args->struct_size = kFirstVersionSize;
+  tessera_align_block_size_sizes sizes = empty_sizes();
+  ASSERT_EQ(tessera_align_block_size_query(args, &sizes), TESSERA_OK) << tessera_last_error();
+  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+  args->workspace = workspace.data();
+  args->workspace_bytes = sizes.workspace_bytes;
+  ASSERT_EQ(tessera_align_block_size(args), TESSERA_OK) << tessera_last_error();
+  EXPECT_TRUE(found.outputs() == expected.outputs());
+}
+
 class CApiRefusals : public testing::Test {
  protected:
   CApiRefusals() : call_(*contract::find_case("block_7")), args_(c_args(call_.args)) {}
@@ -104,9 +158,11 @@ class CApiRefusals : public testing::Test {
 
 TEST_F(CApiRefusals, StructOfAnotherSize) {
   const std::size_t right = sizeof(args_);
-  for (const std::size_t wrong : {std::size_t{0}, right - 8, right + 8, SIZE_MAX}) {
+  for (const std::size_t wrong :
+       {std::size_t{0}, kFirstVersionSize - 8, right - 8, right + 8, SIZE_MAX}) {
     args_.struct_size = wrong;
     expect_both_refuse(TESSERA_INVALID_VALUE, "align_block_size: args.struct_size: expected " +
+                                                  std::to_string(kFirstVersionSize) + " or " +
                                                   std::to_string(right) + ", got " +
                                                   std::to_string(wrong));
   }

@@ -82,7 +82,7 @@ TEST(Cases, InputsAreTheSameEverywhere) {
   EXPECT_EQ(
       to_json(random_align_block_size_case(7, 5000)),
       R"({"name": "random:7:5000", "num_ids": 0, "num_tokens": 0, "num_experts": 2, "top_k": 10)"
-      R"(, "block_size": 2, "dtype": "uint16", "distribution": "uniform", "broken": "all", "map": "merged", "ignore_invalid_experts": false, "pad_sorted_ids": false, "tail_expert": -1, "extra_length": 227, "benchmark": false})");
+      R"(, "block_size": 2, "dtype": "uint16", "distribution": "uniform", "broken": "all", "map": "merged", "ignore_invalid_experts": false, "pad_sorted_ids": false, "tail_expert": -1, "map_tail": false, "filtered_group": true, "statistics": true, "validation": true, "extra_length": 227, "benchmark": false})");
 }
 
 TEST(Cases, SeedsGiveDifferentInputs) {

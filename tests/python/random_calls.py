@@ -31,6 +31,8 @@ def calls(draw: st.DrawFn) -> tuple[Any, dict[str, Any], int]:
         "ignore_invalid_experts": draw(st.booleans()),
         "pad_sorted_ids": draw(st.booleans()),
         "tail_expert": draw(st.sampled_from([-1, 0, 2**31 - 1])),
+        "map_tail": draw(st.booleans()),
+        "filtered_group": draw(st.booleans()),
         "expert_map": None,
     }
     if draw(st.booleans()):

@@ -16,7 +16,10 @@ from tessera.contract import Case, case_inputs, case_named, cases
 
 CASES = cases()
 IMPLEMENTATIONS = [one.name for one in tessera.explain(1, 1, 1) if not one.refusal]
-OPTIONS = ("block_size", "num_experts", "ignore_invalid_experts", "pad_sorted_ids", "tail_expert")
+OPTIONS = (
+    *("block_size", "num_experts", "ignore_invalid_experts", "pad_sorted_ids", "tail_expert"),
+    *("map_tail", "filtered_group"),
+)
 # The plain oracle is slow: these are enough to leave no doubt.
 SMALL_CASES = [case for case in CASES if case.num_ids <= 20_000 and case.num_experts <= 4096]
 
@@ -35,18 +38,20 @@ def test_implementation_meets_the_contract(case: Case, implementation: str) -> N
 def test_numpy_matches_the_oracle(case: Case) -> None:
     topk_ids, expert_map = case_inputs(case, seed=1)
     counts, dropped = np.empty(case.num_experts, np.int32), np.empty(1, np.int32)
+    statistics = np.empty(6)
     found = tessera.align_block_size(
         topk_ids,
         expert_map=expert_map,
         expert_counts=counts,
         num_dropped=dropped,
+        statistics=statistics,
         **options_of(case),
     )
     map_entries = None if expert_map is None else expert_map.tolist()
     expected = expected_blocks(
         topk_ids.reshape(-1).tolist(), expert_map=map_entries, **options_of(case)
     )
-    assert [array.tolist() for array in (*found, counts, dropped)] == list(expected)
+    assert [array.tolist() for array in (*found, counts, dropped, statistics)] == list(expected)
     assert all(isinstance(array, np.ndarray) and array.dtype == np.int32 for array in found)
 
 
@@ -157,7 +162,7 @@ def test_verification_bites(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any) -> Any:
         outputs, _ = run(*args)
         if args[3] != verification.REFERENCE:
-            outputs[2][0] += 1
+            outputs["num_tokens_post_pad"][0] += 1
         return outputs, ["expert_ids"]
 
     monkeypatch.setattr(verification, "_run", broken)

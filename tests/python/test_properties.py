@@ -23,9 +23,13 @@ def test_matches_the_oracle(call: tuple[Any, dict[str, Any], int]) -> None:
         plain["expert_map"] = options["expert_map"].tolist()
     expected = expected_blocks(topk_ids.reshape(-1).tolist(), extra_length=extra, **plain)
 
-    memory = [np.full(len(part) + 8, CANARY, np.int32) for part in expected]
+    dtypes = [np.int32] * 5 + [np.float64]
+    memory = [
+        np.full(len(part) + 8, CANARY, dtype) for part, dtype in zip(expected, dtypes, strict=True)
+    ]
     outputs = [array[4:-4] for array in memory]
-    statistics: dict[str, Any] = {"expert_counts": outputs[3], "num_dropped": outputs[4]}
+    names = ("expert_counts", "num_dropped", "statistics")
+    statistics: dict[str, Any] = dict(zip(names, outputs[3:], strict=True))
     tessera.align_block_size(topk_ids, out=tuple(outputs[:3]), **statistics, **options)
     assert [array.tolist() for array in outputs] == list(expected)
     for array in memory:

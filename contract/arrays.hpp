@@ -1,0 +1,100 @@
+// What checkers ask of arrays, and say about them.
+#pragma once
+
+#include <array>
+#include <charconv>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <utility>
+
+#include "tessera/tensor_view.hpp"
+
+namespace tessera::contract {
+
+inline constexpr DLDataType kInt32{kDLInt, 32, 1};
+inline constexpr DLDataType kInt64{kDLInt, 64, 1};
+inline constexpr DLDataType kFloat64{kDLFloat, 64, 1};
+
+inline bool same(DLDataType a, DLDataType b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+
+inline std::string name_of(DLDataType dtype) {
+  return (dtype.code == kDLFloat ? "float" : "int") + std::to_string(dtype.bits);
+}
+
+/// All digits that tell it from its neighbours.
+inline std::string text_of(double value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
+}
+
+/// Whether the elements may be read: contiguous, there, and aligned to their size.
+inline bool readable(const TensorView& view) {
+  const auto address = reinterpret_cast<std::uintptr_t>(view.data);
+  return view.contiguous && view.num_elements >= 0 &&
+         (view.num_elements == 0 || (address != 0 && address % (view.dtype.bits / 8U) == 0));
+}
+
+inline std::string describe(const TensorView& view) {
+  if (!view.given()) return "none";
+  return std::to_string(view.num_elements) + (view.contiguous ? "" : " scattered") +
+         " values of DLDataType {" + std::to_string(view.dtype.code) + ", " +
+         std::to_string(view.dtype.bits) + ", " + std::to_string(view.dtype.lanes) + "}" +
+         " at address " + std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
+}
+
+inline std::span<const std::int32_t> int32s(const TensorView& view) {
+  return {static_cast<const std::int32_t*>(view.data), static_cast<std::size_t>(view.num_elements)};
+}
+
+/// Stands where there is no expert and no group, not even the one of the pairs with id -1.
+inline constexpr std::int64_t kNoGroup = -2;
+
+struct Id {
+  std::int64_t bucket;  ///< the id if it lies in [-1, num_experts), else kNoGroup
+  std::int64_t value;   ///< as `validation` holds it
+};
+
+using IdReader = Id (*)(const void* ids, std::int64_t i, std::int64_t num_experts);
+
+template <typename T>
+Id read_id(const void* ids, std::int64_t i, std::int64_t num_experts) {
+  const T id = static_cast<const T*>(ids)[i];
+  const auto value = static_cast<std::int64_t>(id);
+  const bool in_range = std::cmp_greater_equal(id, -1) && std::cmp_less(id, num_experts);
+  return {in_range ? value : kNoGroup, value};
+}
+
+/// Reads ids of that type. Null for every type that is not one of the eight integer types.
+inline IdReader id_reader(DLDataType dtype) {
+  if (dtype.lanes != 1) return nullptr;
+  if (dtype.code == kDLInt) {
+    switch (dtype.bits) {
+      case 8:
+        return read_id<std::int8_t>;
+      case 16:
+        return read_id<std::int16_t>;
+      case 32:
+        return read_id<std::int32_t>;
+      case 64:
+        return read_id<std::int64_t>;
+    }
+  }
+  if (dtype.code == kDLUInt) {
+    switch (dtype.bits) {
+      case 8:
+        return read_id<std::uint8_t>;
+      case 16:
+        return read_id<std::uint16_t>;
+      case 32:
+        return read_id<std::uint32_t>;
+      case 64:
+        return read_id<std::uint64_t>;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace tessera::contract

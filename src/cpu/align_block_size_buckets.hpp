@@ -1,0 +1,54 @@
+// From an id to the counter that cpu/counting_sort keeps for it. Buckets are numbered from 0: one
+// for each group, in the order of the groups, then the dropped ids, then the pairs of remote
+// experts.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+namespace tessera::cpu {
+
+/// Where groups are formed by global expert.
+struct GlobalBuckets {
+  static constexpr std::int32_t kFirstGroup = 0;
+  std::uint32_t num_experts;
+
+  template <typename Id>
+  std::uint32_t operator()(Id id) const {
+    // Sign-extended and then read as unsigned, a negative id lies above every expert.
+    using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
+    return static_cast<std::uint32_t>(std::min<Unsigned>(static_cast<Unsigned>(id), num_experts));
+  }
+};
+
+/// Where groups are formed by local expert.
+struct LocalBuckets {
+  static constexpr std::int32_t kFirstGroup = 0;
+  GlobalBuckets global;
+  const std::int32_t* expert_map;
+
+  template <typename Id>
+  std::uint32_t operator()(Id id) const {
+    const std::uint32_t num_experts = global.num_experts;
+    const std::uint32_t expert = global(id);
+    const auto local = static_cast<std::uint32_t>(expert_map[std::min(expert, num_experts - 1)]);
+    if (expert == num_experts) return num_experts;
+    return local < num_experts ? local : num_experts + 1;
+  }
+};
+
+/// Where the pairs with id -1 form a group before those of `Inner`. For signed ids.
+template <typename Inner>
+struct FilteredBuckets {
+  static constexpr std::int32_t kFirstGroup = -1;
+  Inner inner;
+
+  template <typename Id>
+  std::uint32_t operator()(Id id) const {
+    const std::uint32_t bucket = inner(id) + 1;
+    return id == -1 ? 0 : bucket;
+  }
+};
+
+}  // namespace tessera::cpu
