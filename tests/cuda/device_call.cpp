@@ -24,10 +24,11 @@ TensorView view_of(const DeviceBuffer& buffer, DLDataType dtype) {
 
 TensorView int32_view(const DeviceBuffer& buffer) { return view_of(buffer, {kDLInt, 32, 1}); }
 
+template <typename T>
 std::string first_difference(const char* name, const DeviceBuffer& buffer,
-                             std::span<const std::int32_t> expected) {
+                             std::span<const T> expected) {
   const std::vector<std::byte> bytes = buffer.download();
-  std::vector<std::int32_t> found(bytes.size() / sizeof(std::int32_t));
+  std::vector<T> found(bytes.size() / sizeof(T));
   std::memcpy(found.data(), bytes.data(), bytes.size());
   for (std::size_t i = 0; i < found.size(); ++i) {
     if (found[i] != expected[i]) {
@@ -106,6 +107,8 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
   const auto num_tokens_post_pad = int32_buffer(1);
   const auto expert_counts = int32_buffer(expected.expert_counts.size());
   const auto num_dropped = int32_buffer(1);
+  const auto statistics = buffer(expected.statistics.size(), sizeof(double));
+  const auto validation = buffer(expected.validation.size(), sizeof(std::int64_t));
 
   AlignBlockSizeArgs args;
   args.topk_ids = view_of(*topk_ids, c.dtype);
@@ -115,6 +118,8 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
   args.ignore_invalid_experts = c.ignore_invalid_experts;
   args.pad_sorted_ids = c.pad_sorted_ids;
   args.tail_expert = c.tail_expert;
+  args.map_tail = c.map_tail;
+  args.filtered_group = c.filtered_group;
   args.sorted_token_ids = int32_view(*sorted_token_ids);
   args.expert_ids = int32_view(*expert_ids);
   args.num_tokens_post_pad = int32_view(*num_tokens_post_pad);
@@ -122,20 +127,22 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
     args.expert_counts = int32_view(*expert_counts);
     args.num_dropped = int32_view(*num_dropped);
   }
+  if (c.statistics) args.statistics = view_of(*statistics, {kDLFloat, 64, 1});
+  if (c.validation) args.validation = view_of(*validation, {kDLInt, 64, 1});
 
   Context context;
   context.device = kDevice;
   context.implementation = surroundings.implementation;
   AlignBlockSizeSizes sizes;
   const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
-                                  c.pad_sorted_ids};
+                                  c.pad_sorted_ids, c.filtered_group};
   if (Status s = align_block_size_sizes(shape, context, &sizes); !s.ok()) return s.message();
   DeviceBuffer workspace(sizes.workspace_bytes, surroundings.misalignment, surroundings.is_exact);
   // Left as it came from the allocator, so that initcheck finds reads of what nobody wrote.
   if (!surroundings.is_exact) {
     for (DeviceBuffer* poisoned :
          {&workspace, sorted_token_ids.get(), expert_ids.get(), num_tokens_post_pad.get(),
-          expert_counts.get(), num_dropped.get()}) {
+          expert_counts.get(), num_dropped.get(), statistics.get(), validation.get()}) {
       poisoned->poison(surroundings.poison);
     }
   }
@@ -145,21 +152,20 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
   require(cudaDeviceSynchronize(), (c.name + " on " + surroundings.implementation).c_str());
 
   if (topk_ids->download() != inputs.topk_ids) return "topk_ids: changed";
-  std::string difference =
-      first_difference("sorted_token_ids", *sorted_token_ids, expected.sorted_token_ids);
-  if (difference.empty()) {
-    difference = first_difference("expert_ids", *expert_ids, expected.expert_ids);
+  std::string difference;
+  const auto compare = [&]<typename T>(const char* name, const DeviceBuffer& found,
+                                       std::span<const T> wanted) {
+    if (difference.empty()) difference = first_difference(name, found, wanted);
+  };
+  compare("sorted_token_ids", *sorted_token_ids, std::span(expected.sorted_token_ids));
+  compare("expert_ids", *expert_ids, std::span(expected.expert_ids));
+  compare("num_tokens_post_pad", *num_tokens_post_pad, std::span(&expected.num_tokens_post_pad, 1));
+  if (surroundings.with_counts) {
+    compare("expert_counts", *expert_counts, std::span(expected.expert_counts));
+    compare("num_dropped", *num_dropped, std::span(&expected.num_dropped, 1));
   }
-  if (difference.empty()) {
-    difference = first_difference("num_tokens_post_pad", *num_tokens_post_pad,
-                                  {&expected.num_tokens_post_pad, 1});
-  }
-  if (difference.empty() && surroundings.with_counts) {
-    difference = first_difference("expert_counts", *expert_counts, expected.expert_counts);
-    if (difference.empty()) {
-      difference = first_difference("num_dropped", *num_dropped, {&expected.num_dropped, 1});
-    }
-  }
+  compare("statistics", *statistics, std::span(expected.statistics));
+  compare("validation", *validation, std::span(expected.validation));
   if (!difference.empty()) return difference;
   const std::pair<const char*, const DeviceBuffer*> buffers[] = {
       {"workspace", &workspace},
@@ -168,7 +174,9 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
       {"expert_ids", expert_ids.get()},
       {"num_tokens_post_pad", num_tokens_post_pad.get()},
       {"expert_counts", expert_counts.get()},
-      {"num_dropped", num_dropped.get()}};
+      {"num_dropped", num_dropped.get()},
+      {"statistics", statistics.get()},
+      {"validation", validation.get()}};
   for (const auto& [name, guarded] : buffers) {
     if (!guarded->intact()) return std::string(name) + ": written beside";
   }
@@ -177,6 +185,11 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
 
 Status call_on_device(const Context& context) {
   constexpr std::size_t kBytes = 256;
+  const auto int32_view = [&](const DeviceBuffer& buffer) {
+    TensorView view = view_of(buffer, {kDLInt, 32, 1});
+    view.device = context.device;
+    return view;
+  };
   const DeviceBuffer ids(4 * sizeof(std::int32_t), 0, true);
   const DeviceBuffer slots(kBytes, 0, true);
   const DeviceBuffer experts(kBytes, 0, true);
@@ -193,7 +206,7 @@ Status call_on_device(const Context& context) {
 
 std::vector<std::string> device_implementations(const contract::AlignBlockSizeCase& c) {
   const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
-                                  c.pad_sorted_ids};
+                                  c.pad_sorted_ids, c.filtered_group};
   Context context;
   context.device = kDevice;
   std::vector<ImplementationReport> reports;

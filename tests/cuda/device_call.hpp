@@ -54,7 +54,7 @@ struct DeviceSurroundings {
 std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t seed,
                             const Outputs& expected, const DeviceSurroundings& surroundings);
 
-/// Calls the op on a few ids of device 0, in a context that need not fit them.
+/// Calls the op on a few ids of device 0, which are said to be on the context's device.
 Status call_on_device(const Context& context);
 
 /// Names of the implementations that can run a case on device 0; the policy's choice first.
