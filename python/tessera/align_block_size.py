@@ -333,3 +333,14 @@ def align_block_size(
     if framework.adopt is not None:
         parts = [framework.adopt(topk_ids, part) for part in parts]
     return tuple.__new__(AlignedBlocks, parts)
+
+
+def _align_in_graph(*args: Any, **kwargs: Any) -> Any:
+    """What `torch.compile` traces in place of `align_block_size`."""
+    from tessera.torch_ops import align_in_graph
+
+    return align_in_graph(*args, **kwargs)
+
+
+# Told to Dynamo by this attribute, so that an eager call does not have to ask whether it is traced.
+align_block_size.__dict__["_torchdynamo_inline"] = _align_in_graph

@@ -1,0 +1,120 @@
+"""`torch.ops.tessera.align_block_size` and `torch.compile` on a GPU, CUDA graphs included."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from cuda_calls import SHAPES, assert_same, host_ids, options_of
+
+EXAMPLE = Path(__file__).parents[3] / "examples/python/expert_parallel.py"
+
+# Few and many ids, with and without workspace.
+COMPILED = [(16, 256, 8, 16), (4096, 64, 2, 128), (65536, 8, 2, 128)]
+
+
+def tesseras_op() -> Any:
+    import torch
+
+    import tessera.torch_ops  # noqa: F401, it registers the op
+
+    return torch.ops.tessera.align_block_size
+
+
+def compile_align(shape: tuple[int, int, int, int], **how: Any) -> Any:
+    """Compiled: ids of experts, moved by one expert so that the graph holds a kernel of torch's,
+    too, and their blocks.
+    """
+    import torch
+
+    num_experts = shape[1]
+
+    def align(topk_ids: Any) -> tuple[Any, ...]:
+        moved = (topk_ids + 1) % num_experts
+        return moved, *tessera.align_block_size(moved, **options_of(shape))
+
+    torch._dynamo.reset()
+    return torch.compile(align, fullgraph=True, **how)
+
+
+def expected_of(topk_ids: Any, shape: tuple[int, int, int, int]) -> tuple[Any, ...]:
+    moved = (topk_ids + 1) % shape[1]
+    return moved, *tessera.align_block_size(moved, **options_of(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_op_gives_what_the_host_gives(shape: tuple[int, int, int, int]) -> None:
+    import torch
+
+    topk_ids = host_ids(shape, 1, broken=True)
+    counts = torch.empty(shape[1], dtype=torch.int32, device="cuda")
+    found = tesseras_op()(
+        torch.from_numpy(topk_ids).cuda(), **options_of(shape), expert_counts=counts
+    )
+    expected_counts = np.empty(shape[1], np.int32)
+    expected = tessera.align_block_size(
+        topk_ids, **options_of(shape), expert_counts=expected_counts
+    )
+    assert all(array.is_cuda for array in found)
+    assert_same((*found, counts), (*expected, expected_counts))
+
+
+@pytest.mark.parametrize("shape", COMPILED, ids=str)
+def test_opcheck(shape: tuple[int, int, int, int]) -> None:
+    import torch
+
+    topk_ids = torch.from_numpy(host_ids(shape, 1)).cuda()
+    torch.library.opcheck(tesseras_op().default, (topk_ids,), options_of(shape))
+
+
+# Inductor and Triton warn of their own doings.
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_inductor(dynamic: bool) -> None:
+    import torch
+
+    shape = COMPILED[1]
+    compiled = compile_align(shape, dynamic=dynamic)
+    for tokens in (8, 4096):
+        topk_ids = host_ids((tokens, *shape[1:]), 2)
+        found = compiled(torch.from_numpy(topk_ids).cuda())
+        assert_same(found, expected_of(topk_ids, shape))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("shape", COMPILED, ids=str)
+def test_cuda_graph_trees(shape: tuple[int, int, int, int]) -> None:
+    """Later calls replay one graph: in the same memory, with the ids that they are given."""
+    import torch
+
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    compiled = compile_align(shape, mode="reduce-overhead")
+    addresses = []
+    for seed in range(6):
+        topk_ids = host_ids(shape, seed)
+        torch.compiler.cudagraph_mark_step_begin()
+        found = compiled(torch.from_numpy(topk_ids).cuda())
+        assert_same(found, expected_of(topk_ids, shape))
+        addresses.append(tuple(array.data_ptr() for array in found))
+        del found
+    assert counters["inductor"]["cudagraph_skips"] == 0
+    assert len(set(addresses[3:])) == 1
+
+
+def test_experts_on_two_gpus_are_aligned_with_nccl() -> None:
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        pytest.skip(f"needs two GPUs, found {torch.cuda.device_count()}")
+    finished = subprocess.run(
+        [sys.executable, EXAMPLE], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert "backend: nccl" in finished.stdout

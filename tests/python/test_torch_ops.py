@@ -1,0 +1,277 @@
+"""`torch.ops.tessera.align_block_size`, and what becomes of the function in compiled code."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+torch: Any = pytest.importorskip("torch", reason="torch is not installed")
+
+import tessera  # noqa: E402
+from tessera import torch_ops  # noqa: E402
+from tessera._device import HOST  # noqa: E402
+from tessera.align_block_size import output_sizes  # noqa: E402
+from tessera.verification import REFERENCE  # noqa: E402
+
+NUM_EXPERTS, TOP_K, BLOCK_SIZE = 12, 2, 16
+GOOD: dict[str, Any] = {"block_size": BLOCK_SIZE, "num_experts": NUM_EXPERTS}
+# Fewer ids than experts, and more.
+TOKENS = (3, 5, 40, 300)
+op = torch.ops.tessera.align_block_size
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_yet() -> None:
+    torch._dynamo.reset()
+
+
+def routed(num_tokens: int, seed: int = 0) -> Any:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(num_tokens, NUM_EXPERTS, generator=generator)
+
+
+def ids_of(num_tokens: int, dtype: Any = torch.int64) -> Any:
+    return routed(num_tokens).topk(TOP_K).indices.to(dtype)
+
+
+def a_map() -> Any:
+    """Odd experts live here."""
+    expert_map = torch.full((NUM_EXPERTS,), -1, dtype=torch.int32)
+    expert_map[1::2] = torch.arange(NUM_EXPERTS // 2, dtype=torch.int32)
+    return expert_map
+
+
+def layer(logits: Any) -> tuple[Any, ...]:
+    """A router, by Tessera's function: weights, ids, and their blocks."""
+    weights, topk_ids = torch.softmax(logits, dim=-1).topk(TOP_K)
+    return weights, topk_ids, *tessera.align_block_size(topk_ids, **GOOD)
+
+
+def layer_by_op(logits: Any) -> tuple[Any, ...]:
+    weights, topk_ids = torch.softmax(logits, dim=-1).topk(TOP_K)
+    return weights, topk_ids, *op(topk_ids, BLOCK_SIZE, NUM_EXPERTS)
+
+
+def assert_equal(found: Any, expected: Any) -> None:
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("num_tokens", TOKENS)
+@pytest.mark.parametrize("pad_sorted_ids", [False, True])
+def test_the_op_gives_what_the_function_gives(num_tokens: int, pad_sorted_ids: bool) -> None:
+    topk_ids = ids_of(num_tokens)
+    options = {**GOOD, "pad_sorted_ids": pad_sorted_ids, "expert_map": a_map(), "tail_expert": 7}
+    for ignores in (False, True):
+        expected = tessera.align_block_size(topk_ids, **options, ignore_invalid_experts=ignores)
+        found = op(topk_ids, **options, ignore_invalid_experts=ignores)
+        assert_equal(found, expected)
+    out = tuple(torch.full_like(array, -5) for array in expected)
+    counts, dropped = (torch.full((n,), -5, dtype=torch.int32) for n in (NUM_EXPERTS, 1))
+    written = dict(zip(tessera.AlignedBlocks._fields, out, strict=True))
+    statistics = {"expert_counts": counts, "num_dropped": dropped}
+    op.out(topk_ids, **options, ignore_invalid_experts=True, **statistics, **written)
+    assert_equal(out, expected)
+    assert int(counts.sum()) == int((a_map()[topk_ids] >= 0).sum())
+    assert int(dropped) == 0
+
+
+def test_outputs_share_no_memory() -> None:
+    found = op(ids_of(5), **GOOD)
+    assert len({array.untyped_storage().data_ptr() for array in found}) == 3
+
+
+@pytest.mark.parametrize("run", [layer, layer_by_op])
+def test_static_shapes(run: Callable[..., Any]) -> None:
+    compiled = torch.compile(run, fullgraph=True, dynamic=False, backend="aot_eager")
+    for num_tokens in (0, *TOKENS):
+        logits = routed(num_tokens)
+        assert_equal(compiled(logits), layer(logits))
+
+
+@pytest.mark.parametrize("run", [layer, layer_by_op])
+def test_dynamic_shapes_compile_once(run: Callable[..., Any]) -> None:
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(run, fullgraph=True, dynamic=True, backend=counter)
+    for num_tokens in TOKENS:
+        logits = routed(num_tokens)
+        assert_equal(compiled(logits), layer(logits))
+    assert counter.frame_count == 1
+
+
+# Inductor itself uses what torch has deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_inductor(dynamic: bool) -> None:
+    compiled = torch.compile(layer, fullgraph=True, dynamic=dynamic)
+    for num_tokens in TOKENS[::2]:
+        logits = routed(num_tokens)
+        assert_equal(compiled(logits), layer(logits))
+
+
+def test_sizes_of_blocks_and_experts_may_be_dynamic() -> None:
+    def align(topk_ids: Any, block_size: int, num_experts: int) -> Any:
+        return tessera.align_block_size(
+            topk_ids, block_size=block_size, num_experts=num_experts, filtered_group=True
+        )
+
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(align, fullgraph=True, dynamic=True, backend=counter)
+    for num_tokens, block_size, num_experts in ((3, 16, 12), (50, 7, 12), (50, 64, 500)):
+        topk_ids = ids_of(num_tokens)
+        found = compiled(topk_ids, block_size, num_experts)
+        assert isinstance(found, tessera.AlignedBlocks)
+        assert_equal(found, align(topk_ids, block_size, num_experts))
+    assert counter.frame_count == 1
+
+
+def test_every_argument_in_compiled_code() -> None:
+    topk_ids = ids_of(40)
+    topk_ids[::7, 0] = NUM_EXPERTS
+    topk_ids[::5, 1] = -1
+
+    def align(topk_ids: Any, expert_map: Any, *written: Any, out: Any = None) -> Any:
+        counts, dropped, statistics = written
+        return tessera.align_block_size(
+            topk_ids,
+            **GOOD,
+            expert_map=expert_map,
+            ignore_invalid_experts=True,
+            pad_sorted_ids=True,
+            tail_expert=3,
+            map_tail=True,
+            filtered_group=True,
+            expert_counts=counts,
+            num_dropped=dropped,
+            statistics=statistics,
+            num_threads=1,
+            out=out,
+        )
+
+    lengths = ((NUM_EXPERTS, torch.int32), (1, torch.int32), (6, torch.float64))
+    written = [torch.zeros(length, dtype=dtype) for length, dtype in lengths]
+    expected = align(topk_ids, a_map(), *written)
+    compiled = torch.compile(align, fullgraph=True, backend="aot_eager")
+    theirs = [torch.full_like(array, -5) for array in written]
+    found = compiled(topk_ids, a_map(), *theirs)
+    assert_equal((*found, *theirs), (*expected, *written))
+
+    # Longer than needed: filled over their whole length.
+    out = tuple(
+        torch.full((len(array) + more,), -5, dtype=torch.int32)
+        for array, more in zip(expected, (9, 4, 0), strict=True)
+    )
+    longer = tuple(array.clone() for array in out)
+    align(topk_ids, a_map(), None, None, None, out=longer)
+    found = compiled(topk_ids, a_map(), None, None, None, out=out)
+    assert all(got is given for got, given in zip(found, out, strict=True))
+    assert_equal(out, longer)
+
+
+SAMPLES: dict[str, tuple[tuple[int, Any], dict[str, Any]]] = {
+    "plain": ((5, torch.int64), {}),
+    "few experts": ((300, torch.int32), {"pad_sorted_ids": True}),
+    "bytes": ((40, torch.uint8), {"tail_expert": 3, "num_threads": 1}),
+    "filtered": ((3, torch.int32), {"filtered_group": True}),
+    "map": ((40, torch.int16), {"expert_map": a_map(), "ignore_invalid_experts": True}),
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+@pytest.mark.parametrize("writes", [False, True])
+def test_opcheck(sample: str, writes: bool) -> None:
+    shape, options = SAMPLES[sample]
+    topk_ids = ids_of(*shape)
+    options = options | GOOD
+    if writes:
+        options["expert_counts"] = torch.empty(NUM_EXPERTS, dtype=torch.int32)
+        options["num_dropped"] = torch.empty(1, dtype=torch.int32)
+        options["statistics"] = torch.empty(6, dtype=torch.float64)
+    torch.library.opcheck(op.default, (topk_ids,), options)
+    if writes:
+        blocks = op(topk_ids, **options)
+        options |= dict(zip(tessera.AlignedBlocks._fields, blocks, strict=True))
+        torch.library.opcheck(op.out, (topk_ids,), options)
+
+
+def test_no_part_in_autograd() -> None:
+    logits = routed(40).requires_grad_()
+    for run in (layer, layer_by_op, torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        weights, _, *blocks = run(logits)
+        assert all(not array.requires_grad and array.grad_fn is None for array in blocks)
+        weights[:, 0].sum().backward()
+        gradient, logits.grad = logits.grad, None
+        torch.softmax(logits, dim=-1).topk(TOP_K).values[:, 0].sum().backward()
+        torch.testing.assert_close(gradient, logits.grad)
+        logits.grad = None
+
+
+def test_in_inference_mode() -> None:
+    expected = layer(routed(40))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with torch.inference_mode():
+        for run in (layer, layer_by_op, compiled):
+            found = run(routed(40))
+            assert all(array.is_inference() for array in found)
+            assert_equal(found, expected)
+
+
+def test_the_formula_for_symbols_is_the_cores() -> None:
+    sizes = (0, 1, 7, 8, 9, 100, 65_537)
+    blocks, experts = (1, 2, 7, 16, 128), (1, 2, 8, 513, 65_536)
+    for num_ids, block_size, num_experts in itertools.product(sizes, blocks, experts):
+        for pad, filtered in itertools.product((False, True), repeat=2):
+            shape = (num_ids, block_size, num_experts, pad, filtered)
+            expected = output_sizes(*shape[:4], HOST, REFERENCE, filtered)[:2]
+            assert torch_ops.symbolic_sizes(shape) == expected
+
+
+def test_arguments_are_those_of_the_function() -> None:
+    parameters = dict(inspect.signature(tessera.align_block_size).parameters)
+    del parameters["out"]
+    for overload in (op.default, op.out):
+        arguments = [one for one in overload._schema.arguments if not one.kwarg_only]
+        assert [one.name for one in arguments] == list(parameters)
+        for argument in arguments:
+            default = parameters[argument.name].default
+            assert argument.has_default_value() == (default is not inspect.Parameter.empty)
+            if argument.has_default_value():
+                assert argument.default_value == default
+
+
+def test_refusals_are_the_cores() -> None:
+    bad = r"align_block_size: block_size: expected .*, got 0"
+    with pytest.raises(ValueError, match=bad):
+        op(ids_of(3), 0, NUM_EXPERTS)
+    with pytest.raises(TypeError, match=r"^align_block_size: topk_ids.dtype: expected an integer"):
+        op(routed(3), **GOOD)
+
+    def align(topk_ids: Any) -> Any:
+        return tessera.align_block_size(topk_ids, block_size=0, num_experts=NUM_EXPERTS)
+
+    with pytest.raises(Exception, match=bad):
+        torch.compile(align, fullgraph=True, dynamic=False, backend="aot_eager")(ids_of(3))
+
+
+def test_eager_calls_do_without_it() -> None:
+    program = """
+import sys, torch, tessera
+tessera.align_block_size(torch.tensor([1, 0]), block_size=4, num_experts=2)
+assert "tessera.torch_ops" not in sys.modules and "torch._dynamo" not in sys.modules
+def align(topk_ids):
+    return tessera.align_block_size(topk_ids, block_size=4, num_experts=2)
+found = torch.compile(align, fullgraph=True, backend="eager")(torch.tensor([1, 0]))
+assert "tessera.torch_ops" in sys.modules
+print(found.sorted_token_ids.tolist())
+"""
+    finished = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == "[1, 2, 2, 2, 0, 2, 2, 2]\n"
