@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
 import json
 import re
 import sys
@@ -93,6 +94,8 @@ def test_eager_lists_calls_by_shape(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert re.search(r"^numpy, out=( +[\d.]+){2}$", shown, re.MULTILINE)
     for row in document["rows"]:
         assert {"numpy", "numpy, out=", "empty call, the same binding and arrays"} <= set(row["us"])
+        ops = {"torch.ops.tessera.align_block_size", "empty torch op, the same arguments"}
+        assert ops <= set(row["us"]) or importlib.util.find_spec("torch") is None
 
 
 def test_report_writes_the_files_of_the_page(

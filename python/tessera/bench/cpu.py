@@ -13,6 +13,7 @@ from tessera.bench.compositions import torch_composition
 from tessera.bench.contender import Call, Contender, Kind, absent, native_library
 from tessera.bench.problem import Problem
 from tessera.bench.shapes import Shape
+from tessera.bench.torch_calls import torch_op_contenders
 
 
 def contenders() -> list[Contender]:
@@ -140,5 +141,6 @@ def _costs(torch: Any) -> list[Contender]:
             cost("torch tensors", align(torch.from_numpy, allocates=True)),
             cost("torch tensors, out=", align(torch.from_numpy, allocates=False)),
             cost("three torch.empty", three(empty)),
+            *torch_op_contenders(),
         ]
     return found

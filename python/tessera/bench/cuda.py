@@ -13,6 +13,7 @@ from tessera.bench.compositions import torch_composition
 from tessera.bench.contender import Call, Contender, Kind, absent, native_library
 from tessera.bench.problem import Problem
 from tessera.bench.shapes import Shape
+from tessera.bench.torch_calls import torch_op_contenders
 
 _LIBRARY = "tessera_bench_cuda.so"
 _ALL = ("graph", "l2", "eager", "cold")
@@ -28,7 +29,8 @@ def contenders() -> list[Contender]:
     out = Contender("tessera, out=", "cost", ("eager",), _prepare_tessera_out)
     torch_peer = Contender("torch", "peer", _ALL, _prepare_torch, refusal=_refuse_shift)
     empties = Contender("three torch.empty", "cost", ("eager",), _prepare_three_empty)
-    return [ours, out, torch_peer, *_native_contenders(torch), _vllm(), _sgl_kernel(), empties]
+    peers = [torch_peer, *_native_contenders(torch), _vllm(), _sgl_kernel()]
+    return [ours, out, *peers, empties, *torch_op_contenders()]
 
 
 def prepare_tessera(problem: Problem) -> Call:
