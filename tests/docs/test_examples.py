@@ -14,6 +14,8 @@ PRINTED = {
     "align_jax.py": "slots with padding: ",
     "align_numpy.py": "largest difference from the plain loop: ",
     "align_torch.py": "same memory in every call: True",
+    "align_torch_compile.py": "1000 tokens: ",
+    "expert_parallel.py": "together the same as one process: ",
 }
 
 
