@@ -1,0 +1,135 @@
+"""Functions of other packages, replaced such that what Tessera refuses goes to the original."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import re
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple
+
+Function = Callable[..., Any]
+
+# What Tessera raises for calls outside its domain; nothing has been written then.
+_REFUSALS = (NotImplementedError, TypeError, ValueError)
+
+
+class _Patch(NamedTuple):
+    original: Function
+    replacement: Function
+
+
+class Patches:
+    """The functions of one package that Tessera serves in this process.
+
+    While `active` is false the originals serve every call, also where another package has wrapped
+    a replacement or keeps a hook, so that they cannot be taken back.
+    """
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self.active = False
+        # Held while patches change; importing a package can come back through its plugins.
+        self.lock = threading.RLock()
+        self._logger = logger
+        # By module and name; None for a hook, which the package itself has put in.
+        self._patches: dict[tuple[str, str], _Patch | None] = {}
+        self._reasons: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Full names of the functions that have a replacement or a hook."""
+        return [".".join(key) for key in self._patches]
+
+    def replace(
+        self, module: ModuleType, name: str, parameters: Sequence[str], serve: Function
+    ) -> bool:
+        """Let `serve` have the calls of a function, in every module that knows it by any name.
+
+        A function that is not there, or whose first parameters are others, is left alone.
+
+        Returns:
+            Whether something changed: a function is replaced once.
+        """
+        original = self._original(module, name, parameters)
+        if original is None:
+            return False
+        replacement = self._replacement(original, serve)
+        _rebind(original, replacement)
+        self._patches[module.__name__, name] = _Patch(original, replacement)
+        return True
+
+    def hook(
+        self,
+        module: ModuleType,
+        name: str,
+        parameters: Sequence[str],
+        serve: Function,
+        register: Callable[[str, Function], object],
+    ) -> bool:
+        """As `replace`, but by `register`, which gets the function's full name and replacement."""
+        original = self._original(module, name, parameters)
+        if original is None:
+            return False
+        register(f"{module.__name__}.{name}", self._replacement(original, serve))
+        self._patches[module.__name__, name] = None
+        return True
+
+    def restore(self) -> list[str]:
+        """Put every original back; the names of the functions that Tessera served until now."""
+        served = self.names if self.active else []
+        self.active = False
+        for key, patch in list(self._patches.items()):
+            if patch is not None:
+                _rebind(patch.replacement, patch.original)
+                del self._patches[key]
+        return served
+
+    def _replacement(self, original: Function, serve: Function) -> Function:
+        from torch.compiler import is_compiling
+
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            # torch.compile can look into a package's own op, and not into Tessera's library.
+            if self.active and not is_compiling():
+                try:
+                    return serve(*args, **kwargs)
+                except _REFUSALS as refusal:
+                    name = f"{original.__module__}.{original.__name__}"
+                    self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")
+            return original(*args, **kwargs)
+
+        return replacement
+
+    def _original(
+        self, module: ModuleType, name: str, parameters: Sequence[str]
+    ) -> Function | None:
+        """The function, if it is as expected, and not served yet."""
+        key = (module.__name__, name)
+        if key in self._patches:
+            return None
+        function: Function | None = getattr(module, name, None)
+        names = [] if function is None else list(inspect.signature(function).parameters)
+        if names[: len(parameters)] != list(parameters):
+            expected, got = ", ".join(parameters), ", ".join(names) or "no such function"
+            self._warn_once(f"{'.'.join(key)} is left alone: expected ({expected}), got ({got})")
+            return None
+        return function
+
+    def _warn_once(self, message: str) -> None:
+        reason = re.sub(r"\d+", "#", message)  # the same reason comes with many sizes
+        if reason not in self._reasons:
+            self._reasons.add(reason)
+            self._logger.warning(message)
+
+
+def _rebind(old: object, new: object) -> None:
+    """Put `new` in the place of `old` in every module that has it, under whatever name."""
+    for module in list(sys.modules.values()):
+        if isinstance(module, ModuleType):
+            for name, value in list(vars(module).items()):
+                if value is old:
+                    setattr(module, name, new)
