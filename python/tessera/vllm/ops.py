@@ -43,7 +43,7 @@ def moe_align_block_size(
             "moe_align_block_size: scatter_idx: expected None, got "
             f"{type(scatter_idx).__name__}"
         )
-    _check_plain("moe_align_block_size", "topk_ids", topk_ids)
+    check_plain("moe_align_block_size", "topk_ids", topk_ids)
     tessera.align_block_size(
         topk_ids,
         block_size=block_size,
@@ -77,7 +77,7 @@ def batched_moe_align_block_size(
         num_tokens_post_pad: int32[1].
         tail_expert: value of `expert_ids` past the last block.
     """
-    _check_plain("batched_moe_align_block_size", "expert_num_tokens", expert_num_tokens)
+    check_plain("batched_moe_align_block_size", "expert_num_tokens", expert_num_tokens)
     tessera.batched_align_block_size(
         expert_num_tokens,
         max_tokens_per_batch=max_tokens_per_batch,
@@ -125,7 +125,7 @@ def moe_lora_align_block_size(
         expert_map: int32[num_experts]; with it groups are formed by local expert.
         tail_expert: value of `experts_ids` past the last block of a row.
     """
-    _check_plain("moe_lora_align_block_size", "topk_ids", topk_ids)
+    check_plain("moe_lora_align_block_size", "topk_ids", topk_ids)
     rows = (
         ("sorted_token_ids", sorted_token_ids, max_num_tokens_padded),
         ("experts_ids", experts_ids, max_num_m_blocks),
@@ -152,7 +152,7 @@ def moe_lora_align_block_size(
     )
 
 
-def _check_plain(op: str, name: str, tensor: torch.Tensor) -> None:
+def check_plain(op: str, name: str, tensor: torch.Tensor) -> None:
     """Refuse tensors without memory of their own, such as those that torch.compile traces with."""
     if type(tensor) is not torch.Tensor:
         raise TypeError(

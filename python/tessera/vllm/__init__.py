@@ -1,0 +1,79 @@
+"""Tessera in vLLM's place, in this process: `install()`, `uninstall()`, and vLLM's plugin.
+
+vLLM's alignment ops are replaced in `vllm._custom_ops`, where all of vLLM looks them up; a call that
+Tessera refuses goes to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported
+before `install()` is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+
+from tessera._patching import Patches, begins_with
+
+_logger = logging.getLogger("tessera.vllm")
+_patches = Patches(_logger)
+
+
+def install(*, wrapper: bool = False) -> list[str]:
+    """Let Tessera serve vLLM's alignment ops in this process; may be called any number of times.
+
+    Does nothing if the environment variable TESSERA_VLLM is 0.
+
+    Args:
+        wrapper: replace the Python function `moe_align_block_size` around the op as well, in every
+            module that has imported it: its allocations, the op and the expert map are one call then.
+
+    Returns:
+        Full names of the functions that are replaced.
+
+    Raises:
+        ImportError: vLLM cannot be imported.
+    """
+    if os.environ.get("TESSERA_VLLM") == "0":
+        _logger.info("TESSERA_VLLM is 0: vLLM is left as it is")
+        return []
+    with _patches.lock:
+        version = str(importlib.import_module("vllm").__version__)
+        custom_ops = importlib.import_module("vllm._custom_ops")
+        from tessera.vllm import ops
+        from tessera.vllm.generations import generation_of
+        from tessera.vllm.wrapper import moe_align_block_size
+
+        generation = generation_of(version)
+        replaced = []
+        for name, parameters in generation.ops.items():
+            serve = getattr(ops, name)
+            if name == "moe_align_block_size":
+                serve = functools.partial(serve, tail_expert=generation.tail_expert)
+            replaced.append(_patches.replace(custom_ops, name, parameters, serve))
+        if wrapper:
+            module = importlib.import_module(
+                "vllm.model_executor.layers.fused_moe.moe_align_block_size"
+            )
+            serve = functools.partial(moe_align_block_size, generation=generation)
+            replaced.append(
+                _patches.replace(module, "moe_align_block_size", generation.wrapper, serve)
+            )
+        if any(replaced) or not _patches.active:
+            _logger.info("vLLM %s: Tessera serves %s", version, ", ".join(_patches.names))
+        _patches.active = True
+        return _patches.names
+
+
+def uninstall() -> None:
+    """Give vLLM its own functions back; nothing happens if they were not replaced."""
+    with _patches.lock:
+        if names := _patches.restore():
+            _logger.info("vLLM's own functions are back: %s", ", ".join(names))
+
+
+def plugin() -> None:
+    """What vLLM calls in each of its processes: `install()`, which must not keep vLLM from starting."""
+    try:
+        install()
+    except Exception:
+        _logger.exception("vLLM runs without Tessera")
