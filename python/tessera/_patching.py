@@ -24,19 +24,25 @@ class _Patch(NamedTuple):
 
 
 class Patches:
-    """The functions of one package that are replaced in this process.
+    """The functions of one package that Tessera serves in this process.
 
-    While `active` is false every replacement is the original, also one that cannot be taken back
-    because another package has wrapped it.
+    While `active` is false the originals serve every call, also where another package has wrapped
+    a replacement or keeps a hook, so that they cannot be taken back.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self.active = False
-        # Held while patches change; importing a package can come back to its plugins.
+        # Held while patches change; importing a package can come back through its plugins.
         self.lock = threading.RLock()
         self._logger = logger
-        self._patches: dict[tuple[str, str], _Patch] = {}
+        # By module and name; None for a hook, which the package itself has put in.
+        self._patches: dict[tuple[str, str], _Patch | None] = {}
         self._reasons: set[str] = set()
+
+    @property
+    def names(self) -> list[str]:
+        """Full names of the functions that have a replacement or a hook."""
+        return [".".join(key) for key in self._patches]
 
     def replace(
         self, module: ModuleType, name: str, parameters: Sequence[str], serve: Function
@@ -48,35 +54,45 @@ class Patches:
         Returns:
             Whether something changed: a function is replaced once.
         """
-        key = (module.__name__, name)
-        if key in self._patches:
-            return False
-        original = getattr(module, name, None)
-        if original is None or not begins_with(original, parameters):
-            self._warn_once(f"{'.'.join(key)} is left alone: expected {name}({', '.join(parameters)})")
+        original = self._original(module, name, parameters)
+        if original is None:
             return False
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
             return self.call(serve, original, *args, **kwargs)
 
-        rebind(original, replacement)
-        self._patches[key] = _Patch(original, replacement)
+        _rebind(original, replacement)
+        self._patches[module.__name__, name] = _Patch(original, replacement)
+        return True
+
+    def hook(
+        self,
+        module: ModuleType,
+        name: str,
+        parameters: Sequence[str],
+        serve: Function,
+        register: Callable[[str, Function], object],
+    ) -> bool:
+        """As `replace`, by `register`, which gets the full name, and a function of the original.
+
+        That function takes the original as its first argument, and the call's arguments after it.
+        """
+        if self._original(module, name, parameters) is None:
+            return False
+        register(f"{module.__name__}.{name}", functools.partial(self.call, serve))
+        self._patches[module.__name__, name] = None
         return True
 
     def restore(self) -> list[str]:
-        """Put every original back; the names of those that were replaced."""
+        """Put every original back; the names of the functions that Tessera served until now."""
+        served = self.names if self.active else []
         self.active = False
-        for patch in self._patches.values():
-            rebind(patch.replacement, patch.original)
-        names = self.names
-        self._patches.clear()
-        return names
-
-    @property
-    def names(self) -> list[str]:
-        """Full names of the functions that are replaced."""
-        return [f"{module}.{name}" for module, name in self._patches]
+        for key, patch in list(self._patches.items()):
+            if patch is not None:
+                _rebind(patch.replacement, patch.original)
+                del self._patches[key]
+        return served
 
     def call(self, serve: Function, original: Function, /, *args: Any, **kwargs: Any) -> Any:
         """What `serve` returns; what `original` returns, if `serve` refuses the call."""
@@ -87,11 +103,24 @@ class Patches:
             try:
                 return serve(*args, **kwargs)
             except _REFUSALS as refusal:
-                self._warn_once(
-                    f"{original.__module__}.{original.__name__} gets a call that Tessera refuses: "
-                    f"{refusal}"
-                )
+                name = f"{original.__module__}.{original.__name__}"
+                self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")
         return original(*args, **kwargs)
+
+    def _original(
+        self, module: ModuleType, name: str, parameters: Sequence[str]
+    ) -> Function | None:
+        """The function, if it is as expected, and not served yet."""
+        key = (module.__name__, name)
+        if key in self._patches:
+            return None
+        function: Function | None = getattr(module, name, None)
+        names = [] if function is None else list(inspect.signature(function).parameters)
+        if names[: len(parameters)] != list(parameters):
+            expected, got = ", ".join(parameters), ", ".join(names) or "no such function"
+            self._warn_once(f"{'.'.join(key)} is left alone: expected ({expected}), got ({got})")
+            return None
+        return function
 
     def _warn_once(self, message: str) -> None:
         reason = re.sub(r"\d+", "#", message)  # the same reason comes with many sizes
@@ -100,7 +129,7 @@ class Patches:
             self._logger.warning(message)
 
 
-def rebind(old: object, new: object) -> None:
+def _rebind(old: object, new: object) -> None:
     """Put `new` in the place of `old` in every module that has it, under whatever name."""
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
@@ -109,7 +138,11 @@ def rebind(old: object, new: object) -> None:
                     setattr(module, name, new)
 
 
-def begins_with(function: Function, parameters: Sequence[str]) -> bool:
-    """Whether these are the first parameters of a function."""
-    names = list(inspect.signature(function).parameters)
-    return names[: len(parameters)] == list(parameters)
+def check_plain(op: str, name: str, tensor: Any) -> None:
+    """Refuse tensors without memory of their own, such as those that torch.compile traces with."""
+    import torch
+
+    if type(tensor) is not torch.Tensor:
+        raise TypeError(
+            f"{op}: {name}: expected a torch.Tensor with memory, got {type(tensor).__name__}"
+        )

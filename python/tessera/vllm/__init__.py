@@ -1,7 +1,7 @@
 """Tessera in vLLM's place, in this process: `install()`, `uninstall()`, and vLLM's plugin.
 
-vLLM's alignment ops are replaced in `vllm._custom_ops`, where all of vLLM looks them up; a call that
-Tessera refuses goes to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported
+vLLM's alignment ops are replaced in `vllm._custom_ops`, where all of vLLM looks them up; calls that
+Tessera refuses go to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported
 before `install()` is called.
 """
 
@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 
-from tessera._patching import Patches, begins_with
+from tessera._patching import Patches
 
 _logger = logging.getLogger("tessera.vllm")
 _patches = Patches(_logger)
@@ -25,7 +25,7 @@ def install(*, wrapper: bool = False) -> list[str]:
 
     Args:
         wrapper: replace the Python function `moe_align_block_size` around the op as well, in every
-            module that has imported it: its allocations, the op and the expert map are one call then.
+            module that has imported it. Op and expert map are one kernel then.
 
     Returns:
         Full names of the functions that are replaced.
@@ -72,7 +72,7 @@ def uninstall() -> None:
 
 
 def plugin() -> None:
-    """What vLLM calls in each of its processes: `install()`, which must not keep vLLM from starting."""
+    """What vLLM calls in each of its processes: `install()`. Never keeps vLLM from starting."""
     try:
         install()
     except Exception:

@@ -1,9 +1,8 @@
 """vLLM's alignment ops, served by Tessera: vLLM's parameters, and its way to return.
 
-Each function has the name, the parameters and the meaning of one in `vllm._custom_ops`, and writes to
-the caller's tensors. `tail_expert` is what a vLLM version writes to `experts_ids` past the last block.
-A call that Tessera cannot serve raises TypeError, ValueError or NotImplementedError, and nothing has
-been written then.
+Each function has the name, the parameters and the meaning of one in `vllm._custom_ops`, and writes
+to the caller's tensors. A call that Tessera cannot serve raises TypeError, ValueError or
+NotImplementedError, and nothing has been written then.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import torch
 
 import tessera
+from tessera._patching import check_plain
 
 
 def moe_align_block_size(
@@ -40,8 +40,7 @@ def moe_align_block_size(
     """
     if scatter_idx is not None:
         raise NotImplementedError(
-            "moe_align_block_size: scatter_idx: expected None, got "
-            f"{type(scatter_idx).__name__}"
+            f"moe_align_block_size: scatter_idx: expected None, got {type(scatter_idx).__name__}"
         )
     check_plain("moe_align_block_size", "topk_ids", topk_ids)
     tessera.align_block_size(
@@ -150,11 +149,3 @@ def moe_lora_align_block_size(
         tail_expert=tail_expert,
         out=(sorted_token_ids, experts_ids, num_tokens_post_pad),
     )
-
-
-def check_plain(op: str, name: str, tensor: torch.Tensor) -> None:
-    """Refuse tensors without memory of their own, such as those that torch.compile traces with."""
-    if type(tensor) is not torch.Tensor:
-        raise TypeError(
-            f"{op}: {name}: expected a torch.Tensor with memory, got {type(tensor).__name__}"
-        )

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 import tessera
+from tessera._patching import check_plain
 from tessera.vllm.generations import Generation
-from tessera.vllm.ops import check_plain
 
 
 def moe_align_block_size(
@@ -51,13 +51,15 @@ def moe_align_block_size(
     if pad_sorted_ids:
         num_slots += -num_slots % block_size
     num_blocks = -(-num_slots // block_size)
-    # Not parts of one allocation: Triton compiles its kernels anew for arrays that begin off 16 bytes.
-    out = tuple(
-        topk_ids.new_empty(length, dtype=torch.int32) for length in (num_slots, num_blocks, 1)
+    # Not parts of one allocation: Triton compiles kernels anew for addresses off 16 bytes.
+    out = (
+        topk_ids.new_empty(num_slots, dtype=torch.int32),
+        topk_ids.new_empty(num_blocks, dtype=torch.int32),
+        topk_ids.new_empty(1, dtype=torch.int32),
     )
     mapped_afterwards = expert_map is not None and not ignore_invalid_experts
     tail_expert = generation.tail_expert
-    return tessera.align_block_size(
+    tessera.align_block_size(
         topk_ids,
         block_size=block_size,
         num_experts=num_experts,
@@ -68,3 +70,4 @@ def moe_align_block_size(
         map_tail=mapped_afterwards,
         out=out,
     )
+    return out
