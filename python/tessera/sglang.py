@@ -12,7 +12,7 @@ import importlib
 import logging
 import os
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import tessera
 from tessera._patching import Function, Patches, check_plain
@@ -98,18 +98,24 @@ _PARAMETERS = (
 _COMPILED_PARAMETERS = (*_PARAMETERS[:4], "expert_ids", *_PARAMETERS[5:])
 
 
-def _targets() -> list[tuple[ModuleType, tuple[str, ...], Function]]:
+class _Target(NamedTuple):
+    module: ModuleType
+    parameters: tuple[str, ...]
+    serve: Function
+
+
+def _targets() -> list[_Target]:
     """Where this SGLang looks its op up, the parameters there, and what is to serve it."""
     try:  # 2026: a function that picks a backend, and the backend that is compiled at run time
         kernels = importlib.import_module("sglang.kernels.ops.moe")
     except ModuleNotFoundError:
-        return [(importlib.import_module("sgl_kernel"), _PARAMETERS, moe_align_block_size)]
-    targets = [(kernels, _PARAMETERS, moe_align_block_size)]
+        return [_Target(importlib.import_module("sgl_kernel"), _PARAMETERS, moe_align_block_size)]
+    targets = [_Target(kernels, _PARAMETERS, moe_align_block_size)]
     try:
         compiled = importlib.import_module("sglang.kernels.ops.moe.moe_align")
     except ImportError:  # a platform without that backend
         return targets
-    return [*targets, (compiled, _COMPILED_PARAMETERS, compiled_at_run_time)]
+    return [*targets, _Target(compiled, _COMPILED_PARAMETERS, compiled_at_run_time)]
 
 
 def _switched_off() -> bool:

@@ -60,9 +60,6 @@ class Generation(NamedTuple):
 GENERATIONS = (
     Generation((0, 9, 2), {"moe_align_block_size": _ALIGN}),
     Generation(
-        (0, 11, 0), {"moe_align_block_size": _ALIGN, "batched_moe_align_block_size": _BATCHED}
-    ),
-    Generation(
         (0, 11, 1),
         {
             "moe_align_block_size": _ALIGN,
@@ -92,7 +89,7 @@ GENERATIONS = (
         room_for_used_experts=True,
     ),
     Generation(
-        (0, 33, 0),
+        (0, 31, 0),
         {
             "moe_align_block_size": (*_ALIGN, "expert_map", "scatter_idx"),
             "batched_moe_align_block_size": _BATCHED,
