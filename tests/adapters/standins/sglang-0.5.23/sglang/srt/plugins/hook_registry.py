@@ -1,0 +1,29 @@
+import enum
+import functools
+import pkgutil
+
+
+class HookType(enum.Enum):
+    BEFORE = "before"
+    AFTER = "after"
+    AROUND = "around"
+    REPLACE = "replace"
+
+
+class HookRegistry:
+    hooks = []
+
+    @classmethod
+    def register(cls, target, hook, hook_type=HookType.AFTER, *, source=None):
+        cls.hooks.append((target, hook, hook_type))
+
+    @classmethod
+    def apply_hooks(cls):
+        for target, hook, hook_type in cls.hooks:
+            if hook_type is not HookType.AROUND:
+                raise NotImplementedError(hook_type)
+            module_name, _, name = target.rpartition(".")
+            module = pkgutil.resolve_name(module_name)
+            original = getattr(module, name)
+            around = functools.partial(hook, original)
+            setattr(module, name, functools.wraps(original)(around))
