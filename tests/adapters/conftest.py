@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-STANDINS = Path(__file__).with_name("standins")
 ENGINES = ("vllm", "sglang", "sgl_kernel")
 
 
@@ -25,7 +24,6 @@ def use_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Non
     """Lets a test import the engine in a folder; Tessera knows no patches when the test begins."""
     pytest.importorskip("torch", reason="torch is not installed")
     import engine_ops
-
     from tessera._patching import Patches
 
     for engine in ("vllm", "sglang"):

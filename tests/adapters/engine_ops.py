@@ -46,9 +46,7 @@ def scatter(num_ids: int, sorted_token_ids: Any, scatter_idx: Any) -> None:
             scatter_idx[index] = slot
 
 
-def batched(
-    max_tokens: int, block_size: int, expert_num_tokens: Any, out: tuple[Any, ...]
-) -> None:
+def batched(max_tokens: int, block_size: int, expert_num_tokens: Any, out: tuple[Any, ...]) -> None:
     calls.append("batched")
     filler = len(expert_num_tokens) * max_tokens
     slots: list[int] = []
@@ -93,4 +91,8 @@ def align_with_filtered(
     num_used = blocks.num_tokens_post_pad[0] // block_size
     experts = [bucket - 1 for bucket in blocks.expert_ids[:num_used]]
     experts += out[1].tolist()[num_used:] if tail is None else [tail] * out[1].numel()
-    _fill(out, (blocks.sorted_token_ids, experts, blocks.num_tokens_post_pad), (topk_ids.numel(), -1, 0))
+    _fill(
+        out,
+        (blocks.sorted_token_ids, experts, blocks.num_tokens_post_pad),
+        (topk_ids.numel(), -1, 0),
+    )

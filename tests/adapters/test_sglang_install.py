@@ -16,9 +16,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import engine_ops  # noqa: E402
-from conftest import STANDINS  # noqa: E402
-
 import tessera.sglang  # noqa: E402
+from engine_packages import STANDINS  # noqa: E402
 
 LAYERS = "sglang.srt.layers.moe"
 ALIGN = {

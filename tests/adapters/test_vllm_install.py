@@ -18,9 +18,8 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import engine_ops  # noqa: E402
-from conftest import STANDINS  # noqa: E402
-
 import tessera.vllm  # noqa: E402
+from engine_packages import STANDINS  # noqa: E402
 from tessera.vllm.generations import GENERATIONS, generation_of  # noqa: E402
 
 VERSIONS = ["0.9.2", "0.12.0", "0.33.0"]
@@ -201,9 +200,7 @@ def test_wrapper_allocates_tensors_that_begin_at_16_bytes(version: str) -> None:
     assert [output.data_ptr() % 16 for output in outputs] == [0, 0, 0]
 
 
-def test_scatter_idx_goes_to_vllm(
-    use_engine: UseEngine, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_scatter_idx_goes_to_vllm(use_engine: UseEngine, caplog: pytest.LogCaptureFixture) -> None:
     use_engine(STANDINS / "vllm-0.33.0")
     tessera.vllm.install(wrapper=True)
     for _ in range(2):
@@ -245,9 +242,7 @@ def test_refused_calls_go_to_vllm_and_are_told_once(
     assert warnings[0].startswith(f"vllm._custom_ops.{name} gets a call that Tessera refuses: ")
 
 
-def test_install_again_changes_nothing(
-    version: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_install_again_changes_nothing(version: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "tessera.vllm")
     original = custom_ops().moe_align_block_size
     served = tessera.vllm.install()

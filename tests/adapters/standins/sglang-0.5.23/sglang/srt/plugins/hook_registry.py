@@ -11,7 +11,7 @@ class HookType(enum.Enum):
 
 
 class HookRegistry:
-    hooks = []
+    hooks = []  # noqa: RUF012
 
     @classmethod
     def register(cls, target, hook, hook_type=HookType.AFTER, *, source=None):

@@ -2,9 +2,7 @@ import torch
 from vllm import _custom_ops as ops
 
 
-def moe_align_block_size(
-    topk_ids, block_size, num_experts, expert_map=None, pad_sorted_ids=False
-):
+def moe_align_block_size(topk_ids, block_size, num_experts, expert_map=None, pad_sorted_ids=False):
     num_slots = topk_ids.numel() + num_experts * (block_size - 1)
     if pad_sorted_ids:
         num_slots = -(-num_slots // block_size) * block_size
