@@ -57,11 +57,7 @@ class Patches:
         original = self._original(module, name, parameters)
         if original is None:
             return False
-
-        @functools.wraps(original)
-        def replacement(*args: Any, **kwargs: Any) -> Any:
-            return self.call(serve, original, *args, **kwargs)
-
+        replacement = self._replacement(original, serve)
         _rebind(original, replacement)
         self._patches[module.__name__, name] = _Patch(original, replacement)
         return True
@@ -74,13 +70,11 @@ class Patches:
         serve: Function,
         register: Callable[[str, Function], object],
     ) -> bool:
-        """As `replace`, by `register`, which gets the full name, and a function of the original.
-
-        That function takes the original as its first argument, and the call's arguments after it.
-        """
-        if self._original(module, name, parameters) is None:
+        """As `replace`, but by `register`, which gets the function's full name and replacement."""
+        original = self._original(module, name, parameters)
+        if original is None:
             return False
-        register(f"{module.__name__}.{name}", functools.partial(self.call, serve))
+        register(f"{module.__name__}.{name}", self._replacement(original, serve))
         self._patches[module.__name__, name] = None
         return True
 
@@ -94,18 +88,21 @@ class Patches:
                 del self._patches[key]
         return served
 
-    def call(self, serve: Function, original: Function, /, *args: Any, **kwargs: Any) -> Any:
-        """What `serve` returns; what `original` returns, if `serve` refuses the call."""
-        import torch
+    def _replacement(self, original: Function, serve: Function) -> Function:
+        from torch.compiler import is_compiling
 
-        # torch.compile can look into a package's own op, and not into Tessera's library.
-        if self.active and not torch.compiler.is_compiling():
-            try:
-                return serve(*args, **kwargs)
-            except _REFUSALS as refusal:
-                name = f"{original.__module__}.{original.__name__}"
-                self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")
-        return original(*args, **kwargs)
+        @functools.wraps(original)
+        def replacement(*args: Any, **kwargs: Any) -> Any:
+            # torch.compile can look into a package's own op, and not into Tessera's library.
+            if self.active and not is_compiling():
+                try:
+                    return serve(*args, **kwargs)
+                except _REFUSALS as refusal:
+                    name = f"{original.__module__}.{original.__name__}"
+                    self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")
+            return original(*args, **kwargs)
+
+        return replacement
 
     def _original(
         self, module: ModuleType, name: str, parameters: Sequence[str]
@@ -136,13 +133,3 @@ def _rebind(old: object, new: object) -> None:
             for name, value in list(vars(module).items()):
                 if value is old:
                     setattr(module, name, new)
-
-
-def check_plain(op: str, name: str, tensor: Any) -> None:
-    """Refuse tensors without memory of their own, such as those that torch.compile traces with."""
-    import torch
-
-    if type(tensor) is not torch.Tensor:
-        raise TypeError(
-            f"{op}: {name}: expected a torch.Tensor with memory, got {type(tensor).__name__}"
-        )

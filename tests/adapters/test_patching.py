@@ -11,7 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from tessera._patching import Patches, check_plain  # noqa: E402
+from tessera._patching import Patches  # noqa: E402
+from tessera._plain_tensor import check_plain  # noqa: E402
 
 LOGGER = logging.getLogger("tessera.test")
 

@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import engine_ops  # noqa: E402
 import tessera.sglang  # noqa: E402
 from engine_packages import STANDINS, provide, signatures, sites  # noqa: E402
+from tessera.sglang import ops  # noqa: E402
 
 E, B = 8, 4
 KERNELS = Path("sglang/kernels/ops/moe")
@@ -74,7 +75,7 @@ def test_op_begins_with_the_parameters_that_are_served(site: Path) -> None:
     for file in present:
         parameters = tuple(signatures(site / file)["moe_align_block_size"])
         assert parameters[: len(expected[file])] == expected[file]
-    served = tuple(inspect.signature(tessera.sglang.moe_align_block_size).parameters)
+    served = tuple(inspect.signature(ops.moe_align_block_size).parameters)
     assert served[: len(tessera.sglang._PARAMETERS)] == tessera.sglang._PARAMETERS
 
 

@@ -59,7 +59,9 @@ def install(*, wrapper: bool = False) -> list[str]:
                 _patches.replace(module, "moe_align_block_size", generation.wrapper, serve)
             )
         if any(replaced) or not _patches.active:
-            _logger.info("vLLM %s: Tessera serves %s", version, ", ".join(_patches.names))
+            _logger.info(
+                "vLLM %s: Tessera serves %s", version, ", ".join(_patches.names) or "nothing"
+            )
         _patches.active = True
         return _patches.names
 

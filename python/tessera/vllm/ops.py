@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 import tessera
-from tessera._patching import check_plain
+from tessera._plain_tensor import check_plain
 
 
 def moe_align_block_size(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 import tessera
-from tessera._patching import check_plain
+from tessera._plain_tensor import check_plain
 from tessera.vllm.generations import Generation
 
 

@@ -1,5 +1,4 @@
 import enum
-import functools
 import pkgutil
 
 
@@ -20,10 +19,7 @@ class HookRegistry:
     @classmethod
     def apply_hooks(cls):
         for target, hook, hook_type in cls.hooks:
-            if hook_type is not HookType.AROUND:
+            if hook_type is not HookType.REPLACE:
                 raise NotImplementedError(hook_type)
             module_name, _, name = target.rpartition(".")
-            module = pkgutil.resolve_name(module_name)
-            original = getattr(module, name)
-            around = functools.partial(hook, original)
-            setattr(module, name, functools.wraps(original)(around))
+            setattr(pkgutil.resolve_name(module_name), name, hook)

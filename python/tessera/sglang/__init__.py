@@ -1,0 +1,119 @@
+"""Tessera in SGLang's place, in this process: `install()`, `uninstall()`, and SGLang's plugin.
+
+SGLang's op gives the pairs that expert parallelism has filtered out, with id -1, a group of their
+own, the first, and counts it in `num_experts`. docs/sglang.md has the details. Neither torch nor
+SGLang is imported before `install()` is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import os
+from types import ModuleType
+from typing import NamedTuple
+
+from tessera._patching import Function, Patches
+
+_logger = logging.getLogger("tessera.sglang")
+_patches = Patches(_logger)
+
+_OP = "moe_align_block_size"
+# The parameters that every version's op begins with that is served: SGLang's since 0.4.10.
+_PARAMETERS = (
+    "topk_ids",
+    "num_experts",
+    "block_size",
+    "sorted_token_ids",
+    "experts_ids",
+    "num_tokens_post_pad",
+    "cumsum_buffer",
+    "pad_sorted_token_ids",
+)
+_COMPILED_PARAMETERS = (*_PARAMETERS[:4], "expert_ids", *_PARAMETERS[5:])
+
+
+class _Target(NamedTuple):
+    module: ModuleType
+    parameters: tuple[str, ...]
+    serve: Function
+
+
+def _targets() -> list[_Target]:
+    """Where this SGLang looks its op up, the parameters there, and what is to serve it."""
+    from tessera.sglang import ops
+
+    try:  # 2026: a function that picks a backend, and the backend that is compiled at run time
+        kernels = importlib.import_module("sglang.kernels.ops.moe")
+    except ModuleNotFoundError:
+        return [
+            _Target(importlib.import_module("sgl_kernel"), _PARAMETERS, ops.moe_align_block_size)
+        ]
+    targets = [_Target(kernels, _PARAMETERS, ops.moe_align_block_size)]
+    try:
+        compiled = importlib.import_module("sglang.kernels.ops.moe.moe_align")
+    except ImportError:  # a platform without that backend
+        return targets
+    return [*targets, _Target(compiled, _COMPILED_PARAMETERS, ops.compiled_at_run_time)]
+
+
+def _switched_off() -> bool:
+    off = os.environ.get("TESSERA_SGLANG") == "0"
+    if off:
+        _logger.info("TESSERA_SGLANG is 0: SGLang is left as it is")
+    return off
+
+
+def _start() -> None:
+    if not _patches.active:
+        version = importlib.import_module("sglang").__version__
+        _logger.info(
+            "SGLang %s: Tessera serves %s", version, ", ".join(_patches.names) or "nothing"
+        )
+    _patches.active = True
+
+
+def install() -> list[str]:
+    """Let Tessera serve SGLang's alignment op in this process; may be called any number of times.
+
+    Does nothing if the environment variable TESSERA_SGLANG is 0.
+
+    Returns:
+        Full names of the functions that are replaced.
+
+    Raises:
+        ImportError: SGLang or its kernels cannot be imported.
+    """
+    if _switched_off():
+        return []
+    with _patches.lock:
+        for module, parameters, serve in _targets():
+            _patches.replace(module, _OP, parameters, serve)
+        _start()
+        return _patches.names
+
+
+def uninstall() -> None:
+    """Give SGLang its own op back; nothing happens if it was not replaced."""
+    with _patches.lock:
+        if names := _patches.restore():
+            _logger.info("SGLang's own functions are back: %s", ", ".join(names))
+
+
+def plugin() -> None:
+    """What SGLang calls in each of its processes: registers hooks, which SGLang then puts in.
+
+    Never keeps SGLang from starting.
+    """
+    try:
+        if _switched_off():
+            return
+        hooks = importlib.import_module("sglang.srt.plugins.hook_registry")
+        register = functools.partial(hooks.HookRegistry.register, hook_type=hooks.HookType.REPLACE)
+        with _patches.lock:
+            for module, parameters, serve in _targets():
+                _patches.hook(module, _OP, parameters, serve, register)
+            _start()
+    except Exception:
+        _logger.exception("SGLang runs without Tessera")
