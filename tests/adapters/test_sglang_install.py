@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
@@ -107,6 +108,28 @@ def test_refused_calls_go_to_sglang_and_are_told_once(
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "gets a call that Tessera refuses" in warnings[0]
+
+
+def test_tensors_without_memory_go_to_sglang(
+    newest: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    kernels = importlib.import_module("sglang.kernels.ops.moe")
+    seen = []
+
+    @functools.wraps(kernels.moe_align_block_size)
+    def original(*arguments: Any) -> None:
+        seen.append(type(arguments[0]))
+
+    monkeypatch.setattr(kernels, "moe_align_block_size", original)
+    tessera.sglang.install()
+    align, topk_ids = wrapper(newest).moe_align_block_size, ids()
+    with FakeTensorMode() as mode:
+        align(mode.from_tensor(topk_ids), B, E)
+    assert len(seen) == 1
+    assert seen[0] is not torch.Tensor
+    assert "expected a torch.Tensor with memory, got FakeTensor" in caplog.text
 
 
 def test_install_again_changes_nothing(version: str, caplog: pytest.LogCaptureFixture) -> None:

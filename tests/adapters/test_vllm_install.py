@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import inspect
 import logging
@@ -240,6 +241,36 @@ def test_refused_calls_go_to_vllm_and_are_told_once(
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert warnings[0].startswith(f"vllm._custom_ops.{name} gets a call that Tessera refuses: ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tensors_without_memory_go_to_vllm(
+    use_engine: UseEngine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    use_engine(STANDINS / "vllm-0.33.0")
+    seen = []
+
+    @functools.wraps(getattr(custom_ops(), name))
+    def original(**arguments: Any) -> None:
+        seen.append(set(map(type, arguments.values())))
+
+    monkeypatch.setattr(custom_ops(), name, original)
+    tessera.vllm.install()
+    arguments, _ = CALLS[name]()
+    with FakeTensorMode() as mode:
+        fake = {
+            key: mode.from_tensor(value) if isinstance(value, torch.Tensor) else value
+            for key, value in arguments.items()
+        }
+        getattr(custom_ops(), name)(**fake)
+    assert len(seen) == 1
+    assert torch.Tensor not in seen[0]
+    assert "expected a torch.Tensor with memory, got FakeTensor" in caplog.text
 
 
 def test_install_again_changes_nothing(version: str, caplog: pytest.LogCaptureFixture) -> None:
