@@ -110,6 +110,21 @@ def test_refused_calls_go_to_sglang_and_are_told_once(
     assert "gets a call that Tessera refuses" in warnings[0]
 
 
+@pytest.mark.parametrize(
+    "option", ["write_inactive_prefix_count", "map_invalid_experts_to_sentinel"]
+)
+def test_options_of_the_compiled_op_go_to_sglang(
+    newest: str, option: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    tessera.sglang.install()
+    compiled = importlib.import_module("sglang.kernels.ops.moe.moe_align")
+    num_slots = ids().numel() + (E + 1) * (B - 1)
+    buffers = [torch.empty(n, dtype=torch.int32) for n in (num_slots, num_slots, 1, E + 2)]
+    compiled.moe_align_block_size(ids(), E + 1, B, *buffers, True, **{option: True})
+    assert engine_ops.calls == ["align_with_filtered"]
+    assert f"{option}: expected False, got True" in caplog.text
+
+
 def test_tensors_without_memory_go_to_sglang(
     newest: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,7 +5,7 @@ Takes the installed vLLM, or unpacked wheels in the folders that TESSERA_VLLM_SI
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import logging
 import math
 from pathlib import Path
@@ -64,7 +64,7 @@ def real_vllm(
         site,
         {name: {"__version__": found} if name == "vllm" else {} for name in packages},
         {
-            "vllm.envs": {},
+            "vllm.envs": {"VLLM_PLUGINS": ["tessera"]},
             "vllm.logger": {"init_logger": logging.getLogger},
             "vllm.platforms": {"current_platform": Nothing("current_platform")},
             "vllm.scalar_type": {"ScalarType": object, "scalar_types": SimpleNamespace()},
@@ -129,3 +129,13 @@ def test_real_batched_wrapper_over_tessera(real_vllm: str) -> None:
     expected = tuple(torch.empty_like(each) for each in found)
     engine_ops.batched(8, B, counts, expected)
     assert [array.tolist() for array in found] == [array.tolist() for array in expected]
+
+
+@pytest.mark.parametrize("real_vllm", sites("vllm"), indirect=True)
+def test_real_loader_of_plugins_calls_tessera(real_vllm: str) -> None:
+    if importlib.util.find_spec("vllm.plugins") is None:
+        pytest.skip("no vllm/plugins in this folder")
+    importlib.import_module("vllm.plugins").load_general_plugins()
+    wrapper = importlib.import_module(f"{FUSED_MOE}.moe_align_block_size")
+    *_, total = wrapper.moe_align_block_size(torch.zeros((3, 1), dtype=torch.int32), B, E)
+    assert total.tolist() == [B]
