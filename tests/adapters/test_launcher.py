@@ -7,8 +7,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from launching import LAUNCHER, launch, output
 
+from launching import LAUNCHER, launch, output
 from programs import run_program
 
 HERE = Path(__file__).parent

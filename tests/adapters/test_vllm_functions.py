@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from oracle import expected_blocks  # noqa: E402
+from tessera.vllm import device, standin  # noqa: E402
 from tessera.vllm.call_forms import accept_both_forms  # noqa: E402
 from tessera.vllm.functions import (  # noqa: E402
     batched_moe_align_block_size,
@@ -237,3 +240,17 @@ def test_batched_sizes_are_refused_by_the_core(max_tokens: Any, block_size: Any)
 @pytest.mark.parametrize(("x", "y", "multiple"), [(0, 4, 0), (1, 4, 4), (4, 4, 4), (5, 4, 8)])
 def test_round_up(x: int, y: int, multiple: int) -> None:
     assert round_up(x, y) == multiple
+
+
+def test_the_page_names_what_there_is() -> None:
+    page = (Path(__file__).parents[2] / "docs/vllm-script.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(vllm[\w.]*)` \| (`.*) \|$", page, re.MULTILINE)
+    listed = {
+        module: {name.strip("`") for name in re.findall(r"`\w+`", row)} for module, row in rows
+    }
+    function = listed.pop("vllm.model_executor.layers.fused_moe")  # which has it as a submodule
+    assert function == {"moe_align_block_size"}
+    listed["vllm.platforms"] -= {"seed_everything", "is_rocm"}
+    assert listed == {module: set(names) for module, names in standin.CONTENTS.items() if names}
+    listing = page.partition("these work: ")[2].partition(".\n")[0]
+    assert re.findall(r"`(\w+)`", listing) == sorted(device.CUDA, key=str.lower)

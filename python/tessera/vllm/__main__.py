@@ -63,7 +63,7 @@ def _find(program: list[str]) -> None:
         script = Path(program[0])
         if not script.is_file():
             raise ValueError(f"SCRIPT: expected a file, got {program[0]!r}")
-        if not getattr(sys.flags, "safe_path", False):
+        if not getattr(sys.flags, "safe_path", sys.flags.isolated):
             sys.path[0] = str(script.resolve().parent)
         return
     if len(program) == 1:

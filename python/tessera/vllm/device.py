@@ -62,7 +62,7 @@ def _seed(seed: int) -> None:
 
 
 # What works of `torch.cuda`; all else does what it does on a machine without a GPU.
-_CUDA: dict[str, Any] = {
+CUDA: dict[str, Any] = {
     "current_device": _always(0),
     "device": _always(contextlib.nullcontext()),
     "device_count": _always(1),
@@ -81,6 +81,6 @@ def redirect_to_cpu() -> None:
     """Let this thread use the CPU wherever it asks torch for a CUDA device, from now on."""
     set_default_device = torch.set_default_device
     torch.set_default_device = lambda device: set_default_device(_on_cpu(device))
-    for name, value in _CUDA.items():
+    for name, value in CUDA.items():
         setattr(torch.cuda, name, value)
     _OnCpu().__enter__()

@@ -24,9 +24,7 @@ def serve() -> None:
         tessera.vllm.install(wrapper=True)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise RuntimeError(
-            f"vllm: expected an installed package that imports, got {reason}"
-        ) from error
+        raise RuntimeError(f"vllm: expected a package that can be imported, got {reason}") from None
     module.moe_align_block_size = accept_both_forms(module.moe_align_block_size)
     module.__class__ = CallableModule
     package: Any = importlib.import_module(_PACKAGE)

@@ -33,7 +33,7 @@ class _Platform:
 
 
 # Every module that can be imported, and the names in it besides its submodules.
-_CONTENTS: dict[str, dict[str, object]] = {
+CONTENTS: dict[str, dict[str, object]] = {
     "vllm": {},
     "vllm._custom_ops": {
         "batched_moe_align_block_size": ops.batched_moe_align_block_size,
@@ -54,7 +54,7 @@ _CONTENTS: dict[str, dict[str, object]] = {
 
 
 def _not_provided(name: str) -> str:
-    provided = (f"{module}.{each}" for module, names in _CONTENTS.items() for each in names)
+    provided = (f"{module}.{each}" for module, names in CONTENTS.items() for each in names)
     return (
         f"{name}: not in Tessera's stand-in for vLLM, which is not installed (pip install vllm); "
         f"the stand-in has {', '.join(provided)}"
@@ -82,7 +82,7 @@ class _Refusal:
 
 def provide() -> None:
     """Let this process import vLLM's modules of the op from here."""
-    for name, contents in _CONTENTS.items():
+    for name, contents in CONTENTS.items():
         parent, _, own_name = name.rpartition(".")
         module = (_CallableStandIn if own_name in contents else _StandIn)(name)
         # All are packages, so that `from module import x` asks the finder for what is not there.

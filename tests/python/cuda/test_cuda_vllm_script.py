@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
 from launching import TIMED, launch, output
 
 no_vllm = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
