@@ -1,0 +1,156 @@
+"""`python -m tessera.vllm SCRIPT`: runs a program whose vLLM functions are served by Tessera.
+
+The exit code is the program's; 2 where it cannot be started.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import runpy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tessera import warmup
+from tessera._device import HOST, cuda_index_of
+
+_PROGRAM = "python -m tessera.vllm"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells usage errors in one line, as all other errors are told."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"tessera.vllm: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        usage=f"{_PROGRAM} [--device DEVICE] (SCRIPT | -m MODULE) [ARGUMENT ...]",
+        description="Runs a Python program in which Tessera serves vLLM's moe_align_block_size and "
+        "its siblings, whether vLLM is installed or not.",
+        epilog="What follows SCRIPT or MODULE is the program's own.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--device",
+        help="cuda or cuda:N: the GPU to use; cpu: to run a program written for a GPU without one; "
+        "by default the GPU, if there is one",
+    )
+    return parser
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The launcher's own arguments, and the program with its."""
+    start = 0
+    while start < len(arguments) and arguments[start].startswith("-") and arguments[start] != "-m":
+        start += 2 if arguments[start] == "--device" else 1
+    return list(arguments[:start]), list(arguments[start:])
+
+
+def _find(program: list[str]) -> None:
+    """Let imports look where they do for `python SCRIPT` or `python -m MODULE`.
+
+    Raises:
+        ValueError: there is no such program.
+    """
+    if not program:
+        raise ValueError("SCRIPT: expected a file, or -m MODULE, got nothing; see --help")
+    if program[0] != "-m":
+        script = Path(program[0])
+        if not script.is_file():
+            raise ValueError(f"SCRIPT: expected a file, got {program[0]!r}")
+        if not getattr(sys.flags, "safe_path", sys.flags.isolated):
+            sys.path[0] = str(script.resolve().parent)
+        return
+    if len(program) == 1:
+        raise ValueError("-m: expected the name of a module, got nothing")
+    refusal = f"-m: expected the name of a module, got {program[1]!r}"
+    try:
+        spec = importlib.util.find_spec(program[1])
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{refusal} ({error})") from None
+    if spec is None:
+        raise ValueError(refusal)
+
+
+def _serve() -> None:
+    """Put Tessera behind vLLM's functions."""
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.origin is None:  # any folder of that name has a spec without an origin
+        from tessera.vllm import standin
+
+        standin.provide()
+    else:
+        from tessera.vllm import installed
+
+        installed.serve()
+
+
+def _device_index(device: str | None) -> int:
+    """The GPU to use, or HOST."""
+    import torch
+
+    if device is not None:
+        return cuda_index_of("warmup", device)
+    if torch.cuda.is_available():
+        return cuda_index_of("warmup", "cuda")
+    print(
+        "tessera.vllm: there is no GPU to use; with --device cpu, programs written for one run on "
+        "the CPU",
+        file=sys.stderr,
+    )
+    return HOST
+
+
+def _make_ready(index: int) -> None:
+    """Do now what makes a process's first calls on a device slow."""
+    import torch
+
+    device = "cpu" if index == HOST else f"cuda:{index}"
+    warmup(device)
+    if index != HOST:
+        torch.cuda.set_device(index)
+    # The very function that the program will call, and sizes that other kernels run.
+    align = importlib.import_module("vllm.model_executor.layers.fused_moe.moe_align_block_size")
+    for num_tokens, num_experts, block_size in ((1, 8, 16), (4096, 64, 128), (65536, 256, 64)):
+        topk_ids = torch.arange(num_tokens * 2, dtype=torch.int32, device=device) % num_experts
+        for _ in range(2):
+            align.moe_align_block_size(topk_ids, num_experts, block_size, 2)
+    if index != HOST:
+        torch.cuda.synchronize()
+
+
+def _run(program: list[str]) -> None:
+    if program[0] == "-m":
+        sys.argv = program[1:]
+        runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = program
+        runpy.run_path(program[0], run_name="__main__")
+
+
+def main() -> None:
+    """Make everything ready, and run the program in this process."""
+    own, program = _split(sys.argv[1:])
+    parser = _parser()
+    device = parser.parse_args(own).device
+    try:
+        _find(program)
+        _serve()
+        index = _device_index(device)
+        _make_ready(index)
+    except (ImportError, RuntimeError, TypeError, ValueError) as error:
+        parser.error(str(error).partition("\n")[0])
+    if device is not None and index == HOST:
+        from tessera.vllm.device import redirect_to_cpu
+
+        redirect_to_cpu()
+    _run(program)
+
+
+if __name__ == "__main__":
+    main()

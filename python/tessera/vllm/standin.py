@@ -1,0 +1,96 @@
+"""Modules in vLLM's place, in a process that imports vLLM and cannot have it."""
+
+from __future__ import annotations
+
+import random
+import sys
+from functools import partial
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+
+from tessera.vllm import ops
+from tessera.vllm.call_forms import CallableModule
+from tessera.vllm.functions import batched_moe_align_block_size, moe_align_block_size, round_up
+
+
+class _Platform:
+    """What tests of the op ask of `vllm.platforms.current_platform`."""
+
+    @staticmethod
+    def is_rocm() -> bool:
+        return torch.version.hip is not None
+
+    @staticmethod
+    def seed_everything(seed: int | None = None) -> None:
+        if seed is not None:
+            random.seed(seed)
+            np.random.seed(seed)
+            torch.manual_seed(seed)
+
+
+# Every module that can be imported, and the names in it besides its submodules.
+CONTENTS: dict[str, dict[str, object]] = {
+    "vllm": {},
+    "vllm._custom_ops": {
+        "batched_moe_align_block_size": ops.batched_moe_align_block_size,
+        # What stands past the last block is 0, as in the functions' time.
+        "moe_align_block_size": partial(ops.moe_align_block_size, tail_expert=0),
+        "moe_lora_align_block_size": ops.moe_lora_align_block_size,
+    },
+    "vllm.model_executor": {},
+    "vllm.model_executor.layers": {},
+    "vllm.model_executor.layers.fused_moe": {},
+    "vllm.model_executor.layers.fused_moe.moe_align_block_size": {
+        "batched_moe_align_block_size": batched_moe_align_block_size,
+        "moe_align_block_size": moe_align_block_size,
+    },
+    "vllm.platforms": {"current_platform": _Platform()},
+    "vllm.utils": {"round_up": round_up},
+}
+
+
+def _not_provided(name: str) -> str:
+    provided = (f"{module}.{each}" for module, names in CONTENTS.items() for each in names)
+    return (
+        f"{name}: not in Tessera's stand-in for vLLM, which is not installed (pip install vllm); "
+        f"the stand-in has {', '.join(provided)}"
+    )
+
+
+class _StandIn(ModuleType):
+    def __getattr__(self, name: str) -> NoReturn:
+        raise AttributeError(_not_provided(f"{self.__name__}.{name}"), name=name, obj=self)
+
+
+class _CallableStandIn(_StandIn, CallableModule):
+    """The module whose one function has its name."""
+
+
+class _Refusal:
+    """A finder that explains why a module of vLLM's is not found."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: object, target: object = None) -> None:
+        if fullname.startswith("vllm."):
+            # Not under the module's own name: `from vllm import x` would hide the message then.
+            raise ModuleNotFoundError(_not_provided(fullname), name="vllm")
+
+
+def provide() -> None:
+    """Let this process import vLLM's modules of the op from here."""
+    for name, contents in CONTENTS.items():
+        parent, _, own_name = name.rpartition(".")
+        module = (_CallableStandIn if own_name in contents else _StandIn)(name)
+        # All are packages, so that `from module import x` asks the finder for what is not there.
+        module.__spec__ = ModuleSpec(name, None, origin="Tessera's stand-in", is_package=True)
+        module.__path__ = []
+        module.__dict__.update(contents)
+        sys.modules[name] = module
+        if parent:
+            setattr(sys.modules[parent], own_name, module)
+    finder: Any = _Refusal()
+    sys.meta_path.insert(0, finder)
