@@ -124,6 +124,7 @@ AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizePro
   args.num_tokens_post_pad = problem.num_tokens_post_pad;
   args.expert_counts = problem.expert_counts;
   args.num_dropped = problem.num_dropped;
+  args.reciprocal_of_experts = 1.0 / problem.num_experts;
   args.statistics = problem.statistics;
   args.validation = problem.validation;
   args.ids_per_thread = plan.ids_per_thread;

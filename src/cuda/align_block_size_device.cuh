@@ -25,16 +25,11 @@ __device__ __forceinline__ void let_successor_start() {
 #endif
 }
 
-/// Has the constant cache fetch all arguments, before they are waited for one line after another.
-template <typename Args>
-__device__ __forceinline__ void fetch_args(const Args& args) {
-  constexpr std::size_t kWordsPerLine = 64 / sizeof(std::uint32_t);
-  const auto* const words = reinterpret_cast<const std::uint32_t*>(&args);
-#pragma unroll
-  for (std::size_t i = 0; i < sizeof(Args) / sizeof(std::uint32_t); i += kWordsPerLine) {
-    asm volatile("" ::"r"(words[i]));
-  }
-  asm volatile("" ::"r"(words[sizeof(Args) / sizeof(std::uint32_t) - 1]));
+/// Has the constant cache fetch the arguments that only extended instances have, before they are
+/// waited for.
+__device__ __forceinline__ void fetch_args(const AlignBlockSizePlainArgs&) {}
+__device__ __forceinline__ void fetch_args(const AlignBlockSizeExtendedArgs& args) {
+  asm volatile("" ::"r"(args.id_bias), "l"(args.validation));
 }
 
 template <IdWidth kWidth>

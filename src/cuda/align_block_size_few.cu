@@ -22,27 +22,6 @@ __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, i
   return lanes;
 }
 
-/// Writes `validation`, by one warp; a bit of `dropped` for each invalid id.
-template <IdWidth kWidth, typename Args>
-__device__ __forceinline__ void validate_few(const Args& args, std::uint32_t dropped, int lane) {
-  std::uint32_t num_entries = 0;
-  std::uint32_t first_entry = ~0u;
-  if (args.expert_map != nullptr) {
-#pragma unroll 8
-    for (std::uint32_t expert = lane; expert < args.num_experts; expert += 32) {
-      if (!is_invalid_entry(args, expert)) continue;
-      ++num_entries;
-      first_entry = min(first_entry, expert);
-    }
-    num_entries = __reduce_add_sync(kAllLanes, num_entries);
-    first_entry = __reduce_min_sync(kAllLanes, first_entry);
-  }
-  if (lane != 0) return;
-  write_validation<kWidth>(
-      args, {static_cast<std::uint32_t>(__popc(dropped)),
-             static_cast<std::uint32_t>(__ffs(dropped) - 1), num_entries, first_entry});
-}
-
 template <IdWidth kWidth, typename Args>
 __global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant__ Args args) {
   const int thread = threadIdx.x;
@@ -89,10 +68,27 @@ __global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant_
   const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
   if (thread >= 32) {
     if (args.statistics != nullptr) {
-      const Loads loads = loads_of_warp(args, leads_group, bucket, __popc(peers));
+      // A group a lane: that of the id that leads it.
+      const bool is_filtered = static_cast<std::int32_t>(bucket) < args.first_expert;
+      const std::uint32_t count = leads_group ? __popc(peers) : 0;
+      const std::uint32_t load = is_filtered ? 0 : count;
+      const Loads loads = {__reduce_add_sync(kAllLanes, load),
+                           static_cast<std::uint32_t>(__popc(__ballot_sync(kAllLanes, load != 0))),
+                           __reduce_max_sync(kAllLanes, load),
+                           __reduce_max_sync(kAllLanes, is_filtered ? count : 0)};
       if (lane == 0) write_statistics(args, loads, total_blocks);
     }
-    if (args.validation != nullptr) validate_few<kWidth>(args, dropped, lane);
+    if (args.validation != nullptr) {
+      bool has_invalid_entry = false;
+      if (args.expert_map != nullptr) {
+#pragma unroll 8
+        for (std::uint32_t expert = lane; expert < args.num_experts; expert += 32) {
+          has_invalid_entry |= is_invalid_entry(args, expert);
+        }
+        has_invalid_entry = __any_sync(kAllLanes, has_invalid_entry);
+      }
+      report_validation<kWidth>(args, __popc(dropped), 0, has_invalid_entry, lane);
+    }
     return;
   }
 

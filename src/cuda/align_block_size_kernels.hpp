@@ -48,6 +48,7 @@ struct AlignBlockSizePlainArgs : AlignBlockSizeKernelArgs {
   static constexpr std::int32_t first_expert = 0;
   static constexpr bool id_is_signed = false;
   static constexpr bool map_tail = false;
+  static constexpr double reciprocal_of_experts = 0;
   static constexpr double* statistics = nullptr;
   static constexpr std::int64_t* validation = nullptr;
 };
@@ -60,8 +61,9 @@ struct AlignBlockSizeExtendedArgs : AlignBlockSizeKernelArgs {
   std::int32_t first_expert;  ///< bucket of expert 0: 1 where the filtered pairs are a group
   bool id_is_signed;
   bool map_tail;
-  double* statistics;        ///< null: not asked for
-  std::int64_t* validation;  ///< null: not asked for
+  double reciprocal_of_experts;  ///< 1 / num_experts, rounded to nearest
+  double* statistics;            ///< null: not asked for
+  std::int64_t* validation;      ///< null: not asked for
 };
 
 // The kernels: null where no instance has this number of threads. What each needs in dynamic shared
@@ -102,9 +104,8 @@ constexpr std::size_t counters_per_row(std::size_t num_experts) {
   return (num_experts + 2 + 7) / 8 * 8;
 }
 
-/// Besides their dynamic shared memory these kernels have a word a warp, and what they gather for
-/// statistics and validation.
-inline constexpr std::size_t kStaticSharedBytes = 160;
+/// Besides their dynamic shared memory these kernels have a word a warp, and a flag.
+inline constexpr std::size_t kStaticSharedBytes = 144;
 
 constexpr std::size_t one_cta_shared_bytes(std::size_t num_experts, int num_threads) {
   // A row of 16-bit counters and one of lane masks a warp, the starts of the groups.
@@ -134,9 +135,9 @@ constexpr std::size_t grid_workspace_bytes(std::size_t num_experts, std::size_t 
   return num_ctas * (sizeof(std::uint16_t) * grid_row_length(num_experts) + sizeof(std::uint32_t));
 }
 
-/// Blocks, dropped ids, assigned pairs, active experts, largest load, and number and first of the
-/// invalid map entries.
-inline constexpr std::size_t kWideWordsPerCta = 7;
+/// Blocks and dropped ids; assigned pairs, active experts, largest load and filtered pairs; number
+/// and first of the invalid map entries.
+inline constexpr std::size_t kWideWordsPerCta = 8;
 
 constexpr std::size_t wide_workspace_bytes(std::size_t num_experts, std::size_t num_ctas) {
   // A row of counts a CTA, the groups' sizes and first blocks, and the words of each CTA.

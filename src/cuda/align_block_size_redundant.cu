@@ -10,8 +10,7 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
-  __shared__ Loads loads;
-  __shared__ Findings findings;
+  __shared__ bool has_invalid_entry;
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
@@ -29,7 +28,7 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
 
   let_successor_start();
   fetch_args(args);
-  if (args.statistics != nullptr && thread == 0) loads = {};
+  if (args.validation != nullptr && thread == 0) has_invalid_entry = false;
   clear_shared(packed, row_length * 4, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
@@ -41,6 +40,8 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
   RawId<kWidth> own_id{};
   if (has_own) own_id = load_id<kWidth>(args, cta_first + thread);
   fetch_map(args, thread, kNumThreads);
+  if (cta == 0 && args.validation != nullptr)
+    check_map(args, &has_invalid_entry, thread, kNumThreads);
 #pragma unroll 8
   for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
     const std::uint32_t bucket = bucket_of<kWidth>(args, load_id<kWidth>(args, i));
@@ -71,14 +72,20 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
       scan_column(counts, row_length, num_rows, group);
       if (cta == 0) store_count(args, group, count);
     }
-    if (args.statistics != nullptr && cta == 0) {
-      add_loads(args, &loads, exists, group, count, lane);
-    }
     total_blocks += chunk_blocks;
     __syncthreads();
   }
-  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
-    write_statistics(args, loads, total_blocks);
+  if (cta == 0 && warp == kNumWarps - 1) {
+    const std::uint32_t num_dropped = packed[dropped_bucket(args)] & 0xffff;
+    if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
+    if (args.validation != nullptr) {
+      report_validation<kWidth>(args, num_dropped, 0, has_invalid_entry, lane);
+    }
+    if (args.statistics != nullptr) {
+      const Loads loads = loads_of(
+          args, 0, num_groups, [&](int group) { return packed[group] & 0xffff; }, lane);
+      if (lane == 0) write_statistics(args, loads, total_blocks);
+    }
   }
 
   if (own_bucket < num_groups_of(args)) {
@@ -94,15 +101,7 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
        args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
   fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
-  if (cta != 0) return;
-  const std::uint32_t num_dropped = packed[dropped_bucket(args)] & 0xffff;
-  if (thread == 0) {
-    *args.num_tokens_post_pad = total_blocks * args.block_size;
-    if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
-  }
-  if (args.validation != nullptr) {
-    validate<kWidth>(args, &findings, num_dropped, 0, args.num_ids, thread, kNumThreads);
-  }
+  if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
 }
 
 }  // namespace

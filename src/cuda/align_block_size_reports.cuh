@@ -1,4 +1,5 @@
-// What the kernels of align_block_size tell about their input: `statistics` and `validation`.
+// What the kernels of align_block_size tell about their input: `statistics` and `validation`. One
+// warp reports, the last of the first CTA, while the others place ids.
 #pragma once
 
 #include "cuda/align_block_size_device.cuh"
@@ -14,28 +15,41 @@ struct Loads {
   std::uint32_t filtered_pairs;
 };
 
-/// Those of one group a lane; by whole warps, for all lanes.
-template <typename Args>
-__device__ __forceinline__ Loads loads_of_warp(const Args& args, bool exists, std::uint32_t group,
-                                               std::uint32_t count) {
-  const bool is_expert = static_cast<std::int32_t>(group) >= args.first_expert;
-  const std::uint32_t load = exists && is_expert ? count : 0;
-  return {__reduce_add_sync(kAllLanes, load),
-          static_cast<std::uint32_t>(__popc(__ballot_sync(kAllLanes, load != 0))),
-          __reduce_max_sync(kAllLanes, load),
-          __reduce_max_sync(kAllLanes, exists && !is_expert ? count : 0)};
+/// Of all groups in [first, end) with their `count_of(group)`, by one warp, for all lanes.
+template <typename Args, typename CountOf>
+__device__ __forceinline__ Loads loads_of(const Args& args, std::int64_t first, std::int64_t end,
+                                          CountOf count_of, int lane) {
+  Loads loads = {};
+#pragma unroll 4
+  for (std::int64_t group = first + lane; group < end; group += 32) {
+    const std::uint32_t count = count_of(group);
+    if (group < args.first_expert) {
+      loads.filtered_pairs = count;
+    } else {
+      loads.assigned_pairs += count;
+      loads.active_experts += count != 0;
+      loads.max_load = max(loads.max_load, count);
+    }
+  }
+  return {__reduce_add_sync(kAllLanes, loads.assigned_pairs),
+          __reduce_add_sync(kAllLanes, loads.active_experts),
+          __reduce_max_sync(kAllLanes, loads.max_load),
+          __reduce_add_sync(kAllLanes, loads.filtered_pairs)};
 }
 
-/// Adds them to `loads` in shared memory, which are zero at first.
+/// `dividend` / num_experts, rounded as IEEE 754 has it, by the reciprocal that the launcher
+/// rounded so (Markstein, "Computation of elementary functions on the IBM RISC System/6000
+/// processor", IBM J. Res. Dev. 34, 1990): a quarter of the time of a division.
 template <typename Args>
-__device__ __forceinline__ void add_loads(const Args& args, Loads* loads, bool exists,
-                                          std::uint32_t group, std::uint32_t count, int lane) {
-  const Loads own = loads_of_warp(args, exists, group, count);
-  if (lane != 0) return;
-  atomicAdd(&loads->assigned_pairs, own.assigned_pairs);
-  atomicAdd(&loads->active_experts, own.active_experts);
-  atomicMax(&loads->max_load, own.max_load);
-  atomicAdd(&loads->filtered_pairs, own.filtered_pairs);
+__device__ __forceinline__ double per_expert(const Args& args, double dividend) {
+  const double divisor = args.num_experts;
+  double quotient = dividend * args.reciprocal_of_experts;
+#pragma unroll
+  for (int step = 0; step < 2; ++step) {
+    const double remainder = __fma_rn(-quotient, divisor, dividend);
+    quotient = __fma_rn(remainder, args.reciprocal_of_experts, quotient);
+  }
+  return quotient;
 }
 
 /// By one thread.
@@ -52,14 +66,13 @@ __device__ __forceinline__ void write_statistics(const Args& args, const Loads& 
   write(AlignBlockSizeStatistic::kPaddingSlots,
         num_slots - loads.assigned_pairs - loads.filtered_pairs);
   write(AlignBlockSizeStatistic::kMaxLoad, loads.max_load);
-  write(AlignBlockSizeStatistic::kMeanLoad,
-        static_cast<double>(loads.assigned_pairs) / static_cast<double>(args.num_experts));
+  write(AlignBlockSizeStatistic::kMeanLoad, per_expert(args, loads.assigned_pairs));
 }
 
-/// What is invalid among ids and map entries; in shared memory.
+/// What is invalid among ids and map entries; positions count only where there is something.
 struct Findings {
   std::uint32_t num_ids;
-  std::uint32_t first_id;  ///< position in topk_ids
+  std::int64_t first_id;  ///< position in topk_ids
   std::uint32_t num_entries;
   std::uint32_t first_entry;  ///< position in expert_map
 };
@@ -68,6 +81,16 @@ __device__ __forceinline__ bool is_invalid_entry(const AlignBlockSizeKernelArgs&
                                                  std::uint32_t expert) {
   // Taken as unsigned, -1 is the largest number.
   return static_cast<std::uint32_t>(args.expert_map[expert]) + 1 > args.num_experts;
+}
+
+/// Raises a flag in shared memory if any map entry is invalid, by all threads of a CTA.
+__device__ __forceinline__ void check_map(const AlignBlockSizeKernelArgs& args,
+                                          bool* has_invalid_entry, int thread, int num_threads) {
+  if (args.expert_map == nullptr) return;
+#pragma unroll 4
+  for (std::uint32_t expert = thread; expert < args.num_experts; expert += num_threads) {
+    if (is_invalid_entry(args, expert)) *has_invalid_entry = true;
+  }
 }
 
 template <IdWidth kWidth, typename Args>
@@ -91,9 +114,11 @@ __device__ __forceinline__ void write_validation(const Args& args, const Finding
   const bool has_id = found.num_ids != 0;
   const bool has_entry = found.num_entries != 0;
   write(AlignBlockSizeValidation::kNumInvalidIds, found.num_ids);
-  write(AlignBlockSizeValidation::kFirstInvalidId, has_id ? std::int64_t{found.first_id} : -1);
+  write(AlignBlockSizeValidation::kFirstInvalidId, has_id ? found.first_id : -1);
   write(AlignBlockSizeValidation::kFirstInvalidIdValue,
-        has_id ? value_of<kWidth>(args, load_id<kWidth>(args, found.first_id)) : 0);
+        has_id ? value_of<kWidth>(args,
+                                  load_id<kWidth>(args, static_cast<std::int32_t>(found.first_id)))
+               : 0);
   write(AlignBlockSizeValidation::kNumInvalidMapEntries, found.num_entries);
   write(AlignBlockSizeValidation::kFirstInvalidMapEntry,
         has_entry ? std::int64_t{found.first_entry} : -1);
@@ -101,51 +126,45 @@ __device__ __forceinline__ void write_validation(const Args& args, const Finding
         has_entry ? std::int64_t{args.expert_map[found.first_entry]} : 0);
 }
 
-/// Finds the first invalid id of [first, end), by all threads of one CTA. Two barriers.
+/// Position of the first invalid id from `first` on, where there is one, by one warp.
 template <IdWidth kWidth, typename Args>
-__device__ __forceinline__ void find_first_invalid(const Args& args, Findings* found,
-                                                   std::int64_t first, std::int64_t end, int thread,
-                                                   int num_threads) {
-  if (thread == 0) found->first_id = ~0u;
-  __syncthreads();
-  for (std::int64_t i = first + thread; i < end; i += num_threads) {
-    if (bucket_of<kWidth>(args, load_id<kWidth>(args, static_cast<std::int32_t>(i))) !=
-        dropped_bucket(args)) {
-      continue;
+__device__ __forceinline__ std::int64_t first_invalid_id(const Args& args, std::int64_t first,
+                                                         int lane) {
+  constexpr int kBatch = 8;  // loads in flight
+  for (;; first += 32 * kBatch) {
+    bool is_invalid[kBatch];
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const std::int64_t i = first + 32 * k + lane;
+      is_invalid[k] = i < args.num_ids &&
+                      bucket_of<kWidth>(args, load_id<kWidth>(args, i)) == dropped_bucket(args);
     }
-    atomicMin(&found->first_id, static_cast<std::uint32_t>(i));
-    break;
+#pragma unroll
+    for (int k = 0; k < kBatch; ++k) {
+      const std::uint32_t invalid = __ballot_sync(kAllLanes, is_invalid[k]);
+      if (invalid != 0) return first + 32 * k + __ffs(static_cast<int>(invalid)) - 1;
+    }
   }
-  __syncthreads();
 }
 
-/// Writes `validation`, by all threads of one CTA. Of thread 0: how many ids are invalid, and from
-/// which id on the first of them is among `num_candidates`. Only where there are any, ids are
-/// looked at again.
+/// Writes `validation`, by one warp. Of all lanes: how many ids are invalid, from which id on the
+/// first of them is, and whether a map entry is. Only where something is, it is looked for.
 template <IdWidth kWidth, typename Args>
-__device__ __forceinline__ void validate(const Args& args, Findings* found,
-                                         std::uint32_t num_invalid_ids, std::uint32_t first,
-                                         std::uint32_t num_candidates, int thread,
-                                         int num_threads) {
-  if (thread == 0) *found = {num_invalid_ids, first, 0, ~0u};
-  __syncthreads();
-  if (found->num_ids != 0) {
-    const std::int64_t begin = found->first_id;
-    __syncthreads();
-    find_first_invalid<kWidth>(args, found, begin,
-                               min(std::int64_t{args.num_ids}, begin + num_candidates), thread,
-                               num_threads);
-  }
-  if (args.expert_map != nullptr) {
-#pragma unroll 4
-    for (std::uint32_t expert = thread; expert < args.num_experts; expert += num_threads) {
+__device__ __forceinline__ void report_validation(const Args& args, std::uint32_t num_invalid_ids,
+                                                  std::int64_t first, bool has_invalid_entry,
+                                                  int lane) {
+  Findings found = {num_invalid_ids, 0, 0, ~0u};
+  if (num_invalid_ids != 0) found.first_id = first_invalid_id<kWidth>(args, first, lane);
+  if (has_invalid_entry) {
+    for (std::uint32_t expert = lane; expert < args.num_experts; expert += 32) {
       if (!is_invalid_entry(args, expert)) continue;
-      atomicAdd(&found->num_entries, 1u);
-      atomicMin(&found->first_entry, expert);
+      ++found.num_entries;
+      found.first_entry = min(found.first_entry, expert);
     }
+    found.num_entries = __reduce_add_sync(kAllLanes, found.num_entries);
+    found.first_entry = __reduce_min_sync(kAllLanes, found.first_entry);
   }
-  __syncthreads();
-  if (thread == 0) write_validation<kWidth>(args, *found);
+  if (lane == 0) write_validation<kWidth>(args, found);
 }
 
 }  // namespace tessera::cuda

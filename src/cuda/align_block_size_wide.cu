@@ -25,6 +25,7 @@ struct CtaWords {
   std::uint32_t assigned_pairs;
   std::uint32_t active_experts;
   std::uint32_t max_load;
+  std::uint32_t filtered_pairs;
   std::uint32_t invalid_entries;
   std::uint32_t first_invalid_entry;
 };
@@ -42,8 +43,8 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     std::uint32_t buckets[kTile + 1];
     std::int32_t warp_sums[32];
   } shared;
-  __shared__ Loads loads;
-  __shared__ Findings findings;
+  __shared__ std::uint32_t num_invalid_entries;
+  __shared__ std::uint32_t first_invalid_entry;
   const auto grid = cooperative_groups::this_grid();
   const int thread = threadIdx.x;
   const int lane = thread % 32;
@@ -68,8 +69,8 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
 
   fetch_args(args);
   if (thread == 0) {
-    loads = {};
-    findings = {0, ~0u, 0, ~0u};
+    num_invalid_entries = 0;
+    first_invalid_entry = ~0u;
   }
   wait_for_predecessor();
   std::uint32_t* const counters = num_groups <= kTile ? shared.buckets : own_row;
@@ -111,11 +112,10 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
       totals[group] = count;
       store_count(args, group, count);
     }
-    if (args.statistics != nullptr) add_loads(args, &loads, exists, group, count, lane);
     if (args.validation != nullptr && args.expert_map != nullptr && exists &&
         group >= args.first_expert && is_invalid_entry(args, group - args.first_expert)) {
-      atomicAdd(&findings.num_entries, 1u);
-      atomicMin(&findings.first_entry, static_cast<std::uint32_t>(group) - args.first_expert);
+      atomicAdd(&num_invalid_entries, 1u);
+      atomicMin(&first_invalid_entry, static_cast<std::uint32_t>(group) - args.first_expert);
     }
     std::int32_t chunk_blocks;
     const std::int32_t first_block =
@@ -125,14 +125,22 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     own_blocks += chunk_blocks;
     __syncthreads();
   }
-  if (thread == 0) {
-    CtaWords& own = words[cta];
-    own.blocks = own_blocks;
-    own.assigned_pairs = loads.assigned_pairs;
-    own.active_experts = loads.active_experts;
-    own.max_load = loads.max_load;
-    own.invalid_entries = findings.num_entries;
-    own.first_invalid_entry = findings.first_entry;
+  if (warp == 0) {
+    Loads loads = {};
+    if (args.statistics != nullptr) {
+      loads = loads_of(
+          args, first_group, end_group, [&](auto group) { return totals[group]; }, lane);
+    }
+    if (lane == 0) {
+      words[cta] = {static_cast<std::uint32_t>(own_blocks),
+                    words[cta].dropped,
+                    loads.assigned_pairs,
+                    loads.active_experts,
+                    loads.max_load,
+                    loads.filtered_pairs,
+                    num_invalid_entries,
+                    first_invalid_entry};
+    }
   }
   grid.sync();
 
@@ -207,47 +215,43 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     __syncthreads();
   }
 
-  if (cta != 0) return;
-  if (warp == 0) {
-    CtaWords sum = {static_cast<std::uint32_t>(total_blocks), 0, 0, 0, 0, 0, ~0u};
-    std::uint32_t first_with_dropped = num_ctas;
-    for (int other = lane; other < num_ctas; other += 32) {
-      const CtaWords& of_other = words[other];
-      const std::uint32_t dropped = __ldcg(&of_other.dropped);
-      if (dropped != 0) first_with_dropped = min(first_with_dropped, other);
-      sum.dropped += dropped;
-      sum.assigned_pairs += __ldcg(&of_other.assigned_pairs);
-      sum.active_experts += __ldcg(&of_other.active_experts);
-      sum.max_load = max(sum.max_load, __ldcg(&of_other.max_load));
-      sum.invalid_entries += __ldcg(&of_other.invalid_entries);
-      sum.first_invalid_entry = min(sum.first_invalid_entry, __ldcg(&of_other.first_invalid_entry));
-    }
-    const std::uint32_t filtered_pairs = args.first_expert != 0 ? __ldcg(&totals[0]) : 0;
-    const std::uint32_t num_dropped = __reduce_add_sync(kAllLanes, sum.dropped);
-    const Loads all_loads = {__reduce_add_sync(kAllLanes, sum.assigned_pairs),
-                             __reduce_add_sync(kAllLanes, sum.active_experts),
-                             __reduce_max_sync(kAllLanes, sum.max_load), filtered_pairs};
-    const std::uint32_t num_entries = __reduce_add_sync(kAllLanes, sum.invalid_entries);
-    const std::uint32_t first_entry = __reduce_min_sync(kAllLanes, sum.first_invalid_entry);
-    first_with_dropped = __reduce_min_sync(kAllLanes, first_with_dropped);
-    if (lane == 0) {
-      *args.num_tokens_post_pad = total_blocks * args.block_size;
-      if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
-      if (args.statistics != nullptr) write_statistics(args, all_loads, total_blocks);
-      findings = {num_dropped, first_with_dropped, num_entries, first_entry};
-    }
+  if (cta != 0 || warp != 0) return;
+  CtaWords sum = {};
+  sum.first_invalid_entry = ~0u;
+  std::uint32_t first_with_dropped = num_ctas;
+  for (int other = lane; other < num_ctas; other += 32) {
+    const CtaWords& of_other = words[other];
+    const std::uint32_t dropped = __ldcg(&of_other.dropped);
+    if (dropped != 0) first_with_dropped = min(first_with_dropped, other);
+    sum.dropped += dropped;
+    sum.assigned_pairs += __ldcg(&of_other.assigned_pairs);
+    sum.active_experts += __ldcg(&of_other.active_experts);
+    sum.max_load = max(sum.max_load, __ldcg(&of_other.max_load));
+    sum.filtered_pairs += __ldcg(&of_other.filtered_pairs);
+    sum.invalid_entries += __ldcg(&of_other.invalid_entries);
+    sum.first_invalid_entry = min(sum.first_invalid_entry, __ldcg(&of_other.first_invalid_entry));
   }
-  if (args.validation == nullptr) return;
-  // Of the first CTA that met an invalid id.
-  __syncthreads();
-  const std::int64_t slice = std::int64_t{findings.first_id} * args.ids_per_cta;
-  __syncthreads();
-  if (findings.num_ids != 0) {
-    find_first_invalid<kWidth>(args, &findings, slice,
-                               min(std::int64_t{args.num_ids}, slice + args.ids_per_cta), thread,
-                               kNumThreads);
+  const std::uint32_t all_dropped = __reduce_add_sync(kAllLanes, sum.dropped);
+  if (lane == 0) {
+    *args.num_tokens_post_pad = total_blocks * args.block_size;
+    if (args.num_dropped != nullptr) *args.num_dropped = all_dropped;
   }
-  if (thread == 0) write_validation<kWidth>(args, findings);
+  if (args.statistics != nullptr) {
+    const Loads loads = {__reduce_add_sync(kAllLanes, sum.assigned_pairs),
+                         __reduce_add_sync(kAllLanes, sum.active_experts),
+                         __reduce_max_sync(kAllLanes, sum.max_load),
+                         __reduce_add_sync(kAllLanes, sum.filtered_pairs)};
+    if (lane == 0) write_statistics(args, loads, total_blocks);
+  }
+  if (args.validation != nullptr) {
+    const std::int64_t first_cta = __reduce_min_sync(kAllLanes, first_with_dropped);
+    Findings found = {all_dropped, 0, __reduce_add_sync(kAllLanes, sum.invalid_entries),
+                      __reduce_min_sync(kAllLanes, sum.first_invalid_entry)};
+    if (all_dropped != 0) {
+      found.first_id = first_invalid_id<kWidth>(args, first_cta * args.ids_per_cta, lane);
+    }
+    if (lane == 0) write_validation<kWidth>(args, found);
+  }
 }
 
 }  // namespace
