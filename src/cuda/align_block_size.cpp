@@ -37,6 +37,12 @@ bool is_extended(const AlignBlockSizeProblem& problem) {
          problem.validation != nullptr;
 }
 
+/// Where CTAs do not wait for each other, one more reports; else one of those that work.
+bool needs_reporter(Strategy strategy, const AlignBlockSizeProblem& problem) {
+  return strategy <= Strategy::kRedundant &&
+         (problem.statistics != nullptr || problem.validation != nullptr);
+}
+
 const void* find_kernel(const Instance& instance) {
   using Find = const void* (*)(IdWidth, int, bool);
   constexpr std::array<Find, kNumStrategies> kFind{
@@ -182,7 +188,7 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
     attribute.val.cooperative = 1;
   }
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(plan.num_ctas);
+  config.gridDim = dim3(plan.num_ctas + (needs_reporter(plan.strategy, problem) ? 1 : 0));
   config.blockDim = dim3(plan.num_threads);
   config.dynamicSmemBytes = plan.shared_bytes;
   config.stream = static_cast<cudaStream_t>(context.stream);

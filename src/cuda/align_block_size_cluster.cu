@@ -18,6 +18,7 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
+  __shared__ Loads loads;
   __shared__ bool has_invalid_entry;
   const auto cluster = cooperative_groups::this_cluster();
   const int thread = threadIdx.x;
@@ -40,7 +41,10 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
 
   let_successor_start();
   fetch_args(args);
-  if (args.validation != nullptr && thread == 0) has_invalid_entry = false;
+  if (has_reporter(args) && thread == 0) {
+    loads = {};
+    has_invalid_entry = false;
+  }
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -54,8 +58,9 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
     if (round < rounds && i < cta_end) ids[round] = load_id<kWidth>(args, i);
   }
   fetch_map(args, thread, kNumThreads);
-  if (cta == 0 && args.validation != nullptr)
+  if (args.validation != nullptr && cta == 0) {
     check_map(args, &has_invalid_entry, thread, kNumThreads);
+  }
   const int grid_thread = cta * kNumThreads + thread;
   const int grid_threads = num_ctas * kNumThreads;
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, grid_thread,
@@ -104,29 +109,22 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
       group_sizes[group] = count;
       if (cta == 0) store_count(args, group, count);
     }
+    if (args.statistics != nullptr && cta == 0) {
+      add_loads(args, &loads, group, count, lane);
+    }
     total_blocks += chunk_blocks;
     __syncthreads();
   }
+  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
+    write_statistics(args, loads, total_blocks);
+  }
   std::uint32_t num_dropped = 0;
-  const bool reports = cta == 0 && warp == kNumWarps - 1;
-  if (reports && lane < num_ctas) {
-    num_dropped = *cluster.map_shared_rank(&totals[dropped_bucket(args)], lane);
+  if (cta == 0 && thread < num_ctas) {
+    num_dropped = *cluster.map_shared_rank(&totals[dropped_bucket(args)], thread);
   }
   // A CTA's shared memory must outlive the others' reads of it.
   auto&& token = cluster.barrier_arrive();
 
-  if (reports) {
-    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
-    if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
-    if (args.validation != nullptr) {
-      report_validation<kWidth>(args, num_dropped, 0, has_invalid_entry, lane);
-    }
-    if (args.statistics != nullptr) {
-      const Loads loads = loads_of(
-          args, 0, num_groups, [&](int group) { return group_sizes[group]; }, lane);
-      if (lane == 0) write_statistics(args, loads, total_blocks);
-    }
-  }
 #pragma unroll
   for (int round = 0; round < kMaxRounds; ++round) {
     if (round >= rounds || warp >= num_rows) break;
@@ -141,7 +139,16 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
   }
   fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
-  if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
+  if (cta == 0 && warp == 0) {
+    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
+    if (args.validation != nullptr) {
+      report_validation<kWidth>(args, num_dropped, 0, has_invalid_entry, lane);
+    }
+    if (lane == 0) {
+      *args.num_tokens_post_pad = total_blocks * args.block_size;
+      if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+    }
+  }
   cluster.barrier_wait(std::move(token));
 #endif
 }

@@ -1,4 +1,5 @@
-// A handful of ids: all threads of one CTA fill the outputs, then one warp places the ids.
+// A handful of ids: all threads of one CTA fill the outputs, then one warp places the ids. Where
+// something is to be reported, a second CTA does that.
 #include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
@@ -35,15 +36,16 @@ __global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant_
   if (lane < args.num_ids) id = load_id<kWidth>(args, lane);
   // Of 32 ids at most, the entries between which they may lie are not all worth fetching.
   if (args.num_experts <= kMaxMapEntries) fetch_map(args, thread, num_threads);
-  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, num_threads);
-  fill(args.expert_ids, 0, args.expert_ids_length, shown_tail(args), thread, num_threads);
-  if (args.expert_counts != nullptr) {
-    fill(args.expert_counts, 0, args.num_experts, 0, thread, num_threads);
+  const bool is_reporter = has_reporter(args) && blockIdx.x == 1;
+  if (!is_reporter) {
+    fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, num_threads);
+    fill(args.expert_ids, 0, args.expert_ids_length, shown_tail(args), thread, num_threads);
+    if (args.expert_counts != nullptr) {
+      fill(args.expert_counts, 0, args.num_experts, 0, thread, num_threads);
+    }
   }
   __syncthreads();
-  // Beside the first warp, which places the ids, a second one reports on them.
-  const bool reports = args.statistics != nullptr || args.validation != nullptr;
-  if (thread >= (reports ? 64 : 32)) return;
+  if (thread >= 32) return;
 
   const std::uint32_t bucket =
       lane < args.num_ids ? bucket_of<kWidth>(args, id) : unplaced_bucket(args);
@@ -66,16 +68,10 @@ __global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant_
   }
 
   const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
-  if (thread >= 32) {
+  if (is_reporter) {
     if (args.statistics != nullptr) {
       // A group a lane: that of the id that leads it.
-      const bool is_filtered = static_cast<std::int32_t>(bucket) < args.first_expert;
-      const std::uint32_t count = leads_group ? __popc(peers) : 0;
-      const std::uint32_t load = is_filtered ? 0 : count;
-      const Loads loads = {__reduce_add_sync(kAllLanes, load),
-                           static_cast<std::uint32_t>(__popc(__ballot_sync(kAllLanes, load != 0))),
-                           __reduce_max_sync(kAllLanes, load),
-                           __reduce_max_sync(kAllLanes, is_filtered ? count : 0)};
+      const Loads loads = loads_of_warp(args, bucket, leads_group ? __popc(peers) : 0);
       if (lane == 0) write_statistics(args, loads, total_blocks);
     }
     if (args.validation != nullptr) {

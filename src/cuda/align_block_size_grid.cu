@@ -52,6 +52,7 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
   constexpr int kMaxRounds = grid_max_ids_per_thread(kNumThreads);
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
+  __shared__ Loads loads;
   __shared__ bool has_invalid_entry;
   const auto grid = cooperative_groups::this_grid();
   const int thread = threadIdx.x;
@@ -79,7 +80,10 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
   auto* const dropped = reinterpret_cast<std::uint32_t*>(rows + num_ctas * published_length);
 
   fetch_args(args);
-  if (args.validation != nullptr && thread == 0) has_invalid_entry = false;
+  if (has_reporter(args) && thread == 0) {
+    loads = {};
+    has_invalid_entry = false;
+  }
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -95,8 +99,9 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
     }
   }
   fetch_map(args, thread, kNumThreads);
-  if (cta == 0 && args.validation != nullptr)
+  if (args.validation != nullptr && cta == 0) {
     check_map(args, &has_invalid_entry, thread, kNumThreads);
+  }
   const int grid_thread = cta * kNumThreads + thread;
   const int grid_threads = num_ctas * kNumThreads;
   if (args.fills_first) {
@@ -124,9 +129,9 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
   }
   const bool counts_dropped = args.num_dropped != nullptr || args.validation != nullptr;
   if (warp == kNumWarps - 1 && counts_dropped) {
-    const std::uint32_t sum = __reduce_add_sync(
+    const std::uint32_t own_dropped = __reduce_add_sync(
         kAllLanes, lane < num_rows ? counts[lane * row_length + dropped_bucket(args)] : 0u);
-    if (lane == 0) dropped[cta] = sum;
+    if (lane == 0) dropped[cta] = own_dropped;
   }
   auto token = grid.barrier_arrive();
 
@@ -186,32 +191,14 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
       starts[group] = first_block * args.block_size + before - local_starts[group];
       if (cta == 0) store_count(args, group, count);
     }
+    if (args.statistics != nullptr && cta == 0) {
+      add_loads(args, &loads, group, count, lane);
+    }
     total_blocks += chunk_blocks;
     __syncthreads();
   }
-  if (cta == 0 && warp == kNumWarps - 1) {
-    if (counts_dropped) {
-      std::uint32_t num_dropped = 0;
-      std::uint32_t first_with_dropped = num_ctas;
-#pragma unroll 4
-      for (int other = lane; other < num_ctas; other += 32) {
-        const std::uint32_t of_other = __ldcg(&dropped[other]);
-        num_dropped += of_other;
-        if (of_other != 0) first_with_dropped = min(first_with_dropped, other);
-      }
-      num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
-      if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
-      if (args.validation != nullptr) {
-        const std::int64_t first_cta = __reduce_min_sync(kAllLanes, first_with_dropped);
-        report_validation<kWidth>(args, num_dropped, first_cta * args.ids_per_cta,
-                                  has_invalid_entry, lane);
-      }
-    }
-    if (args.statistics != nullptr) {
-      const Loads loads = loads_of(
-          args, 0, num_groups, [&](int group) { return totals[group]; }, lane);
-      if (lane == 0) write_statistics(args, loads, total_blocks);
-    }
+  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
+    write_statistics(args, loads, total_blocks);
   }
 
 #pragma unroll 4
@@ -230,6 +217,22 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
   fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
   if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
+  if (cta == 0 && warp == 0 && counts_dropped) {
+    std::uint32_t num_dropped = 0;
+    std::uint32_t first_with_dropped = num_ctas;
+    for (int other = lane; other < num_ctas; other += 32) {
+      const std::uint32_t of_other = __ldcg(&dropped[other]);
+      num_dropped += of_other;
+      if (of_other != 0) first_with_dropped = min(first_with_dropped, other);
+    }
+    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
+    if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
+    if (args.validation != nullptr) {
+      const std::int64_t first_cta = __reduce_min_sync(kAllLanes, first_with_dropped);
+      report_validation<kWidth>(args, num_dropped, first_cta * args.ids_per_cta, has_invalid_entry,
+                                lane);
+    }
+  }
 }
 
 }  // namespace

@@ -104,8 +104,9 @@ constexpr std::size_t counters_per_row(std::size_t num_experts) {
   return (num_experts + 2 + 7) / 8 * 8;
 }
 
-/// Besides their dynamic shared memory these kernels have a word a warp, and a flag.
-inline constexpr std::size_t kStaticSharedBytes = 144;
+/// Besides their dynamic shared memory these kernels have a word a warp, and what they gather to
+/// report.
+inline constexpr std::size_t kStaticSharedBytes = 176;
 
 constexpr std::size_t one_cta_shared_bytes(std::size_t num_experts, int num_threads) {
   // A row of 16-bit counters and one of lane masks a warp, the starts of the groups.

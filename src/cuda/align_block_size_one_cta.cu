@@ -1,4 +1,5 @@
-// One CTA: every warp ranks its ids, the CTA lays the groups out, every thread places its ids.
+// One CTA, and where something is to be reported a second one: every warp ranks its ids, the CTA
+// lays the groups out, every thread places its ids.
 #include "cuda/align_block_size_reports.cuh"
 
 namespace tessera::cuda {
@@ -11,7 +12,6 @@ __global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_const
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
-  __shared__ bool has_invalid_entry;
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
@@ -25,7 +25,10 @@ __global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_const
 
   let_successor_start();
   fetch_args(args);
-  if (args.validation != nullptr && thread == 0) has_invalid_entry = false;
+  if (has_reporter(args) && blockIdx.x == 1) {
+    report<kWidth, kNumThreads>(args, masks, thread);
+    return;
+  }
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   __syncthreads();
@@ -39,7 +42,6 @@ __global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_const
     if (round < rounds && i < args.num_ids) ids[round] = load_id<kWidth>(args, i);
   }
   fetch_map(args, thread, kNumThreads);
-  if (args.validation != nullptr) check_map(args, &has_invalid_entry, thread, kNumThreads);
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, kNumThreads);
   std::uint32_t buckets[kMaxRounds];
   std::uint32_t ranks[kMaxRounds];
@@ -65,27 +67,11 @@ __global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_const
     if (exists) {
       starts[group] = first_block * args.block_size;
       store_count(args, group, count);
-      if (args.statistics != nullptr) masks[group] = count;  // no longer used for anything else
       const std::int32_t shown = num_blocks != 0 ? shown_expert(args, group) : 0;
       for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = shown;
     }
     total_blocks += chunk_blocks;
     __syncthreads();
-  }
-  if (warp == kNumWarps - 1) {
-    if (args.num_dropped != nullptr || args.validation != nullptr) {
-      const std::uint32_t num_dropped = __reduce_add_sync(
-          kAllLanes, lane < num_rows ? counts[lane * row_length + dropped_bucket(args)] : 0u);
-      if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
-      if (args.validation != nullptr) {
-        report_validation<kWidth>(args, num_dropped, 0, has_invalid_entry, lane);
-      }
-    }
-    if (args.statistics != nullptr) {
-      const Loads loads = loads_of(
-          args, 0, num_groups, [&](int group) { return masks[group]; }, lane);
-      if (lane == 0) write_statistics(args, loads, total_blocks);
-    }
   }
 
 #pragma unroll
@@ -99,7 +85,12 @@ __global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_const
   }
   fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), thread,
        kNumThreads);
-  if (thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
+  if (thread == 0) {
+    *args.num_tokens_post_pad = total_blocks * args.block_size;
+    if (args.num_dropped != nullptr) {
+      *args.num_dropped = scan_column(counts, row_length, num_rows, dropped_bucket(args));
+    }
+  }
 }
 
 }  // namespace

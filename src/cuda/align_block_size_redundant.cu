@@ -10,11 +10,10 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
   constexpr int kNumWarps = kNumThreads / 32;
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
-  __shared__ bool has_invalid_entry;
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
-  const int num_ctas = gridDim.x;
+  const int num_ctas = gridDim.x - (has_reporter(args) ? 1 : 0);
   const int cta = blockIdx.x;
   const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
@@ -28,7 +27,10 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
 
   let_successor_start();
   fetch_args(args);
-  if (args.validation != nullptr && thread == 0) has_invalid_entry = false;
+  if (has_reporter(args) && cta == num_ctas) {
+    report<kWidth, kNumThreads>(args, packed, thread);
+    return;
+  }
   clear_shared(packed, row_length * 4, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
@@ -40,8 +42,6 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
   RawId<kWidth> own_id{};
   if (has_own) own_id = load_id<kWidth>(args, cta_first + thread);
   fetch_map(args, thread, kNumThreads);
-  if (cta == 0 && args.validation != nullptr)
-    check_map(args, &has_invalid_entry, thread, kNumThreads);
 #pragma unroll 8
   for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
     const std::uint32_t bucket = bucket_of<kWidth>(args, load_id<kWidth>(args, i));
@@ -75,18 +75,6 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
     total_blocks += chunk_blocks;
     __syncthreads();
   }
-  if (cta == 0 && warp == kNumWarps - 1) {
-    const std::uint32_t num_dropped = packed[dropped_bucket(args)] & 0xffff;
-    if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
-    if (args.validation != nullptr) {
-      report_validation<kWidth>(args, num_dropped, 0, has_invalid_entry, lane);
-    }
-    if (args.statistics != nullptr) {
-      const Loads loads = loads_of(
-          args, 0, num_groups, [&](int group) { return packed[group] & 0xffff; }, lane);
-      if (lane == 0) write_statistics(args, loads, total_blocks);
-    }
-  }
 
   if (own_bucket < num_groups_of(args)) {
     args.sorted_token_ids[starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank] =
@@ -101,7 +89,10 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
        args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
   fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
        grid_threads);
-  if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
+  if (cta == 0 && thread == 0) {
+    *args.num_tokens_post_pad = total_blocks * args.block_size;
+    if (args.num_dropped != nullptr) *args.num_dropped = packed[dropped_bucket(args)] & 0xffff;
+  }
 }
 
 }  // namespace

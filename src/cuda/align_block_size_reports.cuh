@@ -1,5 +1,4 @@
-// What the kernels of align_block_size tell about their input: `statistics` and `validation`. One
-// warp reports, the last of the first CTA, while the others place ids.
+// What the kernels of align_block_size tell about their input: `statistics` and `validation`.
 #pragma once
 
 #include "cuda/align_block_size_device.cuh"
@@ -15,26 +14,28 @@ struct Loads {
   std::uint32_t filtered_pairs;
 };
 
-/// Of all groups in [first, end) with their `count_of(group)`, by one warp, for all lanes.
-template <typename Args, typename CountOf>
-__device__ __forceinline__ Loads loads_of(const Args& args, std::int64_t first, std::int64_t end,
-                                          CountOf count_of, int lane) {
-  Loads loads = {};
-#pragma unroll 4
-  for (std::int64_t group = first + lane; group < end; group += 32) {
-    const std::uint32_t count = count_of(group);
-    if (group < args.first_expert) {
-      loads.filtered_pairs = count;
-    } else {
-      loads.assigned_pairs += count;
-      loads.active_experts += count != 0;
-      loads.max_load = max(loads.max_load, count);
-    }
-  }
-  return {__reduce_add_sync(kAllLanes, loads.assigned_pairs),
-          __reduce_add_sync(kAllLanes, loads.active_experts),
-          __reduce_max_sync(kAllLanes, loads.max_load),
-          __reduce_add_sync(kAllLanes, loads.filtered_pairs)};
+/// Of one group a lane, by one warp, for all lanes.
+template <typename Args>
+__device__ __forceinline__ Loads loads_of_warp(const Args& args, std::int64_t group,
+                                               std::uint32_t count) {
+  const bool is_filtered = group < args.first_expert;
+  const std::uint32_t load = is_filtered ? 0 : count;
+  return {__reduce_add_sync(kAllLanes, load),
+          static_cast<std::uint32_t>(__popc(__ballot_sync(kAllLanes, load != 0))),
+          __reduce_max_sync(kAllLanes, load),
+          __reduce_max_sync(kAllLanes, is_filtered ? count : 0)};
+}
+
+/// Adds them to `loads` in shared memory, zero at first; lanes without a group count 0.
+template <typename Args>
+__device__ __forceinline__ void add_loads(const Args& args, Loads* loads, std::int64_t group,
+                                          std::uint32_t count, int lane) {
+  const Loads own = loads_of_warp(args, group, count);
+  if (lane != 0) return;
+  atomicAdd(&loads->assigned_pairs, own.assigned_pairs);
+  atomicAdd(&loads->active_experts, own.active_experts);
+  atomicMax(&loads->max_load, own.max_load);
+  atomicAdd(&loads->filtered_pairs, own.filtered_pairs);
 }
 
 /// `dividend` / num_experts, rounded as IEEE 754 has it, by the reciprocal that the launcher
@@ -165,6 +166,49 @@ __device__ __forceinline__ void report_validation(const Args& args, std::uint32_
     found.first_entry = __reduce_min_sync(kAllLanes, found.first_entry);
   }
   if (lane == 0) write_validation<kWidth>(args, found);
+}
+
+/// Whether a kernel whose CTAs do not wait for each other has one more, which only reports.
+template <typename Args>
+__device__ __forceinline__ bool has_reporter(const Args& args) {
+  return args.statistics != nullptr || args.validation != nullptr;
+}
+
+/// All that the reporter does: counts all ids for itself, while the others place them. `counts` is
+/// a row of words in shared memory.
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__device__ __forceinline__ void report(const Args& args, std::uint32_t* counts, int thread) {
+  __shared__ Loads loads;
+  __shared__ std::uint32_t total_blocks;
+  __shared__ bool has_invalid_entry;
+  const int num_groups = num_groups_of(args);
+  const int lane = thread % 32;
+  clear_shared(counts, counters_per_row(num_groups) * 4, thread, kNumThreads);
+  if (thread == 0) {
+    loads = {};
+    total_blocks = 0;
+    has_invalid_entry = false;
+  }
+  __syncthreads();
+  wait_for_predecessor();
+#pragma unroll 8
+  for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
+    atomicAdd(&counts[bucket_of<kWidth>(args, load_id<kWidth>(args, i))], 1u);
+  }
+  if (args.validation != nullptr) check_map(args, &has_invalid_entry, thread, kNumThreads);
+  __syncthreads();
+  for (int base = 0; base < num_groups; base += kNumThreads) {
+    const int group = base + thread;
+    const std::uint32_t count = group < num_groups ? counts[group] : 0;
+    add_loads(args, &loads, group, count, lane);
+    const std::int32_t num_blocks = __reduce_add_sync(kAllLanes, blocks_of(args, count));
+    if (lane == 0) atomicAdd(&total_blocks, static_cast<std::uint32_t>(num_blocks));
+  }
+  __syncthreads();
+  if (thread == 0 && args.statistics != nullptr) write_statistics(args, loads, total_blocks);
+  if (thread >= kNumThreads - 32 && args.validation != nullptr) {
+    report_validation<kWidth>(args, counts[dropped_bucket(args)], 0, has_invalid_entry, lane);
+  }
 }
 
 }  // namespace tessera::cuda

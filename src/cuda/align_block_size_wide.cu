@@ -43,6 +43,7 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     std::uint32_t buckets[kTile + 1];
     std::int32_t warp_sums[32];
   } shared;
+  __shared__ Loads loads;
   __shared__ std::uint32_t num_invalid_entries;
   __shared__ std::uint32_t first_invalid_entry;
   const auto grid = cooperative_groups::this_grid();
@@ -69,6 +70,7 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
 
   fetch_args(args);
   if (thread == 0) {
+    loads = {};
     num_invalid_entries = 0;
     first_invalid_entry = ~0u;
   }
@@ -112,6 +114,7 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
       totals[group] = count;
       store_count(args, group, count);
     }
+    if (args.statistics != nullptr) add_loads(args, &loads, group, count, lane);
     if (args.validation != nullptr && args.expert_map != nullptr && exists &&
         group >= args.first_expert && is_invalid_entry(args, group - args.first_expert)) {
       atomicAdd(&num_invalid_entries, 1u);
@@ -126,11 +129,6 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     __syncthreads();
   }
   if (warp == 0) {
-    Loads loads = {};
-    if (args.statistics != nullptr) {
-      loads = loads_of(
-          args, first_group, end_group, [&](auto group) { return totals[group]; }, lane);
-    }
     if (lane == 0) {
       words[cta] = {static_cast<std::uint32_t>(own_blocks),
                     words[cta].dropped,
@@ -237,11 +235,11 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     if (args.num_dropped != nullptr) *args.num_dropped = all_dropped;
   }
   if (args.statistics != nullptr) {
-    const Loads loads = {__reduce_add_sync(kAllLanes, sum.assigned_pairs),
-                         __reduce_add_sync(kAllLanes, sum.active_experts),
-                         __reduce_max_sync(kAllLanes, sum.max_load),
-                         __reduce_add_sync(kAllLanes, sum.filtered_pairs)};
-    if (lane == 0) write_statistics(args, loads, total_blocks);
+    const Loads all_loads = {__reduce_add_sync(kAllLanes, sum.assigned_pairs),
+                             __reduce_add_sync(kAllLanes, sum.active_experts),
+                             __reduce_max_sync(kAllLanes, sum.max_load),
+                             __reduce_add_sync(kAllLanes, sum.filtered_pairs)};
+    if (lane == 0) write_statistics(args, all_loads, total_blocks);
   }
   if (args.validation != nullptr) {
     const std::int64_t first_cta = __reduce_min_sync(kAllLanes, first_with_dropped);
