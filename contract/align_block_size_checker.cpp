@@ -5,7 +5,6 @@
 #include <bit>
 #include <limits>
 #include <span>
-#include <string_view>
 #include <tuple>
 #include <utility>
 
@@ -17,7 +16,7 @@ namespace {
 constexpr std::int64_t kFilteredGroup = -1;
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
-class Checker {
+class Checker : private Findings {
  public:
   explicit Checker(const AlignBlockSizeArgs& args)
       : args_(args),
@@ -28,8 +27,8 @@ class Checker {
 
   std::vector<Violation> run() {
     check_inputs();
-    if (violations_.empty()) check_sizes();
-    if (violations_.empty()) {
+    if (none()) check_sizes();
+    if (none()) {
       count();
       check_num_tokens_post_pad();
       check_groups();
@@ -38,7 +37,7 @@ class Checker {
       check_statistics();
       check_validation();
     }
-    return in_order();
+    return in_order(kAlignBlockSizeRules);
   }
 
  private:
@@ -65,7 +64,7 @@ class Checker {
         (!same(map.dtype, kInt32) || !readable(map) || map.num_elements != num_experts_)) {
       invalid_input("expert_map", "num_experts contiguous int32 values", describe(map));
     }
-    if (violations_.empty() && capacity() > kMaxInt32) {
+    if (none() && capacity() > kMaxInt32) {
       invalid_input("block_size", "a capacity of at most 2^31 - 1", std::to_string(capacity()));
     }
   }
@@ -78,29 +77,6 @@ class Checker {
     check_optional("num_dropped", args_.num_dropped, kInt32, 1);
     check_optional("statistics", args_.statistics, kFloat64, kAlignBlockSizeNumStatistics);
     check_optional("validation", args_.validation, kInt64, kAlignBlockSizeValidationLength);
-  }
-
-  void check_buffer(const char* array, const TensorView& view, std::int64_t min_length) {
-    const bool is_good = view.num_elements >= min_length && same(view.dtype, kInt32);
-    if (!is_good || !readable(view)) report_size(array, view, kInt32, "at least ", min_length);
-  }
-
-  void check_array(const char* array, const TensorView& view, DLDataType dtype,
-                   std::int64_t length) {
-    const bool is_good = view.num_elements == length && same(view.dtype, dtype);
-    if (!is_good || !readable(view)) report_size(array, view, dtype, "", length);
-  }
-
-  void check_optional(const char* array, const TensorView& view, DLDataType dtype,
-                      std::int64_t length) {
-    if (view.given()) check_array(array, view, dtype, length);
-  }
-
-  void report_size(const char* array, const TensorView& view, DLDataType dtype, const char* bound,
-                   std::int64_t length) {
-    report("output_sizes", array, 0, length, view.num_elements,
-           bound + std::to_string(length) + " contiguous " + name_of(dtype) + " values",
-           describe(view));
   }
 
   std::int64_t capacity() const {
@@ -166,9 +142,9 @@ class Checker {
     seen_.assign(static_cast<std::size_t>(num_ids_), false);
     for_each_group([&](const Slots& slots) {
       check_members(slots, sorted);
-      check_filler("padding", sorted, slots.members_end, slots.end);
+      check_filler("padding", slots.members_end, slots.end);
     });
-    check_filler("sorted_tail", sorted, padded_total_, args_.sorted_token_ids.num_elements);
+    check_filler("sorted_tail", padded_total_, args_.sorted_token_ids.num_elements);
   }
 
   void check_members(const Slots& slots, std::span<const std::int32_t> sorted) {
@@ -209,26 +185,14 @@ class Checker {
            std::to_string(found));
   }
 
-  void check_filler(const char* rule, std::span<const std::int32_t> sorted, std::int64_t begin,
-                    std::int64_t end) {
-    if (broken(rule)) return;
-    for (std::int64_t slot = begin; slot < end; ++slot) {
-      const std::int64_t found = sorted[static_cast<std::size_t>(slot)];
-      if (found != num_ids_) {
-        report_value(rule, "sorted_token_ids", slot, num_ids_, found);
-        return;
-      }
-    }
+  void check_filler(const char* rule, std::int64_t begin, std::int64_t end) {
+    check_values(rule, "sorted_token_ids", args_.sorted_token_ids, begin, end, num_ids_);
   }
 
   void check_experts() {
-    const auto experts = int32s(args_.expert_ids);
     const auto check = [&](const char* rule, std::int64_t begin, std::int64_t end,
                            std::int64_t expected) {
-      for (std::int64_t b = begin; b < end && !broken(rule); ++b) {
-        const std::int64_t found = experts[static_cast<std::size_t>(b)];
-        if (found != expected) report_value(rule, "expert_ids", b, expected, found);
-      }
+      check_values(rule, "expert_ids", args_.expert_ids, begin, end, expected);
     };
     const bool map_blocks = args_.expert_map.given() && !args_.ignore_invalid_experts;
     for_each_group([&](const Slots& slots) {
@@ -306,41 +270,6 @@ class Checker {
     }
   }
 
-  bool broken(std::string_view rule) const {
-    return std::any_of(violations_.begin(), violations_.end(),
-                       [&](const Violation& v) { return v.rule == rule; });
-  }
-
-  void invalid_input(const char* argument, const char* expected, const std::string& found) {
-    if (broken("valid_inputs")) return;
-    violations_.push_back(
-        {"valid_inputs", argument, 0, 0, 0,
-         std::string("valid_inputs: ") + argument + ": expected " + expected + ", found " + found});
-  }
-
-  void report_value(const char* rule, const char* array, std::int64_t position,
-                    std::int64_t expected, std::int64_t found) {
-    report(rule, array, position, expected, found, std::to_string(expected), std::to_string(found));
-  }
-
-  void report(const char* rule, const char* array, std::int64_t position, std::int64_t expected,
-              std::int64_t found, const std::string& expected_text, const std::string& found_text) {
-    if (broken(rule)) return;
-    violations_.push_back({rule, array, position, expected, found,
-                           std::string(rule) + ": " + array + "[" + std::to_string(position) +
-                               "]: expected " + expected_text + ", found " + found_text});
-  }
-
-  std::vector<Violation> in_order() {
-    std::vector<Violation> ordered;
-    for (const Rule& rule : kAlignBlockSizeRules) {
-      for (Violation& violation : violations_) {
-        if (violation.rule == rule.name) ordered.push_back(std::move(violation));
-      }
-    }
-    return ordered;
-  }
-
   const AlignBlockSizeArgs& args_;
   const std::int64_t num_ids_;
   const std::int64_t block_size_;
@@ -351,7 +280,6 @@ class Checker {
   std::int64_t num_invalid_ids_ = 0;
   std::int64_t padded_total_ = 0;
   std::vector<bool> seen_;
-  std::vector<Violation> violations_;
 };
 
 }  // namespace

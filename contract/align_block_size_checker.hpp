@@ -3,34 +3,12 @@
 // implementations, and does not use them.
 #pragma once
 
-#include <cstdint>
-#include <string>
 #include <vector>
 
+#include "findings.hpp"
 #include "tessera/align_block_size.hpp"
 
 namespace tessera::contract {
-
-/// One broken rule, at the first position that breaks it.
-struct Violation {
-  std::string rule;           ///< a name from kAlignBlockSizeRules
-  std::string array;          ///< the argument, as the contract names it
-  std::int64_t position = 0;  ///< element of `array`; 0 where the rule is about the whole array
-
-  /// The value that the rule asks for; where several would do, the smallest of them. For
-  /// output_sizes the smallest legal length; for valid_inputs unused, and for statistics, which
-  /// need not be whole.
-  std::int64_t expected = 0;
-  std::int64_t found = 0;
-
-  /// "stable_order: sorted_token_ids[17]: expected an index above 40, found 12"
-  std::string message;
-};
-
-struct Rule {
-  const char* name;
-  const char* meaning;  ///< one plain sentence
-};
 
 /// The rules, in the order in which they are checked.
 inline constexpr Rule kAlignBlockSizeRules[] = {

@@ -1,0 +1,80 @@
+#include "findings.hpp"
+
+#include <algorithm>
+#include <iterator>
+
+#include "arrays.hpp"
+
+namespace tessera::contract {
+
+bool Findings::broken(std::string_view rule) const {
+  return std::any_of(violations_.begin(), violations_.end(),
+                     [&](const Violation& v) { return v.rule == rule; });
+}
+
+std::vector<Violation> Findings::in_order(std::span<const Rule> rules) const {
+  std::vector<Violation> ordered;
+  for (const Rule& rule : rules) {
+    std::copy_if(violations_.begin(), violations_.end(), std::back_inserter(ordered),
+                 [&](const Violation& v) { return v.rule == rule.name; });
+  }
+  return ordered;
+}
+
+void Findings::invalid_input(const char* argument, const char* expected, const std::string& found) {
+  if (broken("valid_inputs")) return;
+  violations_.push_back(
+      {"valid_inputs", argument, 0, 0, 0,
+       std::string("valid_inputs: ") + argument + ": expected " + expected + ", found " + found});
+}
+
+void Findings::check_buffer(const char* array, const TensorView& view, std::int64_t min_length) {
+  const bool is_good = view.num_elements >= min_length && same(view.dtype, kInt32);
+  if (!is_good || !readable(view)) report_size(array, view, kInt32, "at least ", min_length);
+}
+
+void Findings::check_array(const char* array, const TensorView& view, DLDataType dtype,
+                           std::int64_t length) {
+  const bool is_good = view.num_elements == length && same(view.dtype, dtype);
+  if (!is_good || !readable(view)) report_size(array, view, dtype, "", length);
+}
+
+void Findings::check_optional(const char* array, const TensorView& view, DLDataType dtype,
+                              std::int64_t length) {
+  if (view.given()) check_array(array, view, dtype, length);
+}
+
+void Findings::report_size(const char* array, const TensorView& view, DLDataType dtype,
+                           const char* bound, std::int64_t length) {
+  report("output_sizes", array, 0, length, view.num_elements,
+         bound + std::to_string(length) + " contiguous " + name_of(dtype) + " values",
+         describe(view));
+}
+
+void Findings::check_values(const char* rule, const char* array, const TensorView& view,
+                            std::int64_t begin, std::int64_t end, std::int64_t expected) {
+  if (broken(rule)) return;
+  const auto values = int32s(view);
+  for (std::int64_t i = begin; i < end; ++i) {
+    const std::int64_t found = values[static_cast<std::size_t>(i)];
+    if (found == expected) continue;
+    report_value(rule, array, i, expected, found);
+    return;
+  }
+}
+
+void Findings::report_value(const char* rule, const char* array, std::int64_t position,
+                            std::int64_t expected, std::int64_t found) {
+  report(rule, array, position, expected, found, std::to_string(expected), std::to_string(found));
+}
+
+void Findings::report(const char* rule, const char* array, std::int64_t position,
+                      std::int64_t expected, std::int64_t found, const std::string& expected_text,
+                      const std::string& found_text) {
+  if (broken(rule)) return;
+  violations_.push_back({rule, array, position, expected, found,
+                         std::string(rule) + ": " + array + "[" + std::to_string(position) +
+                             "]: expected " + expected_text + ", found " + found_text});
+}
+
+}  // namespace tessera::contract

@@ -1,0 +1,71 @@
+// What a checker finds, and how it says so. The same for every op.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "tessera/tensor_view.hpp"
+
+namespace tessera::contract {
+
+/// One broken rule, at the first position that breaks it.
+struct Violation {
+  std::string rule;           ///< the name of one of the op's rules
+  std::string array;          ///< the argument, as the contract names it
+  std::int64_t position = 0;  ///< element of `array`; 0 where the rule is about the whole array
+
+  /// The value that the rule asks for; where several would do, the smallest of them. For
+  /// output_sizes the smallest legal length; for valid_inputs unused, and for statistics, which
+  /// need not be whole.
+  std::int64_t expected = 0;
+  std::int64_t found = 0;
+
+  /// "stable_order: sorted_token_ids[17]: expected an index above 40, found 12"
+  std::string message;
+};
+
+struct Rule {
+  const char* name;
+  const char* meaning;  ///< one plain sentence
+};
+
+/// The violations that a checker has found, at most one a rule.
+class Findings {
+ protected:
+  bool none() const { return violations_.empty(); }
+  bool broken(std::string_view rule) const;
+
+  /// In the order of the rules.
+  std::vector<Violation> in_order(std::span<const Rule> rules) const;
+
+  /// Breaks valid_inputs.
+  void invalid_input(const char* argument, const char* expected, const std::string& found);
+
+  /// Break output_sizes unless an output holds at least so many int32 values; exactly so many of a
+  /// type; or is not given.
+  void check_buffer(const char* array, const TensorView& view, std::int64_t min_length);
+  void check_array(const char* array, const TensorView& view, DLDataType dtype,
+                   std::int64_t length);
+  void check_optional(const char* array, const TensorView& view, DLDataType dtype,
+                      std::int64_t length);
+
+  /// Breaks `rule` at the first int32 of [begin, end) that is not `expected`.
+  void check_values(const char* rule, const char* array, const TensorView& view, std::int64_t begin,
+                    std::int64_t end, std::int64_t expected);
+
+  void report_value(const char* rule, const char* array, std::int64_t position,
+                    std::int64_t expected, std::int64_t found);
+  void report(const char* rule, const char* array, std::int64_t position, std::int64_t expected,
+              std::int64_t found, const std::string& expected_text, const std::string& found_text);
+
+ private:
+  void report_size(const char* array, const TensorView& view, DLDataType dtype, const char* bound,
+                   std::int64_t length);
+
+  std::vector<Violation> violations_;
+};
+
+}  // namespace tessera::contract
