@@ -38,6 +38,7 @@ add_library(tessera_cuda_objects OBJECT
   src/cuda/align_block_size_policy.cpp
   src/cuda/backend.cpp
   src/cuda/device.cpp
+  src/cuda/launch.cpp
   src/cuda/align_block_size_cluster.cu
   src/cuda/align_block_size_few.cu
   src/cuda/align_block_size_grid.cu

@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
-#include <bit>
 #include <cstdint>
 #include <string>
 
 #include "core/errors.hpp"
 #include "cuda/align_block_size_kernels.hpp"
 #include "cuda/device.hpp"
+#include "cuda/launch.hpp"
 
 namespace tessera::cuda {
 namespace {
@@ -53,43 +52,17 @@ const void* find_kernel(const Instance& instance) {
                                                             instance.is_extended);
 }
 
-/// Lets a kernel use all of the device's shared memory, and clusters of any size, the first time it
-/// is used on the device; the runtime keeps such settings a device.
+/// Readies an instance for a launch, the first time that it is used on the device.
 cudaError_t prepare(const void* kernel, const Instance& instance, int device_id) {
   constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
-  static std::array<std::atomic<std::uint64_t>, 2 * kNumStrategies * kNumIdWidths * kSizes>
-      prepared_on;
+  static std::array<PreparedDevices, 2 * kNumStrategies * kNumIdWidths * kSizes> prepared;
   std::size_t index = static_cast<std::size_t>(instance.strategy);
   index = index * kNumIdWidths + static_cast<std::size_t>(instance.width);
   index = index * kSizes + instance.num_threads / 512;
-  std::atomic<std::uint64_t>& prepared = prepared_on[2 * index + (instance.is_extended ? 1 : 0)];
-  const std::uint64_t device_bit = std::uint64_t{1} << device_id;
-  if ((prepared.load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
-  cudaFuncAttributes attributes{};
-  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);  // loads its code
   const bool uses_dynamic =
       instance.strategy != Strategy::kFew && instance.strategy != Strategy::kWide;
-  if (error == cudaSuccess && uses_dynamic) {
-    error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-        static_cast<int>(properties_of(device_id).max_shared_bytes - attributes.sharedSizeBytes));
-  }
-  if (error == cudaSuccess && instance.strategy == Strategy::kCluster) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  }
-  if (error == cudaSuccess) prepared.fetch_or(device_bit, std::memory_order_relaxed);
-  return error;
-}
-
-void set_block_division(std::int32_t block_size, AlignBlockSizeKernelArgs* args) {
-  const auto size = static_cast<std::uint32_t>(block_size);
-  if (std::has_single_bit(size)) {
-    args->block_shift = std::countr_zero(size);
-    return;
-  }
-  args->block_shift = std::bit_width(size) - 1;
-  const std::uint64_t power = std::uint64_t{1} << (32 + args->block_shift);
-  args->block_multiplier = static_cast<std::uint32_t>((power + size - 1) / size);
+  return prepare_kernel(kernel, {uses_dynamic, instance.strategy == Strategy::kCluster}, device_id,
+                        &prepared[2 * index + (instance.is_extended ? 1 : 0)]);
 }
 
 /// How ids become buckets.
@@ -122,7 +95,7 @@ AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizePro
   args.tail_expert = problem.tail_expert;
   args.map_tail = problem.map_tail;
   args.block_size = problem.block_size;
-  set_block_division(problem.block_size, &args);
+  args.block_division = division_by(problem.block_size);
   args.sorted_token_ids = problem.sorted_token_ids;
   args.sorted_token_ids_length = problem.sorted_token_ids_length;
   args.expert_ids = problem.expert_ids;
@@ -145,13 +118,13 @@ AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizePro
 }
 
 Status launch_failed(std::string_view what, const Plan& plan, const AlignBlockSizeProblem& problem,
-                     cudaError_t error) {
-  return core::refuse(StatusCode::kRuntimeError, kOp, what,
-                      std::string("cuda/") + name_of(plan.strategy) + " to start for " +
-                          std::to_string(problem.num_ids) + " ids, " +
-                          std::to_string(problem.num_experts) + " experts, block_size " +
-                          std::to_string(problem.block_size) + " (" + to_string(plan) + ")",
-                      text_of(error));
+                     const Context& context, cudaError_t error) {
+  return refuse_launch(kOp, what,
+                       std::string("cuda/") + name_of(plan.strategy) + " to start for " +
+                           std::to_string(problem.num_ids) + " ids, " +
+                           std::to_string(problem.num_experts) + " experts, block_size " +
+                           std::to_string(problem.block_size) + " (" + to_string(plan) + ")",
+                       context, error);
 }
 
 }  // namespace
@@ -160,50 +133,22 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
   const int device_id = context.device.device_id;
   const CurrentDevice current(device_id);
   if (current.error() != cudaSuccess) {
-    return launch_failed("device", plan, problem, current.error());
+    return launch_failed("device", plan, problem, context, current.error());
   }
   const Instance instance{plan.strategy, width_of(problem.id_dtype), plan.num_threads,
                           is_extended(problem)};
   const void* const kernel = find_kernel(instance);
   if (const cudaError_t error = prepare(kernel, instance, device_id)) {
-    return launch_failed("kernel", plan, problem, error);
+    return launch_failed("kernel", plan, problem, context, error);
   }
-
-  std::array<cudaLaunchAttribute, 2> attributes{};
-  unsigned num_attributes = 0;
-  if (properties_of(device_id).compute_capability >= 90) {
-    cudaLaunchAttribute& attribute = attributes[num_attributes++];
-    attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute.val.programmaticStreamSerializationAllowed = 1;
-  }
-  if (plan.strategy == Strategy::kCluster) {
-    cudaLaunchAttribute& attribute = attributes[num_attributes++];
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {static_cast<unsigned>(plan.num_ctas), 1, 1};
-  } else if (plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide) {
-    // All CTAs run at once or none does, whatever else the device is doing: they wait for each
-    // other.
-    cudaLaunchAttribute& attribute = attributes[num_attributes++];
-    attribute.id = cudaLaunchAttributeCooperative;
-    attribute.val.cooperative = 1;
-  }
-  cudaLaunchConfig_t config{};
-  config.gridDim = dim3(plan.num_ctas + (needs_reporter(plan.strategy, problem) ? 1 : 0));
-  config.blockDim = dim3(plan.num_threads);
-  config.dynamicSmemBytes = plan.shared_bytes;
-  config.stream = static_cast<cudaStream_t>(context.stream);
-  config.attrs = attributes.data();
-  config.numAttrs = num_attributes;
+  const int num_ctas = plan.num_ctas + (needs_reporter(plan.strategy, problem) ? 1 : 0);
+  Launch launch{kernel, num_ctas, plan.num_threads, plan.shared_bytes};
+  if (plan.strategy == Strategy::kCluster) launch.cluster_size = plan.num_ctas;
+  // All CTAs run at once or none does, whatever else the device is doing: they wait for each other.
+  launch.is_cooperative = plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide;
   AlignBlockSizeExtendedArgs args = kernel_args(plan, problem, context);
-  void* arguments[] = {&args};
-  const cudaError_t error = cudaLaunchKernelExC(&config, kernel, arguments);
-  if (error == cudaErrorInvalidResourceHandle) {
-    return core::refuse(StatusCode::kInvalidValue, kOp, "stream",
-                        "a stream of " + core::to_string(context.device),
-                        "one of another device: " + text_of(error));
-  }
-  if (error != cudaSuccess) {
-    return launch_failed("launch", plan, problem, error);
+  if (const cudaError_t error = launch_kernel(launch, &args, context)) {
+    return launch_failed("launch", plan, problem, context, error);
   }
   return {};
 }

@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/block_division.hpp"
+
 namespace tessera::cuda {
 
 /// How a kernel reads ids. Of one width, signed and unsigned ids differ only in `id_limit`.
@@ -23,8 +25,7 @@ struct AlignBlockSizeKernelArgs {
   std::int32_t tail_expert;
 
   std::int32_t block_size;
-  std::uint32_t block_multiplier;  ///< see blocks_of; 0: the block size is a power of two
-  std::uint32_t block_shift;
+  BlockDivision block_division;
 
   std::int32_t* sorted_token_ids;
   std::int64_t sorted_token_ids_length;
