@@ -1,33 +1,20 @@
-// The C API over the C++ one: builds views from pointers and lengths, and keeps the last message.
+// align_block_size in the C API: builds views from pointers and lengths for the C++ one.
 #include "tessera/align_block_size.hpp"
 
-#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstring>
-#include <string>
 
-#include "core/errors.hpp"
-#include "tessera/info.hpp"
-#include "tessera/tessera.h"
+#include "c_api/conversions.hpp"
 
 namespace {
 
+using namespace tessera::c_api;
 using tessera::Status;
 using tessera::StatusCode;
 using tessera::TensorView;
 
-thread_local std::string last_error;
-
-tessera_status finish(const Status& status) {
-  last_error = status.message();
-  return static_cast<tessera_status>(status.code());
-}
-
-Status wrong_value(const char* argument, const char* expected, const std::string& got,
-                   const char* op = "align_block_size") {
-  return tessera::core::refuse(StatusCode::kInvalidValue, op, argument, expected, got);
-}
+constexpr const char* kOp = "align_block_size";
 
 static_assert(TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS == tessera::kAlignBlockSizeNumStatistics);
 static_assert(TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH ==
@@ -37,49 +24,17 @@ static_assert(TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH ==
 /// longer one would carry fields that this library cannot honour.
 constexpr std::array kArgsSizes{offsetof(tessera_align_block_size_args, statistics),
                                 sizeof(tessera_align_block_size_args)};
-constexpr std::array kSizesSizes{sizeof(tessera_align_block_size_sizes)};
-
-/// Checks a struct of which callers know as many bytes as one of `sizes` says.
-template <typename Struct, std::size_t kVersions>
-Status check_struct(const char* argument, const Struct* given,
-                    const std::array<std::size_t, kVersions>& sizes) {
-  if (given == nullptr) return wrong_value(argument, "a pointer", "NULL");
-  if (std::find(sizes.begin(), sizes.end(), given->struct_size) == sizes.end()) {
-    std::string expected;
-    for (const std::size_t size : sizes) {
-      expected += (expected.empty() ? "" : " or ") + std::to_string(size);
-    }
-    return wrong_value((std::string(argument) + ".struct_size").c_str(), expected.c_str(),
-                       std::to_string(given->struct_size));
-  }
-  return {};
-}
 
 /// The arguments with a zero in every field that the caller does not know.
 Status read_args(const tessera_align_block_size_args* given, tessera_align_block_size_args* args) {
-  if (Status s = check_struct("args", given, kArgsSizes); !s.ok()) return s;
+  if (Status s = check_struct(kOp, "args", given, kArgsSizes); !s.ok()) return s;
   *args = {};
   std::memcpy(args, given, given->struct_size);
   return {};
 }
 
-bool find_device(int device_type, int device_id, DLDevice* device) {
-  switch (device_type) {
-    case TESSERA_CPU:
-      *device = tessera::kHostDevice;
-      return true;
-    case TESSERA_CUDA:
-      *device = {kDLCUDA, device_id};
-      return true;
-    default:
-      return false;
-  }
-}
-
 Status make_context(const tessera_align_block_size_args& args, tessera::Context* context) {
-  if (!find_device(args.device_type, args.device_id, &context->device)) {
-    return wrong_value("device_type", "a tessera_device_type", std::to_string(args.device_type));
-  }
+  if (Status s = set_device(kOp, args.device_type, args.device_id, context); !s.ok()) return s;
   context->stream = args.stream;
   if (args.workspace != nullptr) {
     context->workspace = {static_cast<std::byte*>(args.workspace), args.workspace_bytes};
@@ -98,8 +53,8 @@ Status view_of_ids(const tessera_align_block_size_args& args, DLDevice device, T
                                                {kDLInt, 64, 1},
                                                {kDLUInt, 64, 1}}};
   if (args.topk_ids_dtype < 0 || args.topk_ids_dtype >= static_cast<int>(kDtypes.size())) {
-    return tessera::core::refuse(StatusCode::kInvalidType, "align_block_size", "topk_ids_dtype",
-                                 "a tessera_dtype", std::to_string(args.topk_ids_dtype));
+    return tessera::core::refuse(StatusCode::kInvalidType, kOp, "topk_ids_dtype", "a tessera_dtype",
+                                 std::to_string(args.topk_ids_dtype));
   }
   // Only read, as are the views of all inputs.
   view->data = const_cast<void*>(args.topk_ids);
@@ -109,23 +64,10 @@ Status view_of_ids(const tessera_align_block_size_args& args, DLDevice device, T
   return {};
 }
 
-template <typename T>
-TensorView view_of(const T* data, std::int64_t length, DLDevice device) {
-  TensorView view = TensorView::of(std::span<const T>(data, 0));
-  view.num_elements = length;
-  view.device = device;
-  return view;
-}
-
-template <typename T>
-TensorView optional_view(const T* data, std::int64_t length, DLDevice device) {
-  return data == nullptr ? TensorView{} : view_of(data, length, device);
-}
-
 Status query(const tessera_align_block_size_args* given, tessera_align_block_size_sizes* sizes) {
   tessera_align_block_size_args args;
   if (Status s = read_args(given, &args); !s.ok()) return s;
-  if (Status s = check_struct("sizes", sizes, kSizesSizes); !s.ok()) return s;
+  if (Status s = check_struct(kOp, "sizes", sizes); !s.ok()) return s;
   tessera::Context context;
   if (Status s = make_context(args, &context); !s.ok()) return s;
   tessera::AlignBlockSizeSizes result;
@@ -180,20 +122,5 @@ tessera_status tessera_align_block_size_query(const tessera_align_block_size_arg
 tessera_status tessera_align_block_size(const tessera_align_block_size_args* args) {
   return finish(run(args));
 }
-
-tessera_status tessera_warmup(int device_type, int device_id) {
-  DLDevice device;
-  if (!find_device(device_type, device_id, &device)) {
-    return finish(
-        wrong_value("device_type", "a tessera_device_type", std::to_string(device_type), "warmup"));
-  }
-  return finish(tessera::warmup(device));
-}
-
-const char* tessera_last_error(void) { return last_error.c_str(); }
-
-const char* tessera_version(void) { return tessera::version(); }
-
-int tessera_c_api_version(void) { return TESSERA_C_API_VERSION; }
 
 }  // extern "C"
