@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -153,8 +153,8 @@ def _dlpack_framework(kind: type) -> Framework:
         if cuda_index(like) == HOST:
             return np.empty(length, _INT32)
         raise TypeError(
-            "align_block_size: topk_ids: expected an array of torch, CuPy or JAX where memory on "
-            f"a device is to be allocated, got {kind.__name__}"
+            "expected an array of torch, CuPy or JAX where memory on a device is to be allocated, "
+            f"got {kind.__name__}"
         )
 
     def adopt(like: Any, array: Any) -> Any:
@@ -250,3 +250,13 @@ class _Frameworks(dict[type, Framework]):
 
 
 FRAMEWORKS = _Frameworks()
+
+
+def read_only(op: str, outputs: Mapping[str, object]) -> Exception | None:
+    """What `op` has to raise where an output may not be written; the FFI cannot tell."""
+    for name, array in outputs.items():
+        if FRAMEWORKS[type(array)].immutable or (
+            isinstance(array, np.ndarray) and not array.flags.writeable
+        ):
+            return ValueError(f"{op}: {name}: expected a writable array, got a read-only one")
+    return None

@@ -75,6 +75,8 @@ def refusal(
     message = str(error)
     if message.startswith(f"{op}: "):
         return type(error)(message)
+    if message.startswith("expected "):  # a framework's refusal of the array that it is asked for
+        return type(error)(f"{op}: {next(iter(arrays))}: {message}")
     for name, value in integers.items():
         if not isinstance(value, Integral):
             return TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")

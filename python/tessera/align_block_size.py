@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, overload
 
 import numpy as np
@@ -12,7 +11,7 @@ import numpy.typing as npt
 from typing_extensions import NamedTuple
 
 from tessera._device import HOST
-from tessera._frameworks import FRAMEWORKS, exportable
+from tessera._frameworks import FRAMEWORKS, exportable, read_only
 from tessera._library import dlpack_device, load, refusal
 
 Array = TypeVar("Array")
@@ -68,18 +67,6 @@ def _written(
         "statistics": statistics,
     }
     return arrays | {name: array for name, array in optional.items() if array is not None}
-
-
-def _read_only(outputs: Mapping[str, object]) -> Exception | None:
-    """What to raise where an output may not be written; the FFI cannot tell."""
-    for name, array in outputs.items():
-        if FRAMEWORKS[type(array)].immutable or (
-            isinstance(array, np.ndarray) and not array.flags.writeable
-        ):
-            return ValueError(
-                f"align_block_size: {name}: expected a writable array, got a read-only one"
-            )
-    return None
 
 
 @overload
@@ -182,9 +169,11 @@ def align_block_size(
     """
     # Arrays of JAX let themselves be written to without a word.
     if "jax" in sys.modules and (
-        read_only := _read_only(_written(out, expert_counts, num_dropped, statistics))
+        refused := read_only(
+            "align_block_size", _written(out, expert_counts, num_dropped, statistics)
+        )
     ):
-        raise read_only from None
+        raise refused from None
     plain = not (map_tail or filtered_group) and statistics is None
     # The shortest way for torch tensors on a GPU, where a microsecond counts. What it cannot do
     # comes again below, and is done there, or refused with the name of the argument.
@@ -325,7 +314,7 @@ def align_block_size(
             "tail_expert": tail_expert,
             "num_threads": 0 if num_threads is None else num_threads,
         }
-        cause = _read_only(written) or error
+        cause = read_only("align_block_size", written) or error
         raise refusal("align_block_size", cause, read | written, integers) from None
     if out is not None:
         return out
