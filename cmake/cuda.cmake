@@ -37,6 +37,8 @@ add_library(tessera_cuda_objects OBJECT
   src/cuda/align_block_size.cpp
   src/cuda/align_block_size_policy.cpp
   src/cuda/backend.cpp
+  src/cuda/batched_align_block_size.cpp
+  src/cuda/batched_align_block_size.cu
   src/cuda/device.cpp
   src/cuda/launch.cpp
   src/cuda/align_block_size_cluster.cu

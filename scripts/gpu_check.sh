@@ -76,7 +76,9 @@ case $stage in
   test)
     results_folder=build/gpu-test-results
     mkdir -p "$results_folder"
-    "$build/tests/cuda/check_align_block_size" --random 20000 --max-ids 100000
+    for op in align_block_size batched_align_block_size; do
+      "$build/tests/cuda/check_$op" --random 20000 --max-ids 100000
+    done
     pytest_exit=0
     "$python" -m pytest tests/python/cuda tests/docs -p no:cacheprovider \
       --junitxml="$results_folder/pytest.xml" || pytest_exit=$?
@@ -88,8 +90,10 @@ case $stage in
       random=200
       [[ $tool != racecheck ]] || random=40
       say "compute-sanitizer --tool $tool"
-      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
-        "$build/tests/cuda/check_align_block_size" --exact --random "$random" --max-ids 4000
+      for op in align_block_size batched_align_block_size; do
+        compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
+          "$build/tests/cuda/check_$op" --exact --random "$random" --max-ids 4000
+      done
     done
     ;;
   bench)
@@ -101,6 +105,8 @@ case $stage in
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--trace "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"
     "$python" -m tessera bench "${options[@]}"
+    "$python" bench/family.py --device cuda --json "$results/family.json" \
+      ${COMMIT:+--commit "$COMMIT"}
     "$python" bench/performance_page.py
     ;;
 esac

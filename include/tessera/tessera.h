@@ -1,7 +1,7 @@
 /* Tessera's C API: plain pointers and sizes, usable from C99.
  *
- * The contract of every op is in its C++ header; align_block_size.hpp holds that of
- * tessera_align_block_size. A function returns TESSERA_OK or a code, and then
+ * The contract of every op is in its C++ header: align_block_size.hpp holds that of
+ * tessera_align_block_size, and so on. A function returns TESSERA_OK or a code, and then
  * tessera_last_error() tells what was wrong: op, argument, what was expected, what came.
  *
  * Compatibility: an argument struct starts with its size as the caller was compiled to know it, and
@@ -100,6 +100,45 @@ TESSERA_API tessera_status tessera_align_block_size_query(const tessera_align_bl
 
 /* Runs the op. Nothing is written unless every argument is good. */
 TESSERA_API tessera_status tessera_align_block_size(const tessera_align_block_size_args* args);
+
+typedef struct tessera_batched_align_block_size_args {
+  size_t struct_size; /* sizeof(tessera_batched_align_block_size_args) */
+
+  /* Inputs. */
+  const int32_t* expert_num_tokens; /* [num_batches] */
+  int64_t num_batches;
+  int64_t max_tokens_per_batch;
+  int64_t block_size;
+  int32_t tail_expert; /* -1 is the usual value; zero-initialising the struct does not give it */
+
+  /* Outputs, all written in full. */
+  int32_t* sorted_token_ids; /* [sorted_token_ids_length] */
+  int64_t sorted_token_ids_length;
+  int32_t* expert_ids; /* [expert_ids_length] */
+  int64_t expert_ids_length;
+  int32_t* num_tokens_post_pad; /* [1] */
+
+  /* Where to run. Zeros run on the host. No workspace is needed. */
+  int device_type; /* a tessera_device_type */
+  int device_id;
+  void* stream; /* the device's stream; ignored on the host */
+} tessera_batched_align_block_size_args;
+
+/* The smallest legal lengths of the outputs for a problem. Reads num_batches, max_tokens_per_batch
+ * and block_size of `args`. */
+typedef struct tessera_batched_align_block_size_sizes {
+  size_t struct_size; /* sizeof(tessera_batched_align_block_size_sizes), set by the caller */
+  int64_t sorted_token_ids_length;
+  int64_t expert_ids_length;
+} tessera_batched_align_block_size_sizes;
+
+TESSERA_API tessera_status
+tessera_batched_align_block_size_query(const tessera_batched_align_block_size_args* args,
+                                       tessera_batched_align_block_size_sizes* sizes);
+
+/* Runs the op. Nothing is written unless every argument is good. */
+TESSERA_API tessera_status
+tessera_batched_align_block_size(const tessera_batched_align_block_size_args* args);
 
 /* Does ahead of time what makes the first call on a device slow: creates its context and loads the
  * code of every kernel. No call needs it. `device_type` is a tessera_device_type. */

@@ -6,6 +6,7 @@
 #include <string_view>
 
 #include "core/align_block_size_implementation.hpp"
+#include "core/batched_align_block_size_implementation.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 
@@ -24,6 +25,7 @@ struct Backend {
   Status (*warmup)(DLDevice device);
   /// Fastest first, reference last.
   std::span<const AlignBlockSizeImplementation> align_block_size;
+  BatchedAlignBlockSizeFunction batched_align_block_size;
 };
 
 /// The backend for a type of device, or null and the reason. Defined in registry.cpp.

@@ -4,6 +4,7 @@
 
 #include "core/dispatch.hpp"
 #include "cpu/align_block_size.hpp"
+#include "cpu/batched_align_block_size.hpp"
 
 namespace tessera::cpu {
 namespace {
@@ -26,7 +27,14 @@ Status warmup(DLDevice) { return {}; }
 
 }  // namespace
 
-constinit const core::Backend kBackend{TESSERA_VERSION, unavailable, detail,
-                                       check_context,   warmup,      kAlignBlockSize};
+constinit const core::Backend kBackend{
+    .version = TESSERA_VERSION,
+    .unavailable = unavailable,
+    .detail = detail,
+    .check_context = check_context,
+    .warmup = warmup,
+    .align_block_size = kAlignBlockSize,
+    .batched_align_block_size = batched_align_block_size,
+};
 
 }  // namespace tessera::cpu

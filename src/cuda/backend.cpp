@@ -3,6 +3,7 @@
 
 #include "core/errors.hpp"
 #include "cuda/align_block_size.hpp"
+#include "cuda/batched_align_block_size.hpp"
 #include "cuda/device.hpp"
 #include "tessera/export.h"
 
@@ -46,7 +47,8 @@ Status warmup(DLDevice device) {
     return core::refuse(StatusCode::kRuntimeError, kOp, "device", "a usable device",
                         text_of(error));
   }
-  return load_align_block_size_kernels(kOp, device.device_id);
+  if (Status s = load_align_block_size_kernels(kOp, device.device_id); !s.ok()) return s;
+  return load_batched_align_block_size_kernel(kOp, device.device_id);
 }
 
 }  // namespace
@@ -54,8 +56,14 @@ Status warmup(DLDevice device) {
 
 extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
   using namespace tessera::cuda;
-  static const tessera::core::Backend backend{TESSERA_VERSION, unavailable,
-                                              detail,          check_context,
-                                              warmup,          align_block_size_implementations()};
+  static const tessera::core::Backend backend{
+      .version = TESSERA_VERSION,
+      .unavailable = unavailable,
+      .detail = detail,
+      .check_context = check_context,
+      .warmup = warmup,
+      .align_block_size = align_block_size_implementations(),
+      .batched_align_block_size = batched_align_block_size,
+  };
   return &backend;
 }

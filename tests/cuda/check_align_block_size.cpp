@@ -2,13 +2,11 @@
 // cases. A program of its own, without a test framework, so that compute-sanitizer can run it and
 // a machine without GoogleTest can build it. Ends with 77 where there is nothing to check on.
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <map>
 #include <string>
 
+#include "check_program.hpp"
 #include "device_call.hpp"
-#include "tessera/info.hpp"
 
 namespace {
 
@@ -16,55 +14,11 @@ using tessera::contract::AlignBlockSizeCase;
 using tessera::test::DeviceSurroundings;
 using tessera::test::Outputs;
 
-constexpr int kExitSkipped = 77;
-constexpr const char* kUsage =
-    "usage: check_align_block_size [--random COUNT] [--seed FIRST] [--max-ids N] [--exact]\n"
-    "  --random COUNT  also check COUNT random cases (default 1000)\n"
-    "  --seed FIRST    seed of the first random case (default 1)\n"
-    "  --max-ids N     leave out cases with more ids, and draw no larger ones (default 20000)\n"
-    "  --exact         one call a case and implementation, on allocations of exactly the size:\n"
-    "                  for compute-sanitizer\n";
-
-struct Options {
-  long random = 1000;
-  unsigned long seed = 1;
-  long max_ids = 20000;
-  bool exact = false;
-};
-
 struct Tally {
   std::map<std::string, long> checked;  ///< calls by implementation
   long cases = 0;
   long failed = 0;
 };
-
-Options parse(int argc, char** argv) {
-  Options options;
-  for (int i = 1; i < argc; ++i) {
-    const auto value = [&]() -> long {
-      char* end = nullptr;
-      const long parsed = i + 1 < argc ? std::strtol(argv[++i], &end, 10) : -1;
-      if (end == nullptr || *end != '\0' || parsed < 0) {
-        std::fputs(kUsage, stderr);
-        std::exit(2);
-      }
-      return parsed;
-    };
-    if (std::strcmp(argv[i], "--random") == 0) {
-      options.random = value();
-    } else if (std::strcmp(argv[i], "--seed") == 0) {
-      options.seed = static_cast<unsigned long>(value());
-    } else if (std::strcmp(argv[i], "--max-ids") == 0) {
-      options.max_ids = value();
-    } else if (std::strcmp(argv[i], "--exact") == 0) {
-      options.exact = true;
-    } else {
-      std::fputs(kUsage, std::strcmp(argv[i], "--help") == 0 ? stdout : stderr);
-      std::exit(std::strcmp(argv[i], "--help") == 0 ? 0 : 2);
-    }
-  }
-  return options;
-}
 
 void check_case(const AlignBlockSizeCase& c, unsigned long seed, bool exact, Tally* tally) {
   tessera::test::GuardedCall host(c, seed);
@@ -127,15 +81,7 @@ void check_refusals(Tally* tally) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  const Options options = parse(argc, argv);
-  for (const tessera::BackendInfo& backend : tessera::backends()) {
-    if (backend.name != "cuda") continue;
-    std::printf("cuda: %s\n", backend.detail.c_str());
-    if (!backend.available) {
-      std::puts("skipped: nothing to check the CUDA backend on");
-      return kExitSkipped;
-    }
-  }
+  const tessera::test::CheckOptions options = tessera::test::begin_check(argc, argv);
   Tally tally;
   // A sanitizer would count the launch that fails.
   if (!options.exact) check_refusals(&tally);
@@ -144,8 +90,7 @@ int main(int argc, char** argv) {
   }
   for (long k = 0; k < options.random; ++k) {
     const unsigned long seed = options.seed + static_cast<unsigned long>(k);
-    // Most cases small, where the corners are; every eighth up to the limit.
-    const long max_ids = k % 8 == 0 ? options.max_ids : std::min(options.max_ids, 1024L);
+    const long max_ids = tessera::test::max_ids_of_random_case(options, k);
     check_case(tessera::contract::random_align_block_size_case(seed, max_ids), seed, options.exact,
                &tally);
   }

@@ -1,0 +1,79 @@
+// batched_align_block_size: lays out the tokens of batches that are already sorted, one batch an
+// expert, in padded blocks: align_block_size for the batched layout of activations.
+//
+// THE CONTRACT
+//
+// Let M be `max_tokens_per_batch`, the rows that every batch has room for, B `block_size`, and
+// n the number of batches, which is that of the elements of `expert_num_tokens`. Row j of batch b
+// has index b * M + j.
+//
+//   count[b]   = expert_num_tokens[b], or 0 if it is below 0, or M if it is above M
+//   blocks[b]  = ceil(count[b] / B)
+//   start[b]   = B * sum of blocks[c] over c < b
+//   filler     = n * M
+//   capacity   = n * ceil(M / B) * B
+//
+//  1. num_tokens_post_pad[0] = B * sum of all blocks.
+//  2. sorted_token_ids[start[b] .. start[b] + count[b]) holds b * M, b * M + 1, and so on: the
+//     indices of the first count[b] rows of batch b. The op is a pure function of its inputs: the
+//     same bits on every run and backend.
+//  3. Every other element of sorted_token_ids, to the end of the caller's buffer, is the filler.
+//  4. expert_ids[k], for a block k of batch b, is b. Every element past the last block, to the end
+//     of the caller's buffer, is `tail_expert`.
+//  5. Any counts are safe: nothing is read or written out of bounds.
+//  6. Bad arguments are refused before anything is written.
+//  7. No batches, and batches without room for a token, are valid.
+//
+// On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
+// device memory or read device data back, and may be captured into a graph. Calls from several
+// threads or streams at once are correct if they share no output.
+#pragma once
+
+#include <cstdint>
+
+#include "tessera/context.hpp"
+#include "tessera/export.h"
+#include "tessera/status.hpp"
+#include "tessera/tensor_view.hpp"
+
+namespace tessera {
+
+/// What decides the sizes of the outputs. The capacity is at most 2^31 - 1, and so is the filler.
+struct BatchedAlignBlockSizeShape {
+  std::int64_t num_batches = 0;           ///< n, 0 <= n <= 2^31 - 1
+  std::int64_t max_tokens_per_batch = 0;  ///< M, 0 <= M <= 2^31 - 1
+  std::int64_t block_size = 0;            ///< B, 1 <= B <= 2^31 - 1; no power of two required
+};
+
+/// Smallest legal sizes. A caller's output buffers may be longer; each is filled over its length.
+struct BatchedAlignBlockSizeSizes {
+  std::int64_t sorted_token_ids = 0;  ///< elements: the capacity
+  std::int64_t expert_ids = 0;        ///< elements: capacity / B
+};
+
+struct BatchedAlignBlockSizeArgs {
+  // Inputs. All arrays are contiguous, aligned to their element size, on the context's device.
+  TensorView expert_num_tokens;  ///< int32[n]
+  std::int64_t max_tokens_per_batch = 0;
+  std::int64_t block_size = 0;
+  std::int32_t tail_expert = -1;  ///< value of expert_ids past the last block
+
+  // Outputs, int32. None may overlap another array of the call.
+  TensorView sorted_token_ids;     ///< [>= capacity]
+  TensorView expert_ids;           ///< [>= capacity / B]
+  TensorView num_tokens_post_pad;  ///< [1]
+};
+
+/// Sizes of the outputs; workspace is not needed. Fails with kInvalidValue where the shape is
+/// outside its domain.
+TESSERA_API Status batched_align_block_size_sizes(const BatchedAlignBlockSizeShape& shape,
+                                                  BatchedAlignBlockSizeSizes* sizes);
+
+/// Runs the op, on the context's device and stream; there is one implementation a backend, so that
+/// nothing else of the context matters. Fails with kInvalidType (data types), kInvalidValue
+/// (values, sizes, devices, contiguity, overlap), kUnsupported (no backend, or on a CUDA device
+/// more batches than its shared memory has words) or kRuntimeError, before any write.
+TESSERA_API Status batched_align_block_size(const BatchedAlignBlockSizeArgs& args,
+                                            const Context& context);
+
+}  // namespace tessera

@@ -1,0 +1,12 @@
+// The CPU implementation of batched_align_block_size.
+#pragma once
+
+#include "core/batched_align_block_size_implementation.hpp"
+
+namespace tessera::cpu {
+
+/// On the calling thread: it computes next to nothing, and writes at the speed of memory.
+Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& problem,
+                                const Context& context);
+
+}  // namespace tessera::cpu

@@ -1,0 +1,70 @@
+#include "check_program.hpp"
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "tessera/info.hpp"
+
+namespace tessera::test {
+namespace {
+
+constexpr int kExitSkipped = 77;
+constexpr const char* kUsage =
+    "options: [--random COUNT] [--seed FIRST] [--max-ids N] [--exact]\n"
+    "  --random COUNT  also check COUNT random cases (default 1000)\n"
+    "  --seed FIRST    seed of the first random case (default 1)\n"
+    "  --max-ids N     leave out cases with more ids or slots, and draw no larger ones\n"
+    "                  (default 20000)\n"
+    "  --exact         one call a case and implementation, on allocations of exactly the size:\n"
+    "                  for compute-sanitizer\n";
+
+CheckOptions parse(int argc, char** argv) {
+  CheckOptions options;
+  for (int i = 1; i < argc; ++i) {
+    const auto value = [&]() -> long {
+      char* end = nullptr;
+      const long parsed = i + 1 < argc ? std::strtol(argv[++i], &end, 10) : -1;
+      if (end == nullptr || *end != '\0' || parsed < 0) {
+        std::fputs(kUsage, stderr);
+        std::exit(2);
+      }
+      return parsed;
+    };
+    if (std::strcmp(argv[i], "--random") == 0) {
+      options.random = value();
+    } else if (std::strcmp(argv[i], "--seed") == 0) {
+      options.seed = static_cast<unsigned long>(value());
+    } else if (std::strcmp(argv[i], "--max-ids") == 0) {
+      options.max_ids = value();
+    } else if (std::strcmp(argv[i], "--exact") == 0) {
+      options.exact = true;
+    } else {
+      std::fputs(kUsage, std::strcmp(argv[i], "--help") == 0 ? stdout : stderr);
+      std::exit(std::strcmp(argv[i], "--help") == 0 ? 0 : 2);
+    }
+  }
+  return options;
+}
+
+}  // namespace
+
+CheckOptions begin_check(int argc, char** argv) {
+  const CheckOptions options = parse(argc, argv);
+  for (const BackendInfo& backend : backends()) {
+    if (backend.name != "cuda") continue;
+    std::printf("cuda: %s\n", backend.detail.c_str());
+    if (!backend.available) {
+      std::puts("skipped: nothing to check the CUDA backend on");
+      std::exit(kExitSkipped);
+    }
+  }
+  return options;
+}
+
+long max_ids_of_random_case(const CheckOptions& options, long k) {
+  return k % 8 == 0 ? options.max_ids : std::min(options.max_ids, 1024L);
+}
+
+}  // namespace tessera::test
