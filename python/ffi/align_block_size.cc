@@ -49,18 +49,6 @@ void set_options(const OptionalTensor& statistics, const OptionalTensor& validat
   args->filtered_group = filtered_group;
 }
 
-/// Cuts an array of int32 after `length` elements: keeps those, and returns the rest.
-TensorView cut(TensorView* array, std::int64_t length) {
-  if (length < 0 || length > array->num_elements || array->dtype.bits != 32) {
-    TVM_FFI_THROW(ValueError) << "expected an int32 array of at least " << length << " elements";
-  }
-  TensorView rest = *array;
-  rest.data = static_cast<std::int32_t*>(array->data) + length;
-  rest.num_elements -= length;
-  array->num_elements = length;
-  return rest;
-}
-
 AlignBlockSizeShape shape_of(const AlignBlockSizeArgs& args) {
   return {args.topk_ids.num_elements, args.block_size, args.num_experts, args.pad_sorted_ids,
           args.filtered_group};
@@ -188,23 +176,10 @@ std::string align_block_size_check(
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
   set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
   set_options(statistics, validation, map_tail, filtered_group, &args);
-  const auto violations = contract::check_align_block_size(args);
-  return json_array(violations, [](const contract::Violation& violation) {
-    return "{\"rule\":" + json_string(violation.rule) +
-           ",\"array\":" + json_string(violation.array) +
-           ",\"position\":" + std::to_string(violation.position) +
-           ",\"expected\":" + std::to_string(violation.expected) +
-           ",\"found\":" + std::to_string(violation.found) +
-           ",\"message\":" + json_string(violation.message) + "}";
-  });
+  return violations_json(contract::check_align_block_size(args));
 }
 
-std::string align_block_size_rules() {
-  return json_array(contract::kAlignBlockSizeRules, [](const contract::Rule& rule) {
-    return "{\"name\":" + json_string(rule.name) + ",\"meaning\":" + json_string(rule.meaning) +
-           "}";
-  });
-}
+std::string align_block_size_rules() { return rules_json(contract::kAlignBlockSizeRules); }
 
 contract::AlignBlockSizeCase case_named(const ffi::String& name) {
   auto found = contract::find_case(text_of(name));

@@ -14,7 +14,9 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "findings.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 #include "tessera/tensor_view.hpp"
@@ -83,6 +85,18 @@ inline std::span<std::byte> host_workspace(std::size_t bytes) {
   return {memory.get(), bytes};
 }
 
+/// Cuts an array of int32 after `length` elements: keeps those, and returns the rest.
+inline TensorView cut(TensorView* array, std::int64_t length) {
+  if (length < 0 || length > array->num_elements || array->dtype.bits != 32) {
+    TVM_FFI_THROW(ValueError) << "expected an int32 array of at least " << length << " elements";
+  }
+  TensorView rest = *array;
+  rest.data = static_cast<std::int32_t*>(array->data) + length;
+  rest.num_elements -= length;
+  array->num_elements = length;
+  return rest;
+}
+
 inline Context context_on(const char* op, DLDevice device, std::int64_t num_threads,
                           std::string_view implementation) {
   Context context;
@@ -113,6 +127,24 @@ std::string json_array(const Elements& elements, ToJson to_json) {
     json += (json.empty() ? "" : ",") + to_json(element);
   }
   return "[" + json + "]";
+}
+
+inline std::string violations_json(const std::vector<contract::Violation>& violations) {
+  return json_array(violations, [](const contract::Violation& violation) {
+    return "{\"rule\":" + json_string(violation.rule) +
+           ",\"array\":" + json_string(violation.array) +
+           ",\"position\":" + std::to_string(violation.position) +
+           ",\"expected\":" + std::to_string(violation.expected) +
+           ",\"found\":" + std::to_string(violation.found) +
+           ",\"message\":" + json_string(violation.message) + "}";
+  });
+}
+
+inline std::string rules_json(std::span<const contract::Rule> rules) {
+  return json_array(rules, [](const contract::Rule& rule) {
+    return "{\"name\":" + json_string(rule.name) + ",\"meaning\":" + json_string(rule.meaning) +
+           "}";
+  });
 }
 
 }  // namespace tessera::python

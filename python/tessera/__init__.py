@@ -9,6 +9,10 @@ assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_exp
 """
 
 from tessera.align_block_size import AlignedBlocks, align_block_size
+from tessera.batched_align_block_size import (
+    batched_align_block_size,
+    batched_contract_violations,
+)
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
 from tessera.warmup import warmup
@@ -20,6 +24,8 @@ __all__ = [
     "Violation",
     "align_block_size",
     "backends",
+    "batched_align_block_size",
+    "batched_contract_violations",
     "build",
     "contract_violations",
     "explain",

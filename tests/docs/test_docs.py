@@ -46,12 +46,13 @@ def test_pages_have_blocks() -> None:
     assert {"README.md", "align_block_size.md"} <= pages
 
 
-def test_rules_on_the_page_are_the_checkers() -> None:
+@pytest.mark.parametrize("op", ["align_block_size", "batched_align_block_size"])
+def test_rules_on_the_page_are_the_checkers(op: str) -> None:
     """The op page's table of rules says what the checker's header says, in the same order."""
-    header = (ROOT / "contract/align_block_size_checker.hpp").read_text(encoding="utf-8")
-    listed = header.partition("kAlignBlockSizeRules[] = {")[2].partition("};")[0]
+    header = (ROOT / f"contract/{op}_checker.hpp").read_text(encoding="utf-8")
+    listed = header.partition("Rules[] = {")[2].partition("};")[0]
     rules = re.findall(r'\{"(\w+)",\s*"([^"]+)"\}', listed)
-    page = (ROOT / "docs/ops/align_block_size.md").read_text(encoding="utf-8")
+    page = (ROOT / f"docs/ops/{op}.md").read_text(encoding="utf-8")
     section = page.partition("\n## Rules\n")[2].partition("\n## ")[0]
     table = re.findall(r"^\| `(\w+)` \| (.+) \|$", section, re.MULTILINE)
     assert rules

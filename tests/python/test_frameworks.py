@@ -178,6 +178,8 @@ def test_foreign_arrays_on_a_device_need_outputs(monkeypatch: pytest.MonkeyPatch
         r"memory on a device is to be allocated, got Foreign$",
     ):
         tessera.align_block_size(Foreign(), **GOOD)
+    with pytest.raises(TypeError, match=r"^batched_align_block_size: expert_num_tokens: expected "):
+        tessera.batched_align_block_size(Foreign(), max_tokens_per_batch=4, block_size=4)
     assert [a.tolist() for a in tessera.align_block_size(Foreign(), **GOOD, out=out)] == EXPECTED
 
 

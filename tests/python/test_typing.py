@@ -24,6 +24,12 @@ broken: list[tessera.Violation] = tessera.contract_violations(
 )
 
 
+counts = np.zeros(4, np.int32)
+rows = tessera.batched_align_block_size(counts, max_tokens_per_batch=8, block_size=4)
+batches: npt.NDArray[np.int32] = rows.expert_ids
+broken = tessera.batched_contract_violations(counts, rows, max_tokens_per_batch=8, block_size=4)
+
+
 class Other:
     pass
 
