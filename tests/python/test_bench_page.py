@@ -29,7 +29,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "h200").mkdir()
     for name in ("cpu.json", "cpu_python.json", "h200/peers.json"):
         (tmp_path / name).write_text((ROOT / "bench/results" / name).read_text())
-    names = ("page_text", "page_cpu", "page_h200", "performance_page")
+    names = ("page_text", "page_cpu", "page_family", "page_h200", "performance_page")
     modules = {name: importlib.import_module(name) for name in names}
     for name in ("page_text", "performance_page"):
         monkeypatch.setattr(modules[name], "RESULTS", tmp_path)

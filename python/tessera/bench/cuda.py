@@ -77,7 +77,6 @@ def _native_contenders(torch: Any) -> list[Contender]:
         names: list[tuple[str, Kind]] = [("textbook", "peer"), ("cub_radix", "peer")]
         names += [("floor", "floor"), ("empty kernel", "cost")]
         return [absent(name, kind, str(error)) for name, kind in names]
-    num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
 
     def refuse_many_experts(shape: Shape) -> str:
         fits = shape.num_experts <= _TEXTBOOK_EXPERTS
@@ -88,11 +87,36 @@ def _native_contenders(torch: Any) -> list[Contender]:
         Contender("cub_radix", "peer", _ALL, _prepare_cub_radix),
         Contender("empty kernel", "cost", _ALL, _prepare_empty_kernel),
     ]
-    for num_ctas in (1, 16, num_sms // 2, num_sms, 2 * num_sms):
-        for pdl in (False, True):
-            name = f"floor/{num_ctas}" + ("/pdl" if pdl else "")
-            found.append(Contender(name, "floor", ("graph", "l2"), _prepare_floor(num_ctas, pdl)))
+    for name, launch in _floor_launches(torch).items():
+        found.append(Contender(name, "floor", ("graph", "l2"), _prepare_floor(*launch)))
     return found
+
+
+def _floor_launches(torch: Any) -> dict[str, tuple[int, bool]]:
+    """CTAs, and whether with programmatic dependent launch, by the name of the floor."""
+    num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
+    return {
+        f"floor/{num_ctas}" + ("/pdl" if pdl else ""): (num_ctas, pdl)
+        for num_ctas in (1, 16, num_sms // 2, num_sms, 2 * num_sms)
+        for pdl in (False, True)
+    }
+
+
+def _floor_call(ids: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
+    function = native_library(_LIBRARY).function("floor", release_gil=False)
+    # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
+    arrays = (ids.clone(), *(array.clone() for array in outputs))
+    return Call.of(lambda: function(*arrays, num_ctas, pdl))
+
+
+def floor_calls(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
+    """Every floor, by name: reads int32 words, none negative, and writes arrays such as these."""
+    import torch
+
+    return {
+        name: _floor_call(words, outputs, *launch)
+        for name, launch in _floor_launches(torch).items()
+    }
 
 
 def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> Call:
@@ -129,11 +153,7 @@ def _prepare_cub_radix(problem: Problem) -> Call:
 
 def _prepare_floor(num_ctas: int, pdl: bool) -> Callable[[Problem], Call]:
     def prepare(problem: Problem) -> Call:
-        function = native_library(_LIBRARY).function("floor", release_gil=False)
-        # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
-        ids = problem.topk_ids.clone()
-        outputs = tuple(array.clone() for array in problem.empty_outputs())
-        return Call.of(lambda: function(ids, *outputs, num_ctas, pdl))
+        return _floor_call(problem.topk_ids, problem.empty_outputs(), num_ctas, pdl)
 
     return prepare
 

@@ -1,0 +1,143 @@
+"""Times the ops of the family beside align_block_size and the floor; writes a file of results."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tessera
+from tessera.bench.contender import Call, native_library
+from tessera.bench.cuda import floor_calls
+from tessera.bench.driver import ContractBrokenError
+from tessera.bench.machine import description
+from tessera.bench.methods import MEANINGS, METHODS, THOROUGH, Effort
+
+# Puts a NumPy array where it is to be worked on.
+Place = Callable[[Any], Any]
+
+METHOD = {"cpu": "call", "cuda": "graph"}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A call to time.
+
+    run: the call; its outputs.
+    violations: what the op's checker says of outputs.
+    beside: a call of align_block_size that gives the same tokens to the same groups.
+    num_words: words of 32 bits that the op reads.
+    """
+
+    op: str
+    shape: str
+    run: Callable[[], tuple[Any, ...]]
+    violations: Callable[[tuple[Any, ...]], list[tessera.Violation]]
+    beside: Callable[[], object]
+    num_words: int
+
+
+def batched_workloads(place: Place) -> Iterator[Workload]:
+    """Batches x rows of each / block size; every number of tokens equally likely."""
+    shapes = [
+        (8, 64, 16),
+        (32, 128, 16),
+        (32, 256, 64),
+        (256, 1024, 128),
+        (256, 4096, 128),
+        (512, 4096, 128),
+    ]
+    for num_batches, maximum, block_size in shapes:
+        random = np.random.default_rng(0)
+        counts = random.integers(0, maximum + 1, num_batches, np.int32)
+        topk_ids = np.repeat(np.arange(num_batches, dtype=np.int32), counts)
+        random.shuffle(topk_ids)
+        placed = place(counts)
+        options = {"max_tokens_per_batch": maximum, "block_size": block_size}
+        yield Workload(
+            "batched_align_block_size",
+            f"{num_batches}x{maximum}/{block_size}",
+            functools.partial(tessera.batched_align_block_size, placed, **options),
+            functools.partial(tessera.batched_contract_violations, placed, **options),
+            functools.partial(
+                tessera.align_block_size,
+                place(topk_ids),
+                block_size=block_size,
+                num_experts=num_batches,
+            ),
+            num_batches,
+        )
+
+
+# One entry an op.
+WORKLOADS: tuple[Callable[[Place], Iterable[Workload]], ...] = (batched_workloads,)
+
+
+def place_on(device: str) -> Place:
+    """What puts arrays on the device."""
+    if device == "cpu":
+        return lambda array: array
+    import torch
+
+    return lambda array: torch.from_numpy(array).to(device)
+
+
+def host_floor(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
+    """Reads the words and writes arrays of the outputs' lengths, in C++."""
+    function = native_library("tessera_bench.so").function("host_seconds")
+    written = [np.empty_like(array) for array in outputs]
+    seconds = functools.partial(function, "floor", words, None, *written, 1, 1, 1)
+    return {"floor": Call(lambda: seconds(1), seconds)}
+
+
+def measured_row(device: str, workload: Workload, effort: Effort) -> dict[str, Any]:
+    """Times of one workload, in microseconds.
+
+    Raises:
+        ContractBrokenError: the op's outputs are wrong.
+        RuntimeError: a call could not be timed.
+    """
+    outputs = workload.run()
+    name = f"{workload.op} on {workload.shape}"
+    if broken := workload.violations(outputs):
+        raise ContractBrokenError(f"{name}: {'; '.join(one.message for one in broken)}")
+    words = place_on(device)(np.zeros(workload.num_words, np.int32))
+    floors = (host_floor if device == "cpu" else floor_calls)(words, outputs)
+    calls = {"op": Call.of(workload.run), "align_block_size": Call.of(workload.beside), **floors}
+    times = METHODS[METHOD[device]](calls, effort)
+    if times.failures:
+        raise RuntimeError(f"{name}: {times.failures}")
+    fastest = min(floors, key=lambda floor: times.us[floor])
+    us = {one: times.us[one] for one in ("op", "align_block_size")} | {"floor": times.us[fastest]}
+    return {"op": workload.op, "shape": workload.shape, "us": us, "floor": fastest}
+
+
+def measure(device: str, commit: str | None = None, effort: Effort = THOROUGH) -> dict[str, Any]:
+    """The results as one JSON document."""
+    place, method = place_on(device), METHOD[device]
+    rows = [measured_row(device, one, effort) for make in WORKLOADS for one in make(place)]
+    return {**description(device, commit), "methods": {method: MEANINGS[method]}, "rows": rows}
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", choices=tuple(METHOD), required=True)
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
+    options = parser.parse_args()
+    document = measure(options.device, options.commit)
+    for row in document["rows"]:
+        print(row["op"], row["shape"], *(f"{name} {us:.2f}" for name, us in row["us"].items()))
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    options.json.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
