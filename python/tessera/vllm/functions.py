@@ -6,6 +6,8 @@ last block.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import tessera
@@ -89,7 +91,7 @@ def batched_moe_align_block_size(
     Raises:
         TypeError, ValueError: as `tessera.batched_align_block_size`.
     """
-    sizes = {"max_tokens_per_batch": max_tokens_per_batch, "block_size": block_size}
+    sizes: dict[str, Any] = {"max_tokens_per_batch": max_tokens_per_batch, "block_size": block_size}
     try:
         num_batches = expert_num_tokens.numel()
         capacity = round_up(max(max_tokens_per_batch, block_size) * num_batches, block_size)
