@@ -34,6 +34,12 @@ __device__ __forceinline__ RawId<kWidth> load_id(const AlignBlockSizeKernelArgs&
 
 // `Args` below is one of the two types of arguments.
 
+/// Whether an extended instance places ids as a plain one does.
+__device__ __forceinline__ bool places_plainly(const AlignBlockSizePlainArgs&) { return true; }
+__device__ __forceinline__ bool places_plainly(const AlignBlockSizeExtendedArgs& args) {
+  return args.first_expert == 0 && !args.map_tail;
+}
+
 /// The experts, behind the filtered pairs where these are a group.
 template <typename Args>
 __device__ __forceinline__ std::uint32_t num_groups_of(const Args& args) {

@@ -23,20 +23,19 @@ __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, i
   return lanes;
 }
 
+/// The first CTA places, a second one reports.
 template <IdWidth kWidth, typename Args>
-__global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant__ Args args) {
+__device__ __forceinline__ void place_or_report(const Args& args, bool is_reporter) {
   const int thread = threadIdx.x;
   const int num_threads = blockDim.x;
   const int lane = thread % 32;
   let_successor_start();
-  fetch_args(args);
   wait_for_predecessor();
 
   RawId<kWidth> id{};
   if (lane < args.num_ids) id = load_id<kWidth>(args, lane);
   // Of 32 ids at most, the entries between which they may lie are not all worth fetching.
   if (args.num_experts <= kMaxMapEntries) fetch_map(args, thread, num_threads);
-  const bool is_reporter = has_reporter(args) && blockIdx.x == 1;
   if (!is_reporter) {
     fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, num_threads);
     fill(args.expert_ids, 0, args.expert_ids_length, shown_tail(args), thread, num_threads);
@@ -97,6 +96,16 @@ __global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant_
   if (lane == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = __popc(dropped);
+  }
+}
+
+template <IdWidth kWidth, typename Args>
+__global__ void __launch_bounds__(kMaxThreads) few_kernel(const __grid_constant__ Args args) {
+  const bool is_reporter = has_reporter(args) && blockIdx.x == 1;
+  if (!is_reporter && places_plainly(args)) {
+    place_or_report<kWidth>(AlignBlockSizePlainArgs{args}, false);
+  } else {
+    place_or_report<kWidth>(args, is_reporter);
   }
 }
 

@@ -10,16 +10,23 @@ namespace tessera::cuda {
 namespace {
 
 /// Adds up the CTAs' rows of counts: `partial` gets a row a warp, the sums over that warp's share
-/// of the CTAs; `before` the sums over those CTAs of this CTA's share that come before it.
+/// of the CTAs; `before` the sums over those CTAs of this CTA's share that come before it. Returns
+/// what the warp's share of the CTAs has dropped, for lane 0, or 0 without `dropped`.
 template <int kNumWarps>
-__device__ __forceinline__ void add_up_rows(const std::uint16_t* rows, int length, int row_length,
-                                            std::int32_t* partial, std::int32_t* before, int lane,
-                                            int warp) {
+__device__ __forceinline__ std::uint32_t add_up_rows(const std::uint16_t* rows,
+                                                     const std::uint32_t* dropped, int length,
+                                                     int row_length, std::int32_t* partial,
+                                                     std::int32_t* before, int lane, int warp) {
   const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
   const int share = (num_ctas + kNumWarps - 1) / kNumWarps;
   const int first = warp * share;
   const int last = min(num_ctas, first + share);
+  std::uint32_t num_dropped = 0;
+  if (dropped != nullptr) {
+    for (int other = first + lane; other < last; other += 32)
+      num_dropped += __ldcg(&dropped[other]);
+  }
   for (int column = lane * 8; column < length; column += 32 * 8) {
     std::int32_t sum[8] = {};
     std::int32_t sum_before[8] = {};
@@ -44,6 +51,7 @@ __device__ __forceinline__ void add_up_rows(const std::uint16_t* rows, int lengt
       own[1] = make_int4(sum_before[4], sum_before[5], sum_before[6], sum_before[7]);
     }
   }
+  return dropped == nullptr ? 0 : __reduce_add_sync(kAllLanes, num_dropped);
 }
 
 template <IdWidth kWidth, int kNumThreads, typename Args>
@@ -52,6 +60,7 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
   constexpr int kMaxRounds = grid_max_ids_per_thread(kNumThreads);
   extern __shared__ __align__(16) unsigned char shared[];
   __shared__ std::int32_t warp_sums[32];
+  __shared__ std::uint32_t dropped_by_shares[kNumWarps];
   __shared__ Loads loads;
   __shared__ bool has_invalid_entry;
   const auto grid = cooperative_groups::this_grid();
@@ -163,7 +172,10 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
 
   grid.barrier_wait(std::move(token));
   let_successor_start();
-  add_up_rows<kNumWarps>(rows, published_length, row_length, partial, starts, lane, warp);
+  const std::uint32_t dropped_by_share =
+      add_up_rows<kNumWarps>(rows, counts_dropped && cta == 0 ? dropped : nullptr, published_length,
+                             row_length, partial, starts, lane, warp);
+  if (counts_dropped && cta == 0 && lane == 0) dropped_by_shares[warp] = dropped_by_share;
   __syncthreads();
   std::int32_t total_blocks = 0;
   const int own_share = cta / ((num_ctas + kNumWarps - 1) / kNumWarps);
@@ -218,18 +230,15 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
        grid_threads);
   if (cta == 0 && thread == 0) *args.num_tokens_post_pad = total_blocks * args.block_size;
   if (cta == 0 && warp == 0 && counts_dropped) {
-    std::uint32_t num_dropped = 0;
-    std::uint32_t first_with_dropped = num_ctas;
-    for (int other = lane; other < num_ctas; other += 32) {
-      const std::uint32_t of_other = __ldcg(&dropped[other]);
-      num_dropped += of_other;
-      if (of_other != 0) first_with_dropped = min(first_with_dropped, other);
-    }
-    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
+    const std::uint32_t num_dropped =
+        __reduce_add_sync(kAllLanes, lane < kNumWarps ? dropped_by_shares[lane] : 0u);
     if (args.num_dropped != nullptr && lane == 0) *args.num_dropped = num_dropped;
     if (args.validation != nullptr) {
-      const std::int64_t first_cta = __reduce_min_sync(kAllLanes, first_with_dropped);
-      report_validation<kWidth>(args, num_dropped, first_cta * args.ids_per_cta, has_invalid_entry,
+      std::int64_t first = 0;
+      if (num_dropped != 0) {
+        while (__ldcg(&dropped[first]) == 0) ++first;
+      }
+      report_validation<kWidth>(args, num_dropped, first * args.ids_per_cta, has_invalid_entry,
                                 lane);
     }
   }

@@ -107,7 +107,7 @@ constexpr std::size_t counters_per_row(std::size_t num_experts) {
 
 /// Besides their dynamic shared memory these kernels have a word a warp, and what they gather to
 /// report.
-inline constexpr std::size_t kStaticSharedBytes = 176;
+inline constexpr std::size_t kStaticSharedBytes = 288;
 
 constexpr std::size_t one_cta_shared_bytes(std::size_t num_experts, int num_threads) {
   // A row of 16-bit counters and one of lane masks a warp, the starts of the groups.

@@ -5,15 +5,14 @@
 namespace tessera::cuda {
 namespace {
 
+/// What one of the CTAs does that place ids.
 template <IdWidth kWidth, int kNumThreads, typename Args>
-__global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_constant__ Args args) {
+__device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
+                                      std::int32_t* warp_sums) {
   constexpr int kNumWarps = kNumThreads / 32;
-  extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
-  const int num_ctas = gridDim.x - (has_reporter(args) ? 1 : 0);
   const int cta = blockIdx.x;
   const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
@@ -26,11 +25,6 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + num_rows * row_length);
 
   let_successor_start();
-  fetch_args(args);
-  if (has_reporter(args) && cta == num_ctas) {
-    report<kWidth, kNumThreads>(args, packed, thread);
-    return;
-  }
   clear_shared(packed, row_length * 4, thread, kNumThreads);
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
@@ -92,6 +86,21 @@ __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_con
   if (cta == 0 && thread == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = packed[dropped_bucket(args)] & 0xffff;
+  }
+}
+
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_constant__ Args args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ std::int32_t warp_sums[32];
+  const int num_ctas = gridDim.x - (has_reporter(args) ? 1 : 0);
+  if (has_reporter(args) && static_cast<int>(blockIdx.x) == num_ctas) {
+    let_successor_start();
+    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), threadIdx.x);
+  } else if (places_plainly(args)) {
+    place<kWidth, kNumThreads>(AlignBlockSizePlainArgs{args}, num_ctas, shared, warp_sums);
+  } else {
+    place<kWidth, kNumThreads>(args, num_ctas, shared, warp_sums);
   }
 }
 
