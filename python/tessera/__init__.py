@@ -15,18 +15,22 @@ from tessera.batched_align_block_size import (
 )
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
+from tessera.statistics import RoutingStatistics
+from tessera.strict import check
 from tessera.warmup import warmup
 
 __all__ = [
     "AlignedBlocks",
     "Backend",
     "Implementation",
+    "RoutingStatistics",
     "Violation",
     "align_block_size",
     "backends",
     "batched_align_block_size",
     "batched_contract_violations",
     "build",
+    "check",
     "contract_violations",
     "explain",
     "version",

@@ -16,6 +16,14 @@ _INT32 = np.dtype(np.int32)
 _DLPACK_HOST = 1
 
 
+def _never_captures(cuda_index: int) -> bool:
+    return False
+
+
+def _needs_no_wait(cuda_index: int) -> None:
+    pass
+
+
 class Framework(NamedTuple):
     """Functions of one array of the framework, called `like` where new memory is to be like it."""
 
@@ -28,6 +36,12 @@ class Framework(NamedTuple):
     empty_bytes: Callable[[Any, int], Any]
     # (array, m, n): its first m elements, the next n, and the last one, as views.
     split: Callable[[Any, int, int], Sequence[Any]]
+    # (like, length): int64 zeros where `like` is, which may be written to and read at any time.
+    zeros_int64: Callable[[Any, int], Any]
+    # (index): whether a graph is being captured on the device's current stream.
+    is_capturing: Callable[[int], bool] = _never_captures
+    # (index): waits for everything on the device.
+    synchronize: Callable[[int], None] = _needs_no_wait
     # Turns an output into the caller's framework, where it is not made there. (like, array)
     adopt: Callable[[Any, Any], Any] | None = None
     # An input of the op such that the FFI can carry it, where it cannot carry all.
@@ -82,6 +96,10 @@ def _empty_numpy(like: object, length: int) -> Any:
     return np.empty(length, _INT32)
 
 
+def _zeros_numpy(like: object, length: int) -> Any:
+    return np.zeros(length, np.int64)
+
+
 def _numpy_framework() -> Framework:
     return Framework(
         lambda array: array.size,
@@ -89,6 +107,7 @@ def _numpy_framework() -> Framework:
         _empty_numpy,
         _empty_numpy,
         _slices,
+        _zeros_numpy,
         exportable=exportable,
     )
 
@@ -111,6 +130,22 @@ def _torch_framework(torch: Any) -> Framework:
             return parts
         return from_numpy(array[:m]), from_numpy(array[m : m + n]), from_numpy(array[m + n :])
 
+    def zeros_int64(like: Any, length: int) -> Any:
+        if like.is_cpu:
+            return np.zeros(length, np.int64)
+        with torch.inference_mode(False):  # what is made in that mode stays bound to it
+            return like.new_zeros(length, dtype=torch.int64)
+
+    def is_capturing(cuda_index: int) -> bool:
+        if cuda_index == HOST:
+            return False
+        with torch.cuda.device(cuda_index):
+            return bool(torch.cuda.is_current_stream_capturing())
+
+    def synchronize(cuda_index: int) -> None:
+        if cuda_index != HOST:
+            torch.cuda.synchronize(cuda_index)
+
     # `get_device` gives -1 on the host.
     return Framework(
         torch.Tensor.numel,
@@ -118,6 +153,9 @@ def _torch_framework(torch: Any) -> Framework:
         empty_int32,
         lambda like, length: like.new_empty(length, dtype=int8),
         split,
+        zeros_int64,
+        is_capturing,
+        synchronize,
     )
 
 
@@ -126,6 +164,14 @@ def _cupy_framework(cupy: Any) -> Framework:
     def empty(like: Any, length: int, dtype: Any) -> Any:
         with like.device:
             return cupy.empty(length, dtype)
+
+    def zeros_int64(like: Any, length: int) -> Any:
+        with like.device:
+            return cupy.zeros(length, cupy.int64)
+
+    def is_capturing(cuda_index: int) -> bool:
+        with cupy.cuda.Device(cuda_index):
+            return bool(cupy.cuda.get_current_stream().is_capturing())
 
     def launch(like: Any, call: Callable[[], object]) -> None:
         with like.device, load().on_stream(like.device.id, cupy.cuda.get_current_stream().ptr):
@@ -137,6 +183,9 @@ def _cupy_framework(cupy: Any) -> Framework:
         lambda like, length: empty(like, length, cupy.int32),
         lambda like, length: empty(like, length, cupy.int8),
         _slices,
+        zeros_int64,
+        is_capturing,
+        lambda cuda_index: cupy.cuda.Device(cuda_index).synchronize(),
         launch=launch,
     )
 
@@ -157,6 +206,14 @@ def _dlpack_framework(kind: type) -> Framework:
             f"got {kind.__name__}"
         )
 
+    def zeros_int64(like: Any, length: int) -> Any:
+        if cuda_index(like) == HOST:
+            return np.zeros(length, np.int64)
+        raise TypeError(
+            "align_block_size: topk_ids: expected an array of torch or CuPy where ids on a device "
+            f"are to be validated, got {kind.__name__}"
+        )
+
     def adopt(like: Any, array: Any) -> Any:
         return like.__array_namespace__().from_dlpack(array)
 
@@ -166,7 +223,8 @@ def _dlpack_framework(kind: type) -> Framework:
         empty,
         empty,
         _slices,
-        adopt if hasattr(kind, "__array_namespace__") else None,
+        zeros_int64,
+        adopt=adopt if hasattr(kind, "__array_namespace__") else None,
     )
 
 

@@ -40,6 +40,9 @@ class Library:
         self.align_joined_short, self.align_joined_long = _short_and_long(
             module, "align_block_size_joined"
         )
+        # What calls validate that do not say; the environment is read once.
+        default = module.get_function("validate_default")()
+        self.validate_default: Any = {"": False, "0": False, "1": True}.get(default, default)
         self.align_joined_with_options: Any = module.get_function(
             "align_block_size_joined_with_options"
         )

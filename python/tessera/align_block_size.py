@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ from typing_extensions import NamedTuple
 from tessera._device import HOST
 from tessera._frameworks import FRAMEWORKS, exportable, read_only
 from tessera._library import dlpack_device, load, refusal
+from tessera.strict import Report
 
 Array = TypeVar("Array")
 Array_co = TypeVar("Array_co", covariant=True)
@@ -84,6 +85,7 @@ def align_block_size(
     expert_counts: Any = ...,
     num_dropped: Any = ...,
     statistics: Any = ...,
+    validate: bool | Literal["now"] | None = ...,
     num_threads: int | None = ...,
     out: tuple[npt.NDArray[np.int32], ...] | None = ...,
 ) -> AlignedBlocks[npt.NDArray[np.int32]]: ...
@@ -104,6 +106,7 @@ def align_block_size(
     expert_counts: Any = ...,
     num_dropped: Any = ...,
     statistics: Any = ...,
+    validate: bool | Literal["now"] | None = ...,
     num_threads: int | None = ...,
     out: tuple[Array, ...] | None = ...,
 ) -> AlignedBlocks[Array]: ...
@@ -123,6 +126,7 @@ def align_block_size(
     expert_counts: Any = None,
     num_dropped: Any = None,
     statistics: Any = None,
+    validate: bool | Literal["now"] | None = None,
     num_threads: int | None = None,
     out: tuple[Any, ...] | None = None,
 ) -> Any:
@@ -151,6 +155,9 @@ def align_block_size(
         expert_counts: int32[num_experts] to write the size of each group to, padding excluded.
         num_dropped: int32[1] to write the number of ids that are dropped to.
         statistics: float64[6] to write the call's `RoutingStatistics` to.
+        validate: whether ids that are dropped, and map entries outside [-1, num_experts), are
+            errors: reported by `tessera.check()` with True, at once with "now", which waits for the
+            call. None stands for TESSERA_VALIDATE, off by default.
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
             that, or, where it is unset, for the cores of this process. Never changes the result.
         out: tuple of the three arrays to write to, which may be longer than needed. No output is
@@ -162,7 +169,8 @@ def align_block_size(
         `from_dlpack` of its `__array_namespace__`, and are NumPy's where it has none.
 
     Raises:
-        TypeError: an argument has the wrong type. Nothing was written; so for all errors.
+        TypeError: an argument has the wrong type. Nothing was written; so for all errors but those
+            of `validate="now"`.
         ValueError: a value, size, device or layout lies outside the op's domain.
         NotImplementedError: nothing in this build can run the call.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
@@ -174,14 +182,17 @@ def align_block_size(
         )
     ):
         raise refused from None
-    plain = not (map_tail or filtered_group) and statistics is None
+    library = load()
+    if validate is None:
+        validate = library.validate_default
+    plain = not (map_tail or filtered_group or validate) and statistics is None
     # The shortest way for torch tensors on a GPU, where a microsecond counts. What it cannot do
     # comes again below, and is done there, or refused with the name of the argument.
     if plain and getattr(topk_ids, "is_cuda", False):
         try:
             if isinstance(out, tuple):
                 sorted_token_ids, expert_ids, num_tokens_post_pad = out
-                missing_workspace_bytes = load().align_long(
+                missing_workspace_bytes = library.align_long(
                     topk_ids,
                     expert_map,
                     sorted_token_ids,
@@ -205,7 +216,7 @@ def align_block_size(
                 if missing_workspace_bytes == 0:
                     return out
             elif out is None:
-                library, torch = load(), sys.modules["torch"]
+                torch = sys.modules["torch"]
                 num_slots, num_blocks, workspace_bytes = output_sizes(
                     topk_ids.numel(),
                     block_size,
@@ -242,8 +253,8 @@ def align_block_size(
                 return tuple.__new__(AlignedBlocks, parts)
         except Exception:
             pass
+    report = None
     try:
-        library = load()
         framework = FRAMEWORKS[type(topk_ids)]
         cuda_index = framework.cuda_index(topk_ids)
         pad_sorted_ids, filtered_group = bool(pad_sorted_ids), bool(filtered_group)
@@ -281,6 +292,8 @@ def align_block_size(
             if cuda_index == HOST:
                 num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])
             short, long = library.align_short, library.align_long
+        if validate:
+            report = Report(validate, topk_ids, framework, cuda_index, num_experts, filtered_group)
         is_short_form = plain and out is None
         arguments = (  # in the order of the parameters in the FFI
             topk_ids if framework.exportable is None else framework.exportable(topk_ids),
@@ -288,7 +301,7 @@ def align_block_size(
             *outputs,
             expert_counts,
             num_dropped,
-            *(() if is_short_form else (statistics, None)),
+            *(() if is_short_form else (statistics, report and report.array)),
             workspace,
             block_size,
             num_experts,
@@ -306,6 +319,8 @@ def align_block_size(
         else:
             framework.launch(topk_ids, lambda: align(*arguments))
     except Exception as error:
+        if report is not None:
+            report.cancel()
         written = _written(out, expert_counts, num_dropped, statistics)
         read = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
         integers = {
@@ -316,6 +331,8 @@ def align_block_size(
         }
         cause = read_only("align_block_size", written) or error
         raise refusal("align_block_size", cause, read | written, integers) from None
+    if report is not None:
+        report.submit()
     if out is not None:
         return out
     parts = framework.split(memory, num_slots, num_blocks)

@@ -11,6 +11,8 @@ from tessera._frameworks import on_device, on_host
 from tessera._library import load
 from tessera.align_block_size import AlignedBlocks, output_sizes
 from tessera.contract import Case, case_inputs, contract_violations
+from tessera.statistics import RoutingStatistics
+from tessera.strict import Findings
 
 REFERENCE = "cpu/reference"
 
@@ -37,8 +39,10 @@ def _outputs(case: Case) -> list[_Output | None]:
         _Output("num_tokens_post_pad", 1, np.int32),
         _Output("expert_counts", case.num_experts, np.int32),
         _Output("num_dropped", 1, np.int32),
-        _Output("statistics", 6, np.float64) if case.statistics else None,
-        _Output("validation", 6, np.int64) if case.validation else None,
+        _Output("statistics", len(RoutingStatistics._fields), np.float64)
+        if case.statistics
+        else None,
+        _Output("validation", len(Findings._fields), np.int64) if case.validation else None,
     ]
 
 

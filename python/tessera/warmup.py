@@ -34,8 +34,7 @@ def warmup(device: Any = "cuda") -> None:
     torch = sys.modules.get("torch")  # the FFI has imported it where it is installed
     if index == HOST or torch is None or not torch.cuda.is_available():
         return
-    # Any content will do: bad ids are dropped.
-    topk_ids = torch.empty((1, 1), dtype=torch.int32, device=f"cuda:{index}")
+    topk_ids = torch.zeros((1, 1), dtype=torch.int32, device=f"cuda:{index}")
     out = align_block_size(topk_ids, block_size=1, num_experts=1)
     align_block_size(topk_ids, block_size=1, num_experts=1, out=out)
     torch.cuda.synchronize(index)

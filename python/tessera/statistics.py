@@ -1,0 +1,29 @@
+"""Routing statistics of a call, as `statistics=` writes them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tessera._frameworks import on_host
+
+
+class RoutingStatistics(NamedTuple):
+    """What the groups of one call add up to. Loads are numbers of pairs of an expert.
+
+    Fields in the order of `AlignBlockSizeStatistic` in the C++ header, which is that of the array.
+    """
+
+    assigned_pairs: int
+    active_experts: int
+    used_blocks: int
+    padding_slots: int
+    max_load: int
+    mean_load: float
+
+    @classmethod
+    def of(cls, array: Any) -> RoutingStatistics:
+        """Read float64[6] that a call has written; waits for an array on a device."""
+        values = np.asarray(on_host(array)).tolist()
+        return cls._make([*map(int, values[:-1]), *values[-1:]])
