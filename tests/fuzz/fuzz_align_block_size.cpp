@@ -66,6 +66,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   }
   if (has(kGivesCounts) && few_experts) expert_counts.emplace(header.num_experts);
   GuardedBuffer<std::int32_t> num_tokens_post_pad(1), num_dropped(1);
+  GuardedBuffer<double> statistics(TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS);
+  GuardedBuffer<std::int64_t> validation(TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH);
 
   const bool known_dtype = header.dtype < std::size(kDtypes);
   const std::size_t id_bytes = known_dtype ? kDtypes[header.dtype].bits / 8 : 1;
@@ -85,6 +87,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   args.num_tokens_post_pad = num_tokens_post_pad.data();
   args.expert_counts = expert_counts ? expert_counts->data() : nullptr;
   args.num_dropped = has(kGivesDropped) ? num_dropped.data() : nullptr;
+  args.statistics = has(kGivesStatisticsAndValidation) ? statistics.data() : nullptr;
+  args.validation = has(kGivesStatisticsAndValidation) ? validation.data() : nullptr;
+  args.map_tail = has(kMapsTail);
+  args.filtered_group = has(kFilteredGroup);
   args.num_threads = std::min(header.num_threads, 4);
 
   tessera_align_block_size_sizes sizes{};
@@ -119,12 +125,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require((status == TESSERA_OK) == good, "good arguments refused, or bad ones accepted");
 
   require(sorted_token_ids.intact() && expert_ids.intact() && num_tokens_post_pad.intact() &&
-              num_dropped.intact() && topk_ids.intact() && workspace.intact() &&
-              (!expert_map || expert_map->intact()) && (!expert_counts || expert_counts->intact()),
+              num_dropped.intact() && statistics.intact() && validation.intact() &&
+              topk_ids.intact() && workspace.intact() && (!expert_map || expert_map->intact()) &&
+              (!expert_counts || expert_counts->intact()),
           "wrote beside an array");
   if (!good) {
     require(sorted_token_ids.untouched() && expert_ids.untouched() &&
                 num_tokens_post_pad.untouched() && num_dropped.untouched() &&
+                statistics.untouched() && validation.untouched() &&
                 (!expert_counts || expert_counts->untouched()),
             "a refused call wrote");
     return 0;
@@ -140,11 +148,17 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   finished.ignore_invalid_experts = args.ignore_invalid_experts != 0;
   finished.pad_sorted_ids = args.pad_sorted_ids != 0;
   finished.tail_expert = args.tail_expert;
+  finished.map_tail = args.map_tail != 0;
+  finished.filtered_group = args.filtered_group != 0;
   finished.sorted_token_ids = TensorView::of(sorted_token_ids.span());
   finished.expert_ids = TensorView::of(expert_ids.span());
   finished.num_tokens_post_pad = TensorView::of(num_tokens_post_pad.span());
   if (expert_counts) finished.expert_counts = TensorView::of(expert_counts->span());
   if (has(kGivesDropped)) finished.num_dropped = TensorView::of(num_dropped.span());
+  if (has(kGivesStatisticsAndValidation)) {
+    finished.statistics = TensorView::of(statistics.span());
+    finished.validation = TensorView::of(validation.span());
+  }
   const auto violations = tessera::contract::check_align_block_size(finished);
   require(violations.empty(), violations.empty() ? "" : violations.front().message);
   return 0;

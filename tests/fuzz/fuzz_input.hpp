@@ -11,6 +11,9 @@ enum FuzzFlags : std::uint8_t {
   kGivesDropped = 4,
   kIgnoresInvalidExperts = 8,
   kPadsSortedIds = 16,
+  kMapsTail = 32,
+  kFilteredGroup = 64,
+  kGivesStatisticsAndValidation = 128,
 };
 
 struct FuzzHeader {

@@ -32,6 +32,9 @@ tessera::fuzz::FuzzHeader header_of(const AlignBlockSizeCase& c) {
   if (c.map != tessera::contract::MapKind::kNone) header.flags |= kGivesMap;
   if (c.ignore_invalid_experts) header.flags |= kIgnoresInvalidExperts;
   if (c.pad_sorted_ids) header.flags |= kPadsSortedIds;
+  if (c.map_tail) header.flags |= kMapsTail;
+  if (c.filtered_group) header.flags |= kFilteredGroup;
+  if (c.statistics || c.validation) header.flags |= kGivesStatisticsAndValidation;
   return header;
 }
 

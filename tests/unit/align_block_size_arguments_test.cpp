@@ -30,6 +30,8 @@ AlignBlockSizeCase good_case() {
   c.num_experts = 4;
   c.block_size = 4;
   c.map = contract::MapKind::kIdentity;
+  c.statistics = true;
+  c.validation = true;
   return c;
 }
 
@@ -163,6 +165,38 @@ const BadArgument kBadArguments[] = {
     {"dropped_long", [](auto& a, auto&) { a.num_dropped.num_elements = 2; }, kValue,
      "num_dropped.num_elements: expected 1, got 2"},
 
+    {"statistics_float32",
+     [](auto& a, auto&) {
+       a.statistics.dtype = {kDLFloat, 32, 1};
+     },
+     kType, "statistics.dtype: expected float64, got float32"},
+    {"statistics_long", [](auto& a, auto&) { a.statistics.num_elements = 7; }, kValue,
+     "statistics.num_elements: expected 6, got 7"},
+    {"statistics_misaligned",
+     [](auto& a, auto&) { a.statistics.data = static_cast<std::byte*>(a.statistics.data) + 4; },
+     kValue,
+     "statistics.data: expected memory aligned to 8 bytes, got an address 4 past such a boundary"},
+    {"validation_int32",
+     [](auto& a, auto&) {
+       a.validation.dtype = {kDLInt, 32, 1};
+     },
+     kType, "validation.dtype: expected int64, got int32"},
+    {"validation_short", [](auto& a, auto&) { a.validation.num_elements = 5; }, kValue,
+     "validation.num_elements: expected 6, got 5"},
+    {"validation_elsewhere",
+     [](auto& a, auto&) {
+       a.validation.device = {kDLCUDA, 0};
+     },
+     kValue, "validation.device: expected cpu, got cuda:0"},
+    {"capacity_overflow_of_the_filtered_group",
+     [](auto& a, auto&) {
+       a.filtered_group = true;
+       a.block_size = 429496729;
+     },
+     kValue,
+     "capacity: expected at most 2147483647 slots, got 2147483648 (8 ids + min(ids, 4 experts + 1) "
+     "* (block_size 429496729 - 1))"},
+
     {"experts_in_sorted", [](auto& a, auto&) { a.expert_ids.data = a.sorted_token_ids.data; },
      kValue, "sorted_token_ids: expected memory of its own, got memory shared with expert_ids"},
     {"sorted_over_the_last_id",
@@ -174,6 +208,8 @@ const BadArgument kBadArguments[] = {
      "expert_counts: expected memory of its own, got memory shared with expert_map"},
     {"dropped_is_total", [](auto& a, auto&) { a.num_dropped.data = a.num_tokens_post_pad.data; },
      kValue, "num_tokens_post_pad: expected memory of its own, got memory shared with num_dropped"},
+    {"statistics_are_validation", [](auto& a, auto&) { a.statistics.data = a.validation.data; },
+     kValue, "statistics: expected memory of its own, got memory shared with validation"},
     {"workspace_in_sorted",
      [](auto& a, auto& c) { a.expert_ids.data = c.workspace.data() + c.workspace.size() / 8 * 4; },
      kValue, "expert_ids: expected memory of its own, got memory shared with workspace"},

@@ -110,6 +110,72 @@ TEST(AlignBlockSizeOutputs, WorkedExample) {
   }
 }
 
+/// The worked example with two broken ids and some of -1, in blocks of 3.
+struct SpoiltExample {
+  static constexpr std::int64_t kNumIds = 12;
+  std::vector<std::int8_t> topk_ids = {2, 0, -1, 1, 2, 2, 3, 0, 9, 2, -1, -128};
+  std::vector<std::int32_t> expert_map = {1, -1, 0, 7};
+
+  static AlignBlockSizeCase shape(bool filtered_group) {
+    AlignBlockSizeCase c;
+    c.num_tokens = kNumIds;
+    c.num_experts = 4;
+    c.block_size = 3;
+    c.dtype = {kDLInt, 8, 1};
+    c.map = contract::MapKind::kIdentity;
+    c.filtered_group = filtered_group;
+    c.statistics = true;
+    c.validation = true;
+    return c;
+  }
+
+  Outputs run(const std::string& implementation, bool filtered_group, bool ignore_invalid_experts) {
+    GuardedCall call(shape(filtered_group));
+    call.args.topk_ids = TensorView::of(std::span(topk_ids));
+    call.args.expert_map = TensorView::of(std::span(expert_map));
+    call.args.ignore_invalid_experts = ignore_invalid_experts;
+    call.args.tail_expert = 2;
+    call.args.map_tail = true;
+    Context context;
+    context.implementation = implementation;
+    const Status status = call.run(context);
+    EXPECT_TRUE(status.ok()) << status.message();
+    expect_no_violation(call.args);
+    return call.outputs();
+  }
+};
+
+TEST(AlignBlockSizeOutputs, FilteredPairsComeFirst) {
+  for (const std::string& implementation : host_implementations(SpoiltExample::shape(true))) {
+    SCOPED_TRACE(implementation);
+    const Outputs outputs = SpoiltExample().run(implementation, true, false);
+    EXPECT_EQ(outputs.sorted_token_ids,
+              (std::vector<std::int32_t>{2, 10, 12, 1,  7, 12, 3,  12, 12, 0,  4,
+                                         5, 9,  12, 12, 6, 12, 12, 12, 12, 12, 12}));
+    // The tail shows where global expert 2 lives.
+    EXPECT_EQ(outputs.expert_ids, (std::vector<std::int32_t>{-1, 1, -1, 0, 0, -1, 0, 0}));
+    EXPECT_EQ(outputs.num_tokens_post_pad, 18);
+    EXPECT_EQ(outputs.expert_counts, (std::vector<std::int32_t>{2, 1, 4, 1}));
+    EXPECT_EQ(outputs.num_dropped, 2);
+    EXPECT_EQ(outputs.statistics, (std::vector<double>{8, 4, 6, 8, 4, 2}));
+    EXPECT_EQ(outputs.validation, (std::vector<std::int64_t>{2, 8, 9, 1, 3, 7}));
+  }
+}
+
+TEST(AlignBlockSizeOutputs, WithoutTheirGroupFilteredPairsAreDroppedAndInvalid) {
+  for (const std::string& implementation : host_implementations(SpoiltExample::shape(false))) {
+    SCOPED_TRACE(implementation);
+    const Outputs outputs = SpoiltExample().run(implementation, false, true);
+    EXPECT_EQ(outputs.sorted_token_ids,
+              (std::vector<std::int32_t>{0,  4,  5,  9,  12, 12, 1,  7,  12, 12,
+                                         12, 12, 12, 12, 12, 12, 12, 12, 12, 12}));
+    EXPECT_EQ(outputs.expert_ids, (std::vector<std::int32_t>{0, 0, 1, 0, 0, 0, 0}));
+    EXPECT_EQ(outputs.num_dropped, 4);
+    EXPECT_EQ(outputs.statistics, (std::vector<double>{6, 2, 3, 3, 4, 1.5}));
+    EXPECT_EQ(outputs.validation, (std::vector<std::int64_t>{4, 2, -1, 1, 3, 7}));
+  }
+}
+
 TEST(AlignBlockSizeOutputs, NoIdsNeedNoMemory) {
   AlignBlockSizeCase c;
   c.num_experts = 4;
@@ -131,8 +197,10 @@ TEST(AlignBlockSizeOutputs, NoIdsNeedNoMemory) {
 }
 
 TEST(AlignBlockSizeOutputs, OptionalOutputsStayUntouchedUnlessGiven) {
-  const auto c = contract::find_case("map_broken_local");
+  auto c = contract::find_case("map_broken_local");
   ASSERT_TRUE(c.has_value());
+  c->statistics = true;
+  c->validation = true;
   for (const std::string& implementation : host_implementations(*c)) {
     SCOPED_TRACE(implementation);
     Context context;
@@ -140,6 +208,8 @@ TEST(AlignBlockSizeOutputs, OptionalOutputsStayUntouchedUnlessGiven) {
     GuardedCall with(*c), without(*c);
     without.args.expert_counts = {};
     without.args.num_dropped = {};
+    without.args.statistics = {};
+    without.args.validation = {};
     const Outputs poisoned = without.outputs();
     ASSERT_TRUE(with.run(context).ok());
     ASSERT_TRUE(without.run(context).ok());
@@ -147,6 +217,8 @@ TEST(AlignBlockSizeOutputs, OptionalOutputsStayUntouchedUnlessGiven) {
     EXPECT_EQ(without.outputs().expert_ids, with.outputs().expert_ids);
     EXPECT_EQ(without.outputs().expert_counts, poisoned.expert_counts);
     EXPECT_EQ(without.outputs().num_dropped, poisoned.num_dropped);
+    EXPECT_EQ(without.outputs().statistics, poisoned.statistics);
+    EXPECT_EQ(without.outputs().validation, poisoned.validation);
   }
 }
 

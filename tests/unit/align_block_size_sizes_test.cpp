@@ -56,6 +56,10 @@ TEST(AlignBlockSizeSizes, CapacityHoldsTheWorstCaseAndNoBlockMore) {
         EXPECT_EQ(exact.expert_ids, (exact.sorted_token_ids + block_size - 1) / block_size);
         EXPECT_EQ(padded.expert_ids, exact.expert_ids);
         EXPECT_EQ(padded.sorted_token_ids, exact.expert_ids * block_size);
+        const AlignBlockSizeSizes filtered =
+            sizes_of({num_ids, block_size, num_experts, false, /*filtered_group=*/true});
+        EXPECT_EQ(filtered.sorted_token_ids / block_size,
+                  most_blocks(num_ids, num_experts + 1, block_size));
       }
     }
   }
