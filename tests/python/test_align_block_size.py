@@ -86,6 +86,14 @@ def test_out_is_filled_to_its_end_and_returned(framework: str) -> None:
     assert all(array[0] == 77 and array[-1] == 77 for array in memory)
 
 
+def test_routing_statistics_are_named() -> None:
+    values = np.array([7.0, 3.0, 4.0, 9.0, 5.0, 1.75])
+    found = tessera.RoutingStatistics.of(values)
+    assert found == (7, 3, 4, 9, 5, 1.75)
+    assert [type(value) for value in found] == [int] * 5 + [float]
+    assert (found.padding_slots, found.mean_load) == (9, 1.75)
+
+
 def test_any_shape_is_flattened_row_major() -> None:
     flat = np.random.default_rng(0).integers(0, 5, 24)
     expected = tessera.align_block_size(flat, block_size=4, num_experts=5)

@@ -16,20 +16,30 @@ OPTIONS: dict[str, Any] = {"block_size": 2, "num_experts": 3}
 
 
 def good() -> dict[str, Any]:
-    counts, dropped = np.empty(3, np.int32), np.empty(1, np.int32)
-    found = tessera.align_block_size(IDS, expert_counts=counts, num_dropped=dropped, **OPTIONS)
+    counts, dropped, statistics = np.empty(3, np.int32), np.empty(1, np.int32), np.empty(6)
+    found = tessera.align_block_size(
+        IDS, expert_counts=counts, num_dropped=dropped, statistics=statistics, **OPTIONS
+    )
     assert [array.tolist() for array in found] == [
         [1, 4, 0, 2, 3, 6, 6, 6, 6],
         [0, 2, 2, -1, -1],
         [6],
     ]
-    return {**found._asdict(), "expert_counts": counts, "num_dropped": dropped}
+    return {
+        **found._asdict(),
+        "expert_counts": counts,
+        "num_dropped": dropped,
+        "statistics": statistics,
+        "validation": np.array([1, 5, 9, 0, -1, 0]),
+    }
 
 
 def violations(arrays: dict[str, Any], **options: Any) -> list[tessera.Violation]:
     result = tuple(arrays[name] for name in tessera.AlignedBlocks._fields)
-    statistics = {name: arrays[name] for name in ("expert_counts", "num_dropped")}
-    return tessera.contract_violations(IDS, result, **statistics, **{**OPTIONS, **options})
+    optional = {
+        name: array for name, array in arrays.items() if name not in tessera.AlignedBlocks._fields
+    }
+    return tessera.contract_violations(IDS, result, **optional, **{**OPTIONS, **options})
 
 
 def test_the_contract_holds() -> None:
@@ -49,6 +59,10 @@ def test_the_contract_holds() -> None:
         ("expert_tail", "expert_ids", 4, 0),
         ("expert_counts", "expert_counts", 2, 2),
         ("num_dropped", "num_dropped", 0, 0),
+        ("validation", "validation", 0, 2),
+        ("validation", "validation", 1, 4),
+        ("validation", "validation", 2, 8),
+        ("validation", "validation", 3, 1),
     ],
 )
 def test_each_rule_bites(rule: str, array: str, position: int, value: int) -> None:
@@ -58,6 +72,34 @@ def test_each_rule_bites(rule: str, array: str, position: int, value: int) -> No
     assert (found.array, found.position, found.found) == (array, position, value)
     assert found.message.startswith(f"{rule}: {array}[{position}]: expected ")
     assert found.message.endswith(str(value))
+
+
+@pytest.mark.parametrize("position", range(6))
+def test_every_statistic_bites(position: int) -> None:
+    arrays = good()
+    arrays["statistics"][position] += 0.5
+    (found,) = violations(arrays)
+    assert (found.rule, found.array, found.position) == ("statistics", "statistics", position)
+    assert found.message.endswith(f"found {arrays['statistics'][position]:g}") or position == 5
+
+
+def test_the_options_are_part_of_the_contract() -> None:
+    entries = np.array([1, -1, 0], np.int32)
+    ids = np.array([2, -1, 0, -1], np.int32)
+    options = {**OPTIONS, "expert_map": entries, "tail_expert": 2}
+    plain = tessera.align_block_size(ids, **options)
+    assert plain.expert_ids.tolist() == [1, 0, 2, 2]
+    mapped = tessera.align_block_size(ids, map_tail=True, **options)
+    assert mapped.expert_ids.tolist() == [1, 0, 0, 0]
+    filtered = tessera.align_block_size(ids, filtered_group=True, **options)
+    assert filtered.expert_ids.tolist() == [-1, 1, 0, 2]
+    for result, choice in [(plain, {}), (mapped, {"map_tail": True})]:
+        assert not tessera.contract_violations(ids, result, **options, **choice)
+    assert not tessera.contract_violations(ids, filtered, filtered_group=True, **options)
+    (tail,) = tessera.contract_violations(ids, plain, map_tail=True, **options)
+    assert (tail.rule, tail.position, tail.expected) == ("expert_tail", 2, 0)
+    first = tessera.contract_violations(ids, plain, filtered_group=True, **options)[0]
+    assert (first.rule, first.expected) == ("output_sizes", 8)
 
 
 def test_order_bites() -> None:

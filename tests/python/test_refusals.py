@@ -172,6 +172,27 @@ REFUSED: list[tuple[type[Exception], str, Any, dict[str, Any]]] = [
         IDS,
         {"num_dropped": np.zeros(1, "u4")},
     ),
+    (
+        TypeError,
+        "statistics.dtype: expected float64, got float32",
+        IDS,
+        {"statistics": np.zeros(6, np.float32)},
+    ),
+    (ValueError, "statistics.num_elements: expected 6, got 5", IDS, {"statistics": np.zeros(5)}),
+    (TypeError, f"statistics: {DLPACK} list", IDS, {"statistics": [0.0] * 6}),
+    (
+        ValueError,
+        "statistics: expected a writable array, got a read-only one",
+        IDS,
+        {"statistics": read_only(np.zeros(6))},
+    ),
+    (
+        ValueError,
+        "sorted_token_ids.num_elements: expected at least 16, got 13",
+        IDS,
+        {"filtered_group": True},
+    ),
+    (ValueError, "validate: expected a bool or 'now'", IDS, {"validate": "later"}),
 ]
 
 
