@@ -21,7 +21,9 @@ def test_matches_the_oracle(call: tuple[Any, dict[str, Any], int]) -> None:
     plain = dict(options)
     if options["expert_map"] is not None:
         plain["expert_map"] = options["expert_map"].tolist()
-    expected = expected_blocks(topk_ids.reshape(-1).tolist(), extra_length=extra, **plain)
+    expected: tuple[Any, ...] = expected_blocks(
+        topk_ids.reshape(-1).tolist(), extra_length=extra, **plain
+    )
 
     dtypes = [np.int32] * 5 + [np.float64]
     memory = [
