@@ -34,6 +34,7 @@ class _Place(NamedTuple):
     memory: Any  # [_PIECE, 6], all zero where nothing is reported
     row: int
     array: Any  # int64[6], a view of that row
+    free: list[_Place]  # where it belongs while no report needs it
 
 
 class Report:
@@ -64,7 +65,7 @@ class Report:
         self.framework = framework
         self.cuda_index = cuda_index
         self.shape = tuple(getattr(topk_ids, "shape", ()))
-        self.dtype = str(getattr(topk_ids, "dtype", ""))
+        self.dtype = getattr(topk_ids, "dtype", None)
         self.num_experts = num_experts
         self.first_id = -1 if filtered_group else 0
         self.is_captured = framework.is_capturing(cuda_index)
@@ -106,7 +107,7 @@ class Report:
         """The first thing that was invalid, in one line; empty if nothing was."""
         if found.num_invalid_ids:
             value = found.first_invalid_id_value
-            if self.dtype.endswith("uint64"):
+            if str(self.dtype).endswith("uint64"):
                 value %= 2**64
             where = ""
             if len(self.shape) > 1:
@@ -134,21 +135,20 @@ class _Reports:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.free: dict[tuple[Framework, int], list[_Place]] = {}
+        self.free: dict[tuple[int, int], list[_Place]] = {}  # of a framework's id and a device
         self.submitted: list[Report] = []  # in the order of the calls
         self.num_unread = 0  # without those of captured calls, which stay
         self.num_found = 0
         self.first_message = ""
 
     def take(self, report: Report, topk_ids: Any) -> _Place:
-        key = (report.framework, report.cuda_index)
         with self.lock:
-            free = self.free.setdefault(key, [])
+            free = self.free.setdefault((id(report.framework), report.cuda_index), [])
             if not report.is_captured:
                 if self.num_unread >= MAX_UNREAD:
                     self.read()
                 if len(free) < _PIECE // 2:
-                    free += self.new_piece(report, topk_ids)
+                    free += self.new_piece(report, topk_ids, free)
             if not free:
                 raise ValueError(
                     f"align_block_size: validate: expected a validated call on cuda:"
@@ -158,16 +158,16 @@ class _Reports:
             return free.pop()
 
     @staticmethod
-    def new_piece(report: Report, topk_ids: Any) -> list[_Place]:
+    def new_piece(report: Report, topk_ids: Any, free: list[_Place]) -> list[_Place]:
         length = len(Findings._fields)
         memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
         # Calls on any stream may write to it from now on.
         report.framework.synchronize(report.cuda_index)
-        return [_Place(memory, row, array) for row, array in enumerate(memory)]
+        return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
 
     def give_back(self, report: Report) -> None:
         with self.lock:
-            self.free[report.framework, report.cuda_index].append(report.place)
+            report.place.free.append(report.place)
 
     def add(self, report: Report) -> None:
         with self.lock:
@@ -183,16 +183,16 @@ class _Reports:
             framework.synchronize(cuda_index)
         on_hosts: dict[int, Any] = {}
         for report in self.submitted:
-            memory, row, array = report.place
+            memory, row, array, free = report.place
             if id(memory) not in on_hosts:
                 on_hosts[id(memory)] = np.asarray(on_host(memory))
-            findings = Findings(*on_hosts[id(memory)][row].tolist())
+            findings = Findings._make(on_hosts[id(memory)][row].tolist())
             if message := report.message(findings):
                 self.num_found += findings.num_invalid_ids + findings.num_invalid_map_entries
                 self.first_message = self.first_message or message
                 array[:] = 0
             if not report.is_captured:
-                self.free[report.framework, report.cuda_index].append(report.place)
+                free.append(report.place)
         for framework, cuda_index in devices:
             framework.synchronize(cuda_index)
         self.submitted = [report for report in self.submitted if report.is_captured]
