@@ -14,7 +14,8 @@ from tessera._device import HOST
 from tessera.align_block_size import AlignedBlocks, align_block_size, output_sizes
 from tessera.verification import REFERENCE
 
-# Those of `tessera.align_block_size`, but `out`. Not keyword-only, which costs an eager call more.
+# Those of `tessera.align_block_size`, but `out`, and but `validate`, which has no type of a schema:
+# TESSERA_VALIDATE decides. Not keyword-only, which costs an eager call more.
 _ARGUMENTS = """
     Tensor topk_ids, SymInt block_size, SymInt num_experts, Tensor? expert_map=None,
     bool ignore_invalid_experts=False, bool pad_sorted_ids=False, int tail_expert=-1,
