@@ -15,6 +15,7 @@ from tessera.batched_align_block_size import (
 )
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
+from tessera.lora_align_block_size import lora_align_block_size, lora_contract_violations
 from tessera.warmup import warmup
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "build",
     "contract_violations",
     "explain",
+    "lora_align_block_size",
+    "lora_contract_violations",
     "version",
     "warmup",
 ]
