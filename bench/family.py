@@ -18,6 +18,7 @@ from tessera.bench.cuda import floor_calls
 from tessera.bench.driver import ContractBrokenError
 from tessera.bench.machine import description
 from tessera.bench.methods import MEANINGS, METHODS, THOROUGH, Effort
+from tessera.contract import synthetic_topk_ids
 
 # Puts a NumPy array where it is to be worked on.
 Place = Callable[[Any], Any]
@@ -75,8 +76,38 @@ def batched_workloads(place: Place) -> Iterator[Workload]:
         )
 
 
+def lora_workloads(place: Place) -> Iterator[Workload]:
+    """Tokens x experts x top_k / block size, adapters; tokens of a request follow each other."""
+    shapes = [
+        (16, 64, 8, 16, 4),
+        (64, 128, 8, 16, 8),
+        (256, 128, 8, 16, 8),
+        (2048, 128, 8, 64, 8),
+        (8192, 128, 8, 64, 4),
+        (8192, 64, 6, 64, 16),
+    ]
+    for num_tokens, num_experts, top_k, block_size, max_loras in shapes:
+        topk_ids = synthetic_topk_ids(num_tokens, num_experts, top_k)
+        mapping = np.sort(np.random.default_rng(0).integers(0, max_loras, num_tokens, np.int32))
+        inputs = (place(topk_ids), place(mapping))
+        options = {"block_size": block_size, "num_experts": num_experts, "max_loras": max_loras}
+        yield Workload(
+            "lora_align_block_size",
+            f"{num_tokens}x{num_experts}x{top_k}/{block_size}, {max_loras} adapters",
+            functools.partial(tessera.lora_align_block_size, *inputs, **options),
+            functools.partial(tessera.lora_contract_violations, *inputs, **options),
+            functools.partial(
+                tessera.align_block_size,
+                place(topk_ids + num_experts * mapping[:, None]),
+                block_size=block_size,
+                num_experts=num_experts * max_loras,
+            ),
+            topk_ids.size + mapping.size,
+        )
+
+
 # One entry an op.
-WORKLOADS: tuple[Callable[[Place], Iterable[Workload]], ...] = (batched_workloads,)
+WORKLOADS: tuple[Callable[[Place], Iterable[Workload]], ...] = (batched_workloads, lora_workloads)
 
 
 def place_on(device: str) -> Place:

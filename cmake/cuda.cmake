@@ -41,12 +41,15 @@ add_library(tessera_cuda_objects OBJECT
   src/cuda/batched_align_block_size.cu
   src/cuda/device.cpp
   src/cuda/launch.cpp
+  src/cuda/lora_align_block_size.cpp
+  src/cuda/lora_align_block_size_policy.cpp
   src/cuda/align_block_size_cluster.cu
   src/cuda/align_block_size_few.cu
   src/cuda/align_block_size_grid.cu
   src/cuda/align_block_size_one_cta.cu
   src/cuda/align_block_size_redundant.cu
-  src/cuda/align_block_size_wide.cu)
+  src/cuda/align_block_size_wide.cu
+  src/cuda/lora_align_block_size_kernel.cu)
 target_compile_options(tessera_cuda_objects PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 target_compile_definitions(tessera_cuda_objects PUBLIC

@@ -63,6 +63,10 @@ void Findings::check_values(const char* rule, const char* array, const TensorVie
   }
 }
 
+void Findings::report(const Violation& violation) {
+  if (!broken(violation.rule)) violations_.push_back(violation);
+}
+
 void Findings::report_value(const char* rule, const char* array, std::int64_t position,
                             std::int64_t expected, std::int64_t found) {
   report(rule, array, position, expected, found, std::to_string(expected), std::to_string(found));

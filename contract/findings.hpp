@@ -61,6 +61,9 @@ class Findings {
   void report(const char* rule, const char* array, std::int64_t position, std::int64_t expected,
               std::int64_t found, const std::string& expected_text, const std::string& found_text);
 
+  /// What another checker found.
+  void report(const Violation& violation);
+
  private:
   void report_size(const char* array, const TensorView& view, DLDataType dtype, const char* bound,
                    std::int64_t length);

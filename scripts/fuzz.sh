@@ -9,7 +9,7 @@ scripts/setup.sh fuzz
 scripts/build.sh fuzz
 readonly folder=build/fuzz/tests/fuzz
 readonly log=build/fuzz/fuzz.log
-for op in align_block_size batched_align_block_size; do
+for op in align_block_size batched_align_block_size lora_align_block_size; do
   echo "fuzzing tessera_$op for $1 s"
   corpus=()
   [[ $op != align_block_size ]] || corpus=("$folder/corpus")

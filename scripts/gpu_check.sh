@@ -76,7 +76,7 @@ case $stage in
   test)
     results_folder=build/gpu-test-results
     mkdir -p "$results_folder"
-    for op in align_block_size batched_align_block_size; do
+    for op in align_block_size batched_align_block_size lora_align_block_size; do
       "$build/tests/cuda/check_$op" --random 20000 --max-ids 100000
     done
     pytest_exit=0
@@ -90,7 +90,7 @@ case $stage in
       random=200
       [[ $tool != racecheck ]] || random=40
       say "compute-sanitizer --tool $tool"
-      for op in align_block_size batched_align_block_size; do
+      for op in align_block_size batched_align_block_size lora_align_block_size; do
         compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
           "$build/tests/cuda/check_$op" --exact --random "$random" --max-ids 4000
       done

@@ -140,6 +140,57 @@ tessera_batched_align_block_size_query(const tessera_batched_align_block_size_ar
 TESSERA_API tessera_status
 tessera_batched_align_block_size(const tessera_batched_align_block_size_args* args);
 
+/* The outputs have max_loras rows of equal length, one after the other. */
+typedef struct tessera_lora_align_block_size_args {
+  size_t struct_size; /* sizeof(tessera_lora_align_block_size_args) */
+
+  /* Inputs. */
+  const void* topk_ids;              /* [num_ids], contiguous */
+  int topk_ids_dtype;                /* a tessera_dtype */
+  int64_t num_ids;                   /* N = tokens * top_k */
+  int64_t top_k;                     /* divides num_ids */
+  const int32_t* token_lora_mapping; /* [num_ids / top_k] */
+  int64_t block_size;                /* B */
+  int64_t num_experts;               /* E */
+  int64_t max_loras;
+  const int32_t* adapter_enabled; /* [max_loras], or NULL */
+  const int32_t* lora_ids;        /* [num_lora_ids], or NULL; an empty list needs a pointer, too */
+  int64_t num_lora_ids;
+  const int32_t* expert_map; /* [num_experts], or NULL */
+  int pad_sorted_ids;
+  int32_t tail_expert; /* -1 is the usual value; zero-initialising the struct does not give it */
+
+  /* Outputs, all written in full. Lengths are those of all rows together. */
+  int32_t* sorted_token_ids; /* [sorted_token_ids_length] */
+  int64_t sorted_token_ids_length;
+  int32_t* expert_ids; /* [expert_ids_length] */
+  int64_t expert_ids_length;
+  int32_t* num_tokens_post_pad; /* [max_loras] */
+
+  /* Where and with what to run. Zeros run on the host. */
+  int device_type; /* a tessera_device_type */
+  int device_id;
+  void* stream;    /* the device's stream; ignored on the host */
+  void* workspace; /* [workspace_bytes], any alignment and content */
+  size_t workspace_bytes;
+} tessera_lora_align_block_size_args;
+
+/* The smallest legal sizes for a problem: lengths of all rows together. Reads num_ids, block_size,
+ * num_experts, max_loras, pad_sorted_ids, device_type and device_id of `args`. */
+typedef struct tessera_lora_align_block_size_sizes {
+  size_t struct_size; /* sizeof(tessera_lora_align_block_size_sizes), set by the caller */
+  int64_t sorted_token_ids_length;
+  int64_t expert_ids_length;
+  size_t workspace_bytes;
+} tessera_lora_align_block_size_sizes;
+
+TESSERA_API tessera_status tessera_lora_align_block_size_query(
+    const tessera_lora_align_block_size_args* args, tessera_lora_align_block_size_sizes* sizes);
+
+/* Runs the op. Nothing is written unless every argument is good. */
+TESSERA_API tessera_status
+tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args);
+
 /* Does ahead of time what makes the first call on a device slow: creates its context and loads the
  * code of every kernel. No call needs it. `device_type` is a tessera_device_type. */
 TESSERA_API tessera_status tessera_warmup(int device_type, int device_id);

@@ -15,6 +15,7 @@ from tessera.batched_align_block_size import (
 )
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
+from tessera.lora_align_block_size import lora_align_block_size, lora_contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import check
 from tessera.warmup import warmup
@@ -33,6 +34,8 @@ __all__ = [
     "check",
     "contract_violations",
     "explain",
+    "lora_align_block_size",
+    "lora_contract_violations",
     "version",
     "warmup",
 ]

@@ -34,7 +34,7 @@ class Framework(NamedTuple):
     empty_int32: Callable[[Any, int], Any]
     # (like, bytes): scratch memory where `like` is.
     empty_bytes: Callable[[Any, int], Any]
-    # (array, m, n): its first m elements, the next n, and the last one, as views.
+    # (array, m, n): its first m elements, the next n, and the rest, as views.
     split: Callable[[Any, int, int], Sequence[Any]]
     # (like, length): int64 zeros where `like` is, which may be written to and read at any time.
     zeros_int64: Callable[[Any, int], Any]
@@ -126,7 +126,7 @@ def _torch_framework(torch: Any) -> Framework:
 
     def split(array: Any, m: int, n: int) -> Sequence[Any]:
         if type(array) is not np.ndarray:
-            parts: Sequence[Any] = cut(array, (m, n, 1))
+            parts: Sequence[Any] = cut(array, (m, n, len(array) - m - n))
             return parts
         return from_numpy(array[:m]), from_numpy(array[m : m + n]), from_numpy(array[m + n :])
 
@@ -261,7 +261,7 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     def split(array: Any, m: int, n: int) -> Sequence[Any]:
         if isinstance(array, np.ndarray):
             return _slices(array, m, n)
-        parts: Sequence[Any] = jax.lax.split(from_dlpack(array), (m, n, 1))
+        parts: Sequence[Any] = jax.lax.split(from_dlpack(array), (m, n, array.size - m - n))
         return parts
 
     def adopt(like: Any, array: Any) -> Any:

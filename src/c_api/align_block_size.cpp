@@ -11,8 +11,6 @@ namespace {
 
 using namespace tessera::c_api;
 using tessera::Status;
-using tessera::StatusCode;
-using tessera::TensorView;
 
 constexpr const char* kOp = "align_block_size";
 
@@ -47,27 +45,6 @@ Status make_context(const tessera_align_block_size_args& args, tessera::Context*
   return {};
 }
 
-Status view_of_ids(const tessera_align_block_size_args& args, DLDevice device, TensorView* view) {
-  constexpr std::array<DLDataType, 8> kDtypes{{{kDLInt, 8, 1},
-                                               {kDLUInt, 8, 1},
-                                               {kDLInt, 16, 1},
-                                               {kDLUInt, 16, 1},
-                                               {kDLInt, 32, 1},
-                                               {kDLUInt, 32, 1},
-                                               {kDLInt, 64, 1},
-                                               {kDLUInt, 64, 1}}};
-  if (args.topk_ids_dtype < 0 || args.topk_ids_dtype >= static_cast<int>(kDtypes.size())) {
-    return tessera::core::refuse(StatusCode::kInvalidType, kOp, "topk_ids_dtype", "a tessera_dtype",
-                                 std::to_string(args.topk_ids_dtype));
-  }
-  // Only read, as are the views of all inputs.
-  view->data = const_cast<void*>(args.topk_ids);
-  view->num_elements = args.num_ids;
-  view->dtype = kDtypes[args.topk_ids_dtype];
-  view->device = device;
-  return {};
-}
-
 Status query(const tessera_align_block_size_args* args, tessera_align_block_size_sizes* sizes) {
   tessera_align_block_size_args copy;
   if (Status s = complete_args(&args, &copy); !s.ok()) return s;
@@ -94,7 +71,11 @@ Status run(const tessera_align_block_size_args* args) {
   if (Status s = make_context(*args, &context); !s.ok()) return s;
   const DLDevice device = context.device;
   tessera::AlignBlockSizeArgs call;
-  if (Status s = view_of_ids(*args, device, &call.topk_ids); !s.ok()) return s;
+  if (Status s = integer_view(kOp, "topk_ids_dtype", args->topk_ids, args->topk_ids_dtype,
+                              args->num_ids, device, &call.topk_ids);
+      !s.ok()) {
+    return s;
+  }
   call.block_size = args->block_size;
   call.num_experts = args->num_experts;
   call.expert_map = optional_view(args->expert_map, args->num_experts, device);

@@ -54,6 +54,29 @@ inline Status set_device(std::string_view op, int device_type, int device_id, Co
   return wrong_value(op, "device_type", "a tessera_device_type", std::to_string(device_type));
 }
 
+/// A view of integers of the type that a tessera_dtype names.
+inline Status integer_view(std::string_view op, const char* dtype_name, const void* data, int dtype,
+                           std::int64_t length, DLDevice device, TensorView* view) {
+  constexpr std::array<DLDataType, 8> kDtypes{{{kDLInt, 8, 1},
+                                               {kDLUInt, 8, 1},
+                                               {kDLInt, 16, 1},
+                                               {kDLUInt, 16, 1},
+                                               {kDLInt, 32, 1},
+                                               {kDLUInt, 32, 1},
+                                               {kDLInt, 64, 1},
+                                               {kDLUInt, 64, 1}}};
+  if (dtype < 0 || dtype >= static_cast<int>(kDtypes.size())) {
+    return core::refuse(StatusCode::kInvalidType, op, dtype_name, "a tessera_dtype",
+                        std::to_string(dtype));
+  }
+  // Only read, as are the views of all inputs.
+  view->data = const_cast<void*>(data);
+  view->num_elements = length;
+  view->dtype = kDtypes[dtype];
+  view->device = device;
+  return {};
+}
+
 template <typename T>
 TensorView view_of(const T* data, std::int64_t length, DLDevice device) {
   TensorView view = TensorView::of(std::span<const T>(data, 0));

@@ -7,6 +7,7 @@
 
 #include "core/align_block_size_implementation.hpp"
 #include "core/batched_align_block_size_implementation.hpp"
+#include "core/lora_align_block_size_implementation.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 
@@ -26,6 +27,7 @@ struct Backend {
   /// Fastest first, reference last.
   std::span<const AlignBlockSizeImplementation> align_block_size;
   BatchedAlignBlockSizeFunction batched_align_block_size;
+  LoraAlignBlockSizeImplementation lora_align_block_size;
 };
 
 /// The backend for a type of device, or null and the reason. Defined in registry.cpp.

@@ -5,6 +5,7 @@
 #include "core/dispatch.hpp"
 #include "cpu/align_block_size.hpp"
 #include "cpu/batched_align_block_size.hpp"
+#include "cpu/lora_align_block_size.hpp"
 
 namespace tessera::cpu {
 namespace {
@@ -35,6 +36,7 @@ constinit const core::Backend kBackend{
     .warmup = warmup,
     .align_block_size = kAlignBlockSize,
     .batched_align_block_size = batched_align_block_size,
+    .lora_align_block_size = {nullptr, lora_workspace_bytes, lora_align_block_size},
 };
 
 }  // namespace tessera::cpu

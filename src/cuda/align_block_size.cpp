@@ -19,10 +19,6 @@ using core::AlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "align_block_size";
 
-IdWidth width_of(DLDataType dtype) {
-  return dtype.bits == 64 ? IdWidth::k64 : dtype.bits == 32 ? IdWidth::k32 : IdWidth::kNarrow;
-}
-
 /// Which instance of a strategy's kernel.
 struct Instance {
   Strategy strategy;
@@ -81,9 +77,13 @@ void set_buckets(const AlignBlockSizeProblem& problem, AlignBlockSizeExtendedArg
   }
 }
 
-/// Those of the extended instances, of which the plain ones take the first part.
-AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
-                                       const Context& context) {
+}  // namespace
+
+IdWidth width_of(DLDataType dtype) {
+  return dtype.bits == 64 ? IdWidth::k64 : dtype.bits == 32 ? IdWidth::k32 : IdWidth::kNarrow;
+}
+
+AlignBlockSizeExtendedArgs problem_args(const AlignBlockSizeProblem& problem) {
   AlignBlockSizeExtendedArgs args{};
   args.topk_ids = problem.topk_ids;
   args.num_ids = problem.num_ids;
@@ -106,6 +106,15 @@ AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizePro
   args.reciprocal_of_experts = 1.0 / problem.num_experts;
   args.statistics = problem.statistics;
   args.validation = problem.validation;
+  return args;
+}
+
+namespace {
+
+/// Those of the extended instances, of which the plain ones take the first part.
+AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
+                                       const Context& context) {
+  AlignBlockSizeExtendedArgs args = problem_args(problem);
   args.ids_per_thread = plan.ids_per_thread;
   args.ids_per_cta = plan.ids_per_cta;
   args.fills_first = plan.fills_first;

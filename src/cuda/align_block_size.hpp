@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "core/align_block_size_implementation.hpp"
+#include "cuda/align_block_size_kernels.hpp"
 #include "cuda/align_block_size_policy.hpp"
 #include "tessera/status.hpp"
 
@@ -15,6 +16,11 @@ std::span<const core::AlignBlockSizeImplementation> align_block_size_implementat
 
 /// Launches `plan`, which must be one that can run the problem's shape, on the context's stream.
 Status launch(const Plan& plan, const core::AlignBlockSizeProblem& problem, const Context& context);
+
+/// The arguments of a kernel that say what is to be done; those that say how are zero.
+AlignBlockSizeExtendedArgs problem_args(const core::AlignBlockSizeProblem& problem);
+
+IdWidth width_of(DLDataType dtype);
 
 /// Loads the code of every kernel onto the current device.
 Status load_align_block_size_kernels(std::string_view op, int device_id);

@@ -146,7 +146,8 @@ __device__ __forceinline__ void clear_shared(void* memory, int bytes, int thread
 /// exit. An atomic OR gathers the lanes of a bucket, as in CUB's radix sort
 /// (AgentRadixSortOnesweep, "match any" by shared memory); `__match_any_sync` takes a turn for
 /// every distinct value.
-__device__ __forceinline__ std::uint32_t rank_in_warp(std::uint16_t* counts, std::uint32_t* masks,
+template <typename Count>
+__device__ __forceinline__ std::uint32_t rank_in_warp(Count* counts, std::uint32_t* masks,
                                                       std::uint32_t bucket, int lane) {
   atomicOr(&masks[bucket], 1u << lane);
   __syncwarp();
@@ -155,7 +156,7 @@ __device__ __forceinline__ std::uint32_t rank_in_warp(std::uint16_t* counts, std
   const int before = __popc(peers & ((1u << lane) - 1));
   __syncwarp();
   if (before == 0) {
-    counts[bucket] = static_cast<std::uint16_t>(seen + __popc(peers));
+    counts[bucket] = static_cast<Count>(seen + __popc(peers));
     masks[bucket] = 0;
   }
   __syncwarp();
@@ -164,8 +165,9 @@ __device__ __forceinline__ std::uint32_t rank_in_warp(std::uint16_t* counts, std
 
 /// Turns column `bucket` of the warps' counts into what comes before each warp, from `first` on;
 /// returns what comes after the last.
-__device__ __forceinline__ std::uint32_t scan_column(std::uint16_t* counts, int row_length,
-                                                     int num_rows, std::uint32_t bucket,
+template <typename Count>
+__device__ __forceinline__ std::uint32_t scan_column(Count* counts, int row_length, int num_rows,
+                                                     std::uint32_t bucket,
                                                      std::uint32_t first = 0) {
   constexpr int kBatch = 8;  // loads in flight
   std::uint32_t sum = first;
@@ -178,7 +180,7 @@ __device__ __forceinline__ std::uint32_t scan_column(std::uint16_t* counts, int 
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
       if (row + k < num_rows) {
-        counts[(row + k) * row_length + bucket] = static_cast<std::uint16_t>(sum);
+        counts[(row + k) * row_length + bucket] = static_cast<Count>(sum);
       }
       sum += count[k];
     }

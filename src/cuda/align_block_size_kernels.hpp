@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/block_division.hpp"
+#include "cuda/division.hpp"
 
 namespace tessera::cuda {
 
@@ -25,7 +25,7 @@ struct AlignBlockSizeKernelArgs {
   std::int32_t tail_expert;
 
   std::int32_t block_size;
-  BlockDivision block_division;
+  Division block_division;
 
   std::int32_t* sorted_token_ids;
   std::int64_t sorted_token_ids_length;

@@ -5,6 +5,7 @@
 #include "cuda/align_block_size.hpp"
 #include "cuda/batched_align_block_size.hpp"
 #include "cuda/device.hpp"
+#include "cuda/lora_align_block_size.hpp"
 #include "tessera/export.h"
 
 namespace tessera::cuda {
@@ -48,7 +49,8 @@ Status warmup(DLDevice device) {
                         text_of(error));
   }
   if (Status s = load_align_block_size_kernels(kOp, device.device_id); !s.ok()) return s;
-  return load_batched_align_block_size_kernel(kOp, device.device_id);
+  if (Status s = load_batched_align_block_size_kernel(kOp, device.device_id); !s.ok()) return s;
+  return load_lora_align_block_size_kernels(kOp, device.device_id);
 }
 
 }  // namespace
@@ -64,6 +66,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       .warmup = warmup,
       .align_block_size = align_block_size_implementations(),
       .batched_align_block_size = batched_align_block_size,
+      .lora_align_block_size = lora_align_block_size_implementation(),
   };
   return &backend;
 }

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "cuda/align_block_size_policy.hpp"
-#include "cuda/block_division.hpp"
+#include "cuda/division.hpp"
 
 namespace tessera::cuda {
 
@@ -17,7 +17,7 @@ struct BatchedAlignBlockSizeKernelArgs {
   std::int32_t num_batches;
   std::int32_t max_tokens_per_batch;
   std::int32_t block_size;
-  BlockDivision block_division;
+  Division block_division;
   std::int32_t tail_expert;
   std::int32_t filler;
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/block_division.hpp"
+#include "cuda/division.hpp"
 
 namespace tessera::cuda {
 
@@ -24,16 +24,17 @@ __device__ __forceinline__ void let_successor_start() {
 #endif
 }
 
+/// floor(x / divisor) for x < 2^31.
+__device__ __forceinline__ std::uint32_t divide(std::uint32_t x, Division division) {
+  return division.multiplier != 0 ? __umulhi(x, division.multiplier) >> division.shift
+                                  : x >> division.shift;
+}
+
 /// ceil(count / block_size), for the arguments of any op's kernel.
 template <typename Args>
 __device__ __forceinline__ std::int32_t blocks_of(const Args& args, std::uint32_t count) {
   if (count == 0) return 0;
-  const BlockDivision division = args.block_division;
-  const std::uint32_t x = count - 1;
-  const std::uint32_t quotient = division.multiplier != 0
-                                     ? __umulhi(x, division.multiplier) >> division.shift
-                                     : x >> division.shift;
-  return static_cast<std::int32_t>(quotient + 1);
+  return static_cast<std::int32_t>(divide(count - 1, args.block_division) + 1);
 }
 
 /// Fills out[begin, end) by `num_threads` threads, in words of 16 bytes where they fit.

@@ -1,7 +1,6 @@
 // align_block_size: validates a call once, for every backend, and hands it to an implementation.
 #include "tessera/align_block_size.hpp"
 
-#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -12,47 +11,18 @@
 #include "core/environment.hpp"
 #include "core/errors.hpp"
 #include "core/validation.hpp"
+#include "ops/align_block_size_shape.hpp"
 
 namespace tessera {
 namespace {
 
 using core::AlignBlockSizeImplementation;
 using core::AlignBlockSizeProblem;
-using core::kInt32Max;
 using core::Validator;
 
 constexpr std::string_view kOp = "align_block_size";
 constexpr DLDataType kInt64{kDLInt, 64, 1};
 constexpr DLDataType kFloat64{kDLFloat, 64, 1};
-
-std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-bool fail_capacity(const AlignBlockSizeShape& shape, std::int64_t capacity, Validator* check) {
-  const std::string groups =
-      std::to_string(shape.num_experts) + (shape.filtered_group ? " experts + 1)" : " experts)");
-  return check->fail(StatusCode::kInvalidValue, "capacity", "at most 2147483647 slots",
-                     std::to_string(capacity) + " (" + std::to_string(shape.num_ids) +
-                         " ids + min(ids, " + groups + " * (block_size " +
-                         std::to_string(shape.block_size) + " - 1)" +
-                         (shape.pad_sorted_ids ? ", rounded up to whole blocks)" : ")"));
-}
-
-/// Checks the shape and computes the output sizes, all of them within int32.
-bool output_sizes(const AlignBlockSizeShape& shape, Validator* check, AlignBlockSizeSizes* sizes) {
-  if (!check->in_range("block_size", shape.block_size, 1, kInt32Max) ||
-      !check->in_range("num_experts", shape.num_experts, 1, kAlignBlockSizeMaxExperts) ||
-      !check->in_range("topk_ids.num_elements", shape.num_ids, 0, kInt32Max)) {
-    return false;
-  }
-  const std::int64_t max_groups = std::min(shape.num_ids, core::num_groups(shape));
-  // Below 2^31 + 2^62: no overflow in 64 bits.
-  std::int64_t capacity = shape.num_ids + max_groups * (shape.block_size - 1);
-  const std::int64_t num_blocks = div_up(capacity, shape.block_size);
-  if (shape.pad_sorted_ids) capacity = num_blocks * shape.block_size;
-  sizes->sorted_token_ids = capacity;
-  sizes->expert_ids = num_blocks;
-  return capacity <= kInt32Max || fail_capacity(shape, capacity, check);
-}
 
 std::span<const AlignBlockSizeImplementation> implementations(const Context& context) {
   std::string why_not;
@@ -111,7 +81,7 @@ const AlignBlockSizeImplementation* select(const AlignBlockSizeShape& shape,
 Status prepare(const AlignBlockSizeShape& shape, const Context& context, Validator* validator,
                AlignBlockSizeSizes* sizes, const AlignBlockSizeImplementation** selected) {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
-  if (!output_sizes(shape, validator, sizes)) return validator->status;
+  if (!ops::output_sizes(shape, validator, sizes)) return validator->status;
   *selected = select(shape, context);
   if (*selected == nullptr) {
     return core::nothing_to_run(kOp, context, report_implementations(shape, context));
@@ -199,7 +169,7 @@ Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context&
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
   Validator validator(kOp, context);
   AlignBlockSizeSizes sizes;
-  if (!output_sizes(shape, &validator, &sizes)) return validator.status;
+  if (!ops::output_sizes(shape, &validator, &sizes)) return validator.status;
   *reports = report_implementations(shape, context);
   return {};
 }

@@ -33,19 +33,30 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 def test_every_workload_is_timed_beside_the_main_op_and_the_floor(bench: Any) -> None:
     document = bench("family").measure("cpu", "abc", SHORT)
     assert document["commit"] == "abc"
-    assert {row["op"] for row in document["rows"]} == {"batched_align_block_size"}
+    assert {row["op"] for row in document["rows"]} == {
+        "batched_align_block_size",
+        "lora_align_block_size",
+    }
     for row in document["rows"]:
         assert set(row["us"]) == {"op", "align_block_size", "floor"}
         assert all(us > 0 for us in row["us"].values())
 
 
 def test_the_call_beside_it_gives_the_same_tokens_to_the_same_groups(bench: Any) -> None:
-    for make in bench("family").WORKLOADS:
-        workload = next(iter(make(lambda array: array)))
-        ours, beside = workload.run(), workload.beside()
-        assert ours.num_tokens_post_pad.tolist() == beside.num_tokens_post_pad.tolist()
-        num_blocks = min(len(ours.expert_ids), len(beside.expert_ids))
-        np.testing.assert_array_equal(ours.expert_ids[:num_blocks], beside.expert_ids[:num_blocks])
+    family = bench("family")
+    workload = next(family.batched_workloads(lambda array: array))
+    ours, beside = workload.run(), workload.beside()
+    assert ours.num_tokens_post_pad.tolist() == beside.num_tokens_post_pad.tolist()
+    num_blocks = min(len(ours.expert_ids), len(beside.expert_ids))
+    np.testing.assert_array_equal(ours.expert_ids[:num_blocks], beside.expert_ids[:num_blocks])
+
+    workload = next(family.lora_workloads(lambda array: array))
+    ours, beside = workload.run(), workload.beside()
+    totals = ours.num_tokens_post_pad
+    assert len(totals) > 1
+    rows = [row[:total] for row, total in zip(ours.sorted_token_ids, totals, strict=True)]
+    total = int(beside.num_tokens_post_pad[0])
+    np.testing.assert_array_equal(np.concatenate(rows), beside.sorted_token_ids[:total])
 
 
 def test_wrong_outputs_are_not_timed(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,15 @@ rows = tessera.batched_align_block_size(counts, max_tokens_per_batch=8, block_si
 batches: npt.NDArray[np.int32] = rows.expert_ids
 broken = tessera.batched_contract_violations(counts, rows, max_tokens_per_batch=8, block_size=4)
 
+mapping = np.zeros(4, np.int32)
+adapters = tessera.lora_align_block_size(
+    topk_ids, mapping, block_size=4, num_experts=8, max_loras=2
+)
+totals: npt.NDArray[np.int32] = adapters.num_tokens_post_pad
+broken = tessera.lora_contract_violations(
+    topk_ids, mapping, adapters, block_size=4, num_experts=8, max_loras=2
+)
+
 
 class Other:
     pass

@@ -26,10 +26,10 @@ TEST(BatchedPlan, ThereIsSharedMemoryForTheMostBatchesAndNoneMore) {
   EXPECT_EQ(plan_batched(most, most, kH200).shared_bytes, batched_shared_bytes(most));
 }
 
-TEST(BlockDivision, IsExactBelow2To31) {
+TEST(Division, IsExactBelow2To31) {
   for (const std::int32_t size : {1, 2, 3, 7, 16, 100, 127, 128, 129, 1000, 65535, 65536, 65537,
                                   1073741823, 1073741824, 1073741825, 2147483647}) {
-    const BlockDivision division = division_by(size);
+    const Division division = division_by(size);
     for (const std::int64_t around :
          {std::int64_t{0}, std::int64_t{size}, std::int64_t{5} * size,
           std::int64_t{2147483647} / size * size, std::int64_t{2147483647}}) {

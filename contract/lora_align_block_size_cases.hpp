@@ -1,0 +1,57 @@
+// The table of cases of lora_align_block_size, a generator of random ones, and the inputs of both.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "align_block_size_cases.hpp"
+#include "tessera/lora_align_block_size.hpp"
+
+namespace tessera::contract {
+
+/// Which adapter each token uses.
+enum class AdapterChoice {
+  kUniform,  ///< every adapter, and none, equally likely
+  kRuns,     ///< the same, but the tokens of a request follow each other
+  kOne,      ///< all tokens use the last adapter
+  kNone,     ///< no token uses any
+  kBroken,   ///< like kUniform, half of them values that name no adapter
+};
+
+/// Which adapters are enabled, or in use.
+enum class AdapterSet {
+  kNotGiven,
+  kAll,
+  kEven,
+  kNone,
+  kBroken,  ///< like kEven; an adapter is enabled by any number but 0, or listed twice, between
+            ///< values that name no adapter
+};
+
+struct LoraAlignBlockSizeCase {
+  AlignBlockSizeCase pairs;  ///< its name is that of the case; extra_length is that of every row
+  std::int64_t max_loras = 1;
+  AdapterChoice choice = AdapterChoice::kUniform;
+  AdapterSet enabled = AdapterSet::kNotGiven;
+  AdapterSet in_use = AdapterSet::kNotGiven;
+};
+
+/// The table: written by hand, small enough to read.
+std::span<const LoraAlignBlockSizeCase> lora_align_block_size_cases();
+
+/// A random case, with anything broken, and N at most `max_ids`. A pure function of its arguments.
+LoraAlignBlockSizeCase random_lora_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
+
+struct LoraAlignBlockSizeInputs {
+  AlignBlockSizeInputs pairs;
+  std::vector<std::int32_t> token_lora_mapping;
+  std::optional<std::vector<std::int32_t>> adapter_enabled;
+  std::optional<std::vector<std::int32_t>> lora_ids;
+};
+
+/// Inputs of a case, a pure function of case and seed on every platform.
+LoraAlignBlockSizeInputs make_inputs(const LoraAlignBlockSizeCase& c, std::uint64_t seed);
+
+}  // namespace tessera::contract

@@ -1,0 +1,93 @@
+// lora_align_block_size: align_block_size once for each LoRA adapter, of the pairs of the tokens
+// that use it, in one call. The tiles of an adapter's matrix products then hold one expert each.
+//
+// THE CONTRACT
+//
+// Let N be the number of elements of `topk_ids`, K `top_k`, B `block_size` and E `num_experts`.
+// Element i of the flattened, row-major `topk_ids` is one (token, slot) pair, of token floor(i /
+// K).
+//
+//   active(l)   = (lora_ids is not given, or one of its elements is l) and
+//                 (adapter_enabled is not given, or adapter_enabled[l] != 0)
+//   row(i)      = token_lora_mapping[floor(i / K)]  if that lies in [0, max_loras) and is active,
+//                                                   else none: the pair is left out
+//   capacity    = N + min(N, E) * (B - 1), rounded up to a multiple of B with `pad_sorted_ids`:
+//                 that of align_block_size, as if all pairs were in one row
+//
+//  1. Each output has max_loras rows of equal length, one after the other. Row l holds, and its
+//     element of num_tokens_post_pad is, what align_block_size gives for the pairs with row(i) = l
+//     and for outputs of that length: with `ignore_invalid_experts`, so that groups are formed by
+//     local expert where there is a map. Indices i are those over all pairs, and padding is N.
+//  2. So a row without pairs, as every row of an adapter that is not active, has a padded total of
+//     0; its sorted_token_ids are all N and its expert_ids all `tail_expert`.
+//  3. The order inside a group is ascending: the op is stable and a pure function of its inputs.
+//  4. Any values of any input array are safe: nothing is read or written out of bounds.
+//  5. Bad arguments are refused before anything is written.
+//  6. N = 0 is valid.
+//
+// On a device the call is asynchronous on the context's stream, as align_block_size is.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tessera/context.hpp"
+#include "tessera/export.h"
+#include "tessera/status.hpp"
+#include "tessera/tensor_view.hpp"
+
+namespace tessera {
+
+/// Largest number of rows: far above any server, and far enough below 2^31 for arithmetic on the
+/// elements of all rows in 64 bits.
+inline constexpr std::int64_t kLoraAlignBlockSizeMaxLoras = std::int64_t{1} << 20;
+
+/// What decides the sizes of the outputs.
+struct LoraAlignBlockSizeShape {
+  std::int64_t num_ids = 0;      ///< N = tokens * top_k, 0 <= N <= 2^31 - 1
+  std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
+  std::int64_t num_experts = 0;  ///< E, 1 <= E <= kAlignBlockSizeMaxExperts
+  std::int64_t max_loras = 0;    ///< rows, 1 <= max_loras <= kLoraAlignBlockSizeMaxLoras
+  bool pad_sorted_ids = false;   ///< round the capacity up to a multiple of B
+};
+
+/// Smallest legal sizes. A caller's rows may be longer; each is filled over its length.
+struct LoraAlignBlockSizeSizes {
+  std::int64_t sorted_token_ids = 0;  ///< elements of a row: the capacity
+  std::int64_t expert_ids = 0;        ///< elements of a row: ceil(capacity / B)
+  std::size_t workspace_bytes = 0;    ///< on the context's device
+};
+
+struct LoraAlignBlockSizeArgs {
+  // Inputs. All arrays are contiguous, aligned to their element size, on the context's device.
+  TensorView topk_ids;            ///< [tokens, K]; int8 ... int64 or uint8 ... uint64
+  std::int64_t top_k = 0;         ///< K, pairs of a token, 1 <= K <= 2^31 - 1; divides N
+  TensorView token_lora_mapping;  ///< int32[N / K], the adapter of each token
+  std::int64_t block_size = 0;
+  std::int64_t num_experts = 0;
+  std::int64_t max_loras = 0;
+  TensorView adapter_enabled;  ///< optional int32[>= max_loras]; 0: disabled
+  TensorView lora_ids;         ///< optional int32[any]: the adapters in use, in any order
+  TensorView expert_map;       ///< optional int32[E]: global expert -> local expert, else remote
+  bool pad_sorted_ids = false;
+  std::int32_t tail_expert = -1;  ///< value of a row of expert_ids past its last block
+
+  // Outputs, int32. None may overlap another array of the call.
+  TensorView sorted_token_ids;     ///< max_loras rows of >= capacity
+  TensorView expert_ids;           ///< max_loras rows of >= ceil(capacity / B)
+  TensorView num_tokens_post_pad;  ///< [max_loras]
+};
+
+/// Sizes of outputs and workspace. Reads `context.device`. Fails with kInvalidValue where the shape
+/// is outside its domain or the capacity exceeds int32, and with kUnsupported where it cannot run.
+TESSERA_API Status lora_align_block_size_sizes(const LoraAlignBlockSizeShape& shape,
+                                               const Context& context,
+                                               LoraAlignBlockSizeSizes* sizes);
+
+/// Runs the op. Fails with kInvalidType (data types), kInvalidValue (values, sizes, devices,
+/// contiguity, overlap), kUnsupported (the device cannot run it) or kRuntimeError, before any
+/// write.
+TESSERA_API Status lora_align_block_size(const LoraAlignBlockSizeArgs& args,
+                                         const Context& context);
+
+}  // namespace tessera

@@ -1,0 +1,225 @@
+"""`lora_align_block_size` for NumPy arrays, torch tensors and whatever else speaks DLPack."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera._frameworks import FRAMEWORKS, exportable, on_host, read_only
+from tessera._library import load, refusal
+from tessera.align_block_size import AlignedBlocks, Array
+from tessera.contract import Violation
+
+_OP = "lora_align_block_size"
+
+
+@functools.lru_cache(maxsize=4096)
+def _row_sizes(
+    num_ids: int, block_size: int, num_experts: int, max_loras: int, pad_sorted_ids: bool
+) -> tuple[int, int]:
+    """Lengths of a row of `sorted_token_ids` and of `expert_ids`."""
+    sizes = np.empty(2, np.int64)
+    shape = (num_ids, block_size, num_experts, max_loras, pad_sorted_ids)
+    load().function(f"{_OP}_sizes")(*shape, sizes)
+    row_slots, row_blocks = sizes.tolist()
+    return row_slots, row_blocks
+
+
+@functools.cache
+def _function(name: str) -> Any:
+    return load().function(name)
+
+
+@overload
+def lora_align_block_size(
+    topk_ids: npt.NDArray[Any],
+    token_lora_mapping: npt.NDArray[np.int32],
+    *,
+    block_size: int,
+    num_experts: int,
+    max_loras: int,
+    adapter_enabled: Any = ...,
+    lora_ids: Any = ...,
+    expert_map: Any = ...,
+    pad_sorted_ids: bool = ...,
+    tail_expert: int = ...,
+    out: tuple[npt.NDArray[np.int32], ...] | None = ...,
+) -> AlignedBlocks[npt.NDArray[np.int32]]: ...
+
+
+@overload
+def lora_align_block_size(
+    topk_ids: Array,
+    token_lora_mapping: Array,
+    *,
+    block_size: int,
+    num_experts: int,
+    max_loras: int,
+    adapter_enabled: Any = ...,
+    lora_ids: Any = ...,
+    expert_map: Any = ...,
+    pad_sorted_ids: bool = ...,
+    tail_expert: int = ...,
+    out: tuple[Array, ...] | None = ...,
+) -> AlignedBlocks[Array]: ...
+
+
+def lora_align_block_size(
+    topk_ids: Any,
+    token_lora_mapping: Any,
+    *,
+    block_size: int,
+    num_experts: int,
+    max_loras: int,
+    adapter_enabled: Any = None,
+    lora_ids: Any = None,
+    expert_map: Any = None,
+    pad_sorted_ids: bool = False,
+    tail_expert: int = -1,
+    out: tuple[Any, ...] | None = None,
+) -> Any:
+    """Group the (token, slot) pairs of each LoRA adapter by expert, padded to whole blocks.
+
+    Row l of every output is what `align_block_size` gives for the pairs of the tokens that use
+    adapter l. N is the number of elements of `topk_ids`, and the filler in all rows; the capacity
+    is N + min(N, num_experts) * (block_size - 1). All arrays are contiguous and on one device,
+    where the op runs: on a GPU, on the current stream of torch or CuPy, without waiting for it; a
+    graph may capture it.
+
+    Args:
+        topk_ids: [num_tokens, top_k], any of the eight integer types; expert of each pair. Ids
+            outside [0, num_experts) are dropped.
+        token_lora_mapping: int32[num_tokens], adapter of each token; one outside [0, max_loras)
+            stands for none.
+        block_size: slots in a block, at least 1.
+        num_experts: at least 1.
+        max_loras: number of rows, at least 1.
+        adapter_enabled: int32[max_loras or more]; the row of an adapter with 0 stays empty.
+        lora_ids: int32 of any length, the adapters in use, in any order; the rows of all others
+            stay empty. Values outside [0, max_loras) are ignored.
+        expert_map: int32[num_experts], the local number of each global expert; groups are formed
+            by local expert, and pairs of experts marked by a value outside [0, num_experts) are
+            left out.
+        pad_sorted_ids: round the capacity up to a multiple of `block_size`.
+        tail_expert: int32 value of a row of `expert_ids` past its last block.
+        out: tuple of the three arrays to write to, of any shape with max_loras rows of equal
+            length, which may be longer than needed. No memory is allocated then.
+
+    Returns:
+        `out` if given, else new arrays, parts of one allocation, in the framework of `topk_ids`.
+        sorted_token_ids: [max_loras, capacity], indices into the flattened `topk_ids`.
+        expert_ids: [max_loras, ceil(capacity / block_size)], the expert of each block.
+        num_tokens_post_pad: [max_loras], the padded total of each row.
+
+    Raises:
+        TypeError: an argument has the wrong type. Nothing was written; so for all errors.
+        ValueError: a value, size, device or layout lies outside the op's domain.
+        NotImplementedError: nothing in this build can run the call, or, on a GPU, its shared memory
+            has no room for a counter of every expert.
+        RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+    """
+    optional = {"adapter_enabled": adapter_enabled, "lora_ids": lora_ids, "expert_map": expert_map}
+    try:
+        framework = FRAMEWORKS[type(topk_ids)]
+        pad_sorted_ids = bool(pad_sorted_ids)
+        if out is None:
+            row_slots, row_blocks = _row_sizes(
+                framework.num_elements(topk_ids), block_size, num_experts, max_loras, pad_sorted_ids
+            )
+            num_slots, num_blocks = max_loras * row_slots, max_loras * row_blocks
+            memory = framework.empty_int32(topk_ids, num_slots + num_blocks + max_loras)
+            align = _function(f"{_OP}_joined")
+            outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
+        else:
+            if not isinstance(out, tuple) or len(out) != 3:
+                got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
+                raise TypeError(f"{_OP}: out: expected a tuple of three arrays, got {got}")
+            if refused := read_only(_OP, dict(zip(AlignedBlocks._fields, out, strict=True))):
+                raise refused
+            align = _function(_OP)
+            outputs = out
+        arguments = (
+            exportable(topk_ids),
+            exportable(token_lora_mapping),
+            *(exportable(array) for array in optional.values()),
+            *outputs,
+            block_size,
+            num_experts,
+            max_loras,
+            pad_sorted_ids,
+            tail_expert,
+        )
+        if framework.launch is None:
+            align(*arguments)
+        else:
+            framework.launch(topk_ids, lambda: align(*arguments))
+    except Exception as error:
+        arrays = {"topk_ids": topk_ids, "token_lora_mapping": token_lora_mapping}
+        arrays |= {name: array for name, array in optional.items() if array is not None}
+        if isinstance(out, tuple):
+            arrays |= zip(AlignedBlocks._fields, out, strict=False)
+        integers = {
+            "block_size": block_size,
+            "num_experts": num_experts,
+            "max_loras": max_loras,
+            "tail_expert": tail_expert,
+        }
+        raise refusal(_OP, error, arrays, integers) from None
+    if out is not None:
+        return out
+    sorted_token_ids, expert_ids, num_tokens_post_pad = framework.split(
+        memory, num_slots, num_blocks
+    )
+    parts = [
+        sorted_token_ids.reshape((max_loras, row_slots)),
+        expert_ids.reshape((max_loras, row_blocks)),
+        num_tokens_post_pad,
+    ]
+    if framework.adopt is not None:
+        parts = [framework.adopt(topk_ids, part) for part in parts]
+    return AlignedBlocks(*parts)
+
+
+def lora_contract_violations(
+    topk_ids: Any,
+    token_lora_mapping: Any,
+    result: tuple[Any, ...],
+    *,
+    block_size: int,
+    num_experts: int,
+    max_loras: int,
+    adapter_enabled: Any = None,
+    lora_ids: Any = None,
+    expert_map: Any = None,
+    pad_sorted_ids: bool = False,
+    tail_expert: int = -1,
+) -> list[Violation]:
+    """Judge outputs of `lora_align_block_size`, whoever computed them, against its contract.
+
+    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
+    the host. Time is linear in the outputs and max_loras * num_experts.
+
+    Returns:
+        At most one violation for each of the op's rules; none if the contract holds.
+    """
+    given = {
+        "topk_ids": topk_ids,
+        "token_lora_mapping": token_lora_mapping,
+        "adapter_enabled": adapter_enabled,
+        "lora_ids": lora_ids,
+        "expert_map": expert_map,
+        **dict(zip(AlignedBlocks._fields, result, strict=True)),
+    }
+    arrays = {name: exportable(on_host(array)) for name, array in given.items()}
+    integers = {"block_size": block_size, "num_experts": num_experts, "max_loras": max_loras}
+    try:
+        found = load().read_json(
+            f"{_OP}_check", *arrays.values(), *integers.values(), bool(pad_sorted_ids), tail_expert
+        )
+    except Exception as error:
+        there = {name: array for name, array in arrays.items() if array is not None}
+        raise refusal(_OP, error, there, {**integers, "tail_expert": tail_expert}) from None
+    return [Violation(**fields) for fields in found]

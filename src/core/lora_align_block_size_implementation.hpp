@@ -1,0 +1,33 @@
+// What stands between the op lora_align_block_size and its implementations, one a backend.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/align_block_size_implementation.hpp"
+#include "tessera/lora_align_block_size.hpp"
+
+namespace tessera::core {
+
+/// A validated call: every pointer is good for its length, and nothing overlaps.
+struct LoraAlignBlockSizeProblem {
+  /// All pairs, and where the outputs of adapter 0 lie; those of the next follow at their lengths,
+  /// which are those of a row. The outputs that only align_block_size has are not asked for.
+  AlignBlockSizeProblem first_row;
+  std::int32_t top_k;
+  std::int32_t max_loras;
+  const std::int32_t* token_lora_mapping;
+  const std::int32_t* adapter_enabled;  ///< null: all are
+  bool has_lora_ids;                    ///< else all adapters are in use
+  const std::int32_t* lora_ids;
+  std::int64_t num_lora_ids;
+};
+
+struct LoraAlignBlockSizeImplementation {
+  /// The most experts that it takes. A null function stands for one without such a limit.
+  std::int64_t (*max_experts)(const Context& context);
+  std::size_t (*workspace_bytes)(const LoraAlignBlockSizeShape& shape);
+  Status (*run)(const LoraAlignBlockSizeProblem& problem, const Context& context);
+};
+
+}  // namespace tessera::core

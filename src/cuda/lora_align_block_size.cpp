@@ -1,0 +1,95 @@
+#include "cuda/lora_align_block_size.hpp"
+
+#include <array>
+#include <cstdint>
+#include <string>
+
+#include "core/errors.hpp"
+#include "cuda/align_block_size.hpp"
+#include "cuda/device.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/lora_align_block_size_kernel.hpp"
+#include "cuda/lora_align_block_size_policy.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using core::LoraAlignBlockSizeProblem;
+
+constexpr std::string_view kOp = "lora_align_block_size";
+
+std::int64_t max_experts(const Context& context) {
+  return max_lora_experts(properties_of(context.device.device_id));
+}
+
+std::size_t workspace_bytes(const LoraAlignBlockSizeShape&) { return 0; }
+
+cudaError_t prepare(const void* kernel, IdWidth width, int device_id) {
+  static std::array<PreparedDevices, kNumIdWidths> prepared;
+  return prepare_kernel(kernel, {.dynamic_shared_memory = true}, device_id,
+                        &prepared[static_cast<std::size_t>(width)]);
+}
+
+LoraAlignBlockSizeKernelArgs kernel_args(const LoraPlan& plan,
+                                         const LoraAlignBlockSizeProblem& problem) {
+  LoraAlignBlockSizeKernelArgs args{};
+  args.first_row = {problem_args(problem.first_row)};
+  args.top_k_division = division_by(problem.top_k);
+  args.token_lora_mapping = problem.token_lora_mapping;
+  args.adapter_enabled = problem.adapter_enabled;
+  args.has_lora_ids = problem.has_lora_ids;
+  args.lora_ids = problem.lora_ids;
+  args.num_lora_ids = problem.num_lora_ids;
+  args.ctas_per_row = plan.ctas_per_row;
+  args.counting_warps = plan.counting_warps;
+  args.ids_per_warp = plan.ids_per_warp;
+  return args;
+}
+
+Status run(const LoraAlignBlockSizeProblem& problem, const Context& context) {
+  const core::AlignBlockSizeProblem& row = problem.first_row;
+  const auto failed = [&](std::string_view what, cudaError_t error) {
+    return refuse_launch(kOp, what,
+                         "a launch for " + std::to_string(row.num_ids) + " ids, " +
+                             std::to_string(row.num_experts) + " experts, block_size " +
+                             std::to_string(row.block_size) + ", " +
+                             std::to_string(problem.max_loras) + " adapters",
+                         context, error);
+  };
+  const int device_id = context.device.device_id;
+  const CurrentDevice current(device_id);
+  if (current.error() != cudaSuccess) return failed("device", current.error());
+  const IdWidth width = width_of(row.id_dtype);
+  const void* const kernel = lora_align_block_size_kernel(width);
+  if (const cudaError_t error = prepare(kernel, width, device_id)) return failed("kernel", error);
+
+  const LoraPlan plan =
+      plan_lora({row.num_ids, row.block_size, row.num_experts, problem.max_loras, false},
+                properties_of(device_id));
+  Launch launch{kernel, plan.ctas_per_row * problem.max_loras, plan.num_threads, plan.shared_bytes};
+  if (plan.ctas_per_row > 1) launch.cluster_size = plan.ctas_per_row;
+  LoraAlignBlockSizeKernelArgs args = kernel_args(plan, problem);
+  if (const cudaError_t error = launch_kernel(launch, &args, context)) {
+    return failed("launch", error);
+  }
+  return {};
+}
+
+}  // namespace
+
+core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation() {
+  return {max_experts, workspace_bytes, run};
+}
+
+Status load_lora_align_block_size_kernels(std::string_view op, int device_id) {
+  for (int i = 0; i < kNumIdWidths; ++i) {
+    const auto width = static_cast<IdWidth>(i);
+    if (const cudaError_t error = prepare(lora_align_block_size_kernel(width), width, device_id)) {
+      return core::refuse(StatusCode::kRuntimeError, op, "kernel", "that of lora_align_block_size",
+                          text_of(error));
+    }
+  }
+  return {};
+}
+
+}  // namespace tessera::cuda

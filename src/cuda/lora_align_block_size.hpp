@@ -1,0 +1,17 @@
+// The implementation of lora_align_block_size on CUDA devices.
+#pragma once
+
+#include <string_view>
+
+#include "core/lora_align_block_size_implementation.hpp"
+#include "tessera/status.hpp"
+
+namespace tessera::cuda {
+
+/// One launch, without a workspace.
+core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation();
+
+/// Loads the code of its kernels onto the current device.
+Status load_lora_align_block_size_kernels(std::string_view op, int device_id);
+
+}  // namespace tessera::cuda

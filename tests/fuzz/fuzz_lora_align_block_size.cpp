@@ -1,0 +1,144 @@
+// Fuzzes tessera_lora_align_block_size on guarded memory: whatever the bytes say, the call is
+// refused and writes nothing, or its outputs satisfy the contract. An input is a Header, then what
+// fills the arrays of inputs, over and over.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+
+#include "guarded_buffer.hpp"
+#include "lora_align_block_size_checker.hpp"
+#include "tessera/tessera.h"
+
+namespace {
+
+using tessera::TensorView;
+using tessera::test::GuardedBuffer;
+
+struct Header {
+  std::int64_t block_size;
+  std::int64_t num_experts;
+  std::int64_t max_loras;
+  std::int32_t tail_expert;
+  std::uint16_t num_tokens;
+  std::uint8_t top_k;
+  std::uint8_t num_lora_ids;
+  std::int16_t sorted_extra;  ///< elements beyond the smallest legal size; negative: too short
+  std::int16_t experts_extra;
+  std::uint8_t given;  ///< bits: adapter_enabled, lora_ids, expert_map, pad_sorted_ids
+  std::uint8_t unused[3];
+};
+static_assert(sizeof(Header) == 40, "no padding: inputs are the bytes of the struct");
+
+/// Larger problems are only asked for their sizes: the fuzzer would spend its time on memory.
+constexpr std::int64_t kMaxElements = 1 << 18;
+
+void require(bool condition, const std::string& what) {
+  if (condition) return;
+  std::fprintf(stderr, "%s; last error: %s\n", what.c_str(), tessera_last_error());
+  std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  Header header{};
+  if (size < sizeof(header)) return 0;
+  std::memcpy(&header, data, sizeof(header));
+  std::size_t next = 0;
+  const auto fill = [&](GuardedBuffer<std::int32_t>& buffer) {
+    const std::size_t num_values = (size - sizeof(header)) / sizeof(std::int32_t);
+    for (std::int32_t& value : buffer.span()) {
+      value = 0;
+      if (num_values == 0) continue;
+      std::memcpy(&value, data + sizeof(header) + next++ % num_values * sizeof(value),
+                  sizeof(value));
+    }
+  };
+
+  tessera_lora_align_block_size_args args{};
+  args.struct_size = sizeof(args);
+  args.topk_ids_dtype = TESSERA_INT32;
+  args.top_k = header.top_k;
+  args.num_ids = std::int64_t{header.num_tokens} * header.top_k;
+  args.block_size = header.block_size;
+  args.num_experts = header.num_experts;
+  args.max_loras = header.max_loras;
+  args.pad_sorted_ids = header.given >> 3 & 1;
+  args.tail_expert = header.tail_expert;
+  tessera_lora_align_block_size_sizes sizes{};
+  sizes.struct_size = sizeof(sizes);
+  if (tessera_lora_align_block_size_query(&args, &sizes) != TESSERA_OK) {
+    require(std::string(tessera_last_error()).starts_with("lora_align_block_size: "),
+            "a refusal without its form");
+    require(tessera_lora_align_block_size(&args) != TESSERA_OK,
+            "the call accepts what the query refuses");
+    return 0;
+  }
+  if (std::max(sizes.sorted_token_ids_length, sizes.expert_ids_length) > kMaxElements ||
+      sizes.workspace_bytes > 4 * kMaxElements) {
+    return 0;
+  }
+
+  GuardedBuffer<std::int32_t> topk_ids(args.num_ids);
+  GuardedBuffer<std::int32_t> mapping(header.num_tokens);
+  GuardedBuffer<std::int32_t> enabled(args.max_loras);
+  GuardedBuffer<std::int32_t> lora_ids(header.num_lora_ids);
+  GuardedBuffer<std::int32_t> expert_map(args.num_experts);
+  for (auto* input : {&topk_ids, &mapping, &enabled, &lora_ids, &expert_map}) fill(*input);
+  const auto extended = [](std::int64_t length, std::int16_t extra) {
+    return std::max<std::int64_t>(0, length + extra);
+  };
+  GuardedBuffer<std::int32_t> slots(extended(sizes.sorted_token_ids_length, header.sorted_extra));
+  GuardedBuffer<std::int32_t> blocks(extended(sizes.expert_ids_length, header.experts_extra));
+  GuardedBuffer<std::int32_t> totals(args.max_loras);
+  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+  args.topk_ids = topk_ids.data();
+  args.token_lora_mapping = mapping.data();
+  if ((header.given & 1) != 0) args.adapter_enabled = enabled.data();
+  if ((header.given & 2) != 0) args.lora_ids = lora_ids.data();
+  if ((header.given & 4) != 0) args.expert_map = expert_map.data();
+  args.num_lora_ids = header.num_lora_ids;
+  args.sorted_token_ids = slots.data();
+  args.sorted_token_ids_length = std::ssize(slots.span());
+  args.expert_ids = blocks.data();
+  args.expert_ids_length = std::ssize(blocks.span());
+  args.num_tokens_post_pad = totals.data();
+  args.workspace = workspace.data();
+  args.workspace_bytes = sizes.workspace_bytes;
+  const bool good = args.top_k > 0 &&
+                    args.sorted_token_ids_length >= sizes.sorted_token_ids_length &&
+                    args.expert_ids_length >= sizes.expert_ids_length &&
+                    args.sorted_token_ids_length % args.max_loras == 0 &&
+                    args.expert_ids_length % args.max_loras == 0;
+  require((tessera_lora_align_block_size(&args) == TESSERA_OK) == good,
+          "good arguments refused, or bad ones accepted");
+  for (auto* array :
+       {&topk_ids, &mapping, &enabled, &lora_ids, &expert_map, &slots, &blocks, &totals}) {
+    require(array->intact(), "wrote beside an array");
+  }
+  require(workspace.intact(), "wrote beside the workspace");
+  if (!good) {
+    require(slots.untouched() && blocks.untouched() && totals.untouched(), "a refused call wrote");
+    return 0;
+  }
+  tessera::LoraAlignBlockSizeArgs finished;
+  finished.topk_ids = TensorView::of(topk_ids.span());
+  finished.top_k = args.top_k;
+  finished.token_lora_mapping = TensorView::of(mapping.span());
+  if (args.adapter_enabled != nullptr) finished.adapter_enabled = TensorView::of(enabled.span());
+  if (args.lora_ids != nullptr) finished.lora_ids = TensorView::of(lora_ids.span());
+  if (args.expert_map != nullptr) finished.expert_map = TensorView::of(expert_map.span());
+  finished.block_size = args.block_size;
+  finished.num_experts = args.num_experts;
+  finished.max_loras = args.max_loras;
+  finished.pad_sorted_ids = args.pad_sorted_ids != 0;
+  finished.tail_expert = args.tail_expert;
+  finished.sorted_token_ids = TensorView::of(slots.span());
+  finished.expert_ids = TensorView::of(blocks.span());
+  finished.num_tokens_post_pad = TensorView::of(totals.span());
+  const auto violations = tessera::contract::check_lora_align_block_size(finished);
+  require(violations.empty(), violations.empty() ? "" : violations.front().message);
+  return 0;
+}

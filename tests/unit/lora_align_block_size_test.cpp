@@ -1,0 +1,137 @@
+// lora_align_block_size on the host: the contract holds on every case, and a row is what
+// align_block_size gives.
+#include "tessera/lora_align_block_size.hpp"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "guarded_call.hpp"
+#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
+#include "lora_align_block_size_checker.hpp"
+
+namespace tessera::test {
+namespace {
+
+using contract::AdapterChoice;
+using contract::LoraAlignBlockSizeCase;
+
+void expect_contract_holds(const LoraAlignBlockSizeCase& c, std::uint64_t seed) {
+  SCOPED_TRACE("case " + c.pairs.name + ", seed " + std::to_string(seed));
+  GuardedLoraCall call(c, seed);
+  for (const std::byte poison : {std::byte{0xa5}, std::byte{0xff}}) {
+    call.poison_outputs(poison);
+    const Status status = call.run();
+    ASSERT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(call.damage(), "");
+    for (const contract::Violation& violation : contract::check_lora_align_block_size(call.args)) {
+      ADD_FAILURE() << violation.message;
+    }
+  }
+}
+
+class LoraAlignBlockSizeTable : public testing::TestWithParam<LoraAlignBlockSizeCase> {};
+
+TEST_P(LoraAlignBlockSizeTable, ContractHolds) { expect_contract_holds(GetParam(), 1); }
+
+INSTANTIATE_TEST_SUITE_P(, LoraAlignBlockSizeTable,
+                         testing::ValuesIn(contract::lora_align_block_size_cases().begin(),
+                                           contract::lora_align_block_size_cases().end()),
+                         [](const auto& info) { return info.param.pairs.name; });
+
+TEST(LoraAlignBlockSizeRandom, ContractHolds) {
+  for (std::uint64_t seed = 0; seed < 1500 && !testing::Test::HasFailure(); ++seed) {
+    expect_contract_holds(contract::random_lora_align_block_size_case(seed, 2000), seed);
+  }
+}
+
+TEST(LoraAlignBlockSize, WorkedExample) {
+  LoraAlignBlockSizeCase c;
+  c.pairs = {.name = "", .num_tokens = 4, .num_experts = 3, .top_k = 2, .block_size = 2};
+  c.max_loras = 3;
+  GuardedLoraCall call(c);
+  const std::vector<std::int32_t> topk_ids = {2, 0, 1, 2, 2, 0, 0, 2};
+  const std::vector<std::int32_t> token_lora_mapping = {0, 2, 0, -1};
+  call.args.topk_ids = TensorView::of(std::span(topk_ids));
+  call.args.token_lora_mapping = TensorView::of(std::span(token_lora_mapping));
+  const Status status = call.run();
+  ASSERT_TRUE(status.ok()) << status.message();
+  const LoraOutputs outputs = call.outputs();
+  EXPECT_EQ(outputs.sorted_token_ids,
+            (std::vector<std::int32_t>{1, 5, 0, 4, 8, 8, 8, 8, 8, 8, 8,  // adapter 0
+                                       8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8,
+                                       2, 8, 3, 8, 8, 8, 8, 8, 8, 8, 8}));
+  EXPECT_EQ(outputs.expert_ids, (std::vector<std::int32_t>{0, 2, -1, -1, -1, -1,    // adapter 0
+                                                           -1, -1, -1, -1, -1, -1,  //
+                                                           1, 2, -1, -1, -1, -1}));
+  EXPECT_EQ(outputs.num_tokens_post_pad, (std::vector<std::int32_t>{4, 0, 4}));
+}
+
+// The same pairs through the other op: what the checker takes from it is not taken on trust.
+TEST(LoraAlignBlockSize, ARowOfAllTokensIsWhatAlignBlockSizeGives) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    LoraAlignBlockSizeCase c;
+    c.pairs = contract::random_align_block_size_case(seed, 3000);
+    c.pairs.ignore_invalid_experts = true;
+    c.pairs.map_tail = false;
+    c.pairs.filtered_group = false;
+    c.max_loras = 2;
+    c.choice = AdapterChoice::kOne;
+    SCOPED_TRACE(c.pairs.name);
+    GuardedCall one(c.pairs, seed);
+    GuardedLoraCall rows(c, seed);
+    ASSERT_TRUE(one.run().ok());
+    const Status status = rows.run();
+    ASSERT_TRUE(status.ok()) << status.message();
+    const Outputs expected = one.outputs();
+    const LoraOutputs found = rows.outputs();
+    const auto second_row = [](const std::vector<std::int32_t>& both) {
+      return std::vector<std::int32_t>(both.begin() + both.size() / 2, both.end());
+    };
+    EXPECT_EQ(second_row(found.sorted_token_ids), expected.sorted_token_ids);
+    EXPECT_EQ(second_row(found.expert_ids), expected.expert_ids);
+    EXPECT_EQ(found.num_tokens_post_pad, (std::vector{0, expected.num_tokens_post_pad}));
+  }
+}
+
+TEST(LoraAlignBlockSize, AnEmptyListOfAdaptersIsNotNone) {
+  LoraAlignBlockSizeCase c;
+  c.pairs = {.name = "", .num_tokens = 40, .num_experts = 4, .top_k = 2, .block_size = 4};
+  c.choice = AdapterChoice::kOne;
+  GuardedLoraCall all(c), none(c);
+  none.args.lora_ids = TensorView::of(std::span<std::int32_t>());
+  ASSERT_TRUE(none.args.lora_ids.given());
+  ASSERT_TRUE(all.run().ok());
+  ASSERT_TRUE(none.run().ok());
+  EXPECT_GE(all.outputs().num_tokens_post_pad[0], 80);
+  EXPECT_EQ(none.outputs().num_tokens_post_pad[0], 0);
+}
+
+TEST(LoraAlignBlockSizeSizes, AreThoseOfARow) {
+  const auto sizes_of = [](const LoraAlignBlockSizeShape& shape) {
+    LoraAlignBlockSizeSizes sizes;
+    const Status status = lora_align_block_size_sizes(shape, Context{}, &sizes);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return sizes;
+  };
+  EXPECT_EQ(sizes_of({10, 4, 3, 5, false}).sorted_token_ids, 19);
+  EXPECT_EQ(sizes_of({10, 4, 3, 5, false}).expert_ids, 5);
+  EXPECT_EQ(sizes_of({10, 4, 3, 5, true}).sorted_token_ids, 20);
+  EXPECT_EQ(sizes_of({2, 4, 30, 5, false}).sorted_token_ids, 8);
+  EXPECT_EQ(sizes_of({0, 4, 3, 5, false}).sorted_token_ids, 0);
+  // All rows together may exceed int32; one may not.
+  EXPECT_EQ(sizes_of({2147483647, 1, 1, 1 << 20, false}).sorted_token_ids, 2147483647);
+  LoraAlignBlockSizeSizes sizes{-1, -2, 3};
+  const Status status =
+      lora_align_block_size_sizes({2147483646, 3, 1, 1, false}, Context{}, &sizes);
+  EXPECT_EQ(status.code(), StatusCode::kInvalidValue);
+  EXPECT_EQ(status.message(),
+            "lora_align_block_size: capacity: expected at most 2147483647 slots, got 2147483648 "
+            "(2147483646 ids + min(ids, 1 experts) * (block_size 3 - 1))");
+  EXPECT_EQ(sizes.sorted_token_ids, -1);
+}
+
+}  // namespace
+}  // namespace tessera::test
