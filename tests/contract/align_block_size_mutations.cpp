@@ -231,7 +231,8 @@ const Mutation kMutations[] = {
        const bool has_tail = f.total() / f.args().block_size < length;
        if (!f.args().expert_map.given() || f.args().map_tail || !has_tail) return false;
        const std::int32_t tail = f.args().tail_expert;
-       const std::int32_t local = f.data(f.args().expert_map)[tail < 0 ? 0 : tail];
+       const bool is_expert = tail >= 0 && tail < f.args().num_experts;
+       const std::int32_t local = is_expert ? f.data(f.args().expert_map)[tail] : -1;
        if (local == tail) return false;
        f.expert(length - 1) = local;
        return true;

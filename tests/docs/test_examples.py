@@ -16,6 +16,7 @@ PRINTED = {
     "align_torch.py": "same memory in every call: True",
     "align_torch_compile.py": "1000 tokens: ",
     "expert_parallel.py": "together the same as one process: ",
+    "vllm_swap.py": "in ascending order inside each expert: True",
 }
 
 
@@ -25,8 +26,9 @@ def test_example(example: str, tmp_path: Path) -> None:
     code = (EXAMPLES / example).read_text(encoding="utf-8")
     if "\nimport torch\n" in code and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
+    launcher = ["-m", "tessera.vllm", "--device", "cpu"] if example == "vllm_swap.py" else []
     finished = subprocess.run(
-        [sys.executable, EXAMPLES / example],
+        [sys.executable, *launcher, EXAMPLES / example],
         cwd=tmp_path,
         capture_output=True,
         text=True,
