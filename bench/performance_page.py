@@ -10,6 +10,7 @@ from typing import Any
 from page_cpu import cpu_section
 from page_family import family_section
 from page_h200 import h200_section
+from page_reports import reports_section
 from page_text import RESULTS, read_results
 
 ROOT = RESULTS.parent.parent
@@ -30,7 +31,7 @@ The figures of one table come from one run; compare ratios, not machines.
 
 def page() -> str:
     """The whole page."""
-    parts = [INTRODUCTION, h200_section(), family_section(), cpu_section()]
+    parts = [INTRODUCTION, h200_section(), reports_section(), family_section(), cpu_section()]
     return "\n".join(part for part in parts if part)
 
 

@@ -107,6 +107,7 @@ case $stage in
     "$python" -m tessera bench "${options[@]}"
     "$python" bench/family.py --device cuda --json "$results/family.json" \
       ${COMMIT:+--commit "$COMMIT"}
+    "$python" bench/reports.py --json "$results/reports.json" ${COMMIT:+--commit "$COMMIT"}
     "$python" bench/performance_page.py
     ;;
 esac

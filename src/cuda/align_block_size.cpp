@@ -32,10 +32,22 @@ bool is_extended(const AlignBlockSizeProblem& problem) {
          problem.validation != nullptr;
 }
 
-/// Where CTAs do not wait for each other, one more reports; else one of those that work.
-bool needs_reporter(Strategy strategy, const AlignBlockSizeProblem& problem) {
-  return strategy <= Strategy::kRedundant &&
-         (problem.statistics != nullptr || problem.validation != nullptr);
+/// CTAs that only report: one, or a cluster of which one does; none beside a grid, which fills the
+/// device.
+int num_reporters(const Plan& plan, const AlignBlockSizeProblem& problem) {
+  if (problem.statistics == nullptr && problem.validation == nullptr) return 0;
+  switch (plan.strategy) {
+    case Strategy::kFew:
+    case Strategy::kOneCta:
+    case Strategy::kRedundant:
+      return 1;
+    case Strategy::kCluster:
+      return plan.num_ctas;
+    case Strategy::kGrid:
+    case Strategy::kWide:
+      return 0;
+  }
+  return 0;
 }
 
 const void* find_kernel(const Instance& instance) {
@@ -150,8 +162,8 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
   if (const cudaError_t error = prepare(kernel, instance, device_id)) {
     return launch_failed("kernel", plan, problem, context, error);
   }
-  const int num_ctas = plan.num_ctas + (needs_reporter(plan.strategy, problem) ? 1 : 0);
-  Launch launch{kernel, num_ctas, plan.num_threads, plan.shared_bytes};
+  Launch launch{kernel, plan.num_ctas + num_reporters(plan, problem), plan.num_threads,
+                plan.shared_bytes};
   if (plan.strategy == Strategy::kCluster) launch.cluster_size = plan.num_ctas;
   // All CTAs run at once or none does, whatever else the device is doing: they wait for each other.
   launch.is_cooperative = plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide;

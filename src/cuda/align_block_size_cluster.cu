@@ -10,21 +10,18 @@ namespace tessera::cuda {
 namespace {
 
 constexpr int kNumThreads = 256;
+#if __CUDA_ARCH__ >= 900
 constexpr int kNumWarps = kNumThreads / 32;
 constexpr int kMaxRounds = kClusterMaxIdsPerThread;
 
+/// What one of the CTAs does that place ids.
 template <IdWidth kWidth, typename Args>
-__global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_constant__ Args args) {
-#if __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
-  __shared__ Loads loads;
-  __shared__ bool has_invalid_entry;
+__device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
+                                      std::int32_t* warp_sums) {
   const auto cluster = cooperative_groups::this_cluster();
   const int thread = threadIdx.x;
   const int lane = thread % 32;
   const int warp = thread / 32;
-  const int num_ctas = gridDim.x;
   const int cta = blockIdx.x;
   const int num_groups = num_groups_of(args);
   const int row_length = counters_per_row(num_groups);
@@ -40,11 +37,6 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
   auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
 
   let_successor_start();
-  fetch_args(args);
-  if (has_reporter(args) && thread == 0) {
-    loads = {};
-    has_invalid_entry = false;
-  }
   clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
   clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
   __syncthreads();
@@ -58,9 +50,6 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
     if (round < rounds && i < cta_end) ids[round] = load_id<kWidth>(args, i);
   }
   fetch_map(args, thread, kNumThreads);
-  if (args.validation != nullptr && cta == 0) {
-    check_map(args, &has_invalid_entry, thread, kNumThreads);
-  }
   const int grid_thread = cta * kNumThreads + thread;
   const int grid_threads = num_ctas * kNumThreads;
   fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, grid_thread,
@@ -109,14 +98,8 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
       group_sizes[group] = count;
       if (cta == 0) store_count(args, group, count);
     }
-    if (args.statistics != nullptr && cta == 0) {
-      add_loads(args, &loads, group, count, lane);
-    }
     total_blocks += chunk_blocks;
     __syncthreads();
-  }
-  if (args.statistics != nullptr && cta == 0 && thread == kNumThreads - 1) {
-    write_statistics(args, loads, total_blocks);
   }
   std::uint32_t num_dropped = 0;
   if (cta == 0 && thread < num_ctas) {
@@ -141,15 +124,32 @@ __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_const
        grid_threads);
   if (cta == 0 && warp == 0) {
     num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
-    if (args.validation != nullptr) {
-      report_validation<kWidth>(args, num_dropped, 0, has_invalid_entry, lane);
-    }
     if (lane == 0) {
       *args.num_tokens_post_pad = total_blocks * args.block_size;
       if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
     }
   }
   cluster.barrier_wait(std::move(token));
+}
+#endif
+
+/// Where something is to be reported, there is a second cluster, whose first CTA does that.
+template <IdWidth kWidth, typename Args>
+__global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_constant__ Args args) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ std::int32_t warp_sums[32];
+  const int num_ctas = has_reporter(args) ? gridDim.x / 2 : gridDim.x;
+  const int cta = blockIdx.x;
+  if (has_reporter(args) && cta >= num_ctas) {
+    let_successor_start();
+    if (cta > num_ctas) return;
+    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), threadIdx.x);
+  } else if (places_plainly(args)) {
+    place<kWidth>(AlignBlockSizePlainArgs{args}, num_ctas, shared, warp_sums);
+  } else {
+    place<kWidth>(args, num_ctas, shared, warp_sums);
+  }
 #endif
 }
 

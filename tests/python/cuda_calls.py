@@ -84,9 +84,12 @@ def call_shifted(
 
     block_size, num_experts = options["block_size"], options["num_experts"]
     pad_sorted_ids = options.get("pad_sorted_ids", False)
+    filtered_group = options.get("filtered_group", False)
     sizes = (topk_ids.size, block_size, num_experts, pad_sorted_ids)
     device = torch.cuda.current_device()
-    num_slots, num_blocks, workspace_bytes = output_sizes(*sizes, device, implementation)
+    num_slots, num_blocks, workspace_bytes = output_sizes(
+        *sizes, device, implementation, filtered_group
+    )
     ids, _ = shifted(topk_ids, shift)
     expert_map = options.get("expert_map")
     if expert_map is not None:
@@ -108,8 +111,8 @@ def call_shifted(
         options.get("ignore_invalid_experts", False),
         pad_sorted_ids,
         options.get("tail_expert", -1),
-        False,
-        False,
+        options.get("map_tail", False),
+        filtered_group,
         0,
         implementation,
     )

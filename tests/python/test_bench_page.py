@@ -29,7 +29,14 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "h200").mkdir()
     for name in ("cpu.json", "cpu_python.json", "h200/peers.json"):
         (tmp_path / name).write_text((ROOT / "bench/results" / name).read_text())
-    names = ("page_text", "page_cpu", "page_family", "page_h200", "performance_page")
+    names = (
+        "page_text",
+        "page_cpu",
+        "page_family",
+        "page_h200",
+        "page_reports",
+        "performance_page",
+    )
     modules = {name: importlib.import_module(name) for name in names}
     for name in ("page_text", "performance_page"):
         monkeypatch.setattr(modules[name], "RESULTS", tmp_path)
@@ -218,3 +225,15 @@ def test_picture_is_drawn_with_its_note(page: Any, tmp_path: Path) -> None:
     assert "drawn from nothing" in text
     assert text == (tmp_path / "b.svg").read_text()
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_reports_add_is_held_against_the_targets(page: Any, tmp_path: Path) -> None:
+    result = document(Request("cuda", [], ["graph"]), {})
+    us = {"nothing": 2.0, "expert_counts": 2.02, "statistics": 2.4, "validation": 2.1, "all": 2.5}
+    result["rows"] = [{"shape": "1x64x2/16", "us": us}]
+    write(tmp_path, {"reports.json": result})
+    text = page.page()
+    assert (
+        "| 1x64x2/16 | 2.00 | 1.01 | 1.20 | **missed by 0.15 (14%)** | 1.05 | met | 1.25 |" in text
+    )
+    assert "1x64x2/16, statistics: 1.20, missed by 0.15 (14%). No explanation yet." in text
