@@ -28,8 +28,8 @@ TESSERA_API Status warmup(DLDevice device);
 /// "major.minor.patch" of the library in use.
 TESSERA_API const char* version() noexcept;
 
-/// TESSERA_VALIDATE as it stands, empty where it is unset: what callers in a language with exceptions
-/// do about invalid ids unless a call says otherwise.
+/// TESSERA_VALIDATE as it stands, empty where it is unset: what callers in a language with
+/// exceptions do about invalid ids unless a call says otherwise.
 TESSERA_API const char* validate_default() noexcept;
 
 /// Compiler and build type of the library in use.

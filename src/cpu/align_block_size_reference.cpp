@@ -28,7 +28,8 @@ void write_statistics(const AlignBlockSizeProblem& p, const std::int32_t* count)
     statistic(kMaxLoad) = std::max<double>(statistic(kMaxLoad), count[expert]);
   }
   const std::int32_t total = *p.num_tokens_post_pad;
-  statistic(kUsedBlocks) = total / p.block_size;
+  const std::int32_t num_blocks = total / p.block_size;
+  statistic(kUsedBlocks) = num_blocks;
   statistic(kPaddingSlots) = total - statistic(kAssignedPairs) - count[kFiltered];
   statistic(kMeanLoad) = statistic(kAssignedPairs) / p.num_experts;
 }

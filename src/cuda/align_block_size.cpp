@@ -27,9 +27,10 @@ struct Instance {
   bool is_extended;
 };
 
-bool is_extended(const AlignBlockSizeProblem& problem) {
+bool is_extended(const AlignBlockSizeProblem& problem, Strategy strategy) {
   return problem.filtered_group || problem.map_tail || problem.statistics != nullptr ||
-         problem.validation != nullptr;
+         problem.validation != nullptr ||
+         (strategy == Strategy::kGrid && problem.num_dropped != nullptr);
 }
 
 /// CTAs that only report: one, or a cluster of which one does; none beside a grid, which fills the
@@ -63,8 +64,8 @@ const void* find_kernel(const Instance& instance) {
 /// Readies an instance for a launch, the first time that it is used on the device.
 cudaError_t prepare(const void* kernel, const Instance& instance, int device_id) {
   constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
-  static std::array<PreparedDevices, 2 * kNumStrategies * kNumIdWidths * kSizes> prepared;
-  std::size_t index = static_cast<std::size_t>(instance.strategy);
+  static std::array<PreparedDevices, kSizes * 2 * kNumStrategies * kNumIdWidths> prepared;
+  auto index = static_cast<std::size_t>(instance.strategy);
   index = index * kNumIdWidths + static_cast<std::size_t>(instance.width);
   index = index * kSizes + instance.num_threads / 512;
   const bool uses_dynamic =
@@ -157,7 +158,7 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
     return launch_failed("device", plan, problem, context, current.error());
   }
   const Instance instance{plan.strategy, width_of(problem.id_dtype), plan.num_threads,
-                          is_extended(problem)};
+                          is_extended(problem, plan.strategy)};
   const void* const kernel = find_kernel(instance);
   if (const cudaError_t error = prepare(kernel, instance, device_id)) {
     return launch_failed("kernel", plan, problem, context, error);

@@ -96,7 +96,9 @@ template <typename Args>
 __device__ __forceinline__ std::int32_t shown_expert(const Args& args, std::uint32_t group) {
   const std::uint32_t expert = group - args.first_expert;  // of the filtered pairs: -1
   if (args.expert_map == nullptr || args.drops_remote) return static_cast<std::int32_t>(expert);
-  return mapped_expert(args, expert);
+  if (args.first_expert != 0) return mapped_expert(args, expert);
+  const auto local = static_cast<std::uint32_t>(args.expert_map[expert]);
+  return local < args.num_experts ? static_cast<std::int32_t>(local) : -1;
 }
 
 /// What expert_ids shows past the last block.
@@ -110,7 +112,9 @@ __device__ __forceinline__ std::int32_t shown_tail(const Args& args) {
 template <typename Args>
 __device__ __forceinline__ void store_count(const Args& args, std::uint32_t group,
                                             std::uint32_t count) {
-  if (args.expert_counts != nullptr && static_cast<std::int32_t>(group) >= args.first_expert) {
+  const bool is_expert =
+      args.first_expert == 0 || static_cast<std::int32_t>(group) >= args.first_expert;
+  if (args.expert_counts != nullptr && is_expert) {
     args.expert_counts[group - args.first_expert] = static_cast<std::int32_t>(count);
   }
 }

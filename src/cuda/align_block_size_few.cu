@@ -66,7 +66,6 @@ __device__ __forceinline__ void place_or_report(const Args& args, bool is_report
     }
   }
 
-  const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
   if (is_reporter) {
     if (args.statistics != nullptr) {
       // A group a lane: that of the id that leads it.
@@ -82,6 +81,7 @@ __device__ __forceinline__ void place_or_report(const Args& args, bool is_report
         }
         has_invalid_entry = __any_sync(kAllLanes, has_invalid_entry);
       }
+      const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
       report_validation<kWidth>(args, __popc(dropped), 0, has_invalid_entry, lane);
     }
     return;
@@ -93,6 +93,7 @@ __device__ __forceinline__ void place_or_report(const Args& args, bool is_report
     for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = expert;
     store_count(args, bucket, __popc(peers));
   }
+  const std::uint32_t dropped = __ballot_sync(kAllLanes, bucket == dropped_bucket(args));
   if (lane == 0) {
     *args.num_tokens_post_pad = total_blocks * args.block_size;
     if (args.num_dropped != nullptr) *args.num_dropped = __popc(dropped);

@@ -136,7 +136,9 @@ __global__ void __launch_bounds__(kNumThreads) grid_kernel(const __grid_constant
     totals[group] = total;
     rows[cta * published_length + group] = static_cast<std::uint16_t>(total);
   }
-  const bool counts_dropped = args.num_dropped != nullptr || args.validation != nullptr;
+  constexpr bool kIsExtended = std::is_same_v<Args, AlignBlockSizeExtendedArgs>;
+  const bool counts_dropped =
+      kIsExtended && (args.num_dropped != nullptr || args.validation != nullptr);
   if (warp == kNumWarps - 1 && counts_dropped) {
     const std::uint32_t own_dropped = __reduce_add_sync(
         kAllLanes, lane < num_rows ? counts[lane * row_length + dropped_bucket(args)] : 0u);

@@ -43,6 +43,7 @@ struct AlignBlockSizeKernelArgs {
 
 /// What is fixed in the plain instances.
 struct AlignBlockSizePlainArgs : AlignBlockSizeKernelArgs {
+  // NOLINTBEGIN(readability-identifier-naming): the names of the members below.
   static constexpr std::uint32_t id_bias = 0;
   static constexpr std::uint32_t id_shift = 0;
   static constexpr std::uint32_t id_mask = ~0u;
@@ -52,6 +53,7 @@ struct AlignBlockSizePlainArgs : AlignBlockSizeKernelArgs {
   static constexpr double reciprocal_of_experts = 0;
   static constexpr double* statistics = nullptr;
   static constexpr std::int64_t* validation = nullptr;
+  // NOLINTEND(readability-identifier-naming)
 };
 
 /// The arguments of the extended instances; begins with those of the plain ones.
@@ -88,7 +90,8 @@ const void* align_block_size_cluster_kernel(IdWidth width, int num_threads, bool
 inline constexpr int kClusterMaxCtas = 16;
 inline constexpr int kClusterMaxIdsPerThread = 4;
 
-/// A cooperative grid with one barrier. Workspace: see grid_workspace_bytes.
+/// A cooperative grid with one barrier; the plain instance does not count dropped ids. Workspace:
+/// see grid_workspace_bytes.
 const void* align_block_size_grid_kernel(IdWidth width, int num_threads, bool is_extended);
 constexpr int grid_max_ids_per_thread(int num_threads) { return num_threads == 1024 ? 16 : 8; }
 

@@ -24,7 +24,7 @@ bool fits(std::int64_t num_experts, int counting_warps, const DeviceProperties& 
 
 std::int64_t max_lora_experts(const DeviceProperties& device) {
   std::int64_t fitting = 0;
-  std::int64_t too_many = static_cast<std::int64_t>(device.max_shared_bytes);
+  auto too_many = static_cast<std::int64_t>(device.max_shared_bytes);
   while (too_many - fitting > 1) {
     const std::int64_t middle = (fitting + too_many) / 2;
     (fits(middle, 1, device) ? fitting : too_many) = middle;
@@ -39,7 +39,7 @@ LoraPlan plan_lora(const LoraAlignBlockSizeShape& shape, const DeviceProperties&
   plan.ctas_per_row = 1;
   // Clusters begin with compute capability 9.0. More CTAs than run at once would save no time.
   while (device.compute_capability >= 90 && plan.ctas_per_row < kLoraMaxCtasPerRow &&
-         2 * plan.ctas_per_row * shape.max_loras <= device.num_sms &&
+         shape.max_loras * 2 * plan.ctas_per_row <= device.num_sms &&
          (shape.num_ids > plan.ctas_per_row * kMaxIdsPerCta ||
           num_slots > plan.ctas_per_row * kMaxSlotsPerCta)) {
     plan.ctas_per_row *= 2;

@@ -13,11 +13,11 @@ def device_events(call: Callable[[], object]) -> list[str]:
 
     call()
     torch.cuda.synchronize()
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        call()
-        torch.cuda.synchronize()
-    on_device = torch.autograd.DeviceType.CUDA
-    with warnings.catch_warnings():  # that other cycles' events are gone
+    with warnings.catch_warnings():  # that it keeps the events of one cycle only
         warnings.simplefilter("ignore")
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            call()
+            torch.cuda.synchronize()
         events = profiler.events()
+    on_device = torch.autograd.DeviceType.CUDA
     return [event.name for event in events if event.device_type == on_device]

@@ -21,7 +21,7 @@ MESSAGE = (
 def ids_on_device(bad: bool) -> Any:
     import torch
 
-    ids = host_ids(SHAPE, 1)
+    ids = host_ids(SHAPE, 1).copy()
     if bad:
         ids.reshape(-1)[17] = 999
     return torch.from_numpy(ids).cuda()
