@@ -79,23 +79,35 @@ std::int64_t run(const AlignBlockSizeArgs& args, const OptionalTensor& workspace
   return 0;
 }
 
-std::int64_t align_block_size(const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
-                              const ffi::TensorView& sorted_token_ids,
-                              const ffi::TensorView& expert_ids,
-                              const ffi::TensorView& num_tokens_post_pad,
-                              const OptionalTensor& expert_counts,
-                              const OptionalTensor& num_dropped, const OptionalTensor& statistics,
-                              const OptionalTensor& validation, const OptionalTensor& workspace,
-                              std::int64_t block_size, std::int64_t num_experts,
-                              bool ignore_invalid_experts, bool pad_sorted_ids,
-                              std::int64_t tail_expert, bool map_tail, bool filtered_group,
-                              std::int64_t num_threads, const OptionalString& implementation) {
+std::int64_t align_block_size_with_options(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+    const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
+    const OptionalTensor& num_dropped, const OptionalTensor& statistics,
+    const OptionalTensor& validation, const OptionalTensor& workspace, std::int64_t block_size,
+    std::int64_t num_experts, bool ignore_invalid_experts, bool pad_sorted_ids,
+    std::int64_t tail_expert, bool map_tail, bool filtered_group, std::int64_t num_threads,
+    const OptionalString& implementation) {
   AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
   set_outputs(sorted_token_ids, expert_ids, num_tokens_post_pad, &args);
   set_options(statistics, validation, map_tail, filtered_group, &args);
   return run(args, workspace, num_threads, implementation);
+}
+
+/// The same for the most common calls: four arguments fewer save a tenth of a microsecond.
+std::int64_t align_block_size(
+    const ffi::TensorView& topk_ids, const OptionalTensor& expert_map,
+    const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+    const ffi::TensorView& num_tokens_post_pad, const OptionalTensor& expert_counts,
+    const OptionalTensor& num_dropped, const OptionalTensor& workspace, std::int64_t block_size,
+    std::int64_t num_experts, bool ignore_invalid_experts, bool pad_sorted_ids,
+    std::int64_t tail_expert, std::int64_t num_threads, const OptionalString& implementation) {
+  return align_block_size_with_options(
+      topk_ids, expert_map, sorted_token_ids, expert_ids, num_tokens_post_pad, expert_counts,
+      num_dropped, {}, {}, workspace, block_size, num_experts, ignore_invalid_experts,
+      pad_sorted_ids, tail_expert, false, false, num_threads, implementation);
 }
 
 /// The same with the three outputs in one array, one after the other: to take two arrays fewer
@@ -232,6 +244,7 @@ void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_ex
 }  // namespace
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size, align_block_size)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_with_options, align_block_size_with_options)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_joined, align_block_size_joined)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_joined_with_options,
                               align_block_size_joined_with_options)

@@ -43,6 +43,7 @@ class Library:
         # What calls validate that do not say; the environment is read once.
         default = module.get_function("validate_default")()
         self.validate_default: Any = {"": False, "0": False, "1": True}.get(default, default)
+        self.align_with_options: Any = module.get_function("align_block_size_with_options")
         self.align_joined_with_options: Any = module.get_function(
             "align_block_size_joined_with_options"
         )

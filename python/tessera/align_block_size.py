@@ -201,15 +201,11 @@ def align_block_size(
                     expert_counts,
                     num_dropped,
                     None,
-                    None,
-                    None,
                     block_size,
                     num_experts,
                     ignore_invalid_experts,
                     pad_sorted_ids,
                     tail_expert,
-                    False,
-                    False,
                     num_threads or 0,
                     None,
                 )
@@ -291,24 +287,26 @@ def align_block_size(
             outputs = out
             if cuda_index == HOST:
                 num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])
-            short, long = library.align_short, library.align_long
+            if plain:
+                short, long = library.align_short, library.align_long
+            else:
+                short = long = library.align_with_options
         if validate:
             report = Report(validate, topk_ids, framework, cuda_index, num_experts, filtered_group)
-        is_short_form = plain and out is None
         arguments = (  # in the order of the parameters in the FFI
             topk_ids if framework.exportable is None else framework.exportable(topk_ids),
             None if expert_map is None else exportable(expert_map),
             *outputs,
             expert_counts,
             num_dropped,
-            *(() if is_short_form else (statistics, report and report.array)),
+            *(() if plain else (statistics, report and report.array)),
             workspace,
             block_size,
             num_experts,
             bool(ignore_invalid_experts),
             pad_sorted_ids,
             tail_expert,
-            *(() if is_short_form else (bool(map_tail), filtered_group)),
+            *(() if plain else (bool(map_tail), filtered_group)),
             0 if num_threads is None else num_threads,
             None,
         )

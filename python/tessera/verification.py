@@ -86,7 +86,7 @@ def _run(
     workspace_memory, workspace = _workspace(case, implementation, cuda_index)
     outputs = _outputs(case)
     guarded = [_guarded(output, cuda_index) for output in outputs]
-    load().align_long(
+    load().align_with_options(
         on_device(topk_ids, cuda_index),
         on_device(expert_map, cuda_index),
         *(array for _, array in guarded),

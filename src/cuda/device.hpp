@@ -27,8 +27,7 @@ const DeviceProperties& properties_of(int device_id);
 /// "NVIDIA H200 (sm_90, 132 SMs)"
 std::string describe(int device_id);
 
-/// Fails unless the context's device exists and can run this build's kernels, and the stream
-/// belongs to it.
+/// Fails unless the context's device exists and can run this build's kernels.
 Status check_context(std::string_view op, const Context& context);
 
 /// "cudaErrorNoDevice (no CUDA-capable device is detected)". Clears the error from this library's

@@ -79,7 +79,7 @@ def on_a_device_with(
         return (*output_sizes(*shape[:4])[:2], size)
 
     monkeypatch.setattr(module, "output_sizes", sizes)
-    recorders = [Recorder(load().align_long, 9), Recorder(load().align_joined_long, 7)]
+    recorders = [Recorder(load().align_long, 7), Recorder(load().align_joined_long, 7)]
     monkeypatch.setattr(load(), "align_long", recorders[0])
     monkeypatch.setattr(load(), "align_joined_long", recorders[1])
     return recorders
