@@ -127,12 +127,13 @@ __device__ __forceinline__ void write_validation(const Args& args, const Finding
         has_entry ? std::int64_t{args.expert_map[found.first_entry]} : 0);
 }
 
-/// Position of the first invalid id from `first` on, where there is one, by one warp.
+/// Position of the first invalid id from `first` on, where there is one, by one warp; the last
+/// position where there no longer is, since somebody else has written to the ids meanwhile.
 template <IdWidth kWidth, typename Args>
 __device__ __forceinline__ std::int64_t first_invalid_id(const Args& args, std::int64_t first,
                                                          int lane) {
   constexpr int kBatch = 8;  // loads in flight
-  for (;; first += 32 * kBatch) {
+  for (; first < args.num_ids; first += 32 * kBatch) {
     bool is_invalid[kBatch];
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
@@ -146,6 +147,7 @@ __device__ __forceinline__ std::int64_t first_invalid_id(const Args& args, std::
       if (invalid != 0) return first + 32 * k + __ffs(static_cast<int>(invalid)) - 1;
     }
   }
+  return args.num_ids - 1;
 }
 
 /// Writes `validation`, by one warp. Of all lanes: how many ids are invalid, from which id on the
