@@ -61,17 +61,18 @@ const void* find_kernel(const Instance& instance) {
                                                             instance.is_extended);
 }
 
-/// Readies an instance for a launch, the first time that it is used on the device.
-cudaError_t prepare(const void* kernel, const Instance& instance, int device_id) {
+/// An instance's kernel; without a function where there is none.
+Kernel kernel_of(const Instance& instance) {
   constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
   static std::array<PreparedDevices, kSizes * 2 * kNumStrategies * kNumIdWidths> prepared;
   auto index = static_cast<std::size_t>(instance.strategy);
   index = index * kNumIdWidths + static_cast<std::size_t>(instance.width);
   index = index * kSizes + instance.num_threads / 512;
-  const bool uses_dynamic =
-      instance.strategy != Strategy::kFew && instance.strategy != Strategy::kWide;
-  return prepare_kernel(kernel, {uses_dynamic, instance.strategy == Strategy::kCluster}, device_id,
-                        &prepared[2 * index + (instance.is_extended ? 1 : 0)]);
+  return {.function = find_kernel(instance),
+          .needs_shared_memory =
+              instance.strategy != Strategy::kFew && instance.strategy != Strategy::kWide,
+          .needs_large_clusters = instance.strategy == Strategy::kCluster,
+          .prepared = &prepared[2 * index + (instance.is_extended ? 1 : 0)]};
 }
 
 /// How ids become buckets.
@@ -139,40 +140,23 @@ AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizePro
   return args;
 }
 
-Status launch_failed(std::string_view what, const Plan& plan, const AlignBlockSizeProblem& problem,
-                     const Context& context, cudaError_t error) {
-  return refuse_launch(kOp, what,
-                       std::string("cuda/") + name_of(plan.strategy) + " to start for " +
-                           std::to_string(problem.num_ids) + " ids, " +
-                           std::to_string(problem.num_experts) + " experts, block_size " +
-                           std::to_string(problem.block_size) + " (" + to_string(plan) + ")",
-                       context, error);
-}
-
 }  // namespace
 
 Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Context& context) {
-  const int device_id = context.device.device_id;
-  const CurrentDevice current(device_id);
-  if (current.error() != cudaSuccess) {
-    return launch_failed("device", plan, problem, context, current.error());
-  }
   const Instance instance{plan.strategy, width_of(problem.id_dtype), plan.num_threads,
                           is_extended(problem, plan.strategy)};
-  const void* const kernel = find_kernel(instance);
-  if (const cudaError_t error = prepare(kernel, instance, device_id)) {
-    return launch_failed("kernel", plan, problem, context, error);
-  }
-  Launch launch{kernel, plan.num_ctas + num_reporters(plan, problem), plan.num_threads,
+  Launch launch{kernel_of(instance), plan.num_ctas + num_reporters(plan, problem), plan.num_threads,
                 plan.shared_bytes};
   if (plan.strategy == Strategy::kCluster) launch.cluster_size = plan.num_ctas;
   // All CTAs run at once or none does, whatever else the device is doing: they wait for each other.
   launch.is_cooperative = plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide;
   AlignBlockSizeExtendedArgs args = kernel_args(plan, problem, context);
-  if (const cudaError_t error = launch_kernel(launch, &args, context)) {
-    return launch_failed("launch", plan, problem, context, error);
-  }
-  return {};
+  return launch_kernel(kOp, launch, &args, context, [&] {
+    return std::string("cuda/") + name_of(plan.strategy) + " to start for " +
+           std::to_string(problem.num_ids) + " ids, " + std::to_string(problem.num_experts) +
+           " experts, block_size " + std::to_string(problem.block_size) + " (" + to_string(plan) +
+           ")";
+  });
 }
 
 namespace {
@@ -259,9 +243,9 @@ Status load_align_block_size_kernels(std::string_view op, int device_id) {
         // The extended ones are loaded when a call first asks for what they do.
         const Instance instance{static_cast<Strategy>(strategy), static_cast<IdWidth>(width),
                                 num_threads, false};
-        const void* const kernel = find_kernel(instance);
-        if (kernel == nullptr) continue;
-        if (const cudaError_t error = prepare(kernel, instance, device_id)) {
+        const Kernel kernel = kernel_of(instance);
+        if (kernel.function == nullptr) continue;
+        if (const cudaError_t error = prepare_kernel(kernel, device_id)) {
           return core::refuse(StatusCode::kRuntimeError, op, "kernel",
                               std::string("cuda/") + name_of(instance.strategy) + " to load",
                               text_of(error));

@@ -7,25 +7,27 @@
 
 namespace tessera::cuda {
 
-cudaError_t prepare_kernel(const void* kernel, KernelNeeds needs, int device_id,
-                           PreparedDevices* devices) {
+cudaError_t prepare_kernel(const Kernel& kernel, int device_id) {
   const std::uint64_t device_bit = std::uint64_t{1} << device_id;
-  if ((devices->load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
+  if ((kernel.prepared->load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
   cudaFuncAttributes attributes{};
-  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);  // loads its code
-  if (error == cudaSuccess && needs.dynamic_shared_memory) {
+  cudaError_t error = cudaFuncGetAttributes(&attributes, kernel.function);  // loads its code
+  if (error == cudaSuccess && kernel.needs_shared_memory) {
     error = cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+        kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
         static_cast<int>(properties_of(device_id).max_shared_bytes - attributes.sharedSizeBytes));
   }
-  if (error == cudaSuccess && needs.large_clusters) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  if (error == cudaSuccess && kernel.needs_large_clusters) {
+    error =
+        cudaFuncSetAttribute(kernel.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
-  if (error == cudaSuccess) devices->fetch_or(device_bit, std::memory_order_relaxed);
+  if (error == cudaSuccess) kernel.prepared->fetch_or(device_bit, std::memory_order_relaxed);
   return error;
 }
 
-cudaError_t launch_kernel(const Launch& launch, void* args, const Context& context) {
+namespace {
+
+cudaError_t enqueue(const Launch& launch, void* args, const Context& context) {
   std::array<cudaLaunchAttribute, 3> attributes{};
   unsigned num_attributes = 0;
   if (properties_of(context.device.device_id).compute_capability >= 90) {
@@ -51,17 +53,30 @@ cudaError_t launch_kernel(const Launch& launch, void* args, const Context& conte
   config.attrs = attributes.data();
   config.numAttrs = num_attributes;
   void* arguments[] = {args};
-  return cudaLaunchKernelExC(&config, launch.kernel, arguments);
+  return cudaLaunchKernelExC(&config, launch.kernel.function, arguments);
 }
 
-Status refuse_launch(std::string_view op, std::string_view what, std::string_view expected,
-                     const Context& context, cudaError_t error) {
-  if (error == cudaErrorInvalidResourceHandle) {
+}  // namespace
+
+LaunchOutcome try_launch(const Launch& launch, void* args, const Context& context) {
+  const CurrentDevice current(context.device.device_id);
+  if (current.error() != cudaSuccess) return {"device", current.error()};
+  if (const cudaError_t error = prepare_kernel(launch.kernel, context.device.device_id)) {
+    return {"kernel", error};
+  }
+  if (const cudaError_t error = enqueue(launch, args, context)) return {"launch", error};
+  return {};
+}
+
+Status refuse_launch(std::string_view op, std::string_view expected, const Context& context,
+                     const LaunchOutcome& outcome) {
+  if (outcome.error == cudaErrorInvalidResourceHandle) {
     return core::refuse(StatusCode::kInvalidValue, op, "stream",
                         "a stream of " + core::to_string(context.device),
-                        "one of another device: " + text_of(error));
+                        "one of another device: " + text_of(outcome.error));
   }
-  return core::refuse(StatusCode::kRuntimeError, op, what, expected, text_of(error));
+  return core::refuse(StatusCode::kRuntimeError, op, outcome.step, expected,
+                      text_of(outcome.error));
 }
 
 }  // namespace tessera::cuda

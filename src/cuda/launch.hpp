@@ -17,20 +17,20 @@ namespace tessera::cuda {
 /// The devices on which a kernel is ready to be launched, a bit each.
 using PreparedDevices = std::atomic<std::uint64_t>;
 
-/// What the runtime has to be told of a kernel.
-struct KernelNeeds {
-  bool dynamic_shared_memory = false;  ///< as much of it as the device has
-  bool large_clusters = false;         ///< of more CTAs than every device can run
+/// A kernel, and what the runtime has to be told of it.
+struct Kernel {
+  const void* function;
+  bool needs_shared_memory = false;   ///< dynamic, as much of it as the device has
+  bool needs_large_clusters = false;  ///< of more CTAs than every device can run
+  PreparedDevices* prepared;          ///< lives as long as the process
 };
 
-/// Loads a kernel's code onto the device, which is current, and asks for what it needs, unless
-/// `devices` says that both are done; the runtime keeps such settings a device.
-cudaError_t prepare_kernel(const void* kernel, KernelNeeds needs, int device_id,
-                           PreparedDevices* devices);
+/// Loads a kernel's code onto the device, which is current, and asks for what it needs, unless both
+/// are done; the runtime keeps such settings a device.
+cudaError_t prepare_kernel(const Kernel& kernel, int device_id);
 
-/// A launch of a prepared kernel.
 struct Launch {
-  const void* kernel;
+  Kernel kernel;
   int num_ctas;
   int num_threads;           ///< of a CTA
   std::size_t shared_bytes;  ///< dynamic
@@ -38,14 +38,29 @@ struct Launch {
   bool is_cooperative = false;
 };
 
-/// Launches on the context's device, which is current, and stream. The kernel takes one argument, a
+/// Where a launch failed, and how. `step` is null if it did not.
+struct LaunchOutcome {
+  const char* step = nullptr;
+  cudaError_t error = cudaSuccess;
+};
+
+/// Prepares and launches a kernel on the context's device and stream. It takes one argument, a
 /// struct. From compute capability 9.0 on it may start before its predecessor in the stream ends,
 /// and has to wait for it itself.
-cudaError_t launch_kernel(const Launch& launch, void* args, const Context& context);
+LaunchOutcome try_launch(const Launch& launch, void* args, const Context& context);
 
 /// What to return for a launch that failed: kInvalidValue if the stream belongs to another device,
-/// else kRuntimeError with `what` and `expected`.
-Status refuse_launch(std::string_view op, std::string_view what, std::string_view expected,
-                     const Context& context, cudaError_t error);
+/// else kRuntimeError with the step and what was expected.
+Status refuse_launch(std::string_view op, std::string_view expected, const Context& context,
+                     const LaunchOutcome& outcome);
+
+/// The same from launch to status; `expected()` is text, made only where it is needed.
+template <typename Expected>
+Status launch_kernel(std::string_view op, const Launch& launch, void* args, const Context& context,
+                     const Expected& expected) {
+  const LaunchOutcome outcome = try_launch(launch, args, context);
+  if (outcome.step == nullptr) return {};
+  return refuse_launch(op, expected(), context, outcome);
+}
 
 }  // namespace tessera::cuda

@@ -24,10 +24,11 @@ std::int64_t max_experts(const Context& context) {
 
 std::size_t workspace_bytes(const LoraAlignBlockSizeShape&) { return 0; }
 
-cudaError_t prepare(const void* kernel, IdWidth width, int device_id) {
+Kernel kernel_for(IdWidth width) {
   static std::array<PreparedDevices, kNumIdWidths> prepared;
-  return prepare_kernel(kernel, {.dynamic_shared_memory = true}, device_id,
-                        &prepared[static_cast<std::size_t>(width)]);
+  return {.function = lora_align_block_size_kernel(width),
+          .needs_shared_memory = true,
+          .prepared = &prepared[static_cast<std::size_t>(width)]};
 }
 
 LoraAlignBlockSizeKernelArgs kernel_args(const LoraPlan& plan,
@@ -48,31 +49,18 @@ LoraAlignBlockSizeKernelArgs kernel_args(const LoraPlan& plan,
 
 Status run(const LoraAlignBlockSizeProblem& problem, const Context& context) {
   const core::AlignBlockSizeProblem& row = problem.first_row;
-  const auto failed = [&](std::string_view what, cudaError_t error) {
-    return refuse_launch(kOp, what,
-                         "a launch for " + std::to_string(row.num_ids) + " ids, " +
-                             std::to_string(row.num_experts) + " experts, block_size " +
-                             std::to_string(row.block_size) + ", " +
-                             std::to_string(problem.max_loras) + " adapters",
-                         context, error);
-  };
-  const int device_id = context.device.device_id;
-  const CurrentDevice current(device_id);
-  if (current.error() != cudaSuccess) return failed("device", current.error());
-  const IdWidth width = width_of(row.id_dtype);
-  const void* const kernel = lora_align_block_size_kernel(width);
-  if (const cudaError_t error = prepare(kernel, width, device_id)) return failed("kernel", error);
-
   const LoraPlan plan =
       plan_lora({row.num_ids, row.block_size, row.num_experts, problem.max_loras, false},
-                properties_of(device_id));
-  Launch launch{kernel, plan.ctas_per_row * problem.max_loras, plan.num_threads, plan.shared_bytes};
+                properties_of(context.device.device_id));
+  Launch launch{kernel_for(width_of(row.id_dtype)), plan.ctas_per_row * problem.max_loras,
+                plan.num_threads, plan.shared_bytes};
   if (plan.ctas_per_row > 1) launch.cluster_size = plan.ctas_per_row;
   LoraAlignBlockSizeKernelArgs args = kernel_args(plan, problem);
-  if (const cudaError_t error = launch_kernel(launch, &args, context)) {
-    return failed("launch", error);
-  }
-  return {};
+  return launch_kernel(kOp, launch, &args, context, [&] {
+    return "a launch for " + std::to_string(row.num_ids) + " ids, " +
+           std::to_string(row.num_experts) + " experts, block_size " +
+           std::to_string(row.block_size) + ", " + std::to_string(problem.max_loras) + " adapters";
+  });
 }
 
 }  // namespace
@@ -83,8 +71,8 @@ core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation() {
 
 Status load_lora_align_block_size_kernels(std::string_view op, int device_id) {
   for (int i = 0; i < kNumIdWidths; ++i) {
-    const auto width = static_cast<IdWidth>(i);
-    if (const cudaError_t error = prepare(lora_align_block_size_kernel(width), width, device_id)) {
+    const Kernel kernel = kernel_for(static_cast<IdWidth>(i));
+    if (const cudaError_t error = prepare_kernel(kernel, device_id)) {
       return core::refuse(StatusCode::kRuntimeError, op, "kernel", "that of lora_align_block_size",
                           text_of(error));
     }
