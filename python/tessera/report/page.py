@@ -1,0 +1,68 @@
+"""The report as a page: what the template is filled with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tessera.report.drawing import STYLE
+from tessera.report.figures import model_figures
+from tessera.report.findings import findings
+from tessera.report.plot import Figure
+from tessera.report.tables import PLACEMENTS, advice, advice_runs, imbalance, layer_names
+from tessera.report.words import number, percent, plural, times
+
+_FOLDER = Path(__file__).parent
+
+
+def page(document: Mapping[str, Any]) -> str:
+    """The whole file; all that comes from logs is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "times": times,
+        "plural": plural,
+        "file_name": lambda path: PurePath(path).name,
+        "drawing": _drawing,
+    }
+    models = [_model(document, model) for model in document["models"]]
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    text: str = environment.get_template("page.html.j2").render(
+        document=document,
+        models=models,
+        placements=PLACEMENTS,
+        style=Markup(STYLE.read_text(encoding="utf-8") + style),
+    )
+    return text
+
+
+def _model(document: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    names = layer_names(document, model)
+    rows = advice(model)
+    return {
+        "name": model["name"],
+        "num_experts": model["num_experts"],
+        "top_k": model["top_k"],
+        "layers": list(zip(names, model["layers"], strict=True)),
+        "logs": [document["logs"][i] for i in sorted({one["log"] for one in model["layers"]})],
+        "findings": findings(model, names),
+        "figures": model_figures(document, model),
+        "advice": rows,
+        "advice_starts": [run[0].batch_size for run in advice_runs(rows)],
+        "imbalance": imbalance(model),
+    }
+
+
+def _drawing(figure: Figure) -> Markup:
+    return Markup(figure.drawing.svg(figure.alternative, standalone=False))

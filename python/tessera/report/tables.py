@@ -1,0 +1,124 @@
+"""The rows of the report's tables, over all layers of a model; findings and figures read them too.
+
+A model, a layer and a document are the parts of what `tessera inspect --json` prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+PLACEMENTS = {
+    "contiguous": "contiguous",
+    "balanced": "balanced",
+    "balanced_held_out": "balanced, held out",
+}
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What is advised for one batch size, and why."""
+
+    batch_size: int
+    extrapolated: bool
+    active_experts: float
+    pairs_per_expert: float  # of the active ones
+    block_size: int
+    padding: dict[int, float]  # by block size: share of the slots
+    costs: dict[int, float]  # by block size: the cheapest has 1.0
+
+    def neighbours(self) -> tuple[tuple[int, float] | None, tuple[int, float] | None]:
+        """Block size and cost of the next smaller and the next larger one."""
+        sizes = sorted(self.costs)
+        place = sizes.index(self.block_size)
+        beside = [sizes[i] if 0 <= i < len(sizes) else None for i in (place - 1, place + 1)]
+        smaller, larger = [None if one is None else (one, self.costs[one]) for one in beside]
+        return smaller, larger
+
+
+@dataclass(frozen=True)
+class Imbalance:
+    """Load of the busiest rank over the mean, for one number of ranks and one placement."""
+
+    mean: float  # over the layers
+    best: float
+    worst: float
+
+
+def advice(model: Mapping[str, Any]) -> list[Advice]:
+    """One row for each batch size."""
+    return [_advice(model, place) for place in range(len(model["advice"]))]
+
+
+def _advice(model: Mapping[str, Any], place: int) -> Advice:
+    advised = model["advice"][place]
+    batches = [layer["batches"][place] for layer in model["layers"]]
+    slots, pairs = dict[int, float](), dict[int, float]()
+    for block in (block for batch in batches for block in batch["blocks"]):
+        size = block["block_size"]
+        used = block["num_blocks"] * size
+        slots[size] = slots.get(size, 0.0) + used
+        pairs[size] = pairs.get(size, 0.0) + used * (1 - block["padding_share"])
+    active = sum(batch["active_experts"] for batch in batches)
+    return Advice(
+        batch_size=advised["batch_size"],
+        extrapolated=any(batch["extrapolated"] for batch in batches),
+        active_experts=active / len(batches),
+        pairs_per_expert=pairs[advised["block_size"]] / active,
+        block_size=advised["block_size"],
+        padding={size: 1 - pairs[size] / n for size, n in slots.items()},
+        costs={cost["block_size"]: cost["relative_cost"] for cost in advised["costs"]},
+    )
+
+
+def advice_runs(rows: Sequence[Advice]) -> list[list[Advice]]:
+    """Neighbouring batch sizes with the same block size, together."""
+    runs = list[list[Advice]]()
+    for row in rows:
+        if runs and runs[-1][-1].block_size == row.block_size:
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def imbalance(model: Mapping[str, Any]) -> dict[int, dict[str, Imbalance]]:
+    """By number of ranks and placement, over the layers that have it."""
+    found = dict[int, dict[str, list[float]]]()
+    for row in (row for layer in model["layers"] for row in layer["ranks"]):
+        values = found.setdefault(row["num_ranks"], {name: [] for name in PLACEMENTS})
+        for name in PLACEMENTS:
+            if row[name] is not None:
+                values[name].append(row[name])
+    return {
+        ranks: {
+            name: Imbalance(sum(ratios) / len(ratios), min(ratios), max(ratios))
+            for name, ratios in values.items()
+            if ratios
+        }
+        for ranks, values in found.items()
+    }
+
+
+def layer_names(document: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+    """A name for each layer of the model: its number, its file, or both where it takes both."""
+    layers = model["layers"]
+    files = [PurePath(document["logs"][layer["log"]]["file"]).name for layer in layers]
+    numbers = [layer["layer"] for layer in layers]
+    return [
+        file
+        if number is None
+        else f"layer {number}"
+        if numbers.count(number) == 1
+        else f"layer {number} of {file}"
+        for file, number in zip(files, numbers, strict=True)
+    ]
+
+
+def over_mean(layer: Mapping[str, Any]) -> list[float]:
+    """Every expert's load over the mean load."""
+    counts = layer["expert_counts"]
+    mean = sum(counts) / len(counts)
+    return [count / mean for count in counts]

@@ -1,0 +1,25 @@
+"""Numbers as the report writes them."""
+
+from __future__ import annotations
+
+
+def number(value: float) -> str:
+    """A count: `4,471`; with one digit after the point where it is a mean below 100: `12.5`."""
+    if value == int(value) or value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}"
+
+
+def percent(share: float) -> str:
+    """A share: `87%`; with a digit more near none and all: `99.6%`."""
+    return f"{share:.1%}" if 0 < share < 0.095 or 0.995 > share >= 0.985 else f"{share:.0%}"
+
+
+def times(ratio: float) -> str:
+    """A ratio: `1.31×`, `12.8×`."""
+    return f"{ratio:.2f}×" if ratio < 9.995 else f"{ratio:.1f}×"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: `1 layer`, `12 layers`."""
+    return f"{number(count)} {noun}" + ("" if count == 1 else "s")
