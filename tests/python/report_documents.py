@@ -15,9 +15,9 @@ WEIGHT_ROWS = 40.0
 def layer_of(ids: np.ndarray, num_experts: int, layer: int | None, log: int = 0) -> dict[str, Any]:
     """A layer's part of the document, for `ids` of shape [num_tokens, top_k]."""
     counts = np.bincount(ids.ravel(), minlength=num_experts)
-    mean = counts.mean() or 1.0
+    mean = counts.mean()
     order = np.argsort(-counts, kind="stable")
-    shares = counts[counts > 0] / max(counts.sum(), 1)
+    shares = counts[counts > 0] / counts.sum()
     hot = [
         {
             "expert": int(expert),
@@ -53,8 +53,6 @@ def layer_of(ids: np.ndarray, num_experts: int, layer: int | None, log: int = 0)
 def _gini(counts: np.ndarray) -> float:
     ordered = np.sort(counts)
     places = np.arange(1, len(counts) + 1)
-    if not counts.sum():
-        return 0.0
     return float((2 * places - len(counts) - 1) @ ordered / (len(counts) * counts.sum()))
 
 
@@ -64,12 +62,12 @@ def _batch(ids: np.ndarray, num_experts: int, size: int) -> dict[str, Any]:
         windows = ids[: number * size].reshape(number, -1)
         counts = np.stack([np.bincount(one, minlength=num_experts) for one in windows])
     else:
-        counts = np.bincount(ids.ravel(), minlength=num_experts)[None] * size / max(len(ids), 1)
+        counts = np.bincount(ids.ravel(), minlength=num_experts)[None] * size // len(ids)
     blocks = []
     for block_size in BLOCK_SIZES:
         num_blocks = float(np.ceil(counts / block_size).sum(axis=1).mean())
         pairs = float(counts.sum(axis=1).mean())
-        padding = 1 - pairs / (num_blocks * block_size) if num_blocks else 0.0
+        padding = 1 - pairs / (num_blocks * block_size)
         blocks.append(
             {"block_size": block_size, "num_blocks": num_blocks, "padding_share": padding}
         )
@@ -85,7 +83,7 @@ def _batch(ids: np.ndarray, num_experts: int, size: int) -> dict[str, Any]:
 def _ranks(counts: np.ndarray, number: int) -> dict[str, Any]:
     def worst(parts: list[np.ndarray]) -> float:
         loads = np.array([part.sum() for part in parts])
-        return float(loads.max() / (loads.mean() or 1.0))
+        return float(loads.max() / (loads.mean()))
 
     dealt = [np.sort(counts)[rank::number] for rank in range(number)]
     return {
@@ -103,10 +101,10 @@ def _advice(layers: list[dict[str, Any]], batch: int) -> dict[str, Any]:
         number = sum(one[i]["num_blocks"] for one in blocks)
         costs.append(number * (block_size + WEIGHT_ROWS))
         padding.append(
-            sum(one[i]["num_blocks"] * one[i]["padding_share"] for one in blocks) / (number or 1)
+            sum(one[i]["num_blocks"] * one[i]["padding_share"] for one in blocks) / number
         )
     best = int(np.argmin(costs))
-    cheapest = costs[best] or 1.0
+    cheapest = costs[best]
     return {
         "batch_size": BATCH_SIZES[batch],
         "block_size": BLOCK_SIZES[best],

@@ -17,7 +17,7 @@ _DRAWN_LAYERS = 4  # whose experts have bars: the most uneven ones
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """The figures of one model, by the report's parts; `ranks` is empty where there is one expert."""
+    """The figures of one model, by the report's parts; one expert has no ranks."""
 
     block_size: tuple[Figure, ...]
     load: tuple[Figure, ...]

@@ -29,58 +29,55 @@ def findings(model: Mapping[str, Any], names: Sequence[str]) -> list[Finding]:
 
 
 def _load(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Finding]:
+    dead = [Finding("Dead experts", _dead(layers))]
     if len(layers) <= _FEW:
-        hot = " ".join(_hot(name if len(layers) > 1 else "", layer) for name, layer in layers)
-        dead = " ".join(_dead(name if len(layers) > 1 else "", layer) for name, layer in layers)
-        return [Finding("Hot experts", hot), Finding("Dead experts", dead)]
+        hot = (_hot(f"In {name}, " if len(layers) > 1 else "", layer) for name, layer in layers)
+        return [Finding("Hot experts", " ".join(hot)), *dead]
     name, worst = max(layers, key=lambda one: one[1]["load"]["max_over_mean"])
     with_hot = sum(bool(layer["load"]["hot_experts"]) for _, layer in layers)
-    with_dead = [layer["load"]["dead_experts"] for _, layer in layers]
-    num_dead = sum(map(bool, with_dead))
-    return [
-        Finding(
-            "Hot experts",
-            f"{with_hot} of {plural(len(layers), 'layer')} have an expert with at least twice the "
-            f"mean load. Most uneven is {name}. " + _hot("", worst),
-        ),
-        Finding(
-            "Dead experts",
-            f"{num_dead} of {plural(len(layers), 'layer')} have experts that get no token, "
-            f"{number(sum(map(len, with_dead)))} in all."
-            if num_dead
-            else "In every layer every expert gets tokens.",
-        ),
-    ]
+    text = (
+        f"{number(with_hot)} of {plural(len(layers), 'layer')} have an expert with at least twice "
+        f"the mean load. Most uneven is {name}: "
+    )
+    return [Finding("Hot experts", text + _hot("", worst)), *dead]
 
 
-def _hot(name: str, layer: Mapping[str, Any]) -> str:
-    load, where = layer["load"], f"in {name} " if name else ""
-    hot = load["hot_experts"]
-    if not hot:
-        counts = layer["expert_counts"]
+def _hot(where: str, layer: Mapping[str, Any]) -> str:
+    load, counts = layer["load"], layer["expert_counts"]
+    if not load["hot_experts"]:
         text = (
-            f"{where}no expert takes twice the mean load: the most loaded, expert "
+            f"{where}no expert takes twice the mean load; the most loaded, expert "
             f"{counts.index(max(counts))}, takes {times(load['max_over_mean'])} the mean."
         )
-    else:
-        first, others = hot[0], hot[1:]
-        text = (
-            f"{where}expert {first['expert']} takes {percent(first['share'])} of all pairs of a "
-            f"token and an expert, {times(first['over_mean'])} the mean."
-        )
-        if others:
-            listed = ", ".join(f"{one['expert']} ({times(one['over_mean'])})" for one in others)
-            text += f" Also at least twice the mean: {listed}."
+        return text[0].upper() + text[1:]
+    first, *others = load["hot_experts"]
+    text = (
+        f"{where}expert {first['expert']} takes {percent(first['share'])} of all pairs of a token "
+        f"and an expert, {times(first['over_mean'])} the mean."
+    )
+    if others:
+        listed = ", ".join(f"{one['expert']} ({times(one['over_mean'])})" for one in others)
+        text += f" Also at least twice the mean: {listed}."
     return text[0].upper() + text[1:]
 
 
-def _dead(name: str, layer: Mapping[str, Any]) -> str:
-    dead, where = layer["load"]["dead_experts"], f"In {name} " if name else ""
-    if not dead:
-        return f"{where}{'e' if name else 'E'}very expert gets tokens."
-    listed = ", ".join(map(str, dead[:10])) + (" and more" if len(dead) > 10 else "")
-    count = f"{number(len(dead))} of {plural(len(layer['expert_counts']), 'expert')}"
-    return f"{where}{count} get no token: {listed}."
+def _dead(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    found = [(name, layer["load"]["dead_experts"]) for name, layer in layers]
+    found = [(name, dead) for name, dead in found if dead]
+    if not found:
+        return "Every expert gets tokens" + (" in every layer." if len(layers) > 1 else ".")
+    if len(found) > _FEW:
+        total = number(sum(len(dead) for _, dead in found))
+        return (
+            f"{len(found)} of {plural(len(layers), 'layer')} have experts that get no token, "
+            f"{total} in all."
+        )
+    said = []
+    for name, dead in found:
+        where = f" in {name}" if len(layers) > 1 else ""
+        listed = ", ".join(map(str, dead[:10])) + (" and more" if len(dead) > 10 else "")
+        said.append(f"{plural(len(dead), 'expert')}{where} with no token: {listed}.")
+    return " ".join(said)
 
 
 def _block_size(model: Mapping[str, Any]) -> str:
@@ -90,10 +87,11 @@ def _block_size(model: Mapping[str, Any]) -> str:
         first, last = run[0].batch_size, run[-1].batch_size
         batches = number(first) if first == last else f"{number(first)} to {number(last)}"
         parts.append(f"{run[0].block_size} for {batches}")
+    parts[0] = parts[0].replace("for ", "for batches of ") + " tokens"
     row = runs[0][-1]
     largest = max(row.padding)
     return (
-        f"Use {', '.join(parts)} tokens in a batch. For instance, a batch of "
+        f"Use block size {', '.join(parts)}. For instance, a batch of "
         f"{plural(row.batch_size, 'token')} gives each of its {number(row.active_experts)} active "
         f"experts {number(row.pairs_per_expert)} pairs: with block size {row.block_size}, "
         f"{percent(row.padding[row.block_size])} of the slots are padding; with {largest}, "
@@ -105,17 +103,17 @@ def _ranks(model: Mapping[str, Any]) -> str:
     rows = imbalance(model)
     ranks = _TOLD_RANKS if _TOLD_RANKS in rows else max(rows)
     row = rows[ranks]
-    where = " in the mean over the layers" if len(model["layers"]) > 1 else ""
     text = (
-        f"On {ranks} ranks the busiest has {times(row['contiguous'].mean)} the mean load{where} "
-        f"with contiguous placement, {times(row['balanced'].mean)} with balanced placement"
+        f"On {plural(ranks, 'rank')} the busiest has {times(row['contiguous'].mean)} the mean load "
+        f"with contiguous placement and {times(row['balanced'].mean)} with balanced placement"
     )
     if "balanced_held_out" in row:
         text += (
-            f". Placed by the first half of the tokens and judged on the second, balanced "
-            f"placement has {times(row['balanced_held_out'].mean)}"
+            f" ({times(row['balanced_held_out'].mean)} where it is placed by the first half of the "
+            "tokens and judged on the second)"
         )
-    return text + "."
+    where = ", in the mean over the layers" if len(model["layers"]) > 1 else ""
+    return f"{text}{where}."
 
 
 def _left_out(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Finding]:

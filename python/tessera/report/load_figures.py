@@ -41,7 +41,8 @@ def loads(layer: Mapping[str, Any], layer_name: str, alone: bool) -> tuple[Figur
         Figure(
             f"load{end}",
             f"Load per expert, {layer_name}",
-            "Dashed: the mean. Dotted: twice the mean; experts from there on are hot."
+            "Dashed: the mean."
+            + (" Dotted: twice the mean; experts from there on are hot." if hot else "")
             + (" × marks dead experts, which get no token." if found["dead_experts"] else ""),
             f"Bars of every expert's load. The hottest takes {times(found['max_over_mean'])} the "
             f"mean. Hot experts: {hot or 'none'}. Dead experts: {dead}.",
@@ -83,28 +84,30 @@ def _bars(ratios: Sequence[float], experts: Sequence[int], words: str) -> Drawin
     for kind, commands in bars.items():
         drawing.path(commands, kind)
     plot.across(1.0, "mean")
-    if highest >= _HOT:
+    if max(ratios) >= _HOT:
         plot.across(_HOT, "threshold")
-    _name_hot(plot, [ratios[expert] for expert in experts], experts)
     if by_id:
+        _name_hot(plot, ratios)
         _expert_axis(drawing, plot.left, gap, len(experts), plot.bottom)
     plot.below(words)
     return drawing
 
 
-def _name_hot(plot: Plot, ratios: Sequence[float], experts: Sequence[int]) -> None:
+def _name_hot(plot: Plot, ratios: Sequence[float]) -> None:
     """Write ids over hot bars, hottest first; one that would touch a bar or a name is left out."""
     gap = (plot.right - plot.left) / len(ratios)
     named = list[tuple[float, float, float]]()  # middle, base, half of the width
-    for i in sorted(range(len(ratios)), key=lambda i: -ratios[i]):
-        half = 4.0 * len(str(experts[i]))
-        x, y = plot.left + gap * (i + 0.5), plot.y(ratios[i]) - 3
+    for expert in sorted(range(len(ratios)), key=lambda expert: -ratios[expert]):
+        if ratios[expert] < _HOT:
+            break
+        half = 4.0 * len(str(expert))
+        x, y = plot.left + gap * (expert + 0.5), plot.y(ratios[expert]) - 3
         reach = int(half / gap)
-        beside = ratios[max(0, i - reach) : i + reach + 1]
+        beside = ratios[max(0, expert - reach) : expert + reach + 1]
         free = all(abs(x - a) > half + c + 3 or abs(y - b) > 13 for a, b, c in named)
-        if ratios[i] >= _HOT and ratios[i] == max(beside) and free:
+        if ratios[expert] == max(beside) and free:
             named.append((x, y, half))
-            plot.drawing.text(x, y, str(experts[i]), "middle hot")
+            plot.drawing.text(x, y, str(expert), "middle hot")
 
 
 def _expert_axis(drawing: Drawing, left: float, gap: float, num_experts: int, y: float) -> None:
