@@ -37,9 +37,9 @@ def _load(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Finding]:
     with_hot = sum(bool(layer["load"]["hot_experts"]) for _, layer in layers)
     text = (
         f"{number(with_hot)} of {plural(len(layers), 'layer')} have an expert with at least twice "
-        f"the mean load. Most uneven is {name}: "
+        "the mean load. "
     )
-    return [Finding("Hot experts", text + _hot("", worst)), *dead]
+    return [Finding("Hot experts", text + _hot(f"Most uneven is {name}: ", worst)), *dead]
 
 
 def _hot(where: str, layer: Mapping[str, Any]) -> str:

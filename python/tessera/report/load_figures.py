@@ -43,7 +43,11 @@ def loads(layer: Mapping[str, Any], layer_name: str, alone: bool) -> tuple[Figur
             f"Load per expert, {layer_name}",
             "Dashed: the mean."
             + (" Dotted: twice the mean; experts from there on are hot." if hot else "")
-            + (" × marks dead experts, which get no token." if found["dead_experts"] else ""),
+            + (
+                " Marks under the axis: dead experts, which get no token."
+                if found["dead_experts"]
+                else ""
+            ),
             f"Bars of every expert's load. The hottest takes {times(found['max_over_mean'])} the "
             f"mean. Hot experts: {hot or 'none'}. Dead experts: {dead}.",
             _bars(ratios, range(len(ratios)), "expert"),
@@ -69,19 +73,19 @@ def _bars(ratios: Sequence[float], experts: Sequence[int], words: str) -> Drawin
     gap = (plot.right - plot.left) / len(experts)
     by_id = isinstance(experts, range)
     titled = by_id and len(experts) <= _NARROW_EXPERTS
-    bars = {"bar": "", "bar hot": ""}
+    paths = {"bar": "", "bar hot": "", "dead": ""}
     for i, expert in enumerate(experts):
         x, ratio = plot.left + gap * i, ratios[expert]
         kind = "bar hot" if ratio >= _HOT else "bar"
-        bar_width, height = gap * (0.8 if gap > 3 else 1), plot.bottom - plot.y(ratio)
+        bar, height = gap * (0.8 if gap > 3 else 1), plot.bottom - plot.y(ratio)
         if not ratio:
-            drawing.path(f"M{x + gap / 2 - 2.5:.1f} {plot.bottom - 6}l5 5m0-5l-5 5", "dead")
+            paths["dead"] += f"M{x:.1f} {plot.bottom + 2}h{bar:.1f}v4h-{bar:.1f}z"
         elif titled:
             title = f"expert {expert}: {times(ratio)} the mean"
-            drawing.rect(x, plot.y(ratio), bar_width, height, kind, title)
+            drawing.rect(x, plot.y(ratio), bar, height, kind, title)
         else:
-            bars[kind] += f"M{x:.1f} {plot.bottom}v-{height:.1f}h{bar_width:.1f}v{height:.1f}"
-    for kind, commands in bars.items():
+            paths[kind] += f"M{x:.1f} {plot.bottom}v-{height:.1f}h{bar:.1f}v{height:.1f}"
+    for kind, commands in paths.items():
         drawing.path(commands, kind)
     plot.across(1.0, "mean")
     if max(ratios) >= _HOT:
