@@ -7,14 +7,14 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Install everything that demo and test need, without running them
-	@scripts/setup.sh package cxx test torch jax
+	@scripts/setup.sh package cxx test torch jax browser
 
 demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 	@scripts/setup.sh package
 	@.venv/bin/tessera align --time $(if $(TRACE),"$(TRACE)")
 
-test: ## Run all C++ and Python tests; TORCH=none leaves out PyTorch and JAX (large downloads)
-	@TORCH="$(TORCH)" scripts/test.sh
+test: ## Run all C++ and Python tests; TORCH=none BROWSER=none leave out large downloads
+	@TORCH="$(TORCH)" BROWSER="$(BROWSER)" scripts/test.sh
 
 bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/performance.md
 	@scripts/setup.sh package torch bench

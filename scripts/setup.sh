@@ -5,6 +5,7 @@
 #   test     what the Python tests import
 #   torch    PyTorch, for the tests that hand tensors to Tessera
 #   jax      JAX for the CPU, for the tests that hand its arrays to Tessera
+#   browser  Chromium and what drives it, for the tests that look at reports
 #   bench    what draws the performance page's picture
 #   fuzz     clang
 #   lint     formatters and checkers
@@ -142,6 +143,10 @@ for part in "$@"; do
       python_packages cxx
       ;;
     test | torch | jax | bench) python_packages "$part" ;;
+    browser)
+      command -v chromium >/dev/null || debian_packages chromium
+      python_packages browser
+      ;;
     fuzz) debian_packages clang-14 libclang-rt-14-dev ;;
     lint)
       debian_packages clang-format-14 clang-tidy-14 shellcheck

@@ -1,16 +1,19 @@
 #!/usr/bin/env bash
-# Runs every test and closes with one line over all of them. TORCH=none leaves PyTorch and JAX out.
+# Runs every test and closes with one line over all of them. TORCH=none leaves PyTorch and JAX out,
+# BROWSER=none Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case ${TORCH:-} in
-  '') readonly parts=(package test torch jax) ;;
-  none) readonly parts=(package test) ;;
+  '') parts=(package test torch jax) ;;
+  none) parts=(package test) ;;
   *)
     echo "TORCH: expected 'none' or nothing, got '$TORCH'" >&2
     exit 2
     ;;
 esac
+# Any other value is the user's own, of a variable that desktops know.
+[[ ${BROWSER:-} == none ]] || parts+=(browser)
 scripts/setup.sh "${parts[@]}"
 
 export PATH="$PWD/.venv/bin:$PATH"
