@@ -86,8 +86,19 @@ def test_the_finding_on_block_sizes_tells_each_run_of_batch_sizes(page: ReportPa
         f"a batch of 64 tokens gives each of its {batch['active_experts']:.1f} active experts "
         f"{256 / batch['active_experts']:.1f} pairs: with block size 8, "
         f"{batch['blocks'][0]['padding_share']:.0%} of the slots are padding; with 256, "
-        f"{batch['blocks'][-1]['padding_share']:.0%} would be."
+        f"{batch['blocks'][-1]['padding_share']:.0%}, at "
+        f"{model['advice'][6]['costs'][-1]['relative_cost']:.2f}× the modelled cost."
     ) in text
+
+
+def test_block_sizes_of_the_same_cost_are_told(tmp_path: Path) -> None:
+    document = one_layer()
+    assert "cost the same" not in read(document, tmp_path).definitions["Block size"]
+    costs = document["models"][0]["advice"][6]["costs"]
+    for cost, relative in zip(costs, [1.0, 1.019, 1.03, 1.01, 2.0, 3.0], strict=True):
+        cost["relative_cost"] = relative
+    text = read(document, tmp_path).definitions["Block size"]
+    assert text.endswith(" There 16 and 64 cost the same as 8, within 2%.")
 
 
 def test_the_advice_of_every_batch_size_with_its_neighbours(page: ReportPage) -> None:
@@ -168,7 +179,7 @@ def test_figures_say_what_they_show(page: ReportPage) -> None:
 def test_the_method_and_its_limits(page: ReportPage) -> None:
     document = one_layer()
     assert document["cost_model"]["formula"] in page.text
-    assert "weight_rows = 40.0" in page.text
+    assert "weight_rows = 40: made up for this test." in page.text
     assert document["limits"][0] in page.text
     assert "Tessera 0.1.0" in page.text
 

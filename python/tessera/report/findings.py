@@ -10,6 +10,7 @@ from tessera.report.words import number, percent, plural, times
 
 _FEW = 3  # as many layers are told one by one
 _TOLD_RANKS = 8
+_SAME_COST = 0.02  # closer than the model is to a measurement
 
 
 class Finding(NamedTuple):
@@ -89,14 +90,23 @@ def _block_size(model: Mapping[str, Any]) -> str:
         parts.append(f"{run[0].block_size} for {batches}")
     parts[0] = parts[0].replace("for ", "for batches of ") + " tokens"
     row = runs[0][-1]
-    largest = max(row.padding)
-    return (
+    best, largest = row.block_size, max(row.padding)
+    text = (
         f"Use block size {', '.join(parts)}. For instance, a batch of "
         f"{plural(row.batch_size, 'token')} gives each of its {number(row.active_experts)} active "
-        f"experts {number(row.pairs_per_expert)} pairs: with block size {row.block_size}, "
-        f"{percent(row.padding[row.block_size])} of the slots are padding; with {largest}, "
-        f"{percent(row.padding[largest])} would be."
+        f"experts {number(row.pairs_per_expert)} pairs: with block size {best}, "
+        f"{percent(row.padding[best])} of the slots are padding; with {largest}, "
+        f"{percent(row.padding[largest])}, at {times(row.costs[largest] / row.costs[best])} the "
+        "modelled cost."
     )
+    alike = [
+        str(size)
+        for size, cost in row.costs.items()
+        if size != best and abs(cost / row.costs[best] - 1) <= _SAME_COST
+    ]
+    if alike:
+        text += f" There {' and '.join(alike)} cost the same as {best}, within {_SAME_COST:.0%}."
+    return text
 
 
 def _ranks(model: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from tessera.report.drawing import Drawing
 from tessera.report.words import number
 
 NARROW, WIDE = 400, 860  # of a drawing: what a phone has room for, and a page
-LEFT, RIGHT = 40, 12  # margins of a frame
+LEFT, RIGHT = 46, 12  # margins of a frame
 
 
 @dataclass(frozen=True)
