@@ -99,7 +99,7 @@ def test_it_shows_what_the_document_holds(
         ):
             assert row[0].removeprefix("≈ ") == f"{one['batch_size']:,}"
             assert row[1] == str(one["block_size"])
-        load = rows(page, "Load of each layer: a pair is a token and one of its experts", i)
+        load = rows(page, "Load of each layer", i)
         for row, layer in zip(load, model["layers"], strict=True):
             assert row[2].removesuffix("×") in _rounded(layer["load"]["max_over_mean"])
             shown = re.findall(r"(\d+) ([\d.]+)×", row[5])

@@ -18,14 +18,11 @@ from report_page import ReportPage
 from tessera.report import require, write_html, write_pictures
 
 ADVICE = "Recommended block size for each batch size"
-PADDING = (
-    "Padding as a share of the slots, and cost relative to the cheapest; "
-    "✓ marks the recommended block size"
-)
-LOAD = "Load of each layer: a pair is a token and one of its experts"
+PADDING = "Padding, and cost over the cheapest; ✓ marks the recommended block size"
+LOAD = "Load of each layer"
 PAIRS = "Pairs of every expert and layer"
 RANKS = "Load of the busiest rank over the mean"
-REPEATED = "Runs of equal rows that are left out, the first ten of each layer"
+REPEATED = "Runs of equal rows, the first ten of each layer"
 
 
 def written(document: dict[str, Any], folder: Path) -> str:

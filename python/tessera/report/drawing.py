@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 STYLE = Path(__file__).with_name("figure.css")
+_MARGIN = 12  # around a drawing that is a file of its own
 
 
 class Drawing:
@@ -56,18 +57,21 @@ class Drawing:
 
     def svg(self, alternative: str, standalone: bool) -> str:
         """The whole element; `alternative` says in words what it shows."""
-        head = (
-            f'<svg class="drawing" role="img" viewBox="0 0 {self.width} {self.height}" '
-            f'aria-label="{escape(alternative)}"'
-        )
+        label = f'role="img" aria-label="{escape(alternative)}"'
         body = "".join(self._elements)
         if not standalone:
-            return f"{head}>{body}</svg>"
-        size = f'width="{self.width}" height="{self.height}"'
+            box = f"0 0 {self.width} {self.height}"
+            return f'<svg class="drawing" viewBox="{box}" {label}>{body}</svg>'
         # A page's own background may follow a switch that no picture can see: it brings its own.
-        ground = f'<rect class="ground" width="{self.width}" height="{self.height}"/>'
+        width, height = self.width + 2 * _MARGIN, self.height + 2 * _MARGIN
+        size = f'width="{width}" height="{height}"'
+        box = f"{-_MARGIN} {-_MARGIN} {width} {height}"
+        ground = f'<rect class="ground" x="{-_MARGIN}" y="{-_MARGIN}" {size}/>'
         style = f"<style>{STYLE.read_text(encoding='utf-8')}</style>"
-        return f'{head} {size} xmlns="http://www.w3.org/2000/svg">{style}{ground}{body}</svg>\n'
+        return (
+            f'<svg xmlns="http://www.w3.org/2000/svg" class="drawing" viewBox="{box}" {size} '
+            f"{label}>{style}{ground}{body}</svg>\n"
+        )
 
 
 def _px(value: float) -> str:
