@@ -196,5 +196,11 @@ def two_models() -> dict[str, Any]:
         layer_of(skewed_ids(500, 60, 4, seed=3, skew=0.2), 60, 12, log=1),
     ]
     second = [layer_of(skewed_ids(300, 8, 2, seed=4, skew=0.1), 8, None, log=2)]
-    logs = [log_of("a.jsonl", "m/a", 60), log_of("b.jsonl", "m/a", 60), log_of("c.npy", None, 8)]
-    return document_of([model_of("m/a", first, 4), model_of("c.npy", second, 2)], logs)
+    logs = [
+        log_of("a.jsonl", "m/a", 60),
+        log_of("b.jsonl", "m/a", 60),
+        log_of("logs/WITH_A_LONG_NAME_wwww.npy", None, 8),
+    ]
+    return document_of(
+        [model_of("m/a", first, 4), model_of("WITH_A_LONG_NAME_wwww.npy", second, 2)], logs
+    )

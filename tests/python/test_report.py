@@ -96,6 +96,17 @@ def test_block_sizes_of_the_same_cost_are_told(tmp_path: Path) -> None:
         cost["relative_cost"] = relative
     text = read(document, tmp_path).definitions["Block size"]
     assert text.endswith(" There 16 and 64 cost the same as 8, within 2%.")
+    costs[2]["relative_cost"] = 0.99
+    text = read(document, tmp_path).definitions["Block size"]
+    assert text.endswith(" There 16, 32 and 64 cost the same as 8, within 2%.")
+
+
+def test_the_first_run_may_be_of_one_token(tmp_path: Path) -> None:
+    document = one_layer()
+    document["models"][0]["advice"][0]["block_size"] = 16
+    text = read(document, tmp_path).definitions["Block size"]
+    assert text.startswith("Use block size 16 for batches of 1 token, 8 for 2 to 64, 16 for 128,")
+    assert "a batch of 1 token gives each of its 4 active experts 1 pair:" in text
 
 
 def test_the_advice_of_every_batch_size_with_its_neighbours(page: ReportPage) -> None:
@@ -223,12 +234,12 @@ def test_two_models_and_layers_of_two_logs(tmp_path: Path) -> None:
     assert text.count("Recommended block size for each batch size") == 2
     assert re.findall(r"<h2[^>]*>(.*?)</h2>", text) == [
         "m/a",
-        "c.npy",
+        "WITH_A_LONG_NAME_wwww.npy",
         "Method and limits",
     ]
     assert "In layer 0, expert" in text
     assert "In layer 12, no expert takes twice the mean load; the most loaded" in text
-    assert '<th scope="row">c.npy</th>' in text
+    assert '<th scope="row">WITH_A_LONG_NAME_wwww.npy</th>' in text
     assert len(set(re.findall(r'id="([^"]+)"', text))) == len(re.findall(r'id="([^"]+)"', text))
     # Both layers count, each with its blocks.
     pairs = slots = 0.0
@@ -319,7 +330,7 @@ def test_pictures_are_whole_files_named_by_what_they_show(tmp_path: Path) -> Non
         assert "href" not in text
     names = [path.name for path in write_pictures(two_models(), tmp_path)]
     assert "0_m-a_load_layer_12.svg" in names
-    assert "1_c.npy_load.svg" in names
+    assert "1_with-a-long-name-wwww.npy_load.svg" in names
     assert len(set(names)) == len(names)
 
 

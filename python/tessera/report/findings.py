@@ -83,18 +83,19 @@ def _dead(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 def _block_size(model: Mapping[str, Any]) -> str:
     runs = advice_runs(advice(model))
-    parts = []
+    parts = list[str]()
     for run in runs:
         first, last = run[0].batch_size, run[-1].batch_size
         batches = number(first) if first == last else f"{number(first)} to {number(last)}"
+        if not parts:
+            batches = f"batches of {batches} token" + ("" if last == 1 else "s")
         parts.append(f"{run[0].block_size} for {batches}")
-    parts[0] = parts[0].replace("for ", "for batches of ") + " tokens"
     row = runs[0][-1]
     best, largest = row.block_size, max(row.padding)
     text = (
         f"Use block size {', '.join(parts)}. For instance, a batch of "
         f"{plural(row.batch_size, 'token')} gives each of its {number(row.active_experts)} active "
-        f"experts {number(row.pairs_per_expert)} pairs: with block size {best}, "
+        f"experts {plural(row.pairs_per_expert, 'pair')}: with block size {best}, "
         f"{percent(row.padding[best])} of the slots are padding; with {largest}, "
         f"{percent(row.padding[largest])}, at {times(row.costs[largest] / row.costs[best])} the "
         "modelled cost."
@@ -105,7 +106,8 @@ def _block_size(model: Mapping[str, Any]) -> str:
         if size != best and abs(cost / row.costs[best] - 1) <= _SAME_COST
     ]
     if alike:
-        text += f" There {' and '.join(alike)} cost the same as {best}, within {_SAME_COST:.0%}."
+        listed = " and ".join(filter(None, (", ".join(alike[:-1]), alike[-1])))
+        text += f" There {listed} cost the same as {best}, within {_SAME_COST:.0%}."
     return text
 
 

@@ -123,9 +123,9 @@ def _expert_axis(drawing: Drawing, left: float, gap: float, num_experts: int, y:
 def load_over_layers(model: Mapping[str, Any], names: Sequence[str]) -> Figure:
     """Heat map: a row for each layer, a column for each expert."""
     layers, num_experts = model["layers"], model["num_experts"]
-    width, cell = _width(num_experts), max(10, min(24, 600 // len(layers)))
+    width, cell = _width(num_experts), max(4, min(24, 600 // len(layers)))
     short = [name.removeprefix("layer ")[:16] for name in names]
-    left, top = 14 + 7 * max(map(len, short)), 24
+    left, top = 14 + 8 * max(map(len, short)), 24
     bottom, column = top + cell * len(layers), (width - RIGHT - left) / num_experts
     drawing = Drawing(width, bottom + 90)
     drawing.text(0, 14, "load over the mean load, by layer and expert")
@@ -146,7 +146,7 @@ def load_over_layers(model: Mapping[str, Any], names: Sequence[str]) -> Figure:
     drawing.text((left + width - RIGHT) / 2, bottom + 36, "expert", "middle")
     for heat, words in enumerate(_HEAT_NAMES):
         x = (width - NARROW) / 2 + 8 + 55 * heat
-        drawing.rect(x, bottom + 52, 54, 14, f"heat heat-{heat}")
+        drawing.rect(x, bottom + 52, 54, 14, f"heat-{heat}")
         drawing.text(x + 27, bottom + 82, words, "middle")
     said = [
         f"{name}: at most {times(layer['load']['max_over_mean'])}, "

@@ -55,7 +55,6 @@ def _model(document: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, A
         "num_experts": model["num_experts"],
         "top_k": model["top_k"],
         "layers": list(zip(names, model["layers"], strict=True)),
-        "logs": [document["logs"][i] for i in sorted({one["log"] for one in model["layers"]})],
         "findings": findings(model, names),
         "figures": model_figures(document, model),
         "advice": rows,

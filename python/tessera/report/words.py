@@ -20,6 +20,6 @@ def times(ratio: float) -> str:
     return f"{ratio:.2f}×" if ratio < 9.995 else f"{ratio:.1f}×"
 
 
-def plural(count: int, noun: str) -> str:
+def plural(count: float, noun: str) -> str:
     """A count with its noun: `1 layer`, `12 layers`."""
     return f"{number(count)} {noun}" + ("" if count == 1 else "s")
