@@ -198,7 +198,7 @@ class RoutingLogReader:
             return None
         try:
             route = self._decoder.decode(line)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
         return route.layer, route.topk_ids
 
@@ -239,7 +239,7 @@ def _route_decoder(num_experts: int) -> msgspec.json.Decoder[Any]:
     fields: list[tuple[str, Any]] = [
         ("type", Literal["route"]),
         ("layer", Annotated[int, msgspec.Meta(ge=0, le=_MAX_LAYER)]),
-        ("topk_ids", Annotated[list[expert], msgspec.Meta(min_length=1, max_length=MAX_TOP_K)]),  # type: ignore[valid-type]
+        ("topk_ids", Annotated[list[expert], msgspec.Meta(min_length=1, max_length=MAX_TOP_K)]),
     ]
     return msgspec.json.Decoder(msgspec.defstruct("Route", fields, gc=False))
 

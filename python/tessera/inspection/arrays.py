@@ -27,7 +27,7 @@ class ArrayReader:
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
-        self.model_id = None
+        self.model_id: str | None = None
         self.num_experts: int | None = None
         self.num_lines = 0
         self.num_skipped = 0
@@ -93,9 +93,9 @@ class ArrayReader:
 
     def _header(self, file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         try:
-            version = npy.read_magic(file)  # type: ignore[no-untyped-call]
+            version = npy.read_magic(file)
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
-            shape, fortran_order, dtype = read(file)  # type: ignore[no-untyped-call]
+            shape, fortran_order, dtype = read(file)
         except (KeyError, ValueError) as error:
             raise ValueError(f"{self._path}: {name}: expected a NumPy array ({error})") from None
         if dtype.kind not in "iu":

@@ -1,4 +1,4 @@
-"""The document of an inspection: what `tessera inspect --json` prints, and reports are made from."""
+"""The document of an inspection: what `tessera inspect --json` prints, reports show."""
 
 from __future__ import annotations
 

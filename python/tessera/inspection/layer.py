@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -116,9 +117,9 @@ class LayerSums:
             else None,
             "batches": [
                 self._batch(size)
-                if self._windows.num_windows[size]
-                else _extrapolated(BATCH_SIZES[size], counts * (BATCH_SIZES[size] / self.num_tokens))
-                for size in range(len(BATCH_SIZES))
+                if batch_size <= self.num_tokens
+                else _extrapolated(batch_size, counts * (batch_size / self.num_tokens))
+                for size, batch_size in enumerate(BATCH_SIZES)
             ],
             "ranks": rank_figures(counts, slices[:half].sum(axis=0), slices[half:].sum(axis=0)),
         }
@@ -129,20 +130,25 @@ class LayerSums:
         return _batch_figures(
             BATCH_SIZES[size],
             num_windows,
-            windows.num_ids[size] / num_windows,
-            windows.num_active[size] / num_windows,
-            windows.num_blocks[size] / num_windows,
+            int(windows.num_ids[size]) / num_windows,
+            int(windows.num_active[size]) / num_windows,
+            (windows.num_blocks[size] / num_windows).tolist(),
         )
 
 
 def _extrapolated(batch_size: int, counts: npt.NDArray[np.float64]) -> Batch:
     """Figures of a batch with `counts` ids for each expert, whole numbers or not."""
-    blocks = np.array([np.ceil(counts / block_size).sum() for block_size in BLOCK_SIZES])
-    return _batch_figures(batch_size, 0, counts.sum(), np.count_nonzero(counts), blocks)
+    num_blocks = [float(np.ceil(counts / block_size).sum()) for block_size in BLOCK_SIZES]
+    num_active = int(np.count_nonzero(counts))
+    return _batch_figures(batch_size, 0, float(counts.sum()), num_active, num_blocks)
 
 
 def _batch_figures(
-    batch_size: int, num_batches: int, num_ids: float, num_active: float, num_blocks: Any
+    batch_size: int,
+    num_batches: int,
+    num_ids: float,
+    num_active: float,
+    num_blocks: Sequence[float],
 ) -> Batch:
     return {
         "batch_size": batch_size,
@@ -152,8 +158,8 @@ def _batch_figures(
         "blocks": [
             {
                 "block_size": block_size,
-                "num_blocks": float(count),
-                "padding_share": float(1 - num_ids / (count * block_size)) if count else 0.0,
+                "num_blocks": count,
+                "padding_share": 1 - num_ids / (count * block_size) if count else 0.0,
             }
             for block_size, count in zip(BLOCK_SIZES, num_blocks, strict=True)
         ],

@@ -13,7 +13,7 @@ def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
     sentences = [
         "A batch is taken to be consecutive tokens of a log. An engine mixes requests, and its "
         "batches may meet more experts than that, or fewer.",
-        "Batches larger than a layer's tokens are extrapolated: each expert gets its share of them.",
+        "Batches larger than a layer's tokens are extrapolated: every expert gets its share.",
         "The cost model counts rows and weights. It does not know a kernel's tuned configurations, "
         "what its caches hold, or how blocks fill the last wave of a GPU: measure what matters.",
         "Imbalance over ranks counts ids, for placements without copies of experts; the balanced "
