@@ -28,7 +28,7 @@ MAX_LINE_BYTES = 1 << 20
 
 _MAX_LAYER = 2**31 - 1
 # Ids in the lists that a piece is made of.
-_PIECE_IDS = 1 << 16
+_PIECE_IDS = 1 << 18
 _MAX_SKIPPED_SHOWN = 10
 _BUFFER_BYTES = 1 << 20
 
@@ -153,7 +153,7 @@ class RoutingLogReader:
             RoutingLogError: the log holds no routing, or a line that is not to be skipped is bad.
         """
         top_k: dict[int, int] = {}
-        rows: dict[int, list[list[int]]] = {}
+        flat_ids: dict[int, list[int]] = {}
         num_ids = 0
         for number, line in enumerate(self._lines, start=1):
             self.num_lines = number
@@ -178,11 +178,11 @@ class RoutingLogReader:
             except ValueError as error:
                 self._skip(number, error)
                 continue
-            rows.setdefault(layer, []).append(ids)
+            flat_ids.setdefault(layer, []).extend(ids)
             num_ids += len(ids)
             if num_ids >= _PIECE_IDS:
-                yield from _arrays(rows)
-                rows, num_ids = {}, 0
+                yield from _arrays(flat_ids, top_k)
+                flat_ids, num_ids = {}, 0
         if self.num_lines == 0:
             raise RoutingLogError(f"{self._name}: expected a routing log, got an empty file")
         if not top_k:
@@ -190,7 +190,7 @@ class RoutingLogReader:
                 f"{self._name}:{self.num_lines}: expected a line of type 'route', got the file's "
                 "end" + (f"; skipped {self.skipped[0]}" if self.skipped else "")
             )
-        yield from _arrays(rows)
+        yield from _arrays(flat_ids, top_k)
 
     def _quick_route(self, line: bytes) -> tuple[int, list[int]] | None:
         """A line's layer and ids, or None where there is something to say about it."""
@@ -227,9 +227,11 @@ class RoutingLogReader:
             self.skipped.append(message)
 
 
-def _arrays(rows: dict[int, list[list[int]]]) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
-    for layer, ids in rows.items():
-        yield layer, np.array(ids, np.int32)
+def _arrays(
+    flat_ids: dict[int, list[int]], top_k: dict[int, int]
+) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
+    for layer, ids in flat_ids.items():
+        yield layer, np.array(ids, np.int32).reshape(-1, top_k[layer])
 
 
 @functools.lru_cache(maxsize=16)

@@ -14,8 +14,8 @@ def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
         "A batch is taken to be consecutive tokens of a log. An engine mixes requests, and its "
         "batches may meet more experts than that, or fewer.",
         "Batches larger than a layer's tokens are extrapolated: every expert gets its share.",
-        "The cost model counts rows and weights. It does not know a kernel's tuned configurations, "
-        "what its caches hold, or how blocks fill the last wave of a GPU: measure what matters.",
+        "The cost model was fitted on one GPU, an H200, and one kernel; others may prefer other "
+        "block sizes, 8 among them, which is not advised here: measure what matters.",
         "Imbalance over ranks counts ids, for placements without copies of experts; the balanced "
         "one is the best case of a log that is known in advance.",
         f"Runs of {SHORTEST_RUN} or more equal rows are counted as traffic, as asked for."

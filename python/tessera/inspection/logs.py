@@ -69,20 +69,24 @@ class _Source:
                 width = self.told_experts or _FIRST_WIDTH
                 sums = self.layers[layer] = LayerSums(self._index, layer, width, keep_repeated)
                 self.top_k[layer] = topk_ids.shape[1]
+                self._check_width(room)
             if self.told_experts is None and largest >= sums.width:
                 if largest >= MAX_EXPERTS:
                     raise ValueError(
                         f"{self.path}: topk_ids: expected ids below {MAX_EXPERTS}, got {largest}"
                     )
                 sums.widen(1 << largest.bit_length())
-            if self.total_width() > room:
-                raise ValueError(
-                    f"{self.path}: layers: expected at most {_MAX_TOTAL_WIDTH} experts in all "
-                    "layers of all logs together, got more"
-                )
+                self._check_width(room)
             sums.add(topk_ids)
         for sums in self.layers.values():
             sums.close()
+
+    def _check_width(self, room: int) -> None:
+        if self.total_width() > room:
+            raise ValueError(
+                f"{self.path}: layers: expected at most {_MAX_TOTAL_WIDTH} experts in all layers "
+                "of all logs together, got more"
+            )
 
     @property
     def told_experts(self) -> int | None:
