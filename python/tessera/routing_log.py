@@ -299,7 +299,7 @@ def _checked_route(record: dict[str, Any], num_experts: int) -> tuple[int, list[
             raise ValueError(f"{key}: missing")
     layer, ids = record["layer"], record["topk_ids"]
     if not _is_integer(layer) or not 0 <= layer <= _MAX_LAYER:
-        raise ValueError(f"layer: expected an integer of at least 0, got {_shown(layer)}")
+        raise ValueError(f"layer: expected an integer in [0, {_MAX_LAYER}], got {_shown(layer)}")
     if not isinstance(ids, list) or not ids:
         raise ValueError(f"topk_ids: expected a list of integers, got {_shown(ids)}")
     if len(ids) > MAX_TOP_K:

@@ -37,12 +37,12 @@ def print_summary(document: Document) -> None:
         console.print(_closing_words(model))
         console.print()
     cost_model = document["cost_model"]
-    figures = ", ".join(f"{name} = {value:g}" for name, value in cost_model["parameters"].items())
     console.print("How far to trust the advice", style="bold")
-    console.print(
-        f"It is the block size with the least {cost_model['formula']}, {figures}: "
-        f"{cost_model['source']}."
-    )
+    console.print("It is the block size B with the least cost, in rows of a block:")
+    console.print(f"  {cost_model['formula']}")
+    for name, value in cost_model["parameters"].items():
+        console.print(f"  {name} = {value:g}")
+    console.print(f"The model is {cost_model['source']}.")
     for sentence in document["limits"]:
         console.print(f"- {sentence}")
 

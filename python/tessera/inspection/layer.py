@@ -92,7 +92,9 @@ class LayerSums:
             ValueError: nothing was counted.
         """
         if self.num_tokens == 0:
-            raise ValueError("expected traffic, got nothing but repeated rows: keep them to see it")
+            raise ValueError(
+                "expected traffic, got nothing but repeated rows: --keep-repeated counts them"
+            )
         slices = self._slice_counts[:, :num_experts]
         counts = slices.sum(axis=0)
         if not counts.any():

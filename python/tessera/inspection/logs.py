@@ -182,7 +182,9 @@ def _log(source: _Source, sources: Sequence[_Source], is_given: bool) -> Log:
             if other.told_experts is None and other.model == source.model
         )
         if num_experts == 0:
-            raise ValueError(f"{source.path}: no id to take the number of experts from")
+            raise ValueError(
+                f"{source.path}: no id to take the number of experts from: give --experts"
+            )
     return {
         "file": str(source.path),
         "model_id": reader.model_id,
