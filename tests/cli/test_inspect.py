@@ -44,7 +44,8 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 
 
 def test_summary(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    lines = shown(capsys, log).splitlines()
+    out = shown(capsys, log)
+    lines = out.splitlines()
     assert lines[0] == "a [b] model: 4 experts, top 2, 2 layers"
     assert max(map(len, lines)) <= 80
     head = next(index for index, line in enumerate(lines) if line.startswith("layer tokens"))
@@ -57,7 +58,7 @@ def test_summary(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert " ".join(row.split()) == "2 3.5 85.7 *92.9 96.4 98.2 99.1 99.6 16 3.5"
     assert any(line.split()[:3] == ["~65,536", "3.5", "0.0"] for line in lines)
     assert any(line.split() == ["2", "1.25", "1.00", "1.00"] for line in lines)
-    words = " ".join(lines)
+    words = " ".join(out.split())
     assert "Expert 1 of layer 0 is the hottest: it takes 50.0 % of the ids, 2.0 times" in words
     assert "num_blocks(B) * max(B, least_block_rows)" in words
 

@@ -13,8 +13,17 @@ import pytest
 
 import tessera
 from tessera.inspection import Document, inspect_logs
+from tessera.inspection.advice import COST_MODEL
 from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS
-from tessera.routing_log import read_routing_log
+from tessera.inspection.logs import MAX_TOTAL_EXPERTS
+from tessera.inspection.repeated import SHORTEST_RUN
+from tessera.routing_log import (
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    MAX_LINE_BYTES,
+    MAX_TOP_K,
+    read_routing_log,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
@@ -263,3 +272,18 @@ def test_every_size_is_in_the_document(tmp_path: Path) -> None:
     for one in model["advice"]:
         assert [cost["block_size"] for cost in one["costs"]] == list(BLOCK_SIZES)
     assert json.loads(json.dumps(found)) == found
+
+
+def test_the_page_has_the_figures_of_the_program() -> None:
+    page = (ROOT / "docs/inspect.md").read_text(encoding="utf-8")
+    assert COST_MODEL["formula"] in page
+    for name, value in COST_MODEL["parameters"].items():
+        assert f"\n{name} = {value:g}\n" in page
+    for name, limit in (
+        ("experts", f"{MAX_EXPERTS:,}, and {MAX_TOTAL_EXPERTS:,} over all layers of all logs"),
+        ("layers in a log", f"{MAX_LAYERS:,}"),
+        ("ids a token", f"{MAX_TOP_K:,}"),
+        ("bytes in a line", f"{MAX_LINE_BYTES:,}"),
+    ):
+        assert f"| {name} | {limit} |" in page
+    assert f"Runs of {SHORTEST_RUN} or more equal consecutive rows" in page

@@ -203,7 +203,7 @@ def test_pieces_join_to_the_whole_log() -> None:
 
 
 def test_long_lines_are_not_held() -> None:
-    class OneLine(io.RawIOBase):
+    class OneLine(io.BytesIO):
         """A line of 64 MiB; nobody may ask for much of it at once."""
 
         left = 64 << 20

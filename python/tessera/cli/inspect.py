@@ -25,8 +25,8 @@ def _experts(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Logs are streamed: the memory taken does not depend on their length, and stays below "
-        f"700 MB for whatever is accepted: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
+        "Logs are streamed: the memory taken does not depend on their length, and stays below 1 GB "
+        f"for all that is accepted: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
         f"{MAX_TOP_K:,} ids a token, {MAX_LINE_BYTES:,} bytes a line. "
         "Exit codes: 0, all is well; 2, bad usage or input."
     )

@@ -23,7 +23,7 @@ from tessera.routing_log import (
 )
 
 # Experts of all layers together; each takes some 220 bytes.
-_MAX_TOTAL_WIDTH = 1 << 20
+MAX_TOTAL_EXPERTS = 1 << 20
 # Room for experts in the layers of a log that does not tell their number, to begin with.
 _FIRST_WIDTH = 64
 
@@ -84,7 +84,7 @@ class _Source:
     def _check_width(self, room: int) -> None:
         if self.total_width() > room:
             raise ValueError(
-                f"{self.path}: layers: expected at most {_MAX_TOTAL_WIDTH} experts in all layers "
+                f"{self.path}: layers: expected at most {MAX_TOTAL_EXPERTS} experts in all layers "
                 "of all logs together, got more"
             )
 
@@ -122,7 +122,7 @@ def inspect_logs(
         ValueError: a log cannot be read, or holds too little or too much.
     """
     sources: list[_Source] = []
-    room = _MAX_TOTAL_WIDTH
+    room = MAX_TOTAL_EXPERTS
     for index, path in enumerate(paths):
         if path.suffix not in (".npy", ".npz", ".jsonl"):
             raise ValueError(f"{path}: expected a .npy, .npz or .jsonl file")
