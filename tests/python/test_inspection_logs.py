@@ -145,6 +145,18 @@ def test_layers_of_one_model_have_the_same_experts(tmp_path: Path) -> None:
     assert [model["num_experts"] for model in given["models"]] == [80, 80]
 
 
+def test_files_of_one_name_without_a_model_are_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "x" / "ids.npy", tmp_path / "y" / "ids.npy"]
+    for path, largest in zip(paths, (3, 9), strict=True):
+        path.parent.mkdir()
+        np.save(path, np.array([[0, largest]]))
+    models = inspect_logs(paths)["models"]
+    assert [(one["name"], one["num_experts"]) for one in models] == [
+        ("ids.npy", 4),
+        ("ids.npy", 10),
+    ]
+
+
 def test_layers_of_other_top_k_are_other_models(tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", {"model_id": "m"}, {0: [[1, 2]], 1: [[3]]})
     assert [model["top_k"] for model in inspect_logs([log])["models"]] == [2, 1]
@@ -232,9 +244,9 @@ def test_logs_that_are_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "ids.csv").endswith("expected a .npy, .npz or .jsonl file")
     assert refused(tmp_path / "none.jsonl").endswith("none.jsonl: No such file or directory")
     assert refused(tmp_path / "none.npz").endswith("none.npz: No such file or directory")
-    rows = {layer: [[0]] for layer in range(17)}
+    rows = {layer: [[0]] for layer in range(9)}
     wide = write_log(tmp_path / "wide.jsonl", {"num_experts": 65536}, rows)
-    assert refused(wide).endswith(
+    assert refused(wide, wide).endswith(
         "layers: expected at most 1048576 experts in all layers of all logs together, got more"
     )
 

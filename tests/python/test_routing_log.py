@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -200,6 +202,24 @@ def test_pieces_join_to_the_whole_log() -> None:
     assert len(pieces) > 1
     assert {layer for layer, _ in pieces} == {7}
     np.testing.assert_array_equal(np.concatenate([ids for _, ids in pieces]), rows)
+
+
+def peak_bytes_of_reading(num_lines: int) -> int:
+    (line,) = lines(route([7] * 512))
+    content = itertools.chain(lines(META), itertools.repeat(line, num_lines))
+    tracemalloc.start()
+    try:
+        num_rows = sum(len(ids) for _, ids in RoutingLogReader(content, "log").pieces())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_rows == num_lines
+    return peak
+
+
+def test_memory_does_not_depend_on_the_length() -> None:
+    short = peak_bytes_of_reading(1_000)
+    assert peak_bytes_of_reading(8_000) < 1.2 * short
 
 
 def test_long_lines_are_not_held() -> None:

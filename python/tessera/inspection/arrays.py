@@ -86,10 +86,8 @@ class ArrayReader:
         for start in range(0, num_tokens, step):
             count = min(step, num_tokens - start)
             ids = self._elements(file, "topk_ids", dtype, count * top_k).reshape(count, top_k)
-            if dtype.kind == "u" and dtype.itemsize == 8:
-                ids = np.minimum(ids, np.uint64(2**63 - 1))  # out of range, and stays so
             self.num_lines += count
-            yield None, ids.astype(np.int64)
+            yield None, ids.astype(np.int64)  # of uint64, -1 and its like are negative again
 
     def _header(self, file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         try:

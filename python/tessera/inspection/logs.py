@@ -94,8 +94,9 @@ class _Source:
         return self.reader.num_experts if self._given_experts is None else self._given_experts
 
     @property
-    def model(self) -> str:
-        return self.reader.model_id or self.path.name
+    def model(self) -> str | Path:
+        """What tells its model from those of other logs."""
+        return self.reader.model_id or self.path
 
     def total_width(self) -> int:
         return sum(sums.width for sums in self.layers.values())
@@ -139,11 +140,11 @@ def inspect_logs(
     models: dict[tuple[object, ...], Model] = {}
     for source, log in zip(sources, logs, strict=True):
         for layer, sums in source.layers.items():
-            key = (source.reader.model_id or source.path, log["num_experts"], source.top_k[layer])
+            key = (source.model, log["num_experts"], source.top_k[layer])
             model = models.setdefault(
                 key,
                 {
-                    "name": source.model,
+                    "name": log["model_id"] or source.path.name,
                     "num_experts": log["num_experts"],
                     "top_k": source.top_k[layer],
                     "layers": [],
