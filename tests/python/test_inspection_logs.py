@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tessera
 from tessera.inspection import Document, inspect_logs
@@ -226,12 +230,39 @@ def test_broken_numpy_files(tmp_path: Path) -> None:
         "cut.npy: topk_ids: expected more elements, got the file's end"
     )
     (tmp_path / "not.npy").write_bytes(b"hello")
-    assert "not.npy: topk_ids: expected a NumPy array (" in refused(tmp_path / "not.npy")
+    assert refused(tmp_path / "not.npy").endswith(
+        "not.npy: topk_ids: expected a NumPy array, got a header that cannot be read"
+    )
     (tmp_path / "not.npz").write_bytes(b"PK not")
     assert "not.npz: expected NumPy arrays (" in refused(tmp_path / "not.npz")
     with zipfile.ZipFile(tmp_path / "cut.npz", "w") as archive:
         archive.writestr("topk_ids.npy", whole[:-1])
     assert refused(tmp_path / "cut.npz").endswith("expected more elements, got the file's end")
+
+
+def saved_ids() -> tuple[bytes, bytes]:
+    """The bytes of an .npy and an .npz."""
+    npy, npz = io.BytesIO(), io.BytesIO()
+    ids = np.arange(60, dtype=np.int32).reshape(-1, 2) % 7
+    np.save(npy, ids)
+    np.savez_compressed(npz, topk_ids=ids, num_experts=7)
+    return npy.getvalue(), npz.getvalue()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 10**4), st.integers(0, 255), st.booleans())
+def test_any_bytes_are_ids_or_an_error(place: int, byte: int, in_npz: bool) -> None:
+    content = bytearray(saved_ids()[in_npz])
+    content[place % len(content)] = byte
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "ids.npz" if in_npz else "ids.npy")
+        path.write_bytes(content)
+        try:
+            found = inspect_logs([path])
+        except ValueError as error:
+            assert str(error).startswith(f"{path}: ")
+        else:
+            assert found["models"][0]["layers"]
 
 
 def test_logs_that_are_refused(tmp_path: Path) -> None:

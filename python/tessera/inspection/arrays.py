@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -46,7 +47,7 @@ class ArrayReader:
                 yield from self._rows(self._file)
             else:
                 yield from self._member_rows()
-        except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
             raise ValueError(f"{self._path}: expected NumPy arrays ({error})") from None
 
     def _member_rows(self) -> Iterator[tuple[None, npt.NDArray[np.int64]]]:
@@ -76,7 +77,7 @@ class ArrayReader:
 
     def _rows(self, file: Any) -> Iterator[tuple[None, npt.NDArray[np.int64]]]:
         shape, dtype = self._header(file, "topk_ids")
-        if len(shape) != 2 or shape[0] == 0 or not 1 <= shape[1] <= MAX_TOP_K:
+        if len(shape) != 2 or shape[0] < 1 or not 1 <= shape[1] <= MAX_TOP_K:
             raise ValueError(
                 f"{self._path}: topk_ids: expected [tokens, top_k], at least one token and top_k "
                 f"in [1, {MAX_TOP_K}], got {list(shape)}"
@@ -94,8 +95,12 @@ class ArrayReader:
             version = npy.read_magic(file)
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[version]
             shape, fortran_order, dtype = read(file)
-        except (KeyError, ValueError) as error:
-            raise ValueError(f"{self._path}: {name}: expected a NumPy array ({error})") from None
+        except OSError:
+            raise
+        except Exception:  # whatever NumPy's parser of Python literals lets through
+            raise ValueError(
+                f"{self._path}: {name}: expected a NumPy array, got a header that cannot be read"
+            ) from None
         if dtype.kind not in "iu":
             raise ValueError(f"{self._path}: {name}: expected integers, got {dtype}")
         if fortran_order and len(shape) > 1:
