@@ -5,9 +5,9 @@
 # docs/performance.md.
 #
 # Where there is no network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
-# python3 lacks (apache-tvm-ffi); python3 must then bring torch, pytest, hypothesis, NumPy, rich,
-# matplotlib, scikit-build-core, CMake and Ninja itself. TESSERA_TRACES=FOLDER adds routing logs to
-# tests and benchmark. COMMIT=REVISION is written to the results where this is no git checkout.
+# python3 lacks (apache-tvm-ffi, msgspec); python3 must then bring torch, pytest, hypothesis, NumPy,
+# rich, matplotlib, scikit-build-core, CMake and Ninja itself. TESSERA_TRACES=FOLDER adds routing logs
+# to tests and benchmark. COMMIT=REVISION is written to the results where this is no git checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly stage=${1:-all}

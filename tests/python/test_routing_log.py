@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera
-from tessera.routing_log import RoutingLogError, parse_routing_log, read_routing_log
+from tessera.routing_log import (
+    MAX_LINE_BYTES,
+    RoutingLogError,
+    RoutingLogReader,
+    bounded_lines,
+    parse_routing_log,
+    read_routing_log,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
@@ -76,12 +86,20 @@ BROKEN: list[tuple[list[bytes], str]] = [
     ([], "log: expected a routing log, got an empty file"),
     (lines(META), "log:1: expected a line of type 'route', got the file's end"),
     (lines(route([1])), "log:1: type: expected 'meta' in the first line, got \"route\""),
-    (lines(META, META), "log:2: type: expected 'route', got \"meta\""),
+    (
+        lines(META, route([1]), META),
+        "log:3: type: expected 'route', got \"meta\": a second log begins here",
+    ),
+    (
+        lines(META, {"type": "meta", "model_id": "other"}),
+        "log:2: type: expected 'route', got \"meta\": a second log begins here, of another model",
+    ),
+    (lines(META, {"kind": "event"}), "log:2: type: expected 'route', got null"),
     (lines(META, [1]), "log:2: expected a JSON object, got [1]"),
     (lines(META, {"type": "route", "layer": 0}), "log:2: topk_ids: missing"),
     (lines(META, {"type": "route", "topk_ids": [1]}), "log:2: layer: missing"),
-    (lines(META, route([1], -1)), "log:2: layer: expected an integer of at least 0, got -1"),
-    (lines(META, route([1], "0")), 'log:2: layer: expected an integer of at least 0, got "0"'),
+    (lines(META, route([1], -1)), "log:2: layer: expected an integer in [0, 2147483647], got -1"),
+    (lines(META, route([1], "0")), 'log:2: layer: expected an integer in [0, 2147483647], got "0"'),
     (lines(META, route([])), "log:2: topk_ids: expected a list of integers, got []"),
     (lines(META, route(3)), "log:2: topk_ids: expected a list of integers, got 3"),
     (lines(META, route([1, 2]), route([1])), "log:3: topk_ids: expected 2 in layer 0, got 1"),
@@ -90,16 +108,31 @@ BROKEN: list[tuple[list[bytes], str]] = [
     (lines(META, route([1.0])), "log:2: topk_ids: expected integers in [0, 8), got 1.0"),
     (lines(META, route([True])), "log:2: topk_ids: expected integers in [0, 8), got true"),
     (
-        lines({"type": "meta"}, route([2**31])),
-        "log:2: topk_ids: expected integers in [0, 2147483648), got 2147483648",
+        lines({"type": "meta"}, route([2**16])),
+        "log:2: topk_ids: expected integers in [0, 65536), got 65536",
     ),
     (
         lines({"type": "meta", "num_experts": 0}),
-        "log:1: num_experts: expected an integer of at least 1, got 0",
+        "log:1: num_experts: expected an integer in [1, 65536], got 0",
     ),
     (lines({"type": "meta", "model_id": 7}), "log:1: model_id: expected text, got 7"),
     ([*lines(META), b'{"type": "route", \n'], "log:2: expected JSON, got "),
-    ([*lines(META), b"\n"], "log:2: expected JSON, got "),
+    ([*lines(META), b"\n"], "log:2: expected JSON, got Expecting value at column 1"),
+    (
+        [*lines(META), b'{"type": "route", "layer": 0, "topk_'],
+        "log:2: expected JSON, got Unterminated string starting at at column 31; the file ends in "
+        "this line: it may have been cut off",
+    ),
+    (
+        [*lines(META), b"{" + b" " * 2**20],
+        "log:2: expected a line of at most 1048576 bytes, got a longer one",
+    ),
+    (lines(META, route([1] * 1025)), "log:2: topk_ids: expected at most 1024 integers, got 1025"),
+    (
+        lines(META, *(route([1], layer) for layer in range(1025))),
+        "log:1026: layer: expected at most 1024 layers, got more",
+    ),
+    (lines(META, route([1], 2**31)), "log:2: layer: expected an integer in [0, 2147483647], got "),
     ([*lines(META), b'{"type": "\xff"}\n'], "log:2: expected UTF-8, got byte 0xff"),
     ([b"[" * 100_000], "log:1: expected a JSON object, got one nested too deeply"),
     ([b'{"type": ' + b"9" * 5000 + b"}"], "log:1: "),
@@ -112,6 +145,106 @@ def test_broken_logs(content: list[bytes], message: str) -> None:
         parse_routing_log(content, "log")
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def skimmed(content: list[bytes], **options: Any) -> tuple[RoutingLogReader, list[list[int]]]:
+    """A reader that skips bad lines, at its end, and the rows that it gave."""
+    reader = RoutingLogReader(content, "log", skip_bad_lines=True, **options)
+    return reader, [row for _, ids in reader.pieces() for row in ids.tolist()]
+
+
+def test_bad_lines_are_skipped_and_counted() -> None:
+    good = lines(route([1, 2]), route([3, 4]))
+    bad = [*lines(route([9, 9]), route([1]), {"type": "route"}, META), b"{", b"\xff\n"]
+    reader, rows = skimmed([*lines(META), good[0], *bad, *bad, good[1]])
+    assert rows == [[1, 2], [3, 4]]
+    assert (reader.model_id, reader.num_experts) == ("m", 8)
+    assert (reader.num_lines, reader.num_skipped) == (15, 12)
+    assert len(reader.skipped) == 10
+    assert reader.skipped[0] == "log:3: topk_ids: expected integers in [0, 8), got 9"
+    assert reader.skipped[1] == "log:4: topk_ids: expected 2 in layer 0, got 1"
+
+
+def test_a_skipped_first_line() -> None:
+    reader, rows = skimmed(lines(route([7]), route([9]), route([1])))
+    assert (reader.model_id, reader.num_experts, rows) == (None, None, [[9], [1]])
+    assert reader.skipped == ["log:1: type: expected 'meta' in the first line, got \"route\""]
+    reader, rows = skimmed([b"# comment\n", *lines(META, route([9]), route([1]))])
+    assert (reader.model_id, reader.num_experts, rows) == ("m", 8, [[1]])
+    assert reader.num_skipped == 2
+
+
+def test_nothing_is_left_after_skipping() -> None:
+    with pytest.raises(RoutingLogError) as caught:
+        skimmed([b"a,b\n", b"1,2\n"])
+    assert str(caught.value).startswith(
+        "log:2: expected a line of type 'route', got the file's end; skipped log:1: expected JSON, "
+    )
+
+
+def test_a_second_log_of_another_model_is_never_skipped() -> None:
+    other = {"type": "meta", "model_id": "other", "num_experts": 8}
+    with pytest.raises(RoutingLogError, match=r"log:3: .* begins here, of another"):
+        skimmed(lines(META, route([1]), other, route([2])))
+
+
+def test_a_given_number_of_experts_overrides_the_log() -> None:
+    reader, rows = skimmed(lines(META, route([1]), route([2]), route([8])), num_experts=2)
+    assert (rows, reader.num_experts, reader.num_skipped) == ([[1]], 8, 2)
+    reader, rows = skimmed(lines(META, route([11])), num_experts=12)
+    assert rows == [[11]]
+
+
+def test_pieces_join_to_the_whole_log() -> None:
+    rows = np.arange(2 * 150_000, dtype=np.int32).reshape(-1, 2) % 251
+    content = lines({"type": "meta"}, *(route(row, 7) for row in rows.tolist()))
+    pieces = list(RoutingLogReader(content, "log").pieces())
+    assert len(pieces) > 1
+    assert {layer for layer, _ in pieces} == {7}
+    np.testing.assert_array_equal(np.concatenate([ids for _, ids in pieces]), rows)
+
+
+def peak_bytes_of_reading(num_lines: int) -> int:
+    (line,) = lines(route([7] * 512))
+    content = itertools.chain(lines(META), itertools.repeat(line, num_lines))
+    tracemalloc.start()
+    try:
+        num_rows = sum(len(ids) for _, ids in RoutingLogReader(content, "log").pieces())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_rows == num_lines
+    return peak
+
+
+def test_memory_does_not_depend_on_the_length() -> None:
+    short = peak_bytes_of_reading(1_000)
+    assert peak_bytes_of_reading(8_000) < 1.2 * short
+
+
+def test_long_lines_are_not_held() -> None:
+    class OneLine(io.BytesIO):
+        """A line of 64 MiB; nobody may ask for much of it at once."""
+
+        left = 64 << 20
+
+        def readline(self, size: int | None = -1, /) -> bytes:
+            assert size is not None and 0 < size <= MAX_LINE_BYTES + 1
+            count = min(size, self.left)
+            self.left -= count
+            return b" " * count
+
+    found = [len(line) for line in bounded_lines(OneLine())]
+    assert found == [MAX_LINE_BYTES + 1]
+
+
+def test_progress_is_the_bytes_read(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b"".join(lines(META, *[route([1])] * 60_000)))
+    seen: list[int] = []
+    read_routing_log(log, seen.append)
+    assert sum(seen) == log.stat().st_size
+    assert len(seen) > 2
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:

@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
-from rich.progress import Progress
 
+from tessera.cli.reading_bar import reading_bar
 from tessera.contract import synthetic_topk_ids
-from tessera.routing_log import RoutingLog, parse_routing_log, read_routing_log
-
-# Reading a log of this size takes about two seconds; from there on a bar shows the progress.
-_BYTES_WORTH_A_BAR = 30_000_000
+from tessera.routing_log import read_routing_log
 
 
 @dataclass(frozen=True)
@@ -82,23 +78,12 @@ def read_input(path: Path, num_experts: int | None) -> Input:
 
 
 def _log_input(path: Path, num_experts: int | None) -> Input:
-    log = _read_log(path)
+    with reading_bar([path]) as progress:
+        log = read_routing_log(path, progress)
     layers = log.layers
     count, note = _known_experts(path, num_experts or log.num_experts, list(layers.values()))
     workloads = [Workload(ids, count, layer=layer) for layer, ids in layers.items()]
     return Input(f"{path} ({log.model_id or 'unnamed model'})", workloads, note)
-
-
-def _read_log(path: Path) -> RoutingLog:
-    console = Console(stderr=True)
-    worth_a_bar = path.is_file() and path.stat().st_size >= _BYTES_WORTH_A_BAR
-    if not worth_a_bar or not console.is_terminal:
-        return read_routing_log(path)
-    with (
-        Progress(console=console, transient=True) as progress,
-        progress.open(path, "rb", description=f"reading {path.name}") as lines,
-    ):
-        return parse_routing_log(lines, str(path))
 
 
 def _known_experts(

@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from tessera.cli import align, bench, info, verify
+from tessera.cli import align, bench, info, inspect, verify
 
-_COMMANDS = {"info": info, "align": align, "verify": verify, "bench": bench}
+_COMMANDS = {"info": info, "align": align, "inspect": inspect, "verify": verify, "bench": bench}
 
 
 class _Parser(argparse.ArgumentParser):

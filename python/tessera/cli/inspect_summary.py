@@ -1,0 +1,226 @@
+"""What `tessera inspect` shows in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from tessera.cli.picture import load_picture
+from tessera.inspection.advice import blocks_over
+from tessera.inspection.document import BLOCK_SIZES, Advice, Document, Layer, Log, Model
+from tessera.inspection.load import HOT_OVER_MEAN
+
+_PICTURE_WIDTH = 16
+_MAX_HOT_SHOWN = 2
+_MAX_SKIPPED_SHOWN = 3
+_MAX_NOTES_SHOWN = 4
+# The size that the closing words name, where there are so many.
+_NAMED_RANKS = 8
+
+
+def print_summary(document: Document) -> None:
+    """Print the summary: it reads well from 80 columns on, and in a pipe."""
+    console = Console(highlight=False)
+    for model in document["models"]:
+        layers = model["layers"]
+        shown = {layer["log"] for layer in layers}
+        of_model = [log for index, log in enumerate(document["logs"]) if index in shown]
+        _print_head(console, model, of_model)
+        _print_load(console, layers, document["logs"])
+        _print_padding(console, model)
+        _print_ranks(console, layers)
+        console.print("What to do", style="bold")
+        console.print(_closing_words(model))
+        console.print()
+    cost_model = document["cost_model"]
+    console.print("How far to trust the advice", style="bold")
+    console.print("It is the block size B with the least cost, in rows of a block:")
+    console.print(f"  {cost_model['formula']}")
+    for name, value in cost_model["parameters"].items():
+        console.print(f"  {name} = {value:g}")
+    console.print(f"The model is {cost_model['source']}.")
+    for sentence in document["limits"]:
+        console.print(f"- {sentence}")
+
+
+def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
+    layers = len(model["layers"])
+    console.print(
+        f"[bold]{escape(model['name'])}[/bold]: {model['num_experts']} experts, "
+        f"top {model['top_k']}, {layers} layer{'s' if layers > 1 else ''}"
+    )
+    for log in logs:
+        skipped = log["num_skipped"]
+        if log["num_experts_source"] == "largest id + 1":
+            console.print(
+                f"{escape(log['file'])} does not tell the number of experts: "
+                f"{log['num_experts']} is the largest id + 1"
+            )
+        if skipped:
+            console.print(f"{skipped:,} bad lines skipped, the first of them:", style="yellow")
+            for message in log["skipped"][:_MAX_SKIPPED_SHOWN]:
+                console.print(f"  {escape(message)}")
+    console.print()
+
+
+def _table(*titles: str) -> Table:
+    """A table of these columns of numbers, without lines."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) -> None:
+    table = _table("layer", "tokens", "entropy", "Gini", "max/mean")
+    table.add_column("load by expert", no_wrap=True)
+    table.add_column("hot (x mean)")
+    table.add_column("dead", justify="right", no_wrap=True)
+    picture_width = _PICTURE_WIDTH + max(0, min(console.width - 80, 3 * _PICTURE_WIDTH))
+    for layer in layers:
+        load = layer["load"]
+        hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
+        more = len(hot) - _MAX_HOT_SHOWN
+        table.add_row(
+            "-" if layer["layer"] is None else str(layer["layer"]),
+            f"{layer['num_tokens']:,}",
+            f"{load['entropy_bits']:.2f}",
+            f"{load['gini']:.2f}",
+            f"{load['max_over_mean']:.2f}",
+            load_picture(layer["expert_counts"], picture_width, height=1)[0],
+            (" ".join(hot[:_MAX_HOT_SHOWN]) or "none") + (f" +{more}" if more > 0 else ""),
+            str(len(load["dead_experts"])),
+        )
+    console.print(table)
+    most = layers[0]["load"]["max_entropy_bits"]
+    console.print(
+        f"Entropy in bits, at most {most:.2f}; Gini 0 is even; hot is {HOT_OVER_MEAN:g} x the mean "
+        "or more; dead has no token."
+    )
+    notes = [note for layer in layers for note in _notes(layer)]
+    for note in notes[:_MAX_NOTES_SHOWN]:
+        console.print(note)
+    if len(notes) > _MAX_NOTES_SHOWN:
+        console.print(f"So in {len(notes) - _MAX_NOTES_SHOWN} more places; --json has them all.")
+    console.print()
+
+
+def _notes(layer: Layer) -> list[str]:
+    """What is to be said of a layer beside its figures."""
+    notes = []
+    where = "" if layer["layer"] is None else f"Layer {layer['layer']}: "
+    with_repeated = layer["load_with_repeated"]
+    if with_repeated is not None:
+        first = layer["repeated"][0]
+        notes.append(
+            f"{where}{layer['num_repeated']:,} repeated rows left out as warm-up "
+            f"({first['num_tokens']:,} from token {first['first_token']:,} on are "
+            f"{_shortened(first['topk_ids'])}). With them max/mean would be "
+            f"{with_repeated['max_over_mean']:.2f}."
+        )
+    if layer["num_invalid_ids"]:
+        notes.append(f"{where}{layer['num_invalid_ids']:,} ids outside the experts left out.")
+    dead = layer["load"]["dead_experts"]
+    if dead:
+        notes.append(f"{where}dead experts {_shortened(dead)}.")
+    return notes
+
+
+def _shortened(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers[:8])) + (" and more" if len(numbers) > 8 else "")
+
+
+def _print_padding(console: Console, model: Model) -> None:
+    console.print("Padding, percent of slots, by batch and block size", style="bold")
+    table = _table("tokens", "experts", *map(str, BLOCK_SIZES), "use", "blocks")
+    layers = model["layers"]
+    for index, advice in enumerate(model["advice"]):
+        blocks = blocks_over(layers, advice["batch_size"])
+        batches = [layer["batches"][index] for layer in layers]
+        extrapolated = any(batch["extrapolated"] for batch in batches)
+        active = sum(batch["active_experts"] for batch in batches) / len(layers)
+        chosen = next(one for one in blocks if one["block_size"] == advice["block_size"])
+        cells = [
+            f"[bold green]*{100 * one['padding_share']:.1f}[/]"
+            if one is chosen
+            else f"{100 * one['padding_share']:.1f}"
+            for one in blocks
+        ]
+        table.add_row(
+            f"{'~' if extrapolated else ''}{advice['batch_size']:,}",
+            f"{active:.1f}",
+            *cells,
+            str(advice["block_size"]),
+            f"{chosen['num_blocks'] / len(layers):,.1f}",
+        )
+    console.print(table)
+    console.print(
+        "* the block size to use, and blocks of it in a layer; experts: with a token; ~ larger "
+        "than the log, from its shares"
+    )
+    console.print()
+
+
+def _print_ranks(console: Console, layers: Sequence[Layer]) -> None:
+    if not layers[0]["ranks"]:
+        return
+    console.print("Expert parallelism, largest over mean load of the ranks", style="bold")
+    table = _table("ranks", "contiguous", "balanced", "balanced, on tokens not seen")
+    for index, ranks in enumerate(layers[0]["ranks"]):
+        of_layers = [layer["ranks"][index] for layer in layers]
+        held_out = [one["balanced_held_out"] for one in of_layers]
+        known = [value for value in held_out if value is not None]
+        table.add_row(
+            str(ranks["num_ranks"]),
+            _mean([one["contiguous"] for one in of_layers]),
+            _mean([one["balanced"] for one in of_layers]),
+            _mean(known) if known else "-",
+        )
+    console.print(table)
+    if len(layers) > 1:
+        console.print("Means over the layers.")
+    console.print()
+
+
+def _mean(values: Sequence[float]) -> str:
+    return f"{sum(values) / len(values):.2f}"
+
+
+def _closing_words(model: Model) -> str:
+    """One paragraph: what to do."""
+    layers = model["layers"]
+    words = [f"By tokens in a batch, use block size {_by_batch_size(model['advice'])}."]
+    hottest = max(layers, key=lambda layer: layer["load"]["max_over_mean"])
+    if hottest["load"]["hot_experts"]:
+        hot = hottest["load"]["hot_experts"][0]
+        where = "" if len(layers) == 1 else f" of layer {hottest['layer']}"
+        words.append(
+            f"Expert {hot['expert']}{where} is the hottest: it takes {100 * hot['share']:.1f} % of "
+            f"the ids, {hot['over_mean']:.1f} times the mean."
+        )
+    else:
+        words.append(f"No expert takes {HOT_OVER_MEAN:g} times the mean load.")
+    sizes = [ranks["num_ranks"] for ranks in layers[0]["ranks"]]
+    if sizes:
+        index = sizes.index(_NAMED_RANKS) if _NAMED_RANKS in sizes else len(sizes) - 1
+        of_layers = [layer["ranks"][index] for layer in layers]
+        words.append(
+            f"On {sizes[index]} ranks with contiguous experts the busiest has "
+            f"{_mean([one['contiguous'] for one in of_layers])} times the mean; balanced, "
+            f"{_mean([one['balanced'] for one in of_layers])}."
+        )
+    return " ".join(words)
+
+
+def _by_batch_size(advice: Sequence[Advice]) -> str:
+    """Such as `8 for 1 to 32; 16 for 64`."""
+    parts = []
+    for block_size, group in groupby(advice, key=lambda one: one["block_size"]):
+        sizes = [one["batch_size"] for one in group]
+        span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
+        parts.append(f"{block_size} for {span}")
+    return "; ".join(parts)

@@ -1,0 +1,37 @@
+"""The progress bar of commands that read large files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tessera import routing_log
+
+# Files of this size take about two seconds.
+_BYTES_WORTH_A_BAR = 100_000_000
+
+
+@contextmanager
+def reading_bar(paths: Sequence[Path]) -> Iterator[routing_log.Progress | None]:
+    """Gives what to call with the bytes read, which moves a bar on stderr.
+
+    None where that is no terminal, or the files are soon read.
+    """
+    total = sum(path.stat().st_size for path in paths if path.is_file())
+    console = Console(stderr=True)
+    if total < _BYTES_WORTH_A_BAR or not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("reading", total=total)
+        yield lambda num_bytes: bar.advance(task, num_bytes)

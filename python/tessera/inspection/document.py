@@ -1,0 +1,155 @@
+"""The document of an inspection: what `tessera inspect --json` prints, reports show."""
+
+from __future__ import annotations
+
+from typing_extensions import TypedDict
+
+BATCH_SIZES = tuple(1 << power for power in range(17))
+BLOCK_SIZES = (8, 16, 32, 64, 128, 256)
+RANK_COUNTS = (2, 4, 8, 16, 32, 64)
+
+
+class Log(TypedDict):
+    """A file that was read. `skipped` holds the first messages, `num_skipped` counts all."""
+
+    file: str
+    model_id: str | None
+    num_experts: int
+    num_experts_source: str
+    num_lines: int
+    num_skipped: int
+    skipped: list[str]
+
+
+class RepeatedRun(TypedDict):
+    """Equal consecutive rows; `first_token` counts from the layer's first row."""
+
+    first_token: int
+    num_tokens: int
+    topk_ids: list[int]
+
+
+class HotExpert(TypedDict):
+    """An expert with at least twice the mean load."""
+
+    expert: int
+    count: int
+    share: float
+    over_mean: float
+
+
+class Load(TypedDict):
+    """How a layer's ids spread over its experts."""
+
+    entropy_bits: float
+    max_entropy_bits: float
+    gini: float
+    max_over_mean: float
+    hot_experts: list[HotExpert]
+    dead_experts: list[int]
+
+
+class LoadWithRepeated(TypedDict):
+    """What the figures would have been with the repeated rows."""
+
+    max_over_mean: float
+    hot_experts: list[HotExpert]
+
+
+class Blocks(TypedDict):
+    """Of one block size: blocks in the mean batch, and padding slots over slots."""
+
+    block_size: int
+    num_blocks: float
+    padding_share: float
+
+
+class Batch(TypedDict):
+    """Means over `num_batches` consecutive full windows of `batch_size` tokens.
+
+    `extrapolated`: the layer has fewer tokens, and its shares are scaled to the batch.
+    """
+
+    batch_size: int
+    num_batches: int
+    extrapolated: bool
+    active_experts: float
+    blocks: list[Blocks]
+
+
+class Ranks(TypedDict):
+    """Largest over mean load of `num_ranks` ranks.
+
+    balanced_held_out: placed by the first half of the tokens, judged on the second; None where one
+        of them is empty.
+    """
+
+    num_ranks: int
+    contiguous: float
+    balanced: float
+    balanced_held_out: float | None
+
+
+class Layer(TypedDict):
+    """One layer of one log. `log` indexes `Document.logs`; `layer` is None for NumPy files.
+
+    num_tokens: rows counted, without the `num_repeated` left out.
+    repeated: the first runs of those.
+    num_invalid_ids: ids outside [0, num_experts), which only NumPy files may have.
+    """
+
+    log: int
+    layer: int | None
+    num_tokens: int
+    num_repeated: int
+    repeated: list[RepeatedRun]
+    num_invalid_ids: int
+    expert_counts: list[int]
+    load: Load
+    load_with_repeated: LoadWithRepeated | None
+    batches: list[Batch]
+    ranks: list[Ranks]
+
+
+class Cost(TypedDict):
+    """1.0 is the cheapest block size's."""
+
+    block_size: int
+    relative_cost: float
+
+
+class Advice(TypedDict):
+    """The block size to use for a batch size, over all layers of the model."""
+
+    batch_size: int
+    block_size: int
+    padding_share: float
+    costs: list[Cost]
+
+
+class Model(TypedDict):
+    """Layers with the same model id (or, without one, the same file), experts and top k."""
+
+    name: str
+    num_experts: int
+    top_k: int
+    layers: list[Layer]
+    advice: list[Advice]
+
+
+class CostModel(TypedDict):
+    """The model behind the advice."""
+
+    formula: str
+    parameters: dict[str, float]
+    source: str
+
+
+class Document(TypedDict):
+    """All that an inspection found."""
+
+    version: str
+    logs: list[Log]
+    models: list[Model]
+    limits: list[str]
+    cost_model: CostModel

@@ -1,0 +1,79 @@
+"""Load over the ranks of expert parallelism, under two placements of the experts."""
+
+from __future__ import annotations
+
+import heapq
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.inspection.document import RANK_COUNTS, Ranks
+from tessera.inspection.load import max_over_mean
+
+
+def rank_figures(
+    counts: npt.NDArray[np.int64],
+    first_half: npt.NDArray[np.int64],
+    second_half: npt.NDArray[np.int64],
+) -> list[Ranks]:
+    """Imbalance for each of `RANK_COUNTS` that the experts suffice for.
+
+    All are ids of each expert, int64[experts]: of the whole layer, and of its tokens' halves.
+    """
+    figures: list[Ranks] = []
+    for num_ranks in RANK_COUNTS:
+        if num_ranks > len(counts):
+            break
+        balanced = balanced_placement(counts, num_ranks)
+        held_out = None
+        if first_half.any() and second_half.any():
+            placed = balanced_placement(first_half, num_ranks)
+            held_out = _imbalance(second_half, placed, num_ranks)
+        figures.append(
+            {
+                "num_ranks": num_ranks,
+                "contiguous": _imbalance(
+                    counts, contiguous_placement(len(counts), num_ranks), num_ranks
+                ),
+                "balanced": _imbalance(counts, balanced, num_ranks),
+                "balanced_held_out": held_out,
+            }
+        )
+    return figures
+
+
+def _room(num_experts: int, num_ranks: int) -> npt.NDArray[np.int64]:
+    """Experts of each rank: equal numbers, the first `num_experts % num_ranks` have one more."""
+    return num_experts // num_ranks + (np.arange(num_ranks) < num_experts % num_ranks)
+
+
+def contiguous_placement(num_experts: int, num_ranks: int) -> npt.NDArray[np.int64]:
+    """Rank of each expert, int64[experts]: neighbours together, as vLLM's "linear" strategy."""
+    return np.repeat(np.arange(num_ranks), _room(num_experts, num_ranks))
+
+
+def balanced_placement(loads: npt.NDArray[np.int64], num_ranks: int) -> npt.NDArray[np.int64]:
+    """Rank of each expert, int64[experts]: by falling load, each to the least loaded with room.
+
+    R. L. Graham's longest-processing-time rule (Bounds on Multiprocessing Timing Anomalies, SIAM
+    Journal on Applied Mathematics 17, 1969), with the equal numbers of experts that the "balanced
+    packing" of DeepSeek's EPLB keeps.
+    """
+    room = _room(len(loads), num_ranks).tolist()
+    ranks = np.empty(len(loads), np.int64)
+    by_load = [(0, rank) for rank in range(num_ranks)]
+    for expert in np.argsort(-loads, kind="stable").tolist():
+        load, rank = heapq.heappop(by_load)
+        ranks[expert] = rank
+        room[rank] -= 1
+        if room[rank] > 0:
+            heapq.heappush(by_load, (load + int(loads[expert]), rank))
+    return ranks
+
+
+def _imbalance(
+    counts: npt.NDArray[np.int64], placement: npt.NDArray[np.int64], num_ranks: int
+) -> float:
+    loads = np.zeros(num_ranks, np.int64)
+    np.add.at(loads, placement, counts)
+    return max_over_mean(loads)

@@ -1,0 +1,168 @@
+"""`tessera inspect`: what it shows, what it refuses, and that it writes all or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera.cli import reading_bar
+from tessera.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
+META = '{"type": "meta", "model_id": "a [b] model", "num_experts": 4}\n'
+ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Two layers: in layer 0 expert 1 is hot and expert 2 dead."""
+    path = tmp_path / "log.jsonl"
+    rows = [ROUTE % (0, [1, 3]), ROUTE % (0, [1, 0]), ROUTE % (5, [2, 3]), ROUTE % (5, [0, 1])]
+    path.write_text(META + "".join(rows * 4))
+    return path
+
+
+def shown(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main(["inspect", *map(str, arguments)]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The one line on stderr of a command that ends with exit code 2."""
+    assert main(["inspect", *map(str, arguments)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    return line.removeprefix("tessera inspect: ")
+
+
+def test_summary(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = shown(capsys, log)
+    lines = out.splitlines()
+    assert lines[0] == "a [b] model: 4 experts, top 2, 2 layers"
+    assert max(map(len, lines)) <= 80
+    head = next(index for index, line in enumerate(lines) if line.startswith("layer tokens"))
+    first, second = (line.split() for line in lines[head + 1 : head + 3])
+    assert first == ["0", "8", "1.50", "0.38", "2.00", "▄█", "▄", "1", "(2.0)", "1"]
+    assert second == ["5", "8", "2.00", "0.00", "1.00", "████", "none", "0"]
+    assert "Layer 0: dead experts 2." in lines
+    # 2 tokens, 3 and 4 experts: 3.5 blocks of 16 for 4 ids.
+    row = next(line for line in lines if line.split()[:2] == ["2", "3.5"])
+    assert " ".join(row.split()) == "2 3.5 85.7 *92.9 96.4 98.2 99.1 99.6 16 3.5"
+    assert any(line.split()[:3] == ["~65,536", "3.5", "0.0"] for line in lines)
+    assert any(line.split() == ["2", "1.25", "1.00", "1.00"] for line in lines)
+    words = " ".join(out.split())
+    assert "Expert 1 of layer 0 is the hottest: it takes 50.0 % of the ids, 2.0 times" in words
+    assert "num_blocks(B) * max(B, least_block_rows)" in words
+
+
+def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
+    path = TRACES / "qwen1.5-moe-a2.7b_layer12.jsonl"
+    if not path.exists():
+        pytest.skip(f"no recorded logs in {TRACES}; TESSERA_TRACES names their folder")
+    out = shown(capsys, path)
+    assert max(map(len, out.splitlines())) <= 80
+    words = " ".join(out.split())
+    assert "does not tell the number of experts: 60 is the largest id + 1" in words
+    assert (
+        "Layer 12: 8,448 repeated rows left out as warm-up (8,448 from token 0 on are "
+        "13, 15, 56, 34). With them max/mean would be 10.23." in words
+    )
+    assert "No expert takes 2 times the mean load." in words
+
+
+def test_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(shown(capsys, log, "--json", "--experts", 6))
+    (model,) = document["models"]
+    assert (model["num_experts"], document["logs"][0]["num_experts_source"]) == (6, "--experts")
+    assert [layer["expert_counts"] for layer in model["layers"]] == [
+        [4, 8, 0, 4, 0, 0],
+        [4, 4, 4, 4, 0, 0],
+    ]
+
+
+def test_bad_lines(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with log.open("a") as file:
+        file.write(ROUTE % (0, [1, 4]) + '{"type": "rou')
+    message = f"{log}:18: topk_ids: expected integers in [0, 4), got 4"
+    assert refused(capsys, log) == message
+    words = " ".join(shown(capsys, log, "--skip-bad-lines").split())
+    assert f"2 bad lines skipped, the first of them: {message}" in words
+    assert "it may have been cut off" in words
+
+
+def test_numpy_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "ids.npy", np.array([[0, -1], [0, 2]]))
+    out = shown(capsys, tmp_path / "ids.npy")
+    assert out.startswith("ids.npy: 3 experts, top 2, 1 layer\n")
+    assert "1 ids outside the experts left out." in out
+
+
+def test_a_bar_for_large_files(
+    log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take stderr for a terminal
+    assert main(["inspect", str(log), "--json"]) == 0
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(reading_bar, "_BYTES_WORTH_A_BAR", 1)
+    assert main(["inspect", str(log), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "reading" in err
+    json.loads(out)
+
+
+def test_report_and_pictures(log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, pictures = tmp_path / "report.html", tmp_path / "pictures"
+    shown(capsys, log, "--html", report, "--pictures", pictures)
+    assert "a [b] model" in report.read_text()
+    assert any(path.suffix == ".svg" for path in pictures.iterdir())
+    report.write_text("mine")
+    assert refused(capsys, log, "--html", report) == (
+        f"{report}: exists already; --force overwrites it"
+    )
+    assert refused(capsys, log, "--pictures", pictures) == (
+        f"{pictures}: exists already, and is not empty; --force overwrites it"
+    )
+    assert report.read_text() == "mine"
+    shown(capsys, log, "--html", report, "--pictures", pictures, "--force")
+    assert "a [b] model" in report.read_text()
+
+
+def test_outputs_are_refused_before_the_log_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    none = tmp_path / "none.jsonl"
+    (tmp_path / "file").touch()
+    assert refused(capsys, none, "--html", tmp_path / "file") == (
+        f"{tmp_path}/file: exists already; --force overwrites it"
+    )
+    assert refused(capsys, none, "--html", tmp_path, "--force") == (
+        f"--html: expected a file, got the folder {tmp_path}"
+    )
+    assert refused(capsys, none, "--html", tmp_path / "no" / "a.html") == (
+        f"--html: there is no folder {tmp_path}/no"
+    )
+    assert refused(capsys, none, "--pictures", tmp_path / "file", "--force") == (
+        f"--pictures: expected a folder, got the file {tmp_path}/file"
+    )
+    assert refused(capsys, none, "--html", tmp_path / "a.html") == (
+        f"{none}: No such file or directory"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("experts", ["0", "x", "65537"])
+def test_experts_out_of_range(experts: str, log: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["inspect", str(log), "--experts", experts])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err == (
+        f"tessera inspect: argument --experts: expected an integer in [1, 65536], got '{experts}'\n"
+    )
