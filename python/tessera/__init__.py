@@ -17,13 +17,14 @@ from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
 from tessera.lora_align_block_size import lora_align_block_size, lora_contract_violations
 from tessera.statistics import RoutingStatistics
-from tessera.strict import check
+from tessera.strict import InvalidRoutingError, check
 from tessera.warmup import warmup
 
 __all__ = [
     "AlignedBlocks",
     "Backend",
     "Implementation",
+    "InvalidRoutingError",
     "RoutingStatistics",
     "Violation",
     "align_block_size",

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from tessera.strict import InvalidRoutingError
+
 Function = Callable[..., Any]
 
 # What Tessera raises for calls outside its domain; nothing has been written then.
@@ -97,6 +99,8 @@ class Patches:
             if self.active and not is_compiling():
                 try:
                     return serve(*args, **kwargs)
+                except InvalidRoutingError:
+                    raise  # no refusal: the call has run, and the original would get the bad ids
                 except _REFUSALS as refusal:
                     name = f"{original.__module__}.{original.__name__}"
                     self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")

@@ -169,9 +169,10 @@ def align_block_size(
         `from_dlpack` of its `__array_namespace__`, and are NumPy's where it has none.
 
     Raises:
-        TypeError: an argument has the wrong type. Nothing was written; so for all errors but those
-            of `validate="now"`.
+        TypeError: an argument has the wrong type. Nothing was written; so for all errors but
+            `InvalidRoutingError`.
         ValueError: a value, size, device or layout lies outside the op's domain.
+        InvalidRoutingError: a `ValueError`, with `validate="now"`: an id or map entry is invalid.
         NotImplementedError: nothing in this build can run the call.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
     """

@@ -17,6 +17,10 @@ MAX_UNREAD = 1024
 _PIECE = 4096
 
 
+class InvalidRoutingError(ValueError):
+    """A validated call had an invalid id or map entry. Its outputs are written all the same."""
+
+
 class Findings(NamedTuple):
     """What a report holds, int64, in the order of `AlignBlockSizeValidation` in the C++ header."""
 
@@ -89,7 +93,7 @@ class Report:
         """The call was made.
 
         Raises:
-            ValueError: something was invalid, and the call is to say so at once.
+            InvalidRoutingError: something was invalid, and the call is to say so at once.
         """
         if not self.at_once:
             _reports.add(self)
@@ -101,7 +105,7 @@ class Report:
             self.framework.synchronize(self.cuda_index)
         _reports.give_back(self)
         if message:
-            raise ValueError(message)
+            raise InvalidRoutingError(message)
 
     def message(self, found: Findings) -> str:
         """The first thing that was invalid, in one line; empty if nothing was."""
@@ -212,13 +216,13 @@ def check(*, raise_invalid: bool = True) -> int:
         The number of invalid ids and map entries, 0 if all were good.
 
     Raises:
-        ValueError: something was invalid; the message has the first of it, in the order of the
-            calls. Not with `raise_invalid` off.
+        InvalidRoutingError: something was invalid; the message has the first of it, in the order
+            of the calls. Not with `raise_invalid` off.
     """
     with _reports.lock:
         _reports.read()
         found, message = _reports.num_found, _reports.first_message
         _reports.num_found, _reports.first_message = 0, ""
     if message and raise_invalid:
-        raise ValueError(message)
+        raise InvalidRoutingError(message)
     return found

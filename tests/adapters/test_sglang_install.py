@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import engine_ops  # noqa: E402
 import tessera.sglang  # noqa: E402
 from engine_packages import STANDINS  # noqa: E402
+from tessera._library import load  # noqa: E402
 
 LAYERS = "sglang.srt.layers.moe"
 ALIGN = {
@@ -84,6 +85,14 @@ def test_filtered_pairs_come_first_in_blocks_of_minus_one(version: str) -> None:
     assert total.tolist() == [16]
     assert sorted_ids[:16].tolist() == [1, 2, 6, 6, 3, 6, 6, 6, 0, 4, 6, 6, 5, 6, 6, 6]
     assert expert_ids.tolist() == [-1, 0, 2, 7] + [-1] * (len(expert_ids) - 4)
+    assert engine_ops.calls == []
+
+
+def test_invalid_ids_reach_the_caller(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load(), "validate_default", "now")  # as TESSERA_VALIDATE=now does
+    tessera.sglang.install()
+    with pytest.raises(tessera.InvalidRoutingError, match=r"topk_ids\[1\]: expected an id in "):
+        wrapper(version).moe_align_block_size(torch.tensor([[-1, E]], dtype=torch.int32), B, E)
     assert engine_ops.calls == []
 
 

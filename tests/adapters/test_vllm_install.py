@@ -21,6 +21,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import engine_ops  # noqa: E402
 import tessera.vllm  # noqa: E402
 from engine_packages import STANDINS  # noqa: E402
+from tessera._library import load  # noqa: E402
 from tessera.vllm.generations import GENERATIONS, generation_of  # noqa: E402
 
 VERSIONS = ["0.9.2", "0.12.0", "0.33.0"]
@@ -241,6 +242,17 @@ def test_refused_calls_go_to_vllm_and_are_told_once(
     warnings = [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert warnings[0].startswith(f"vllm._custom_ops.{name} gets a call that Tessera refuses: ")
+
+
+def test_invalid_ids_reach_the_caller(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load(), "validate_default", "now")  # as TESSERA_VALIDATE=now does
+    tessera.vllm.install()
+    topk_ids = ids()
+    topk_ids[3, 1] = E
+    arguments, _ = align_call(topk_ids=topk_ids)
+    with pytest.raises(tessera.InvalidRoutingError, match=r"topk_ids\[7\]: expected an id in "):
+        custom_ops().moe_align_block_size(**arguments)
+    assert engine_ops.calls == []
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -34,7 +34,7 @@ def nothing_unread() -> Iterator[None]:
 
 
 def message_of_check() -> str:
-    with pytest.raises(ValueError, match="align_block_size: ") as caught:
+    with pytest.raises(tessera.InvalidRoutingError, match="align_block_size: ") as caught:
         tessera.check()
     return str(caught.value)
 
@@ -125,7 +125,7 @@ def test_pairs_of_the_filtered_group_are_valid() -> None:
 
 def test_at_once_raises_after_the_outputs_are_written_and_is_told_once() -> None:
     out = tuple(np.full(length, 77, np.int32) for length in (24, 6, 1))
-    with pytest.raises(ValueError, match="topk_ids") as caught:
+    with pytest.raises(tessera.InvalidRoutingError, match="topk_ids") as caught:
         tessera.align_block_size(BAD, validate="now", out=out, **OPTIONS)
     assert str(caught.value) == BAD_MESSAGE
     assert out[2].tolist() == [16]
