@@ -57,6 +57,13 @@ def output_sizes(
     return num_slots, num_blocks, workspace_bytes
 
 
+def require_triple(op: str, out: object) -> None:
+    """Refuse an `out` that is no tuple of three."""
+    if not isinstance(out, tuple) or len(out) != 3:
+        got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
+        raise TypeError(f"{op}: out: expected a tuple of three arrays, got {got}")
+
+
 def _written(
     out: object, expert_counts: object, num_dropped: object, statistics: object
 ) -> dict[str, object]:
@@ -280,11 +287,7 @@ def align_block_size(
             else:
                 short = long = library.align_joined_with_options
         else:
-            if not isinstance(out, tuple) or len(out) != 3:
-                got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
-                raise TypeError(
-                    f"align_block_size: out: expected a tuple of three arrays, got {got}"
-                )
+            require_triple("align_block_size", out)
             outputs = out
             if cuda_index == HOST:
                 num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])

@@ -8,26 +8,27 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from tessera._frameworks import FRAMEWORKS, exportable, on_host, read_only
+from tessera._family import Op, aligned_blocks
+from tessera._frameworks import exportable, on_host
 from tessera._library import load, refusal
 from tessera.align_block_size import AlignedBlocks, Array
 from tessera.contract import Violation
 
-_OP = "batched_align_block_size"
+_OP = Op(
+    "batched_align_block_size",
+    ("expert_num_tokens",),
+    (),
+    ("max_tokens_per_batch", "block_size", "tail_expert"),
+)
 
 
 @functools.lru_cache(maxsize=4096)
 def _output_sizes(num_batches: int, max_tokens_per_batch: int, block_size: int) -> tuple[int, int]:
     """Lengths of `sorted_token_ids` and `expert_ids`."""
     sizes = np.empty(2, np.int64)
-    load().function(f"{_OP}_sizes")(num_batches, max_tokens_per_batch, block_size, sizes)
+    load().function(f"{_OP.name}_sizes")(num_batches, max_tokens_per_batch, block_size, sizes)
     num_slots, num_blocks = sizes.tolist()
     return num_slots, num_blocks
-
-
-@functools.cache
-def _function(name: str) -> Any:
-    return load().function(name)
 
 
 @overload
@@ -91,50 +92,13 @@ def batched_align_block_size(
             batches than its shared memory has words.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
     """
-    try:
-        framework = FRAMEWORKS[type(expert_num_tokens)]
-        if out is None:
-            num_slots, num_blocks = _output_sizes(
-                framework.num_elements(expert_num_tokens), max_tokens_per_batch, block_size
-            )
-            memory = framework.empty_int32(expert_num_tokens, num_slots + num_blocks + 1)
-            align = _function(f"{_OP}_joined")
-            outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
-        else:
-            if not isinstance(out, tuple) or len(out) != 3:
-                got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
-                raise TypeError(f"{_OP}: out: expected a tuple of three arrays, got {got}")
-            if refused := read_only(_OP, dict(zip(AlignedBlocks._fields, out, strict=True))):
-                raise refused
-            align = _function(_OP)
-            outputs = out
-        arguments = (
-            exportable(expert_num_tokens),
-            *outputs,
-            max_tokens_per_batch,
-            block_size,
-            tail_expert,
-        )
-        if framework.launch is None:
-            align(*arguments)
-        else:
-            framework.launch(expert_num_tokens, lambda: align(*arguments))
-    except Exception as error:
-        arrays = {"expert_num_tokens": expert_num_tokens}
-        if isinstance(out, tuple):
-            arrays |= zip(AlignedBlocks._fields, out, strict=False)
-        integers = {
-            "max_tokens_per_batch": max_tokens_per_batch,
-            "block_size": block_size,
-            "tail_expert": tail_expert,
-        }
-        raise refusal(_OP, error, arrays, integers) from None
-    if out is not None:
-        return out
-    parts = framework.split(memory, num_slots, num_blocks)
-    if framework.adopt is not None:
-        parts = [framework.adopt(expert_num_tokens, part) for part in parts]
-    return AlignedBlocks(*parts)
+    return aligned_blocks(
+        _OP,
+        (expert_num_tokens,),
+        (max_tokens_per_batch, block_size, tail_expert),
+        lambda num_batches: _output_sizes(num_batches, max_tokens_per_batch, block_size),
+        out,
+    )
 
 
 def batched_contract_violations(
@@ -164,7 +128,7 @@ def batched_contract_violations(
         "tail_expert": tail_expert,
     }
     try:
-        found = load().read_json(f"{_OP}_check", *arrays.values(), *integers.values())
+        found = load().read_json(f"{_OP.name}_check", *arrays.values(), *integers.values())
     except Exception as error:
-        raise refusal(_OP, error, arrays, integers) from None
+        raise refusal(_OP.name, error, arrays, integers) from None
     return [Violation(**fields) for fields in found]

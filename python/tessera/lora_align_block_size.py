@@ -8,12 +8,18 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from tessera._frameworks import FRAMEWORKS, exportable, on_host, read_only
+from tessera._family import Op, aligned_blocks
+from tessera._frameworks import exportable, on_host
 from tessera._library import load, refusal
 from tessera.align_block_size import AlignedBlocks, Array
 from tessera.contract import Violation
 
-_OP = "lora_align_block_size"
+_OP = Op(
+    "lora_align_block_size",
+    ("topk_ids", "token_lora_mapping"),
+    ("adapter_enabled", "lora_ids", "expert_map"),
+    ("block_size", "num_experts", "max_loras", "pad_sorted_ids", "tail_expert"),
+)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -23,14 +29,9 @@ def _row_sizes(
     """Lengths of a row of `sorted_token_ids` and of `expert_ids`."""
     sizes = np.empty(2, np.int64)
     shape = (num_ids, block_size, num_experts, max_loras, pad_sorted_ids)
-    load().function(f"{_OP}_sizes")(*shape, sizes)
+    load().function(f"{_OP.name}_sizes")(*shape, sizes)
     row_slots, row_blocks = sizes.tolist()
     return row_slots, row_blocks
-
-
-@functools.cache
-def _function(name: str) -> Any:
-    return load().function(name)
 
 
 @overload
@@ -121,66 +122,15 @@ def lora_align_block_size(
             has no room for a counter of every expert.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
     """
-    optional = {"adapter_enabled": adapter_enabled, "lora_ids": lora_ids, "expert_map": expert_map}
-    try:
-        framework = FRAMEWORKS[type(topk_ids)]
-        pad_sorted_ids = bool(pad_sorted_ids)
-        if out is None:
-            row_slots, row_blocks = _row_sizes(
-                framework.num_elements(topk_ids), block_size, num_experts, max_loras, pad_sorted_ids
-            )
-            num_slots, num_blocks = max_loras * row_slots, max_loras * row_blocks
-            memory = framework.empty_int32(topk_ids, num_slots + num_blocks + max_loras)
-            align = _function(f"{_OP}_joined")
-            outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
-        else:
-            if not isinstance(out, tuple) or len(out) != 3:
-                got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
-                raise TypeError(f"{_OP}: out: expected a tuple of three arrays, got {got}")
-            if refused := read_only(_OP, dict(zip(AlignedBlocks._fields, out, strict=True))):
-                raise refused
-            align = _function(_OP)
-            outputs = out
-        arguments = (
-            exportable(topk_ids),
-            exportable(token_lora_mapping),
-            *(exportable(array) for array in optional.values()),
-            *outputs,
-            block_size,
-            num_experts,
-            max_loras,
-            pad_sorted_ids,
-            tail_expert,
-        )
-        if framework.launch is None:
-            align(*arguments)
-        else:
-            framework.launch(topk_ids, lambda: align(*arguments))
-    except Exception as error:
-        arrays = {"topk_ids": topk_ids, "token_lora_mapping": token_lora_mapping}
-        arrays |= {name: array for name, array in optional.items() if array is not None}
-        if isinstance(out, tuple):
-            arrays |= zip(AlignedBlocks._fields, out, strict=False)
-        integers = {
-            "block_size": block_size,
-            "num_experts": num_experts,
-            "max_loras": max_loras,
-            "tail_expert": tail_expert,
-        }
-        raise refusal(_OP, error, arrays, integers) from None
-    if out is not None:
-        return out
-    sorted_token_ids, expert_ids, num_tokens_post_pad = framework.split(
-        memory, num_slots, num_blocks
+    pad_sorted_ids = bool(pad_sorted_ids)
+    return aligned_blocks(
+        _OP,
+        (topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map),
+        (block_size, num_experts, max_loras, pad_sorted_ids, tail_expert),
+        lambda num_ids: _row_sizes(num_ids, block_size, num_experts, max_loras, pad_sorted_ids),
+        out,
+        num_rows=max_loras,
     )
-    parts = [
-        sorted_token_ids.reshape((max_loras, row_slots)),
-        expert_ids.reshape((max_loras, row_blocks)),
-        num_tokens_post_pad,
-    ]
-    if framework.adopt is not None:
-        parts = [framework.adopt(topk_ids, part) for part in parts]
-    return AlignedBlocks(*parts)
 
 
 def lora_contract_violations(
@@ -217,9 +167,13 @@ def lora_contract_violations(
     integers = {"block_size": block_size, "num_experts": num_experts, "max_loras": max_loras}
     try:
         found = load().read_json(
-            f"{_OP}_check", *arrays.values(), *integers.values(), bool(pad_sorted_ids), tail_expert
+            f"{_OP.name}_check",
+            *arrays.values(),
+            *integers.values(),
+            bool(pad_sorted_ids),
+            tail_expert,
         )
     except Exception as error:
         there = {name: array for name, array in arrays.items() if array is not None}
-        raise refusal(_OP, error, there, {**integers, "tail_expert": tail_expert}) from None
+        raise refusal(_OP.name, error, there, {**integers, "tail_expert": tail_expert}) from None
     return [Violation(**fields) for fields in found]
