@@ -34,13 +34,6 @@ AlignBlockSizeArgs align_block_size_args(const ffi::TensorView& topk_ids,
   return args;
 }
 
-void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-                 const ffi::TensorView& num_tokens_post_pad, AlignBlockSizeArgs* args) {
-  args->sorted_token_ids = view_of(sorted_token_ids);
-  args->expert_ids = view_of(expert_ids);
-  args->num_tokens_post_pad = view_of(num_tokens_post_pad);
-}
-
 void set_options(const OptionalTensor& statistics, const OptionalTensor& validation, bool map_tail,
                  bool filtered_group, AlignBlockSizeArgs* args) {
   args->statistics = view_of(statistics);
@@ -72,9 +65,7 @@ std::int64_t run(const AlignBlockSizeArgs& args, const OptionalTensor& workspace
       return static_cast<std::int64_t>(sizes.workspace_bytes);
     }
   }
-  if (!is_on_host) {
-    context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
-  }
+  context.stream = current_stream(context.device);
   throw_unless_ok(align_block_size(args, context));
   return 0;
 }
@@ -123,9 +114,7 @@ std::int64_t align_block_size_joined_with_options(
   AlignBlockSizeArgs args =
       align_block_size_args(topk_ids, expert_map, expert_counts, num_dropped, block_size,
                             num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert);
-  args.sorted_token_ids = view_of(outputs);
-  args.expert_ids = cut(&args.sorted_token_ids, num_slots);
-  args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
+  set_joined_outputs(outputs, num_slots, num_blocks, &args);
   set_options(statistics, validation, map_tail, filtered_group, &args);
   return run(args, workspace, num_threads, implementation);
 }

@@ -23,20 +23,11 @@ BatchedAlignBlockSizeArgs batched_args(const ffi::TensorView& expert_num_tokens,
   return args;
 }
 
-void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-                 const ffi::TensorView& num_tokens_post_pad, BatchedAlignBlockSizeArgs* args) {
-  args->sorted_token_ids = view_of(sorted_token_ids);
-  args->expert_ids = view_of(expert_ids);
-  args->num_tokens_post_pad = view_of(num_tokens_post_pad);
-}
-
 /// On a device, on the stream that the framework of the arrays has made current.
 void run(const BatchedAlignBlockSizeArgs& args) {
   Context context;
   context.device = args.expert_num_tokens.device;
-  if (context.device.device_type != kDLCPU) {
-    context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
-  }
+  context.stream = current_stream(context.device);
   throw_unless_ok(batched_align_block_size(args, context));
 }
 
@@ -59,9 +50,7 @@ void batched_align_block_size_joined(const ffi::TensorView& expert_num_tokens,
                                      std::int64_t block_size, std::int64_t tail_expert) {
   BatchedAlignBlockSizeArgs args =
       batched_args(expert_num_tokens, max_tokens_per_batch, block_size, tail_expert);
-  args.sorted_token_ids = view_of(outputs);
-  args.expert_ids = cut(&args.sorted_token_ids, num_slots);
-  args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
+  set_joined_outputs(outputs, num_slots, num_blocks, &args);
   run(args);
 }
 

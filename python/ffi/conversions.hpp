@@ -97,6 +97,29 @@ inline TensorView cut(TensorView* array, std::int64_t length) {
   return rest;
 }
 
+template <typename Args>
+void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
+                 const ffi::TensorView& num_tokens_post_pad, Args* args) {
+  args->sorted_token_ids = view_of(sorted_token_ids);
+  args->expert_ids = view_of(expert_ids);
+  args->num_tokens_post_pad = view_of(num_tokens_post_pad);
+}
+
+/// The three outputs in one array, one after the other.
+template <typename Args>
+void set_joined_outputs(const ffi::TensorView& outputs, std::int64_t num_slots,
+                        std::int64_t num_blocks, Args* args) {
+  args->sorted_token_ids = view_of(outputs);
+  args->expert_ids = cut(&args->sorted_token_ids, num_slots);
+  args->num_tokens_post_pad = cut(&args->expert_ids, num_blocks);
+}
+
+/// The stream that the framework of the arrays has made current; none on the host.
+inline void* current_stream(DLDevice device) {
+  return device.device_type == kDLCPU ? nullptr
+                                      : TVMFFIEnvGetStream(device.device_type, device.device_id);
+}
+
 inline Context context_on(const char* op, DLDevice device, std::int64_t num_threads,
                           std::string_view implementation) {
   Context context;

@@ -42,13 +42,6 @@ LoraAlignBlockSizeArgs lora_args(const ffi::TensorView& topk_ids,
   return args;
 }
 
-void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-                 const ffi::TensorView& num_tokens_post_pad, LoraAlignBlockSizeArgs* args) {
-  args->sorted_token_ids = view_of(sorted_token_ids);
-  args->expert_ids = view_of(expert_ids);
-  args->num_tokens_post_pad = view_of(num_tokens_post_pad);
-}
-
 LoraAlignBlockSizeSizes row_sizes(const LoraAlignBlockSizeShape& shape, const Context& context) {
   LoraAlignBlockSizeSizes sizes;
   throw_unless_ok(lora_align_block_size_sizes(shape, context, &sizes));
@@ -66,9 +59,8 @@ void run(const LoraAlignBlockSizeArgs& args) {
                                   args.max_loras, args.pad_sorted_ids},
                                  context)
                            .workspace_bytes);
-  } else {
-    context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
   }
+  context.stream = current_stream(context.device);
   throw_unless_ok(lora_align_block_size(args, context));
 }
 
@@ -100,9 +92,7 @@ void lora_align_block_size_joined(const ffi::TensorView& topk_ids,
   LoraAlignBlockSizeArgs args =
       lora_args(topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map, block_size,
                 num_experts, max_loras, pad_sorted_ids, tail_expert);
-  args.sorted_token_ids = view_of(outputs);
-  args.expert_ids = cut(&args.sorted_token_ids, num_slots);
-  args.num_tokens_post_pad = cut(&args.expert_ids, num_blocks);
+  set_joined_outputs(outputs, num_slots, num_blocks, &args);
   run(args);
 }
 
