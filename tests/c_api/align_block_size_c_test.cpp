@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "align_block_size_cases.hpp"
+#include "c_arguments.hpp"
 #include "guarded_call.hpp"
 #include "tessera/info.hpp"
 #include "tessera/tessera.h"
@@ -14,22 +15,8 @@
 namespace tessera::test {
 namespace {
 
-tessera_dtype dtype_of(DLDataType dtype) {
-  switch (dtype.bits) {
-    case 8:
-      return dtype.code == kDLInt ? TESSERA_INT8 : TESSERA_UINT8;
-    case 16:
-      return dtype.code == kDLInt ? TESSERA_INT16 : TESSERA_UINT16;
-    case 32:
-      return dtype.code == kDLInt ? TESSERA_INT32 : TESSERA_UINT32;
-    default:
-      return dtype.code == kDLInt ? TESSERA_INT64 : TESSERA_UINT64;
-  }
-}
-
 /// The C arguments for the arrays of a call, without a workspace.
 tessera_align_block_size_args c_args(const AlignBlockSizeArgs& from) {
-  const auto int32s = [](const TensorView& view) { return static_cast<std::int32_t*>(view.data); };
   tessera_align_block_size_args args{};
   args.struct_size = sizeof(args);
   args.topk_ids = from.topk_ids.data;
@@ -41,11 +28,7 @@ tessera_align_block_size_args c_args(const AlignBlockSizeArgs& from) {
   args.ignore_invalid_experts = from.ignore_invalid_experts;
   args.pad_sorted_ids = from.pad_sorted_ids;
   args.tail_expert = from.tail_expert;
-  args.sorted_token_ids = int32s(from.sorted_token_ids);
-  args.sorted_token_ids_length = from.sorted_token_ids.num_elements;
-  args.expert_ids = int32s(from.expert_ids);
-  args.expert_ids_length = from.expert_ids.num_elements;
-  args.num_tokens_post_pad = int32s(from.num_tokens_post_pad);
+  set_outputs(from, &args);
   args.expert_counts = int32s(from.expert_counts);
   args.num_dropped = int32s(from.num_dropped);
   args.statistics = static_cast<double*>(from.statistics.data);

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "c_arguments.hpp"
 #include "guarded_batched_call.hpp"
 #include "tessera/tessera.h"
 
@@ -11,7 +12,6 @@ namespace tessera::test {
 namespace {
 
 tessera_batched_align_block_size_args c_args(const BatchedAlignBlockSizeArgs& from) {
-  const auto int32s = [](const TensorView& view) { return static_cast<std::int32_t*>(view.data); };
   tessera_batched_align_block_size_args args{};
   args.struct_size = sizeof(args);
   args.expert_num_tokens = int32s(from.expert_num_tokens);
@@ -19,11 +19,7 @@ tessera_batched_align_block_size_args c_args(const BatchedAlignBlockSizeArgs& fr
   args.max_tokens_per_batch = from.max_tokens_per_batch;
   args.block_size = from.block_size;
   args.tail_expert = from.tail_expert;
-  args.sorted_token_ids = int32s(from.sorted_token_ids);
-  args.sorted_token_ids_length = from.sorted_token_ids.num_elements;
-  args.expert_ids = int32s(from.expert_ids);
-  args.expert_ids_length = from.expert_ids.num_elements;
-  args.num_tokens_post_pad = int32s(from.num_tokens_post_pad);
+  set_outputs(from, &args);
   return args;
 }
 

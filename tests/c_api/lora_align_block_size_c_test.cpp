@@ -3,20 +3,15 @@
 
 #include <string>
 
+#include "c_arguments.hpp"
 #include "guarded_lora_call.hpp"
 #include "tessera/tessera.h"
 
 namespace tessera::test {
 namespace {
 
-tessera_dtype dtype_of(DLDataType dtype) {
-  const int width = dtype.bits == 8 ? 0 : dtype.bits == 16 ? 2 : dtype.bits == 32 ? 4 : 6;
-  return static_cast<tessera_dtype>(width + (dtype.code == kDLInt ? 0 : 1));
-}
-
 /// The C arguments for the arrays of a call, without a workspace.
 tessera_lora_align_block_size_args c_args(const LoraAlignBlockSizeArgs& from) {
-  const auto int32s = [](const TensorView& view) { return static_cast<std::int32_t*>(view.data); };
   tessera_lora_align_block_size_args args{};
   args.struct_size = sizeof(args);
   args.topk_ids = from.topk_ids.data;
@@ -33,11 +28,7 @@ tessera_lora_align_block_size_args c_args(const LoraAlignBlockSizeArgs& from) {
   args.expert_map = int32s(from.expert_map);
   args.pad_sorted_ids = from.pad_sorted_ids;
   args.tail_expert = from.tail_expert;
-  args.sorted_token_ids = int32s(from.sorted_token_ids);
-  args.sorted_token_ids_length = from.sorted_token_ids.num_elements;
-  args.expert_ids = int32s(from.expert_ids);
-  args.expert_ids_length = from.expert_ids.num_elements;
-  args.num_tokens_post_pad = int32s(from.num_tokens_post_pad);
+  set_outputs(from, &args);
   return args;
 }
 

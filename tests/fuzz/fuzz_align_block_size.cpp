@@ -6,8 +6,6 @@
 // builds it and runs it for 30 seconds. A finding is replayed by giving its file to the program,
 // build/fuzz/tests/fuzz/fuzz_align_block_size. TESSERA_IMPL picks the implementation.
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <optional>
 #include <string>
@@ -21,17 +19,12 @@ namespace {
 
 using tessera::TensorView;
 using tessera::fuzz::FuzzHeader;
+using tessera::fuzz::require;
 using tessera::test::GuardedBuffer;
 
 constexpr DLDataType kDtypes[] = {{kDLInt, 8, 1},   {kDLUInt, 8, 1}, {kDLInt, 16, 1},
                                   {kDLUInt, 16, 1}, {kDLInt, 32, 1}, {kDLUInt, 32, 1},
                                   {kDLInt, 64, 1},  {kDLUInt, 64, 1}};
-
-void require(bool condition, const std::string& what) {
-  if (condition) return;
-  std::fprintf(stderr, "%s; last error: %s\n", what.c_str(), tessera_last_error());
-  std::abort();
-}
 
 /// The head of `bytes`, filled up with zeros where they do not suffice, is taken off.
 template <typename T>
@@ -100,11 +93,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     expect_refusal_by_query(args, sizes);
     return 0;
   }
-  if (!few_experts || sizes.sorted_token_ids_length > kMaxCapacity) return 0;
+  if (!few_experts || sizes.sorted_token_ids_length > kMaxElements) return 0;
 
-  const auto extended = [](std::int64_t length, std::int16_t extra) {
-    return std::max<std::int64_t>(0, length + extra);
-  };
   GuardedBuffer<std::int32_t> sorted_token_ids(
       extended(sizes.sorted_token_ids_length, header.sorted_extra));
   GuardedBuffer<std::int32_t> expert_ids(extended(sizes.expert_ids_length, header.experts_extra));

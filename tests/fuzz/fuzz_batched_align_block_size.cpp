@@ -2,19 +2,21 @@
 // refused and writes nothing, or its outputs satisfy the contract. An input is a Header, then the
 // counts.
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
 
 #include "batched_align_block_size_checker.hpp"
+#include "fuzz_input.hpp"
 #include "guarded_buffer.hpp"
 #include "tessera/tessera.h"
 
 namespace {
 
 using tessera::TensorView;
+using tessera::fuzz::extended;
+using tessera::fuzz::kMaxElements;
+using tessera::fuzz::require;
 using tessera::test::GuardedBuffer;
 
 struct Header {
@@ -25,15 +27,6 @@ struct Header {
   std::int16_t experts_extra;
 };
 static_assert(sizeof(Header) == 24, "no padding: inputs are the bytes of the struct");
-
-/// Larger problems are only asked for their sizes: the fuzzer would spend its time on memory.
-constexpr std::int64_t kMaxCapacity = 1 << 18;
-
-void require(bool condition, const std::string& what) {
-  if (condition) return;
-  std::fprintf(stderr, "%s; last error: %s\n", what.c_str(), tessera_last_error());
-  std::abort();
-}
 
 }  // namespace
 
@@ -61,11 +54,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
             "the call accepts what the query refuses");
     return 0;
   }
-  if (sizes.sorted_token_ids_length > kMaxCapacity) return 0;
+  if (sizes.sorted_token_ids_length > kMaxElements) return 0;
 
-  const auto extended = [](std::int64_t length, std::int16_t extra) {
-    return std::max<std::int64_t>(0, length + extra);
-  };
   GuardedBuffer<std::int32_t> slots(extended(sizes.sorted_token_ids_length, header.sorted_extra));
   GuardedBuffer<std::int32_t> blocks(extended(sizes.expert_ids_length, header.experts_extra));
   GuardedBuffer<std::int32_t> total(1);

@@ -1,7 +1,14 @@
-// How a fuzz input encodes a call: a FuzzHeader, then expert_map if it is given, then the ids.
+// What the fuzz targets share; and how an input of align_block_size's encodes a call: a FuzzHeader,
+// then expert_map if it is given, then the ids.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+
+#include "tessera/tessera.h"
 
 namespace tessera::fuzz {
 
@@ -31,6 +38,17 @@ static_assert(sizeof(FuzzHeader) == 32, "no padding: inputs are the bytes of the
 
 /// Larger problems are only asked for their sizes: the fuzzer would spend its time on memory.
 inline constexpr std::int64_t kMaxExperts = 1 << 12;
-inline constexpr std::int64_t kMaxCapacity = 1 << 18;
+inline constexpr std::int64_t kMaxElements = 1 << 18;
+
+inline void require(bool condition, const std::string& what) {
+  if (condition) return;
+  std::fprintf(stderr, "%s; last error: %s\n", what.c_str(), tessera_last_error());
+  std::abort();
+}
+
+/// The length of an output that an input asks to be too long or too short.
+inline std::int64_t extended(std::int64_t length, std::int16_t extra) {
+  return std::max<std::int64_t>(0, length + extra);
+}
 
 }  // namespace tessera::fuzz

@@ -2,11 +2,10 @@
 // refused and writes nothing, or its outputs satisfy the contract. An input is a Header, then what
 // fills the arrays of inputs, over and over.
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <string>
 
+#include "fuzz_input.hpp"
 #include "guarded_buffer.hpp"
 #include "lora_align_block_size_checker.hpp"
 #include "tessera/tessera.h"
@@ -14,6 +13,9 @@
 namespace {
 
 using tessera::TensorView;
+using tessera::fuzz::extended;
+using tessera::fuzz::kMaxElements;
+using tessera::fuzz::require;
 using tessera::test::GuardedBuffer;
 
 struct Header {
@@ -30,15 +32,6 @@ struct Header {
   std::uint8_t unused[3];
 };
 static_assert(sizeof(Header) == 40, "no padding: inputs are the bytes of the struct");
-
-/// Larger problems are only asked for their sizes: the fuzzer would spend its time on memory.
-constexpr std::int64_t kMaxElements = 1 << 18;
-
-void require(bool condition, const std::string& what) {
-  if (condition) return;
-  std::fprintf(stderr, "%s; last error: %s\n", what.c_str(), tessera_last_error());
-  std::abort();
-}
 
 }  // namespace
 
@@ -87,9 +80,6 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   GuardedBuffer<std::int32_t> lora_ids(header.num_lora_ids);
   GuardedBuffer<std::int32_t> expert_map(args.num_experts);
   for (auto* input : {&topk_ids, &mapping, &enabled, &lora_ids, &expert_map}) fill(*input);
-  const auto extended = [](std::int64_t length, std::int16_t extra) {
-    return std::max<std::int64_t>(0, length + extra);
-  };
   GuardedBuffer<std::int32_t> slots(extended(sizes.sorted_token_ids_length, header.sorted_extra));
   GuardedBuffer<std::int32_t> blocks(extended(sizes.expert_ids_length, header.experts_extra));
   GuardedBuffer<std::int32_t> totals(args.max_loras);
