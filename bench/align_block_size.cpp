@@ -37,6 +37,13 @@ TensorView view_of(const ffi::TensorView& tensor) {
   return view;
 }
 
+/// One of `num_windows` equal parts.
+TensorView window_of(TensorView ids, std::int64_t num_windows, std::int64_t window) {
+  ids.num_elements /= num_windows;
+  ids.data = static_cast<std::byte*>(ids.data) + window * ids.num_elements * ids.dtype.bits / 8;
+  return ids;
+}
+
 /// Our op as its C++ caller sees it: with validation, dispatch and all.
 std::function<void()> tessera_call(const AlignBlockSizeArgs& args, std::int64_t num_threads,
                                    std::vector<std::byte>& workspace) {
@@ -50,49 +57,57 @@ std::function<void()> tessera_call(const AlignBlockSizeArgs& args, std::int64_t 
   return [args, context] { require(align_block_size(args, context)); };
 }
 
-/// Seconds that `num_calls` calls of a contender take. All arrays are contiguous in host memory,
-/// and the outputs have at least the contract's lengths. All but Tessera ignore the map; the peers
-/// need int32 ids.
+/// Seconds that `num_calls` calls of a contender take, which go round the windows: equal parts of
+/// the ids. All arrays are contiguous in host memory, and the outputs have at least the contract's
+/// lengths for a window. All but Tessera ignore the map; the peers need int32 ids.
 double host_seconds(const ffi::String& contender, const ffi::TensorView& topk_ids,
                     const OptionalTensor& expert_map, const ffi::TensorView& sorted_token_ids,
                     const ffi::TensorView& expert_ids, const ffi::TensorView& num_tokens_post_pad,
                     std::int64_t block_size, std::int64_t num_experts, std::int64_t num_threads,
-                    std::int64_t num_calls) {
-  const PeerProblem problem{
-      int32_span(topk_ids).data(),           static_cast<std::int32_t>(topk_ids.numel()),
-      static_cast<std::int32_t>(block_size), static_cast<std::int32_t>(num_experts),
-      int32_span(sorted_token_ids).data(),   static_cast<std::int32_t>(sorted_token_ids.numel()),
-      int32_span(expert_ids).data(),         static_cast<std::int32_t>(expert_ids.numel()),
-      int32_span(num_tokens_post_pad).data()};
+                    std::int64_t num_windows, std::int64_t num_calls) {
   // Kept between calls, so that the first one of a loop does not pay for fresh pages.
   static std::vector<std::byte> workspace;
   static std::vector<std::int32_t> peer_workspace;
 
   const std::string name(contender.data(), contender.size());
-  std::function<void()> call;
-  if (name == "tessera") {
+  const auto call_of = [&](const TensorView& ids) -> std::function<void()> {
+    const PeerProblem problem{static_cast<const std::int32_t*>(ids.data),
+                              static_cast<std::int32_t>(ids.num_elements),
+                              static_cast<std::int32_t>(block_size),
+                              static_cast<std::int32_t>(num_experts),
+                              int32_span(sorted_token_ids).data(),
+                              static_cast<std::int32_t>(sorted_token_ids.numel()),
+                              int32_span(expert_ids).data(),
+                              static_cast<std::int32_t>(expert_ids.numel()),
+                              int32_span(num_tokens_post_pad).data()};
+    if (name == "textbook") return [problem] { textbook(problem, peer_workspace); };
+    if (name == "floor") return [problem] { memory_floor(problem); };
+    if (name == "thread_local_counts") {
+      return [problem, num_threads] {
+        thread_local_counts(problem, static_cast<int>(num_threads), peer_workspace);
+      };
+    }
+    if (name != "tessera") TVM_FFI_THROW(ValueError) << "no contender is called " << name;
     AlignBlockSizeArgs args;
-    args.topk_ids = view_of(topk_ids);
+    args.topk_ids = ids;
     args.block_size = block_size;
     args.num_experts = num_experts;
     if (expert_map.has_value()) args.expert_map = view_of(*expert_map);
     args.sorted_token_ids = view_of(sorted_token_ids);
     args.expert_ids = view_of(expert_ids);
     args.num_tokens_post_pad = view_of(num_tokens_post_pad);
-    call = tessera_call(args, num_threads, workspace);
-  } else if (name == "textbook") {
-    call = [&] { textbook(problem, peer_workspace); };
-  } else if (name == "thread_local_counts") {
-    call = [&] { thread_local_counts(problem, static_cast<int>(num_threads), peer_workspace); };
-  } else if (name == "floor") {
-    call = [&] { memory_floor(problem); };
-  } else {
-    TVM_FFI_THROW(ValueError) << "no contender is called " << name;
+    return tessera_call(args, num_threads, workspace);
+  };
+  std::vector<std::function<void()>> calls;
+  for (std::int64_t window = 0; window < num_windows; ++window) {
+    calls.push_back(call_of(window_of(view_of(topk_ids), num_windows, window)));
   }
 
   const auto start = std::chrono::steady_clock::now();
+  auto call = calls.begin();
   for (std::int64_t i = 0; i < num_calls; ++i) {
-    call();
+    (*call)();
+    if (++call == calls.end()) call = calls.begin();
     std::atomic_signal_fence(std::memory_order_seq_cst);
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

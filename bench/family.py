@@ -123,7 +123,7 @@ def host_floor(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
     """Reads the words and writes arrays of the outputs' lengths, in C++."""
     function = native_library("tessera_bench.so").function("host_seconds")
     written = [np.empty_like(array) for array in outputs]
-    seconds = functools.partial(function, "floor", words, None, *written, 1, 1, 1)
+    seconds = functools.partial(function, "floor", words, None, *written, 1, 1, 1, 1)
     return {"floor": Call(lambda: seconds(1), seconds)}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +33,12 @@ class Call:
         """A call timed by a loop in Python."""
         return Call(function, lambda number: timeit.timeit(function, number=number))
 
+    @staticmethod
+    def in_turn(calls: Sequence[Call]) -> Call:
+        """Goes round several calls, timed by a loop in Python."""
+        following = itertools.cycle([call.run for call in calls]).__next__
+        return Call.of(lambda: following()())
+
 
 @dataclass(frozen=True)
 class Contender:
@@ -47,11 +54,21 @@ class Contender:
     prepare: Callable[[Problem], Call]
     unavailable: str = ""
     refusal: Callable[[Shape], str] = lambda shape: ""
+    # For those timed in C++: a call that goes round problems of one shape there.
+    prepare_in_turn: Callable[[Sequence[Problem]], Call] | None = None
 
     @property
     def is_checked(self) -> bool:
         """Whether its outputs are to be judged by the contract."""
         return self.kind in ("tessera", "peer")
+
+    def prepare_all(self, problems: Sequence[Problem]) -> Call:
+        """A call that goes round these problems of one shape, or has only one."""
+        if len(problems) == 1:
+            return self.prepare(problems[0])
+        if self.prepare_in_turn is not None:
+            return self.prepare_in_turn(problems)
+        return Call.in_turn([self.prepare(problem) for problem in problems])
 
 
 def absent(name: str, kind: Kind, reason: str) -> Contender:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,16 +53,23 @@ def ratios(us: Mapping[str, float]) -> dict[str, float]:
 
 def _native(name: str, kind: Kind, function: str, num_threads: int) -> Contender:
     def prepare(problem: Problem) -> Call:
+        return timed(problem, problem.topk_ids, 1)
+
+    def prepare_in_turn(problems: Sequence[Problem]) -> Call:
+        return timed(problems[0], np.stack([one.topk_ids for one in problems]), len(problems))
+
+    def timed(problem: Problem, topk_ids: Any, num_windows: int) -> Call:
         outputs = problem.empty_outputs()
         host_seconds = functools.partial(
             native_library("tessera_bench.so").function("host_seconds"),
             function,
-            problem.topk_ids,
+            topk_ids,
             problem.expert_map,
             *outputs,
             problem.shape.block_size,
             problem.shape.num_experts,
             num_threads,
+            num_windows,
         )
 
         def run() -> Any:
@@ -74,7 +81,9 @@ def _native(name: str, kind: Kind, function: str, num_threads: int) -> Contender
         return Call(run, host_seconds)
 
     refusal = _refuse_all_but_plain_int32 if kind == "peer" else lambda shape: ""
-    return Contender(name, kind, ("call",), prepare, refusal=refusal)
+    return Contender(
+        name, kind, ("call",), prepare, refusal=refusal, prepare_in_turn=prepare_in_turn
+    )
 
 
 def _refuse_all_but_plain_int32(shape: Shape) -> str:
