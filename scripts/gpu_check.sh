@@ -102,7 +102,7 @@ case $stage in
     "$build/tests/cuda/tune_policy" >"$results/policy.json"
     options=(--device cuda --preset report --json "$results")
     [[ -z ${COMMIT:-} ]] || options+=(--commit "$COMMIT")
-    [[ -z ${TESSERA_TRACES:-} ]] || options+=(--trace "$TESSERA_TRACES"/*.jsonl)
+    [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"
     "$python" -m tessera bench "${options[@]}"
     "$python" bench/family.py --device cuda --json "$results/family.json" \

@@ -11,15 +11,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tessera
 from tessera.bench import cpu, driver
 from tessera.bench.contender import Call
 from tessera.bench.methods import Effort
-from tessera.bench.shapes import product
+from tessera.bench.shapes import Shape, product
 from tessera.cli import bench
 from tessera.cli.main import main
+from tessera.inspection.document import BLOCK_SIZES
 
 META = '{"type": "meta", "num_experts": 9}\n'
 ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
@@ -74,17 +76,73 @@ def test_variants_and_what_peers_refuse(tmp_path: Path, capsys: pytest.CaptureFi
     )
 
 
-def test_logs_beside_uniform_ids(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    log.write_text(META + ROUTE % (1, [3, 0]) + ROUTE % (4, [5, 1]) + ROUTE % (1, [2, 0]))
-    document = results(tmp_path / "a.json", "--trace", log, "--block-size", 4, "--commit", "abc")
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Layer 3: a warm-up of 70 equal rows, then 5 tokens. Layer 7: 2 tokens."""
+    path = tmp_path / "log.jsonl"
+    rows = [(3, [8, 7])] * 70 + [(3, [0, 1]), (3, [0, 2]), (7, [4, 5]), (3, [0, 1])]
+    rows += [(3, [1, 0]), (7, [4, 6]), (3, [3, 2])]
+    path.write_text(META + "".join(ROUTE % row for row in rows))
+    return path
+
+
+def test_windows_of_a_log_beside_its_advice(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = ("--tokens", "1,2,4", "--block-size", "8,16", "--peers", "none")
+    document = results(tmp_path / "a.json", "--log", log, *sizes, "--commit", "abc")
+    shown = capsys.readouterr().out
     assert [row["shape"] for row in document["rows"]] == [
-        "2x9x2/4",
-        "log layer 1: 2x9x2/4",
-        "1x9x2/4",
-        "log layer 4: 1x9x2/4",
+        *(f"log layer 3: {size}x9x2/{block}" for size in (1, 2, 4) for block in (8, 16)),
+        *(f"log layer 7: {size}x9x2/{block}" for size in (1, 2) for block in (8, 16)),
     ]
+    row = document["rows"][3]  # two tokens: experts 0, 1, 2 and 0, 1
+    assert row["num_windows"] == row["num_windows_timed"] == 2
+    assert row["num_blocks"] == 2.5
+    assert row["padding_share"] == pytest.approx(1 - 4 / (2.5 * 16))
+    (advice,) = [
+        one for one in document["inspection"]["models"][0]["advice"] if one["batch_size"] == 2
+    ]
+    assert row["relative_cost"] == advice["costs"][1]["relative_cost"]
+    assert row["is_recommended"] == (advice["block_size"] == 16)
+    assert set(row["us"]) == {"tessera/1", "tessera/2", "floor"}
+    assert "\nlog layer 3: 5 tokens, top 2 of 9 experts; without 70 rows of warm-up\n" in shown
+    assert "\nlog layer 7: 2 tokens, top 2 of 9 experts\n" in shown
+    assert re.search(r"^tokens +windows +block +Tessera +floor +blocks +padding +cost", shown, re.M)
+    assert re.search(r"^2 +2 +8 +[\d.]+ +[\d.]+ +2\.5 +80\.0% +[\d.]+", shown, re.M)
+    assert "\nlog layer 7: no windows of 4 tokens or more: it has 2\n" in shown
     assert (document["commit"], document["modified"]) == ("abc", None)
+
+
+def test_block_sizes_in_question_are_the_advised_and_its_neighbours(
+    log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = results(tmp_path / "a.json", "--log", log, "--peers", "none")
+    assert {row["num_tokens"] for row in document["rows"]} == {1, 2, 4}
+    for size in (1, 2, 4):
+        rows = [row for row in document["rows"] if row["num_tokens"] == size]
+        (advised,) = {row["block_size"] for row in rows if row["is_recommended"]}
+        around = {advised // 2, advised, 2 * advised} & set(BLOCK_SIZES)
+        assert {row["block_size"] for row in rows} == around
+    assert len(re.findall(r" use *$", capsys.readouterr().out, re.MULTILINE)) == 5
+
+
+def test_a_log_as_an_array(tmp_path: Path) -> None:
+    path = tmp_path / "ids.npy"
+    np.save(path, np.array([[0, 3], [1, 2], [0, 1]]))
+    document = results(tmp_path / "a.json", "--log", path, "--tokens", "2", "--peers", "none")
+    assert {row["trace"] for row in document["rows"]} == {"ids"}
+    assert {row["num_experts"] for row in document["rows"]} == {4}
+
+
+def test_ids_that_not_all_contenders_survive_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "ids.npz"
+    np.savez(path, topk_ids=np.array([[0, 3], [1, -1]]), num_experts=4)
+    assert run("--log", path, "--tokens", 1) == 2
+    message = f"tessera bench: {path}: topk_ids: expected ids in [0, 4), got 1 others\n"
+    assert capsys.readouterr().err == message
 
 
 def test_eager_lists_calls_by_shape(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,16 +157,26 @@ def test_eager_lists_calls_by_shape(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_report_writes_the_files_of_the_page(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def requests(device: str, *rest: object) -> dict[str, driver.Request]:
+    def requests(
+        device: str, shapes: list[Shape], windows: dict[Any, Any], *rest: object
+    ) -> dict[str, driver.Request]:
         assert device == "cpu"
+        assert [shape.name for shape in shapes] == [
+            "75x9x2/128",
+            "log layer 3: 75x9x2/128",
+            "2x9x2/128",
+            "log layer 7: 2x9x2/128",
+        ]
+        assert windows["log layer 7", 2].tolist() == [[[4, 5], [4, 6]]]
+        assert windows["log layer 3", 75].shape == (1, 75, 2)
         shapes = product([1], [8], [2])
         effort = Effort(repetitions=1, min_seconds=1e-4)
         return {"cpu.json": driver.Request("cpu", shapes, ["call"], effort=effort)}
 
     monkeypatch.setattr(bench, "report_requests", requests)
-    assert run("--preset", "report", "--json", tmp_path / "new") == 0
+    assert run("--preset", "report", "--json", tmp_path / "new", "--log", log) == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cpu.json"]
 
 
@@ -142,11 +210,15 @@ def test_a_broken_contract_ends_with_1(
         (["--method", "graph"], "--method: expected some of call, eager with --device cpu, got"),
         (["--peers", "nobody"], "--peers: expected some of textbook, thread_local_counts, torch"),
         (["--experts", "1"], "--top-k: expected at most as many as --experts"),
-        (["--preset", "grid", "--tokens", "4"], "--preset: expected no --tokens, --experts or"),
+        (["--preset", "grid", "--tokens", "4"], "--preset: expected no --tokens beside it"),
         (["--preset", "report"], "--preset report: expected --json FOLDER"),
         (["--preset", "report", "--json", "x", "--skew", "zipf"], "expected no --skew beside it"),
         (["--shift", "2"], "--shift: expected a multiple of the elements' size, 4 bytes, got 2"),
-        (["--trace", "absent.jsonl"], "absent.jsonl: No such file or directory"),
+        (["--log", "absent.jsonl"], "absent.jsonl: No such file or directory"),
+        (["--log", "a.txt"], "a.txt: expected a .npy, .npz or .jsonl file"),
+        (["--log", "a.jsonl", "--method", "eager"], "--log: expected no --method beside it"),
+        (["--log", "a.jsonl", "--tokens", "3"], "--tokens: expected some of 1, 2, 4, 8, 16, 32"),
+        (["--log", "a.jsonl", "--block-size", "4"], "--block-size: expected some of 8, 16, 32"),
         (["--plot", "a.pdf"], "--plot: expected a .png or .svg file, got a.pdf"),
     ],
 )

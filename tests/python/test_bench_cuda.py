@@ -18,7 +18,7 @@ import tessera
 from tessera.bench import cuda, methods
 from tessera.bench.compositions import torch_composition
 from tessera.bench.contender import Call
-from tessera.bench.problem import Problem, make_problem
+from tessera.bench.problem import MAX_WINDOWS, Problem, make_problem
 from tessera.bench.shapes import Shape
 
 SHAPES = [
@@ -184,6 +184,14 @@ def test_graphs_are_replayed_by_their_length(monkeypatch: pytest.MonkeyPatch) ->
     times = methods.graph({"long": gpu.call(1000.0)}, methods.QUICK)
     assert times.us == pytest.approx({"long": 1000.0})
     assert gpu.replays == 1 + 2 * 5
+
+
+def test_every_window_of_a_log_has_its_turn_in_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = FakeGpu()
+    monkeypatch.setitem(sys.modules, "torch", gpu)
+    windows = [gpu.call(float(us)) for us in range(1, MAX_WINDOWS + 1)]
+    times = methods.graph({"log": Call.in_turn(windows)}, methods.QUICK)
+    assert times.us == pytest.approx({"log": (MAX_WINDOWS + 1) / 2})
 
 
 def test_one_that_cannot_be_captured_does_not_stop_the_others(

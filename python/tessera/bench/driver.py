@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from tessera.bench import cpu
 from tessera.bench.cold import cold_times
-from tessera.bench.contender import Call, Contender, Kind
+from tessera.bench.contender import Contender, Kind
 from tessera.bench.machine import description
 from tessera.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times, missing
 from tessera.bench.problem import Problem, make_problem
@@ -33,13 +33,18 @@ class ContractBrokenError(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure. `peers` None stands for all; `traces` holds the ids of the shapes' logs."""
+    """What to measure.
+
+    peers: None stands for all.
+    windows: by the shapes' `trace` and `num_tokens`, the ids of logs, [windows, tokens, top_k]. A
+        time is the mean over the windows.
+    """
 
     device: str
     shapes: Sequence[Shape]
     methods: Sequence[str]
     peers: Sequence[str] | None = None
-    traces: Mapping[str, npt.NDArray[np.int32]] = field(default_factory=dict)
+    windows: Mapping[tuple[str, int], npt.NDArray[np.int32]] = field(default_factory=dict)
     seed: int = 0
     effort: Effort = QUICK
     commit: str | None = None
@@ -109,7 +114,8 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
 def _measured_row(
     request: Request, shape: Shape, methods: Sequence[str], present: Sequence[Contender]
 ) -> dict[str, Any]:
-    problem = make_problem(shape, request.device, request.seed, request.traces.get(shape.trace))
+    windows: Any = request.windows[shape.trace, shape.num_tokens] if shape.trace else [None]
+    problems = [make_problem(shape, request.device, request.seed, ids) for ids in windows]
     row: dict[str, Any] = {"shape": shape.name, **dataclasses.asdict(shape)}
     refusals = {one.name: why for one in present if (why := one.refusal(shape))}
     runners = [one for one in present if one.name not in refusals]
@@ -119,12 +125,12 @@ def _measured_row(
     judged: set[str] = set()
     for method in methods:
         entrants = [one for one in runners if method in one.methods]
-        calls = {one.name: one.prepare(problem) for one in entrants}
         for one in entrants:
             if one.is_checked and one.name not in judged:
                 judged.add(one.name)
-                if broken := _broken_rules(problem, one, calls[one.name]):
+                if broken := _broken_rules(problems, one):
                     violations[one.name] = broken
+        calls = {one.name: one.prepare_all(problems) for one in entrants}
         if method == "cold":
             times = cold_times(shape, list(calls))
         else:
@@ -138,14 +144,19 @@ def _measured_row(
     return row | _judgement(us, {one.name: one.kind for one in present})
 
 
-def _broken_rules(problem: Problem, contender: Contender, call: Call) -> list[str]:
-    problem.poison()
-    broken = problem.violations(call.run())
-    if broken and contender.kind == "tessera":
-        raise ContractBrokenError(
-            f"{contender.name} breaks the contract on {problem.shape.name}: {broken[0].message}"
-        )
-    return [violation.message for violation in broken]
+def _broken_rules(problems: Sequence[Problem], contender: Contender) -> list[str]:
+    """What the contender breaks on the first of the problems that it breaks something on."""
+    for problem in problems:
+        call = contender.prepare(problem)
+        problem.poison()
+        if broken := problem.violations(call.run()):
+            if contender.kind == "tessera":
+                raise ContractBrokenError(
+                    f"{contender.name} breaks the contract on {problem.shape.name}: "
+                    f"{broken[0].message}"
+                )
+            return [violation.message for violation in broken]
+    return []
 
 
 def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], times: Times) -> None:

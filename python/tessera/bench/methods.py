@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tessera.bench.contender import Call
+from tessera.bench.problem import MAX_WINDOWS
 
-_CALLS_PER_GRAPH = 20
+# Every window of a log has its turn.
+_CALLS_PER_GRAPH = MAX_WINDOWS
 _REPLAYS = (5, 30)
 _GRAPH_ROUNDS = 2
 _REPLAY_BUDGET_US = 25_000.0
@@ -67,7 +69,7 @@ def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
 
 
 def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
-    """GPU time of 20 back-to-back calls in a CUDA graph, L2 warm, launches hidden."""
+    """GPU time of back-to-back calls in a CUDA graph, L2 warm, launches hidden."""
     import torch
 
     times = Times()
@@ -111,8 +113,9 @@ METHODS: dict[str, Callable[[Mapping[str, Call], Effort], Times]] = {
 
 MEANINGS = {
     "call": "host time of a call, contenders interleaved at random, median of repetitions",
-    "graph": "CUDA graph of 20 back-to-back calls of the whole Python-level function, launches "
-    "hidden behind a sleep of the GPU, L2 warm, median of 2 rounds of 5 to 30 replays",
+    "graph": f"CUDA graph of {_CALLS_PER_GRAPH} back-to-back calls of the whole Python-level "
+    "function, launches hidden behind a sleep of the GPU, L2 warm, median of 2 rounds of 5 to "
+    "30 replays",
     "l2": "triton's do_bench, L2 flushed before every call, median",
     "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
     "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "

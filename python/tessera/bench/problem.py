@@ -14,6 +14,9 @@ from tessera.bench.shapes import Shape
 from tessera.contract import Violation, contract_violations, synthetic_topk_ids
 from tessera.verification import REFERENCE
 
+# Of one size in a log, those that are measured: enough for a mean, and few enough for a CUDA graph.
+MAX_WINDOWS = 20
+
 # In every word of the outputs before a contender writes them: neither an index nor an expert.
 _POISON = -0x21524111
 
@@ -81,10 +84,10 @@ class Problem:
 
 
 def make_problem(
-    shape: Shape, device: str, seed: int, trace_ids: npt.NDArray[np.int32] | None = None
+    shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
 ) -> Problem:
-    """The inputs of a shape, a function of the seed; `trace_ids` are those of its routing log."""
-    host_ids = _host_ids(shape, seed) if trace_ids is None else trace_ids.astype(shape.dtype)
+    """The inputs of a shape, a function of the seed; `log_ids` are those of its routing log."""
+    host_ids = _host_ids(shape, seed) if log_ids is None else log_ids.astype(shape.dtype)
     host_map = _half_remote(shape.num_experts) if shape.map == "half-remote" else None
     # Asked of the reference: with TESSERA_IMPL, calls on the host may be refused.
     num_slots, num_blocks, _ = output_sizes(

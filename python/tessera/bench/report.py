@@ -20,8 +20,7 @@ def figure(us: float) -> str:
 
 def print_report(console: Console, document: Mapping[str, Any]) -> None:
     """Everything that a reader has to know of these results."""
-    where = document.get("gpu", document["machine"])
-    console.print(f"{where}; commit {(document['commit'] or 'unknown')[:10]}; us per call")
+    print_head(console, document)
     for method, meaning in document["methods"].items():
         console.print()
         console.print(f"{method}: {meaning}")
@@ -32,6 +31,17 @@ def print_report(console: Console, document: Mapping[str, Any]) -> None:
         else:
             console.print(_listing(document, method))
     console.print()
+    print_remarks(console, document)
+
+
+def print_head(console: Console, document: Mapping[str, Any]) -> None:
+    """Where and on what the results were measured."""
+    where = document.get("gpu", document["machine"])
+    console.print(f"{where}; commit {(document['commit'] or 'unknown')[:10]}; us per call")
+
+
+def print_remarks(console: Console, document: Mapping[str, Any]) -> None:
+    """Who could not be measured, and what is wrong with those who were."""
     for line in _remarks(document):
         console.print(line)
 

@@ -34,8 +34,8 @@ _SHIFTS = (0, 4, 16, 128, 512, 4096, 69636)
 
 def report_requests(
     device: str,
-    trace_shapes: Sequence[Shape],
-    traces: Mapping[str, npt.NDArray[np.int32]],
+    log_shapes: Sequence[Shape],
+    windows: Mapping[tuple[str, int], npt.NDArray[np.int32]],
     seed: int,
     commit: str | None,
 ) -> dict[str, Request]:
@@ -44,10 +44,10 @@ def report_requests(
     def request(
         shapes: Sequence[Shape], *methods: str, peers: Sequence[str] | None = None
     ) -> Request:
-        return Request(device, shapes, methods, peers, traces, seed, THOROUGH, commit)
+        return Request(device, shapes, methods, peers, windows, seed, THOROUGH, commit)
 
     if device == "cpu":
-        logs = [shape for shape in trace_shapes if shape.trace]
+        logs = [shape for shape in log_shapes if shape.trace]
         return {
             "cpu.json": request([*_cases(), *logs], "call"),
             "cpu_python.json": request(SIXTEEN_TOKENS[:1], "eager"),
@@ -55,7 +55,7 @@ def report_requests(
     return {
         "headline.json": request(HEADLINE, "graph", "l2"),
         "grid.json": request(GRID, "graph"),
-        "skew.json": request([*varied(_SKEWED, skews=SKEWS), *trace_shapes], "graph"),
+        "skew.json": request([*varied(_SKEWED, skews=SKEWS), *log_shapes], "graph"),
         "variants.json": request(
             [*varied(_UNIFORM, dtypes=DTYPES), *varied(_UNIFORM, maps=("half-remote",))], "graph"
         ),

@@ -18,7 +18,8 @@ class Shape:
     skew: the popularity of the experts; zipf is rank^-1.2, and with one-hot-expert every token has
         one and the same expert among its ids.
     map: with half-remote, an expert map on which every odd expert lives elsewhere.
-    trace: the routing log and layer that the ids come from; empty for synthetic ones.
+    trace: the routing log and layer that the ids come from, in one window of so many tokens or in
+        several; empty for synthetic ones.
     shift_bytes: how far past an allocation's begin every array starts, in a call that allocates
         nothing; None for ordinary calls, which allocate their outputs.
     """
@@ -52,6 +53,10 @@ class Shape:
             parts.append(f"shift {self.shift_bytes}")
         title = f"{self.trace}: " if self.trace else ""
         return title + "/".join(parts)
+
+    def of_log(self, trace: str) -> Shape:
+        """The same sizes, with ids of a routing log."""
+        return replace(self, skew="log", trace=trace)
 
 
 def usual_block_size(num_tokens: int) -> int:

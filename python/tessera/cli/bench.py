@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +29,15 @@ from tessera.bench.shapes import (
     product,
     varied,
 )
+from tessera.bench.tuning import Tuning, layer_names, tuning
+from tessera.bench.tuning_report import print_tuning
 from tessera.routing_log import read_routing_log
 
 _METHODS = ("graph", "l2", "eager", "cold", "call")
-_TRACE_BLOCK_SIZE = 128
+_VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
+_SHAPE_OPTIONS = ("tokens", "experts", "top_k", "block_size", *_VARIANT_OPTIONS)
+_NOT_OF_LOGS = ("preset", "experts", "top_k", *_VARIANT_OPTIONS, "method", "plot")
+_WHOLE_LAYER_BLOCK_SIZE = 128
 _MAX_INT = 2**31 - 1
 
 
@@ -78,7 +82,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--block-size",
         type=_integers(1),
         metavar="B,..",
-        help="slots in a block (default: 16 to 64 tokens, 64 to 1024, 128 above and for logs)",
+        help="slots in a block (default: 16 to 64 tokens, 64 to 1024, 128 above)",
     )
     lists.add_argument(
         "--preset",
@@ -88,12 +92,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "made of, one file each in the folder --json",
     )
     lists.add_argument(
-        "--trace",
+        "--log",
         type=Path,
         nargs="+",
+        action="extend",
         default=[],
-        metavar="LOG",
-        help="routing logs (.jsonl), layer by layer, each beside uniform ids of the same sizes",
+        metavar="FILE",
+        help="instead: a sample of a routing log's own windows of 1, 2, 4 ... 4096 tokens (or "
+        "--tokens), warm-up left out, at the block size that tessera inspect recommends for each "
+        "and its neighbours (or --block-size), beside padding and cost; .jsonl, .npy or .npz. With "
+        "--preset report, whole layers of .jsonl, each beside uniform ids of the same sizes",
     )
     variants = parser.add_argument_group("variants of every shape")
     some = "some of %s (default: %s)"
@@ -135,19 +143,29 @@ def run(args: argparse.Namespace) -> int:
     device = _device(args.device)
     if args.plot is not None:
         require_matplotlib(args.plot)
-    traces, trace_shapes = _read_traces(args)
+    found = None
     if args.preset == "report":
-        _require_report_options(args)
-        requests = report_requests(device, trace_shapes, traces, args.seed, args.commit)
+        _require_alone("--preset report", args, (*_SHAPE_OPTIONS, "method", "peers", "plot"))
+        if args.json is None:
+            raise ValueError("--preset report: expected --json FOLDER")
+        requests = report_requests(device, *_whole_layers(args.log), args.seed, args.commit)
+    elif args.log:
+        _require_alone("--log", args, _NOT_OF_LOGS)
+        found = _inspected(args)
+        requests = {"": _request(args, device, found.shapes, found.windows)}
     else:
-        requests = {"": _request(args, device, trace_shapes, traces)}
+        requests = {"": _request(args, device, _shapes(args, _methods(args, device)), {})}
     # Wider than any table: a terminal that is narrower wraps the lines, and nothing is cut.
     console = Console(highlight=False, markup=False, soft_wrap=True, width=1000)
     try:
         for name, request in requests.items():
             document = _measure(request, name)
             document["command"] = " ".join(["tessera", *sys.argv[1:]])
-            print_report(console, document)
+            if found is None:
+                print_report(console, document)
+            else:
+                found.join(document)
+                print_tuning(console, document)
             if args.json is not None:
                 _write(args.json / name if name else args.json, document)
             if args.plot is not None:
@@ -167,81 +185,83 @@ def _device(name: str) -> str:
     return name
 
 
-def _require_report_options(args: argparse.Namespace) -> None:
-    if args.json is None:
-        raise ValueError("--preset report: expected --json FOLDER")
-    for name in (
-        "tokens",
-        "experts",
-        "top_k",
-        "block_size",
-        "skew",
-        "dtype",
-        "map",
-        "shift",
-        "method",
-        "peers",
-        "plot",
-    ):
+def _require_alone(option: str, args: argparse.Namespace, others: Sequence[str]) -> None:
+    for name in others:
         if getattr(args, name) is not None:
-            raise ValueError(f"--preset report: expected no --{name.replace('_', '-')} beside it")
+            raise ValueError(f"{option}: expected no --{name.replace('_', '-')} beside it")
 
 
-def _read_traces(
-    args: argparse.Namespace,
-) -> tuple[dict[str, npt.NDArray[np.int32]], list[Shape]]:
-    """Ids by the name of log and layer, and their shapes, each after its uniform twin."""
-    traces, shapes = {}, []
-    for path in args.trace:
-        log = read_routing_log(path)
-        for layer, ids in log.layers.items():
-            name = path.stem if len(log.layers) == 1 else f"{path.stem} layer {layer}"
-            traces[name] = ids
-            sizes = (len(ids), log.num_experts or int(ids.max()) + 1, ids.shape[1])
-            for block_size in args.block_size or [_TRACE_BLOCK_SIZE]:
-                uniform = Shape(*sizes, block_size)
-                shapes += [uniform, replace(uniform, skew="log", trace=name)]
-    return traces, shapes
+def _whole_layers(
+    paths: Sequence[Path],
+) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
+    """Shapes of layers, each after its uniform twin; and of each layer one window: all its ids."""
+    logs = [(path, read_routing_log(path)) for path in paths]
+    layers = [(path, log, number) for path, log in logs for number in log.layers]
+    names = layer_names([(path, number) for path, _, number in layers])
+    shapes, windows = [], {}
+    for name, (_, log, number) in zip(names, layers, strict=True):
+        ids = log.layers[number]
+        num_experts = log.num_experts or int(ids.max()) + 1
+        uniform = Shape(len(ids), num_experts, ids.shape[1], _WHOLE_LAYER_BLOCK_SIZE)
+        shapes += [uniform, uniform.of_log(name)]
+        windows[name, len(ids)] = ids[None]
+    return shapes, windows
 
 
-def _shapes(args: argparse.Namespace, methods: Sequence[str], has_traces: bool) -> list[Shape]:
-    """The shapes of the lists or of the preset."""
+def _inspected(args: argparse.Namespace) -> Tuning:
+    with Progress(
+        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+    ) as progress:
+        num_bytes = sum(path.stat().st_size for path in args.log if path.is_file())
+        task = progress.add_task("reading", total=2 * num_bytes)  # in two passes
+        return tuning(
+            args.log,
+            args.tokens,
+            args.block_size,
+            args.seed,
+            lambda count: progress.advance(task, count),
+        )
+
+
+def _methods(args: argparse.Namespace, device: str) -> list[str]:
+    methods: list[str] = args.method or (["graph"] if device == "cuda" else ["call"])
+    return methods
+
+
+def _shapes(args: argparse.Namespace, methods: Sequence[str]) -> list[Shape]:
+    """The shapes of the lists or of the preset, in all variants."""
     lists = (args.tokens, args.experts, args.top_k)
     if args.preset is not None:
-        if any(lists):
-            raise ValueError("--preset: expected no --tokens, --experts or --top-k beside it")
-        return PRESETS[args.preset]
-    if any(lists) or (args.block_size and not has_traces):
+        _require_alone("--preset", args, ("tokens", "experts", "top_k"))
+        shapes = PRESETS[args.preset]
+    elif any(lists) or args.block_size:
         tokens, experts, top_k = (a or b for a, b in zip(lists, ([4096], [64], [2]), strict=True))
         shapes = product(tokens, experts, top_k, args.block_size or [None])
         if not shapes:
             raise ValueError("--top-k: expected at most as many as --experts")
-        return shapes
-    if has_traces:
-        return []
-    return SIXTEEN_TOKENS if set(methods) <= {"eager", "cold"} else PRESETS["quick"]
+    else:
+        shapes = SIXTEEN_TOKENS if set(methods) <= {"eager", "cold"} else PRESETS["quick"]
+    return varied(
+        shapes,
+        args.skew or SKEWS[:1],
+        args.dtype or DTYPES[:1],
+        args.map or MAPS[:1],
+        args.shift or (None,),
+    )
 
 
 def _request(
     args: argparse.Namespace,
     device: str,
-    trace_shapes: list[Shape],
-    traces: dict[str, npt.NDArray[np.int32]],
+    shapes: Sequence[Shape],
+    windows: Mapping[tuple[str, int], npt.NDArray[np.int32]],
 ) -> Request:
-    methods = args.method or (["graph"] if device == "cuda" else ["call"])
-    shapes = [*_shapes(args, methods, bool(trace_shapes)), *trace_shapes]
     return Request(
         device,
-        varied(
-            shapes,
-            args.skew or SKEWS[:1],
-            args.dtype or DTYPES[:1],
-            args.map or MAPS[:1],
-            args.shift or (None,),
-        ),
-        methods,
+        shapes,
+        _methods(args, device),
         [] if args.peers == ["none"] else args.peers,
-        traces,
+        windows,
         args.seed,
         commit=args.commit,
     )
