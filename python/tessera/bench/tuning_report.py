@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tessera.bench.driver import best, speeds
+from tessera.bench.problem import MAX_WINDOWS
 from tessera.bench.report import figure, kinds_of, print_head, print_remarks, rows
 
 
@@ -17,10 +18,10 @@ def print_tuning(console: Console, document: Mapping[str, Any]) -> None:
     """Everything that a reader has to know of these results."""
     print_head(console, document)
     ((method, meaning),) = document["methods"].items()
-    console.print(f"{method}: {meaning};")
+    console.print(f"{method}: {meaning}")
     console.print(
-        "of a log the mean over windows of so many consecutive tokens, all of them or a sample of "
-        f"{max(row['num_windows_timed'] for row in rows(document))} (seed {document['seed']})."
+        "times are means over windows of consecutive tokens: all of a log's, or a sample of "
+        f"{MAX_WINDOWS} with seed {document['seed']}"
     )
     for name, of_layer in itertools.groupby(rows(document), key=lambda row: row["trace"]):
         console.print()

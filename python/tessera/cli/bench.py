@@ -31,6 +31,7 @@ from tessera.bench.shapes import (
 )
 from tessera.bench.tuning import Tuning, layer_names, tuning
 from tessera.bench.tuning_report import print_tuning
+from tessera.cli.reading_bar import reading_bar
 from tessera.routing_log import read_routing_log
 
 _METHODS = ("graph", "l2", "eager", "cold", "call")
@@ -132,7 +133,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: call)",
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
-    add("--seed", type=int, default=0, help=f"seed of synthetic ids {shown}")
+    add("--seed", type=int, default=0, help=f"seed of synthetic ids and of samples {shown}")
     add("--commit", metavar="REV", help="what to record where git cannot tell")
     add("--json", type=Path, metavar="FILE", help="write the results; a folder with report")
     add("--plot", type=Path, metavar="FILE", help="draw time over ids, as .png or .svg")
@@ -209,18 +210,8 @@ def _whole_layers(
 
 
 def _inspected(args: argparse.Namespace) -> Tuning:
-    with Progress(
-        console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
-    ) as progress:
-        num_bytes = sum(path.stat().st_size for path in args.log if path.is_file())
-        task = progress.add_task("reading", total=2 * num_bytes)  # in two passes
-        return tuning(
-            args.log,
-            args.tokens,
-            args.block_size,
-            args.seed,
-            lambda count: progress.advance(task, count),
-        )
+    with reading_bar(2 * args.log) as progress:  # in two passes
+        return tuning(args.log, args.tokens, args.block_size, args.seed, progress)
 
 
 def _methods(args: argparse.Namespace, device: str) -> list[str]:
