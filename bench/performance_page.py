@@ -8,6 +8,7 @@ import sys
 from typing import Any
 
 from page_cpu import cpu_section
+from page_expert_product import expert_product_section
 from page_family import family_section
 from page_h200 import h200_section
 from page_reports import reports_section
@@ -31,7 +32,14 @@ The figures of one table come from one run; compare ratios, not machines.
 
 def page() -> str:
     """The whole page."""
-    parts = [INTRODUCTION, h200_section(), reports_section(), family_section(), cpu_section()]
+    parts = [
+        INTRODUCTION,
+        h200_section(),
+        reports_section(),
+        family_section(),
+        expert_product_section(),
+        cpu_section(),
+    ]
     return "\n".join(part for part in parts if part)
 
 

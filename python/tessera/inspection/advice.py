@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, Advice, Blocks, CostModel, Layer
 
@@ -27,6 +27,13 @@ COST_MODEL: CostModel = {
 def cost(block_size: int, num_blocks: float, active_experts: float) -> float:
     """Cost of a batch, in rows; of several layers where both counts are sums over them."""
     return active_experts * _EXPERT_ROWS + num_blocks * max(block_size, _LEAST_BLOCK_ROWS)
+
+
+def choose(costs: Mapping[int, float]) -> int:
+    """The block size to use, of those that may be advised, from the cost with each."""
+    may_be = {size: value for size, value in costs.items() if size >= _SMALLEST_ADVISED}
+    cheapest = min(may_be.values())
+    return min(size for size, value in may_be.items() if value <= _TIE * cheapest)
 
 
 def advice(layers: Sequence[Layer]) -> list[Advice]:
@@ -68,16 +75,16 @@ def _advice(layers: Sequence[Layer], batch_size: int) -> Advice:
         for batch in layer["batches"]
         if batch["batch_size"] == batch_size
     )
-    costs = [cost(one["block_size"], one["num_blocks"], active) for one in blocks]
-    may_be = [index for index, size in enumerate(BLOCK_SIZES) if size >= _SMALLEST_ADVISED]
-    cheapest = min(costs[index] for index in may_be)
-    best = next(index for index in may_be if costs[index] <= _TIE * cheapest)
+    costs = {
+        one["block_size"]: cost(one["block_size"], one["num_blocks"], active) for one in blocks
+    }
+    best, least = choose(costs), min(costs[size] for size in costs if size >= _SMALLEST_ADVISED)
     return {
         "batch_size": batch_size,
-        "block_size": BLOCK_SIZES[best],
-        "padding_share": blocks[best]["padding_share"],
+        "block_size": best,
+        "padding_share": blocks[BLOCK_SIZES.index(best)]["padding_share"],
         "costs": [
-            {"block_size": block_size, "relative_cost": value / cheapest}
-            for block_size, value in zip(BLOCK_SIZES, costs, strict=True)
+            {"block_size": block_size, "relative_cost": value / least}
+            for block_size, value in costs.items()
         ],
     }
