@@ -17,7 +17,7 @@ from tessera.judge.faults import judged_rules
 from tessera.judge.forms import FORMS, listed_forms
 from tessera.judge.report import Asked, document, text
 from tessera.judge.runner import Runner
-from tessera.judge.search import Search
+from tessera.judge.search import Key, Search
 from tessera.judge.worker import Plan
 
 _DEFAULT_SECONDS = 60.0
@@ -93,14 +93,13 @@ def run(args: argparse.Namespace, chosen: list[Case]) -> int:
             (call_of_case(case, args.seed) for case in chosen),
             lambda done, total: progress.update(task, completed=done, total=total),
         )
-        keys = list(search.verdict.findings)
-        for number, key in enumerate(keys):
-            name = " ".join(filter(None, key))
-            progress.update(
-                task, description=f"shrinking {name}", completed=number, total=len(keys)
-            )
-            left = max(deadline - time.monotonic(), 0.0)
-            shrink(search, key, args.seed, left / (len(keys) - number))
+        shrunk: set[Key] = set()
+        # What comes up on the way is made small too.
+        while left := [key for key in search.verdict.findings if key not in shrunk]:
+            name = " ".join(filter(None, left[0]))
+            progress.update(task, description=f"shrinking {name}", total=None)
+            shrink(search, left[0], args.seed, (deadline - time.monotonic()) / len(left))
+            shrunk.add(left[0])
         asked = Asked(args.cases, args.seed, seconds, accepted)
         found = document(search.verdict, plan, runner.told, asked)
     print(json.dumps(found, indent=2) if args.json else text(found))

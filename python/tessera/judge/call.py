@@ -101,7 +101,7 @@ class Call:
         """What the contract has in the outputs: those of Tessera's own call on the host."""
         lengths = self.output_lengths()
         out = tuple(np.empty(length, np.int32) for length in lengths.values())
-        reports = self.report_arrays()
+        reports: dict[str, Any] = self.report_arrays()
         tessera.align_block_size(self.topk_ids, **self.contract_options(), out=out, **reports)
         return dict(zip(lengths, out, strict=True)) | reports
 
@@ -127,8 +127,9 @@ class Call:
                 return f"({cycle}).reshape{array.shape}.astype({kind})"
             if source := {"topk_ids": self.source, "expert_map": self.map_source}[name]:
                 return source
-        values = array.tolist() if array.size else f"np.empty({array.shape})"
-        return f"np.array({values}, np.{array.dtype})"
+        if array.size == 0:
+            return f"np.empty({array.shape}, np.{array.dtype})"
+        return f"np.array({array.tolist()}, np.{array.dtype})"
 
 
 # What a form of the op may lack, and what stands for it where it does.

@@ -122,14 +122,17 @@ def text(found: dict[str, Any]) -> str:
 
 
 def _finding_text(each: dict[str, Any], found: dict[str, Any]) -> str:
-    scope = (
-        f"on {each['num_calls']} of {found['num_calls']} calls, with valid ids on "
-        f"{each['num_valid_calls']} of {found['num_valid_calls']}"
-    )
+    scope = f"on {each['num_calls']} of {found['num_calls']} calls"
+    if each["num_calls"] == 0:
+        scope = f"on none of the {found['num_calls']} calls, but on one made while shrinking"
+    elif each["valid_ids"]:
+        scope += f", of those with valid ids on {each['num_valid_calls']}"
+        scope += f" of {found['num_valid_calls']}"
     if not each["valid_ids"]:
-        scope += "; only with invalid ids"
+        scope += "; not with valid ids"
+    kind = f" ({each['kind']})" if each["kind"] else ""
     lines = [
-        f"BROKEN {each['rule']}: {each['meaning']}",
+        f"BROKEN {each['rule']}{kind}: {each['meaning']}",
         f"  {scope}",
         "  the simplest call found:",
         *(f"    {line}".rstrip() for line in each["snippet"].splitlines()),

@@ -151,9 +151,8 @@ def _with_ids(draw: Callable[[Any], Any], original: Call, call: Call, valid: boo
         ids = np.where(ids < 0, ids, ids % (last + 1))
         source = f"({source} % {last + 1})"
     source = f"{source}.reshape({shape}).astype(np.{dtype})"
-    if ids.size < number or (
-        number and not limits.min <= int(ids.min()) <= int(ids.max()) <= limits.max
-    ):
+    kept_ids = ids.astype(dtype)
+    if ids.size < number or not np.array_equal(kept_ids, ids):  # too few of them, or too large
         return replace(call, topk_ids=np.zeros(shape, dtype))
     return replace(call, topk_ids=kept_ids.reshape(shape), source=source)
 
