@@ -61,7 +61,10 @@ def faults_of(call: Call, outcome: Outcome | Death) -> list[Fault]:
         found["memory_kept"] = Fault("memory_kept", "", message)
     for outputs in outcome.runs:
         for violation in _violations(call, outputs):
-            fault = Fault(violation.rule, "", violation.message, outputs)
+            message = violation.message
+            if violation.rule == "output_sizes":
+                message = _size_message(call, outputs, violation.array)
+            fault = Fault(violation.rule, "", message, outputs)
             found.setdefault(violation.rule, fault)
     # An order that changes is what stable_order tells.
     if len(outcome.runs) == 2 and "stable_order" not in found:
@@ -77,6 +80,12 @@ def _death(death: Death) -> Fault:
     if death.hung is not None:
         return Fault("no_hang", "", f"the call was ended after {death.hung:.0f} s{words}")
     return Fault("no_crash", death.how, f"the process died with {death.how}{words}")
+
+
+def _size_message(call: Call, outputs: dict[str, npt.NDArray[Any]], name: str) -> str:
+    found, least = outputs[name], call.output_lengths()[name]
+    expected = f"a contiguous int32[{least}] or a longer one"
+    return f"output_sizes: {name}: expected {expected}, got {found.dtype}{list(found.shape)}"
 
 
 def _violations(call: Call, outputs: dict[str, npt.NDArray[Any]]) -> list[Violation]:

@@ -16,10 +16,12 @@ from tessera.judge.worker import Outcome, Plan, Refused, Told, serve
 
 # Importing an engine and its kernels may take as long.
 _START_SECONDS = 300.0
-# A call hangs that takes so much longer than the slowest one before it, within these bounds: the
-# first call of a kind may be compiled.
+# A call hangs that takes so much longer than the slowest one before it, within these bounds. Where
+# none has come to an end yet, kernels may have to be compiled and a device to be woken.
 _TIMES_THE_SLOWEST = 20.0
 _LEAST_SECONDS, _MOST_SECONDS = 2.0, 30.0
+_FIRST_SECONDS = {"cpu": 10.0}
+_FIRST_SECONDS_ON_A_DEVICE = 60.0
 _LOG_LINE_LENGTH = 200
 
 
@@ -39,6 +41,8 @@ class Death(NamedTuple):
 class Runner:
     """Makes calls of an implementation, each in a process that is still alive.
 
+    fresh: whether the next call will be the first one of its process.
+
     Raises:
         ValueError: the implementation cannot be judged at all.
     """
@@ -54,7 +58,12 @@ class Runner:
         self._process: Any = None
         self._connection: Any = None
         self._slowest = 0.0
-        self.told = self._start()
+        self.fresh = True
+        try:
+            self.told = self._start()
+        except BaseException:
+            self._folder.cleanup()
+            raise
 
     def __enter__(self) -> Runner:
         return self
@@ -77,7 +86,8 @@ class Runner:
         """Make the call."""
         if self._process is None:
             self._start()
-        limit = _MOST_SECONDS
+        self.fresh = False
+        limit = _FIRST_SECONDS.get(self.told.device, _FIRST_SECONDS_ON_A_DEVICE)
         if self._slowest:
             limit = min(max(self._slowest * _TIMES_THE_SLOWEST, _LEAST_SECONDS), _MOST_SECONDS)
         with contextlib.suppress(BrokenPipeError):
@@ -133,6 +143,7 @@ class Runner:
             self._process.join()
             self._connection.close()
             self._process = None
+            self.fresh = True
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").split("\n") if self._log.exists() else []

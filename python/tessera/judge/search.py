@@ -104,9 +104,11 @@ class Search:
         return known
 
     def _ask(self, call: Call) -> list[Key]:
+        alone = self.runner.fresh
         outcome = self.runner.run(call)
-        alone = True
-        if isinstance(outcome, Death):
+        if not isinstance(outcome, Death):
+            alone = True
+        elif not alone:
             # Perhaps of what an earlier call has done.
             self.runner.restart()
             again = self.runner.run(call)
