@@ -13,7 +13,7 @@ from tessera.judge.runner import Death
 from tessera.judge.worker import Outcome
 
 # What the checker, which sees only inputs and outputs, does not check.
-_CALLING = (
+CALLING_RULES = (
     Rule("no_crash", "A call leaves the process alive, and its device of use."),
     Rule("no_hang", "A call comes to an end."),
     Rule("no_exception", "A call in the op's domain raises nothing, whatever its ids."),
@@ -26,7 +26,7 @@ _CALLING = (
 
 def judged_rules() -> list[Rule]:
     """All rules that an implementation is judged by: those of calling it, then the contract's."""
-    return [*_CALLING, *rules()]
+    return [*CALLING_RULES, *rules()]
 
 
 class Fault(NamedTuple):

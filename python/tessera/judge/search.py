@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from tessera.judge.call import Call
-from tessera.judge.faults import Fault, judged_rules
-from tessera.judge.faults import faults_of as faults_of_outcome
+from tessera.judge.faults import Fault, faults_of, judged_rules
 from tessera.judge.forms import adapted
 from tessera.judge.runner import Death, Runner
 
@@ -104,23 +103,23 @@ class Search:
         return known
 
     def _ask(self, call: Call) -> list[Key]:
-        alone = self.runner.fresh
+        was_fresh = self.runner.fresh
         outcome = self.runner.run(call)
-        if not isinstance(outcome, Death):
-            alone = True
-        elif not alone:
+        outcomes = [(outcome, True)]
+        if isinstance(outcome, Death) and not was_fresh:
             # Perhaps of what an earlier call has done.
             self.runner.restart()
             again = self.runner.run(call)
-            alone = isinstance(again, Death)
-            outcome = again if isinstance(again, Death) else outcome
+            outcomes = [(again, True)]
+            if not isinstance(again, Death):
+                outcomes.append((outcome, False))
         keys = []
-        for fault in faults_of_outcome(call, outcome):
-            if fault.rule in self._accepted:
-                continue
-            key = (fault.rule, fault.kind)
-            keys.append(key)
-            self._keep(key, Finding(call, fault, call.has_valid_inputs, alone))
+        for outcome, alone in outcomes:
+            for fault in faults_of(call, outcome):
+                if fault.rule not in self._accepted:
+                    key = (fault.rule, fault.kind)
+                    keys.append(key)
+                    self._keep(key, Finding(call, fault, call.has_valid_inputs, alone))
         return keys
 
     def _keep(self, key: Key, new: Finding) -> None:
