@@ -48,7 +48,8 @@ def judged(run: Run) -> Judge:
     """The document; the exit code says whether it has findings."""
 
     def judge(name: str, *arguments: object) -> dict[str, Any]:
-        done = run(f"faulty:{name}", "--json", "--max-ids", 300, *arguments)
+        usual = ("--json", "--max-ids", 300, "--seconds", 300)
+        done = run(f"faulty:{name}", *usual, *arguments)
         assert done.stderr == ""
         document: dict[str, Any] = json.loads(done.stdout)
         assert done.returncode == (1 if document["findings"] else 0)

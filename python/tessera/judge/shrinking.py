@@ -132,9 +132,9 @@ def _with_ids(draw: Callable[[Any], Any], original: Call, call: Call, valid: boo
     last = min(call.num_experts - 1, int(limits.max))
     one = st.integers(0, last)
     if not valid:
-        outside = {-1, call.num_experts, int(limits.min), int(limits.max)}
-        kept = sorted((each for each in outside if limits.min <= each <= limits.max), key=abs)
-        one = st.one_of(one, st.sampled_from(kept))
+        outside = (-1, *range(call.num_experts, call.num_experts + 3))
+        kept = [each for each in outside if limits.min <= each <= limits.max]
+        one = st.one_of(one, st.sampled_from(kept)) if kept else one
     elif call.filtered_group and limits.min < 0:
         one = st.one_of(one, st.just(-1))
     way, value = draw(st.sampled_from(("same", "cycle", "any", "kept", "kept", "kept"))), draw(one)
