@@ -20,8 +20,8 @@ from tessera.judge.call import DEFAULTS, OPTIONS, Call
 from tessera.judge.forms import adapted
 from tessera.judge.search import Finding, Key, Search
 
-_MAX_EXAMPLES = 2000
-# Ids and entries are drawn one by one where there are at most so many of them.
+_MAX_EXAMPLES = 1000
+# So many ids, and entries of a map, can be drawn one by one.
 _FEW = 24
 
 
@@ -43,20 +43,21 @@ def shrink(search: Search, key: Key, seed: int, seconds: float) -> None:
         if (call := simpler(finding.call)) is not None:
             breaks(call)
     # HypothesisException: none simpler was found, or the calls do not do the same every time.
-    with warnings.catch_warnings(), contextlib.suppress(HypothesisException):
-        warnings.simplefilter("ignore")
-        find(
-            _calls_near(finding),
-            breaks,
-            settings=settings(
-                max_examples=_MAX_EXAMPLES,
-                database=None,
-                deadline=None,
-                phases=(Phase.generate, Phase.shrink),
-                suppress_health_check=list(HealthCheck),
-            ),
-            random=random.Random(seed),
-        )
+    for few in (False, True):
+        with warnings.catch_warnings(), contextlib.suppress(HypothesisException):
+            warnings.simplefilter("ignore")
+            find(
+                _calls_near(finding, few),
+                breaks,
+                settings=settings(
+                    max_examples=_MAX_EXAMPLES,
+                    database=None,
+                    deadline=None,
+                    phases=(Phase.generate, Phase.shrink),
+                    suppress_health_check=list(HealthCheck),
+                ),
+                random=random.Random(seed),
+            )
 
 
 def _with_fewer_ids(number: int) -> Callable[[Call], Call | None]:
@@ -89,8 +90,10 @@ _SIMPLER: tuple[Callable[[Call], Call | None], ...] = (
 )
 
 
-def _calls_near(finding: Finding) -> st.SearchStrategy[Call]:
+def _calls_near(finding: Finding, few: bool) -> st.SearchStrategy[Call]:
     """Calls whose every part is that of the finding, or a simpler one.
+
+    `few`: calls of few ids and experts, each of them drawn on its own.
 
     Hypothesis takes the example for the simpler one that makes fewer choices, then that with the
     smaller choices, and changes one choice at a time. So to keep a part takes as many choices as to
@@ -106,9 +109,9 @@ def _calls_near(finding: Finding) -> st.SearchStrategy[Call]:
             number: int = draw(st.one_of(st.integers(least, value), kept, kept))
             return number
 
-        num_ids = near(0, original.topk_ids.size)
+        num_ids = near(0, min(original.topk_ids.size, _FEW if few else original.topk_ids.size))
         top_k = near(1, original.topk_ids.shape[1])
-        num_experts = near(1, original.num_experts)
+        num_experts = near(1, min(original.num_experts, _FEW if few else original.num_experts))
         block_size = near(1, original.block_size)
         dtype = draw(st.sampled_from([np.dtype(np.int32), original.topk_ids.dtype]))
         options = {
@@ -119,13 +122,17 @@ def _calls_near(finding: Finding) -> st.SearchStrategy[Call]:
             np.empty((num_ids // top_k, top_k), dtype), block_size, num_experts, None, **options
         )
         if original.expert_map is not None:
-            call = replace(call, expert_map=_expert_map(draw, original.expert_map, call, valid))
-        return _with_ids(draw, original, call, valid)
+            call = replace(
+                call, expert_map=_expert_map(draw, original.expert_map, call, valid, few)
+            )
+        return _with_ids(draw, original, call, valid, few)
 
     return calls()
 
 
-def _with_ids(draw: Callable[[Any], Any], original: Call, call: Call, valid: bool) -> Call:
+def _with_ids(
+    draw: Callable[[Any], Any], original: Call, call: Call, valid: bool, few: bool
+) -> Call:
     """The call with ids: all the same, one expert after the other, any few, or the finding's."""
     shape, dtype, number = call.topk_ids.shape, call.topk_ids.dtype, call.topk_ids.size
     limits = np.iinfo(dtype)
@@ -142,7 +149,7 @@ def _with_ids(draw: Callable[[Any], Any], original: Call, call: Call, valid: boo
         return replace(call, topk_ids=np.full(shape, value, dtype))
     if way == "cycle":
         return replace(call, topk_ids=(np.arange(number) % (last + 1)).reshape(shape).astype(dtype))
-    values = draw(st.lists(one, min_size=number, max_size=number)) if number <= _FEW else None
+    values = draw(st.lists(one, min_size=number, max_size=number)) if few else None
     if way == "any" and values is not None:
         return replace(call, topk_ids=np.array(values, dtype).reshape(shape))
     ids = original.topk_ids.reshape(-1)[:number]
@@ -158,7 +165,11 @@ def _with_ids(draw: Callable[[Any], Any], original: Call, call: Call, valid: boo
 
 
 def _expert_map(
-    draw: Callable[[Any], Any], original: npt.NDArray[np.int32], call: Call, valid: bool
+    draw: Callable[[Any], Any],
+    original: npt.NDArray[np.int32],
+    call: Call,
+    valid: bool,
+    few: bool,
 ) -> npt.NDArray[np.int32] | None:
     """No map, one that keeps all experts, one that keeps none, any short one, the finding's."""
     number = call.num_experts
@@ -171,7 +182,7 @@ def _expert_map(
     one = st.integers(-1, number - 1)
     if not valid:
         one = st.one_of(one, st.sampled_from([number, -2]))
-    entries = draw(st.lists(one, min_size=number, max_size=number)) if number <= _FEW else None
+    entries = draw(st.lists(one, min_size=number, max_size=number)) if few else None
     if way == "any" and entries is not None:
         return np.array(entries, np.int32)
     kept: npt.NDArray[np.int32] = original[:number].copy()
