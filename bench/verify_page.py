@@ -16,6 +16,9 @@ from tessera.judge.forms import FORMS
 VERDICTS = RESULTS / "verify"
 PAGE = RESULTS.parent.parent / "docs" / "verify.md"
 
+# A literal of ids that is longer is not shown.
+_SHOWN_IDS = 60
+
 
 def page(text: str) -> str:
     """The page with each part between `<!-- generated: NAME -->` and `<!-- end -->` made anew."""
@@ -87,14 +90,25 @@ def _details(one: dict[str, Any]) -> list[str]:
         call = each["call"]
         ids = call["num_tokens"] * call["top_k"]
         options = f", with {', '.join(call['options'])}" if call["options"] else ""
-        dtype = "" if call["dtype"] == "int32" else f" {call['dtype']}"
+        dtype = "" if call["dtype"] == "int32" else f"{call['dtype']} "
         kind = f" ({each['kind']})" if each["kind"] else ""
         shown = each["message"].removeprefix(f"{each['rule']}: ")
         lines.append(
-            f"- `{each['rule']}`{kind}: {shown}. Smallest call: {ids}{dtype} ids, "
-            f"{call['num_experts']} experts, blocks of {call['block_size']}{options}."
+            f"- `{each['rule']}`{kind}: {shown}. Smallest call: {_counted(ids, f'{dtype}id')}"
+            f"{_ids(each['snippet'])}, {_counted(call['num_experts'], 'expert')}, "
+            f"blocks of {call['block_size']}{options}."
         )
     return lines
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _ids(snippet: str) -> str:
+    """The ids of the call, if they are few."""
+    literal = re.search(r"^topk_ids = .*?np\.array\((\[.*\]), ", snippet, re.MULTILINE)
+    return f" `{literal[1]}`" if literal and len(literal[1]) <= _SHOWN_IDS else ""
 
 
 def _origin(one: dict[str, Any]) -> str:

@@ -35,7 +35,15 @@ def finding(rule: str, *, valid: bool) -> dict[str, Any]:
         "options": ["expert_map"],
     }
     message = f"{rule}: expert_ids[1]: expected -1, found 0"
-    return {"rule": rule, "kind": "", "message": message, "valid_ids": valid, "call": call}
+    snippet = "import numpy as np\n\ntopk_ids = np.array([[7, 8]], np.int64)\nf(topk_ids)"
+    return {
+        "rule": rule,
+        "kind": "",
+        "message": message,
+        "valid_ids": valid,
+        "call": call,
+        "snippet": snippet,
+    }
 
 
 def test_the_committed_page_is_that_of_the_committed_verdicts(generator: Any) -> None:
@@ -66,8 +74,8 @@ def test_what_is_broken_with_valid_ids_is_told_apart(
     text = generator.page(MARKED)
     assert "| an engine's | 2.0 | cpu | 7 | `expert_tail` | `no_crash` |\n" in text
     assert (
-        "- `expert_tail`: expert_ids[1]: expected -1, found 0. Smallest call: 6 int64 ids, "
-        "4 experts, blocks of 5, with expert_map.\n"
+        "- `expert_tail`: expert_ids[1]: expected -1, found 0. Smallest call: 6 int64 ids "
+        "`[[7, 8]]`, 4 experts, blocks of 5, with expert_map.\n"
     ) in text
     assert "- a processor; Tessera 1.0, seed 3, 60 s each; 2026-01-02\n" in text
     assert "| `sglang-op` | `(topk_ids, num_buckets, block_size, " in text
