@@ -25,7 +25,7 @@ def chosen_device(name: str, *, arrays: bool = True) -> int:
     Raises:
         ValueError: there is no such device, or it is not available.
     """
-    if name != "auto" and _index_of(name) == HOST:
+    if name != "auto" and device_index(name) == HOST:
         return HOST
     backend = next(backend for backend in tessera.backends() if backend.name == "cuda")
     lacking = "" if backend.available else backend.detail
@@ -35,7 +35,7 @@ def chosen_device(name: str, *, arrays: bool = True) -> int:
         return HOST if lacking else 0
     if lacking:
         raise ValueError(f"--device {name}: unavailable: {lacking}")
-    return _index_of(name)
+    return device_index(name)
 
 
 def device_name(index: int) -> str:
@@ -43,7 +43,12 @@ def device_name(index: int) -> str:
     return "cpu" if index == HOST else f"cuda:{index}"
 
 
-def _index_of(name: str) -> int:
+def device_index(name: str) -> int:
+    """Index of the CUDA device that a name other than auto stands for, or HOST.
+
+    Raises:
+        ValueError: it names something else.
+    """
     try:
         return cuda_index_of("", name)
     except ValueError:

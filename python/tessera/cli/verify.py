@@ -1,4 +1,4 @@
-"""tessera verify: compare every implementation with the reference and the contract."""
+"""tessera verify: hold every implementation, or one of your own, to the contract."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 import tessera
 from tessera._device import HOST
+from tessera.cli import verify_implementation
 from tessera.cli.devices import add_device_argument, chosen_device
 from tessera.contract import Case, case_named, cases
 from tessera.verification import problems
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--implementation", metavar="NAME", help="verify only this one (default: all that can run)")
     add_device_argument(parser, "verify its implementations; auto: the CPU's, and what CUDA has")
     add("--json", action="store_true", help="print one JSON document")
+    verify_implementation.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,6 +52,9 @@ def run(args: argparse.Namespace) -> int:
         case_named(f"random:{seed}:{args.max_ids}")
         for seed in range(args.seed, args.seed + num_random)
     ]
+    if args.impl is not None:
+        return verify_implementation.run(args, chosen)
+    verify_implementation.refuse_stray_options(args)
     cuda_index = chosen_device(args.device)
     present, skipped = _implementations(args.implementation, args.device, cuda_index)
 

@@ -1,0 +1,42 @@
+"""Judges an implementation with `tessera verify --impl`, and writes a file of results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tessera.bench.machine import description
+
+
+def main() -> None:
+    """Judge one implementation; all that is not known here goes to `tessera verify`."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", help="what the page calls it")
+    parser.add_argument("version", help="of the implementation")
+    parser.add_argument("file", type=Path, help="where to write the results")
+    parser.add_argument("--commit", help="what to record where git cannot tell")
+    options, passed = parser.parse_known_args()
+    command = ["verify", *passed, "--json"]
+    done = subprocess.run(
+        [sys.executable, "-m", "tessera", *command], stdout=subprocess.PIPE, text=True
+    )
+    if done.returncode not in (0, 1):
+        sys.exit(done.returncode)
+    found = json.loads(done.stdout)
+    device = "cuda" if found["device"].startswith("cuda") else "cpu"
+    document = {
+        "name": options.name,
+        "version": options.version,
+        **description(device, options.commit),
+        "command": " ".join(["tessera", *command]),
+        "verdict": found,
+    }
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    options.file.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

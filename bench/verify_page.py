@@ -1,0 +1,139 @@
+"""Writes the generated parts of docs/verify.md: from the judge's tables, and from its verdicts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from typing import Any
+
+from page_text import RESULTS
+
+from tessera.judge.faults import CALLING_RULES
+from tessera.judge.forms import FORMS
+
+VERDICTS = RESULTS / "verify"
+PAGE = RESULTS.parent.parent / "docs" / "verify.md"
+
+# A literal of ids that is longer is not shown.
+_SHOWN_IDS = 60
+
+
+def page(text: str) -> str:
+    """The page with each part between `<!-- generated: NAME -->` and `<!-- end -->` made anew."""
+    parts = {"forms": forms, "rules": calling_rules, "verdicts": verdicts}
+    for name, make in parts.items():
+        begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+        pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
+        made = make()
+        text, replaced = pattern.subn(lambda match, made=made: f"{match[1]}{made}{match[2]}", text)
+        assert replaced == 1, name
+    return text
+
+
+def forms() -> str:
+    """The known signatures."""
+    lines = ["| form | signature | default arrays |", "|---|---|---|"]
+    for form in FORMS.values():
+        lines.append(f"| `{form.name}` | `{form.signature}` | {form.arrays} |")
+    return "\n".join(lines) + "\n"
+
+
+def calling_rules() -> str:
+    """The rules that are not the checker's."""
+    lines = ["| rule | meaning |", "|---|---|"]
+    lines += [f"| `{rule.name}` | {rule.meaning} |" for rule in CALLING_RULES]
+    return "\n".join(lines) + "\n"
+
+
+def verdicts() -> str:
+    """What each implementation breaks, and the smallest call for each of the rules."""
+    documents = [json.loads(file.read_text()) for file in sorted(VERDICTS.glob("*.json"))]
+    documents.sort(key=lambda one: (one["device"] == "cuda", one["name"] != "Tessera", one["name"]))
+    lines = [
+        "| implementation | version | device | calls | broken | broken, not with valid ids |",
+        "|---|---|---|---:|---|---|",
+    ]
+    lines += [_row(one) for one in documents]
+    for one in documents:
+        if one["verdict"]["findings"]:
+            lines += ["", f"### {_title(one)}", "", *_details(one)]
+    origins = dict.fromkeys(_origin(one) for one in documents)
+    lines += ["", "Judged on:", "", *(f"- {origin}" for origin in origins)]
+    return "\n".join(lines) + "\n"
+
+
+def _title(one: dict[str, Any]) -> str:
+    version = f", {one['version']}" if one["version"] else ""
+    return f"{one['name']}{version}, on {one['device']}"
+
+
+def _row(one: dict[str, Any]) -> str:
+    verdict = one["verdict"]
+    found = verdict["findings"]
+    always = {each["rule"]: None for each in found if each["valid_ids"]}
+    others = {each["rule"]: None for each in found if each["rule"] not in always}
+    cells = [
+        one["name"],
+        one["version"] or "–",
+        one["device"],
+        str(verdict["num_calls"]),
+        *(", ".join(f"`{rule}`" for rule in rules) or "nothing" for rules in (always, others)),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _details(one: dict[str, Any]) -> list[str]:
+    lines = []
+    for each in one["verdict"]["findings"]:
+        call = each["call"]
+        ids = call["num_tokens"] * call["top_k"]
+        options = f", with {', '.join(call['options'])}" if call["options"] else ""
+        dtype = "" if call["dtype"] == "int32" else f"{call['dtype']} "
+        kind = f" ({each['kind']})" if each["kind"] else ""
+        shown = each["message"].removeprefix(f"{each['rule']}: ")
+        lines.append(
+            f"- `{each['rule']}`{kind}: {shown}. Smallest call: {_counted(ids, f'{dtype}id')}"
+            f"{_ids(each['snippet'])}, {_counted(call['num_experts'], 'expert')}, "
+            f"blocks of {call['block_size']}{options}."
+        )
+    return lines
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _ids(snippet: str) -> str:
+    """The ids of the call, if they are few."""
+    literal = re.search(r"^topk_ids = .*?np\.array\((\[.*\]), ", snippet, re.MULTILINE)
+    return f" `{literal[1]}`" if literal and len(literal[1]) <= _SHOWN_IDS else ""
+
+
+def _origin(one: dict[str, Any]) -> str:
+    place = f"{one['gpu']}, torch {one['torch']}" if "gpu" in one else one["machine"]
+    verdict = one["verdict"]
+    return (
+        f"{place}; Tessera {verdict['tessera']}, seed {verdict['seed']}, "
+        f"{verdict['seconds']:.0f} s each; {one['date']}"
+    )
+
+
+def main() -> None:
+    """Write or check the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if the page is out of date"
+    )
+    options = parser.parse_args()
+    text = PAGE.read_text()
+    made = page(text)
+    if not options.check:
+        PAGE.write_text(made)
+    elif made != text:
+        sys.exit("docs/verify.md is out of date: run bench/verify_page.py")
+
+
+if __name__ == "__main__":
+    main()

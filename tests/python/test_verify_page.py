@@ -1,0 +1,82 @@
+"""docs/verify.md is that of the judge's tables and of the verdicts in bench/results/verify/."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MARKED = "".join(
+    f"<!-- generated: {name} -->\n<!-- end -->\n" for name in ("forms", "rules", "verdicts")
+)
+
+
+@pytest.fixture
+def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    yield importlib.import_module("verify_page")
+    for name in ("verify_page", "page_text"):
+        sys.modules.pop(name, None)
+
+
+def finding(rule: str, *, valid: bool) -> dict[str, Any]:
+    call = {
+        "num_tokens": 3,
+        "top_k": 2,
+        "num_experts": 4,
+        "block_size": 5,
+        "dtype": "int64",
+        "options": ["expert_map"],
+    }
+    message = f"{rule}: expert_ids[1]: expected -1, found 0"
+    snippet = "import numpy as np\n\ntopk_ids = np.array([[7, 8]], np.int64)\nf(topk_ids)"
+    return {
+        "rule": rule,
+        "kind": "",
+        "message": message,
+        "valid_ids": valid,
+        "call": call,
+        "snippet": snippet,
+    }
+
+
+def test_the_committed_page_is_that_of_the_committed_verdicts(generator: Any) -> None:
+    text = (ROOT / "docs/verify.md").read_text()
+    assert generator.page(text) == text
+
+
+def test_what_is_broken_with_valid_ids_is_told_apart(
+    generator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = {
+        "num_calls": 7,
+        "tessera": "1.0",
+        "seed": 3,
+        "seconds": 60.0,
+        "findings": [finding("expert_tail", valid=True), finding("no_crash", valid=False)],
+    }
+    one = {
+        "name": "an engine's",
+        "version": "2.0",
+        "device": "cpu",
+        "machine": "a processor",
+        "date": "2026-01-02",
+        "verdict": verdict,
+    }
+    (tmp_path / "one.json").write_text(json.dumps(one))
+    monkeypatch.setattr(generator, "VERDICTS", tmp_path)
+    text = generator.page(MARKED)
+    assert "| an engine's | 2.0 | cpu | 7 | `expert_tail` | `no_crash` |\n" in text
+    assert (
+        "- `expert_tail`: expert_ids[1]: expected -1, found 0. Smallest call: 6 int64 ids "
+        "`[[7, 8]]`, 4 experts, blocks of 5, with expert_map.\n"
+    ) in text
+    assert "- a processor; Tessera 1.0, seed 3, 60 s each; 2026-01-02\n" in text
+    assert "| `sglang-op` | `(topk_ids, num_buckets, block_size, " in text
+    assert "| `no_hang` | A call comes to an end. |" in text
