@@ -29,8 +29,8 @@ class Death(NamedTuple):
     """A call that the process did not survive.
 
     hung: seconds after which it was ended from outside; None if it died by itself.
-    how: the signal or exit code, or what the device said.
-    last_words: the last line that the process wrote to stderr.
+    how: the signal or exit code; "device lost" where the device is of no more use to the process.
+    last_words: the last line that the process wrote to stderr, or what the device said.
     """
 
     hung: float | None
@@ -98,7 +98,7 @@ class Runner:
             if not reply.lost:
                 return reply
             self._end()
-            return Death(None, reply.lost, "")
+            return Death(None, "device lost", reply.lost)
         assert isinstance(reply, Death)
         return reply
 
