@@ -36,7 +36,8 @@ def loads(layer: Mapping[str, Any], layer_name: str, alone: bool) -> tuple[Figur
     dead += " and more" if len(found["dead_experts"]) > 10 else ""
     eighth = max(1, len(ratios) // 8)
     share = percent(sum(ratios[expert] for expert in by_load[:eighth]) / len(ratios))
-    taken = f"The hottest {eighth} of {number(len(ratios))} experts take {share} of all pairs."
+    take = "takes" if eighth == 1 else "take"
+    taken = f"The hottest {eighth} of {number(len(ratios))} experts {take} {share} of all pairs."
     return (
         Figure(
             f"load{end}",
