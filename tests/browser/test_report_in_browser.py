@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from report_documents import many_layers, one_layer, two_models
 from tessera.report import write_html, write_pictures
 
-DOCUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+DOCUMENTS: dict[str, Callable[[], Any]] = {
     "one_layer": one_layer,
     "two_models": two_models,
     "many_layers": lambda: many_layers(num_layers=20, num_experts=160),
@@ -42,7 +42,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str, Any], Path]]:
+def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path]]:
     """Each document with the file of its report."""
     folder = tmp_path_factory.mktemp("reports")
     made = {name: (make(), folder / f"{name}.html") for name, make in DOCUMENTS.items()}
@@ -53,8 +53,8 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[
 
 @pytest.fixture(params=DOCUMENTS)
 def report(
-    request: pytest.FixtureRequest, documents: dict[str, tuple[dict[str, Any], Path]]
-) -> tuple[dict[str, Any], Path]:
+    request: pytest.FixtureRequest, documents: dict[str, tuple[Any, Path]]
+) -> tuple[Any, Path]:
     return documents[request.param]
 
 
@@ -85,9 +85,7 @@ def _rounded(ratio: float) -> tuple[str, str]:
     return f"{ratio:.2f}", f"{ratio:.1f}"
 
 
-def test_it_shows_what_the_document_holds(
-    browser: Browser, report: tuple[dict[str, Any], Path]
-) -> None:
+def test_it_shows_what_the_document_holds(browser: Browser, report: tuple[Any, Path]) -> None:
     document, path = report
     page = opened(browser, path)
     for i, model in enumerate(document["models"]):
@@ -111,9 +109,7 @@ def test_it_shows_what_the_document_holds(
     page.close()
 
 
-def test_every_figure_is_drawn_and_named(
-    browser: Browser, report: tuple[dict[str, Any], Path]
-) -> None:
+def test_every_figure_is_drawn_and_named(browser: Browser, report: tuple[Any, Path]) -> None:
     _, path = report
     page = opened(browser, path)
     figures = page.locator("figure")
@@ -129,7 +125,7 @@ def test_every_figure_is_drawn_and_named(
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("name", ["one_layer", "two_models"])
 def test_axe_finds_nothing(
-    browser: Browser, documents: dict[str, tuple[dict[str, Any], Path]], name: str, scheme: str
+    browser: Browser, documents: dict[str, tuple[Any, Path]], name: str, scheme: str
 ) -> None:
     page = opened(browser, documents[name][1], PHONE, scheme)
     page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
@@ -144,7 +140,7 @@ def test_axe_finds_nothing(
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
 def test_the_page_itself_never_scrolls_sideways(
-    browser: Browser, report: tuple[dict[str, Any], Path], width: int
+    browser: Browser, report: tuple[Any, Path], width: int
 ) -> None:
     _, path = report
     page = opened(browser, path, width)
@@ -160,9 +156,7 @@ def test_the_page_itself_never_scrolls_sideways(
     page.close()
 
 
-def test_words_in_figures_do_not_touch(
-    browser: Browser, report: tuple[dict[str, Any], Path]
-) -> None:
+def test_words_in_figures_do_not_touch(browser: Browser, report: tuple[Any, Path]) -> None:
     _, path = report
     page = opened(browser, path, PHONE)
     touching = page.evaluate(
@@ -182,7 +176,7 @@ def test_words_in_figures_do_not_touch(
     page.close()
 
 
-def test_colours_follow_the_scheme(browser: Browser, report: tuple[dict[str, Any], Path]) -> None:
+def test_colours_follow_the_scheme(browser: Browser, report: tuple[Any, Path]) -> None:
     _, path = report
     colours = {}
     for scheme in ("light", "dark"):
@@ -199,7 +193,7 @@ def test_colours_follow_the_scheme(browser: Browser, report: tuple[dict[str, Any
 
 
 def test_the_keyboard_reaches_everything(
-    browser: Browser, documents: dict[str, tuple[dict[str, Any], Path]]
+    browser: Browser, documents: dict[str, tuple[Any, Path]]
 ) -> None:
     page = opened(browser, documents["two_models"][1], PHONE)
     page.keyboard.press("Tab")
@@ -232,7 +226,7 @@ def test_the_keyboard_reaches_everything(
 
 
 def test_a_table_scrolls_and_details_open_by_keyboard(
-    browser: Browser, documents: dict[str, tuple[dict[str, Any], Path]]
+    browser: Browser, documents: dict[str, tuple[Any, Path]]
 ) -> None:
     page = opened(browser, documents["one_layer"][1], PHONE)
     table = page.locator(".scroll").first
@@ -249,7 +243,7 @@ def test_a_table_scrolls_and_details_open_by_keyboard(
 
 
 def test_it_prints_light_and_without_the_long_tables(
-    browser: Browser, report: tuple[dict[str, Any], Path]
+    browser: Browser, report: tuple[Any, Path]
 ) -> None:
     document, path = report
     page = opened(browser, path, scheme="dark")

@@ -140,7 +140,7 @@ def log_of(file: str, model_id: str | None, num_experts: int) -> dict[str, Any]:
     }
 
 
-def document_of(models: list[dict[str, Any]], logs: list[dict[str, Any]]) -> dict[str, Any]:
+def document_of(models: list[dict[str, Any]], logs: list[dict[str, Any]]) -> Any:
     """A whole document."""
     return {
         "version": "0.1.0",
@@ -168,7 +168,7 @@ def skewed_ids(
 
 def one_layer(
     model_id: str = "maker/model-1", file: str = "logs/routing.jsonl", num_tokens: int = 1000
-) -> dict[str, Any]:
+) -> Any:
     """One layer of 64 experts, two of them dead, and 128 repeated rows."""
     ids = skewed_ids(num_tokens, 62, 4, seed=1)
     layer = layer_of(np.where(ids >= 10, ids + 2, ids), 64, 0)  # experts 10 and 11 are dead
@@ -179,7 +179,7 @@ def one_layer(
     return document_of([model_of(model_id, [layer], 4)], [log_of(file, model_id, 64)])
 
 
-def many_layers(num_layers: int = 60, num_experts: int = 512) -> dict[str, Any]:
+def many_layers(num_layers: int = 60, num_experts: int = 512) -> Any:
     """A large model."""
     layers = [
         layer_of(skewed_ids(200, num_experts, 8, seed=i), num_experts, i) for i in range(num_layers)
@@ -189,7 +189,7 @@ def many_layers(num_layers: int = 60, num_experts: int = 512) -> dict[str, Any]:
     )
 
 
-def two_models() -> dict[str, Any]:
+def two_models() -> Any:
     """A model with two layers from two logs, and one whose layer has no number."""
     first = [
         layer_of(skewed_ids(500, 60, 4, seed=2), 60, 0, log=0),

@@ -25,13 +25,13 @@ RANKS = "Load of the busiest rank over the mean"
 REPEATED = "Runs of equal rows, the first ten of each layer"
 
 
-def written(document: dict[str, Any], folder: Path) -> str:
+def written(document: Any, folder: Path) -> str:
     write_html(document, folder / "report.html")
     assert [one.name for one in folder.iterdir()] == ["report.html"]
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
-def read(document: dict[str, Any], folder: Path) -> ReportPage:
+def read(document: Any, folder: Path) -> ReportPage:
     return ReportPage(written(document, folder))
 
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from tessera.inspection.document import Document
 from tessera.report.figures import model_figures
 
 
@@ -22,7 +21,7 @@ def require() -> None:
         raise ValueError("report: jinja2 is not installed: pip install 'tessera[report]'") from None
 
 
-def write_html(document: Mapping[str, Any], path: Path) -> None:
+def write_html(document: Document, path: Path) -> None:
     """Write the report, which needs no other file and no network; an existing file is replaced.
 
     `document` is what `tessera inspect --json` prints.
@@ -33,7 +32,7 @@ def write_html(document: Mapping[str, Any], path: Path) -> None:
     _write(path, page(document))
 
 
-def write_pictures(document: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_pictures(document: Document, folder: Path) -> list[Path]:
     """Write each figure as an SVG file, and return their paths; existing files are replaced.
 
     The names say what is shown, such as `padding.svg`; where there are several models they begin

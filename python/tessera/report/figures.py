@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
+from tessera.inspection.document import Document, Model
 from tessera.report.line_figures import costs, padding, ranks
 from tessera.report.load_figures import load_over_layers, loads
 from tessera.report.plot import Figure
@@ -28,7 +27,7 @@ class ModelFigures:
         return (*self.block_size, *self.load, *self.ranks)
 
 
-def model_figures(document: Mapping[str, Any], model: Mapping[str, Any]) -> ModelFigures:
+def model_figures(document: Document, model: Model) -> ModelFigures:
     """Draw all figures of `model`, which is one of the document's."""
     names = layer_names(document, model)
     layers = list(zip(names, model["layers"], strict=True))

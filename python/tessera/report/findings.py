@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from tessera.inspection.document import Layer, Model
 from tessera.report.tables import advice, advice_runs, imbalance
 from tessera.report.words import number, percent, plural, times
 
@@ -20,7 +21,7 @@ class Finding(NamedTuple):
     text: str
 
 
-def findings(model: Mapping[str, Any], names: Sequence[str]) -> list[Finding]:
+def findings(model: Model, names: Sequence[str]) -> list[Finding]:
     """All that there is to say; `names` are those of the model's layers."""
     layers = list(zip(names, model["layers"], strict=True))
     said = [*_load(layers), Finding("Block size", _block_size(model))]
@@ -29,7 +30,7 @@ def findings(model: Mapping[str, Any], names: Sequence[str]) -> list[Finding]:
     return said + _left_out(layers)
 
 
-def _load(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Finding]:
+def _load(layers: Sequence[tuple[str, Layer]]) -> list[Finding]:
     dead = [Finding("Dead experts", _dead(layers))]
     if len(layers) <= _FEW:
         hot = (_hot(f"In {name}, " if len(layers) > 1 else "", layer) for name, layer in layers)
@@ -43,7 +44,7 @@ def _load(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Finding]:
     return [Finding("Hot experts", text + _hot(f"Most uneven is {name}: ", worst)), *dead]
 
 
-def _hot(where: str, layer: Mapping[str, Any]) -> str:
+def _hot(where: str, layer: Layer) -> str:
     load, counts = layer["load"], layer["expert_counts"]
     if not load["hot_experts"]:
         text = (
@@ -62,7 +63,7 @@ def _hot(where: str, layer: Mapping[str, Any]) -> str:
     return text[0].upper() + text[1:]
 
 
-def _dead(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def _dead(layers: Sequence[tuple[str, Layer]]) -> str:
     found = [(name, layer["load"]["dead_experts"]) for name, layer in layers]
     found = [(name, dead) for name, dead in found if dead]
     if not found:
@@ -81,7 +82,7 @@ def _dead(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     return " ".join(said)
 
 
-def _block_size(model: Mapping[str, Any]) -> str:
+def _block_size(model: Model) -> str:
     runs = advice_runs(advice(model))
     parts = list[str]()
     for run in runs:
@@ -111,7 +112,7 @@ def _block_size(model: Mapping[str, Any]) -> str:
     return text
 
 
-def _ranks(model: Mapping[str, Any]) -> str:
+def _ranks(model: Model) -> str:
     rows = imbalance(model)
     ranks = _TOLD_RANKS if _TOLD_RANKS in rows else max(rows)
     row = rows[ranks]
@@ -128,7 +129,7 @@ def _ranks(model: Mapping[str, Any]) -> str:
     return f"{text}{where}."
 
 
-def _left_out(layers: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Finding]:
+def _left_out(layers: Sequence[tuple[str, Layer]]) -> list[Finding]:
     said = []
     repeated = [(name, layer) for name, layer in layers if layer["num_repeated"]]
     if repeated:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
+from tessera.inspection.document import Model
 from tessera.report.drawing import Drawing
 from tessera.report.plot import LEFT, NARROW, Figure, Plot, round_step
 from tessera.report.tables import PLACEMENTS, Advice, advice, imbalance
@@ -15,7 +15,7 @@ _BATCH_SIZES = (1, 16, 256, 4096, 65536)  # those that have a line
 _TOP, _BOTTOM, _HEIGHT = 30, 250, 290
 
 
-def padding(model: Mapping[str, Any]) -> Figure:
+def padding(model: Model) -> Figure:
     """Share of padding over the block size, a line for each of some batch sizes."""
     rows = _drawn(model)
     drawing = Drawing(NARROW, _HEIGHT)
@@ -33,7 +33,7 @@ def padding(model: Mapping[str, Any]) -> Figure:
     )
 
 
-def costs(model: Mapping[str, Any]) -> Figure:
+def costs(model: Model) -> Figure:
     """Modelled cost over the block size, for the same batch sizes; the scale is logarithmic."""
     rows = _drawn(model)
     drawing = Drawing(NARROW, _HEIGHT)
@@ -52,7 +52,7 @@ def costs(model: Mapping[str, Any]) -> Figure:
     )
 
 
-def _drawn(model: Mapping[str, Any]) -> list[Advice]:
+def _drawn(model: Model) -> list[Advice]:
     return [row for row in advice(model) if row.batch_size in _BATCH_SIZES]
 
 
@@ -84,7 +84,7 @@ def _in_words(
     return " ".join(said)
 
 
-def ranks(model: Mapping[str, Any]) -> Figure:
+def ranks(model: Model) -> Figure:
     """Load of the busiest rank over the number of ranks, a line for each placement."""
     rows = imbalance(model)
     several = len(model["layers"]) > 1

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from tessera.inspection.document import Layer, Model
+from tessera.inspection.load import HOT_OVER_MEAN
 from tessera.report.drawing import Drawing
 from tessera.report.plot import LEFT, NARROW, RIGHT, WIDE, Figure, Plot, round_step
 from tessera.report.tables import over_mean
 from tessera.report.words import number, percent, times
 
-_HOT = 2.0  # from here on, as the document's hot experts
 _NARROW_EXPERTS = 128  # as many have room on a phone
 _HEAT_EDGES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _HEAT_NAMES = ("none", "< ¼", "¼ to ½", "½ to 1", "1 to 2", "2 to 4", "≥ 4")
@@ -23,7 +23,7 @@ def _width(num_experts: int) -> int:
     return NARROW if num_experts <= _NARROW_EXPERTS else WIDE
 
 
-def loads(layer: Mapping[str, Any], layer_name: str, alone: bool) -> tuple[Figure, Figure]:
+def loads(layer: Layer, layer_name: str, alone: bool) -> tuple[Figure, Figure]:
     """Load of every expert of a layer: by id, and hottest first.
 
     The files of one that is not `alone` are named by its layer.
@@ -36,7 +36,8 @@ def loads(layer: Mapping[str, Any], layer_name: str, alone: bool) -> tuple[Figur
     dead += " and more" if len(found["dead_experts"]) > 10 else ""
     eighth = max(1, len(ratios) // 8)
     share = percent(sum(ratios[expert] for expert in by_load[:eighth]) / len(ratios))
-    taken = f"The hottest {eighth} of {number(len(ratios))} experts take {share} of all pairs."
+    take = "takes" if eighth == 1 else "take"
+    taken = f"The hottest {eighth} of {number(len(ratios))} experts {take} {share} of all pairs."
     return (
         Figure(
             f"load{end}",
@@ -76,7 +77,7 @@ def _bars(ratios: Sequence[float], experts: Sequence[int], words: str) -> Drawin
     paths = {"bar": "", "bar hot": "", "dead": ""}
     for i, expert in enumerate(experts):
         x, ratio = plot.left + gap * i, ratios[expert]
-        kind = "bar hot" if ratio >= _HOT else "bar"
+        kind = "bar hot" if ratio >= HOT_OVER_MEAN else "bar"
         bar, height = gap * (0.8 if gap > 3 else 1), plot.bottom - plot.y(ratio)
         if not ratio:
             paths["dead"] += f"M{x:.1f} {plot.bottom + 2}h{bar:.1f}v4h-{bar:.1f}z"
@@ -88,8 +89,8 @@ def _bars(ratios: Sequence[float], experts: Sequence[int], words: str) -> Drawin
     for kind, commands in paths.items():
         drawing.path(commands, kind)
     plot.across(1.0, "mean")
-    if max(ratios) >= _HOT:
-        plot.across(_HOT, "threshold")
+    if max(ratios) >= HOT_OVER_MEAN:
+        plot.across(HOT_OVER_MEAN, "threshold")
     if by_id:
         _name_hot(plot, ratios)
         _expert_axis(drawing, plot.left, gap, len(experts), plot.bottom)
@@ -102,7 +103,7 @@ def _name_hot(plot: Plot, ratios: Sequence[float]) -> None:
     gap = (plot.right - plot.left) / len(ratios)
     named = list[tuple[float, float, float]]()  # middle, base, half of the width
     for expert in sorted(range(len(ratios)), key=lambda expert: -ratios[expert]):
-        if ratios[expert] < _HOT:
+        if ratios[expert] < HOT_OVER_MEAN:
             break
         half = 4.0 * len(str(expert))
         x, y = plot.left + gap * (expert + 0.5), plot.y(ratios[expert]) - 3
@@ -120,7 +121,7 @@ def _expert_axis(drawing: Drawing, left: float, gap: float, num_experts: int, y:
         drawing.text(left + gap * (expert + 0.5), y + 18, number(expert), "middle")
 
 
-def load_over_layers(model: Mapping[str, Any], names: Sequence[str]) -> Figure:
+def load_over_layers(model: Model, names: Sequence[str]) -> Figure:
     """Heat map: a row for each layer, a column for each expert."""
     layers, num_experts = model["layers"], model["num_experts"]
     width, cell = _width(num_experts), max(4, min(24, 600 // len(layers)))

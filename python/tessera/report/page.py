@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from tessera.inspection.document import Document, Model
 from tessera.report.drawing import STYLE
 from tessera.report.figures import model_figures
 from tessera.report.findings import findings
@@ -19,7 +19,7 @@ from tessera.report.words import number, percent, plural, times
 _FOLDER = Path(__file__).parent
 
 
-def page(document: Mapping[str, Any]) -> str:
+def page(document: Document) -> str:
     """The whole file; all that comes from logs is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
@@ -47,7 +47,7 @@ def page(document: Mapping[str, Any]) -> str:
     return text
 
 
-def _model(document: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+def _model(document: Document, model: Model) -> dict[str, Any]:
     names = layer_names(document, model)
     rows = advice(model)
     return {

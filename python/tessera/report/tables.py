@@ -1,16 +1,16 @@
-"""The rows of the report's tables, over all layers of a model; findings and figures read them too.
-
-A model, a layer and a document are the parts of what `tessera inspect --json` prints.
-"""
+"""Rows of the tables, over all layers of a model; findings and figures read them too."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Literal
 
-PLACEMENTS = {
+from tessera.inspection.document import Document, Layer, Model
+
+Placement = Literal["contiguous", "balanced", "balanced_held_out"]
+PLACEMENTS: dict[Placement, str] = {
     "contiguous": "contiguous",
     "balanced": "balanced",
     "balanced_held_out": "balanced, held out",
@@ -47,12 +47,12 @@ class Imbalance:
     worst: float
 
 
-def advice(model: Mapping[str, Any]) -> list[Advice]:
+def advice(model: Model) -> list[Advice]:
     """One row for each batch size."""
     return [_advice(model, place) for place in range(len(model["advice"]))]
 
 
-def _advice(model: Mapping[str, Any], place: int) -> Advice:
+def _advice(model: Model, place: int) -> Advice:
     advised = model["advice"][place]
     batches = [layer["batches"][place] for layer in model["layers"]]
     slots, pairs = dict[int, float](), dict[int, float]()
@@ -84,14 +84,14 @@ def advice_runs(rows: Sequence[Advice]) -> list[list[Advice]]:
     return runs
 
 
-def imbalance(model: Mapping[str, Any]) -> dict[int, dict[str, Imbalance]]:
+def imbalance(model: Model) -> dict[int, dict[Placement, Imbalance]]:
     """By number of ranks and placement, over the layers that have it."""
-    found = dict[int, dict[str, list[float]]]()
+    found = dict[int, dict[Placement, list[float]]]()
     for row in (row for layer in model["layers"] for row in layer["ranks"]):
         values = found.setdefault(row["num_ranks"], {name: [] for name in PLACEMENTS})
         for name in PLACEMENTS:
-            if row[name] is not None:
-                values[name].append(row[name])
+            if (ratio := row[name]) is not None:
+                values[name].append(ratio)
     return {
         ranks: {
             name: Imbalance(sum(ratios) / len(ratios), min(ratios), max(ratios))
@@ -102,7 +102,7 @@ def imbalance(model: Mapping[str, Any]) -> dict[int, dict[str, Imbalance]]:
     }
 
 
-def layer_names(document: Mapping[str, Any], model: Mapping[str, Any]) -> list[str]:
+def layer_names(document: Document, model: Model) -> list[str]:
     """A name for each layer of the model: its number, its file, or both where it takes both."""
     layers = model["layers"]
     files = [PurePath(document["logs"][layer["log"]]["file"]).name for layer in layers]
@@ -117,7 +117,7 @@ def layer_names(document: Mapping[str, Any], model: Mapping[str, Any]) -> list[s
     ]
 
 
-def over_mean(layer: Mapping[str, Any]) -> list[float]:
+def over_mean(layer: Layer) -> list[float]:
     """Every expert's load over the mean load."""
     counts = layer["expert_counts"]
     mean = sum(counts) / len(counts)
