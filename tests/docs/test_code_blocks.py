@@ -193,9 +193,8 @@ def test_command(block: Block, command: str, folders: dict[Path, Path]) -> None:
 
 def matches(shown: str, printed: str) -> bool:
     """Whether a command printed what the page shows; a line `...` stands for any lines."""
-    lines = [re.escape(line.rstrip()) + "\n" for line in shown.splitlines()]
-    form = "".join("(.*\n)*" if line == r"\.\.\.\n" else line for line in lines)
-    return bool(re.fullmatch(form, re.sub(r" +$", "", printed, flags=re.MULTILINE)))
+    form = ".*".join(map(re.escape, shown.split("...\n")))
+    return bool(re.fullmatch(form, re.sub(r" +$", "", printed, flags=re.MULTILINE), re.DOTALL))
 
 
 def test_every_block_is_accounted_for() -> None:
