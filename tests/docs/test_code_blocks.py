@@ -1,6 +1,7 @@
 """Runs every code block of the README and of all pages, or says why one cannot be run here.
 
-The blocks of a page share a folder, which holds what their commands name: a routing log, a script.
+The blocks of a page share a folder, which holds what their commands name: a routing log, a script,
+a package with an implementation.
 Python blocks are run with their asserts, each in a fresh namespace, shell blocks command by
 command. One that is followed by a block marked `text output` has to print that.
 """
@@ -30,14 +31,16 @@ import torch
 from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
 moe_align_block_size(torch.tensor([[2, 0], [1, 2]]), 4, 4)
 """
+# The package `my_kernels`: a function of its own, and one in its module `align`.
+IMPLEMENTATION = "from tessera import align_block_size\n\nalign = align_block_size\n"
 # Engines that are not installed: files of the same functions stand for them.
 ENGINES = {
     "import tessera.vllm": "vllm-0.33.0",
     "import tessera.sglang": "sglang-0.5.23",
 }
 
-# Added to a command. The peers take most of a benchmark's time, and have tests of their own.
-SHORTER = {"tessera bench": " --peers none"}
+# Added to a command to save time: peers have tests of their own, and a verdict takes what it may.
+SHORTER = {"tessera bench": " --peers none", "tessera verify --impl": " --seconds 4"}
 
 # Commands that no test can run here, as patterns, and why.
 NOT_RUN = {
@@ -49,6 +52,7 @@ NOT_RUN = {
     r"pip install .*": "changes the environment of this test; .ci/run installs the package",
     r".*vllm serve .*|.*sglang\.launch_server.*": "needs the engine, a model and a GPU",
     r".*--device cuda.*|.*--method \S*cold.*": "needs a GPU",
+    r"tessera verify --impl vllm\..*": "needs the engine and a GPU",
     r"tessera bench --preset grid .*": "takes minutes; tests/cli/test_bench.py has smaller ones",
 }
 
@@ -90,13 +94,17 @@ def of_kind(kind: str) -> list[object]:
 
 
 def commands(block: Block) -> list[str]:
-    """The commands of a shell block, without comments; one may have several lines."""
+    """The commands of a shell block or a workflow, without comments; one may have several lines."""
     code = block.code.replace("\\\n", " ")
+    if block.kind == "yaml":
+        return re.findall(r"^ *- run: (.+)$", code, re.MULTILINE)
     lines = (re.sub(r"(^|  +)#.*$", "", line).strip() for line in code.splitlines())
     return [line for line in lines if line]
 
 
-COMMANDS = [(block, line) for block in BLOCKS if block.kind == "sh" for line in commands(block)]
+COMMANDS = [
+    (block, line) for block in BLOCKS if block.kind in ("sh", "yaml") for line in commands(block)
+]
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +119,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
         made[page] = tmp_path_factory.mktemp(page.stem)
         (made[page] / "routing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (made[page] / "script.py").write_text(SCRIPT)
+        (made[page] / "my_kernels").mkdir()
+        for name in ("__init__.py", "align.py"):
+            (made[page] / "my_kernels" / name).write_text(IMPLEMENTATION)
     return made
 
 
@@ -210,7 +221,7 @@ def test_every_block_is_accounted_for() -> None:
     others = {
         f"{block.name}: {block.kind}"
         for block in BLOCKS
-        if block.kind not in ("python", "sh", "text", "text output")
+        if block.kind not in ("python", "sh", "yaml", "text", "text output")
         and not block.kind.startswith("{literalinclude} ")
     }
     assert not others
