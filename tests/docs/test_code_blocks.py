@@ -44,6 +44,7 @@ SHORTER = {"tessera bench": " --peers none", "tessera verify --impl": " --second
 
 # Commands that no test can run here, as patterns, and why.
 NOT_RUN = {
+    r"make book": ".ci/run makes the book",
     r"make .*": "sets up the checkout that this test runs in, and takes minutes",
     r"\.ci/run": "runs this test",
     r"scripts/build\.sh .*": "builds the C++ tests; `make test` does that and runs them",
