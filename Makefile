@@ -1,7 +1,7 @@
 # Every target sets up what it needs, and says so; repeated, it starts its real work at once.
 .DEFAULT_GOAL := help
 TRACES ?= $(wildcard $(or $(TESSERA_TRACES),../shared/traces)/*.jsonl)
-.PHONY: help setup demo test bench gpu-check sanitize lint format
+.PHONY: help setup demo test bench book gpu-check sanitize lint format
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -21,6 +21,9 @@ bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/perfor
 	@.venv/bin/tessera bench --device cpu --preset report --json bench/results $(if $(TRACES),--log $(TRACES))
 	@.venv/bin/python bench/family.py --device cpu --json bench/results/cpu_family.json
 	@.venv/bin/python bench/performance_page.py
+
+book: ## Make the book of docs/ in build/book/; LINKS=external checks links to other sites too
+	@LINKS="$(LINKS)" scripts/book.sh
 
 gpu-check: ## Build for the GPU here, test, sanitize, benchmark; STAGE=build|test|sanitize|bench
 	@WHEELS="$(WHEELS)" scripts/gpu_check.sh $(STAGE)

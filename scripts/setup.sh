@@ -7,6 +7,7 @@
 #   jax      JAX for the CPU, for the tests that hand its arrays to Tessera
 #   browser  Chromium and what drives it, for the tests that look at reports
 #   bench    what draws the performance page's picture
+#   docs     what makes the book
 #   fuzz     clang
 #   lint     formatters and checkers
 # A part whose inputs have not changed costs a checksum. A stamp in .venv is written after a part is
@@ -142,7 +143,7 @@ for part in "$@"; do
       debian_packages g++ libdlpack-dev libgtest-dev
       python_packages cxx
       ;;
-    test | torch | jax | bench) python_packages "$part" ;;
+    test | torch | jax | bench | docs) python_packages "$part" ;;
     browser)
       command -v chromium >/dev/null || debian_packages chromium
       python_packages browser

@@ -105,6 +105,34 @@ def test_links(tmp_path: Path) -> None:
     )
 
 
+def test_offline(tmp_path: Path) -> None:
+    """What a page or a style sheet loads from a network is named; links to follow are not."""
+    page, style = tmp_path / "page.html", tmp_path / "style.css"
+    page.write_text(
+        '<a href="https://follow.me">x</a><link rel="canonical" href="https://also.me">'
+        '<img src="picture.svg"><img src="https://a.b/picture.svg"><script src="//a.b/c.js">'
+        '</script><link rel="preload stylesheet" href="http://a.b/style.css">',
+        encoding="utf-8",
+    )
+    style.write_text("p { background: url('https://a.b/c.png') } q { background: url(d.png) }")
+    status, lines = run("check_offline.py", tmp_path)
+    loaded = ["https://a.b/picture.svg", "//a.b/c.js", "http://a.b/style.css"]
+    assert status == 1
+    assert lines == [
+        *(f"{page}: loads {address}" for address in loaded),
+        f"{style}: loads https://a.b/c.png",
+    ]
+    page.write_text('<img src="picture.svg">', encoding="utf-8")
+    style.unlink()
+    assert run("check_offline.py", tmp_path) == (0, [])
+
+
+def test_offline_without_pages(tmp_path: Path) -> None:
+    """A book that was not made passes no check."""
+    status, lines = run("check_offline.py", tmp_path)
+    assert (status, lines) == (1, [f"{tmp_path}: expected HTML pages, found none"])
+
+
 def gpu_check(
     tmp_path: Path, stage: str, stand_ins: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
