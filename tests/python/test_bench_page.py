@@ -32,6 +32,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     names = (
         "page_text",
         "page_cpu",
+        "page_expert_product",
         "page_family",
         "page_h200",
         "page_reports",

@@ -18,7 +18,8 @@ _TIE = 1.01
 COST_MODEL: CostModel = {
     "formula": "active_experts * expert_rows + num_blocks(B) * max(B, least_block_rows)",
     "parameters": {"expert_rows": _EXPERT_ROWS, "least_block_rows": _LEAST_BLOCK_ROWS},
-    "source": "fitted to times of the expert product on an H200, over routing logs and skewed ids: "
+    "source": "fitted to times of the experts' product on an H200, over routing logs and skewed "
+    "ids (bench/results/h200/expert_product.json): "
     f"loading an active expert's weights takes as long as {_EXPERT_ROWS:g} rows, and no block "
     f"takes less time than {_LEAST_BLOCK_ROWS:g} rows do",
 }
