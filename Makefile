@@ -20,6 +20,7 @@ bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/perfor
 	@scripts/setup.sh package torch bench
 	@.venv/bin/tessera bench --device cpu --preset report --json bench/results $(if $(TRACES),--log $(TRACES))
 	@.venv/bin/python bench/family.py --device cpu --json bench/results/cpu_family.json
+	@.venv/bin/python bench/inspection.py --json bench/results/inspection.json
 	@.venv/bin/python bench/performance_page.py
 
 book: ## Make the book of docs/ in build/book/; LINKS=external checks links to other sites too

@@ -11,6 +11,7 @@ from page_cpu import cpu_section
 from page_expert_product import expert_product_section
 from page_family import family_section
 from page_h200 import h200_section
+from page_inspection import inspection_section
 from page_reports import reports_section
 from page_text import RESULTS, read_results
 
@@ -38,6 +39,7 @@ def page() -> str:
         reports_section(),
         family_section(),
         expert_product_section(),
+        inspection_section(),
         cpu_section(),
     ]
     return "\n".join(part for part in parts if part)

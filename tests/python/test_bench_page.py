@@ -35,6 +35,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "page_expert_product",
         "page_family",
         "page_h200",
+        "page_inspection",
         "page_reports",
         "performance_page",
     )

@@ -1,0 +1,25 @@
+"""The part of the performance page about reading routing logs."""
+
+from __future__ import annotations
+
+from page_text import figure, origin, read_results
+
+
+def inspection_section() -> str:
+    """What `tessera inspect` takes for a large log; empty if that was not measured."""
+    result = read_results("inspection.json")
+    if result is None:
+        return ""
+    torch = "; importing torch, which the package finds here, is part of both"
+    return "\n".join(
+        [
+            "## Inspecting a log\n",
+            f"`tessera inspect` on a log of {result['bytes'] / 1e9:.1f} GB with "
+            f"{result['num_rows'] / 1e6:.1f} million rows, a token in a layer each, "
+            f"{result['num_layers']} layers, {result['num_experts']} experts, top "
+            f"{result['top_k']}: {figure(result['seconds'])} s, {figure(result['cpu_seconds'])} s "
+            f"of them the processor's, and {result['peak_bytes'] / 1e6:.0f} MB of memory at most"
+            f"{torch if result['has_torch'] else ''}.\n",
+            origin(result),
+        ]
+    )
