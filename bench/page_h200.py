@@ -16,10 +16,10 @@ INTRODUCTION = """\
 Shape = tokens x experts x top_k / block_size; ids are int32 unless stated. Tessera gives stable
 order at every size; most peers give each expert's tokens in random order. **Best peer** is the
 fastest of all that were measured: those of the run (torch; `cub_radix`, `textbook`: written here
-from their description) and those of `bench/results/h200/peers.json`, measured once on the same
-kind of machine. **Floor** is the best of several grids of a kernel that reads the ids, passes one
-barrier of the block, writes outputs of the same sizes, and sorts nothing, with and without
-programmatic dependent launch.
+from their description; the engines' own, where they could be loaded) and those of
+`bench/results/h200/peers.json`, measured once on the same kind of machine. **Floor** is the best of
+several grids of a kernel that reads the ids, passes one barrier of the block, writes outputs of the
+same sizes, and sorts nothing, with and without programmatic dependent launch.
 """
 
 
@@ -107,11 +107,22 @@ def _headline(verdicts: Verdicts, peers: BestPeers) -> list[str]:
     return [
         "### Speed\n",
         origin(result),
+        *_versions(result),
         table([*header, "L2 flushed"], rows),
         *verdicts.explained("Missed, and why:"),
         *_breaches(result),
         *_wrong_floors(result),
     ]
+
+
+def _versions(result: dict[str, Any]) -> list[str]:
+    """Which releases of others were measured in the same run."""
+    found = [
+        f"{name} {version}"
+        for name, one in result["contenders"].items()
+        if (version := one.get("version"))
+    ]
+    return [f"In the same run: {', '.join(found)}.\n"] if found else []
 
 
 def _beside(ours: float, other: tuple[float, str] | None) -> list[str]:

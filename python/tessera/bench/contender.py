@@ -44,6 +44,8 @@ class Call:
 class Contender:
     """A contender; `unavailable` and `refusal` say why not, and are empty if nothing is amiss.
 
+    `version` is that of a package of others.
+
     A floor does what no implementation can do without, and sorts nothing. A cost is what a call
     from Python takes that does nothing.
     """
@@ -53,6 +55,7 @@ class Contender:
     methods: tuple[str, ...]
     prepare: Callable[[Problem], Call]
     unavailable: str = ""
+    version: str = ""
     refusal: Callable[[Shape], str] = lambda shape: ""
     # For those timed in C++: a call that goes round problems of one shape there.
     prepare_in_turn: Callable[[Sequence[Problem]], Call] | None = None

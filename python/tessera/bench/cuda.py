@@ -183,6 +183,10 @@ def _foreign(module: str, parameters: list[str]) -> Any:
     return function
 
 
+def _version_of(package: str) -> str:
+    return str(getattr(importlib.import_module(package), "__version__", ""))
+
+
 def _vllm() -> Contender:
     module = "vllm.model_executor.layers.fused_moe.moe_align_block_size"
     try:
@@ -194,7 +198,9 @@ def _vllm() -> Contender:
         ids, shape, expert_map = problem.topk_ids, problem.shape, problem.expert_map
         return Call.of(lambda: align(ids, shape.block_size, shape.num_experts, expert_map))
 
-    return Contender("vllm", "peer", _ALL, prepare, refusal=_refuse_shift)
+    return Contender(
+        "vllm", "peer", _ALL, prepare, version=_version_of("vllm"), refusal=_refuse_shift
+    )
 
 
 def _sgl_kernel() -> Contender:
@@ -230,4 +236,6 @@ def _sgl_kernel() -> Contender:
             return f"takes int32 ids only, not {shape.dtype}"
         return "takes no expert map" if shape.map != "none" else _refuse_shift(shape)
 
-    return Contender("sgl_kernel", "peer", _ALL, prepare, refusal=refusal)
+    return Contender(
+        "sgl_kernel", "peer", _ALL, prepare, version=_version_of("sgl_kernel"), refusal=refusal
+    )

@@ -105,7 +105,8 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
         "methods": {method: MEANINGS[method] for method in usable},
         "methods_unavailable": unusable,
         "contenders": {
-            one.name: {"kind": one.kind, "unavailable": one.unavailable} for one in wanted
+            one.name: {"kind": one.kind, "unavailable": one.unavailable, "version": one.version}
+            for one in wanted
         },
         "rows": rows,
     }

@@ -21,7 +21,7 @@ def align(topk_ids, block_size, num_experts):
 
 
 def judged(capfd: pytest.CaptureFixture[str], name: str, *arguments: str) -> dict[str, Any]:
-    usual = ("--json", "--device", "cuda", "--random", "5", "--max-ids", "300")
+    usual = ("--json", "--device", "cuda", "--seconds", "60")
     code = main(["verify", "--impl", name, *usual, *arguments])
     document: dict[str, Any] = json.loads(capfd.readouterr().out)
     assert code == (1 if document["findings"] else 0)
@@ -29,7 +29,7 @@ def judged(capfd: pytest.CaptureFixture[str], name: str, *arguments: str) -> dic
 
 
 def test_tessera_breaks_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    document = judged(capfd, "tessera:align_block_size", "--seconds", "120")
+    document = judged(capfd, "tessera:align_block_size", "--random", "5", "--max-ids", "300")
     assert (document["findings"], document["not_asked"]) == ([], {})
     assert (document["arrays"], document["device"]) == ("torch", "cuda")
 
@@ -39,7 +39,8 @@ def test_a_lost_device_is_told_with_the_call_that_lost_it(
 ) -> None:
     (tmp_path / "loses.py").write_text(LOSES_THE_DEVICE)
     monkeypatch.chdir(tmp_path)
-    (finding,) = judged(capfd, "loses:align", "--seconds", "120")["findings"]
+    # One call, since each loss costs seconds: the next process has to start CUDA anew.
+    (finding,) = judged(capfd, "loses:align", "--cases", "random:1:64", "--random", "0")["findings"]
     assert finding["rule"] == "no_crash"
     assert "device-side assert" in finding["message"]
     assert (finding["alone"], finding["valid_ids"]) == (True, False)
