@@ -92,7 +92,9 @@ def _details(one: dict[str, Any]) -> list[str]:
         options = f", with {', '.join(call['options'])}" if call["options"] else ""
         dtype = "" if call["dtype"] == "int32" else f"{call['dtype']} "
         kind = f" ({each['kind']})" if each["kind"] else ""
-        shown = each["message"].removeprefix(f"{each['rule']}: ")
+        shown = each["message"].removeprefix(f"{each['rule']}: ").removesuffix(".")
+        if not each["alone"]:
+            shown += ", which an earlier call of the same process has caused"
         lines.append(
             f"- `{each['rule']}`{kind}: {shown}. Smallest call: {_counted(ids, f'{dtype}id')}"
             f"{_ids(each['snippet'])}, {_counted(call['num_experts'], 'expert')}, "

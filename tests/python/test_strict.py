@@ -270,4 +270,4 @@ def test_the_environment_makes_calls_raise(text: str, message: str) -> None:
     done = run_program([sys.executable, "-c", CALLS], TESSERA_VALIDATE=text)
     assert done.stdout == "0\n"
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith(f"ValueError: align_block_size: {message}")
+    assert f"Error: align_block_size: {message}" in last
