@@ -25,7 +25,7 @@ def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         sys.modules.pop(name, None)
 
 
-def finding(rule: str, *, valid: bool) -> dict[str, Any]:
+def finding(rule: str, *, valid: bool, alone: bool = True) -> dict[str, Any]:
     call = {
         "num_tokens": 3,
         "top_k": 2,
@@ -41,6 +41,7 @@ def finding(rule: str, *, valid: bool) -> dict[str, Any]:
         "kind": "",
         "message": message,
         "valid_ids": valid,
+        "alone": alone,
         "call": call,
         "snippet": snippet,
     }
@@ -59,7 +60,10 @@ def test_what_is_broken_with_valid_ids_is_told_apart(
         "tessera": "1.0",
         "seed": 3,
         "seconds": 60.0,
-        "findings": [finding("expert_tail", valid=True), finding("no_crash", valid=False)],
+        "findings": [
+            finding("expert_tail", valid=True),
+            finding("no_crash", valid=False, alone=False),
+        ],
     }
     one = {
         "name": "an engine's",
@@ -77,6 +81,7 @@ def test_what_is_broken_with_valid_ids_is_told_apart(
         "- `expert_tail`: expert_ids[1]: expected -1, found 0. Smallest call: 6 int64 ids "
         "`[[7, 8]]`, 4 experts, blocks of 5, with expert_map.\n"
     ) in text
+    assert "found 0, which an earlier call of the same process has caused. Smallest" in text
     assert "- a processor; Tessera 1.0, seed 3, 60 s each; 2026-01-02\n" in text
     assert "| `sglang-op` | `(topk_ids, num_buckets, block_size, " in text
     assert "| `no_hang` | A call comes to an end. |" in text
