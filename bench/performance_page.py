@@ -14,6 +14,7 @@ from page_h200 import h200_section
 from page_inspection import inspection_section
 from page_reports import reports_section
 from page_text import RESULTS, read_results
+from page_tuning import tuning_section
 
 ROOT = RESULTS.parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -38,6 +39,7 @@ def page() -> str:
         h200_section(),
         reports_section(),
         family_section(),
+        tuning_section(),
         expert_product_section(),
         inspection_section(),
         cpu_section(),

@@ -37,6 +37,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "page_h200",
         "page_inspection",
         "page_reports",
+        "page_tuning",
         "performance_page",
     )
     modules = {name: importlib.import_module(name) for name in names}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tessera.inspection.document import Log
+from tessera.inspection.ranks import BALANCED, CONTIGUOUS
 from tessera.inspection.repeated import SHORTEST_RUN
 
 
@@ -16,8 +17,9 @@ def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
         "Batches larger than a layer's tokens are extrapolated: every expert gets its share.",
         "The cost model was fitted on one GPU, an H200, and one kernel; others may prefer other "
         "block sizes, 8 among them, which is not advised here: measure what matters.",
-        "Imbalance over ranks counts ids, for placements without copies of experts; the balanced "
-        "one is the best case of a log that is known in advance.",
+        "Imbalance over ranks counts ids, for placements without copies of experts. Contiguous: "
+        f"{CONTIGUOUS}. Balanced: {BALANCED}; it is the best case of a log that is known in "
+        "advance.",
         f"Runs of {SHORTEST_RUN} or more equal rows are counted as traffic, as asked for."
         if keep_repeated
         else f"Runs of {SHORTEST_RUN} or more equal rows are taken for warm-up, and left out.",

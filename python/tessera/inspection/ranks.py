@@ -10,6 +10,15 @@ import numpy.typing as npt
 from tessera.inspection.document import RANK_COUNTS, Ranks
 from tessera.inspection.load import max_over_mean
 
+# The two placements, for readers of the figures.
+CONTIGUOUS = "neighbours together, as in vLLM's linear placement"
+BALANCED = (
+    "by falling load, each to the least loaded rank with room, which is R. L. Graham's "
+    "longest-processing-time rule (Bounds on Multiprocessing Timing Anomalies, SIAM Journal on "
+    "Applied Mathematics 17, 1969) with equal numbers of experts on every rank, as in the balanced "
+    "packing of DeepSeek's EPLB"
+)
+
 
 def rank_figures(
     counts: npt.NDArray[np.int64],
@@ -48,17 +57,12 @@ def _room(num_experts: int, num_ranks: int) -> npt.NDArray[np.int64]:
 
 
 def contiguous_placement(num_experts: int, num_ranks: int) -> npt.NDArray[np.int64]:
-    """Rank of each expert, int64[experts]: neighbours together, as vLLM's "linear" strategy."""
+    """Rank of each expert, int64[experts], by `CONTIGUOUS`."""
     return np.repeat(np.arange(num_ranks), _room(num_experts, num_ranks))
 
 
 def balanced_placement(loads: npt.NDArray[np.int64], num_ranks: int) -> npt.NDArray[np.int64]:
-    """Rank of each expert, int64[experts]: by falling load, each to the least loaded with room.
-
-    R. L. Graham's longest-processing-time rule (Bounds on Multiprocessing Timing Anomalies, SIAM
-    Journal on Applied Mathematics 17, 1969), with the equal numbers of experts that the "balanced
-    packing" of DeepSeek's EPLB keeps.
-    """
+    """Rank of each expert, int64[experts], by `BALANCED`."""
     room = _room(len(loads), num_ranks).tolist()
     ranks = np.empty(len(loads), np.int64)
     by_load = [(0, rank) for rank in range(num_ranks)]

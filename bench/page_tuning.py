@@ -1,0 +1,37 @@
+"""The part of the performance page about routing logs' own tokens."""
+
+from __future__ import annotations
+
+import itertools
+
+from page_text import best_of_kind, figure, origin, read_results, table, times
+
+
+def tuning_section() -> str:
+    """The tuning loop on logs, at the advised block sizes; empty if that was not measured."""
+    result = read_results("h200/tuning.json")
+    if result is None:
+        return ""
+    parts = [
+        "## Routing logs, window by window\n",
+        "`tessera bench --log` on an H200: the op on the logs' own tokens, in windows of "
+        "consecutive ones, with the block size that `tessera inspect` advises for so many. Blocks, "
+        "padding: of the mean window. The file of results has the neighbouring block sizes, too.\n",
+        origin(result),
+    ]
+    for layer, of_layer in itertools.groupby(result["rows"], key=lambda row: row["trace"]):
+        rows = []
+        for row in of_layer:
+            if not row["is_recommended"]:
+                continue
+            ours = times(row, "graph")["tessera"]
+            peer = best_of_kind(result, row, "graph", "peer")
+            floor = best_of_kind(result, row, "graph", "floor")
+            cells = [str(row["num_tokens"]), str(row["block_size"]), figure(ours)]
+            for other in (peer, floor):
+                assert other is not None
+                cells += [f"{figure(other[0])} {other[1]}", f"{ours / other[0]:.2f}"]
+            rows.append([*cells, f"{row['num_blocks']:.1f}", f"{row['padding_share']:.0%}"])
+        header = ["tokens", "block size", "Tessera", "best peer", "ratio", "floor", "ratio"]
+        parts += [f"### {layer}\n", table([*header, "blocks", "padding"], rows)]
+    return "\n".join(parts)
