@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,15 +10,15 @@ from rich.table import Table
 
 from tessera.cli.picture import load_picture
 from tessera.inspection.advice import blocks_over
-from tessera.inspection.document import BLOCK_SIZES, Advice, Document, Layer, Log, Model
+from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.inspection.load import HOT_OVER_MEAN
+from tessera.report.findings import findings
+from tessera.report.tables import layer_names
 
 _PICTURE_WIDTH = 16
 _MAX_HOT_SHOWN = 2
 _MAX_SKIPPED_SHOWN = 3
 _MAX_NOTES_SHOWN = 4
-# The size that the closing words name, where there are so many.
-_NAMED_RANKS = 8
 
 
 def print_summary(document: Document) -> None:
@@ -33,8 +32,9 @@ def print_summary(document: Document) -> None:
         _print_load(console, layers, document["logs"])
         _print_padding(console, model)
         _print_ranks(console, layers)
-        console.print("What to do", style="bold")
-        console.print(_closing_words(model))
+        console.print("What this says", style="bold")
+        for finding in findings(model, layer_names(document, model)):
+            console.print(f"[bold]{finding.subject}:[/] {escape(finding.text)}")
         console.print()
     cost_model = document["cost_model"]
     console.print("How far to trust the advice", style="bold")
@@ -188,39 +188,3 @@ def _print_ranks(console: Console, layers: Sequence[Layer]) -> None:
 
 def _mean(values: Sequence[float]) -> str:
     return f"{sum(values) / len(values):.2f}"
-
-
-def _closing_words(model: Model) -> str:
-    """One paragraph: what to do."""
-    layers = model["layers"]
-    words = [f"By tokens in a batch, use block size {_by_batch_size(model['advice'])}."]
-    hottest = max(layers, key=lambda layer: layer["load"]["max_over_mean"])
-    if hottest["load"]["hot_experts"]:
-        hot = hottest["load"]["hot_experts"][0]
-        where = "" if len(layers) == 1 else f" of layer {hottest['layer']}"
-        words.append(
-            f"Expert {hot['expert']}{where} is the hottest: it takes {100 * hot['share']:.1f} % of "
-            f"the ids, {hot['over_mean']:.1f} times the mean."
-        )
-    else:
-        words.append(f"No expert takes {HOT_OVER_MEAN:g} times the mean load.")
-    sizes = [ranks["num_ranks"] for ranks in layers[0]["ranks"]]
-    if sizes:
-        index = sizes.index(_NAMED_RANKS) if _NAMED_RANKS in sizes else len(sizes) - 1
-        of_layers = [layer["ranks"][index] for layer in layers]
-        words.append(
-            f"On {sizes[index]} ranks with contiguous experts the busiest has "
-            f"{_mean([one['contiguous'] for one in of_layers])} times the mean; balanced, "
-            f"{_mean([one['balanced'] for one in of_layers])}."
-        )
-    return " ".join(words)
-
-
-def _by_batch_size(advice: Sequence[Advice]) -> str:
-    """Such as `8 for 1 to 32; 16 for 64`."""
-    parts = []
-    for block_size, group in groupby(advice, key=lambda one: one["block_size"]):
-        sizes = [one["batch_size"] for one in group]
-        span = f"{sizes[0]:,}" if len(sizes) == 1 else f"{sizes[0]:,} to {sizes[-1]:,}"
-        parts.append(f"{block_size} for {span}")
-    return "; ".join(parts)

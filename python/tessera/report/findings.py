@@ -1,4 +1,4 @@
-"""What the report says first: a few plain sentences about a model, with their figures."""
+"""What an inspection says in words: a few plain sentences about a model, with their figures."""
 
 from __future__ import annotations
 
