@@ -154,3 +154,10 @@ class Holder:
 
 
 not_a_function = 3
+
+
+def of_numpy(topk_ids: Any, block_size: int, num_experts: int) -> Any:
+    """In a form that is given torch's tensors, unless it is asked otherwise."""
+    if not isinstance(topk_ids, np.ndarray):
+        raise TypeError("expected a NumPy array")
+    return right(topk_ids, block_size=block_size, num_experts=num_experts)

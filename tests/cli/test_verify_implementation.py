@@ -211,6 +211,16 @@ def test_an_exception_as_text(run: Run) -> None:
     assert done.stdout.rstrip().endswith("seed 0: 1 rule broken")
 
 
+def test_arrays_that_it_does_not_take(run: Run) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    small = ("--cases", "1x8x2/16", "--random", 3, "--max-ids", 10)
+    done = run("faulty:of_numpy", *small)
+    assert "it was given torch arrays; --arrays numpy gives others" in done.stdout
+    assert done.returncode == 1
+    done = run("faulty:of_numpy", *small, "--arrays", "numpy")
+    assert (done.returncode, "--arrays" in done.stdout) == (0, False)
+
+
 def test_the_same_seed_gives_the_same_findings(judged: Judge) -> None:
     first, second = (judged("raises", "--random", 5, "--seed", 4) for _ in range(2))
     assert first == second

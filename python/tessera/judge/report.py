@@ -101,6 +101,12 @@ def _shown(array: npt.NDArray[Any], at: int) -> str:
 def text(found: dict[str, Any]) -> str:
     """The document, for people."""
     lines = [_finding_text(each, found) for each in found["findings"]]
+    if any(_is_of_every_valid_call(each, found) for each in found["findings"]):
+        other = {"numpy": "torch", "torch": "numpy"}[found["arrays"]]
+        lines.append(
+            f"every call with valid ids raised: it was given {found['arrays']} arrays; "
+            f"--arrays {other} gives others"
+        )
     if found["not_asked"]:
         options = ", ".join(f"{name} ({n} calls)" for name, n in found["not_asked"].items())
         lines.append(f"not asked, since the form {found['form']} does not have it: {options}")
@@ -119,6 +125,11 @@ def text(found: dict[str, Any]) -> str:
         f"with valid ids; seed {found['seed']}: {verdict if broken else 'nothing broken'}"
     )
     return "\n".join(lines)
+
+
+def _is_of_every_valid_call(each: dict[str, Any], found: dict[str, Any]) -> bool:
+    every: int = found["num_valid_calls"]
+    return every > 0 and bool(each["rule"] == "no_exception" and each["num_valid_calls"] == every)
 
 
 def _finding_text(each: dict[str, Any], found: dict[str, Any]) -> str:
