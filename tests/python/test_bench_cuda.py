@@ -85,6 +85,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[Any, ...]]]:
     for name, function in ((vllm, vllm_align), ("sgl_kernel", sgl_align)):
         module: Any = types.ModuleType(name)
         module.moe_align_block_size = function
+        module.__version__ = "1.2.3"
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("importlib.util.find_spec", lambda package: object())
     yield calls
@@ -100,6 +101,7 @@ def test_engines_are_called_as_they_call_themselves(
         assert problem.violations(contender.prepare(problem).run()) == []
     experts = shape.num_experts
     assert engines == [("vllm", 16, experts, None), ("sgl", experts + 1, experts + 2, True)]
+    assert (cuda._vllm().version, cuda._sgl_kernel().version) == ("", "1.2.3")
     assert cuda._sgl_kernel().refusal(SHAPES[2]) == "takes int32 ids only, not int64"
     assert cuda._vllm().refusal(Shape(1, 1, 1, 1, shift_bytes=0)) == "allocates its own outputs"
 

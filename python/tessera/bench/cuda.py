@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -184,7 +185,7 @@ def _foreign(module: str, parameters: list[str]) -> Any:
 
 
 def _version_of(package: str) -> str:
-    return str(getattr(importlib.import_module(package), "__version__", ""))
+    return str(getattr(sys.modules.get(package), "__version__", ""))
 
 
 def _vllm() -> Contender:
