@@ -14,6 +14,7 @@ from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.inspection.load import HOT_OVER_MEAN
 from tessera.report.findings import findings
 from tessera.report.tables import layer_names
+from tessera.report.words import plural
 
 _PICTURE_WIDTH = 16
 _MAX_HOT_SHOWN = 2
@@ -51,7 +52,7 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
     layers = len(model["layers"])
     console.print(
         f"[bold]{escape(model['name'])}[/bold]: {model['num_experts']} experts, "
-        f"top {model['top_k']}, {layers} layer{'s' if layers > 1 else ''}"
+        f"top {model['top_k']}, {plural(layers, 'layer')}"
     )
     for log in logs:
         skipped = log["num_skipped"]
@@ -61,7 +62,8 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
                 f"{log['num_experts']} is the largest id + 1"
             )
         if skipped:
-            console.print(f"{skipped:,} bad lines skipped, the first of them:", style="yellow")
+            lines = plural(skipped, "bad line")
+            console.print(f"{lines} skipped, the first of them:", style="yellow")
             for message in log["skipped"][:_MAX_SKIPPED_SHOWN]:
                 console.print(f"  {escape(message)}")
     console.print()
