@@ -24,10 +24,15 @@ class Op:
     optional_arrays: tuple[str, ...]
     integers: tuple[str, ...]
 
+    @functools.cached_property
+    def function(self) -> Any:
+        """Writes to the caller's outputs."""
+        return load().function(self.name)
 
-@functools.cache
-def _function(name: str) -> Any:
-    return load().function(name)
+    @functools.cached_property
+    def joined_function(self) -> Any:
+        """Writes to parts of one array."""
+        return load().function(f"{self.name}_joined")
 
 
 def aligned_blocks(
@@ -61,13 +66,13 @@ def aligned_blocks(
             rows = 1 if num_rows is None else num_rows
             num_slots, num_blocks = rows * row_slots, rows * row_blocks
             memory = framework.empty_int32(source, num_slots + num_blocks + rows)
-            align = _function(f"{op.name}_joined")
+            align = op.joined_function
             outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
         else:
             require_triple(op.name, out)
             if refused := read_only(op.name, dict(zip(AlignedBlocks._fields, out, strict=True))):
                 raise refused
-            align = _function(op.name)
+            align = op.function
             outputs = out
         arguments = (*map(exportable, arrays), *outputs, *integers)
         if framework.launch is None:
