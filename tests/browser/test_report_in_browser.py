@@ -220,7 +220,7 @@ def test_the_keyboard_reaches_everything(
         )
     assert len(set(reached)) == wanted
     assert all(not one.endswith("|none") for one in reached)
-    assert sum("|SUMMARY|" in one for one in reached) == 4
+    assert sum("|SUMMARY|" in one for one in reached) == 6
     assert any("Block size for each batch size, m/a" in one for one in reached)
     page.close()
 

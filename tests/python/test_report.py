@@ -18,6 +18,7 @@ from report_page import ReportPage
 from tessera.report import require, write_html, write_pictures
 
 ADVICE = "Recommended block size for each batch size"
+BLOCKS = "Blocks of a batch, in the mean over batches; ✓ marks the recommended block size"
 PADDING = "Padding, and cost over the cheapest; ✓ marks the recommended block size"
 LOAD = "Load of each layer"
 PAIRS = "Pairs of every expert and layer"
@@ -137,6 +138,16 @@ def test_padding_of_every_block_size(page: ReportPage) -> None:
             share, relative = cell.removeprefix("✓ ").split()
             assert float(share.rstrip("%")) == pytest.approx(100 * block["padding_share"], abs=0.51)
             assert float(relative.rstrip("×")) == pytest.approx(cost["relative_cost"], rel=0.01)
+
+
+def test_blocks_of_every_block_size(page: ReportPage) -> None:
+    model = one_layer()["models"][0]
+    _, *rows = page.tables[BLOCKS]
+    for row, one, batch in zip(rows, model["advice"], model["layers"][0]["batches"], strict=True):
+        for cell, block in zip(row[1:], batch["blocks"], strict=True):
+            assert ("✓" in cell) == (block["block_size"] == one["block_size"])
+            shown = float(cell.removeprefix("✓ ").replace(",", ""))
+            assert shown == pytest.approx(block["num_blocks"], abs=0.051, rel=0.01)
 
 
 def test_loads_ranks_and_repeated_rows(page: ReportPage) -> None:

@@ -26,6 +26,7 @@ class Advice:
     active_experts: float
     pairs_per_expert: float  # of the active ones
     block_size: int
+    blocks: dict[int, float]  # by block size: mean number in a layer
     padding: dict[int, float]  # by block size: share of the slots
     costs: dict[int, float]  # by block size: the cheapest has 1.0
 
@@ -68,6 +69,7 @@ def _advice(model: Model, place: int) -> Advice:
         active_experts=active / len(batches),
         pairs_per_expert=pairs[advised["block_size"]] / active,
         block_size=advised["block_size"],
+        blocks={size: n / size / len(batches) for size, n in slots.items()},
         padding={size: 1 - pairs[size] / n for size, n in slots.items()},
         costs={cost["block_size"]: cost["relative_cost"] for cost in advised["costs"]},
     )
