@@ -59,7 +59,11 @@ def test_summary(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.split()[:3] == ["~65,536", "3.5", "0.0"] for line in lines)
     assert any(line.split() == ["2", "1.25", "1.00", "1.00"] for line in lines)
     words = " ".join(out.split())
-    assert "Expert 1 of layer 0 is the hottest: it takes 50.0 % of the ids, 2.0 times" in words
+    assert (
+        "Hot experts: In layer 0, expert 1 takes 50% of all pairs of a token and an expert, 2.00× "
+        "the mean. In layer 5, no expert takes twice the mean load;" in words
+    )
+    assert "Block size: Use block size 16 for batches of 1 to " in words
     assert "num_blocks(B) * max(B, least_block_rows)" in words
 
 
@@ -75,7 +79,7 @@ def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
         "Layer 12: 8,448 repeated rows left out as warm-up (8,448 from token 0 on are "
         "13, 15, 56, 34). With them max/mean would be 10.23." in words
     )
-    assert "No expert takes 2 times the mean load." in words
+    assert "Hot experts: No expert takes twice the mean load; the most loaded, expert 23," in words
 
 
 def test_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
