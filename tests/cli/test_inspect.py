@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tessera.cli import reading_bar
+from recorded_logs import QWEN, recorded
+from tessera.cli import progress_bars
 from tessera.cli.main import main
 
-ROOT = Path(__file__).resolve().parents[2]
-TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
 META = '{"type": "meta", "model_id": "a [b] model", "num_experts": 4}\n'
 ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
 
@@ -68,10 +66,7 @@ def test_summary(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
-    path = TRACES / "qwen1.5-moe-a2.7b_layer12.jsonl"
-    if not path.exists():
-        pytest.skip(f"no recorded logs in {TRACES}; TESSERA_TRACES names their folder")
-    out = shown(capsys, path)
+    out = shown(capsys, recorded(QWEN[1]))
     assert max(map(len, out.splitlines())) <= 80
     words = " ".join(out.split())
     assert "does not tell the number of experts: 60 is the largest id + 1" in words
@@ -115,7 +110,7 @@ def test_a_bar_for_large_files(
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take stderr for a terminal
     assert main(["inspect", str(log), "--json"]) == 0
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(reading_bar, "_BYTES_WORTH_A_BAR", 1)
+    monkeypatch.setattr(progress_bars, "_BYTES_WORTH_A_BAR", 1)
     assert main(["inspect", str(log), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "reading" in err

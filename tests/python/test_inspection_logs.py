@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import tempfile
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera
+from recorded_logs import OLMOE, QWEN, recorded
 from tessera.inspection import Document, inspect_logs
 from tessera.inspection.advice import COST_MODEL
 from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS
@@ -30,16 +30,6 @@ from tessera.routing_log import (
 )
 
 ROOT = Path(__file__).resolve().parents[2]
-TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
-OLMOE = "olmoe-1b-7b_layer0.jsonl"
-QWEN = ("qwen1.5-moe-a2.7b_layer0.jsonl", "qwen1.5-moe-a2.7b_layer12.jsonl")
-
-
-def recorded(*names: str) -> list[Path]:
-    paths = [TRACES / name for name in names]
-    if not all(path.exists() for path in paths):
-        pytest.skip(f"no recorded logs in {TRACES}; TESSERA_TRACES names their folder")
-    return paths
 
 
 def write_log(path: Path, meta: dict[str, Any], rows: dict[int, list[list[int]]]) -> Path:
@@ -59,7 +49,7 @@ def refused(*paths: Path, **options: Any) -> str:
 
 
 def test_recorded_logs() -> None:
-    found = inspect_logs(recorded(OLMOE, *QWEN))
+    found = inspect_logs([recorded(name) for name in (OLMOE, *QWEN)])
     assert found["version"] == tessera.version()
     assert [log["num_experts_source"] for log in found["logs"]] == [
         "log",
@@ -99,7 +89,7 @@ def test_recorded_logs() -> None:
 
 def test_recorded_blocks_are_those_of_the_op() -> None:
     """The first windows of a log, through the op itself."""
-    (path,) = recorded(OLMOE)
+    path = recorded(OLMOE)
     (model,) = inspect_logs([path])["models"]
     topk_ids = read_routing_log(path).layers[0][2048:]
     for batch in model["layers"][0]["batches"][6:]:
@@ -126,7 +116,7 @@ def test_recorded_blocks_are_those_of_the_op() -> None:
 
 
 def test_kept_repeated_rows_are_traffic() -> None:
-    (model,) = inspect_logs(recorded(OLMOE), keep_repeated=True)["models"]
+    (model,) = inspect_logs([recorded(OLMOE)], keep_repeated=True)["models"]
     (layer,) = model["layers"]
     assert (layer["num_tokens"], layer["num_repeated"]) == (6519, 0)
     assert layer["expert_counts"][6] == 4889

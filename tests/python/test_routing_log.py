@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import itertools
 import json
-import os
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera
+from recorded_logs import recorded
 from tessera.routing_log import (
     MAX_LINE_BYTES,
     RoutingLogError,
@@ -25,8 +25,6 @@ from tessera.routing_log import (
     read_routing_log,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
 META: dict[str, Any] = {"type": "meta", "model_id": "m", "num_experts": 8}
 
 
@@ -54,10 +52,7 @@ def test_recorded_logs(
     declared: int | None,
     most: tuple[int, int] | None,
 ) -> None:
-    path = TRACES / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"no recorded logs in {TRACES}; TESSERA_TRACES names their folder")
-    log = read_routing_log(path)
+    log = read_routing_log(recorded(f"{name}.jsonl"))
     assert (log.model_id, log.num_experts, list(log.layers)) == (model, declared, [layer])
     topk_ids = log.layers[layer]
     assert topk_ids.shape == shape

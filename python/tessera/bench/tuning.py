@@ -14,10 +14,10 @@ import numpy.typing as npt
 from tessera.bench.problem import MAX_WINDOWS
 from tessera.bench.shapes import Shape
 from tessera.inspection import Document, inspect_logs
-from tessera.inspection.arrays import ArrayReader
 from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, Advice, Layer
+from tessera.inspection.reader import reader_of
 from tessera.inspection.repeated import RepeatedRows
-from tessera.routing_log import Progress, RoutingLogReader, bounded_lines, open_log
+from tessera.routing_log import Progress, open_log
 
 WINDOW_SIZES = tuple(size for size in BATCH_SIZES if size <= 4096)
 
@@ -194,12 +194,7 @@ def _traffic(
     """A layer and its next tokens, those that an inspection counts."""
     repeated: dict[int | None, RepeatedRows] = {}
     with open_log(path, progress) as file:
-        reader: Any = (
-            RoutingLogReader(bounded_lines(file), str(path))
-            if path.suffix == ".jsonl"
-            else ArrayReader(path, file)
-        )
-        for layer, rows in reader.pieces():
+        for layer, rows in reader_of(path, file).pieces():
             yield layer, repeated.setdefault(layer, RepeatedRows()).split(rows)[0]
     for layer, rest in repeated.items():
         yield layer, rest.rest()[0]

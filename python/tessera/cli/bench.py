@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import tessera
 from tessera.bench.driver import ContractBrokenError, Request, measure
@@ -31,7 +30,7 @@ from tessera.bench.shapes import (
 )
 from tessera.bench.tuning import Tuning, layer_names, tuning
 from tessera.bench.tuning_report import print_tuning
-from tessera.cli.reading_bar import reading_bar
+from tessera.cli.progress_bars import counting_bar, reading_bar
 from tessera.routing_log import read_routing_log
 
 _METHODS = ("graph", "l2", "eager", "cold", "call")
@@ -259,15 +258,7 @@ def _request(
 
 
 def _measure(request: Request, name: str) -> dict[str, Any]:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeElapsedColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    with counting_bar() as progress:
         task = progress.add_task("measuring", total=len(request.shapes))
         begun = -1
 

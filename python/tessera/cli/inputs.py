@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera.cli.reading_bar import reading_bar
+from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
 from tessera.routing_log import read_routing_log
 

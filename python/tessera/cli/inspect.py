@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from tessera.cli.inspect_summary import print_summary
-from tessera.cli.reading_bar import reading_bar
+from tessera.cli.progress_bars import reading_bar
 from tessera.inspection import inspect_logs
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
 

@@ -9,11 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from tessera.cli.picture import load_picture
-from tessera.inspection.advice import blocks_over
 from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.inspection.load import HOT_OVER_MEAN
 from tessera.report.findings import findings
-from tessera.report.tables import layer_names
+from tessera.report.tables import PLACEMENTS, advice, imbalance, layer_names
 from tessera.report.words import plural
 
 _PICTURE_WIDTH = 16
@@ -32,7 +31,7 @@ def print_summary(document: Document) -> None:
         _print_head(console, model, of_model)
         _print_load(console, layers, document["logs"])
         _print_padding(console, model)
-        _print_ranks(console, layers)
+        _print_ranks(console, model)
         console.print("What this says", style="bold")
         for finding in findings(model, layer_names(document, model)):
             console.print(f"[bold]{finding.subject}:[/] {escape(finding.text)}")
@@ -139,25 +138,17 @@ def _shortened(numbers: Sequence[int]) -> str:
 def _print_padding(console: Console, model: Model) -> None:
     console.print("Padding, percent of slots, by batch and block size", style="bold")
     table = _table("tokens", "experts", *map(str, BLOCK_SIZES), "use", "blocks")
-    layers = model["layers"]
-    for index, advice in enumerate(model["advice"]):
-        blocks = blocks_over(layers, advice["batch_size"])
-        batches = [layer["batches"][index] for layer in layers]
-        extrapolated = any(batch["extrapolated"] for batch in batches)
-        active = sum(batch["active_experts"] for batch in batches) / len(layers)
-        chosen = next(one for one in blocks if one["block_size"] == advice["block_size"])
+    for row in advice(model):
         cells = [
-            f"[bold green]*{100 * one['padding_share']:.1f}[/]"
-            if one is chosen
-            else f"{100 * one['padding_share']:.1f}"
-            for one in blocks
+            f"[bold green]*{100 * share:.1f}[/]" if size == row.block_size else f"{100 * share:.1f}"
+            for size, share in row.padding.items()
         ]
         table.add_row(
-            f"{'~' if extrapolated else ''}{advice['batch_size']:,}",
-            f"{active:.1f}",
+            f"{'~' if row.extrapolated else ''}{row.batch_size:,}",
+            f"{row.active_experts:.1f}",
             *cells,
-            str(advice["block_size"]),
-            f"{chosen['num_blocks'] / len(layers):,.1f}",
+            str(row.block_size),
+            f"{row.blocks[row.block_size]:,.1f}",
         )
     console.print(table)
     console.print(
@@ -167,26 +158,16 @@ def _print_padding(console: Console, model: Model) -> None:
     console.print()
 
 
-def _print_ranks(console: Console, layers: Sequence[Layer]) -> None:
-    if not layers[0]["ranks"]:
+def _print_ranks(console: Console, model: Model) -> None:
+    rows = imbalance(model)
+    if not rows:
         return
     console.print("Expert parallelism, largest over mean load of the ranks", style="bold")
     table = _table("ranks", "contiguous", "balanced", "balanced, on tokens not seen")
-    for index, ranks in enumerate(layers[0]["ranks"]):
-        of_layers = [layer["ranks"][index] for layer in layers]
-        held_out = [one["balanced_held_out"] for one in of_layers]
-        known = [value for value in held_out if value is not None]
-        table.add_row(
-            str(ranks["num_ranks"]),
-            _mean([one["contiguous"] for one in of_layers]),
-            _mean([one["balanced"] for one in of_layers]),
-            _mean(known) if known else "-",
-        )
+    for num_ranks, row in rows.items():
+        means = [f"{row[name].mean:.2f}" if name in row else "-" for name in PLACEMENTS]
+        table.add_row(str(num_ranks), *means)
     console.print(table)
-    if len(layers) > 1:
+    if len(model["layers"]) > 1:
         console.print("Means over the layers.")
     console.print()
-
-
-def _mean(values: Sequence[float]) -> str:
-    return f"{sum(values) / len(values):.2f}"

@@ -6,13 +6,11 @@ import argparse
 import json
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
 import tessera
 from tessera._device import HOST
 from tessera.cli import verify_implementation
 from tessera.cli.devices import add_device_argument, chosen_device
+from tessera.cli.progress_bars import counting_bar
 from tessera.contract import Case, case_named, cases
 from tessera.verification import problems
 
@@ -60,11 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
     failures = []
     left = dict.fromkeys(present, 0)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
+    with counting_bar() as progress:
         task = progress.add_task("verifying", total=len(chosen) * len(present))
         for case in chosen:
             for implementation in present:

@@ -7,10 +7,8 @@ import json
 import time
 from pathlib import Path
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from tessera.cli.devices import device_index
+from tessera.cli.progress_bars import counting_bar
 from tessera.contract import Case
 from tessera.judge.call import call_of_case
 from tessera.judge.faults import judged_rules
@@ -74,18 +72,7 @@ def run(args: argparse.Namespace, chosen: list[Case]) -> int:
     if args.device != "auto":
         device_index(args.device)
     plan = Plan(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with (
-        Runner(plan) as runner,
-        Progress(
-            *columns,
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        ) as progress,
-    ):
+    with Runner(plan) as runner, counting_bar() as progress:
         deadline = time.monotonic() + seconds
         search = Search(runner, accepted, deadline)
         task = progress.add_task("asking", total=len(chosen))

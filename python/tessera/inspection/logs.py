@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
-
-import numpy.typing as npt
+from typing import BinaryIO
 
 from tessera.info import version
 from tessera.inspection.advice import COST_MODEL, advice
-from tessera.inspection.arrays import ArrayReader
 from tessera.inspection.document import Document, Layer, Log, Model
 from tessera.inspection.layer import LayerSums
 from tessera.inspection.limits import limits
-from tessera.routing_log import (
-    MAX_EXPERTS,
-    Progress,
-    RoutingLogReader,
-    bounded_lines,
-    open_log,
-)
+from tessera.inspection.reader import SUFFIXES, Reader, reader_of
+from tessera.routing_log import MAX_EXPERTS, Progress, open_log
 
 # Experts of all layers together; each takes some 220 bytes.
 MAX_TOTAL_EXPERTS = 1 << 20
 # Room for experts in the layers of a log that does not tell their number, to begin with.
 _FIRST_WIDTH = 64
-
-
-class _Reader(Protocol):
-    model_id: str | None
-    num_experts: int | None
-    num_lines: int
-    num_skipped: int
-    skipped: list[str]
-
-    def pieces(self) -> Iterable[tuple[int | None, npt.NDArray[Any]]]: ...
 
 
 class _Source:
@@ -48,19 +30,13 @@ class _Source:
         self.largest_id = -1
         self._index = index
         self._given_experts = given_experts
-        self.reader: _Reader
+        self.reader: Reader
 
     def read(self, file: BinaryIO, skip_bad_lines: bool, keep_repeated: bool, room: int) -> None:
         """Count the log. `room` is the number of experts that its layers may have together."""
-        if self.path.suffix == ".jsonl":
-            self.reader = RoutingLogReader(
-                bounded_lines(file),
-                str(self.path),
-                num_experts=self._given_experts,
-                skip_bad_lines=skip_bad_lines,
-            )
-        else:
-            self.reader = ArrayReader(self.path, file)
+        self.reader = reader_of(
+            self.path, file, num_experts=self._given_experts, skip_bad_lines=skip_bad_lines
+        )
         for layer, topk_ids in self.reader.pieces():
             largest = int(topk_ids.max())
             self.largest_id = max(self.largest_id, largest)
@@ -125,7 +101,7 @@ def inspect_logs(
     sources: list[_Source] = []
     room = MAX_TOTAL_EXPERTS
     for index, path in enumerate(paths):
-        if path.suffix not in (".npy", ".npz", ".jsonl"):
+        if path.suffix not in SUFFIXES:
             raise ValueError(f"{path}: expected a .npy, .npz or .jsonl file")
         source = _Source(index, path, num_experts)
         try:

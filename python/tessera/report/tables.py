@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Literal
 
+from tessera.inspection.advice import blocks_over
 from tessera.inspection.document import Document, Layer, Model
 
 Placement = Literal["contiguous", "balanced", "balanced_held_out"]
@@ -54,23 +55,20 @@ def advice(model: Model) -> list[Advice]:
 
 
 def _advice(model: Model, place: int) -> Advice:
-    advised = model["advice"][place]
-    batches = [layer["batches"][place] for layer in model["layers"]]
-    slots, pairs = dict[int, float](), dict[int, float]()
-    for block in (block for batch in batches for block in batch["blocks"]):
-        size = block["block_size"]
-        used = block["num_blocks"] * size
-        slots[size] = slots.get(size, 0.0) + used
-        pairs[size] = pairs.get(size, 0.0) + used * (1 - block["padding_share"])
+    advised, layers = model["advice"][place], model["layers"]
+    batches = [layer["batches"][place] for layer in layers]
+    blocks = {one["block_size"]: one for one in blocks_over(layers, advised["batch_size"])}
+    best = blocks[advised["block_size"]]
+    pairs = best["num_blocks"] * best["block_size"] * (1 - best["padding_share"])
     active = sum(batch["active_experts"] for batch in batches)
     return Advice(
         batch_size=advised["batch_size"],
         extrapolated=any(batch["extrapolated"] for batch in batches),
-        active_experts=active / len(batches),
-        pairs_per_expert=pairs[advised["block_size"]] / active,
+        active_experts=active / len(layers),
+        pairs_per_expert=pairs / active,
         block_size=advised["block_size"],
-        blocks={size: n / size / len(batches) for size, n in slots.items()},
-        padding={size: 1 - pairs[size] / n for size, n in slots.items()},
+        blocks={size: one["num_blocks"] / len(layers) for size, one in blocks.items()},
+        padding={size: one["padding_share"] for size, one in blocks.items()},
         costs={cost["block_size"]: cost["relative_cost"] for cost in advised["costs"]},
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,12 +19,11 @@ from cuda_calls import (
     options_of,
 )
 from random_calls import calls
+from recorded_logs import recorded
 from tessera import verification
 from tessera.contract import Case, case_named, cases
 from tessera.routing_log import read_routing_log
 
-ROOT = Path(__file__).resolve().parents[3]
-TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
 IMPLEMENTATIONS = implementations()
 DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
 RANDOM_CASES = 300
@@ -161,9 +158,7 @@ def test_the_same_call_gives_the_same_bits_200_times(shape: tuple[int, int, int,
 def test_recorded_logs(name: str) -> None:
     import torch
 
-    path = TRACES / f"{name}.jsonl"
-    if not path.exists():
-        pytest.skip(f"no recorded logs in {TRACES}; TESSERA_TRACES names their folder")
+    path = recorded(f"{name}.jsonl")
     for topk_ids in read_routing_log(path).layers.values():
         for block_size in (16, 64, 128):
             num_experts = int(topk_ids.max()) + 1

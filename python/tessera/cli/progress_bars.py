@@ -1,4 +1,4 @@
-"""The progress bar of commands that read large files."""
+"""The progress bars of commands: on stderr, and only where that is a terminal."""
 
 from __future__ import annotations
 
@@ -7,12 +7,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from tessera import routing_log
 
 # Files of this size take about two seconds.
 _BYTES_WORTH_A_BAR = 100_000_000
+
+
+def counting_bar() -> Progress:
+    """For things done one after the other."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
 
 
 @contextmanager
