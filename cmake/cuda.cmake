@@ -1,7 +1,7 @@
 # The CUDA backend, libtessera_cuda.so: loaded at run time from where the library lies, or missed.
 set(TESSERA_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO (if nvcc is there)")
-# Machine code for these, and PTX for what comes after the last.
-set(cuda_architectures 80-real 86-real 89-real 90-real 100-real 120)
+# Machine code for these. PTX of 10.0 serves 11.0, that of 12.0 what comes after it.
+set(cuda_architectures 80-real 86-real 89-real 90-real 100 120)
 set(cuda_min_toolkit 12.8)
 
 set(TESSERA_HAS_CUDA OFF)
@@ -28,9 +28,7 @@ if(NOT CUDAToolkit_FOUND OR NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
 endif()
 set(TESSERA_HAS_CUDA ON)
 
-string(REGEX MATCHALL "[0-9]+" numbers "${CMAKE_CUDA_ARCHITECTURES}")
-list(SORT numbers COMPARE NATURAL)
-list(GET numbers 0 min_compute_capability)
+list(JOIN CMAKE_CUDA_ARCHITECTURES " " built_architectures)
 
 add_library(tessera_cuda_objects OBJECT
   src/core/errors.cpp
@@ -40,6 +38,7 @@ add_library(tessera_cuda_objects OBJECT
   src/cuda/batched_align_block_size.cpp
   src/cuda/batched_align_block_size.cu
   src/cuda/device.cpp
+  src/cuda/driver.cpp
   src/cuda/launch.cpp
   src/cuda/lora_align_block_size.cpp
   src/cuda/lora_align_block_size_policy.cpp
@@ -54,7 +53,7 @@ target_compile_options(tessera_cuda_objects PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 target_compile_definitions(tessera_cuda_objects PUBLIC
   TESSERA_VERSION="${PROJECT_VERSION}"
-  TESSERA_CUDA_MIN_COMPUTE_CAPABILITY=${min_compute_capability})
+  TESSERA_CUDA_ARCHITECTURES="${built_architectures}")
 target_include_directories(tessera_cuda_objects PUBLIC src include)
 target_link_libraries(tessera_cuda_objects PUBLIC DLPack::DLPack CUDA::cudart_static)
 set_target_properties(tessera_cuda_objects PROPERTIES

@@ -64,7 +64,7 @@ const void* find_kernel(const Instance& instance) {
 /// An instance's kernel; without a function where there is none.
 Kernel kernel_of(const Instance& instance) {
   constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
-  static std::array<PreparedDevices, kSizes * 2 * kNumStrategies * kNumIdWidths> prepared;
+  static std::array<PreparedContexts, kSizes * 2 * kNumStrategies * kNumIdWidths> prepared;
   auto index = static_cast<std::size_t>(instance.strategy);
   index = index * kNumIdWidths + static_cast<std::size_t>(instance.width);
   index = index * kSizes + instance.num_threads / 512;
@@ -166,8 +166,9 @@ AlignBlockSizeShape by_groups(const AlignBlockSizeShape& shape) {
   return {shape.num_ids, shape.block_size, core::num_groups(shape), shape.pad_sorted_ids};
 }
 
-/// The policy's choice. A call asks for it several times, a layer for the same shapes again.
-const Choice& choice_for(const AlignBlockSizeShape& shape, const Context& context) {
+/// The policy's choice for a whole device. A call asks for it several times, a layer for the same
+/// shapes again.
+const Choice& choice_on_device(const AlignBlockSizeShape& shape, const Context& context) {
   struct Last {
     AlignBlockSizeShape shape;
     int device_id = -1;
@@ -182,16 +183,31 @@ const Choice& choice_for(const AlignBlockSizeShape& shape, const Context& contex
   return last.choice;
 }
 
+/// The policy's choice for the multiprocessors that the context's stream may use.
+Choice choice_for(const AlignBlockSizeShape& shape, const Context& context) {
+  const Choice& choice = choice_on_device(shape, context);
+  if (!needs_all_ctas_at_once(choice.plan.strategy)) return choice;
+  const DeviceProperties device = properties_in(context);
+  return device.is_partitioned() ? choose(shape, device) : choice;
+}
+
 Plan plan_of(Strategy strategy, const AlignBlockSizeShape& shape, const Context& context) {
-  const Choice& choice = choice_for(shape, context);
+  const Choice choice = choice_for(shape, context);
   if (choice.plan.strategy == strategy) return choice.plan;
-  return plan_for(strategy, shape, properties_of(context.device.device_id));
+  return plan_for(strategy, shape, properties_in(context));
 }
 
 template <Strategy kStrategy>
 struct Implementation {
-  static std::size_t workspace_bytes(const AlignBlockSizeShape& shape, const Context& context) {
-    return plan_of(kStrategy, by_groups(shape), context).workspace_bytes;
+  static std::size_t workspace_bytes(const AlignBlockSizeShape& with_experts,
+                                     const Context& context) {
+    const AlignBlockSizeShape shape = by_groups(with_experts);
+    const Choice choice = choice_for(shape, context);
+    if (choice.plan.strategy != kStrategy) {
+      return plan_for(kStrategy, shape, properties_in(context)).workspace_bytes;
+    }
+    // The same for every stream: the size query need not know on which one the call will be.
+    return choice_on_device(shape, context).plan.workspace_bytes;
   }
 
   static Status run(const AlignBlockSizeProblem& problem, const Context& context) {
@@ -205,7 +221,7 @@ struct Implementation {
     const AlignBlockSizeShape shape = by_groups(with_experts);
     if (choice_for(shape, context).plan.strategy == kStrategy) return nullptr;
     if (!forced) return "the policy picks another for this shape";
-    return limitation(kStrategy, shape, properties_of(context.device.device_id));
+    return limitation(kStrategy, shape, properties_in(context));
   }
 
   static std::string plan(const AlignBlockSizeShape& shape, const Context& context) {
@@ -234,8 +250,8 @@ std::span<const core::AlignBlockSizeImplementation> align_block_size_implementat
   return kAll;
 }
 
-Status load_align_block_size_kernels(std::string_view op, int device_id) {
-  const int capability = properties_of(device_id).compute_capability;
+Status load_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context) {
+  const int capability = properties_of(device_id).code_capability;
   for (int strategy = 0; strategy < kNumStrategies; ++strategy) {
     if (static_cast<Strategy>(strategy) == Strategy::kCluster && capability < 90) continue;
     for (int width = 0; width < kNumIdWidths; ++width) {
@@ -245,7 +261,7 @@ Status load_align_block_size_kernels(std::string_view op, int device_id) {
                                 num_threads, false};
         const Kernel kernel = kernel_of(instance);
         if (kernel.function == nullptr) continue;
-        if (const cudaError_t error = prepare_kernel(kernel, device_id)) {
+        if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
           return core::refuse(StatusCode::kRuntimeError, op, "kernel",
                               std::string("cuda/") + name_of(instance.strategy) + " to load",
                               text_of(error));

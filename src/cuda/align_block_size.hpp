@@ -7,6 +7,7 @@
 #include "core/align_block_size_implementation.hpp"
 #include "cuda/align_block_size_kernels.hpp"
 #include "cuda/align_block_size_policy.hpp"
+#include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
@@ -22,7 +23,7 @@ AlignBlockSizeExtendedArgs problem_args(const core::AlignBlockSizeProblem& probl
 
 IdWidth width_of(DLDataType dtype);
 
-/// Loads the code of every kernel onto the current device.
-Status load_align_block_size_kernels(std::string_view op, int device_id);
+/// Loads the code of every kernel into the current context, which is one of the device.
+Status load_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context);
 
 }  // namespace tessera::cuda

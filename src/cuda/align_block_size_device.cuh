@@ -138,6 +138,13 @@ __device__ __forceinline__ void finish_group(const Args& args, std::uint32_t gro
   }
 }
 
+/// Writes index `i` to its slot, in a kernel that counts ids and reads them again to place them. If
+/// somebody else writes to the ids in between, the slot may be any number.
+__device__ __forceinline__ void place_counted(const AlignBlockSizeKernelArgs& args,
+                                              std::uint32_t slot, std::int32_t i) {
+  if (slot < args.sorted_token_ids_length) args.sorted_token_ids[slot] = i;
+}
+
 /// Zeroes `bytes` of shared memory, a multiple of 16.
 __device__ __forceinline__ void clear_shared(void* memory, int bytes, int thread, int num_threads) {
   for (int i = thread; i < bytes / 16; i += num_threads) {

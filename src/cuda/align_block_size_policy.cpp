@@ -72,9 +72,10 @@ std::int64_t redundant_ctas_for_slots(std::int64_t num_slots) {
 /// Rows of counts that the wide kernel may keep in the workspace, in elements.
 constexpr std::int64_t kWideMaxCounts = std::int64_t{1} << 26;
 
-/// Whether this is an H200, or an H100 SXM, which differs from it in its memory only.
+/// Whether this is an H200, or an H100 SXM, which differs from it in its memory only, with code
+/// that was compiled for it.
 bool is_measured(const DeviceProperties& device) {
-  return device.compute_capability == 90 && device.num_sms == 132;
+  return device.compute_capability == 90 && device.code_capability == 90 && device.num_sms == 132;
 }
 
 std::span<const Rule> rules_for(const DeviceProperties& device) {
@@ -136,19 +137,23 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
       return shared_memory_limitation(plan, device);
     case Strategy::kCluster:
       if (device.compute_capability < 90) return "needs compute capability 9.0";
+      if (device.code_capability < 90) return "needs code built for compute capability 9.0";
+      if (device.is_partitioned()) return "needs all multiprocessors of the device";
       if (plan.num_ctas > kClusterMaxCtas || plan.ids_per_thread > kClusterMaxIdsPerThread) {
         return "takes at most 16384 ids";
       }
       return shared_memory_limitation(plan, device);
     case Strategy::kGrid:
       if (shape.num_experts >= 65535) return "takes fewer than 65535 experts";
-      if (plan.num_ctas > device.num_sms ||
+      if (plan.num_ctas > device.available_sms ||
           plan.ids_per_thread > grid_max_ids_per_thread(plan.num_threads)) {
         return "takes at most 16 ids a thread of a grid of one CTA a multiprocessor";
       }
       return shared_memory_limitation(plan, device);
     case Strategy::kWide:
-      return nullptr;
+      return plan.num_ctas <= device.available_sms
+                 ? nullptr
+                 : "needs as many multiprocessors as it has CTAs";
   }
   return nullptr;
 }
@@ -186,13 +191,15 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
       break;
     case Strategy::kGrid:
       plan.shared_bytes = grid_shared_bytes(num_experts, plan.num_threads, plan.ids_per_thread);
-      plan.workspace_bytes = grid_workspace_bytes(num_experts, plan.num_ctas);
+      // In a partition of the device one CTA of the wide kernel has to do with the same.
+      plan.workspace_bytes = std::max(grid_workspace_bytes(num_experts, plan.num_ctas),
+                                      wide_workspace_bytes(num_experts, 1));
       break;
     case Strategy::kWide: {
       plan.ids_per_thread = kWideIdsPerThread;
       const std::int64_t tile = std::int64_t{plan.num_threads} * kWideIdsPerThread;
       const std::int64_t most =
-          std::clamp<std::int64_t>(kWideMaxCounts / shape.num_experts, 1, device.num_sms);
+          std::clamp<std::int64_t>(kWideMaxCounts / shape.num_experts, 1, device.available_sms);
       plan.num_ctas =
           static_cast<int>(std::clamp<std::int64_t>(div_up(shape.num_ids, tile), 1, most));
       plan.ids_per_cta = static_cast<int>(div_up(shape.num_ids, plan.num_ctas));
@@ -205,10 +212,34 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
   return plan;
 }
 
+namespace {
+
+/// The plan in a partition of a shape that the whole device runs by `whole`.
+Plan plan_in_partition(const Plan& whole, const AlignBlockSizeShape& shape,
+                       const DeviceProperties& device) {
+  if (limitation(whole, shape, device) == nullptr) return whole;
+  if (whole.strategy == Strategy::kCluster) {
+    return make_plan({Strategy::kRedundant, 512, 256, 1}, shape, device);
+  }
+  // The wide kernel runs on any number of CTAs: on as many as the workspace has room for.
+  DeviceProperties used = device;
+  Plan plan = make_plan(kLastResort, shape, used);
+  while (plan.workspace_bytes > whole.workspace_bytes) {
+    used.available_sms = plan.num_ctas - 1;
+    plan = make_plan(kLastResort, shape, used);
+  }
+  return plan;
+}
+
+}  // namespace
+
 Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device) {
-  const Rule* const rule = find_rule(shape, device, nullptr, true);
-  return {make_plan(rule == nullptr ? kLastResort : rule->launch, shape, device),
-          is_measured(device)};
+  DeviceProperties whole_device = device;
+  whole_device.available_sms = device.num_sms;
+  const Rule* const rule = find_rule(shape, whole_device, nullptr, true);
+  const Plan whole = make_plan(rule == nullptr ? kLastResort : rule->launch, shape, whole_device);
+  return {plan_in_partition(whole, shape, device),
+          is_measured(device) && !device.is_partitioned()};
 }
 
 const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,

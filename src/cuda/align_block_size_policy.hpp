@@ -15,6 +15,13 @@ struct DeviceProperties {
   int compute_capability = 0;        ///< 10 * major + minor
   int num_sms = 0;                   ///< streaming multiprocessors
   std::size_t max_shared_bytes = 0;  ///< of one CTA, with opt-in
+  /// What the code was compiled for that runs there: less than the device's where the driver
+  /// compiled a build's older PTX.
+  int code_capability = compute_capability;
+  /// Multiprocessors that the stream may use: fewer than all in a green context.
+  int available_sms = num_sms;
+
+  bool is_partitioned() const { return available_sms < num_sms; }
 };
 
 enum class Strategy { kFew, kOneCta, kRedundant, kCluster, kGrid, kWide };
@@ -38,8 +45,16 @@ struct Choice {
   bool is_measured = false;  ///< the thresholds were measured on this kind of device
 };
 
-/// What the policy runs. Every shape in the op's domain has a plan.
+/// What the policy runs. Every shape in the op's domain has a plan. In a partition of the device no
+/// plan has a cluster, or waits for more CTAs than can run at once there; and none needs more
+/// workspace than the plan for the whole device, which is all that the size query knows.
 Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device);
+
+/// Whether the CTAs of a launch wait for each other, so that they have to run at the same time.
+constexpr bool needs_all_ctas_at_once(Strategy strategy) {
+  return strategy == Strategy::kCluster || strategy == Strategy::kGrid ||
+         strategy == Strategy::kWide;
+}
 
 /// Why `strategy` cannot run a shape; null if it can.
 const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,

@@ -205,8 +205,8 @@ __global__ void __launch_bounds__(kNumThreads) wide_kernel(const __grid_constant
     for (int k = 0; k < kItems; ++k) {
       if (buckets[k] >= num_groups_of(args)) continue;
       const std::uint32_t rank = cursors[k] + (first_position + k - run_starts[k]);
-      args.sorted_token_ids[__ldcg(&first_blocks[buckets[k]]) * args.block_size + rank] =
-          static_cast<std::int32_t>(tile + offsets[k]);
+      place_counted(args, __ldcg(&first_blocks[buckets[k]]) * args.block_size + rank,
+                    static_cast<std::int32_t>(tile + offsets[k]));
       const std::uint32_t next = k + 1 < kItems ? buckets[k + 1] : right;
       if (next != buckets[k]) own_row[buckets[k]] = rank + 1;
     }

@@ -5,15 +5,12 @@
 #include "cuda/align_block_size.hpp"
 #include "cuda/batched_align_block_size.hpp"
 #include "cuda/device.hpp"
+#include "cuda/driver.hpp"
 #include "cuda/lora_align_block_size.hpp"
 #include "tessera/export.h"
 
 namespace tessera::cuda {
 namespace {
-
-bool can_run_on(int device_id) {
-  return properties_of(device_id).compute_capability >= kMinComputeCapability;
-}
 
 std::string detail() {
   std::string text;
@@ -21,7 +18,7 @@ std::string detail() {
   const int num_devices = count_devices(&why_none);
   for (int id = 0; id < num_devices; ++id) {
     text += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " + describe(id) +
-            (can_run_on(id) ? "" : ", too old for this build");
+            (can_run_on(id) ? "" : ", for which this build has no code");
   }
   return text;
 }
@@ -41,16 +38,16 @@ Status warmup(DLDevice device) {
   Context context;
   context.device = device;
   if (Status s = check_context(kOp, context); !s.ok()) return s;
-  const CurrentDevice current(device.device_id);
-  cudaError_t error = current.error();
-  if (error == cudaSuccess) error = cudaFree(nullptr);  // creates the context
-  if (error != cudaSuccess) {
+  const CurrentContext current(device.device_id);
+  if (current.error() != CUDA_SUCCESS) {
     return core::refuse(StatusCode::kRuntimeError, kOp, "device", "a usable device",
-                        text_of(error));
+                        text_of(current.error()));
   }
-  if (Status s = load_align_block_size_kernels(kOp, device.device_id); !s.ok()) return s;
-  if (Status s = load_batched_align_block_size_kernel(kOp, device.device_id); !s.ok()) return s;
-  return load_lora_align_block_size_kernels(kOp, device.device_id);
+  if (Status s = load_align_block_size_kernels(kOp, device.device_id, current); !s.ok()) return s;
+  if (Status s = load_batched_align_block_size_kernel(kOp, device.device_id, current); !s.ok()) {
+    return s;
+  }
+  return load_lora_align_block_size_kernels(kOp, device.device_id, current);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace {
 constexpr std::string_view kOp = "batched_align_block_size";
 
 Kernel kernel() {
-  static PreparedDevices prepared;
+  static PreparedContexts prepared;
   return {.function = batched_align_block_size_kernel(),
           .needs_shared_memory = true,
           .prepared = &prepared};
@@ -54,8 +54,8 @@ Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& proble
   });
 }
 
-Status load_batched_align_block_size_kernel(std::string_view op, int device_id) {
-  const cudaError_t error = prepare_kernel(kernel(), device_id);
+Status load_batched_align_block_size_kernel(std::string_view op, int device_id, const CurrentContext& context) {
+  const cudaError_t error = prepare_kernel(kernel(), device_id, context);
   if (error == cudaSuccess) return {};
   return core::refuse(StatusCode::kRuntimeError, op, "kernel",
                       "that of batched_align_block_size to load", text_of(error));

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "core/batched_align_block_size_implementation.hpp"
+#include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
@@ -12,7 +13,7 @@ namespace tessera::cuda {
 Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& problem,
                                 const Context& context);
 
-/// Loads the kernel's code onto the current device.
-Status load_batched_align_block_size_kernel(std::string_view op, int device_id);
+/// Loads the kernel's code into the current context, which is one of the device.
+Status load_batched_align_block_size_kernel(std::string_view op, int device_id, const CurrentContext& context);
 
 }  // namespace tessera::cuda

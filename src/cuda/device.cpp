@@ -2,8 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <mutex>
 
 #include "core/errors.hpp"
+#include "cuda/batched_align_block_size_kernel.hpp"
+#include "cuda/code_targets.hpp"
+#include "cuda/driver.hpp"
 
 namespace tessera::cuda {
 namespace {
@@ -14,13 +19,9 @@ int attribute(cudaDeviceAttr name, int device_id) {
   return value;
 }
 
-DeviceProperties read_properties(int device_id) {
-  DeviceProperties properties;
-  properties.compute_capability = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device_id) +
-                                  attribute(cudaDevAttrComputeCapabilityMinor, device_id);
-  properties.num_sms = attribute(cudaDevAttrMultiProcessorCount, device_id);
-  properties.max_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_id);
-  return properties;
+int compute_capability_of(int device_id) {
+  return 10 * attribute(cudaDevAttrComputeCapabilityMajor, device_id) +
+         attribute(cudaDevAttrComputeCapabilityMinor, device_id);
 }
 
 std::string name_of_capability(int compute_capability) {
@@ -50,15 +51,61 @@ int count_devices(std::string* why_none) {
   return std::min(count, kMaxDevices);
 }
 
-const DeviceProperties& properties_of(int device_id) {
-  static const auto all = [] {
-    std::array<DeviceProperties, kMaxDevices> properties;
-    std::string why_none;
-    const int count = count_devices(&why_none);
-    for (int id = 0; id < count; ++id) properties[id] = read_properties(id);
-    return properties;
-  }();
-  return all[device_id];
+bool can_run_on(int device_id) {
+  return has_code_for(compute_capability_of(device_id), TESSERA_CUDA_ARCHITECTURES);
+}
+
+namespace {
+
+/// Written once, before the device's flag is set.
+std::array<DeviceProperties, kMaxDevices> known_properties;
+std::array<std::atomic<bool>, kMaxDevices> is_known;
+
+/// Asks for the properties of a device, of which one depends on the code that is loaded there.
+Status find_properties(std::string_view op, int device_id) {
+  DeviceProperties properties;
+  properties.compute_capability = compute_capability_of(device_id);
+  properties.num_sms = attribute(cudaDevAttrMultiProcessorCount, device_id);
+  properties.max_shared_bytes = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device_id);
+  properties.available_sms = properties.num_sms;
+  const auto refuse = [&](StatusCode code, const std::string& expected, const std::string& got) {
+    return core::refuse(code, op, "device", expected, got);
+  };
+  if (!can_run_on(device_id)) {
+    return refuse(StatusCode::kUnsupported,
+                  "a compute capability that this build has code for (" TESSERA_CUDA_ARCHITECTURES
+                  ")",
+                  name_of_capability(properties.compute_capability) + " of " +
+                      core::to_string(DLDevice{kDLCUDA, device_id}));
+  }
+  const CurrentContext current(device_id);
+  if (current.error() != CUDA_SUCCESS) {
+    return refuse(StatusCode::kRuntimeError, "a usable device", text_of(current.error()));
+  }
+  cudaFuncAttributes attributes{};
+  if (const cudaError_t error =
+          cudaFuncGetAttributes(&attributes, batched_align_block_size_kernel())) {
+    return refuse(StatusCode::kRuntimeError, "code that loads", text_of(error));
+  }
+  properties.code_capability = attributes.ptxVersion;
+  static std::mutex writing;
+  const std::lock_guard lock(writing);
+  if (!is_known[device_id].load(std::memory_order_relaxed)) {
+    known_properties[device_id] = properties;
+    is_known[device_id].store(true, std::memory_order_release);
+  }
+  return {};
+}
+
+}  // namespace
+
+const DeviceProperties& properties_of(int device_id) { return known_properties[device_id]; }
+
+DeviceProperties properties_in(const Context& context) {
+  DeviceProperties properties = properties_of(context.device.device_id);
+  properties.available_sms =
+      multiprocessors_of(static_cast<CUstream>(context.stream), properties.num_sms);
+  return properties;
 }
 
 std::string describe(int device_id) {
@@ -82,26 +129,8 @@ Status check_context(std::string_view op, const Context& context) {
                         "one of " + std::to_string(num_devices) + " CUDA device(s)",
                         core::to_string(context.device));
   }
-  const int capability = properties_of(device_id).compute_capability;
-  if (capability < kMinComputeCapability) {
-    return core::refuse(
-        StatusCode::kUnsupported, op, "device",
-        "compute capability " + name_of_capability(kMinComputeCapability) + " or higher",
-        name_of_capability(capability) + " of " + core::to_string(context.device));
-  }
-  return {};
-}
-
-CurrentDevice::CurrentDevice(int device_id) {
-  int current = -1;
-  error_ = cudaGetDevice(&current);
-  if (error_ != cudaSuccess || current == device_id) return;
-  error_ = cudaSetDevice(device_id);
-  if (error_ == cudaSuccess) before_ = current;
-}
-
-CurrentDevice::~CurrentDevice() {
-  if (before_ >= 0) (void)cudaSetDevice(before_);
+  if (is_known[device_id].load(std::memory_order_acquire)) return {};
+  return find_properties(op, device_id);
 }
 
 }  // namespace tessera::cuda

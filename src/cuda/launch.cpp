@@ -6,10 +6,15 @@
 #include "cuda/device.hpp"
 
 namespace tessera::cuda {
+namespace {
 
-cudaError_t prepare_kernel(const Kernel& kernel, int device_id) {
-  const std::uint64_t device_bit = std::uint64_t{1} << device_id;
-  if ((kernel.prepared->load(std::memory_order_relaxed) & device_bit) != 0) return cudaSuccess;
+constexpr const char* kWrongStream = "stream";
+
+}  // namespace
+
+cudaError_t prepare_kernel(const Kernel& kernel, int device_id, const CurrentContext& context) {
+  std::atomic<std::uint64_t>& prepared = (*kernel.prepared)[device_id];
+  if (prepared.load(std::memory_order_relaxed) == context.id()) return cudaSuccess;
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, kernel.function);  // loads its code
   if (error == cudaSuccess && kernel.needs_shared_memory) {
@@ -21,7 +26,7 @@ cudaError_t prepare_kernel(const Kernel& kernel, int device_id) {
     error =
         cudaFuncSetAttribute(kernel.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   }
-  if (error == cudaSuccess) kernel.prepared->fetch_or(device_bit, std::memory_order_relaxed);
+  if (error == cudaSuccess) prepared.store(context.id(), std::memory_order_relaxed);
   return error;
 }
 
@@ -30,7 +35,7 @@ namespace {
 cudaError_t enqueue(const Launch& launch, void* args, const Context& context) {
   std::array<cudaLaunchAttribute, 3> attributes{};
   unsigned num_attributes = 0;
-  if (properties_of(context.device.device_id).compute_capability >= 90) {
+  if (properties_of(context.device.device_id).code_capability >= 90) {
     cudaLaunchAttribute& attribute = attributes[num_attributes++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -59,24 +64,30 @@ cudaError_t enqueue(const Launch& launch, void* args, const Context& context) {
 }  // namespace
 
 LaunchOutcome try_launch(const Launch& launch, void* args, const Context& context) {
-  const CurrentDevice current(context.device.device_id);
-  if (current.error() != cudaSuccess) return {"device", current.error()};
-  if (const cudaError_t error = prepare_kernel(launch.kernel, context.device.device_id)) {
-    return {"kernel", error};
+  const int device_id = context.device.device_id;
+  const CurrentContext current(device_id);
+  if (current.error() != CUDA_SUCCESS) return {"device", text_of(current.error())};
+  const int device_of_stream = current.device_of(static_cast<CUstream>(context.stream));
+  if (device_of_stream >= 0 && device_of_stream != device_id) {
+    return {kWrongStream, core::to_string(DLDevice{kDLCUDA, device_of_stream})};
   }
-  if (const cudaError_t error = enqueue(launch, args, context)) return {"launch", error};
+  if (const cudaError_t error = prepare_kernel(launch.kernel, device_id, current)) {
+    return {"kernel", text_of(error)};
+  }
+  const cudaError_t error = enqueue(launch, args, context);
+  if (error == cudaErrorInvalidResourceHandle) return {kWrongStream, text_of(error)};
+  if (error != cudaSuccess) return {"launch", text_of(error)};
   return {};
 }
 
 Status refuse_launch(std::string_view op, std::string_view expected, const Context& context,
                      const LaunchOutcome& outcome) {
-  if (outcome.error == cudaErrorInvalidResourceHandle) {
-    return core::refuse(StatusCode::kInvalidValue, op, "stream",
+  if (outcome.step == kWrongStream) {
+    return core::refuse(StatusCode::kInvalidValue, op, outcome.step,
                         "a stream of " + core::to_string(context.device),
-                        "one of another device: " + text_of(outcome.error));
+                        "one of another device: " + outcome.error);
   }
-  return core::refuse(StatusCode::kRuntimeError, op, outcome.step, expected,
-                      text_of(outcome.error));
+  return core::refuse(StatusCode::kRuntimeError, op, outcome.step, expected, outcome.error);
 }
 
 }  // namespace tessera::cuda

@@ -25,7 +25,7 @@ std::int64_t max_experts(const Context& context) {
 std::size_t workspace_bytes(const LoraAlignBlockSizeShape&) { return 0; }
 
 Kernel kernel_for(IdWidth width) {
-  static std::array<PreparedDevices, kNumIdWidths> prepared;
+  static std::array<PreparedContexts, kNumIdWidths> prepared;
   return {.function = lora_align_block_size_kernel(width),
           .needs_shared_memory = true,
           .prepared = &prepared[static_cast<std::size_t>(width)]};
@@ -51,7 +51,7 @@ Status run(const LoraAlignBlockSizeProblem& problem, const Context& context) {
   const core::AlignBlockSizeProblem& row = problem.first_row;
   const LoraPlan plan =
       plan_lora({row.num_ids, row.block_size, row.num_experts, problem.max_loras, false},
-                properties_of(context.device.device_id));
+                properties_in(context));
   Launch launch{kernel_for(width_of(row.id_dtype)), plan.ctas_per_row * problem.max_loras,
                 plan.num_threads, plan.shared_bytes};
   if (plan.ctas_per_row > 1) launch.cluster_size = plan.ctas_per_row;
@@ -69,10 +69,10 @@ core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation() {
   return {max_experts, workspace_bytes, run};
 }
 
-Status load_lora_align_block_size_kernels(std::string_view op, int device_id) {
+Status load_lora_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context) {
   for (int i = 0; i < kNumIdWidths; ++i) {
     const Kernel kernel = kernel_for(static_cast<IdWidth>(i));
-    if (const cudaError_t error = prepare_kernel(kernel, device_id)) {
+    if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
       return core::refuse(StatusCode::kRuntimeError, op, "kernel", "that of lora_align_block_size",
                           text_of(error));
     }

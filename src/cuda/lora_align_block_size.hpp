@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "core/lora_align_block_size_implementation.hpp"
+#include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
@@ -11,7 +12,7 @@ namespace tessera::cuda {
 /// One launch, without a workspace.
 core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation();
 
-/// Loads the code of its kernels onto the current device.
-Status load_lora_align_block_size_kernels(std::string_view op, int device_id);
+/// Loads the code of its kernels into the current context, which is one of the device.
+Status load_lora_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context);
 
 }  // namespace tessera::cuda

@@ -107,14 +107,17 @@ __global__ void __launch_bounds__(kLoraMaxThreads)
   wait_for_predecessor();
 
   fill(row.sorted_token_ids, 0, row.sorted_token_ids_length, row.num_ids, row_thread, row_threads);
-  if (!is_active(args, adapter)) {  // as all CTAs of the row find
+  const bool is_row_active = is_active(args, adapter);
+  if (!is_row_active && num_ctas == 1) {
     fill(row.expert_ids, 0, row.expert_ids_length, row.tail_expert, row_thread, row_threads);
     if (row_thread == 0) *row.num_tokens_post_pad = 0;
     return;
   }
 
   const std::uint64_t first = (std::uint64_t(cta) * num_warps + warp) * args.ids_per_warp;
-  const std::uint64_t num_ids = warp < num_warps ? row.num_ids : 0;
+  // The CTAs of a row wait for each other, and somebody else may write to the lists of adapters
+  // meanwhile: a CTA that finds its adapter inactive takes part, without ids.
+  const std::uint64_t num_ids = warp < num_warps && is_row_active ? row.num_ids : 0;
   const auto begin = static_cast<std::uint32_t>(min(first, num_ids));
   const auto end = static_cast<std::uint32_t>(min(first + args.ids_per_warp, num_ids));
   std::uint32_t* const warp_counts = counts + warp * row_length;
@@ -161,7 +164,7 @@ __global__ void __launch_bounds__(kLoraMaxThreads)
   std::uint32_t* const warp_masks = masks + warp * row_length;
   for_each_id<kWidth>(args, adapter, begin, end, lane, [&](std::uint32_t i, std::uint32_t bucket) {
     const std::uint32_t slot = rank_in_warp(warp_counts, warp_masks, bucket, lane);
-    if (bucket < num_experts) row.sorted_token_ids[slot] = static_cast<std::int32_t>(i);
+    if (bucket < num_experts) place_counted(row, slot, static_cast<std::int32_t>(i));
   });
   for (int expert = cta + num_ctas * warp; expert < num_experts;
        expert += num_ctas * (num_threads / 32)) {

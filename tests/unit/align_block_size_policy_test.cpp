@@ -16,7 +16,14 @@ constexpr DeviceProperties kH200{90, 132, 227 * kKilobyte};
 constexpr DeviceProperties kA100{80, 108, 163 * kKilobyte};
 constexpr DeviceProperties kL4{89, 58, 99 * kKilobyte};
 constexpr DeviceProperties kSmallestSlice{90, 16, 227 * kKilobyte};  // an eighth of an H200
-constexpr DeviceProperties kDevices[] = {kH200, kA100, kL4, kSmallestSlice};
+// An H200 that runs what the driver compiled from PTX for 8.0.
+constexpr DeviceProperties kH200OlderCode{90, 132, 227 * kKilobyte, 80};
+constexpr DeviceProperties kDevices[] = {kH200, kA100, kL4, kSmallestSlice, kH200OlderCode};
+
+DeviceProperties partition(DeviceProperties device, int available_sms) {
+  device.available_sms = available_sms;
+  return device;
+}
 
 constexpr Strategy kStrategies[] = {Strategy::kFew,     Strategy::kOneCta, Strategy::kRedundant,
                                     Strategy::kCluster, Strategy::kGrid,   Strategy::kWide};
@@ -55,7 +62,12 @@ void expect_launchable(const Plan& plan, const AlignBlockSizeShape& shape,
   }
   const bool waits_for_all = plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide;
   if (waits_for_all) {
-    EXPECT_LE(plan.num_ctas, device.num_sms);
+    EXPECT_LE(plan.num_ctas, device.available_sms);
+    // Whatever the address of the caller's workspace, there is room behind the first aligned one.
+    const std::size_t used = plan.strategy == Strategy::kGrid
+                                 ? grid_workspace_bytes(shape.num_experts, plan.num_ctas)
+                                 : wide_workspace_bytes(shape.num_experts, plan.num_ctas);
+    EXPECT_GE(plan.workspace_bytes, used + kWorkspaceAlignment - 1);
   }
   EXPECT_EQ(plan.workspace_bytes != 0, waits_for_all);
   if (plan.strategy != Strategy::kWide) {
@@ -131,13 +143,20 @@ TEST(AlignBlockSizePolicy, SaysWhichDevicesItWasMeasuredOn) {
   EXPECT_TRUE(choose(shape, kH200).is_measured);
   EXPECT_FALSE(choose(shape, kA100).is_measured);
   EXPECT_FALSE(choose(shape, kSmallestSlice).is_measured);
+  // Neither the number of multiprocessors nor the generation alone makes it the same device.
+  EXPECT_FALSE(choose(shape, {100, 132, 227 * kKilobyte}).is_measured);
+  EXPECT_FALSE(choose(shape, {90, 114, 227 * kKilobyte}).is_measured);
+  EXPECT_FALSE(choose(shape, kH200OlderCode).is_measured);
+  EXPECT_FALSE(choose(shape, partition(kH200, 131)).is_measured);
 }
 
 TEST(AlignBlockSizePolicy, UnmeasuredDevicesGetNoStrategyTunedToOne) {
-  for (const AlignBlockSizeShape& shape : shapes()) {
-    const Strategy strategy = choose(shape, kA100).plan.strategy;
-    EXPECT_TRUE(strategy != Strategy::kRedundant && strategy != Strategy::kCluster)
-        << text_of(shape, kA100);
+  for (const DeviceProperties& device : {kA100, kH200OlderCode}) {
+    for (const AlignBlockSizeShape& shape : shapes()) {
+      const Strategy strategy = choose(shape, device).plan.strategy;
+      EXPECT_TRUE(strategy != Strategy::kRedundant && strategy != Strategy::kCluster)
+          << text_of(shape, device);
+    }
   }
 }
 
@@ -145,6 +164,29 @@ TEST(AlignBlockSizePolicy, ClustersNeedHopper) {
   const AlignBlockSizeShape shape{4096, 64, 64, false};
   EXPECT_STREQ(limitation(Strategy::kCluster, shape, kA100), "needs compute capability 9.0");
   EXPECT_EQ(limitation(Strategy::kCluster, shape, kH200), nullptr);
+  EXPECT_STREQ(limitation(Strategy::kCluster, shape, kH200OlderCode),
+               "needs code built for compute capability 9.0");
+  EXPECT_STREQ(limitation(Strategy::kCluster, shape, partition(kH200, 64)),
+               "needs all multiprocessors of the device");
+}
+
+TEST(AlignBlockSizePolicy, APartitionRunsWhatFitsIntoItInTheWorkspaceOfTheDevice) {
+  for (const DeviceProperties& device : kDevices) {
+    for (const int available_sms : {1, 2, 4, 7, 8, 16, 57, 64, 131}) {
+      if (available_sms >= device.num_sms) continue;
+      const DeviceProperties part = partition(device, available_sms);
+      for (const AlignBlockSizeShape& shape : shapes()) {
+        const Plan whole = choose(shape, device).plan;
+        const Plan plan = choose(shape, part).plan;
+        expect_launchable(plan, shape, part);
+        EXPECT_NE(plan.strategy, Strategy::kCluster) << text_of(shape, part);
+        EXPECT_LE(plan.workspace_bytes, whole.workspace_bytes) << text_of(shape, part);
+        if (limitation(whole, shape, part) == nullptr) {
+          EXPECT_EQ(to_string(plan), to_string(whole));
+        }
+      }
+    }
+  }
 }
 
 TEST(AlignBlockSizePolicy, LimitationsNameTheLimit) {

@@ -53,6 +53,16 @@ TEST(LoraAlignBlockSizePolicy, ARowGetsMoreCtasTheLongerItIs) {
   EXPECT_EQ(ctas(32768, 16, 1000), 1);
 }
 
+TEST(LoraAlignBlockSizePolicy, ClustersNeedTheirCodeAndTheWholeDevice) {
+  const LoraAlignBlockSizeShape shape{32768, 16, 64, 8, false};
+  constexpr DeviceProperties kOlderCode{90, 132, 227 * kKilobyte, 80};
+  DeviceProperties partition = kH200;
+  partition.available_sms = 64;
+  EXPECT_EQ(plan_lora(shape, kH200).ctas_per_row, 8);
+  EXPECT_EQ(plan_lora(shape, kOlderCode).ctas_per_row, 1);
+  EXPECT_EQ(plan_lora(shape, partition).ctas_per_row, 1);
+}
+
 TEST(LoraAlignBlockSizePolicy, ExpertsAreLimitedBySharedMemory) {
   EXPECT_EQ(max_lora_experts(kH200), 14518);
   EXPECT_EQ(max_lora_experts(kA100), 10422);
