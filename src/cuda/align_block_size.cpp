@@ -250,7 +250,8 @@ std::span<const core::AlignBlockSizeImplementation> align_block_size_implementat
   return kAll;
 }
 
-Status load_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context) {
+Status load_align_block_size_kernels(std::string_view op, int device_id,
+                                     const CurrentContext& context) {
   const int capability = properties_of(device_id).code_capability;
   for (int strategy = 0; strategy < kNumStrategies; ++strategy) {
     if (static_cast<Strategy>(strategy) == Strategy::kCluster && capability < 90) continue;

@@ -24,6 +24,7 @@ AlignBlockSizeExtendedArgs problem_args(const core::AlignBlockSizeProblem& probl
 IdWidth width_of(DLDataType dtype);
 
 /// Loads the code of every kernel into the current context, which is one of the device.
-Status load_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context);
+Status load_align_block_size_kernels(std::string_view op, int device_id,
+                                     const CurrentContext& context);
 
 }  // namespace tessera::cuda

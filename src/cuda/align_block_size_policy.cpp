@@ -151,9 +151,8 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
       }
       return shared_memory_limitation(plan, device);
     case Strategy::kWide:
-      return plan.num_ctas <= device.available_sms
-                 ? nullptr
-                 : "needs as many multiprocessors as it has CTAs";
+      return plan.num_ctas <= device.available_sms ? nullptr
+                                                   : "needs as many multiprocessors as it has CTAs";
   }
   return nullptr;
 }
@@ -238,8 +237,7 @@ Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device) 
   whole_device.available_sms = device.num_sms;
   const Rule* const rule = find_rule(shape, whole_device, nullptr, true);
   const Plan whole = make_plan(rule == nullptr ? kLastResort : rule->launch, shape, whole_device);
-  return {plan_in_partition(whole, shape, device),
-          is_measured(device) && !device.is_partitioned()};
+  return {plan_in_partition(whole, shape, device), is_measured(device) && !device.is_partitioned()};
 }
 
 const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,

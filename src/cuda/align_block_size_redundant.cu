@@ -71,8 +71,7 @@ __device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned c
   }
 
   if (own_bucket < num_groups_of(args)) {
-    place_counted(args,
-                  starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank,
+    place_counted(args, starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank,
                   cta_first + thread);
   }
   for (int group = cta + num_ctas * warp; group < num_groups; group += num_ctas * kNumWarps) {

@@ -54,7 +54,8 @@ Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& proble
   });
 }
 
-Status load_batched_align_block_size_kernel(std::string_view op, int device_id, const CurrentContext& context) {
+Status load_batched_align_block_size_kernel(std::string_view op, int device_id,
+                                            const CurrentContext& context) {
   const cudaError_t error = prepare_kernel(kernel(), device_id, context);
   if (error == cudaSuccess) return {};
   return core::refuse(StatusCode::kRuntimeError, op, "kernel",

@@ -14,6 +14,7 @@ Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& proble
                                 const Context& context);
 
 /// Loads the kernel's code into the current context, which is one of the device.
-Status load_batched_align_block_size_kernel(std::string_view op, int device_id, const CurrentContext& context);
+Status load_batched_align_block_size_kernel(std::string_view op, int device_id,
+                                            const CurrentContext& context);
 
 }  // namespace tessera::cuda

@@ -134,7 +134,8 @@ int multiprocessors_of(CUstream stream, int all) {
   unsigned long long id = 0;
   if (d.ctx_get_id(context, &id) != CUDA_SUCCESS) return all;
   if (id != last_id) {
-    last_count = count(d.ctx_get_dev_resource(context, &resource, CU_DEV_RESOURCE_TYPE_SM), resource);
+    last_count =
+        count(d.ctx_get_dev_resource(context, &resource, CU_DEV_RESOURCE_TYPE_SM), resource);
     last_id = id;
   }
   return std::min(all, last_count);

@@ -69,7 +69,8 @@ core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation() {
   return {max_experts, workspace_bytes, run};
 }
 
-Status load_lora_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context) {
+Status load_lora_align_block_size_kernels(std::string_view op, int device_id,
+                                          const CurrentContext& context) {
   for (int i = 0; i < kNumIdWidths; ++i) {
     const Kernel kernel = kernel_for(static_cast<IdWidth>(i));
     if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {

@@ -13,6 +13,7 @@ namespace tessera::cuda {
 core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation();
 
 /// Loads the code of its kernels into the current context, which is one of the device.
-Status load_lora_align_block_size_kernels(std::string_view op, int device_id, const CurrentContext& context);
+Status load_lora_align_block_size_kernels(std::string_view op, int device_id,
+                                          const CurrentContext& context);
 
 }  // namespace tessera::cuda

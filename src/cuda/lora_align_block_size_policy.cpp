@@ -39,7 +39,8 @@ LoraPlan plan_lora(const LoraAlignBlockSizeShape& shape, const DeviceProperties&
   plan.ctas_per_row = 1;
   // Clusters begin with compute capability 9.0, and a partition of the device may not have room for
   // one. More CTAs than run at once would save no time.
-  while (device.code_capability >= 90 && !device.is_partitioned() && plan.ctas_per_row < kLoraMaxCtasPerRow &&
+  while (device.code_capability >= 90 && !device.is_partitioned() &&
+         plan.ctas_per_row < kLoraMaxCtasPerRow &&
          shape.max_loras * 2 * plan.ctas_per_row <= device.num_sms &&
          (shape.num_ids > plan.ctas_per_row * kMaxIdsPerCta ||
           num_slots > plan.ctas_per_row * kMaxSlotsPerCta)) {

@@ -4,6 +4,24 @@
 #include <optional>
 
 namespace tessera::test {
+namespace {
+
+/// Captures what `call` puts into a stream as a graph, and launches it there.
+template <typename Call>
+void launch_captured(cudaStream_t stream, const Call& call) {
+  require(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), "cudaStreamBeginCapture");
+  call();
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t executable = nullptr;
+  require(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+  require(cudaGraphInstantiate(&executable, graph, 0), "cudaGraphInstantiate");
+  require(cudaGraphLaunch(executable, stream), "cudaGraphLaunch");
+  require(cudaStreamSynchronize(stream), "a captured call");
+  require(cudaGraphExecDestroy(executable), "cudaGraphExecDestroy");
+  require(cudaGraphDestroy(graph), "cudaGraphDestroy");
+}
+
+}  // namespace
 
 std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t seed,
                             const Outputs& expected, const DeviceSurroundings& surroundings) {
@@ -67,8 +85,17 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
     }
   }
   context.workspace = {workspace.data(), workspace.size()};
+  context.stream = surroundings.stream;
+  require(cudaDeviceSynchronize(), "what was uploaded");
 
-  if (Status s = align_block_size(args, context); !s.ok()) return s.message();
+  Status status;
+  if (surroundings.is_captured) {
+    const auto capture = [&] { status = align_block_size(args, context); };
+    launch_captured(surroundings.stream, capture);
+  } else {
+    status = align_block_size(args, context);
+  }
+  if (!status.ok()) return status.message();
   require(cudaDeviceSynchronize(), (c.name + " on " + surroundings.implementation).c_str());
 
   if (topk_ids->download() != inputs.topk_ids) return "topk_ids: changed";

@@ -19,7 +19,9 @@ struct DeviceSurroundings {
   std::byte poison{0xa5};
   std::size_t misalignment = 0;  ///< elements of each array
   bool is_exact = false;
-  bool with_counts = true;  ///< expert_counts and num_dropped are given
+  bool with_counts = true;        ///< expert_counts and num_dropped are given
+  cudaStream_t stream = nullptr;  ///< where the call is made
+  bool is_captured = false;       ///< into a graph, which is then launched on the same stream
 };
 
 /// Runs a case on device 0 and compares with what the host gave. Returns what is wrong, or nothing.
