@@ -47,7 +47,7 @@ results=bench/results/$(tr '[:upper:] ' '[:lower:]-' <<<"${gpu#NVIDIA }")
 readonly gpu results
 architectures=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | tr -d . | sort -u |
   paste -sd ';')
-readonly build=build/gpu site=build/gpu-site
+readonly build=build/gpu older=build/gpu-older site=build/gpu-site
 
 if [[ -n ${WHEELS:-} ]]; then
   readonly python=python3
@@ -71,6 +71,10 @@ case $stage in
     say "building for compute capability $architectures"
     cmake --preset gpu "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
     cmake --build "$build"
+    say "building for compute capability 8.0 alone"
+    cmake --preset gpu -B "$older" -DCMAKE_CUDA_ARCHITECTURES=80
+    cmake --build "$older" --target check_align_block_size check_batched_align_block_size \
+      check_lora_align_block_size check_contexts
     "$python" -m tessera info
     ;;
   test)
@@ -79,6 +83,13 @@ case $stage in
     for op in align_block_size batched_align_block_size lora_align_block_size; do
       "$build/tests/cuda/check_$op" --random 20000 --max-ids 100000
     done
+    "$build/tests/cuda/check_contexts"
+    "$build/tests/cuda/check_racing_writes"
+    say "code for compute capability 8.0, which the driver compiles for this GPU"
+    for op in align_block_size batched_align_block_size lora_align_block_size; do
+      "$older/tests/cuda/check_$op" --random 1000
+    done
+    "$older/tests/cuda/check_contexts"
     pytest_exit=0
     # The commands on the pages are run by `make test`, where the package is installed.
     "$python" -m pytest tests/python/cuda tests/docs -p no:cacheprovider \
@@ -96,6 +107,9 @@ case $stage in
         compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
           "$build/tests/cuda/check_$op" --exact --random "$random" --max-ids 4000
       done
+      # Writes to ids beside a call are races on purpose.
+      [[ $tool != memcheck ]] ||
+        compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/cuda/check_racing_writes"
     done
     ;;
   bench)

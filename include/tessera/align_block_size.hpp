@@ -36,6 +36,20 @@
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several
 // threads or streams at once are correct if they share no output and no workspace.
+//
+// Ids and map entries that somebody else changes during a call make its outputs meaningless, but
+// nothing beside the outputs and the workspace is written.
+//
+// A call runs in the current context if that is one of the device, else in the device's primary
+// one; it leaves the thread's current context as it was, and creates none on another device. In a
+// green context or another partition with fewer multiprocessors it runs what fits there.
+//
+// Programmatic dependent launch: a call may start while the kernel before it in the stream runs,
+// waits for that before it touches global memory (griddepcontrol.wait), and lets the kernel after
+// it start before that wait. So what a kernel launched after it in the same way does before its own
+// wait may run beside the call and beside whatever the call waits for: until then it may rely on
+// nothing that earlier work in the stream writes, and may write nothing that earlier work reads.
+// Once its wait returns, the call and all that came before it are complete.
 #pragma once
 
 #include <cstddef>

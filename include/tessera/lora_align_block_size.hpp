@@ -25,7 +25,9 @@
 //  5. Bad arguments are refused before anything is written.
 //  6. N = 0 is valid.
 //
-// On a device the call is asynchronous on the context's stream, as align_block_size is.
+// On a device the call is asynchronous on the context's stream, as align_block_size is. What
+// align_block_size.hpp says of inputs that change during a call, of contexts and of programmatic
+// dependent launch holds here too.
 #pragma once
 
 #include <cstddef>

@@ -101,10 +101,20 @@ Status find_properties(std::string_view op, int device_id) {
 
 const DeviceProperties& properties_of(int device_id) { return known_properties[device_id]; }
 
+namespace {
+
+constexpr int kNotAsked = 0;
+thread_local int available_sms_of_call = kNotAsked;
+
+}  // namespace
+
 DeviceProperties properties_in(const Context& context) {
   DeviceProperties properties = properties_of(context.device.device_id);
-  properties.available_sms =
-      multiprocessors_of(static_cast<CUstream>(context.stream), properties.num_sms);
+  if (available_sms_of_call == kNotAsked) {
+    available_sms_of_call =
+        multiprocessors_of(static_cast<CUstream>(context.stream), properties.num_sms);
+  }
+  properties.available_sms = available_sms_of_call;
   return properties;
 }
 
@@ -129,6 +139,7 @@ Status check_context(std::string_view op, const Context& context) {
                         "one of " + std::to_string(num_devices) + " CUDA device(s)",
                         core::to_string(context.device));
   }
+  available_sms_of_call = kNotAsked;
   if (is_known[device_id].load(std::memory_order_acquire)) return {};
   return find_properties(op, device_id);
 }

@@ -21,7 +21,8 @@ bool can_run_on(int device_id);
 /// Properties of a device that has passed check_context.
 const DeviceProperties& properties_of(int device_id);
 
-/// The same, with the multiprocessors that the context's stream may use.
+/// The same, with the multiprocessors that the context's stream may use. The driver is asked once
+/// between two checks of a context: once per call.
 DeviceProperties properties_in(const Context& context);
 
 /// "NVIDIA H200 (sm_90, 132 SMs)"
