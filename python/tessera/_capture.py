@@ -1,0 +1,32 @@
+"""Waiting for a GPU while another thread captures a graph."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+
+
+@functools.cache
+def _exchange_mode() -> Any:
+    return ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+
+
+@contextlib.contextmanager
+def beside_captures() -> Iterator[None]:
+    """Lets this thread wait for streams, copy and allocate, whatever other threads capture.
+
+    In CUDA's default mode, "global", one capture makes every such call of every thread an error
+    that ends the capture, though it concern another stream. To wait for the device, or for a stream
+    that is being captured, stays an error.
+    """
+    mode = ctypes.c_int(_RELAXED)
+    _exchange_mode()(ctypes.byref(mode))
+    try:
+        yield
+    finally:
+        _exchange_mode()(ctypes.byref(mode))
