@@ -1,15 +1,25 @@
-"""Strict mode: reports of invalid ids and map entries, and `check()`, which reads them."""
+"""Strict mode: reports of invalid ids and map entries, and `check()`, which reads them.
+
+Nothing here takes a lock. A call or a check can be interrupted by a signal handler, or by a finalizer
+of the garbage collector, that calls or checks in its turn, and a process can fork while any of its
+threads is inside. Whatever is shared is a deque, whose `append`, `pop` and `popleft` are atomic: who
+takes a report out of one has it alone, until it is put back or its memory is freed.
+"""
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tessera._frameworks import Framework, on_host
 
-# Reports that may wait for `check()`; the call after so many reads them itself.
+# Reports that may wait for `check()`; the call after that many reads them itself.
 MAX_UNREAD = 1024
 
 # Memory for reports is taken in pieces of so many. While a graph is captured none can be taken, for
@@ -32,13 +42,23 @@ class Findings(NamedTuple):
     first_invalid_map_entry_value: int
 
 
+class _Told(NamedTuple):
+    """What one or several calls reported. Of two, the smaller is that of the earlier call."""
+
+    number: int  # of the call, in the order of the calls
+    num_invalid: int
+    message: str
+
+
 class _Place(NamedTuple):
     """Memory of one report."""
 
-    memory: Any  # [_PIECE, 6], all zero where nothing is reported
+    memory: Any  # [_PIECE, 6]
     row: int
     array: Any  # int64[6], a view of that row
-    free: list[_Place]  # where it belongs while no report needs it
+    # Where it belongs while no report needs it. No finding is in it then, nor about to be written
+    # to it, so that a captured call reports nothing before its first replay.
+    free: deque[_Place]
 
 
 class Report:
@@ -78,6 +98,8 @@ class Report:
                 "align_block_size: validate: expected a bool while a graph is being captured, "
                 "got 'now'"
             )
+        self.stream = framework.current_stream(cuda_index)
+        self.number = 0
         self.place = _reports.take(self, topk_ids)
 
     @property
@@ -86,8 +108,12 @@ class Report:
         return self.place.array
 
     def cancel(self) -> None:
-        """The call was refused, so that nothing was written."""
-        _reports.give_back(self)
+        """The call was refused, or interrupted, perhaps after it had written its report."""
+        if self.is_captured:  # which writes nothing
+            self.place.free.append(self.place)
+            return
+        with contextlib.suppress(Exception):  # the caller has an exception to raise
+            self.clear()
 
     def submit(self) -> None:
         """The call was made.
@@ -96,16 +122,25 @@ class Report:
             InvalidRoutingError: something was invalid, and the call is to say so at once.
         """
         if not self.at_once:
-            _reports.add(self)
+            self.number = next(_numbers)
+            (_reports.captured if self.is_captured else _reports.submitted).append(self)
             return
-        self.framework.synchronize(self.cuda_index)
-        message = self.message(Findings(*np.asarray(on_host(self.array)).tolist()))
-        if message:
-            self.array[:] = 0
-            self.framework.synchronize(self.cuda_index)
-        _reports.give_back(self)
+        message = None
+        try:
+            self.framework.wait_for(self.cuda_index, self.stream)
+            message = self.message(Findings._make(np.asarray(on_host(self.array)).tolist()))
+        finally:
+            if message == "":
+                self.place.free.append(self.place)
+            else:
+                self.clear()
         if message:
             raise InvalidRoutingError(message)
+
+    def clear(self) -> None:
+        """Zeroes the memory and frees it; if that fails, it is not used again."""
+        _zero([self])
+        self.place.free.append(self.place)
 
     def message(self, found: Findings) -> str:
         """The first thing that was invalid, in one line; empty if nothing was."""
@@ -134,83 +169,169 @@ class Report:
         return ""
 
 
+def _take_all(source: deque[Any], target: list[Any]) -> None:
+    """Moves what is in `source` now; whoever does so at the same time gets the rest.
+
+    In one call of a C function, within which no signal handler raises.
+    """
+    with contextlib.suppress(IndexError):
+        target.extend(itertools.islice(iter(source.popleft, None), len(source)))
+
+
 class _Reports:
     """The reports of this process that nobody has read, and their memory."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.free: dict[tuple[int, int], list[_Place]] = {}  # of a framework's id and a device
-        self.submitted: list[Report] = []  # in the order of the calls
-        self.num_unread = 0  # without those of captured calls, which stay
-        self.num_found = 0
-        self.first_message = ""
+        self.free: dict[tuple[int, int], deque[_Place]] = {}  # of a framework's id and a device
+        self.submitted: deque[Report] = deque()
+        self.captured: deque[Report] = deque()  # put back when they have been read
+        self.told: deque[_Told] = deque()  # read, and not yet told by `check()`
 
     def take(self, report: Report, topk_ids: Any) -> _Place:
-        with self.lock:
-            free = self.free.setdefault((id(report.framework), report.cuda_index), [])
-            if not report.is_captured:
-                if self.num_unread >= MAX_UNREAD:
-                    self.read()
-                if len(free) < _PIECE // 2:
-                    free += self.new_piece(report, topk_ids, free)
-            if not free:
-                raise ValueError(
-                    f"align_block_size: validate: expected a validated call on cuda:"
-                    f"{report.cuda_index} before a graph is captured, to have memory for reports, "
-                    "got none"
-                )
-            return free.pop()
+        """Memory for a report."""
+        key = (id(report.framework), report.cuda_index)
+        free = self.free.get(key)
+        if free is None:
+            free = self.free.setdefault(key, deque())
+        if not report.is_captured and len(self.submitted) >= MAX_UNREAD:
+            self.read(self.submitted)
+            if (told := self.take_told()).message:
+                self.told.append(told)  # in place of many, so that their number does not grow
+        while True:
+            if not report.is_captured and len(free) < _PIECE // 2:
+                free.extend(self.new_piece(report, topk_ids, free))
+            try:
+                return free.pop()
+            except IndexError:  # others may have taken all since it was looked at
+                if report.is_captured:
+                    raise ValueError(
+                        "align_block_size: validate: expected a validated call on cuda:"
+                        f"{report.cuda_index} before a graph is captured, to have memory for "
+                        "reports, got none"
+                    ) from None
 
     @staticmethod
-    def new_piece(report: Report, topk_ids: Any, free: list[_Place]) -> list[_Place]:
+    def new_piece(report: Report, topk_ids: Any, free: deque[_Place]) -> list[_Place]:
         length = len(Findings._fields)
         memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
         # Calls on any stream may write to it from now on.
-        report.framework.synchronize(report.cuda_index)
+        report.framework.wait_for(report.cuda_index, report.stream)
         return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
 
-    def give_back(self, report: Report) -> None:
-        with self.lock:
-            report.place.free.append(report.place)
+    def read(self, queue: deque[Report]) -> bool:
+        """Moves what the reports of a queue hold to `told`, for others to write to their memory.
 
-    def add(self, report: Report) -> None:
-        with self.lock:
-            self.submitted.append(report)
-            self.num_unread += not report.is_captured
+        Reports that cannot be waited for stay in the queue, as all do that an exception keeps from
+        being read.
 
-    def read(self) -> None:
-        """Reads all reports, and zeroes what it has read, for the next call or replay to write."""
-        devices = {(one.framework, one.cuda_index) for one in self.submitted}
-        for framework, cuda_index in devices:
-            if framework.is_capturing(cuda_index):
-                raise RuntimeError("check: expected no graph to be captured meanwhile")
-            framework.synchronize(cuda_index)
-        on_hosts: dict[int, Any] = {}
-        for report in self.submitted:
-            memory, row, array, free = report.place
-            if id(memory) not in on_hosts:
-                on_hosts[id(memory)] = np.asarray(on_host(memory))
-            findings = Findings._make(on_hosts[id(memory)][row].tolist())
-            if message := report.message(findings):
-                self.num_found += findings.num_invalid_ids + findings.num_invalid_map_entries
-                self.first_message = self.first_message or message
-                array[:] = 0
-            if not report.is_captured:
-                free.append(report.place)
-        for framework, cuda_index in devices:
-            framework.synchronize(cuda_index)
-        self.submitted = [report for report in self.submitted if report.is_captured]
-        self.num_unread = 0
+        Returns:
+            Whether this thread captures no graph on a device with reports.
+        """
+        stay: list[Report] = []
+        told: list[_Told] = []
+        try:
+            _take_all(queue, stay)
+            ready, waiting, may_wait = _wait_for(stay)
+            found = _found_in(ready)
+            captured = [report for report in ready if report.is_captured]
+            # All at once: before this line nothing has been read, after it everything.
+            stay, told = [*waiting, *captured], [one for _, one in found]
+            _zero([report for report, _ in found])
+            for report in ready:
+                if not report.is_captured:
+                    report.place.free.append(report.place)
+            return may_wait
+        finally:
+            try:
+                queue.extend(stay)
+            finally:
+                self.told.extend(told)
+
+    def take_told(self) -> _Told:
+        """All of `told` as one: of the earliest call, with the number of all."""
+        told: list[_Told] = []
+        try:
+            _take_all(self.told, told)
+            number, _, message = min(told, default=_Told(0, 0, ""))
+            return _Told(number, sum(one.num_invalid for one in told), message)
+        except BaseException:  # a signal handler's
+            self.told.extend(told)
+            raise
 
 
+def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bool]:
+    """Waits for the streams of calls, and for nothing else, as threads may capture on others.
+
+    Returns:
+        The reports that are complete; those that a capture keeps from being waited for; and whether
+        none of these captures is on a current stream of this thread.
+    """
+    capturing: dict[tuple[int, int, Any], bool] = {}
+    done: dict[tuple[int, int, Any], bool] = {}
+    ready: list[Report] = []
+    waiting: list[Report] = []
+    for report in reports:
+        framework, cuda_index = report.framework, report.cuda_index
+        stream = (id(framework), cuda_index, report.stream)
+        if stream not in done:
+            capturing[stream] = framework.is_capturing(cuda_index)
+            done[stream] = not capturing[stream] and framework.wait_for(cuda_index, report.stream)
+        # A graph is replayed on any stream: a replay on the current one is waited for by the copy.
+        is_ready = done[stream] or (report.is_captured and not capturing[stream])
+        (ready if is_ready else waiting).append(report)
+    return ready, waiting, not any(capturing.values())
+
+
+def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Told]]:
+    """The reports of something invalid, and what they say; each piece of memory is copied once."""
+    on_hosts: dict[int, Any] = {}
+    found = []
+    for report in reports:
+        memory, row, _, _ = report.place
+        if id(memory) not in on_hosts:
+            on_hosts[id(memory)] = np.asarray(on_host(memory))
+        findings = Findings._make(on_hosts[id(memory)][row].tolist())
+        if num_invalid := findings.num_invalid_ids + findings.num_invalid_map_entries:
+            told = _Told(report.number, num_invalid, report.message(findings))
+            found.append((report, told))
+    return found
+
+
+def _zero(reports: Iterable[Report]) -> None:
+    """Zeroes the memory of reports, and waits until calls on any stream may write to it."""
+    devices = {}
+    for report in reports:
+        report.framework.zero(report.array)
+        devices[id(report.framework), report.cuda_index] = report.framework
+    for (_, cuda_index), framework in devices.items():
+        framework.wait_for(cuda_index, framework.current_stream(cuda_index))
+
+
+_numbers = itertools.count()
 _reports = _Reports()
+
+
+def _forget() -> None:
+    global _reports
+    _reports = _Reports()
+
+
+# A child has the reports of its parent, which the parent tells.
+os.register_at_fork(after_in_child=_forget)
 
 
 def check(*, raise_invalid: bool = True) -> int:
     """Read what validated calls have reported since the last check, and forget it.
 
-    Waits for the devices that such calls ran on. Calls in a captured graph report again at every
-    replay. Must not be called while a graph is being captured.
+    Waits for the streams that such calls were made on, and for no others. Calls in a captured graph
+    report again at every replay; one on another stream than it was captured on or the current one
+    has to be waited for before. Must not be called while a graph is being captured on the current
+    stream; those that other threads capture are left alone, and reports of calls on their streams
+    are left for a later check.
+
+    May be called from any thread, in a signal handler or finalizer whatever it interrupts, and after
+    a fork: a child process reads the reports of its own calls alone. Each invalid id is told by one
+    check: where several run at once, by any of them.
 
     Returns:
         The number of invalid ids and map entries, 0 if all were good.
@@ -218,11 +339,14 @@ def check(*, raise_invalid: bool = True) -> int:
     Raises:
         InvalidRoutingError: something was invalid; the message has the first of it, in the order
             of the calls. Not with `raise_invalid` off.
+        RuntimeError: a graph is being captured on the current stream.
     """
-    with _reports.lock:
-        _reports.read()
-        found, message = _reports.num_found, _reports.first_message
-        _reports.num_found, _reports.first_message = 0, ""
-    if message and raise_invalid:
-        raise InvalidRoutingError(message)
-    return found
+    reports = None
+    while reports is not _reports:  # again in a child that is forked meanwhile
+        reports = _reports
+        if not reports.read(reports.submitted) & reports.read(reports.captured):
+            raise RuntimeError("check: expected no graph to be captured meanwhile")
+        told = reports.take_told()
+    if told.message and raise_invalid:
+        raise InvalidRoutingError(told.message)
+    return told.num_invalid

@@ -1,0 +1,445 @@
+"""Strict mode while threads, signal handlers, finalizers, forks and exceptions come in between."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from programs import run_program
+from tessera import strict
+from tessera._frameworks import FRAMEWORKS
+
+OPTIONS: dict[str, Any] = {"block_size": 4, "num_experts": 64}
+BAD = np.array([[0, 1], [99, 2], [-1, 63]], np.int32)
+NUM_INVALID = 2
+
+
+class InterruptError(Exception):
+    """What a signal handler raises."""
+
+
+class Device:
+    """A device with streams and graphs, which NumPy's arrays seem to be on.
+
+    Calls run at once. What is captured runs never: as if the graph were not replayed.
+    """
+
+    def __init__(self) -> None:
+        self.stream = "first"
+        self.capturing: set[str] = set()  # streams
+        self.waited_for: list[str] = []
+        self.before: Callable[[str], None] = lambda name: None  # every function that strict calls
+        self.after_call: Callable[[], None] = lambda: None
+        self.framework = FRAMEWORKS[np.ndarray]._replace(
+            is_capturing=self.is_capturing,
+            current_stream=self.current_stream,
+            wait_for=self.wait_for,
+            zero=self.zero,
+            launch=self.launch,
+        )
+
+    def is_capturing(self, cuda_index: int) -> bool:
+        self.before("is_capturing")
+        return self.stream in self.capturing
+
+    def current_stream(self, cuda_index: int) -> str:
+        self.before("current_stream")
+        return self.stream
+
+    def wait_for(self, cuda_index: int, stream: str) -> bool:
+        self.before("wait_for")
+        if stream in self.capturing:
+            return False
+        self.waited_for.append(stream)
+        return True
+
+    def zero(self, array: Any) -> None:
+        self.before("zero")
+        array[:] = 0
+
+    def launch(self, like: Any, call: Callable[[], object]) -> None:
+        if self.stream not in self.capturing:
+            call()
+        self.after_call()
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """It, and nothing reported yet."""
+    device = Device()
+    monkeypatch.setattr(strict, "_reports", strict._Reports())
+    monkeypatch.setitem(FRAMEWORKS, np.ndarray, device.framework)
+    yield device
+    strict_state_is_sound()
+
+
+def call(**options: Any) -> None:
+    tessera.align_block_size(BAD, **{"validate": True, **options}, **OPTIONS)
+
+
+def found() -> int:
+    return tessera.check(raise_invalid=False)
+
+
+def strict_state_is_sound() -> None:
+    """No memory belongs to two reports, and nothing is reported where none is."""
+    free = [place for places in strict._reports.free.values() for place in places]
+    used = [report.place for report in (*strict._reports.submitted, *strict._reports.captured)]
+    rows = [(id(place.memory), place.row) for place in free + used]
+    assert len(rows) == len(set(rows))
+    assert not any(place.array[[0, 3]].any() for place in free)
+
+
+def test_only_the_streams_of_the_calls_are_waited_for(device: Device) -> None:
+    call()
+    assert device.waited_for == ["first"]  # for the memory to be zero
+    for stream in ("second", "third", "second"):
+        device.stream = stream
+        call()
+    device.stream = "fourth"
+    assert device.waited_for == ["first"]
+    assert found() == 4 * NUM_INVALID
+    assert device.waited_for[1:] == ["first", "second", "third", "fourth"]  # the last for zeroing
+    del device.waited_for[:]
+    assert found() == 0
+    assert device.waited_for == []
+    with pytest.raises(tessera.InvalidRoutingError):
+        call(validate="now")
+    assert set(device.waited_for) == {"fourth"}
+
+
+def test_calls_on_a_stream_that_another_thread_captures_are_told_later(device: Device) -> None:
+    call()
+    device.stream = "second"
+    call()
+    device.capturing = {"first"}
+    assert found() == NUM_INVALID
+    assert found() == 0
+    device.capturing = set()
+    assert found() == NUM_INVALID
+
+
+def test_nothing_is_lost_where_this_thread_captures(device: Device) -> None:
+    call()
+    device.capturing = {"first"}
+    with pytest.raises(RuntimeError, match="check: expected no graph to be captured meanwhile"):
+        tessera.check()
+    device.stream = "second"
+    assert found() == 0
+    device.capturing = set()
+    assert found() == NUM_INVALID
+
+
+def assert_not_told_by_a_graph(device: Device) -> None:
+    """A captured call that was never replayed, in the memory that was used last."""
+    device.stream, device.capturing = "capture", {"capture"}
+    call()
+    device.stream, device.capturing = "first", set()
+    assert found() == 0
+
+
+def test_at_once_leaves_clean_memory(device: Device) -> None:
+    with pytest.raises(tessera.InvalidRoutingError):
+        call(validate="now")
+    strict_state_is_sound()
+    assert_not_told_by_a_graph(device)
+
+
+@pytest.mark.parametrize("name", ["wait_for", "zero"])
+def test_at_once_leaves_clean_memory_after_an_exception(device: Device, name: str) -> None:
+    call()
+    assert found() == NUM_INVALID
+
+    def interrupt(function: str) -> None:
+        if function == name:
+            device.before = lambda name: None
+            raise InterruptError
+
+    device.before = interrupt
+    with pytest.raises(InterruptError):
+        call(validate="now")
+    strict_state_is_sound()
+    assert_not_told_by_a_graph(device)
+
+
+@pytest.mark.parametrize("validate", [True, "now"])
+def test_a_call_that_an_exception_ends_leaves_clean_memory(device: Device, validate: Any) -> None:
+    def interrupt() -> None:
+        device.after_call = lambda: None
+        raise InterruptError
+
+    device.after_call = interrupt
+    with pytest.raises(InterruptError):
+        call(validate=validate)
+    assert sum(map(len, strict._reports.free.values())) == strict._PIECE
+    strict_state_is_sound()
+    assert_not_told_by_a_graph(device)
+
+
+def test_a_check_that_an_exception_ends_loses_nothing_and_tells_nothing_twice(
+    device: Device,
+) -> None:
+    """At every function of the framework that a check calls, in turn."""
+    for turn in range(20):
+        left = turn
+
+        def interrupt(function: str) -> None:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                device.before = lambda name: None
+                raise InterruptError
+
+        for stream in ("first", "second"):
+            device.stream = stream
+            call()
+        device.before = interrupt
+        try:
+            total = found()
+        except InterruptError:
+            total = found()
+        assert total == 2 * NUM_INVALID, turn
+        if left >= 0:
+            break
+    assert 5 < turn < 19
+
+
+def session(device: Device, total: Callable[[int], None]) -> int:
+    """All that can be done in strict mode; how much was invalid."""
+    for _ in range(4):  # the third and the fourth find too many unread
+        call()
+    device.stream, device.capturing = "capture", {"capture"}
+    call()
+    device.stream, device.capturing = "first", set()
+    (captured,) = strict._reports.captured or [None]
+    if captured is not None:
+        captured.array[:] = [1, 3, -5, 0, -1, 0]  # what a replay writes
+    for ids in (BAD, np.array([[0, 1]], np.int32)):
+        try:
+            tessera.align_block_size(ids, validate="now", **OPTIONS)
+        except tessera.InvalidRoutingError:
+            total(NUM_INVALID)
+    with pytest.raises(ValueError, match="expert_map"):
+        call(expert_map=BAD)
+    call()
+    total(found())
+    return 6 * NUM_INVALID + (captured is not None)
+
+
+def lines_of_strict(step: Callable[[FrameType], None]) -> Any:
+    """For `sys.settrace`: runs a step before every line of the module."""
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        if frame.f_code.co_filename != strict.__file__:
+            return None
+        if event == "line":
+            step(frame)
+        return trace
+
+    return trace
+
+
+@pytest.mark.parametrize("with_call", [False, True])
+def test_a_check_at_every_line_of_calls_and_checks(
+    device: Device, monkeypatch: pytest.MonkeyPatch, with_call: bool
+) -> None:
+    """As from a signal handler or a finalizer."""
+    monkeypatch.setattr(strict, "MAX_UNREAD", 2)
+    monkeypatch.setattr(strict, "_PIECE", 8)
+    totals: list[int] = []
+    before = sys.gettrace()
+    for turn in range(10_000):
+        monkeypatch.setattr(strict, "_reports", strict._Reports())
+        del totals[:]
+        left = turn
+
+        def step(frame: FrameType) -> None:
+            nonlocal left
+            left -= 1
+            if left == -1:
+                stream, device.stream, capturing = device.stream, "handler", device.capturing
+                if with_call:
+                    call()
+                    totals.append(-NUM_INVALID)
+                totals.append(found())
+                device.stream, device.capturing = stream, capturing
+
+        sys.settrace(lines_of_strict(step))
+        try:
+            expected = session(device, totals.append)
+        finally:
+            sys.settrace(before)
+        totals.append(found())
+        assert sum(totals) == expected, turn
+        strict_state_is_sound()
+        if left >= 0:
+            break
+    assert turn > 200
+
+
+def test_threads_that_call_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strict, "_reports", strict._Reports())
+    monkeypatch.setattr(strict, "MAX_UNREAD", 8)
+    interval = sys.getswitchinterval()
+    totals: list[int] = []
+
+    def work(number: int) -> None:
+        for turn in range(400):
+            call()
+            if turn % (number + 2) == 0:
+                totals.append(found())
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert sum(totals) + found() == 6 * 400 * NUM_INVALID
+    strict_state_is_sound()
+
+
+PRELUDE = """
+import gc, os, signal, sys, threading, time
+import numpy as np, tessera
+from tessera import strict
+ids = np.array([0, 99], np.int32)
+num_calls = 0
+totals = []
+def call(validate=True):
+    tessera.align_block_size(ids, block_size=4, num_experts=8, validate=validate)
+def check():
+    return tessera.check(raise_invalid=False)
+def in_child(work):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)  # a child that waits for threads it does not have ends here
+        os._exit(0 if work() else 3)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+call(False)  # a fork while another thread imports modules is Python's to survive
+"""
+
+CHILD = """
+call()
+def work():
+    if check() != 0:
+        return False
+    call()
+    try:
+        call("now")
+    except tessera.InvalidRoutingError:
+        return check() == 1 and check() == 0
+in_child(work)
+assert check() == 1
+"""
+
+FORKS_BESIDE_THREADS = """
+stop = False
+def work():
+    while not stop:
+        call()
+        numbers.append(1)
+        if len(numbers) % 3 == 0:
+            totals.append(check())
+def child():
+    call()
+    return check() == 1
+numbers = []
+sys.setswitchinterval(1e-5)
+threads = [threading.Thread(target=work) for _ in range(3)]
+for thread in threads: thread.start()
+try:
+    for _ in range(60): in_child(child)
+finally:
+    stop = True
+    for thread in threads: thread.join()
+assert sum(totals) + check() == len(numbers) > 60
+"""
+
+FORKS_AT_EVERY_LINE = """
+strict.MAX_UNREAD, strict._PIECE = 2, 8
+num_forks = 0
+def child():
+    call()
+    return check() == 1
+def trace(frame, event, argument):
+    global num_forks
+    if frame.f_code.co_filename != strict.__file__: return None
+    if event == "line":
+        in_child(child)
+        num_forks += 1
+    return trace
+sys.settrace(trace)
+for _ in range(4): call()
+found = check()
+sys.settrace(None)
+assert found == 4 and num_forks > 60
+"""
+
+# A child that was forked in the middle of a check, and goes on with it.
+FORK_INSIDE_A_CHECK = """
+from tessera._frameworks import FRAMEWORKS
+child = None
+def zero(array):
+    global child
+    if child is None:
+        child = os.fork()
+    array[:] = 0
+FRAMEWORKS[np.ndarray] = FRAMEWORKS[np.ndarray]._replace(zero=zero)
+call()
+found = check()
+if child == 0:
+    os._exit(3 if found else 0)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+assert found == 1
+"""
+
+HANDLER_AND_FINALIZER = """
+busy = False
+def interrupt(*_):
+    global busy
+    if not busy:
+        busy = True
+        totals.append(check())
+        busy = False
+class Garbage:
+    def __init__(self): self.itself = self
+    def __del__(self): interrupt()
+signal.alarm(50)  # a deadlock ends here
+signal.signal(signal.SIGVTALRM, interrupt)
+signal.setitimer(signal.ITIMER_VIRTUAL, 0.0003, 0.0003)
+strict.MAX_UNREAD = 16
+gc.set_threshold(50, 2, 2)
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    call()
+    num_calls += 1
+    if num_calls % 3 == 0:
+        Garbage()
+    if num_calls % 5 == 0:
+        totals.append(check())
+signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+assert sum(totals) + check() == num_calls, (sum(totals), num_calls)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.parametrize(
+    "program",
+    [CHILD, FORKS_BESIDE_THREADS, FORKS_AT_EVERY_LINE, FORK_INSIDE_A_CHECK, HANDLER_AND_FINALIZER],
+    ids=["child", "beside_threads", "at_every_line", "inside_a_check", "handler_and_finalizer"],
+)
+def test_forks_handlers_and_finalizers(program: str) -> None:
+    done = run_program([sys.executable, "-W", "ignore", "-c", PRELUDE + program])
+    assert (done.returncode, done.stderr) == (0, "")
