@@ -48,12 +48,12 @@ class Framework(NamedTuple):
     zeros_int64: Callable[[Any, int], Any]
     # (index): whether a graph is being captured on the device's current stream.
     is_capturing: Callable[[int], bool] = _never_captures
-    # (index): the stream of the device that calls of this thread run on; None where there is none.
+    # (index): the device's current stream in this thread; None on the host.
     current_stream: Callable[[int], Any] = _no_stream
-    # (index, stream): waits for the work on a stream of the device. False, at once, if a graph is
-    # being captured on it, which to wait would break.
+    # (index, stream): waits for a stream of the device and returns True. Returns False at once if a
+    # graph is being captured on the stream: a wait would break the capture.
     wait_for: Callable[[int, Any], bool] = _is_done
-    # (array): zeroes it, on the current stream of its device.
+    # (array): zeroes it, in the order of its device's current stream.
     zero: Callable[[Any], None] = _zero
     # Turns an output into the caller's framework, where it is not made there. (like, array)
     adopt: Callable[[Any, Any], Any] | None = None
@@ -152,7 +152,7 @@ def _torch_framework(torch: Any) -> Framework:
     def is_capturing(cuda_index: int) -> bool:
         if cuda_index == HOST:
             return False
-        if torch.cuda.current_device() == cuda_index:  # to enter it would take a microsecond
+        if torch.cuda.current_device() == cuda_index:  # entering a device costs a microsecond
             return bool(torch.cuda.is_current_stream_capturing())
         with torch.cuda.device(cuda_index):
             return bool(torch.cuda.is_current_stream_capturing())

@@ -1,9 +1,12 @@
 """Strict mode: reports of invalid ids and map entries, and `check()`, which reads them.
 
-Nothing here takes a lock. A call or a check can be interrupted by a signal handler, or by a finalizer
-of the garbage collector, that calls or checks in its turn, and a process can fork while any of its
-threads is inside. Whatever is shared is a deque, whose `append`, `pop` and `popleft` are atomic: who
-takes a report out of one has it alone, until it is put back or its memory is freed.
+Nothing here takes a lock. A signal handler, or a finalizer of the garbage collector, may interrupt
+a call or a check and call or check in turn; another thread may fork the process in the meantime.
+Shared reports are kept in deques, whose `append`, `pop` and `popleft` are atomic: code that takes a
+report out of a deque owns it until it puts the report back or frees its memory.
+
+Nothing here waits for a whole device, which would break the graph that another thread captures on
+it. Every report remembers the stream of its call, and only these streams are waited for.
 """
 
 from __future__ import annotations
@@ -43,9 +46,9 @@ class Findings(NamedTuple):
 
 
 class _Told(NamedTuple):
-    """What one or several calls reported. Of two, the smaller is that of the earlier call."""
+    """The findings of one or several calls. Tuples compare by the number of the call."""
 
-    number: int  # of the call, in the order of the calls
+    number: int  # of the (first) call, in the order of the calls
     num_invalid: int
     message: str
 
@@ -56,8 +59,8 @@ class _Place(NamedTuple):
     memory: Any  # [_PIECE, 6]
     row: int
     array: Any  # int64[6], a view of that row
-    # Where it belongs while no report needs it. No finding is in it then, nor about to be written
-    # to it, so that a captured call reports nothing before its first replay.
+    # Holds this place while no report uses it. Free memory contains no finding, and no stream is
+    # about to write one: a captured call must report nothing before its first replay.
     free: deque[_Place]
 
 
@@ -108,12 +111,14 @@ class Report:
         return self.place.array
 
     def cancel(self) -> None:
-        """The call was refused, or interrupted, perhaps after it had written its report."""
-        if self.is_captured:  # which writes nothing
+        """The call was refused, or an exception interrupted it, perhaps after it had run.
+
+        A refused call has written nothing; to find that out later keeps this one from waiting.
+        """
+        if self.is_captured:
             self.place.free.append(self.place)
-            return
-        with contextlib.suppress(Exception):  # the caller has an exception to raise
-            self.clear()
+        else:
+            _reports.add(self)
 
     def submit(self) -> None:
         """The call was made.
@@ -122,25 +127,18 @@ class Report:
             InvalidRoutingError: something was invalid, and the call is to say so at once.
         """
         if not self.at_once:
-            self.number = next(_numbers)
-            (_reports.captured if self.is_captured else _reports.submitted).append(self)
+            _reports.add(self)
             return
         message = None
         try:
             self.framework.wait_for(self.cuda_index, self.stream)
             message = self.message(Findings._make(np.asarray(on_host(self.array)).tolist()))
         finally:
-            if message == "":
-                self.place.free.append(self.place)
-            else:
-                self.clear()
+            if message != "":  # found, or interrupted
+                _zero([self])
+            self.place.free.append(self.place)
         if message:
             raise InvalidRoutingError(message)
-
-    def clear(self) -> None:
-        """Zeroes the memory and frees it; if that fails, it is not used again."""
-        _zero([self])
-        self.place.free.append(self.place)
 
     def message(self, found: Findings) -> str:
         """The first thing that was invalid, in one line; empty if nothing was."""
@@ -170,9 +168,9 @@ class Report:
 
 
 def _take_all(source: deque[Any], target: list[Any]) -> None:
-    """Moves what is in `source` now; whoever does so at the same time gets the rest.
+    """Moves what is in `source` now, as far as nobody else takes it at the same time.
 
-    In one call of a C function, within which no signal handler raises.
+    This is one call of a C function: a signal handler cannot raise with an item in nobody's hands.
     """
     with contextlib.suppress(IndexError):
         target.extend(itertools.islice(iter(source.popleft, None), len(source)))
@@ -184,8 +182,13 @@ class _Reports:
     def __init__(self) -> None:
         self.free: dict[tuple[int, int], deque[_Place]] = {}  # of a framework's id and a device
         self.submitted: deque[Report] = deque()
-        self.captured: deque[Report] = deque()  # put back when they have been read
-        self.told: deque[_Told] = deque()  # read, and not yet told by `check()`
+        self.captured: deque[Report] = deque()  # a check takes them out and puts them back
+        self.told: deque[_Told] = deque()  # findings that have been read, for the next check
+
+    def add(self, report: Report) -> None:
+        """Keeps a report until it is read."""
+        report.number = next(_numbers)
+        (self.captured if report.is_captured else self.submitted).append(report)
 
     def take(self, report: Report, topk_ids: Any) -> _Place:
         """Memory for a report."""
@@ -196,13 +199,13 @@ class _Reports:
         if not report.is_captured and len(self.submitted) >= MAX_UNREAD:
             self.read(self.submitted)
             if (told := self.take_told()).message:
-                self.told.append(told)  # in place of many, so that their number does not grow
+                self.told.append(told)  # merged, so that the deque stays short without any check
         while True:
             if not report.is_captured and len(free) < _PIECE // 2:
                 free.extend(self.new_piece(report, topk_ids, free))
             try:
                 return free.pop()
-            except IndexError:  # others may have taken all since it was looked at
+            except IndexError:  # there was none, or others have just taken it
                 if report.is_captured:
                     raise ValueError(
                         "align_block_size: validate: expected a validated call on cuda:"
@@ -214,18 +217,19 @@ class _Reports:
     def new_piece(report: Report, topk_ids: Any, free: deque[_Place]) -> list[_Place]:
         length = len(Findings._fields)
         memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
-        # Calls on any stream may write to it from now on.
+        # From now on, calls on any stream may write to it.
         report.framework.wait_for(report.cuda_index, report.stream)
         return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
 
     def read(self, queue: deque[Report]) -> bool:
-        """Moves what the reports of a queue hold to `told`, for others to write to their memory.
+        """Moves the findings of a queue's reports to `told`, and frees or zeroes their memory.
 
-        Reports that cannot be waited for stay in the queue, as all do that an exception keeps from
-        being read.
+        A report that must not be waited for stays in the queue. So do all reports if an exception
+        comes before they are read; if it comes later, while memory is zeroed, a captured call may
+        report a finding twice, and memory of other calls is not used again.
 
         Returns:
-            Whether this thread captures no graph on a device with reports.
+            False if this thread captures a graph on the current stream of a device with reports.
         """
         stay: list[Report] = []
         told: list[_Told] = []
@@ -234,7 +238,7 @@ class _Reports:
             ready, waiting, may_wait = _wait_for(stay)
             found = _found_in(ready)
             captured = [report for report in ready if report.is_captured]
-            # All at once: before this line nothing has been read, after it everything.
+            # Before this line nothing counts as read, after it everything does.
             stay, told = [*waiting, *captured], [one for _, one in found]
             _zero([report for report, _ in found])
             for report in ready:
@@ -248,23 +252,23 @@ class _Reports:
                 self.told.extend(told)
 
     def take_told(self) -> _Told:
-        """All of `told` as one: of the earliest call, with the number of all."""
+        """Takes all of `told`, merged: the message of the earliest call, the sum of all counts."""
         told: list[_Told] = []
         try:
             _take_all(self.told, told)
             number, _, message = min(told, default=_Told(0, 0, ""))
             return _Told(number, sum(one.num_invalid for one in told), message)
-        except BaseException:  # a signal handler's
+        except BaseException:  # raised by a signal handler
             self.told.extend(told)
             raise
 
 
 def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bool]:
-    """Waits for the streams of calls, and for nothing else, as threads may capture on others.
+    """Waits for the streams of the calls.
 
     Returns:
-        The reports that are complete; those that a capture keeps from being waited for; and whether
-        none of these captures is on a current stream of this thread.
+        The reports that are complete; those whose stream must not be waited for, because a graph is
+        being captured; and whether no such capture is on a current stream of this thread.
     """
     capturing: dict[tuple[int, int, Any], bool] = {}
     done: dict[tuple[int, int, Any], bool] = {}
@@ -276,14 +280,14 @@ def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bo
         if stream not in done:
             capturing[stream] = framework.is_capturing(cuda_index)
             done[stream] = not capturing[stream] and framework.wait_for(cuda_index, report.stream)
-        # A graph is replayed on any stream: a replay on the current one is waited for by the copy.
+        # A graph may be replayed on any stream. To copy the report waits for the current one.
         is_ready = done[stream] or (report.is_captured and not capturing[stream])
         (ready if is_ready else waiting).append(report)
     return ready, waiting, not any(capturing.values())
 
 
 def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Told]]:
-    """The reports of something invalid, and what they say; each piece of memory is copied once."""
+    """The reports with findings, and their findings. Copies each piece of memory once."""
     on_hosts: dict[int, Any] = {}
     found = []
     for report in reports:
@@ -316,22 +320,21 @@ def _forget() -> None:
     _reports = _Reports()
 
 
-# A child has the reports of its parent, which the parent tells.
+# The parent reads the reports of calls before the fork.
 os.register_at_fork(after_in_child=_forget)
 
 
 def check(*, raise_invalid: bool = True) -> int:
     """Read what validated calls have reported since the last check, and forget it.
 
-    Waits for the streams that such calls were made on, and for no others. Calls in a captured graph
-    report again at every replay; one on another stream than it was captured on or the current one
-    has to be waited for before. Must not be called while a graph is being captured on the current
-    stream; those that other threads capture are left alone, and reports of calls on their streams
-    are left for a later check.
+    Waits for the streams on which these calls were made, and for nothing else. A call in a captured
+    graph reports again at every replay; wait for replays yourself first, unless they run on the
+    current stream or on the one of the capture.
 
-    May be called from any thread, in a signal handler or finalizer whatever it interrupts, and after
-    a fork: a child process reads the reports of its own calls alone. Each invalid id is told by one
-    check: where several run at once, by any of them.
+    May be called from any thread, from signal handlers and finalizers, whatever they interrupt, and
+    after a fork: a child process has only the reports of its own calls. If several checks run at
+    the same time, each finding is returned by one of them. Other threads may capture graphs
+    meanwhile; a report of a call on the stream that is being captured stays for a later check.
 
     Returns:
         The number of invalid ids and map entries, 0 if all were good.
@@ -339,10 +342,10 @@ def check(*, raise_invalid: bool = True) -> int:
     Raises:
         InvalidRoutingError: something was invalid; the message has the first of it, in the order
             of the calls. Not with `raise_invalid` off.
-        RuntimeError: a graph is being captured on the current stream.
+        RuntimeError: a graph is being captured on the current stream. Nothing is lost.
     """
     reports = None
-    while reports is not _reports:  # again in a child that is forked meanwhile
+    while reports is not _reports:  # in a child that was forked inside this loop, once more
         reports = _reports
         if not reports.read(reports.submitted) & reports.read(reports.captured):
             raise RuntimeError("check: expected no graph to be captured meanwhile")

@@ -15,174 +15,24 @@ import pytest
 
 import tessera
 from programs import run_program
+from strict_device import (
+    BAD,
+    NUM_INVALID,
+    OPTIONS,
+    Device,
+    InterruptError,
+    assert_sound,
+    call,
+    found,
+    stand_in,
+)
 from tessera import strict
-from tessera._frameworks import FRAMEWORKS
-
-OPTIONS: dict[str, Any] = {"block_size": 4, "num_experts": 64}
-BAD = np.array([[0, 1], [99, 2], [-1, 63]], np.int32)
-NUM_INVALID = 2
-
-
-class InterruptError(Exception):
-    """What a signal handler raises."""
-
-
-class Device:
-    """A device with streams and graphs, which NumPy's arrays seem to be on.
-
-    Calls run at once. What is captured runs never: as if the graph were not replayed.
-    """
-
-    def __init__(self) -> None:
-        self.stream = "first"
-        self.capturing: set[str] = set()  # streams
-        self.waited_for: list[str] = []
-        self.before: Callable[[str], None] = lambda name: None  # every function that strict calls
-        self.after_call: Callable[[], None] = lambda: None
-        self.framework = FRAMEWORKS[np.ndarray]._replace(
-            is_capturing=self.is_capturing,
-            current_stream=self.current_stream,
-            wait_for=self.wait_for,
-            zero=self.zero,
-            launch=self.launch,
-        )
-
-    def is_capturing(self, cuda_index: int) -> bool:
-        self.before("is_capturing")
-        return self.stream in self.capturing
-
-    def current_stream(self, cuda_index: int) -> str:
-        self.before("current_stream")
-        return self.stream
-
-    def wait_for(self, cuda_index: int, stream: str) -> bool:
-        self.before("wait_for")
-        if stream in self.capturing:
-            return False
-        self.waited_for.append(stream)
-        return True
-
-    def zero(self, array: Any) -> None:
-        self.before("zero")
-        array[:] = 0
-
-    def launch(self, like: Any, call: Callable[[], object]) -> None:
-        if self.stream not in self.capturing:
-            call()
-        self.after_call()
 
 
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    """It, and nothing reported yet."""
-    device = Device()
-    monkeypatch.setattr(strict, "_reports", strict._Reports())
-    monkeypatch.setitem(FRAMEWORKS, np.ndarray, device.framework)
-    yield device
-    strict_state_is_sound()
-
-
-def call(**options: Any) -> None:
-    tessera.align_block_size(BAD, **{"validate": True, **options}, **OPTIONS)
-
-
-def found() -> int:
-    return tessera.check(raise_invalid=False)
-
-
-def strict_state_is_sound() -> None:
-    """No memory belongs to two reports, and nothing is reported where none is."""
-    free = [place for places in strict._reports.free.values() for place in places]
-    used = [report.place for report in (*strict._reports.submitted, *strict._reports.captured)]
-    rows = [(id(place.memory), place.row) for place in free + used]
-    assert len(rows) == len(set(rows))
-    assert not any(place.array[[0, 3]].any() for place in free)
-
-
-def test_only_the_streams_of_the_calls_are_waited_for(device: Device) -> None:
-    call()
-    assert device.waited_for == ["first"]  # for the memory to be zero
-    for stream in ("second", "third", "second"):
-        device.stream = stream
-        call()
-    device.stream = "fourth"
-    assert device.waited_for == ["first"]
-    assert found() == 4 * NUM_INVALID
-    assert device.waited_for[1:] == ["first", "second", "third", "fourth"]  # the last for zeroing
-    del device.waited_for[:]
-    assert found() == 0
-    assert device.waited_for == []
-    with pytest.raises(tessera.InvalidRoutingError):
-        call(validate="now")
-    assert set(device.waited_for) == {"fourth"}
-
-
-def test_calls_on_a_stream_that_another_thread_captures_are_told_later(device: Device) -> None:
-    call()
-    device.stream = "second"
-    call()
-    device.capturing = {"first"}
-    assert found() == NUM_INVALID
-    assert found() == 0
-    device.capturing = set()
-    assert found() == NUM_INVALID
-
-
-def test_nothing_is_lost_where_this_thread_captures(device: Device) -> None:
-    call()
-    device.capturing = {"first"}
-    with pytest.raises(RuntimeError, match="check: expected no graph to be captured meanwhile"):
-        tessera.check()
-    device.stream = "second"
-    assert found() == 0
-    device.capturing = set()
-    assert found() == NUM_INVALID
-
-
-def assert_not_told_by_a_graph(device: Device) -> None:
-    """A captured call that was never replayed, in the memory that was used last."""
-    device.stream, device.capturing = "capture", {"capture"}
-    call()
-    device.stream, device.capturing = "first", set()
-    assert found() == 0
-
-
-def test_at_once_leaves_clean_memory(device: Device) -> None:
-    with pytest.raises(tessera.InvalidRoutingError):
-        call(validate="now")
-    strict_state_is_sound()
-    assert_not_told_by_a_graph(device)
-
-
-@pytest.mark.parametrize("name", ["wait_for", "zero"])
-def test_at_once_leaves_clean_memory_after_an_exception(device: Device, name: str) -> None:
-    call()
-    assert found() == NUM_INVALID
-
-    def interrupt(function: str) -> None:
-        if function == name:
-            device.before = lambda name: None
-            raise InterruptError
-
-    device.before = interrupt
-    with pytest.raises(InterruptError):
-        call(validate="now")
-    strict_state_is_sound()
-    assert_not_told_by_a_graph(device)
-
-
-@pytest.mark.parametrize("validate", [True, "now"])
-def test_a_call_that_an_exception_ends_leaves_clean_memory(device: Device, validate: Any) -> None:
-    def interrupt() -> None:
-        device.after_call = lambda: None
-        raise InterruptError
-
-    device.after_call = interrupt
-    with pytest.raises(InterruptError):
-        call(validate=validate)
-    assert sum(map(len, strict._reports.free.values())) == strict._PIECE
-    strict_state_is_sound()
-    assert_not_told_by_a_graph(device)
+    with stand_in(monkeypatch) as device:
+        yield device
 
 
 def session(device: Device, total: Callable[[int], None]) -> int:
@@ -252,7 +102,7 @@ def test_a_check_at_every_line_of_calls_and_checks(
             sys.settrace(before)
         totals.append(found())
         assert sum(totals) == expected, turn
-        strict_state_is_sound()
+        assert_sound()
         if left >= 0:
             break
     assert turn > 200
@@ -318,7 +168,7 @@ def test_threads_that_call_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
     finally:
         sys.setswitchinterval(interval)
     assert sum(totals) + found() == 6 * 400 * NUM_INVALID
-    strict_state_is_sound()
+    assert_sound()
 
 
 PRELUDE = """
