@@ -20,7 +20,7 @@ from strict_device import (
     found,
     stand_in,
 )
-from tessera import _frameworks
+from tessera import _frameworks, strict
 from tessera._device import HOST
 from tessera._frameworks import Framework
 
@@ -125,6 +125,22 @@ def test_a_refused_call_waits_for_nothing(device: Device) -> None:
         call(expert_map=BAD)
     assert device.waited_for == []
     assert found() == NUM_INVALID
+
+
+def test_a_refused_call_of_a_graph_is_forgotten(device: Device) -> None:
+    call()
+    free = next(iter(strict._reports.free.values()))
+    before = len(free)
+    device.stream, device.capturing = "capture", {"capture"}
+
+    def refuse() -> None:
+        raise ValueError("align_block_size: refused")
+
+    device.after_call = refuse
+    with pytest.raises(ValueError, match="refused"):
+        call()
+    assert len(free) == before
+    assert not strict._reports.captured
 
 
 class Stream:
