@@ -20,8 +20,16 @@ def _never_captures(cuda_index: int) -> bool:
     return False
 
 
-def _needs_no_wait(cuda_index: int) -> None:
+def _no_stream(cuda_index: int) -> None:
     pass
+
+
+def _is_done(cuda_index: int, stream: object) -> bool:
+    return True
+
+
+def _zero(array: Any) -> None:
+    array[:] = 0
 
 
 class Framework(NamedTuple):
@@ -40,8 +48,13 @@ class Framework(NamedTuple):
     zeros_int64: Callable[[Any, int], Any]
     # (index): whether a graph is being captured on the device's current stream.
     is_capturing: Callable[[int], bool] = _never_captures
-    # (index): waits for everything on the device.
-    synchronize: Callable[[int], None] = _needs_no_wait
+    # (index): the device's current stream in this thread; None on the host.
+    current_stream: Callable[[int], Any] = _no_stream
+    # (index, stream): waits for a stream of the device and returns True. Returns False at once if a
+    # graph is being captured on the stream: a wait would break the capture.
+    wait_for: Callable[[int, Any], bool] = _is_done
+    # (array): zeroes it, in the order of its device's current stream.
+    zero: Callable[[Any], None] = _zero
     # Turns an output into the caller's framework, where it is not made there. (like, array)
     adopt: Callable[[Any, Any], Any] | None = None
     # An input of the op such that the FFI can carry it, where it cannot carry all.
@@ -139,12 +152,21 @@ def _torch_framework(torch: Any) -> Framework:
     def is_capturing(cuda_index: int) -> bool:
         if cuda_index == HOST:
             return False
+        if torch.cuda.current_device() == cuda_index:  # entering a device costs a microsecond
+            return bool(torch.cuda.is_current_stream_capturing())
         with torch.cuda.device(cuda_index):
             return bool(torch.cuda.is_current_stream_capturing())
 
-    def synchronize(cuda_index: int) -> None:
-        if cuda_index != HOST:
-            torch.cuda.synchronize(cuda_index)
+    def current_stream(cuda_index: int) -> Any:
+        return None if cuda_index == HOST else torch.cuda.current_stream(cuda_index)
+
+    def wait_for(cuda_index: int, stream: Any) -> bool:
+        if stream is not None:
+            with torch.cuda.stream(stream):
+                if torch.cuda.is_current_stream_capturing():
+                    return False
+            stream.synchronize()
+        return True
 
     # `get_device` gives -1 on the host.
     return Framework(
@@ -155,7 +177,8 @@ def _torch_framework(torch: Any) -> Framework:
         split,
         zeros_int64,
         is_capturing,
-        synchronize,
+        current_stream,
+        wait_for,
     )
 
 
@@ -173,6 +196,21 @@ def _cupy_framework(cupy: Any) -> Framework:
         with cupy.cuda.Device(cuda_index):
             return bool(cupy.cuda.get_current_stream().is_capturing())
 
+    def current_stream(cuda_index: int) -> Any:
+        with cupy.cuda.Device(cuda_index):
+            return cupy.cuda.get_current_stream()
+
+    def wait_for(cuda_index: int, stream: Any) -> bool:
+        with cupy.cuda.Device(cuda_index):
+            if stream.is_capturing():
+                return False
+            stream.synchronize()
+        return True
+
+    def zero(array: Any) -> None:
+        with array.device:
+            array[:] = 0
+
     def launch(like: Any, call: Callable[[], object]) -> None:
         with like.device, load().on_stream(like.device.id, cupy.cuda.get_current_stream().ptr):
             call()
@@ -185,7 +223,9 @@ def _cupy_framework(cupy: Any) -> Framework:
         _slices,
         zeros_int64,
         is_capturing,
-        lambda cuda_index: cupy.cuda.Device(cuda_index).synchronize(),
+        current_stream,
+        wait_for,
+        zero,
         launch=launch,
     )
 

@@ -1,15 +1,28 @@
-"""Strict mode: reports of invalid ids and map entries, and `check()`, which reads them."""
+"""Strict mode: reports of invalid ids and map entries, and `check()`, which reads them.
+
+Nothing here takes a lock. A signal handler, or a finalizer of the garbage collector, may interrupt
+a call or a check and call or check in turn; another thread may fork the process in the meantime.
+Shared reports are kept in deques, whose `append`, `pop` and `popleft` are atomic: code that takes a
+report out of a deque owns it until it puts the report back or frees its memory.
+
+Nothing here waits for a whole device, which would break the graph that another thread captures on
+it. Every report remembers the stream of its call, and only these streams are waited for.
+"""
 
 from __future__ import annotations
 
-import threading
+import contextlib
+import itertools
+import os
+from collections import deque
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tessera._frameworks import Framework, on_host
 
-# Reports that may wait for `check()`; the call after so many reads them itself.
+# Reports that may wait for `check()`; the call after that many reads them itself.
 MAX_UNREAD = 1024
 
 # Memory for reports is taken in pieces of so many. While a graph is captured none can be taken, for
@@ -32,13 +45,23 @@ class Findings(NamedTuple):
     first_invalid_map_entry_value: int
 
 
+class _Told(NamedTuple):
+    """The findings of one or several calls. Tuples compare by the number of the call."""
+
+    number: int  # of the (first) call, in the order of the calls
+    num_invalid: int
+    message: str
+
+
 class _Place(NamedTuple):
     """Memory of one report."""
 
-    memory: Any  # [_PIECE, 6], all zero where nothing is reported
+    memory: Any  # [_PIECE, 6]
     row: int
     array: Any  # int64[6], a view of that row
-    free: list[_Place]  # where it belongs while no report needs it
+    # Holds this place while no report uses it. Free memory contains no finding, and no stream is
+    # about to write one: a captured call must report nothing before its first replay.
+    free: deque[_Place]
 
 
 class Report:
@@ -78,6 +101,8 @@ class Report:
                 "align_block_size: validate: expected a bool while a graph is being captured, "
                 "got 'now'"
             )
+        self.stream = framework.current_stream(cuda_index)
+        self.number = 0
         self.place = _reports.take(self, topk_ids)
 
     @property
@@ -86,8 +111,14 @@ class Report:
         return self.place.array
 
     def cancel(self) -> None:
-        """The call was refused, so that nothing was written."""
-        _reports.give_back(self)
+        """The call was refused, or an exception interrupted it, perhaps after it had run.
+
+        A refused call has written nothing; to find that out later keeps this one from waiting.
+        """
+        if self.is_captured:
+            self.place.free.append(self.place)
+        else:
+            _reports.add(self)
 
     def submit(self) -> None:
         """The call was made.
@@ -98,12 +129,14 @@ class Report:
         if not self.at_once:
             _reports.add(self)
             return
-        self.framework.synchronize(self.cuda_index)
-        message = self.message(Findings(*np.asarray(on_host(self.array)).tolist()))
-        if message:
-            self.array[:] = 0
-            self.framework.synchronize(self.cuda_index)
-        _reports.give_back(self)
+        message = None
+        try:
+            self.framework.wait_for(self.cuda_index, self.stream)
+            message = self.message(Findings._make(np.asarray(on_host(self.array)).tolist()))
+        finally:
+            if message != "":  # found, or interrupted
+                _zero([self])
+            self.place.free.append(self.place)
         if message:
             raise InvalidRoutingError(message)
 
@@ -134,83 +167,174 @@ class Report:
         return ""
 
 
+def _take_all(source: deque[Any], target: list[Any]) -> None:
+    """Moves what is in `source` now, as far as nobody else takes it at the same time.
+
+    This is one call of a C function: a signal handler cannot raise with an item in nobody's hands.
+    """
+    with contextlib.suppress(IndexError):
+        target.extend(itertools.islice(iter(source.popleft, None), len(source)))
+
+
 class _Reports:
     """The reports of this process that nobody has read, and their memory."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.free: dict[tuple[int, int], list[_Place]] = {}  # of a framework's id and a device
-        self.submitted: list[Report] = []  # in the order of the calls
-        self.num_unread = 0  # without those of captured calls, which stay
-        self.num_found = 0
-        self.first_message = ""
-
-    def take(self, report: Report, topk_ids: Any) -> _Place:
-        with self.lock:
-            free = self.free.setdefault((id(report.framework), report.cuda_index), [])
-            if not report.is_captured:
-                if self.num_unread >= MAX_UNREAD:
-                    self.read()
-                if len(free) < _PIECE // 2:
-                    free += self.new_piece(report, topk_ids, free)
-            if not free:
-                raise ValueError(
-                    f"align_block_size: validate: expected a validated call on cuda:"
-                    f"{report.cuda_index} before a graph is captured, to have memory for reports, "
-                    "got none"
-                )
-            return free.pop()
-
-    @staticmethod
-    def new_piece(report: Report, topk_ids: Any, free: list[_Place]) -> list[_Place]:
-        length = len(Findings._fields)
-        memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
-        # Calls on any stream may write to it from now on.
-        report.framework.synchronize(report.cuda_index)
-        return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
-
-    def give_back(self, report: Report) -> None:
-        with self.lock:
-            report.place.free.append(report.place)
+        self.free: dict[tuple[int, int], deque[_Place]] = {}  # of a framework's id and a device
+        self.submitted: deque[Report] = deque()
+        self.captured: deque[Report] = deque()  # a check takes them out and puts them back
+        self.told: deque[_Told] = deque()  # findings that have been read, for the next check
 
     def add(self, report: Report) -> None:
-        with self.lock:
-            self.submitted.append(report)
-            self.num_unread += not report.is_captured
+        """Keeps a report until it is read."""
+        report.number = next(_numbers)
+        (self.captured if report.is_captured else self.submitted).append(report)
 
-    def read(self) -> None:
-        """Reads all reports, and zeroes what it has read, for the next call or replay to write."""
-        devices = {(one.framework, one.cuda_index) for one in self.submitted}
-        for framework, cuda_index in devices:
-            if framework.is_capturing(cuda_index):
-                raise RuntimeError("check: expected no graph to be captured meanwhile")
-            framework.synchronize(cuda_index)
-        on_hosts: dict[int, Any] = {}
-        for report in self.submitted:
-            memory, row, array, free = report.place
-            if id(memory) not in on_hosts:
-                on_hosts[id(memory)] = np.asarray(on_host(memory))
-            findings = Findings._make(on_hosts[id(memory)][row].tolist())
-            if message := report.message(findings):
-                self.num_found += findings.num_invalid_ids + findings.num_invalid_map_entries
-                self.first_message = self.first_message or message
-                array[:] = 0
-            if not report.is_captured:
-                free.append(report.place)
-        for framework, cuda_index in devices:
-            framework.synchronize(cuda_index)
-        self.submitted = [report for report in self.submitted if report.is_captured]
-        self.num_unread = 0
+    def take(self, report: Report, topk_ids: Any) -> _Place:
+        """Memory for a report."""
+        key = (id(report.framework), report.cuda_index)
+        free = self.free.get(key)
+        if free is None:
+            free = self.free.setdefault(key, deque())
+        if not report.is_captured and len(self.submitted) >= MAX_UNREAD:
+            self.read(self.submitted)
+            if (told := self.take_told()).message:
+                self.told.append(told)  # merged, so that the deque stays short without any check
+        while True:
+            if not report.is_captured and len(free) < _PIECE // 2:
+                free.extend(self.new_piece(report, topk_ids, free))
+            try:
+                return free.pop()
+            except IndexError:  # there was none, or others have just taken it
+                if report.is_captured:
+                    raise ValueError(
+                        "align_block_size: validate: expected a validated call on cuda:"
+                        f"{report.cuda_index} before a graph is captured, to have memory for "
+                        "reports, got none"
+                    ) from None
+
+    @staticmethod
+    def new_piece(report: Report, topk_ids: Any, free: deque[_Place]) -> list[_Place]:
+        length = len(Findings._fields)
+        memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
+        # From now on, calls on any stream may write to it.
+        report.framework.wait_for(report.cuda_index, report.stream)
+        return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
+
+    def read(self, queue: deque[Report]) -> bool:
+        """Moves the findings of a queue's reports to `told`, and frees or zeroes their memory.
+
+        A report that must not be waited for stays in the queue. So do all reports if an exception
+        comes before they are read; if it comes later, while memory is zeroed, a captured call may
+        report a finding twice, and memory of other calls is not used again.
+
+        Returns:
+            False if this thread captures a graph on the current stream of a device with reports.
+        """
+        stay: list[Report] = []
+        told: list[_Told] = []
+        try:
+            _take_all(queue, stay)
+            ready, waiting, may_wait = _wait_for(stay)
+            found = _found_in(ready)
+            captured = [report for report in ready if report.is_captured]
+            # Before this line nothing counts as read, after it everything does.
+            stay, told = [*waiting, *captured], [one for _, one in found]
+            _zero([report for report, _ in found])
+            for report in ready:
+                if not report.is_captured:
+                    report.place.free.append(report.place)
+            return may_wait
+        finally:
+            try:
+                queue.extend(stay)
+            finally:
+                self.told.extend(told)
+
+    def take_told(self) -> _Told:
+        """Takes all of `told`, merged: the message of the earliest call, the sum of all counts."""
+        told: list[_Told] = []
+        try:
+            _take_all(self.told, told)
+            number, _, message = min(told, default=_Told(0, 0, ""))
+            return _Told(number, sum(one.num_invalid for one in told), message)
+        except BaseException:  # raised by a signal handler
+            self.told.extend(told)
+            raise
 
 
+def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bool]:
+    """Waits for the streams of the calls.
+
+    Returns:
+        The reports that are complete; those whose stream must not be waited for, because a graph is
+        being captured; and whether no such capture is on a current stream of this thread.
+    """
+    capturing: dict[tuple[int, int, Any], bool] = {}
+    done: dict[tuple[int, int, Any], bool] = {}
+    ready: list[Report] = []
+    waiting: list[Report] = []
+    for report in reports:
+        framework, cuda_index = report.framework, report.cuda_index
+        stream = (id(framework), cuda_index, report.stream)
+        if stream not in done:
+            capturing[stream] = framework.is_capturing(cuda_index)
+            done[stream] = not capturing[stream] and framework.wait_for(cuda_index, report.stream)
+        # A graph may be replayed on any stream. To copy the report waits for the current one.
+        is_ready = done[stream] or (report.is_captured and not capturing[stream])
+        (ready if is_ready else waiting).append(report)
+    return ready, waiting, not any(capturing.values())
+
+
+def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Told]]:
+    """The reports with findings, and their findings. Copies each piece of memory once."""
+    on_hosts: dict[int, Any] = {}
+    found = []
+    for report in reports:
+        memory, row, _, _ = report.place
+        if id(memory) not in on_hosts:
+            on_hosts[id(memory)] = np.asarray(on_host(memory))
+        findings = Findings._make(on_hosts[id(memory)][row].tolist())
+        if num_invalid := findings.num_invalid_ids + findings.num_invalid_map_entries:
+            told = _Told(report.number, num_invalid, report.message(findings))
+            found.append((report, told))
+    return found
+
+
+def _zero(reports: Iterable[Report]) -> None:
+    """Zeroes the memory of reports, and waits until calls on any stream may write to it."""
+    devices = {}
+    for report in reports:
+        report.framework.zero(report.array)
+        devices[id(report.framework), report.cuda_index] = report.framework
+    for (_, cuda_index), framework in devices.items():
+        framework.wait_for(cuda_index, framework.current_stream(cuda_index))
+
+
+_numbers = itertools.count()
 _reports = _Reports()
+
+
+def _forget() -> None:
+    global _reports
+    _reports = _Reports()
+
+
+# The parent reads the reports of calls before the fork.
+os.register_at_fork(after_in_child=_forget)
 
 
 def check(*, raise_invalid: bool = True) -> int:
     """Read what validated calls have reported since the last check, and forget it.
 
-    Waits for the devices that such calls ran on. Calls in a captured graph report again at every
-    replay. Must not be called while a graph is being captured.
+    Waits for the streams on which these calls were made, and for nothing else. A call in a captured
+    graph reports again at every replay; wait for replays yourself first, unless they run on the
+    current stream or on the one of the capture.
+
+    May be called from any thread, from signal handlers and finalizers, whatever they interrupt, and
+    after a fork: a child process has only the reports of its own calls. If several checks run at
+    the same time, each finding is returned by one of them. Other threads may capture graphs
+    meanwhile; a report of a call on the stream that is being captured stays for a later check.
 
     Returns:
         The number of invalid ids and map entries, 0 if all were good.
@@ -218,11 +342,14 @@ def check(*, raise_invalid: bool = True) -> int:
     Raises:
         InvalidRoutingError: something was invalid; the message has the first of it, in the order
             of the calls. Not with `raise_invalid` off.
+        RuntimeError: a graph is being captured on the current stream. Nothing is lost.
     """
-    with _reports.lock:
-        _reports.read()
-        found, message = _reports.num_found, _reports.first_message
-        _reports.num_found, _reports.first_message = 0, ""
-    if message and raise_invalid:
-        raise InvalidRoutingError(message)
-    return found
+    reports = None
+    while reports is not _reports:  # in a child that was forked inside this loop, once more
+        reports = _reports
+        if not reports.read(reports.submitted) & reports.read(reports.captured):
+            raise RuntimeError("check: expected no graph to be captured meanwhile")
+        told = reports.take_told()
+    if told.message and raise_invalid:
+        raise InvalidRoutingError(told.message)
+    return told.num_invalid
