@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tessera._capture import beside_captures
 from tessera._device import HOST
 from tessera._library import load
 
@@ -96,9 +97,10 @@ def on_host(array: Any) -> Any:
     device = getattr(array, "__dlpack_device__", None)
     if device is None or device()[0] == _DLPACK_HOST:
         return array
-    if hasattr(array, "cpu"):  # torch
-        return array.cpu()
-    return array.get() if hasattr(array, "get") else np.asarray(array)  # CuPy, others
+    with beside_captures():
+        if hasattr(array, "cpu"):  # torch
+            return array.cpu()
+        return array.get() if hasattr(array, "get") else np.asarray(array)  # CuPy, others
 
 
 def _slices(array: Any, m: int, n: int) -> tuple[Any, Any, Any]:
@@ -146,7 +148,8 @@ def _torch_framework(torch: Any) -> Framework:
     def zeros_int64(like: Any, length: int) -> Any:
         if like.is_cpu:
             return np.zeros(length, np.int64)
-        with torch.inference_mode(False):  # what is made in that mode stays bound to it
+        # What is made in inference mode stays bound to it.
+        with beside_captures(), torch.inference_mode(False):
             return like.new_zeros(length, dtype=torch.int64)
 
     def is_capturing(cuda_index: int) -> bool:
@@ -165,7 +168,8 @@ def _torch_framework(torch: Any) -> Framework:
             with torch.cuda.stream(stream):
                 if torch.cuda.is_current_stream_capturing():
                     return False
-            stream.synchronize()
+            with beside_captures():
+                stream.synchronize()
         return True
 
     # `get_device` gives -1 on the host.
@@ -189,7 +193,7 @@ def _cupy_framework(cupy: Any) -> Framework:
             return cupy.empty(length, dtype)
 
     def zeros_int64(like: Any, length: int) -> Any:
-        with like.device:
+        with like.device, beside_captures():
             return cupy.zeros(length, cupy.int64)
 
     def is_capturing(cuda_index: int) -> bool:
@@ -204,7 +208,8 @@ def _cupy_framework(cupy: Any) -> Framework:
         with cupy.cuda.Device(cuda_index):
             if stream.is_capturing():
                 return False
-            stream.synchronize()
+            with beside_captures():
+                stream.synchronize()
         return True
 
     def zero(array: Any) -> None:
