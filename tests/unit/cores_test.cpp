@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 #include <pthread.h>
+#include <sched.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -137,6 +139,27 @@ bool in_child(const std::function<bool()>& body) {
   return waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0;
 }
 
+TEST_F(CpuQuota, LimitsTheThreadsOfThisProcess) {
+  const cpu_set_t all = process_cores();
+  if (CPU_COUNT(&all) < 2) GTEST_SKIP() << "needs two cores";
+  write("/cpu.max", "100000 100000\n");
+  write("/cpu/cpu.cfs_quota_us", "100000\n");
+  write("/cpu/cpu.cfs_period_us", "100000\n");
+  // A child, because the quota is read once.
+  const auto usable_cores_are = [&](int expected) {
+    return in_child([&] {
+      if (unshare(CLONE_NEWNS) != 0 ||
+          mount("none", "/", nullptr, MS_REC | MS_PRIVATE, nullptr) != 0 ||
+          mount(root_.c_str(), "/sys/fs/cgroup", nullptr, MS_BIND, nullptr) != 0) {
+        return false;
+      }
+      return expected == 0 || num_usable_cores() == expected;
+    });
+  };
+  if (!usable_cores_are(0)) GTEST_SKIP() << "needs the right to mount a folder over /sys/fs/cgroup";
+  EXPECT_TRUE(usable_cores_are(1));
+}
+
 bool in_thread(const std::function<bool()>& body) {
   bool result = false;
   std::thread([&] { result = body(); }).join();
@@ -182,7 +205,7 @@ TEST(ProcessCores, ConfiguredCoresDoNotFollow) {
   const cpu_set_t all = process_cores();
   const int configured = num_configured_cores();
   EXPECT_GE(configured, CPU_COUNT(&all));
-  EXPECT_GE(configured, num_usable_cores());
+  EXPECT_TRUE(in_child([&] { return configured >= num_usable_cores(); }));
   // Not even where it is first asked for under another affinity.
   EXPECT_TRUE(in_child([&] {
     confine_this_thread(only(all, 0));
