@@ -117,8 +117,8 @@ TEST(ThreadPoolWorkers, RunOnTheProcessCoresButTheCallers) {
         expect("a caller pinned to a core", others);
       }
     }).join();
-    confine(0, one_core(cores[1]));
-    expect("a process confined to one core", one_core(cores[1]));
+    confine(0, one_core(cores[0]));
+    expect("a process confined to one core", one_core(cores[0]));
     confine(0, all);
     ThreadPool::Lease again(3);
     for (const pid_t worker : workers) {
