@@ -45,14 +45,21 @@ bool fails_now() {
 }  // namespace
 
 // Out of line, or the compiler takes what they do for memory that is given back by another way.
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+  return fails_now() ? nullptr : std::malloc(size == 0 ? 1 : size);
+}
+[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment,
+                                     const std::nothrow_t&) noexcept {
+  const auto step = static_cast<std::size_t>(alignment);
+  return fails_now() ? nullptr : std::aligned_alloc(step, (size + step - 1) / step * step);
+}
 [[gnu::noinline]] void* operator new(std::size_t size) {
-  void* memory = fails_now() ? nullptr : std::malloc(size == 0 ? 1 : size);
+  void* memory = operator new(size, std::nothrow);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
 [[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  const auto step = static_cast<std::size_t>(alignment);
-  void* memory = fails_now() ? nullptr : std::aligned_alloc(step, (size + step - 1) / step * step);
+  void* memory = operator new(size, alignment, std::nothrow);
   if (memory == nullptr) throw std::bad_alloc();
   return memory;
 }
