@@ -25,26 +25,35 @@ const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
 
 }  // namespace core
 
-std::vector<BackendInfo> backends() {
+std::vector<BackendInfo> backends() try {
   std::string why_not;
   const core::Backend* cuda_backend = core::find_backend(kDLCUDA, &why_not);
   return {{"cpu", true, cpu::kBackend.detail()},
           {"cuda", cuda_backend != nullptr,
            cuda_backend != nullptr ? cuda_backend->detail() : why_not}};
+} catch (...) {
+  return {};
 }
 
-Status warmup(DLDevice device) {
+Status warmup(DLDevice device) try {
   std::string why_not;
   const core::Backend* backend = core::find_backend(device.device_type, &why_not);
   if (backend != nullptr) return backend->warmup(device);
   return core::refuse(StatusCode::kUnsupported, "warmup", "device",
                       "one that a backend of this build can use",
                       core::to_string(device) + "; " + why_not);
+} catch (...) {
+  static constexpr core::OutOfMemory kOutOfMemory("warmup");
+  return kOutOfMemory.status();
 }
 
 const char* version() noexcept { return TESSERA_VERSION; }
 
-const char* validate_default() noexcept { return core::environment().validate.c_str(); }
+const char* validate_default() noexcept try {
+  return core::environment().validate.c_str();
+} catch (...) {
+  return "";
+}
 
 const char* build_description() noexcept {
   return

@@ -1,4 +1,5 @@
-// What every fallible Tessera call returns. No exception crosses the library's boundary.
+// What every fallible Tessera call returns. No exception crosses the library's boundary: a call
+// that runs out of memory fails with kRuntimeError, as "op: memory: expected ..., got ...".
 #pragma once
 
 #include <memory>
@@ -19,18 +20,32 @@ enum class StatusCode : int {
 /// A code and, unless it is kOk, a message "op: argument: expected ..., got ...".
 class [[nodiscard]] Status {
  public:
+  struct Error {
+    StatusCode code;
+    const char* message;
+  };
+
   Status() noexcept = default;
   Status(StatusCode code, std::string message)
-      : error_(std::make_shared<const Error>(Error{code, std::move(message)})) {}
+      : error_(std::make_shared<const OwnedError>(code, std::move(message))) {}
+
+  /// Refers to an error that outlives this Status and its copies, and so takes no memory.
+  explicit Status(const Error* error) noexcept : error_(std::shared_ptr<const Error>(), error) {}
 
   bool ok() const noexcept { return error_ == nullptr; }
   StatusCode code() const noexcept { return ok() ? StatusCode::kOk : error_->code; }
-  std::string message() const { return ok() ? std::string() : error_->message; }
+  std::string message() const { return c_message(); }
+
+  /// The same without a copy: valid while this Status or a copy of it is.
+  const char* c_message() const noexcept { return ok() ? "" : error_->message; }
 
  private:
-  struct Error {
-    StatusCode code;
-    std::string message;
+  struct OwnedError : Error {
+    OwnedError(StatusCode code, std::string text) : Error{code, nullptr}, memory(std::move(text)) {
+      message = memory.c_str();
+    }
+
+    std::string memory;
   };
 
   // A null pointer for success: the ops return a Status from every check of every call.

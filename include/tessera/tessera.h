@@ -77,7 +77,8 @@ typedef struct tessera_align_block_size_args {
   void* stream;    /* the device's stream; ignored on the host */
   void* workspace; /* [workspace_bytes], any alignment and content */
   size_t workspace_bytes;
-  int num_threads; /* host threads at most, capped by TESSERA_NUM_THREADS; 0: that, else cores */
+  int num_threads; /* host threads at most, capped by TESSERA_NUM_THREADS; 0: that, else the cores
+                    * that the process can keep busy, as context.hpp says */
 
   /* Since version 2. */
   double* statistics;  /* [TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS], or NULL */

@@ -13,6 +13,7 @@ using namespace tessera::c_api;
 using tessera::Status;
 
 constexpr const char* kOp = "align_block_size";
+constexpr tessera::core::OutOfMemory kOutOfMemory(kOp);
 
 static_assert(TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS == tessera::kAlignBlockSizeNumStatistics);
 static_assert(TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH ==
@@ -102,11 +103,11 @@ extern "C" {
 
 tessera_status tessera_align_block_size_query(const tessera_align_block_size_args* args,
                                               tessera_align_block_size_sizes* sizes) {
-  return finish(query(args, sizes));
+  return finish(kOutOfMemory, [&] { return query(args, sizes); });
 }
 
 tessera_status tessera_align_block_size(const tessera_align_block_size_args* args) {
-  return finish(run(args));
+  return finish(kOutOfMemory, [&] { return run(args); });
 }
 
 }  // extern "C"

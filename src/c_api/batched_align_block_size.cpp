@@ -9,6 +9,7 @@ using namespace tessera::c_api;
 using tessera::Status;
 
 constexpr const char* kOp = "batched_align_block_size";
+constexpr tessera::core::OutOfMemory kOutOfMemory(kOp);
 
 Status query(const tessera_batched_align_block_size_args* args,
              tessera_batched_align_block_size_sizes* sizes) {
@@ -48,11 +49,11 @@ extern "C" {
 tessera_status tessera_batched_align_block_size_query(
     const tessera_batched_align_block_size_args* args,
     tessera_batched_align_block_size_sizes* sizes) {
-  return finish(query(args, sizes));
+  return finish(kOutOfMemory, [&] { return query(args, sizes); });
 }
 
 tessera_status tessera_batched_align_block_size(const tessera_batched_align_block_size_args* args) {
-  return finish(run(args));
+  return finish(kOutOfMemory, [&] { return run(args); });
 }
 
 }  // extern "C"

@@ -17,8 +17,19 @@
 
 namespace tessera::c_api {
 
-/// Keeps the message for tessera_last_error() and returns the code.
-tessera_status finish(const Status& status);
+/// Keeps the message for tessera_last_error() and returns the code. `out_of_memory` takes the place
+/// of a message that there is no memory to keep.
+tessera_status keep(Status status, const core::OutOfMemory& out_of_memory) noexcept;
+
+/// The body of every function of the C API that returns a code. No exception leaves it.
+template <typename Body>
+tessera_status finish(const core::OutOfMemory& out_of_memory, Body body) noexcept {
+  try {
+    return keep(body(), out_of_memory);
+  } catch (...) {
+    return keep(out_of_memory.status(), out_of_memory);
+  }
+}
 
 bool find_device(int device_type, int device_id, DLDevice* device);
 

@@ -9,6 +9,7 @@ using namespace tessera::c_api;
 using tessera::Status;
 
 constexpr const char* kOp = "lora_align_block_size";
+constexpr tessera::core::OutOfMemory kOutOfMemory(kOp);
 
 Status make_context(const tessera_lora_align_block_size_args& args, tessera::Context* context) {
   if (Status s = set_device(kOp, args.device_type, args.device_id, context); !s.ok()) return s;
@@ -50,7 +51,8 @@ Status run(const tessera_lora_align_block_size_args* args) {
     return s;
   }
   call.top_k = args->top_k;
-  const std::int64_t num_tokens = args->top_k == 0 ? 0 : args->num_ids / args->top_k;
+  // The op refuses any other top_k before it looks at the mapping.
+  const std::int64_t num_tokens = args->top_k < 1 ? 0 : args->num_ids / args->top_k;
   call.token_lora_mapping = view_of(args->token_lora_mapping, num_tokens, device);
   call.block_size = args->block_size;
   call.num_experts = args->num_experts;
@@ -72,11 +74,11 @@ extern "C" {
 
 tessera_status tessera_lora_align_block_size_query(const tessera_lora_align_block_size_args* args,
                                                    tessera_lora_align_block_size_sizes* sizes) {
-  return finish(query(args, sizes));
+  return finish(kOutOfMemory, [&] { return query(args, sizes); });
 }
 
 tessera_status tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args) {
-  return finish(run(args));
+  return finish(kOutOfMemory, [&] { return run(args); });
 }
 
 }  // extern "C"

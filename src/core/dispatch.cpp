@@ -1,24 +1,14 @@
 #include "core/dispatch.hpp"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cstdio>
 
 #include "core/backend.hpp"
+#include "core/cores.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
 
 namespace tessera::core {
-namespace {
-
-int available_cores() {
-  cpu_set_t cores;
-  return sched_getaffinity(0, sizeof(cores), &cores) == 0 ? CPU_COUNT(&cores) : 1;
-}
-
-}  // namespace
-
 std::string_view forced_implementation(const Context& context) {
   return context.implementation.empty() ? std::string_view(environment().implementation)
                                         : context.implementation;
@@ -50,13 +40,18 @@ void print_reports(std::string_view op, std::string_view shape, const Context& c
   std::fputs(line.c_str(), stderr);
 }
 
-int max_threads(const Context& context) {
+int max_possible_threads(const Context& context) {
   const int cap = environment().num_threads;
   if (context.num_threads > 0) {
     return cap > 0 ? std::min(context.num_threads, cap) : context.num_threads;
   }
-  static const int cores = available_cores();
-  return cap > 0 ? cap : cores;
+  return cap > 0 ? cap : num_configured_cores();
+}
+
+int max_threads(const Context& context) {
+  const int limit = max_possible_threads(context);
+  const bool is_given = context.num_threads > 0 || environment().num_threads > 0;
+  return is_given ? limit : std::min(limit, num_usable_cores());
 }
 
 Status check_context(std::string_view op, const Context& context) {

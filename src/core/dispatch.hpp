@@ -20,7 +20,12 @@ Status nothing_to_run(std::string_view op, const Context& context,
 void print_reports(std::string_view op, std::string_view shape, const Context& context,
                    const std::vector<ImplementationReport>& reports);
 
-/// Host threads that a call in this context may use, at least 1.
+/// An upper bound of max_threads(context) that never changes while the process lives: what a size
+/// that was asked for earlier has to suffice for.
+int max_possible_threads(const Context& context);
+
+/// Host threads that a call in this context may use now, at least 1. Where neither the context nor
+/// TESSERA_NUM_THREADS names a number it follows the process's affinity, and costs system calls.
 int max_threads(const Context& context);
 
 /// Fails where the context itself is malformed, whatever the op.

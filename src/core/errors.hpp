@@ -3,6 +3,7 @@
 
 #include <dlpack/dlpack.h>
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
@@ -13,6 +14,29 @@ namespace tessera::core {
 /// "op: argument: expected <expected>, got <got>"
 Status refuse(StatusCode code, std::string_view op, std::string_view argument,
               std::string_view expected, std::string_view got);
+
+/// What a public function of `op` returns in place of an exception: they all mean that memory ran
+/// out. A constant, so that to return it takes no memory.
+class OutOfMemory {
+ public:
+  explicit constexpr OutOfMemory(std::string_view op) : error_{StatusCode::kRuntimeError, text_} {
+    append(op);
+    append(": memory: expected enough to finish the call, got an allocation that failed");
+  }
+  OutOfMemory(const OutOfMemory&) = delete;
+  OutOfMemory& operator=(const OutOfMemory&) = delete;
+
+  Status status() const noexcept { return Status(&error_); }
+
+ private:
+  constexpr void append(std::string_view part) {
+    for (const char c : part) text_[length_++] = c;
+  }
+
+  char text_[128] = {};
+  std::size_t length_ = 0;
+  Status::Error error_;
+};
 
 std::string to_string(DLDataType dtype);  ///< "int32", "float16", "bool"
 std::string to_string(DLDevice device);   ///< "cpu", "cuda:1"

@@ -15,6 +15,7 @@
 #include <bit>
 #include <cstring>
 #include <cwchar>
+#include <functional>
 #include <type_traits>
 
 #include "core/dispatch.hpp"
@@ -47,14 +48,17 @@ constexpr std::int32_t kFewIds = 16;
 // twice, beats a fill per group.
 constexpr std::int64_t kFillFirstGroupSize = 64;
 
-/// How a call is split. A function of these arguments alone, as the workspace's size is.
+/// How a call is split. More threads never lead to fewer slices, nor to a smaller workspace.
 struct Split {
   int num_threads = 1;
   int num_slices = 1;
 
-  Split(std::int64_t num_ids, std::int64_t num_experts, const Context& context) {
+  /// `max_threads` is called only for a batch that is large enough for threads.
+  Split(std::int64_t num_ids, std::int64_t num_experts, const Context& context,
+        int (*max_threads)(const Context&)) {
+    if (num_ids < 2 * kIdsPerThread) return;
     const std::int64_t threads =
-        std::min<std::int64_t>(num_ids / kIdsPerThread, core::max_threads(context));
+        std::min<std::int64_t>(num_ids / kIdsPerThread, max_threads(context));
     if (threads < 2) return;
     // A slice costs a few passes over all experts.
     const std::int64_t slices =
@@ -305,7 +309,7 @@ void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
               const Context& context) {
   if (p.num_ids <= kFewIds) return sort_few_ids(p, ids, bucket_of);
 
-  const Split split(p.num_ids, p.num_experts, context);
+  const Split split(p.num_ids, p.num_experts, context, core::max_threads);
   const std::int64_t stride = table_stride(p.num_experts);
   std::int32_t* const totals = Workspace::ints_in(context.workspace);
   const Tables tables{totals + stride, stride, split.num_slices};
@@ -315,15 +319,16 @@ void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
   }
   ThreadPool::Lease threads(split.num_threads);
   sort_slices(p, ids, bucket_of, totals, tables,
-              [&](const auto& task) { threads.run(split.num_slices, task); });
+              [&](const auto& task) { threads.run(split.num_slices, std::cref(task)); });
 }
 
 }  // namespace
 
 std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
                                           const Context& context) {
-  // A table per slice, and the totals.
-  const std::int64_t num_tables = Split(shape.num_ids, shape.num_experts, context).num_slices + 1;
+  // A table per slice, and the totals: enough for a call that may use more threads than this one.
+  const Split largest(shape.num_ids, shape.num_experts, context, core::max_possible_threads);
+  const std::int64_t num_tables = largest.num_slices + 1;
   return Workspace::bytes_for(num_tables * table_stride(shape.num_experts));
 }
 

@@ -1,12 +1,17 @@
 #include "cpu/thread_pool.hpp"
 
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <span>
+#include <new>
+
+#include "core/cores.hpp"
 
 namespace tessera::cpu {
 namespace {
@@ -30,6 +35,13 @@ bool spin_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
     cpu_relax();
   }
   return false;
+}
+
+/// Whether the calling thread has the priority of the process, or more.
+bool has_normal_priority() {
+  const int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+  return policy != SCHED_IDLE &&
+         getpriority(PRIO_PROCESS, 0) <= getpriority(PRIO_PROCESS, static_cast<id_t>(getpid()));
 }
 
 }  // namespace
@@ -57,11 +69,9 @@ struct alignas(64) ThreadPool::Worker {
   static constexpr std::uint32_t kPosted = 1;   // a job waits, and may still be taken back
   static constexpr std::uint32_t kWorking = 2;  // the job must outlive this
 
-  static constexpr int kAnyCore = -1;
-
   std::atomic<std::uint32_t> state{kIdle};
   pthread_t thread{};
-  int core = kAnyCore;
+  cpu_set_t cores{};  // empty: not placed yet
   // Written before kPosted is stored, read after kWorking is.
   Job* job = nullptr;
   int first_slice = 0;
@@ -80,11 +90,9 @@ struct alignas(64) ThreadPool::Worker {
     }
   }
 
-  void move_to(int new_core) {
-    cpu_set_t cores;
-    CPU_ZERO(&cores);
-    CPU_SET(new_core, &cores);
-    if (pthread_setaffinity_np(thread, sizeof(cores), &cores) == 0) core = new_core;
+  void move_to(const cpu_set_t& new_cores) {
+    if (CPU_EQUAL(&cores, &new_cores)) return;
+    if (pthread_setaffinity_np(thread, sizeof(new_cores), &new_cores) == 0) cores = new_cores;
   }
 
   void post(Job* new_job, int new_first_slice) {
@@ -94,88 +102,99 @@ struct alignas(64) ThreadPool::Worker {
     state.notify_one();
   }
 
-  /// Returns when the worker has nothing to do with the job any more. Does not sleep: what is left
-  /// is less than a slice, and a woken caller could find itself on the worker's core.
+  /// Returns when the worker has nothing to do with the job any more. Does not sleep at first: what
+  /// is left is less than a slice, and a woken caller could find itself on the worker's core. But a
+  /// caller under a real-time policy, on the one core that both have, must not keep it forever.
   void recall() {
     if (change(kPosted, kIdle)) return;
-    while (!spin_while(state, kWorking)) sched_yield();
+    constexpr int kYields = 50;
+    constexpr useconds_t kSleepUs = 50;
+    for (int round = 0; !spin_while(state, kWorking); ++round) {
+      if (round < kYields) {
+        sched_yield();
+      } else {
+        usleep(kSleepUs);
+      }
+    }
   }
 
+  /// Starts the thread under SCHED_OTHER whatever the calling thread's policy; false where that is
+  /// not allowed.
   bool start() {
+    pthread_attr_t attributes;
+    if (pthread_attr_init(&attributes) != 0) return false;
+    const sched_param no_priority{};
+    pthread_attr_setinheritsched(&attributes, PTHREAD_EXPLICIT_SCHED);
+    pthread_attr_setschedpolicy(&attributes, SCHED_OTHER);
+    pthread_attr_setschedparam(&attributes, &no_priority);
+    pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
     // Signals are the business of the program's own threads.
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    const bool started = pthread_create(&thread, nullptr, &loop, this) == 0;
-    if (started) pthread_detach(thread);
+    const bool started = pthread_create(&thread, &attributes, &loop, this) == 0;
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    pthread_attr_destroy(&attributes);
     return started;
   }
 };
 
-ThreadPool::ThreadPool() {
-  if (sched_getaffinity(0, sizeof(cores_), &cores_) != 0) CPU_ZERO(&cores_);
-}
-
-ThreadPool& ThreadPool::instance() {
+ThreadPool* ThreadPool::instance() {
   static const int at_fork = pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
   static_cast<void>(at_fork);
   ThreadPool* pool = process_pool.load(std::memory_order_acquire);
   if (pool == nullptr) {
-    auto* fresh = new ThreadPool;
+    auto* fresh = new (std::nothrow) ThreadPool;
     if (process_pool.compare_exchange_strong(pool, fresh, std::memory_order_acq_rel)) {
       pool = fresh;
     } else {
       delete fresh;
     }
   }
-  return *pool;
+  return pool;
 }
 
 int ThreadPool::grow(int count) {
-  while (static_cast<int>(workers_.size()) < count) {
-    auto* worker = new Worker;
+  if (num_workers_ < count && !has_normal_priority()) return num_workers_;
+  while (num_workers_ < count) {
+    auto* worker = new (std::nothrow) Worker;
+    if (worker == nullptr) break;
     if (!worker->start()) {
       delete worker;
       break;
     }
-    workers_.push_back(worker);
+    workers_[num_workers_++] = worker;
   }
-  return static_cast<int>(workers_.size());
+  return num_workers_;
 }
 
-void ThreadPool::spread(int count) {
-  const int here = sched_getcpu();
-  cpu_set_t free = cores_;
-  if (here >= 0) CPU_CLR(here, &free);
-  for (const Worker* worker : workers_) {
-    if (worker->core != Worker::kAnyCore) CPU_CLR(worker->core, &free);
-  }
-  for (Worker* worker : std::span(workers_).first(count)) {
-    if (worker->core != Worker::kAnyCore && worker->core != here) continue;
-    int core = 0;
-    while (core < CPU_SETSIZE && !CPU_ISSET(core, &free)) ++core;
-    if (core == CPU_SETSIZE) return;
-    CPU_CLR(core, &free);
-    worker->move_to(core);
-  }
+void ThreadPool::place(int count) {
+  const cpu_set_t cores = core::process_cores();
+  cpu_set_t others = cores;
+  if (const int here = sched_getcpu(); here >= 0) CPU_CLR(here, &others);
+  const cpu_set_t& chosen = CPU_COUNT(&others) > 0 ? others : cores;
+  if (CPU_COUNT(&chosen) == 0) return;
+  for (Worker* worker : workers(count)) worker->move_to(chosen);
 }
 
-ThreadPool::Lease::Lease(int num_threads)
-    : pool_(instance()), lock_(pool_.in_use_, std::defer_lock) {
-  if (num_threads > 1 && lock_.try_lock()) {
-    num_threads_ = std::min(num_threads, 1 + pool_.grow(num_threads - 1));
-    pool_.spread(num_threads_ - 1);
-  }
+ThreadPool::Lease::Lease(int num_threads) : pool_(instance()) {
+  if (num_threads < 2 || pool_ == nullptr) return;
+  lock_ = std::unique_lock(pool_->in_use_, std::try_to_lock);
+  if (!lock_.owns_lock()) return;
+  const int wanted = std::min(num_threads, kMaxSlices);
+  num_threads_ = std::min(wanted, 1 + pool_->grow(wanted - 1));
+  pool_->place(num_threads_ - 1);
 }
 
 void ThreadPool::Lease::run(int num_slices, const Task& task) {
   Job job{task, num_slices};
-  const auto workers = std::span(pool_.workers_).first(num_threads_ - 1);
+  if (num_threads_ == 1) return job.work(0);
   int first_slice = 0;
-  for (Worker* worker : workers) worker->post(&job, first_slice += num_slices / num_threads_);
+  for (Worker* worker : pool_->workers(num_threads_ - 1)) {
+    worker->post(&job, first_slice += num_slices / num_threads_);
+  }
   job.work(0);
-  for (Worker* worker : workers) worker->recall();
+  for (Worker* worker : pool_->workers(num_threads_ - 1)) worker->recall();
 }
 
 }  // namespace tessera::cpu

@@ -1,26 +1,27 @@
 // The process's one pool of worker threads.
 #pragma once
 
-#include <sched.h>
-
+#include <array>
 #include <functional>
 #include <mutex>
-#include <vector>
+#include <span>
 
 namespace tessera::cpu {
 
 /// Runs a function for several slices of some work at once. There is one pool for the process; it
 /// starts workers when first asked for them and keeps them. It is never destroyed, and after fork()
-/// the child has a fresh one, because the parent's workers do not exist there.
+/// the child has a fresh one, because the parent's workers do not exist there. Workers are ordinary
+/// threads whatever thread started them: under SCHED_OTHER, no nicer than the main thread, on all
+/// cores of the process but the caller's. Nothing here throws; where memory or threads run out,
+/// there are fewer workers.
 class ThreadPool {
  public:
   using Task = std::function<void(int)>;
   static constexpr int kMaxSlices = 64;
 
-  static ThreadPool& instance();
-
   /// The right to use the pool, until destroyed. Where another thread holds that right, or no
-  /// worker could be started, it has fewer threads than asked for: at least the caller's own.
+  /// worker could be started, it has fewer threads than asked for: at least the caller's own, at
+  /// most kMaxSlices.
   class Lease {
    public:
     explicit Lease(int num_threads);
@@ -33,7 +34,7 @@ class ThreadPool {
     void run(int num_slices, const Task& task);
 
    private:
-    ThreadPool& pool_;
+    ThreadPool* pool_;
     std::unique_lock<std::mutex> lock_;
     int num_threads_ = 1;
   };
@@ -42,20 +43,25 @@ class ThreadPool {
   struct Job;
   struct Worker;
 
-  ThreadPool();
+  ThreadPool() = default;
 
-  /// Starts workers up to `count`, and returns how many there are.
+  /// The process's pool; null where there is no memory for it.
+  static ThreadPool* instance();
+
+  /// Starts workers up to `count`, and returns how many there are. The calling thread starts none
+  /// if they would inherit its low priority: they serve later callers, too.
   int grow(int count);
 
-  /// Gives each of the first `count` workers a core of its own, other than the caller's, as far as
-  /// there are cores. A scheduler that wakes a worker on the core where the caller computes lets it
-  /// wait for a time slice, which is longer than most calls.
-  void spread(int count);
+  /// Lets the first `count` workers run on the process's cores other than the caller's, if there
+  /// are others. A scheduler that wakes a worker on the core where the caller computes lets it wait
+  /// for a time slice, which is longer than most calls.
+  void place(int count);
 
-  cpu_set_t cores_;  // that this process may use
+  std::span<Worker* const> workers(int count) const { return std::span(workers_).first(count); }
 
   std::mutex in_use_;
-  std::vector<Worker*> workers_;
+  std::array<Worker*, kMaxSlices - 1> workers_{};
+  int num_workers_ = 0;
 };
 
 }  // namespace tessera::cpu

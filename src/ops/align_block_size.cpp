@@ -21,6 +21,7 @@ using core::AlignBlockSizeProblem;
 using core::Validator;
 
 constexpr std::string_view kOp = "align_block_size";
+constexpr core::OutOfMemory kOutOfMemory(kOp);
 constexpr DLDataType kInt64{kDLInt, 64, 1};
 constexpr DLDataType kFloat64{kDLFloat, 64, 1};
 
@@ -93,16 +94,18 @@ Status prepare(const AlignBlockSizeShape& shape, const Context& context, Validat
 }  // namespace
 
 Status align_block_size_sizes(const AlignBlockSizeShape& shape, const Context& context,
-                              AlignBlockSizeSizes* sizes) {
+                              AlignBlockSizeSizes* sizes) try {
   Validator validator(kOp, context);
   AlignBlockSizeSizes result;
   const AlignBlockSizeImplementation* selected = nullptr;
   if (Status s = prepare(shape, context, &validator, &result, &selected); !s.ok()) return s;
   *sizes = result;
   return {};
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
-Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) {
+Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) try {
   Validator check(kOp, context);
   if (!check.integer_array("topk_ids", args.topk_ids)) return check.status;
   const AlignBlockSizeShape shape{args.topk_ids.num_elements, args.block_size, args.num_experts,
@@ -162,16 +165,20 @@ Status align_block_size(const AlignBlockSizeArgs& args, const Context& context) 
   problem.statistics = static_cast<double*>(args.statistics.data);
   problem.validation = static_cast<std::int64_t*>(args.validation.data);
   return selected->run(problem, context);
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
 Status explain_align_block_size(const AlignBlockSizeShape& shape, const Context& context,
-                                std::vector<ImplementationReport>* reports) {
+                                std::vector<ImplementationReport>* reports) try {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
   Validator validator(kOp, context);
   AlignBlockSizeSizes sizes;
   if (!ops::output_sizes(shape, &validator, &sizes)) return validator.status;
   *reports = report_implementations(shape, context);
   return {};
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
 }  // namespace tessera

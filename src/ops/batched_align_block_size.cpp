@@ -6,6 +6,7 @@
 #include "core/backend.hpp"
 #include "core/batched_align_block_size_implementation.hpp"
 #include "core/dispatch.hpp"
+#include "core/errors.hpp"
 #include "core/validation.hpp"
 
 namespace tessera {
@@ -15,6 +16,7 @@ using core::kInt32Max;
 using core::Validator;
 
 constexpr std::string_view kOp = "batched_align_block_size";
+constexpr core::OutOfMemory kOutOfMemory(kOp);
 
 /// Checks the shape and computes the output sizes, all of them within int32.
 bool output_sizes(const BatchedAlignBlockSizeShape& shape, Validator* check,
@@ -40,16 +42,18 @@ bool output_sizes(const BatchedAlignBlockSizeShape& shape, Validator* check,
 }  // namespace
 
 Status batched_align_block_size_sizes(const BatchedAlignBlockSizeShape& shape,
-                                      BatchedAlignBlockSizeSizes* sizes) {
+                                      BatchedAlignBlockSizeSizes* sizes) try {
   const Context context;
   Validator check(kOp, context);
   BatchedAlignBlockSizeSizes result;
   if (!output_sizes(shape, &check, &result)) return check.status;
   *sizes = result;
   return {};
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
-Status batched_align_block_size(const BatchedAlignBlockSizeArgs& args, const Context& context) {
+Status batched_align_block_size(const BatchedAlignBlockSizeArgs& args, const Context& context) try {
   if (Status s = core::check_context(kOp, context); !s.ok()) return s;
   Validator check(kOp, context);
   BatchedAlignBlockSizeSizes sizes;
@@ -84,6 +88,8 @@ Status batched_align_block_size(const BatchedAlignBlockSizeArgs& args, const Con
   problem.expert_ids_length = args.expert_ids.num_elements;
   problem.num_tokens_post_pad = static_cast<std::int32_t*>(args.num_tokens_post_pad.data);
   return backend->batched_align_block_size(problem, context);
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
 }  // namespace tessera

@@ -16,6 +16,7 @@ namespace {
 using core::Validator;
 
 constexpr std::string_view kOp = "lora_align_block_size";
+constexpr core::OutOfMemory kOutOfMemory(kOp);
 
 /// Everything that does not depend on the arrays.
 Status prepare(const LoraAlignBlockSizeShape& shape, const Context& context, Validator* check,
@@ -101,16 +102,18 @@ core::LoraAlignBlockSizeProblem problem_of(const LoraAlignBlockSizeArgs& args) {
 }  // namespace
 
 Status lora_align_block_size_sizes(const LoraAlignBlockSizeShape& shape, const Context& context,
-                                   LoraAlignBlockSizeSizes* sizes) {
+                                   LoraAlignBlockSizeSizes* sizes) try {
   Validator check(kOp, context);
   LoraAlignBlockSizeSizes result;
   const core::LoraAlignBlockSizeImplementation* selected = nullptr;
   if (Status s = prepare(shape, context, &check, &result, &selected); !s.ok()) return s;
   *sizes = result;
   return {};
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
-Status lora_align_block_size(const LoraAlignBlockSizeArgs& args, const Context& context) {
+Status lora_align_block_size(const LoraAlignBlockSizeArgs& args, const Context& context) try {
   Validator check(kOp, context);
   if (!check.integer_array("topk_ids", args.topk_ids)) return check.status;
   const LoraAlignBlockSizeShape shape{args.topk_ids.num_elements, args.block_size, args.num_experts,
@@ -139,6 +142,8 @@ Status lora_align_block_size(const LoraAlignBlockSizeArgs& args, const Context& 
     return check.status;
   }
   return selected->run(problem_of(args), context);
+} catch (...) {
+  return kOutOfMemory.status();
 }
 
 }  // namespace tessera

@@ -15,35 +15,6 @@
 namespace tessera::test {
 namespace {
 
-/// The C arguments for the arrays of a call, without a workspace.
-tessera_align_block_size_args c_args(const AlignBlockSizeArgs& from) {
-  tessera_align_block_size_args args{};
-  args.struct_size = sizeof(args);
-  args.topk_ids = from.topk_ids.data;
-  args.topk_ids_dtype = dtype_of(from.topk_ids.dtype);
-  args.num_ids = from.topk_ids.num_elements;
-  args.block_size = from.block_size;
-  args.num_experts = from.num_experts;
-  args.expert_map = int32s(from.expert_map);
-  args.ignore_invalid_experts = from.ignore_invalid_experts;
-  args.pad_sorted_ids = from.pad_sorted_ids;
-  args.tail_expert = from.tail_expert;
-  set_outputs(from, &args);
-  args.expert_counts = int32s(from.expert_counts);
-  args.num_dropped = int32s(from.num_dropped);
-  args.statistics = static_cast<double*>(from.statistics.data);
-  args.validation = static_cast<std::int64_t*>(from.validation.data);
-  args.map_tail = from.map_tail;
-  args.filtered_group = from.filtered_group;
-  return args;
-}
-
-tessera_align_block_size_sizes empty_sizes() {
-  tessera_align_block_size_sizes sizes{};
-  sizes.struct_size = sizeof(sizes);
-  return sizes;
-}
-
 TEST(CApi, GivesTheOutputsOfTheCppApi) {
   for (const contract::AlignBlockSizeCase& c : contract::align_block_size_cases()) {
     if (c.num_tokens * c.top_k > 400000) continue;
@@ -52,7 +23,7 @@ TEST(CApi, GivesTheOutputsOfTheCppApi) {
     ASSERT_TRUE(cpp.run().ok());
 
     tessera_align_block_size_args args = c_args(plain_c.args);
-    tessera_align_block_size_sizes sizes = empty_sizes();
+    tessera_align_block_size_sizes sizes = empty_sizes<tessera_align_block_size_sizes>();
     ASSERT_EQ(tessera_align_block_size_query(&args, &sizes), TESSERA_OK) << tessera_last_error();
     EXPECT_EQ(sizes.sorted_token_ids_length + c.extra_length, args.sorted_token_ids_length);
     EXPECT_EQ(sizes.expert_ids_length + c.extra_length, args.expert_ids_length);
@@ -94,25 +65,41 @@ struct FirstVersionArgs {
 };
 constexpr std::size_t kFirstVersionSize = sizeof(FirstVersionArgs);
 
+/// Leaves no zero on the stack below the caller's frame: what a callee does not initialise is
+/// noise.
+[[gnu::noinline]] void spoil_stack() {
+  volatile unsigned char memory[16384];
+  for (volatile unsigned char& byte : memory) byte = 0xa5;
+}
+
 TEST(CApi, CallersOfTheFirstVersionGetWhatTheyGot) {
   // With a map, broken ids and an optional output beside the struct's end: were a newer field read,
-  // the poison behind the struct would show.
-  contract::AlignBlockSizeCase c = *contract::find_case("map_half_remote");
-  GuardedCall expected(c), found(c);
-  ASSERT_TRUE(expected.run().ok());
+  // the poison behind the struct would show, and were it not set, that on the stack.
+  for (const char* name : {"map_half_remote", "many_broken_ids"}) {
+    SCOPED_TRACE(name);
+    contract::AlignBlockSizeCase c = *contract::find_case(name);
+    GuardedCall expected(c), found(c);
+    ASSERT_TRUE(expected.run().ok());
 
-  const tessera_align_block_size_args full = c_args(found.args);
-  GuardedBuffer<std::byte> memory(sizeof(full));
-  std::memcpy(memory.data(), &full, kFirstVersionSize);
-  auto* const args = reinterpret_cast<tessera_align_block_size_args*>(memory.data());
-  args->struct_size = kFirstVersionSize;
-  tessera_align_block_size_sizes sizes = empty_sizes();
-  ASSERT_EQ(tessera_align_block_size_query(args, &sizes), TESSERA_OK) << tessera_last_error();
-  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
-  args->workspace = workspace.data();
-  args->workspace_bytes = sizes.workspace_bytes;
-  ASSERT_EQ(tessera_align_block_size(args), TESSERA_OK) << tessera_last_error();
-  EXPECT_TRUE(found.outputs() == expected.outputs());
+    const tessera_align_block_size_args full = c_args(found.args);
+    GuardedBuffer<std::byte> memory(sizeof(full));
+    std::memcpy(memory.data(), &full, kFirstVersionSize);
+    auto* const args = reinterpret_cast<tessera_align_block_size_args*>(memory.data());
+    args->struct_size = kFirstVersionSize;
+    auto sizes = empty_sizes<tessera_align_block_size_sizes>();
+    spoil_stack();
+    ASSERT_EQ(tessera_align_block_size_query(args, &sizes), TESSERA_OK) << tessera_last_error();
+    EXPECT_EQ(sizes.sorted_token_ids_length + c.extra_length, full.sorted_token_ids_length);
+    EXPECT_EQ(sizes.expert_ids_length + c.extra_length, full.expert_ids_length);
+    GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+    args->workspace = workspace.data();
+    args->workspace_bytes = sizes.workspace_bytes;
+    spoil_stack();
+    ASSERT_EQ(tessera_align_block_size(args), TESSERA_OK) << tessera_last_error();
+    EXPECT_TRUE(found.outputs() == expected.outputs());
+    EXPECT_EQ(found.damage(), "");
+    EXPECT_TRUE(workspace.intact());
+  }
 }
 
 class CApiRefusals : public testing::Test {
@@ -121,7 +108,7 @@ class CApiRefusals : public testing::Test {
 
   /// Both entry points refuse what both of them read.
   void expect_both_refuse(tessera_status code, const std::string& message) {
-    tessera_align_block_size_sizes sizes = empty_sizes();
+    tessera_align_block_size_sizes sizes = empty_sizes<tessera_align_block_size_sizes>();
     sizes.sorted_token_ids_length = -1;
     EXPECT_EQ(tessera_align_block_size_query(&args_, &sizes), code);
     EXPECT_EQ(tessera_last_error(), message);
@@ -159,7 +146,7 @@ TEST_F(CApiRefusals, SizesOfAnotherSize) {
 }
 
 TEST_F(CApiRefusals, NullStructs) {
-  tessera_align_block_size_sizes sizes = empty_sizes();
+  tessera_align_block_size_sizes sizes = empty_sizes<tessera_align_block_size_sizes>();
   EXPECT_EQ(tessera_align_block_size(nullptr), TESSERA_INVALID_VALUE);
   EXPECT_STREQ(tessera_last_error(), "align_block_size: args: expected a pointer, got NULL");
   EXPECT_EQ(tessera_align_block_size_query(nullptr, &sizes), TESSERA_INVALID_VALUE);
@@ -204,7 +191,7 @@ TEST_F(CApiRefusals, MissingOutput) {
 }
 
 TEST_F(CApiRefusals, MissingWorkspace) {
-  tessera_align_block_size_sizes sizes = empty_sizes();
+  tessera_align_block_size_sizes sizes = empty_sizes<tessera_align_block_size_sizes>();
   ASSERT_EQ(tessera_align_block_size_query(&args_, &sizes), TESSERA_OK);
   expect_call_refuses(TESSERA_INVALID_VALUE, "align_block_size: workspace: expected at least " +
                                                  std::to_string(sizes.workspace_bytes) +

@@ -11,18 +11,6 @@
 namespace tessera::test {
 namespace {
 
-tessera_batched_align_block_size_args c_args(const BatchedAlignBlockSizeArgs& from) {
-  tessera_batched_align_block_size_args args{};
-  args.struct_size = sizeof(args);
-  args.expert_num_tokens = int32s(from.expert_num_tokens);
-  args.num_batches = from.expert_num_tokens.num_elements;
-  args.max_tokens_per_batch = from.max_tokens_per_batch;
-  args.block_size = from.block_size;
-  args.tail_expert = from.tail_expert;
-  set_outputs(from, &args);
-  return args;
-}
-
 TEST(BatchedCApi, GivesTheOutputsOfTheCppApi) {
   for (const auto& c : contract::batched_align_block_size_cases()) {
     SCOPED_TRACE(c.name);

@@ -10,41 +10,13 @@
 namespace tessera::test {
 namespace {
 
-/// The C arguments for the arrays of a call, without a workspace.
-tessera_lora_align_block_size_args c_args(const LoraAlignBlockSizeArgs& from) {
-  tessera_lora_align_block_size_args args{};
-  args.struct_size = sizeof(args);
-  args.topk_ids = from.topk_ids.data;
-  args.topk_ids_dtype = dtype_of(from.topk_ids.dtype);
-  args.num_ids = from.topk_ids.num_elements;
-  args.top_k = from.top_k;
-  args.token_lora_mapping = int32s(from.token_lora_mapping);
-  args.block_size = from.block_size;
-  args.num_experts = from.num_experts;
-  args.max_loras = from.max_loras;
-  args.adapter_enabled = int32s(from.adapter_enabled);
-  args.lora_ids = int32s(from.lora_ids);
-  args.num_lora_ids = from.lora_ids.num_elements;
-  args.expert_map = int32s(from.expert_map);
-  args.pad_sorted_ids = from.pad_sorted_ids;
-  args.tail_expert = from.tail_expert;
-  set_outputs(from, &args);
-  return args;
-}
-
-tessera_lora_align_block_size_sizes empty_sizes() {
-  tessera_lora_align_block_size_sizes sizes{};
-  sizes.struct_size = sizeof(sizes);
-  return sizes;
-}
-
 TEST(LoraCApi, GivesTheOutputsOfTheCppApi) {
   for (const auto& c : contract::lora_align_block_size_cases()) {
     SCOPED_TRACE(c.pairs.name);
     GuardedLoraCall cpp(c), plain_c(c);
     ASSERT_TRUE(cpp.run().ok());
     tessera_lora_align_block_size_args args = c_args(plain_c.args);
-    tessera_lora_align_block_size_sizes sizes = empty_sizes();
+    tessera_lora_align_block_size_sizes sizes = empty_sizes<tessera_lora_align_block_size_sizes>();
     ASSERT_EQ(tessera_lora_align_block_size_query(&args, &sizes), TESSERA_OK)
         << tessera_last_error();
     const std::int64_t extra_length = c.max_loras * c.pairs.extra_length;
@@ -84,7 +56,7 @@ TEST(LoraCApi, RefusesWithTheMessageAndWritesNothing) {
   args = good;
   args.max_loras = 0;
   expect(args, "max_loras: expected an integer in [1, 1048576], got 0");
-  tessera_lora_align_block_size_sizes sizes = empty_sizes();
+  tessera_lora_align_block_size_sizes sizes = empty_sizes<tessera_lora_align_block_size_sizes>();
   sizes.expert_ids_length = -1;
   EXPECT_EQ(tessera_lora_align_block_size_query(&args, &sizes), TESSERA_INVALID_VALUE);
   EXPECT_EQ(sizes.expert_ids_length, -1);

@@ -19,12 +19,9 @@ namespace {
 
 using tessera::TensorView;
 using tessera::fuzz::FuzzHeader;
+using tessera::fuzz::kDtypes;
 using tessera::fuzz::require;
 using tessera::test::GuardedBuffer;
-
-constexpr DLDataType kDtypes[] = {{kDLInt, 8, 1},   {kDLUInt, 8, 1}, {kDLInt, 16, 1},
-                                  {kDLUInt, 16, 1}, {kDLInt, 32, 1}, {kDLUInt, 32, 1},
-                                  {kDLInt, 64, 1},  {kDLUInt, 64, 1}};
 
 /// The head of `bytes`, filled up with zeros where they do not suffice, is taken off.
 template <typename T>
@@ -64,13 +61,19 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
 
   const bool known_dtype = header.dtype < std::size(kDtypes);
   const std::size_t id_bytes = known_dtype ? kDtypes[header.dtype].bits / 8 : 1;
-  GuardedBuffer<std::uint8_t> topk_ids(bytes.first(bytes.size() / id_bytes * id_bytes));
+  const std::size_t num_given_ids = bytes.size() / id_bytes;
+  const bool is_long = header.long_batch == 255 && num_given_ids > 0;
+  const std::size_t num_ids = is_long ? kLongBatch : num_given_ids;
+  GuardedBuffer<std::uint8_t> topk_ids(static_cast<std::int64_t>(num_ids * id_bytes));
+  for (std::size_t i = 0; i < num_ids * id_bytes; ++i) {
+    topk_ids.data()[i] = bytes[i % (num_given_ids * id_bytes)];
+  }
 
   tessera_align_block_size_args args{};
   args.struct_size = sizeof(args);
   args.topk_ids = topk_ids.data();
   args.topk_ids_dtype = header.dtype;
-  args.num_ids = static_cast<std::int64_t>(bytes.size() / id_bytes);
+  args.num_ids = static_cast<std::int64_t>(num_ids);
   args.block_size = header.block_size;
   args.num_experts = header.num_experts;
   args.expert_map = expert_map ? expert_map->data() : nullptr;
@@ -98,19 +101,27 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   GuardedBuffer<std::int32_t> sorted_token_ids(
       extended(sizes.sorted_token_ids_length, header.sorted_extra));
   GuardedBuffer<std::int32_t> expert_ids(extended(sizes.expert_ids_length, header.experts_extra));
-  GuardedBuffer<std::byte> workspace(
-      extended(static_cast<std::int64_t>(sizes.workspace_bytes), header.workspace_extra),
-      /*misalignment=*/1);
   args.sorted_token_ids = sorted_token_ids.data();
   args.sorted_token_ids_length = std::ssize(sorted_token_ids.span());
   args.expert_ids = expert_ids.data();
   args.expert_ids_length = std::ssize(expert_ids.span());
+  const auto bytes_of = [](auto& buffer) { return std::as_writable_bytes(buffer.span()); };
+  const std::span<std::byte> arrays[] = {
+      bytes_of(topk_ids),
+      expert_map ? bytes_of(*expert_map) : std::span<std::byte>(),
+      bytes_of(sorted_token_ids),
+      bytes_of(expert_ids),
+      bytes_of(num_tokens_post_pad),
+      expert_counts ? bytes_of(*expert_counts) : std::span<std::byte>(),
+      has(kGivesDropped) ? bytes_of(num_dropped) : std::span<std::byte>(),
+      has(kGivesStatisticsAndValidation) ? bytes_of(statistics) : std::span<std::byte>(),
+      has(kGivesStatisticsAndValidation) ? bytes_of(validation) : std::span<std::byte>()};
+  Workspace workspace(header.workspace, sizes.workspace_bytes, arrays);
   args.workspace = workspace.data();
-  args.workspace_bytes = workspace.span().size();
+  args.workspace_bytes = workspace.size();
 
   const bool good = known_dtype && args.sorted_token_ids_length >= sizes.sorted_token_ids_length &&
-                    args.expert_ids_length >= sizes.expert_ids_length &&
-                    args.workspace_bytes >= sizes.workspace_bytes;
+                    args.expert_ids_length >= sizes.expert_ids_length && workspace.is_good();
   const tessera_status status = tessera_align_block_size(&args);
   require((status == TESSERA_OK) == good, "good arguments refused, or bad ones accepted");
 

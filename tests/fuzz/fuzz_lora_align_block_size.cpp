@@ -1,6 +1,6 @@
 // Fuzzes tessera_lora_align_block_size on guarded memory: whatever the bytes say, the call is
-// refused and writes nothing, or its outputs satisfy the contract. An input is a Header, then what
-// fills the arrays of inputs, over and over.
+// refused and writes nothing, or its outputs satisfy the contract. An input is a LoraFuzzHeader,
+// then what fills the arrays of inputs, over and over.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -14,47 +14,32 @@ namespace {
 
 using tessera::TensorView;
 using tessera::fuzz::extended;
+using tessera::fuzz::kDtypes;
 using tessera::fuzz::kMaxElements;
+using tessera::fuzz::LoraFuzzHeader;
 using tessera::fuzz::require;
+using tessera::fuzz::Workspace;
 using tessera::test::GuardedBuffer;
-
-struct Header {
-  std::int64_t block_size;
-  std::int64_t num_experts;
-  std::int64_t max_loras;
-  std::int32_t tail_expert;
-  std::uint16_t num_tokens;
-  std::uint8_t top_k;
-  std::uint8_t num_lora_ids;
-  std::int16_t sorted_extra;  ///< elements beyond the smallest legal size; negative: too short
-  std::int16_t experts_extra;
-  std::uint8_t given;  ///< bits: adapter_enabled, lora_ids, expert_map, pad_sorted_ids
-  std::uint8_t unused[3];
-};
-static_assert(sizeof(Header) == 40, "no padding: inputs are the bytes of the struct");
 
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
-  Header header{};
+  LoraFuzzHeader header{};
   if (size < sizeof(header)) return 0;
   std::memcpy(&header, data, sizeof(header));
   std::size_t next = 0;
-  const auto fill = [&](GuardedBuffer<std::int32_t>& buffer) {
-    const std::size_t num_values = (size - sizeof(header)) / sizeof(std::int32_t);
-    for (std::int32_t& value : buffer.span()) {
-      value = 0;
-      if (num_values == 0) continue;
-      std::memcpy(&value, data + sizeof(header) + next++ % num_values * sizeof(value),
-                  sizeof(value));
+  const auto fill = [&](auto& buffer) {
+    for (std::byte& value : std::as_writable_bytes(buffer.span())) {
+      const std::size_t num_values = size - sizeof(header);
+      value = num_values == 0 ? std::byte{} : std::byte{data[sizeof(header) + next++ % num_values]};
     }
   };
 
   tessera_lora_align_block_size_args args{};
   args.struct_size = sizeof(args);
-  args.topk_ids_dtype = TESSERA_INT32;
+  args.topk_ids_dtype = header.dtype;
   args.top_k = header.top_k;
-  args.num_ids = std::int64_t{header.num_tokens} * header.top_k;
+  args.num_ids = header.num_ids;
   args.block_size = header.block_size;
   args.num_experts = header.num_experts;
   args.max_loras = header.max_loras;
@@ -74,16 +59,31 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
 
-  GuardedBuffer<std::int32_t> topk_ids(args.num_ids);
-  GuardedBuffer<std::int32_t> mapping(header.num_tokens);
+  const bool known_dtype = header.dtype < std::size(kDtypes);
+  const std::int64_t id_bytes = known_dtype ? kDtypes[header.dtype].bits / 8 : 1;
+  GuardedBuffer<std::byte> topk_ids(args.num_ids * id_bytes);
+  GuardedBuffer<std::int32_t> mapping(args.top_k < 1 ? 0 : args.num_ids / args.top_k);
   GuardedBuffer<std::int32_t> enabled(args.max_loras);
   GuardedBuffer<std::int32_t> lora_ids(header.num_lora_ids);
   GuardedBuffer<std::int32_t> expert_map(args.num_experts);
-  for (auto* input : {&topk_ids, &mapping, &enabled, &lora_ids, &expert_map}) fill(*input);
+  fill(topk_ids);
+  for (auto* input : {&mapping, &enabled, &lora_ids, &expert_map}) fill(*input);
   GuardedBuffer<std::int32_t> slots(extended(sizes.sorted_token_ids_length, header.sorted_extra));
   GuardedBuffer<std::int32_t> blocks(extended(sizes.expert_ids_length, header.experts_extra));
   GuardedBuffer<std::int32_t> totals(args.max_loras);
-  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
+  const auto bytes_of = [](auto& buffer) { return std::as_writable_bytes(buffer.span()); };
+  const auto bytes_if = [&](bool given, auto& buffer) {
+    return given ? bytes_of(buffer) : std::span<std::byte>();
+  };
+  const std::span<std::byte> arrays[] = {bytes_of(topk_ids),
+                                         bytes_of(mapping),
+                                         bytes_if((header.given & 1) != 0, enabled),
+                                         bytes_if((header.given & 2) != 0, lora_ids),
+                                         bytes_if((header.given & 4) != 0, expert_map),
+                                         bytes_of(slots),
+                                         bytes_of(blocks),
+                                         bytes_of(totals)};
+  Workspace workspace(header.workspace, sizes.workspace_bytes, arrays);
   args.topk_ids = topk_ids.data();
   args.token_lora_mapping = mapping.data();
   if ((header.given & 1) != 0) args.adapter_enabled = enabled.data();
@@ -96,25 +96,28 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   args.expert_ids_length = std::ssize(blocks.span());
   args.num_tokens_post_pad = totals.data();
   args.workspace = workspace.data();
-  args.workspace_bytes = sizes.workspace_bytes;
-  const bool good = args.top_k > 0 &&
+  args.workspace_bytes = workspace.size();
+  const bool good = known_dtype && workspace.is_good() && args.top_k > 0 &&
+                    args.top_k <= INT32_MAX && args.num_ids % args.top_k == 0 &&
                     args.sorted_token_ids_length >= sizes.sorted_token_ids_length &&
                     args.expert_ids_length >= sizes.expert_ids_length &&
                     args.sorted_token_ids_length % args.max_loras == 0 &&
                     args.expert_ids_length % args.max_loras == 0;
   require((tessera_lora_align_block_size(&args) == TESSERA_OK) == good,
           "good arguments refused, or bad ones accepted");
-  for (auto* array :
-       {&topk_ids, &mapping, &enabled, &lora_ids, &expert_map, &slots, &blocks, &totals}) {
+  for (auto* array : {&mapping, &enabled, &lora_ids, &expert_map, &slots, &blocks, &totals}) {
     require(array->intact(), "wrote beside an array");
   }
+  require(topk_ids.intact(), "wrote beside topk_ids");
   require(workspace.intact(), "wrote beside the workspace");
   if (!good) {
     require(slots.untouched() && blocks.untouched() && totals.untouched(), "a refused call wrote");
     return 0;
   }
   tessera::LoraAlignBlockSizeArgs finished;
-  finished.topk_ids = TensorView::of(topk_ids.span());
+  finished.topk_ids.data = topk_ids.data();
+  finished.topk_ids.num_elements = args.num_ids;
+  finished.topk_ids.dtype = kDtypes[header.dtype];
   finished.top_k = args.top_k;
   finished.token_lora_mapping = TensorView::of(mapping.span());
   if (args.adapter_enabled != nullptr) finished.adapter_enabled = TensorView::of(enabled.span());
