@@ -15,9 +15,7 @@ namespace tessera {
 struct Context {
   DLDevice device = kHostDevice;
 
-  /// The device's stream (a cudaStream_t); ignored on the host. One of another device is refused
-  /// only where the driver refuses it: some drivers run the call there, on memory that is not
-  /// theirs.
+  /// The device's stream (a cudaStream_t); ignored on the host. One of another device is refused.
   void* stream = nullptr;
 
   /// Scratch memory on `device`, at least as large as the op's size query says, of any alignment
