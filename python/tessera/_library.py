@@ -12,10 +12,33 @@ from pathlib import Path
 from typing import Any
 
 
-def _short_and_long(module: Any, name: str) -> tuple[Any, Any]:
-    short, long = module.get_function(name), module.get_function(name)
-    short.release_gil, long.release_gil = False, True
-    return short, long
+@functools.cache
+def torch_failure() -> str:
+    """Why torch cannot be imported though it is installed; empty where neither is so.
+
+    apache-tvm-ffi imports torch where it is installed, and so does this, which takes seconds.
+    """
+    try:
+        import torch  # noqa: F401
+    except ModuleNotFoundError as error:
+        return "" if error.name == "torch" else str(error)
+    except Exception as error:
+        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return ""
+
+
+def _import_ffi() -> Any:
+    """apache-tvm-ffi; without torch where torch fails, of which it expects nothing but success."""
+    if not torch_failure():
+        import tvm_ffi
+
+        return tvm_ffi
+    sys.modules["torch"] = None  # type: ignore[assignment]  # what Python takes for not installed
+    try:
+        import tvm_ffi
+    finally:
+        del sys.modules["torch"]  # so that the program's own import fails with torch's reason
+    return tvm_ffi
 
 
 def dlpack_device(cuda_index: int) -> tuple[int, int]:
@@ -28,25 +51,32 @@ class Library:
 
     def __init__(self) -> None:
         # It imports torch where torch is installed, which takes seconds: not for `import tessera`.
-        import tvm_ffi
-
+        tvm_ffi = _import_ffi()
         tvm_ffi.register_error("NotImplementedError", NotImplementedError)
         module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
         self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
-        self.function: Callable[[str], Callable[..., Any]] = module.get_function
-        # Each function twice. Letting go of the interpreter lock and taking it back costs a short
+        self._module = module
+        self.align_long: Any = self.function("align_block_size")
+        self.align_joined_long: Any = self.function("align_block_size_joined")
+        # Once more with the interpreter lock held: to let go of it and take it back costs a short
         # call more than other threads gain.
-        self.align_short, self.align_long = _short_and_long(module, "align_block_size")
-        self.align_joined_short, self.align_joined_long = _short_and_long(
-            module, "align_block_size_joined"
-        )
+        self.align_short: Any = module.get_function("align_block_size")
+        self.align_joined_short: Any = module.get_function("align_block_size_joined")
+        self.align_short.release_gil = self.align_joined_short.release_gil = False
         # What calls validate that do not say; the environment is read once.
         default = module.get_function("validate_default")()
         self.validate_default: Any = {"": False, "0": False, "1": True}.get(default, default)
-        self.align_with_options: Any = module.get_function("align_block_size_with_options")
-        self.align_joined_with_options: Any = module.get_function(
-            "align_block_size_joined_with_options"
-        )
+        self.align_with_options: Any = self.function("align_block_size_with_options")
+        self.align_joined_with_options: Any = self.function("align_block_size_joined_with_options")
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """An exported function, which runs without the interpreter lock.
+
+        TVM_FFI_RELEASE_GIL_BY_DEFAULT does not decide about it.
+        """
+        function: Any = self._module.get_function(name)
+        function.release_gil = True
+        return function  # type: ignore[no-any-return]
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
         """Calls inside run on this stream of the device, unless a torch tensor brings its own."""
