@@ -134,8 +134,8 @@ std::int64_t align_block_size_joined(
       false, false, num_threads, implementation);
 }
 
-/// Writes what write_joined_sizes says, and after it the bytes of workspace on the device, to `sizes`,
-/// int64[6].
+/// Writes what write_joined_sizes says, and after it the bytes of workspace on the device, to
+/// `sizes`, int64[6].
 void align_block_size_sizes(std::int64_t num_ids, std::int64_t block_size, std::int64_t num_experts,
                             bool pad_sorted_ids, bool filtered_group, std::int64_t device_type,
                             std::int64_t device_id, const OptionalString& implementation,

@@ -132,8 +132,9 @@ struct JoinedOutputs {
   std::int64_t totals_begin;
 };
 
-/// Writes to `sizes`, int64[5], what Python needs to allocate and cut a joined array: the lengths of
-/// sorted_token_ids and expert_ids, where the second and third output begin, and the whole length.
+/// Writes to `sizes`, int64[5], what Python needs to allocate and cut a joined array: the lengths
+/// of sorted_token_ids and expert_ids, where the second and third output begin, and the whole
+/// length.
 inline void write_joined_sizes(std::int64_t num_slots, std::int64_t num_blocks,
                                std::int64_t num_totals, std::int64_t* sizes) {
   const JoinedOutputs joined(num_slots, num_blocks);

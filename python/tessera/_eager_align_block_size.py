@@ -27,14 +27,14 @@ def _written(
     return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
-class _Unfit(Exception):
-    """Something is wrong with an array; the refusal says which, and what."""
+# The refusal says which one, and what is wrong with it.
+_UNFIT = "an array is unfit"
 
 
 def _check_reports(expert_counts: object, num_dropped: object, statistics: object) -> None:
     """Refuse what the FFI would take without a word, of the optional outputs."""
     if any_unfit((expert_counts, num_dropped, statistics), written=True):
-        raise _Unfit
+        raise TypeError(_UNFIT)
     if statistics is not None and getattr(statistics, "requires_grad", False):
         raise ValueError(
             f"{_OP}: statistics: expected a tensor that autograd does not follow, got one that "
@@ -150,11 +150,11 @@ def align_eagerly(
         plain = not (map_tail or filtered_group or validate) and statistics is None
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(topk_ids):
-            raise _Unfit
+            raise TypeError(_UNFIT)
         if expert_map is not None:
             is_map_unfit = FRAMEWORKS[type(expert_map)].is_unfit
             if is_map_unfit is not None and is_map_unfit(expert_map):
-                raise _Unfit
+                raise TypeError(_UNFIT)
             expert_map = exportable(expert_map)
         if not (expert_counts is num_dropped is statistics is None):
             _check_reports(expert_counts, num_dropped, statistics)
@@ -164,11 +164,11 @@ def align_eagerly(
             are_alike = type(slots) is type(blocks) is type(totals) is type(topk_ids)
             if not are_alike:
                 if any_unfit(out, written=True):
-                    raise _Unfit
+                    raise TypeError(_UNFIT)
             elif framework.immutable or (
                 is_unfit is not None and (is_unfit(slots) or is_unfit(blocks) or is_unfit(totals))
             ):
-                raise _Unfit
+                raise TypeError(_UNFIT)
         if plain and framework.num_modes is not None and topk_ids.is_cuda:  # torch's
             return _align_cuda_tensors(
                 library,

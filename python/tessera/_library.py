@@ -13,22 +13,28 @@ from typing import Any
 
 
 @functools.cache
-def torch_failure() -> str:
-    """Why torch cannot be imported though it is installed; empty where neither is so.
-
-    apache-tvm-ffi imports torch where it is installed, and so does this, which takes seconds.
-    """
+def _torch_and_failure() -> tuple[Any, str]:
     try:
-        import torch  # noqa: F401
+        import torch
     except ModuleNotFoundError as error:
-        return "" if error.name == "torch" else str(error)
+        return None, "" if error.name == "torch" else str(error)
     except Exception as error:
-        return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    return ""
+        return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return torch, ""
+
+
+def torch_or_none() -> Any:
+    """Torch; None where it is not installed, or cannot be imported. Takes seconds."""
+    return _torch_and_failure()[0]
+
+
+def torch_failure() -> str:
+    """Why torch cannot be imported though it is installed; empty where neither is so."""
+    return _torch_and_failure()[1]
 
 
 def _import_ffi() -> Any:
-    """apache-tvm-ffi; without torch where torch fails, of which it expects nothing but success."""
+    """apache-tvm-ffi, which imports torch where it is installed, and expects it not to fail."""
     if not torch_failure():
         import tvm_ffi
 

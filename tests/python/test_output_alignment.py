@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,7 +49,7 @@ def _jax(array: Any) -> Any:
     return pytest.importorskip("jax", reason="JAX is not installed").numpy.asarray(array)
 
 
-FRAMEWORKS = {
+FRAMEWORKS: dict[str, Callable[[Any], Any]] = {
     "numpy": np.asarray,
     "torch": _torch,
     "jax": _jax,
@@ -69,9 +70,7 @@ def address_of(array: Any) -> int:
 
 
 def lengths_of(arrays: Any) -> list[int]:
-    return [
-        int(np.prod(getattr(array, "shape", None) or array.array.shape)) for array in arrays
-    ]
+    return [int(np.prod(getattr(array, "shape", None) or array.array.shape)) for array in arrays]
 
 
 def assert_aligned(blocks: Any) -> None:
@@ -103,7 +102,7 @@ def test_align(framework: str, num_ids: int, num_experts: int, block_size: int, 
 @given(counts=st.lists(st.integers(0, 40), max_size=9), most=st.integers(0, 40), block_size=COUNTS)
 def test_batched(framework: str, counts: list[int], most: int, block_size: int) -> None:
     array = np.array(counts, np.int32)
-    options = {"max_tokens_per_batch": most, "block_size": block_size}
+    options: dict[str, Any] = {"max_tokens_per_batch": most, "block_size": block_size}
     found = tessera.batched_align_block_size(FRAMEWORKS[framework](array), **options)
     assert_aligned(found)
     num_blocks = -(-most // block_size) * len(counts)
@@ -115,10 +114,14 @@ def test_batched(framework: str, counts: list[int], most: int, block_size: int) 
 def test_lora(
     framework: str, num_tokens: int, num_experts: int, block_size: int, rows: int
 ) -> None:
-    make: Any = FRAMEWORKS[framework]
+    make = FRAMEWORKS[framework]
     ids = make(np.arange(2 * num_tokens, dtype=np.int32).reshape(-1, 2) % num_experts)
     mapping = make(np.arange(num_tokens, dtype=np.int32) % rows)
-    options = {"num_experts": num_experts, "block_size": block_size, "max_loras": rows}
+    options: dict[str, Any] = {
+        "num_experts": num_experts,
+        "block_size": block_size,
+        "max_loras": rows,
+    }
     found = tessera.lora_align_block_size(ids, mapping, **options)
     assert_aligned(found)
     capacity = 2 * num_tokens + min(2 * num_tokens, num_experts) * (block_size - 1)
