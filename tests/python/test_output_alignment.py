@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera
@@ -81,6 +81,7 @@ def assert_aligned(blocks: Any) -> None:
 
 
 @pytest.mark.parametrize("framework", FAST)
+@settings(deadline=None)
 @given(num_ids=SIZES, num_experts=COUNTS, block_size=COUNTS, pads=st.booleans())
 def test_align(framework: str, num_ids: int, num_experts: int, block_size: int, pads: bool) -> None:
     ids = np.arange(num_ids, dtype=np.int32) % num_experts
@@ -99,6 +100,7 @@ def test_align(framework: str, num_ids: int, num_experts: int, block_size: int, 
 
 
 @pytest.mark.parametrize("framework", FAST)
+@settings(deadline=None)
 @given(counts=st.lists(st.integers(0, 40), max_size=9), most=st.integers(0, 40), block_size=COUNTS)
 def test_batched(framework: str, counts: list[int], most: int, block_size: int) -> None:
     array = np.array(counts, np.int32)
@@ -110,6 +112,7 @@ def test_batched(framework: str, counts: list[int], most: int, block_size: int) 
 
 
 @pytest.mark.parametrize("framework", ["numpy", "torch"])
+@settings(deadline=None)
 @given(num_tokens=st.integers(0, 30), num_experts=COUNTS, block_size=COUNTS, rows=st.integers(1, 5))
 def test_lora(
     framework: str, num_tokens: int, num_experts: int, block_size: int, rows: int
@@ -136,6 +139,7 @@ def test_jax(num_ids: int, num_experts: int) -> None:
     assert_aligned(tessera.align_block_size(ids, num_experts=num_experts, block_size=5))
 
 
+@settings(deadline=None)
 @given(num_ids=SIZES, num_experts=COUNTS, block_size=COUNTS)
 def test_parts_of_one_allocation(num_ids: int, num_experts: int, block_size: int) -> None:
     layout = plan_of(num_ids, block_size, num_experts, False).layout
@@ -191,6 +195,7 @@ def test_the_short_way_of_cuda_tensors() -> None:
     from tessera._eager_align_block_size import _align_cuda_tensors
     from tessera._library import load
 
+    # The library's, which has no GPU here, with tensors that lie on the host.
     for num_ids, dtype in ((7, torch.int32), (64, torch.int64), (0, torch.uint8)):
         ids = (torch.arange(num_ids) % 5).to(dtype)
         arguments = (load(), ids, 3, 5, None, False, False, -1, None, None, None)
@@ -203,6 +208,33 @@ def test_the_short_way_of_cuda_tensors() -> None:
         assert _align_cuda_tensors(*arguments, out) is out
         for got, want in zip(out, found, strict=True):
             assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("missing", [0, 100])
+def test_workspace_on_the_short_way(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    from tessera import _eager_align_block_size as eager
+
+    ids = torch.arange(8, dtype=torch.int32)
+    workspaces: list[Any] = []
+
+    def run(*arguments: Any) -> int:
+        workspace = arguments[-8]
+        workspaces.append(workspace)
+        return missing if workspace is None else 0
+
+    def plan(*shape: Any) -> Any:
+        return plan_of(*shape)._replace(workspace_bytes=missing)
+
+    monkeypatch.setattr(eager, "plan_of", plan)
+    library: Any = SimpleNamespace(align_long=run, align_joined_long=run)
+    arguments = (ids, 3, 5, None, False, False, -1, None, None, None)
+    out = tuple(torch.empty(n, dtype=torch.int32) for n in (20, 7, 1))
+    eager._align_cuda_tensors(library, *arguments, out)
+    eager._align_cuda_tensors(library, *arguments, None)
+    given = [None if one is None else (one.dtype, one.numel()) for one in workspaces]
+    memory = (torch.int8, missing)
+    assert given == ([None, memory, memory] if missing else [None, None])
 
 
 def test_the_op_of_torch() -> None:
