@@ -105,6 +105,25 @@ def test_jax_arrays_are_not_written_to(name: str, ids: str) -> None:
     assert all((array == CANARY).all() for array in [*outputs.values(), *others.values()])
 
 
+def test_outputs_of_a_jax_call_are_not_written_to() -> None:
+    topk_ids = jax.numpy.asarray(IDS)
+    out = tessera.align_block_size(topk_ids, **GOOD)
+    before = [array.tolist() for array in out]
+    others = jax.numpy.zeros_like(topk_ids)
+    calls: list[Any] = [
+        lambda: tessera.align_block_size(others, **GOOD, out=out),
+        lambda: tessera.batched_align_block_size(
+            others[0].astype("int32"), max_tokens_per_batch=1, block_size=1, out=out
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"align_block_size: sorted_token_ids: expected a writable array"
+        ):
+            call()
+    assert [array.tolist() for array in out] == before
+
+
 def test_traced_arrays_are_refused() -> None:
     topk_ids, expert_map = jax.numpy.asarray(IDS), jax.numpy.arange(4)
 

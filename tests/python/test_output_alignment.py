@@ -198,8 +198,12 @@ def test_the_short_way_of_cuda_tensors() -> None:
     # The library's, which has no GPU here, with tensors that lie on the host.
     for num_ids, dtype in ((7, torch.int32), (64, torch.int64), (0, torch.uint8)):
         ids = (torch.arange(num_ids) % 5).to(dtype)
-        arguments = (load(), ids, 3, 5, None, False, False, -1, None, None, None)
+        counts, dropped = (torch.full((n,), -9, dtype=torch.int32) for n in (5, 1))
+        arguments = (load(), ids, 3, 5, None, False, False, -1, counts, dropped, None)
         found = _align_cuda_tensors(*arguments, None)
+        assert counts.tolist() == torch.bincount(ids.int(), minlength=5).tolist()
+        assert dropped.tolist() == [0]
+        counts.fill_(-9)
         assert isinstance(found, AlignedBlocks)
         assert tessera.contract_violations(ids, found, block_size=3, num_experts=5) == []
         offsets = [array.storage_offset() * 4 for array in found]
@@ -208,6 +212,7 @@ def test_the_short_way_of_cuda_tensors() -> None:
         assert _align_cuda_tensors(*arguments, out) is out
         for got, want in zip(out, found, strict=True):
             assert torch.equal(got, want)
+        assert int(counts.sum()) == num_ids
 
 
 @pytest.mark.parametrize("missing", [0, 100])
