@@ -43,7 +43,7 @@ void batched_align_block_size(const ffi::TensorView& expert_num_tokens,
   run(args);
 }
 
-/// The same with the three outputs in one array, one after the other.
+/// The same with the three outputs in one array.
 void batched_align_block_size_joined(const ffi::TensorView& expert_num_tokens,
                                      const ffi::TensorView& outputs, std::int64_t num_slots,
                                      std::int64_t num_blocks, std::int64_t max_tokens_per_batch,
@@ -54,15 +54,14 @@ void batched_align_block_size_joined(const ffi::TensorView& expert_num_tokens,
   run(args);
 }
 
-/// Writes the lengths of sorted_token_ids and expert_ids to `sizes`, int64[2].
+/// Writes what write_joined_sizes says to `sizes`, int64[5].
 void batched_align_block_size_sizes(std::int64_t num_batches, std::int64_t max_tokens_per_batch,
                                     std::int64_t block_size, const ffi::TensorView& sizes) {
   BatchedAlignBlockSizeSizes found;
   throw_unless_ok(
       batched_align_block_size_sizes({num_batches, max_tokens_per_batch, block_size}, &found));
-  auto* out = static_cast<std::int64_t*>(sizes.data_ptr());
-  out[0] = found.sorted_token_ids;
-  out[1] = found.expert_ids;
+  write_joined_sizes(found.sorted_token_ids, found.expert_ids, 1,
+                     static_cast<std::int64_t*>(sizes.data_ptr()));
 }
 
 std::string batched_align_block_size_check(const ffi::TensorView& expert_num_tokens,

@@ -11,6 +11,8 @@
 #include <cstdint>
 #include <limits>
 #include <memory>
+#include <new>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -74,27 +76,85 @@ inline std::span<std::byte> bytes_of(const ffi::TensorView& tensor) {
   return {static_cast<std::byte*>(view.data), bytes};
 }
 
-/// This thread's scratch memory for host calls; grows to the largest call's need.
-inline std::span<std::byte> host_workspace(std::size_t bytes) {
-  thread_local std::unique_ptr<std::byte[]> memory;
-  thread_local std::size_t capacity = 0;
-  if (capacity < bytes) {
-    memory.reset(new std::byte[bytes]);
-    capacity = bytes;
+/// Scratch memory of one host call of `op`. Each thread keeps up to kKeptBytes for its next calls;
+/// a call that needs more takes memory of its own and gives it back.
+class HostWorkspace {
+ public:
+  static constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
+
+  HostWorkspace(const char* op, std::size_t bytes) : bytes_(bytes) {
+    thread_local std::unique_ptr<std::byte[]> kept;
+    thread_local std::size_t kept_bytes = 0;
+    if (bytes > kKeptBytes) {
+      own_ = allocate(op, bytes);
+      data_ = own_.get();
+      return;
+    }
+    if (kept_bytes < bytes) {
+      kept = allocate(op, bytes);
+      kept_bytes = bytes;
+    }
+    data_ = kept.get();
   }
-  return {memory.get(), bytes};
+
+  std::span<std::byte> span() const { return {data_, bytes_}; }
+
+ private:
+  static std::unique_ptr<std::byte[]> allocate(const char* op, std::size_t bytes) {
+    std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[bytes]);
+    if (memory == nullptr) {
+      TVM_FFI_THROW(RuntimeError) << op << ": workspace: expected " << bytes
+                                  << " bytes of host memory, got none";
+    }
+    return memory;
+  }
+
+  std::unique_ptr<std::byte[]> own_;
+  std::byte* data_ = nullptr;
+  std::size_t bytes_;
+};
+
+/// Each output in a joined array begins at a multiple of so many elements of int32: 128 bytes, so
+/// that 16-byte loads and TMA may read it, and a compiler that specialises on the alignment of
+/// pointers compiles for one alignment only.
+inline constexpr std::int64_t kOutputAlignment = 32;
+
+/// Where expert_ids and num_tokens_post_pad begin in a joined array that sorted_token_ids opens.
+struct JoinedOutputs {
+  JoinedOutputs(std::int64_t num_slots, std::int64_t num_blocks)
+      : blocks_begin(aligned(num_slots)), totals_begin(aligned(blocks_begin + num_blocks)) {}
+
+  static std::int64_t aligned(std::int64_t elements) {
+    return (elements + kOutputAlignment - 1) / kOutputAlignment * kOutputAlignment;
+  }
+
+  std::int64_t blocks_begin;
+  std::int64_t totals_begin;
+};
+
+/// Writes to `sizes`, int64[5], what Python needs to allocate and cut a joined array: the lengths
+/// of sorted_token_ids and expert_ids, where the second and third output begin, and the whole
+/// length.
+inline void write_joined_sizes(std::int64_t num_slots, std::int64_t num_blocks,
+                               std::int64_t num_totals, std::int64_t* sizes) {
+  const JoinedOutputs joined(num_slots, num_blocks);
+  sizes[0] = num_slots;
+  sizes[1] = num_blocks;
+  sizes[2] = joined.blocks_begin;
+  sizes[3] = joined.totals_begin;
+  sizes[4] = joined.totals_begin + num_totals;
 }
 
-/// Cuts an array of int32 after `length` elements: keeps those, and returns the rest.
-inline TensorView cut(TensorView* array, std::int64_t length) {
-  if (length < 0 || length > array->num_elements || array->dtype.bits != 32) {
-    TVM_FFI_THROW(ValueError) << "expected an int32 array of at least " << length << " elements";
+/// Elements [begin, begin + length) of an array of int32.
+inline TensorView part_of(const TensorView& array, std::int64_t begin, std::int64_t length) {
+  if (length < 0 || begin > array.num_elements - length || array.dtype.bits != 32) {
+    TVM_FFI_THROW(ValueError) << "expected an int32 array of at least " << begin + length
+                              << " elements";
   }
-  TensorView rest = *array;
-  rest.data = static_cast<std::int32_t*>(array->data) + length;
-  rest.num_elements -= length;
-  array->num_elements = length;
-  return rest;
+  TensorView part = array;
+  part.data = static_cast<std::int32_t*>(array.data) + begin;
+  part.num_elements = length;
+  return part;
 }
 
 template <typename Args>
@@ -105,13 +165,17 @@ void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView&
   args->num_tokens_post_pad = view_of(num_tokens_post_pad);
 }
 
-/// The three outputs in one array, one after the other.
+/// The three outputs in one array, as JoinedOutputs places them; all that follows the last begin is
+/// num_tokens_post_pad.
 template <typename Args>
 void set_joined_outputs(const ffi::TensorView& outputs, std::int64_t num_slots,
                         std::int64_t num_blocks, Args* args) {
-  args->sorted_token_ids = view_of(outputs);
-  args->expert_ids = cut(&args->sorted_token_ids, num_slots);
-  args->num_tokens_post_pad = cut(&args->expert_ids, num_blocks);
+  const TensorView array = view_of(outputs);
+  const JoinedOutputs joined(num_slots, num_blocks);
+  args->sorted_token_ids = part_of(array, 0, num_slots);
+  args->expert_ids = part_of(array, joined.blocks_begin, num_blocks);
+  args->num_tokens_post_pad =
+      part_of(array, joined.totals_begin, array.num_elements - joined.totals_begin);
 }
 
 /// The stream that the framework of the arrays has made current; none on the host.

@@ -53,12 +53,13 @@ LoraAlignBlockSizeSizes row_sizes(const LoraAlignBlockSizeShape& shape, const Co
 void run(const LoraAlignBlockSizeArgs& args) {
   Context context;
   context.device = args.topk_ids.device;
+  std::optional<HostWorkspace> host_workspace;
   if (context.device.device_type == kDLCPU) {
-    context.workspace =
-        host_workspace(row_sizes({args.topk_ids.num_elements, args.block_size, args.num_experts,
-                                  args.max_loras, args.pad_sorted_ids},
-                                 context)
-                           .workspace_bytes);
+    const LoraAlignBlockSizeSizes row =
+        row_sizes({args.topk_ids.num_elements, args.block_size, args.num_experts, args.max_loras,
+                   args.pad_sorted_ids},
+                  context);
+    context.workspace = host_workspace.emplace(kOp, row.workspace_bytes).span();
   }
   context.stream = current_stream(context.device);
   throw_unless_ok(lora_align_block_size(args, context));
@@ -80,7 +81,7 @@ void lora_align_block_size(const ffi::TensorView& topk_ids,
   run(args);
 }
 
-/// The same with the three outputs in one array, one after the other.
+/// The same with the three outputs in one array.
 void lora_align_block_size_joined(const ffi::TensorView& topk_ids,
                                   const ffi::TensorView& token_lora_mapping,
                                   const OptionalTensor& adapter_enabled,
@@ -96,15 +97,14 @@ void lora_align_block_size_joined(const ffi::TensorView& topk_ids,
   run(args);
 }
 
-/// Writes the lengths of a row of sorted_token_ids and of expert_ids to `sizes`, int64[2].
+/// Writes what write_joined_sizes says of all rows together to `sizes`, int64[5].
 void lora_align_block_size_sizes(std::int64_t num_ids, std::int64_t block_size,
                                  std::int64_t num_experts, std::int64_t max_loras,
                                  bool pad_sorted_ids, const ffi::TensorView& sizes) {
   const LoraAlignBlockSizeSizes row =
       row_sizes({num_ids, block_size, num_experts, max_loras, pad_sorted_ids}, Context{});
-  auto* out = static_cast<std::int64_t*>(sizes.data_ptr());
-  out[0] = row.sorted_token_ids;
-  out[1] = row.expert_ids;
+  write_joined_sizes(max_loras * row.sorted_token_ids, max_loras * row.expert_ids, max_loras,
+                     static_cast<std::int64_t*>(sizes.data_ptr()));
 }
 
 std::string lora_align_block_size_check(

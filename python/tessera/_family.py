@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera._frameworks import FRAMEWORKS, exportable, read_only
+from tessera._frameworks import FRAMEWORKS, any_unfit, exportable, refused_array
 from tessera._library import load, refusal
-from tessera.align_block_size import AlignedBlocks, require_triple
+from tessera._outputs import AlignedBlocks, Layout, require_triple
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def aligned_blocks(
     op: Op,
     arrays: Sequence[Any],
     integers: Sequence[Any],
-    row_sizes: Callable[[int], tuple[int, int]],
+    layout_for: Callable[[int], Layout],
     out: tuple[Any, ...] | None,
     num_rows: int | None = None,
 ) -> Any:
@@ -50,8 +50,7 @@ def aligned_blocks(
         arrays: as it names them, optional ones that are not given None. The first decides about
             framework and device.
         integers: as it names them.
-        row_sizes: from the elements of the first array, the lengths of a row of `sorted_token_ids`
-            and of `expert_ids`.
+        layout_for: from the number of elements of the first array, the layout of the outputs.
         out: the outputs to write to, or None.
         num_rows: rows of the outputs; None where they have one axis.
 
@@ -61,17 +60,18 @@ def aligned_blocks(
     source = arrays[0]
     try:
         framework = FRAMEWORKS[type(source)]
-        if out is None:
-            row_slots, row_blocks = row_sizes(framework.num_elements(source))
-            rows = 1 if num_rows is None else num_rows
-            num_slots, num_blocks = rows * row_slots, rows * row_blocks
-            memory = framework.empty_int32(source, num_slots + num_blocks + rows)
-            align = op.joined_function
-            outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
-        else:
+        if out is not None:
             require_triple(op.name, out)
-            if refused := read_only(op.name, dict(zip(AlignedBlocks._fields, out, strict=True))):
-                raise refused
+        if any_unfit(arrays) or (out is not None and any_unfit(out, written=True)):
+            raise TypeError("an array is unfit")  # which one, and why, is told below
+        if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
+            raise TypeError("expected eager execution, got a call that torch traces")
+        if out is None:
+            layout = layout_for(framework.num_elements(source))
+            memory = framework.empty_int32(source, layout.length)
+            align = op.joined_function
+            outputs: tuple[Any, ...] = (memory, layout.num_slots, layout.num_blocks)
+        else:
             align = op.function
             outputs = out
         arguments = (*map(exportable, arrays), *outputs, *integers)
@@ -82,16 +82,20 @@ def aligned_blocks(
     except Exception as error:
         named = zip((*op.arrays, *op.optional_arrays), arrays, strict=True)
         given = {name: a for name, a in named if a is not None or name in op.arrays}
-        if isinstance(out, tuple):
-            given |= zip(AlignedBlocks._fields, out, strict=False)
+        written = dict(
+            zip(AlignedBlocks._fields, out if isinstance(out, tuple) else (), strict=False)
+        )
+        given |= written
         named_integers = dict(zip(op.integers, integers, strict=True))
-        raise refusal(op.name, error, given, named_integers) from None
+        cause = refused_array(op.name, given, written) or error
+        raise refusal(op.name, cause, given, named_integers) from None
     if out is not None:
         return out
-    parts = framework.split(memory, num_slots, num_blocks)
+    parts = framework.split(memory, layout)
     if num_rows is not None:
         slots, blocks, totals = parts
-        parts = [slots.reshape((rows, row_slots)), blocks.reshape((rows, row_blocks)), totals]
+        slots = slots.reshape((num_rows, layout.num_slots // num_rows))
+        parts = [slots, blocks.reshape((num_rows, layout.num_blocks // num_rows)), totals]
     if framework.adopt is not None:
         parts = [framework.adopt(source, part) for part in parts]
     return AlignedBlocks(*parts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from tessera._capture import beside_captures
 from tessera._device import HOST
 from tessera._library import load
+from tessera._outputs import Layout
 
 _INT32 = np.dtype(np.int32)
 _DLPACK_HOST = 1
@@ -43,8 +45,8 @@ class Framework(NamedTuple):
     empty_int32: Callable[[Any, int], Any]
     # (like, bytes): scratch memory where `like` is.
     empty_bytes: Callable[[Any, int], Any]
-    # (array, m, n): its first m elements, the next n, and the rest, as views.
-    split: Callable[[Any, int, int], Sequence[Any]]
+    # The three outputs in an array that `empty_int32` made, as views.
+    split: Callable[[Any, Layout], Sequence[Any]]
     # (like, length): int64 zeros where `like` is, which may be written to and read at any time.
     zeros_int64: Callable[[Any, int], Any]
     # (index): whether a graph is being captured on the device's current stream.
@@ -65,6 +67,15 @@ class Framework(NamedTuple):
     launch: Callable[[Any, Callable[[], object]], None] | None = None
     # Arrays promise never to change, so that they cannot be written to.
     immutable: bool = False
+    # Whether the array's memory does not hold its values, which DLPack does not tell; and the
+    # refusal of such an array. None: it always does.
+    is_unfit: Callable[[Any], bool] | None = None
+    unfit: str = ""
+    # Whether something records or replaces what is done with arrays, so that it must see one op in
+    # place of what the op does. Two functions of C and none of Python, for a call asks every time:
+    # the first counts, the second tells. None: nothing can.
+    num_modes: Callable[[], int] | None = None
+    is_tracing: Callable[[], bool] = bool
 
 
 class _Memory:
@@ -103,8 +114,9 @@ def on_host(array: Any) -> Any:
         return array.get() if hasattr(array, "get") else np.asarray(array)  # CuPy, others
 
 
-def _slices(array: Any, m: int, n: int) -> tuple[Any, Any, Any]:
-    return array[:m], array[m : m + n], array[m + n :]
+def _slices(array: Any, layout: Layout) -> tuple[Any, Any, Any]:
+    slots, blocks, totals = layout.slices
+    return array[slots], array[blocks], array[totals]
 
 
 def _empty_numpy(like: object, length: int) -> Any:
@@ -115,21 +127,27 @@ def _zeros_numpy(like: object, length: int) -> Any:
     return np.zeros(length, np.int64)
 
 
-def _numpy_framework() -> Framework:
+def _numpy_framework(kind: type) -> Framework:
+    is_masked = issubclass(kind, np.ma.MaskedArray)
     return Framework(
-        lambda array: array.size,
+        attrgetter("size"),
         lambda array: HOST,
         _empty_numpy,
         _empty_numpy,
         _slices,
         _zeros_numpy,
         exportable=exportable,
+        is_unfit=(lambda array: True) if is_masked else None,
+        unfit=f"expected an array without a mask, got {kind.__name__} (its filled() makes one)",
     )
 
 
-def _torch_framework(torch: Any) -> Framework:
+def _torch_framework(torch: Any, kind: type) -> Framework:
     int8, int32, from_numpy = torch.int8, torch.int32, torch.from_numpy
     cut = torch.unsafe_split_with_sizes
+    # A subclass that torch hands all ops to, such as the tensors without values that it traces
+    # with: not all of these have memory, and what is done there behind their back is lost on them.
+    is_handed_ops = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
     # On the host, to go through NumPy takes two thirds of the time.
     def empty_int32(like: Any, length: int) -> Any:
@@ -139,11 +157,12 @@ def _torch_framework(torch: Any) -> Framework:
             like.new_empty(length) if like.dtype is int32 else like.new_empty(length, dtype=int32)
         )
 
-    def split(array: Any, m: int, n: int) -> Sequence[Any]:
-        if type(array) is not np.ndarray:
-            parts: Sequence[Any] = cut(array, (m, n, len(array) - m - n))
-            return parts
-        return from_numpy(array[:m]), from_numpy(array[m : m + n]), from_numpy(array[m + n :])
+    def split(array: Any, layout: Layout) -> Sequence[Any]:
+        if type(array) is np.ndarray:
+            slots, blocks, totals = layout.slices
+            return from_numpy(array[slots]), from_numpy(array[blocks]), from_numpy(array[totals])
+        pieces: Sequence[Any] = cut(array, layout.pieces)
+        return pieces if layout.outputs_of is None else layout.outputs_of(pieces)
 
     def zeros_int64(like: Any, length: int) -> Any:
         if like.is_cpu:
@@ -183,6 +202,13 @@ def _torch_framework(torch: Any) -> Framework:
         is_capturing,
         current_stream,
         wait_for,
+        is_unfit=(lambda tensor: True) if is_handed_ops else torch.Tensor.is_neg,
+        unfit=f"expected a torch.Tensor with memory, got {kind.__name__}"
+        if is_handed_ops
+        else "expected a tensor whose memory holds its values, got a negated view of another "
+        "(its resolve_neg() makes one)",
+        num_modes=(lambda: 1) if is_handed_ops else torch._C._len_torch_dispatch_stack,
+        is_tracing=torch._C._is_tracing,
     )
 
 
@@ -303,11 +329,11 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
         return zeros(length, dtype, device=like.device)
 
     # JAX may look at memory only after it was written: what was made above is imported anew.
-    def split(array: Any, m: int, n: int) -> Sequence[Any]:
+    def split(array: Any, layout: Layout) -> Sequence[Any]:
         if isinstance(array, np.ndarray):
-            return _slices(array, m, n)
-        parts: Sequence[Any] = jax.lax.split(from_dlpack(array), (m, n, array.size - m - n))
-        return parts
+            return _slices(array, layout)
+        pieces: Sequence[Any] = jax.lax.split(from_dlpack(array), layout.pieces)
+        return pieces if layout.outputs_of is None else layout.outputs_of(pieces)
 
     def adopt(like: Any, array: Any) -> Any:
         return from_dlpack(array, device=like.device) if isinstance(array, np.ndarray) else array
@@ -339,9 +365,9 @@ class _Frameworks(dict[type, Framework]):
     def __missing__(self, kind: type) -> Framework:
         torch, cupy, jax = map(sys.modules.get, ("torch", "cupy", "jax"))
         if issubclass(kind, np.ndarray):
-            framework = _numpy_framework()
+            framework = _numpy_framework(kind)
         elif torch is not None and issubclass(kind, torch.Tensor):
-            framework = _torch_framework(torch)
+            framework = _torch_framework(torch, kind)
         elif cupy is not None and issubclass(kind, cupy.ndarray):
             framework = _cupy_framework(cupy)
         elif jax is not None and issubclass(kind, jax.Array):
@@ -355,11 +381,45 @@ class _Frameworks(dict[type, Framework]):
 FRAMEWORKS = _Frameworks()
 
 
-def read_only(op: str, outputs: Mapping[str, object]) -> Exception | None:
-    """What `op` has to raise where an output may not be written; the FFI cannot tell."""
-    for name, array in outputs.items():
+def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
+    """Whether `refused_array` would find something; None stands for an array that is not given."""
+    for array in arrays:
+        kind = type(array)
+        if array is None or kind is np.ndarray:  # what the FFI refuses itself
+            continue
+        framework = FRAMEWORKS[kind]
+        is_unfit = framework.is_unfit
+        if (written and framework.immutable) or (is_unfit is not None and is_unfit(array)):
+            return True
+    return False
+
+
+def refused_array(
+    op: str, arrays: Mapping[str, object], written: Iterable[str] = ()
+) -> Exception | None:
+    """What `op` has to raise where an array cannot be read, or written where it is to be.
+
+    It is of arrays that DLPack carries without a word, or does not give the reason for.
+    """
+    for name, array in arrays.items():
+        framework = FRAMEWORKS[type(array)]
+        if framework.is_unfit is not None and framework.is_unfit(array):
+            return TypeError(f"{op}: {name}: {framework.unfit}")
+    for name in written:
+        array = arrays[name]
         if FRAMEWORKS[type(array)].immutable or (
             isinstance(array, np.ndarray) and not array.flags.writeable
         ):
             return ValueError(f"{op}: {name}: expected a writable array, got a read-only one")
     return None
+
+
+def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
+    """The arrays as a checker reads them, those elsewhere as copies on the host; waits for them.
+
+    Raises:
+        TypeError: the memory of one does not hold its values.
+    """
+    if refused := refused_array(op, arrays):
+        raise refused
+    return {name: exportable(on_host(array)) for name, array in arrays.items()}

@@ -12,10 +12,39 @@ from pathlib import Path
 from typing import Any
 
 
-def _short_and_long(module: Any, name: str) -> tuple[Any, Any]:
-    short, long = module.get_function(name), module.get_function(name)
-    short.release_gil, long.release_gil = False, True
-    return short, long
+@functools.cache
+def _torch_and_failure() -> tuple[Any, str]:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        return None, "" if error.name == "torch" else str(error)
+    except Exception as error:
+        return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    return torch, ""
+
+
+def torch_or_none() -> Any:
+    """Torch; None where it is not installed, or cannot be imported. Takes seconds."""
+    return _torch_and_failure()[0]
+
+
+def torch_failure() -> str:
+    """Why torch cannot be imported though it is installed; empty where neither is so."""
+    return _torch_and_failure()[1]
+
+
+def _import_ffi() -> Any:
+    """apache-tvm-ffi, which imports torch where it is installed, and expects it not to fail."""
+    if not torch_failure():
+        import tvm_ffi
+
+        return tvm_ffi
+    sys.modules["torch"] = None  # type: ignore[assignment]  # what Python takes for not installed
+    try:
+        import tvm_ffi
+    finally:
+        del sys.modules["torch"]  # so that the program's own import fails with torch's reason
+    return tvm_ffi
 
 
 def dlpack_device(cuda_index: int) -> tuple[int, int]:
@@ -28,25 +57,32 @@ class Library:
 
     def __init__(self) -> None:
         # It imports torch where torch is installed, which takes seconds: not for `import tessera`.
-        import tvm_ffi
-
+        tvm_ffi = _import_ffi()
         tvm_ffi.register_error("NotImplementedError", NotImplementedError)
         module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
         self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
-        self.function: Callable[[str], Callable[..., Any]] = module.get_function
-        # Each function twice. Letting go of the interpreter lock and taking it back costs a short
+        self._module = module
+        self.align_long: Any = self.function("align_block_size")
+        self.align_joined_long: Any = self.function("align_block_size_joined")
+        # Once more with the interpreter lock held: to let go of it and take it back costs a short
         # call more than other threads gain.
-        self.align_short, self.align_long = _short_and_long(module, "align_block_size")
-        self.align_joined_short, self.align_joined_long = _short_and_long(
-            module, "align_block_size_joined"
-        )
+        self.align_short: Any = module.get_function("align_block_size")
+        self.align_joined_short: Any = module.get_function("align_block_size_joined")
+        self.align_short.release_gil = self.align_joined_short.release_gil = False
         # What calls validate that do not say; the environment is read once.
         default = module.get_function("validate_default")()
         self.validate_default: Any = {"": False, "0": False, "1": True}.get(default, default)
-        self.align_with_options: Any = module.get_function("align_block_size_with_options")
-        self.align_joined_with_options: Any = module.get_function(
-            "align_block_size_joined_with_options"
-        )
+        self.align_with_options: Any = self.function("align_block_size_with_options")
+        self.align_joined_with_options: Any = self.function("align_block_size_joined_with_options")
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """An exported function, which runs without the interpreter lock.
+
+        TVM_FFI_RELEASE_GIL_BY_DEFAULT does not decide about it.
+        """
+        function: Any = self._module.get_function(name)
+        function.release_gil = True
+        return function  # type: ignore[no-any-return]
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
         """Calls inside run on this stream of the device, unless a torch tensor brings its own."""

@@ -2,79 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import sys
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
-from typing_extensions import NamedTuple
 
-from tessera._device import HOST
-from tessera._frameworks import FRAMEWORKS, exportable, read_only
-from tessera._library import dlpack_device, load, refusal
-from tessera.strict import Report
+from tessera._eager_align_block_size import align_eagerly
+from tessera._frameworks import FRAMEWORKS, refused_array
+from tessera._outputs import AlignedBlocks as AlignedBlocks
+from tessera._outputs import output_sizes as output_sizes
+from tessera._outputs import require_triple
 
 Array = TypeVar("Array")
-Array_co = TypeVar("Array_co", covariant=True)
-
-# Calls on the host with outputs shorter than this take some ten microseconds, and keep the
-# interpreter lock.
-_LONG_CALL_SLOTS = 16384
-
-
-class AlignedBlocks(NamedTuple, Generic[Array_co]):
-    """Outputs of `align_block_size`: int32 arrays of one dimension.
-
-    sorted_token_ids: [capacity or more], indices into the flattened `topk_ids`, grouped by expert
-        and ascending inside a group. Padding, and all that follows the last group, is N.
-    expert_ids: [ceil(capacity / block_size) or more], the expert of each block, then `tail_expert`.
-    num_tokens_post_pad: [1], the padded total, a multiple of `block_size`.
-    """
-
-    sorted_token_ids: Array_co
-    expert_ids: Array_co
-    num_tokens_post_pad: Array_co
-
-
-@functools.lru_cache(maxsize=4096)
-def output_sizes(
-    num_ids: int,
-    block_size: int,
-    num_experts: int,
-    pad_sorted_ids: bool,
-    cuda_index: int = HOST,
-    implementation: str = "",
-    filtered_group: bool = False,
-) -> tuple[int, int, int]:
-    """Lengths of `sorted_token_ids` and `expert_ids`, and bytes of workspace on the device."""
-    sizes = np.empty(3, np.int64)
-    device = dlpack_device(cuda_index)
-    query = load().function("align_block_size_sizes")
-    shape = (num_ids, block_size, num_experts, pad_sorted_ids, filtered_group)
-    query(*shape, *device, implementation, sizes)
-    num_slots, num_blocks, workspace_bytes = sizes.tolist()
-    return num_slots, num_blocks, workspace_bytes
-
-
-def require_triple(op: str, out: object) -> None:
-    """Refuse an `out` that is no tuple of three."""
-    if not isinstance(out, tuple) or len(out) != 3:
-        got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
-        raise TypeError(f"{op}: out: expected a tuple of three arrays, got {got}")
-
-
-def _written(
-    out: object, expert_counts: object, num_dropped: object, statistics: object
-) -> dict[str, object]:
-    """The given arrays that a call writes to."""
-    arrays = dict(zip(AlignedBlocks._fields, out if isinstance(out, tuple) else (), strict=False))
-    optional = {
-        "expert_counts": expert_counts,
-        "num_dropped": num_dropped,
-        "statistics": statistics,
-    }
-    return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
 @overload
@@ -173,7 +112,8 @@ def align_block_size(
     Returns:
         `out` if given, else new arrays, parts of one allocation: NumPy's for NumPy, torch's on the
         same device for torch, CuPy's for CuPy. For any other array on the host they are made by
-        `from_dlpack` of its `__array_namespace__`, and are NumPy's where it has none.
+        `from_dlpack` of its `__array_namespace__`, and are NumPy's where it has none. Each begins
+        at a multiple of 16 bytes; of 128 where the allocation itself does, as on a GPU.
 
     Raises:
         TypeError: an argument has the wrong type. Nothing was written; so for all errors but
@@ -183,164 +123,63 @@ def align_block_size(
         NotImplementedError: nothing in this build can run the call.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
     """
-    # Arrays of JAX let themselves be written to without a word.
-    if "jax" in sys.modules and (
-        refused := read_only(
-            "align_block_size", _written(out, expert_counts, num_dropped, statistics)
+    framework = FRAMEWORKS[type(topk_ids)]
+    if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
+        return _align_traced(
+            topk_ids,
+            validate,
+            out,
+            block_size=block_size,
+            num_experts=num_experts,
+            expert_map=expert_map,
+            ignore_invalid_experts=ignore_invalid_experts,
+            pad_sorted_ids=pad_sorted_ids,
+            tail_expert=tail_expert,
+            map_tail=map_tail,
+            filtered_group=filtered_group,
+            expert_counts=expert_counts,
+            num_dropped=num_dropped,
+            statistics=statistics,
+            num_threads=num_threads,
         )
-    ):
-        raise refused from None
-    library = load()
-    if validate is None:
-        validate = library.validate_default
-    plain = not (map_tail or filtered_group or validate) and statistics is None
-    # The shortest way for torch tensors on a GPU, where a microsecond counts. What it cannot do
-    # comes again below, and is done there, or refused with the name of the argument.
-    if plain and getattr(topk_ids, "is_cuda", False):
-        try:
-            if isinstance(out, tuple):
-                sorted_token_ids, expert_ids, num_tokens_post_pad = out
-                missing_workspace_bytes = library.align_long(
-                    topk_ids,
-                    expert_map,
-                    sorted_token_ids,
-                    expert_ids,
-                    num_tokens_post_pad,
-                    expert_counts,
-                    num_dropped,
-                    None,
-                    block_size,
-                    num_experts,
-                    ignore_invalid_experts,
-                    pad_sorted_ids,
-                    tail_expert,
-                    num_threads or 0,
-                    None,
-                )
-                if missing_workspace_bytes == 0:
-                    return out
-            elif out is None:
-                torch = sys.modules["torch"]
-                num_slots, num_blocks, workspace_bytes = output_sizes(
-                    topk_ids.numel(),
-                    block_size,
-                    num_experts,
-                    pad_sorted_ids,
-                    topk_ids.get_device(),
-                )
-                length = num_slots + num_blocks + 1
-                memory = (
-                    topk_ids.new_empty(length)
-                    if topk_ids.dtype is torch.int32
-                    else topk_ids.new_empty(length, dtype=torch.int32)
-                )
-                library.align_joined_long(
-                    topk_ids,
-                    expert_map,
-                    memory,
-                    num_slots,
-                    num_blocks,
-                    expert_counts,
-                    num_dropped,
-                    topk_ids.new_empty(workspace_bytes, dtype=torch.int8)
-                    if workspace_bytes
-                    else None,
-                    block_size,
-                    num_experts,
-                    ignore_invalid_experts,
-                    pad_sorted_ids,
-                    tail_expert,
-                    num_threads or 0,
-                    None,
-                )
-                parts = torch.unsafe_split_with_sizes(memory, (num_slots, num_blocks, 1))
-                return tuple.__new__(AlignedBlocks, parts)
-        except Exception:
-            pass
-    report = None
-    try:
-        framework = FRAMEWORKS[type(topk_ids)]
-        cuda_index = framework.cuda_index(topk_ids)
-        pad_sorted_ids, filtered_group = bool(pad_sorted_ids), bool(filtered_group)
-        workspace = None  # on the host it is the library's own
-        if out is None or cuda_index != HOST:
-            num_slots, num_blocks, workspace_bytes = output_sizes(
-                framework.num_elements(topk_ids),
-                block_size,
-                num_experts,
-                pad_sorted_ids,
-                cuda_index,
-                "",
-                filtered_group,
-            )
-            # Freed when this function returns, which may be before the call has run: the allocators
-            # of torch and CuPy reuse memory in the order of the stream that the call is on, under
-            # graph capture too. An allocation of its own, so that the outputs do not keep it alive.
-            if cuda_index != HOST and workspace_bytes != 0:
-                workspace = framework.empty_bytes(topk_ids, workspace_bytes)
-        if out is None:
-            # One allocation, and one array across the boundary, in place of three.
-            memory = framework.empty_int32(topk_ids, num_slots + num_blocks + 1)
-            outputs: tuple[Any, ...] = (memory, num_slots, num_blocks)
-            if plain:
-                short, long = library.align_joined_short, library.align_joined_long
-            else:
-                short = long = library.align_joined_with_options
-        else:
-            require_triple("align_block_size", out)
-            outputs = out
-            if cuda_index == HOST:
-                num_slots = FRAMEWORKS[type(out[0])].num_elements(out[0])
-            if plain:
-                short, long = library.align_short, library.align_long
-            else:
-                short = long = library.align_with_options
-        if validate:
-            report = Report(validate, topk_ids, framework, cuda_index, num_experts, filtered_group)
-        arguments = (  # in the order of the parameters in the FFI
-            topk_ids if framework.exportable is None else framework.exportable(topk_ids),
-            None if expert_map is None else exportable(expert_map),
-            *outputs,
-            expert_counts,
-            num_dropped,
-            *(() if plain else (statistics, report and report.array)),
-            workspace,
-            block_size,
-            num_experts,
-            bool(ignore_invalid_experts),
-            pad_sorted_ids,
-            tail_expert,
-            *(() if plain else (bool(map_tail), filtered_group)),
-            0 if num_threads is None else num_threads,
-            None,
+    return align_eagerly(
+        topk_ids,
+        block_size,
+        num_experts,
+        expert_map,
+        ignore_invalid_experts,
+        pad_sorted_ids,
+        tail_expert,
+        map_tail,
+        filtered_group,
+        expert_counts,
+        num_dropped,
+        statistics,
+        num_threads,
+        validate,
+        out,
+    )
+
+
+def _align_traced(
+    topk_ids: Any, validate: object, out: tuple[Any, ...] | None, **options: Any
+) -> Any:
+    """The call as an op of torch's, for what traces it to see, and to call when it pleases."""
+    if validate is not None:
+        raise ValueError(
+            "align_block_size: validate: expected None in a call that torch traces, where "
+            f"TESSERA_VALIDATE decides, got {validate!r}"
         )
-        # A launch waits where its stream's queue is full, and what empties that may need the lock.
-        align = short if num_slots < _LONG_CALL_SLOTS and cuda_index == HOST else long
-        if framework.launch is None:
-            align(*arguments)
-        else:
-            framework.launch(topk_ids, lambda: align(*arguments))
-    except Exception as error:
-        if report is not None:
-            report.cancel()
-        written = _written(out, expert_counts, num_dropped, statistics)
-        read = {"topk_ids": topk_ids} | ({} if expert_map is None else {"expert_map": expert_map})
-        integers = {
-            "block_size": block_size,
-            "num_experts": num_experts,
-            "tail_expert": tail_expert,
-            "num_threads": 0 if num_threads is None else num_threads,
-        }
-        cause = read_only("align_block_size", written) or error
-        raise refusal("align_block_size", cause, read | written, integers) from None
-    if report is not None:
-        report.submit()
     if out is not None:
-        return out
-    parts = framework.split(memory, num_slots, num_blocks)
-    if framework.adopt is not None:
-        parts = [framework.adopt(topk_ids, part) for part in parts]
-    return tuple.__new__(AlignedBlocks, parts)
+        require_triple("align_block_size", out)
+    try:
+        return _align_in_graph(topk_ids, out=out, **options)
+    except (NotImplementedError, TypeError) as error:
+        # Some subclasses of tensors take no op that they do not know.
+        refused = refused_array("align_block_size", {"topk_ids": topk_ids})
+        if refused is None or str(error).startswith("align_block_size: "):
+            raise
+        raise refused from error
 
 
 def _align_in_graph(*args: Any, **kwargs: Any) -> Any:

@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._family import Op, aligned_blocks
-from tessera._frameworks import exportable, on_host
+from tessera._frameworks import host_arrays
 from tessera._library import load, refusal
-from tessera.align_block_size import AlignedBlocks, Array
+from tessera._outputs import AlignedBlocks, Layout, layout_of
+from tessera.align_block_size import Array
 from tessera.contract import Violation
 
 _OP = Op(
@@ -23,12 +24,10 @@ _OP = Op(
 
 
 @functools.lru_cache(maxsize=4096)
-def _output_sizes(num_batches: int, max_tokens_per_batch: int, block_size: int) -> tuple[int, int]:
-    """Lengths of `sorted_token_ids` and `expert_ids`."""
-    sizes = np.empty(2, np.int64)
+def _layout(num_batches: int, max_tokens_per_batch: int, block_size: int) -> Layout:
+    sizes = np.empty(5, np.int64)
     load().function(f"{_OP.name}_sizes")(num_batches, max_tokens_per_batch, block_size, sizes)
-    num_slots, num_blocks = sizes.tolist()
-    return num_slots, num_blocks
+    return layout_of(sizes.tolist())
 
 
 @overload
@@ -83,7 +82,8 @@ def batched_align_block_size(
         `expert_num_tokens`. sorted_token_ids: [capacity], the indices of the rows in use, batch by
         batch, each batch filled up to whole blocks; the filler elsewhere. expert_ids: [capacity /
         block_size], the batch of each block, then `tail_expert`. num_tokens_post_pad: [1], the
-        padded total.
+        padded total. Each new array begins at a multiple of 16 bytes; of 128 where the allocation
+        itself does, as on a GPU.
 
     Raises:
         TypeError: an argument has the wrong type. Nothing was written; so for all errors.
@@ -96,7 +96,7 @@ def batched_align_block_size(
         _OP,
         (expert_num_tokens,),
         (max_tokens_per_batch, block_size, tail_expert),
-        lambda num_batches: _output_sizes(num_batches, max_tokens_per_batch, block_size),
+        lambda num_batches: _layout(num_batches, max_tokens_per_batch, block_size),
         out,
     )
 
@@ -118,10 +118,7 @@ def batched_contract_violations(
         At most one violation for each of the op's rules; none if the contract holds.
     """
     outputs = dict(zip(AlignedBlocks._fields, result, strict=True))
-    arrays = {
-        name: exportable(on_host(array))
-        for name, array in {"expert_num_tokens": expert_num_tokens, **outputs}.items()
-    }
+    arrays = host_arrays(_OP.name, {"expert_num_tokens": expert_num_tokens, **outputs})
     integers = {
         "max_tokens_per_batch": max_tokens_per_batch,
         "block_size": block_size,

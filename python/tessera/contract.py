@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera._frameworks import exportable, on_host
+from tessera._frameworks import host_arrays
 from tessera._library import load, refusal
 from tessera.align_block_size import AlignedBlocks
 
@@ -133,7 +133,7 @@ def contract_violations(
         "statistics": statistics,
         "validation": validation,
     }
-    arrays = {name: exportable(on_host(array)) for name, array in {**inputs, **outputs}.items()}
+    arrays = host_arrays("align_block_size", inputs | outputs)
     integers = {"block_size": block_size, "num_experts": num_experts}
     flags = (bool(ignore_invalid_experts), bool(pad_sorted_ids))
     more_flags = (bool(map_tail), bool(filtered_group))

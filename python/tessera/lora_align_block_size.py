@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._family import Op, aligned_blocks
-from tessera._frameworks import exportable, on_host
+from tessera._frameworks import host_arrays
 from tessera._library import load, refusal
-from tessera.align_block_size import AlignedBlocks, Array
+from tessera._outputs import AlignedBlocks, Layout, layout_of
+from tessera.align_block_size import Array
 from tessera.contract import Violation
 
 _OP = Op(
@@ -23,15 +24,13 @@ _OP = Op(
 
 
 @functools.lru_cache(maxsize=4096)
-def _row_sizes(
+def _layout(
     num_ids: int, block_size: int, num_experts: int, max_loras: int, pad_sorted_ids: bool
-) -> tuple[int, int]:
-    """Lengths of a row of `sorted_token_ids` and of `expert_ids`."""
-    sizes = np.empty(2, np.int64)
+) -> Layout:
+    sizes = np.empty(5, np.int64)
     shape = (num_ids, block_size, num_experts, max_loras, pad_sorted_ids)
     load().function(f"{_OP.name}_sizes")(*shape, sizes)
-    row_slots, row_blocks = sizes.tolist()
-    return row_slots, row_blocks
+    return layout_of(sizes.tolist())
 
 
 @overload
@@ -111,6 +110,8 @@ def lora_align_block_size(
 
     Returns:
         `out` if given, else new arrays, parts of one allocation, in the framework of `topk_ids`.
+        Each array, though not each of its rows, begins at a multiple of 16 bytes; of 128 where the
+        allocation itself does, as on a GPU.
         sorted_token_ids: [max_loras, capacity], indices into the flattened `topk_ids`.
         expert_ids: [max_loras, ceil(capacity / block_size)], the expert of each block.
         num_tokens_post_pad: [max_loras], the padded total of each row.
@@ -127,7 +128,7 @@ def lora_align_block_size(
         _OP,
         (topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map),
         (block_size, num_experts, max_loras, pad_sorted_ids, tail_expert),
-        lambda num_ids: _row_sizes(num_ids, block_size, num_experts, max_loras, pad_sorted_ids),
+        lambda num_ids: _layout(num_ids, block_size, num_experts, max_loras, pad_sorted_ids),
         out,
         num_rows=max_loras,
     )
@@ -163,7 +164,7 @@ def lora_contract_violations(
         "expert_map": expert_map,
         **dict(zip(AlignedBlocks._fields, result, strict=True)),
     }
-    arrays = {name: exportable(on_host(array)) for name, array in given.items()}
+    arrays = host_arrays(_OP.name, given)
     integers = {"block_size": block_size, "num_experts": num_experts, "max_loras": max_loras}
     try:
         found = load().read_json(

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from tessera._device import HOST
-from tessera.align_block_size import AlignedBlocks, align_block_size, output_sizes
+from tessera._eager_align_block_size import align_eagerly
+from tessera._outputs import AlignedBlocks, output_sizes
 from tessera.verification import REFERENCE
 
 # Those of `tessera.align_block_size`, but `out`, and but `validate`, which has no type of a schema:
@@ -80,7 +81,7 @@ def _empty_outputs(
 def _align(topk_ids: torch.Tensor, *values: Any) -> tuple[torch.Tensor, ...]:
     options = _options(values)
     out = _empty_outputs(topk_ids, *_core_sizes(_shape(topk_ids, options)))
-    align_block_size(topk_ids, **options, out=out)
+    align_eagerly(topk_ids, **options, out=out)
     return out
 
 
@@ -92,7 +93,7 @@ def _align_fake(topk_ids: torch.Tensor, *values: Any) -> tuple[torch.Tensor, ...
 
 def _align_out(topk_ids: torch.Tensor, *values: Any, **outputs: torch.Tensor) -> None:
     out = tuple(outputs[name] for name in AlignedBlocks._fields)
-    align_block_size(topk_ids, **_options(values), out=out)
+    align_eagerly(topk_ids, **_options(values), out=out)
 
 
 for _device in ("CPU", "CUDA"):

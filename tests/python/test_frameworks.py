@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import types
 from typing import Any
 
@@ -11,10 +10,10 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera import _frameworks
+from tessera import _eager_align_block_size, _frameworks
 from tessera._device import HOST, cuda_index_of
 from tessera._library import load
-from tessera.align_block_size import output_sizes
+from tessera._outputs import Plan, plan_of
 
 IDS = np.array([[2, 0], [1, 2], [2, 3], [0, 9]], np.int32)
 GOOD: dict[str, Any] = {"block_size": 4, "num_experts": 4}
@@ -71,14 +70,13 @@ def on_a_device_with(
     monkeypatch: pytest.MonkeyPatch, kind: type, framework: _frameworks.Framework, size: int
 ) -> list[Recorder]:
     """Lets arrays of this type pass for some on device 3, where calls want `size` bytes."""
-    module = sys.modules["tessera.align_block_size"]
     monkeypatch.setitem(_frameworks.FRAMEWORKS, kind, framework)
 
-    def sizes(*shape: Any) -> tuple[int, int, int]:
+    def plan(*shape: Any) -> Plan:
         assert shape[4] == 3
-        return (*output_sizes(*shape[:4])[:2], size)
+        return plan_of(*shape[:4])._replace(workspace_bytes=size, is_short=False)
 
-    monkeypatch.setattr(module, "output_sizes", sizes)
+    monkeypatch.setattr(_eager_align_block_size, "plan_of", plan)
     recorders = [Recorder(load().align_long, 7), Recorder(load().align_joined_long, 7)]
     monkeypatch.setattr(load(), "align_long", recorders[0])
     monkeypatch.setattr(load(), "align_joined_long", recorders[1])
@@ -145,8 +143,8 @@ def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> No
     on_a_device_with(monkeypatch, CupyArray, framework, 100)
     found = tessera.align_block_size(IDS.view(CupyArray), **GOOD)
     assert [array.tolist() for array in found] == EXPECTED
-    num_slots, num_blocks, _ = output_sizes(IDS.size, 4, 4, False)
-    assert asked == [(3, 100, np.int8), (3, num_slots + num_blocks + 1, np.int32)]
+    layout = plan_of(IDS.size, 4, 4, False).layout
+    assert asked == [(3, 100, np.int8), (3, layout.length, np.int32)]
     assert streams == [(3, 0x5E3)]
 
 

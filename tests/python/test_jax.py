@@ -13,6 +13,7 @@ import tessera
 from programs import run_program
 from tessera import _frameworks
 from tessera._library import load
+from tessera._outputs import plan_of
 
 jax = pytest.importorskip("jax", reason="jax is not installed")
 
@@ -104,6 +105,25 @@ def test_jax_arrays_are_not_written_to(name: str, ids: str) -> None:
     assert all((array == CANARY).all() for array in [*outputs.values(), *others.values()])
 
 
+def test_outputs_of_a_jax_call_are_not_written_to() -> None:
+    topk_ids = jax.numpy.asarray(IDS)
+    out = tessera.align_block_size(topk_ids, **GOOD)
+    before = [array.tolist() for array in out]
+    others = jax.numpy.zeros_like(topk_ids)
+    calls: list[Any] = [
+        lambda: tessera.align_block_size(others, **GOOD, out=out),
+        lambda: tessera.batched_align_block_size(
+            others[0].astype("int32"), max_tokens_per_batch=1, block_size=1, out=out
+        ),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"align_block_size: sorted_token_ids: expected a writable array"
+        ):
+            call()
+    assert [array.tolist() for array in out] == before
+
+
 def test_traced_arrays_are_refused() -> None:
     topk_ids, expert_map = jax.numpy.asarray(IDS), jax.numpy.arange(4)
 
@@ -185,22 +205,23 @@ def test_on_a_device_memory_is_jax_s_and_the_call_is_waited_for(
     monkeypatch.setattr(load(), "on_stream", on_stream)
     topk_ids = jax.numpy.asarray(IDS)
     expected = tessera.align_block_size(IDS, **GOOD)
-    m, n = (array.size for array in expected[:2])
-    memory = framework.empty_int32(topk_ids, m + n + 1)
+    layout = plan_of(IDS.size, 4, 4, False).layout
+    memory = framework.empty_int32(topk_ids, layout.length)
     scratch = framework.empty_bytes(topk_ids, 100)
     assert all(isinstance(array, jax.Array) for array in (memory, scratch))
     assert (scratch.dtype, scratch.size) == (np.int8, 100)
 
     def call() -> None:
         events.append("call")
+        outputs = (memory, layout.num_slots, layout.num_blocks)
         load().align_joined_short(
-            *(topk_ids, None, memory, m, n, None, None, None, 4, 4, False, False, -1, 0, None)
+            *(topk_ids, None, *outputs, None, None, None, 4, 4, False, False, -1, 0, None)
         )
 
     assert framework.launch is not None
     framework.launch(topk_ids, call)
     assert events == ["stream", "call", "end"]
-    parts = framework.split(memory, m, n)
+    parts = framework.split(memory, layout)
     assert_same(tessera.AlignedBlocks(*parts), expected)
     assert framework.adopt is not None
     assert framework.adopt(topk_ids, parts[0]) is parts[0]

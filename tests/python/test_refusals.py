@@ -247,6 +247,10 @@ def test_flags_may_be_numpy_s() -> None:
     yes = np.bool_(True)
     found = tessera.align_block_size(IDS, pad_sorted_ids=yes, **GOOD)  # type: ignore[call-overload]
     assert len(found.sorted_token_ids) == 16
+    expected = tessera.align_block_size(IDS, filtered_group=True, map_tail=True, **GOOD)
+    flags: dict[str, Any] = {"filtered_group": yes, "map_tail": yes, "ignore_invalid_experts": yes}
+    found = tessera.align_block_size(IDS, **flags, **GOOD)
+    assert [array.tolist() for array in found] == [array.tolist() for array in expected]
 
 
 def test_torch_tensors_that_cannot_be() -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tessera
 from programs import run_program
+from tessera._library import load
 from tessera.contract import synthetic_topk_ids
 
 
@@ -26,8 +31,67 @@ def test_number_of_threads_does_not_change_a_bit() -> None:
             np.testing.assert_array_equal(got, want)
 
 
-def test_long_calls_let_other_threads_run() -> None:
-    topk_ids = np.tile(np.arange(64, dtype=np.int8), 1 << 18)
+FEW = np.arange(32, dtype=np.int32)
+SMALL: dict[str, Any] = {"block_size": 1, "num_experts": 64}
+MANY_EXPERTS: dict[str, Any] = {"block_size": 1, "num_experts": 1 << 25}
+MANY = 1 << 25
+
+
+def out_of(num_slots: int, num_blocks: int) -> dict[str, Any]:
+    return {"out": tuple(np.zeros(length, np.int32) for length in (num_slots, num_blocks, 1))}
+
+
+def align(topk_ids: Any, **options: Any) -> Callable[[], object]:
+    return partial(tessera.align_block_size, topk_ids, **options)
+
+
+def batched(**options: Any) -> Callable[[], object]:
+    return partial(tessera.batched_align_block_size, FEW, block_size=1, **options)
+
+
+def lora(**options: Any) -> Callable[[], object]:
+    mapping = np.zeros(len(FEW), np.int32)
+    return partial(tessera.lora_align_block_size, FEW, mapping, num_experts=64, **options)
+
+
+def checker() -> Callable[[], object]:
+    ids = np.tile(np.arange(64, dtype=np.int8), 1 << 15)
+    found = tessera.align_block_size(ids, **SMALL)
+    return partial(tessera.contract_violations, ids, found, **SMALL)
+
+
+def experts_map() -> Any:
+    return np.zeros(MANY_EXPERTS["num_experts"], np.int32)
+
+
+# What makes a call long, one thing at a time.
+LONG_CALLS: dict[str, Callable[[], Callable[[], object]]] = {
+    "ids": lambda: align(
+        np.tile(np.arange(64, dtype=np.int8), 1 << 18),
+        **{"block_size": 128, "num_experts": 64, "num_threads": 1},
+    ),
+    "experts": lambda: align(FEW, **MANY_EXPERTS),
+    "experts, with outputs": lambda: align(FEW, **MANY_EXPERTS, **out_of(32, 32)),
+    "counts of experts": lambda: align(FEW, **MANY_EXPERTS, expert_counts=experts_map()),
+    "block size": lambda: align(FEW, block_size=1 << 20, num_experts=64),
+    "length of sorted_token_ids": lambda: align(FEW, **SMALL, **out_of(MANY, 32)),
+    "length of expert_ids": lambda: align(FEW, **SMALL, **out_of(32, MANY)),
+    "statistics": lambda: align(FEW, **MANY_EXPERTS, statistics=np.empty(6)),
+    "statistics, with outputs": lambda: align(
+        FEW, **SMALL, **out_of(32, MANY), statistics=np.empty(6)
+    ),
+    "validation": lambda: align(FEW, **MANY_EXPERTS, validate=True, expert_map=experts_map()),
+    "batched": lambda: batched(max_tokens_per_batch=1 << 20),
+    "batched, with outputs": lambda: batched(max_tokens_per_batch=1, **out_of(MANY, 32)),
+    "lora": lambda: lora(block_size=1 << 18, max_loras=8),
+    "lora, with outputs": lambda: lora(block_size=1, max_loras=1, **out_of(MANY, 32)),
+    "checker": checker,
+}
+
+
+@pytest.mark.parametrize("reason", LONG_CALLS)
+def test_long_calls_let_other_threads_run(reason: str) -> None:
+    call = LONG_CALLS[reason]()
     ticks: list[float] = []
     stop = threading.Event()
 
@@ -40,15 +104,123 @@ def test_long_calls_let_other_threads_run() -> None:
     other.start()
     try:
         start = time.perf_counter()
-        tessera.align_block_size(topk_ids, block_size=128, num_experts=64, num_threads=1)
+        call()
         end = time.perf_counter()
     finally:
         stop.set()
         other.join()
+    if end - start < 0.012:
+        pytest.skip(f"the call took {1000 * (end - start):.1f} ms, too few to see another thread")
     # With the interpreter lock held there would be none, but for a switch just before or after.
     margin = (end - start) / 4
     inside = [moment for moment in ticks if start + margin < moment < end - margin]
     assert len(inside) >= 2, f"the call took {end - start:.3f} s"
+
+
+LOCKS = """
+from tessera._library import load
+library = load()
+print([library.function(name).release_gil for name in (
+    "lora_align_block_size", "batched_align_block_size_joined", "align_block_size_check")])
+print([library.align_long.release_gil, library.align_joined_long.release_gil,
+       library.align_with_options.release_gil, library.align_joined_with_options.release_gil])
+print([library.align_short.release_gil, library.align_joined_short.release_gil])
+"""
+
+
+@pytest.mark.parametrize("default", ["0", "1"])
+def test_the_ffi_s_default_does_not_decide(default: str) -> None:
+    program = [sys.executable, "-c", LOCKS]
+    done = run_program(program, TVM_FFI_RELEASE_GIL_BY_DEFAULT=default)
+    assert done.stdout.splitlines() == [str([True] * 3), str([True] * 4), str([False] * 2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_short"),
+    [
+        ({"block_size": 16, "num_experts": 64}, True),
+        ({"block_size": 1, "num_experts": 16383}, True),
+        ({"block_size": 1, "num_experts": 16384}, False),
+        ({"block_size": 511, "num_experts": 64}, True),
+        ({"block_size": 512, "num_experts": 64}, False),
+        ({**SMALL, **out_of(16383, 16383)}, True),
+        ({**SMALL, **out_of(16384, 32)}, False),
+        ({**SMALL, **out_of(32, 16384)}, False),
+        ({"block_size": 1, "num_experts": 16384, **out_of(32, 32)}, False),
+    ],
+)
+def test_short_calls_keep_the_lock(
+    options: dict[str, Any], is_short: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    for name in ("align_short", "align_joined_short", "align_long", "align_joined_long"):
+        monkeypatch.setattr(load(), name, lambda *arguments, name=name: ran.append(name))
+    tessera.align_block_size(FEW, **options)
+    joined = "" if "out" in options else "joined_"
+    assert ran == [f"align_{joined}{'short' if is_short else 'long'}"]
+
+
+WORKSPACE = """
+import sys
+import numpy as np
+import tessera
+from tessera.align_block_size import output_sizes
+
+def resident():
+    with open("/proc/self/statm") as memory:
+        return int(memory.read().split()[1]) * 4096
+
+ids = np.arange(32, dtype=np.int32)
+tessera.align_block_size(ids, block_size=4, num_experts=32)
+before = resident()
+tessera.align_block_size(ids, block_size=1, num_experts=1 << 25)
+tessera.lora_align_block_size(ids, ids, block_size=1, num_experts=1 << 20, max_loras=32)
+print(output_sizes(32, 1, 1 << 25, False)[2], resident() - before)
+"""
+
+
+def test_a_thread_keeps_little_of_its_workspace() -> None:
+    done = run_program([sys.executable, "-c", WORKSPACE])
+    assert done.stderr == ""
+    asked, kept = map(int, done.stdout.split())
+    assert kept < 8 << 20, f"{kept} bytes stay resident of {asked}"
+
+
+NO_MEMORY = """
+import resource
+import numpy as np
+import tessera
+from tessera.align_block_size import output_sizes
+
+ids = np.arange(32, dtype=np.int32)
+call = dict(block_size=4, num_experts=1 << 30)
+tessera.align_block_size(ids, block_size=4, num_experts=32, num_threads=1)
+print(output_sizes(32, **call, pad_sorted_ids=False)[2])
+used = int(open("/proc/self/statm").read().split()[0]) * 4096
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), -1))
+try:
+    tessera.align_block_size(ids, **call, num_threads=1)
+except RuntimeError as error:
+    print(type(error).__name__, error)
+try:
+    tessera.lora_align_block_size(
+        ids, ids, block_size=4, num_experts=1 << 24, max_loras=32
+    )
+except RuntimeError as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_no_memory_for_a_workspace_is_an_error() -> None:
+    done = run_program([sys.executable, "-c", NO_MEMORY])
+    assert done.stderr == ""
+    asked, *errors = done.stdout.splitlines()
+    if int(asked) < 512 << 20:
+        pytest.skip(f"the call of this build asks for little memory, {asked} bytes")
+    form = "RuntimeError {}: workspace: expected {} bytes of host memory, got none"
+    assert errors[0] == form.format("align_block_size", asked)
+    lora_form = form.format("lora_align_block_size", r"\d+")
+    assert all(re.fullmatch(lora_form, error) for error in errors[1:])
 
 
 def test_calls_from_many_threads_at_once() -> None:

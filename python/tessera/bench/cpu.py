@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 import tessera
+from tessera._library import torch_failure, torch_or_none
 from tessera.bench.compositions import torch_composition
 from tessera.bench.contender import Call, Contender, Kind, absent, native_library
 from tessera.bench.problem import Problem
@@ -29,10 +30,10 @@ def contenders() -> list[Contender]:
         else absent("thread_local_counts/2", "peer", "this build has no OpenMP"),
         _native("floor", "floor", "floor", 1),
     ]
-    try:
-        import torch
-    except ImportError as error:
-        return [*found, absent("torch", "peer", str(error)), *_costs(None)]
+    torch = torch_or_none()
+    if torch is None:
+        why = torch_failure() or "torch is not installed"
+        return [*found, absent("torch", "peer", why), *_costs(None)]
     return [*found, Contender("torch", "peer", ("call",), _prepare_torch), *_costs(torch)]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tessera._library import torch_or_none
 from tessera.bench.contender import Call
 from tessera.bench.problem import MAX_WINDOWS
 
@@ -156,11 +157,10 @@ def _interleaved(
 
 
 def _synchronize_if_cuda() -> Callable[[], object]:
-    try:
-        import torch
-    except ImportError:
+    torch = torch_or_none()
+    if torch is None or not torch.cuda.is_initialized():
         return lambda: None
-    return torch.cuda.synchronize if torch.cuda.is_initialized() else lambda: None
+    return torch.cuda.synchronize  # type: ignore[no-any-return]
 
 
 @contextlib.contextmanager

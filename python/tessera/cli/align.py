@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -18,6 +17,7 @@ from rich.console import Console
 import tessera
 from tessera._device import HOST
 from tessera._frameworks import on_device, on_host
+from tessera._library import torch_or_none
 from tessera.bench.compositions import numpy_composition, torch_composition
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
@@ -196,9 +196,8 @@ def _times(
         rest = (args.block_size, num_experts, len(result[0]))
         if cuda_index == HOST:
             candidates["NumPy composition"] = lambda: numpy_composition(signed, *rest)
-        with contextlib.suppress(ImportError):
-            import torch
-
+        torch = torch_or_none()
+        if torch is not None:
             tensor = torch.from_numpy(signed).to(device_name(cuda_index))
             candidates["torch composition"] = lambda: torch_composition(tensor, *rest)
     for name, call in candidates.items():

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 
 import tessera
 from tessera._device import HOST, cuda_index_of
+from tessera._library import torch_failure, torch_or_none
 
 
 def add_device_argument(parser: argparse.ArgumentParser, purpose: str) -> None:
@@ -57,8 +57,9 @@ def device_index(name: str) -> int:
 
 def _without_torch() -> str:
     """Why torch cannot make arrays on a CUDA device; empty if it can."""
-    try:
-        torch = importlib.import_module("torch")
-    except ImportError:
-        return "arrays on it are made with torch, which is not installed"
+    torch = torch_or_none()
+    if torch is None:
+        failure = torch_failure()
+        which = f"cannot be loaded ({failure})" if failure else "is not installed"
+        return f"arrays on it are made with torch, which {which}"
     return "" if torch.cuda.is_available() else "torch finds no CUDA device"

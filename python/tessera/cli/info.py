@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import tessera
+from tessera._library import torch_failure
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 
 
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             "build": tessera.build(),
             "backends": [dataclasses.asdict(backend) for backend in backends],
             "implementations": [dataclasses.asdict(one) for one in implementations],
+            "torch_failure": torch_failure(),
             "environment": environment,
         }
         print(json.dumps(document, indent=2))
@@ -63,6 +65,8 @@ def run(args: argparse.Namespace) -> int:
         table.add_row(f"backend {backend.name}", f"{state}: {backend.detail}")
     for one in implementations:
         table.add_row(one.name, _state(one))
+    if torch_failure():
+        table.add_row("torch", f"unavailable: {torch_failure()}")
     for name, value in environment.items():
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)

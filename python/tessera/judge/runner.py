@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+from tessera._library import torch_or_none
 from tessera.judge.call import Call
 from tessera.judge.forms import arguments_of
 from tessera.judge.worker import Outcome, Plan, Refused, Told, serve
@@ -51,8 +52,10 @@ class Runner:
         self._plan = plan
         self._context = get_context("forkserver")
         # Imported once, in the process that all others are forked from; torch, which is slow, only
-        # where it is installed. Neither starts a thread or takes a device by that.
-        self._context.set_forkserver_preload(["tessera.judge.worker", "torch"])
+        # where it can be: a module that fails ends that process. Neither starts a thread or takes a
+        # device by that.
+        with_torch = [] if torch_or_none() is None else ["torch"]
+        self._context.set_forkserver_preload(["tessera.judge.worker", *with_torch])
         self._folder = tempfile.TemporaryDirectory(prefix="tessera-verify-")
         self._log = Path(self._folder.name) / "stderr"
         self._process: Any = None

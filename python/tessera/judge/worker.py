@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from tessera._library import torch_failure, torch_or_none
 from tessera.judge.call import Call
 from tessera.judge.forms import FORMS, Arguments, Arrays, Judged, judged_as
 from tessera.judge.implementation import load_implementation
@@ -120,8 +121,9 @@ class _Place:
             if device.startswith("cuda"):
                 raise ValueError(f"--arrays: expected torch with --device {device}, got numpy")
             return
-        import torch
-
+        torch = torch_or_none()
+        if torch is None:
+            raise ImportError(torch_failure() or "No module named 'torch'")
         self.torch = torch
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"--device {device}: unavailable: torch finds no CUDA device")

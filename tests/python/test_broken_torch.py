@@ -1,0 +1,111 @@
+"""A torch that is installed and fails when it is imported takes nothing with it."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from programs import run_program
+
+FAILURES = {
+    "OSError": ("raise OSError('libtorch.so: cannot open shared object file')", "libtorch.so"),
+    "ImportError": ("raise ImportError('undefined symbol: x')", "undefined symbol: x"),
+    "ModuleNotFoundError": ("import nothing_of_this_name", "nothing_of_this_name"),
+    "RuntimeError": (
+        "raise RuntimeError('operator exists already\\nat line 5')",
+        "operator exists",
+    ),
+    "AttributeError": ("import numpy; numpy.no_such_thing", "no_such_thing"),
+    # As libtorch's own module fails: after parts of the package were imported.
+    "ValueError": ("from torch import part; part.nothing(); raise ValueError('late')", "late"),
+}
+
+CALLS = """
+import sys
+import tessera
+assert "torch" not in sys.modules
+import numpy as np
+
+ids = np.array([[2, 0], [1, 2]], np.int32)
+blocks = tessera.align_block_size(ids, block_size=2, num_experts=3)
+assert tessera.contract_violations(ids, blocks, block_size=2, num_experts=3) == []
+tessera.batched_align_block_size(ids[0], max_tokens_per_batch=3, block_size=2)
+tessera.lora_align_block_size(ids, ids[0], block_size=2, num_experts=3, max_loras=3)
+tessera.align_block_size(ids, block_size=2, num_experts=3, validate="now")
+tessera.warmup("cpu")
+print(blocks.sorted_token_ids.tolist())
+try:
+    import torch
+except BaseException as error:
+    print(f"{type(error).__name__}: {error}")
+"""
+
+
+def run_beside(folder: Path, code: str, *program: str) -> CompletedProcess[str]:
+    """Runs Python where `import torch` runs this code."""
+    (folder / "torch").mkdir()
+    (folder / "torch/__init__.py").write_text(code + "\n")
+    (folder / "torch/part.py").write_text("def nothing(): pass\n")
+    return run_program([sys.executable, *program], PYTHONPATH=str(folder))
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_numpy_calls_work_and_the_reason_stays(kind: str, tmp_path: Path) -> None:
+    code, word = FAILURES[kind]
+    done = run_beside(tmp_path, code, "-c", CALLS)
+    assert done.stderr == ""
+    blocks, failure = done.stdout.splitlines()[:2]
+    assert blocks == "[1, 4, 2, 4, 0, 3, 4]"
+    assert failure.startswith(f"{kind}: ")
+    assert word in failure
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_info_says_why(kind: str, tmp_path: Path) -> None:
+    code, word = FAILURES[kind]
+    done = run_beside(tmp_path, code, "-m", "tessera", "info")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(rf"^torch +unavailable: .*{word}", done.stdout, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = {
+    "info --json": "info --json",
+    "align": "align --tokens 64 --time",
+    "verify": "verify --cases random:1:50",
+    "verify --impl": "verify --impl tessera:align_block_size --arrays numpy --seconds 1",
+    "bench": "bench --tokens 16 --experts 8 --peers none",
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_work(command: str, tmp_path: Path) -> None:
+    code, _ = FAILURES["OSError"]
+    done = run_beside(tmp_path, code, "-m", "tessera", *COMMANDS[command].split())
+    assert (done.returncode, done.stderr) == (0, "")
+    if command == "info --json":
+        assert json.loads(done.stdout)["torch_failure"] == (
+            "OSError: libtorch.so: cannot open shared object file"
+        )
+
+
+def test_tensors_asked_for(tmp_path: Path) -> None:
+    command = "verify --impl tessera:align_block_size --arrays torch --seconds 1"
+    code, word = FAILURES["OSError"]
+    done = run_beside(tmp_path, code, "-m", "tessera", *command.split())
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert word in line
+
+
+def test_info_of_a_torch_that_is_not_there(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from tessera.cli import main; main.main(['info'])"
+    )
+    done = run_program([sys.executable, "-c", code])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "torch" not in done.stdout
