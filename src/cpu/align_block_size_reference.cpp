@@ -5,6 +5,7 @@
 #include "core/align_block_size_implementation.hpp"
 #include "cpu/align_block_size.hpp"
 #include "cpu/integer_ids.hpp"
+#include "cpu/read_once.hpp"
 #include "cpu/workspace.hpp"
 
 namespace tessera::cpu {
@@ -13,108 +14,128 @@ namespace {
 using core::AlignBlockSizeProblem;
 
 constexpr std::int32_t kFiltered = -1;  // the group of the pairs with id -1
-constexpr std::int32_t kNoGroup = -2;
 
-/// `count` holds the size of every group, kFiltered among them.
-void write_statistics(const AlignBlockSizeProblem& p, const std::int32_t* count) {
-  using enum AlignBlockSizeStatistic;
-  const auto statistic = [&](AlignBlockSizeStatistic which) -> double& {
-    return p.statistics[static_cast<int>(which)];
-  };
-  std::fill_n(p.statistics, kAlignBlockSizeNumStatistics, 0.0);
-  for (std::int32_t expert = 0; expert < p.num_experts; ++expert) {
-    statistic(kAssignedPairs) += count[expert];
-    if (count[expert] > 0) statistic(kActiveExperts) += 1;
-    statistic(kMaxLoad) = std::max<double>(statistic(kMaxLoad), count[expert]);
-  }
-  const std::int32_t total = *p.num_tokens_post_pad;
-  const std::int32_t num_blocks = total / p.block_size;
-  statistic(kUsedBlocks) = num_blocks;
-  statistic(kPaddingSlots) = total - statistic(kAssignedPairs) - count[kFiltered];
-  statistic(kMeanLoad) = statistic(kAssignedPairs) / p.num_experts;
-}
+/// A pair that is in a group. Pairs are ordered by group, and within it by index.
+struct Pair {
+  std::int32_t group;
+  std::int32_t index;
 
-/// Writes the number of the elements of `values` that are invalid, the first of them, and its
-/// value.
-template <typename T, typename IsInvalid>
-void write_invalid(const T* values, std::int64_t length, IsInvalid is_invalid,
-                   std::int64_t* results) {
+  auto operator<=>(const Pair&) const = default;
+};
+
+/// The elements of an input that are invalid.
+struct Invalid {
   std::int64_t number = 0;
   std::int64_t first = -1;
-  for (std::int64_t i = 0; i < length; ++i) {
-    if (!is_invalid(i)) continue;
-    if (number == 0) first = i;
+  std::int64_t first_value = 0;
+
+  void add(std::int64_t position, std::int64_t value) {
+    if (number == 0) {
+      first = position;
+      first_value = value;
+    }
     ++number;
   }
-  results[0] = number;
-  results[1] = first;
-  results[2] = first == -1 ? 0 : static_cast<std::int64_t>(values[first]);
+
+  void write(std::int64_t* results) const {
+    results[0] = number;
+    results[1] = first;
+    results[2] = first_value;
+  }
+};
+
+Invalid invalid_map_entries(const AlignBlockSizeProblem& p) {
+  Invalid invalid;
+  for (std::int32_t expert = 0; p.expert_map != nullptr && expert < p.num_experts; ++expert) {
+    const std::int32_t entry = read_once(p.expert_map + expert);
+    if (entry < -1 || entry >= p.num_experts) invalid.add(expert, entry);
+  }
+  return invalid;
+}
+
+/// Writes the pairs that are in a group to `pairs`, in ascending order of their indices, and
+/// returns their end. Every id is read once: it may change at any time.
+template <typename Id>
+Pair* find_pairs(const AlignBlockSizeProblem& p, const Id* ids, Pair* pairs, Invalid* invalid) {
+  for (std::int32_t i = 0; i < p.num_ids; ++i) {
+    const Id id = read_once(ids + i);
+    if (p.filtered_group && std::cmp_equal(id, -1)) {
+      *pairs++ = {kFiltered, i};
+    } else if (std::cmp_less(id, 0) || std::cmp_greater_equal(id, p.num_experts)) {
+      invalid->add(i, static_cast<std::int64_t>(id));
+    } else {
+      const auto expert = static_cast<std::int32_t>(id);
+      const std::int32_t group =
+          p.drops_remote ? mapped_expert(p.expert_map, p.num_experts, expert) : expert;
+      if (!p.drops_remote || group != -1) *pairs++ = {group, i};
+    }
+  }
+  return pairs;
 }
 
 }  // namespace
 
 std::size_t reference_workspace_bytes(const AlignBlockSizeShape& shape, const Context&) {
-  return Workspace::bytes_for(2 * (shape.num_experts + 1));
+  return Workspace::bytes_for<Pair>(shape.num_ids);
 }
 
 Status align_block_size_reference(const AlignBlockSizeProblem& p, const Context& context) {
-  with_typed_ids(p, [&](const auto* ids) {
-    const auto is_expert = [&](std::int64_t i) {
-      return std::cmp_greater_equal(ids[i], 0) && std::cmp_less(ids[i], p.num_experts);
-    };
-    const auto is_filtered = [&](std::int64_t i) {
-      return p.filtered_group && std::cmp_equal(ids[i], -1);
-    };
-    const auto is_invalid = [&](std::int64_t i) { return !is_expert(i) && !is_filtered(i); };
-    const auto map = [&](std::int32_t expert) {
-      return core::mapped_expert(p.expert_map, p.num_experts, expert);
-    };
-    const auto group_of = [&](std::int64_t i) {
-      if (is_filtered(i)) return kFiltered;
-      if (!is_expert(i)) return kNoGroup;
-      const auto expert = static_cast<std::int32_t>(ids[i]);
-      if (!p.drops_remote) return expert;
-      return map(expert) == -1 ? kNoGroup : map(expert);
-    };
-    // Of the group -1 and all experts.
-    std::int32_t* const count = Workspace::ints_in(context.workspace) + 1;
-    std::int32_t* const next = count + p.num_experts + 1;
+  const auto map = [&](std::int32_t expert) {
+    return mapped_expert(p.expert_map, p.num_experts, expert);
+  };
+  Invalid invalid_ids;
+  Pair* const pairs = Workspace::array_in<Pair>(context.workspace);
+  Pair* pairs_end = pairs;
+  with_typed_ids(p, [&](const auto* ids) { pairs_end = find_pairs(p, ids, pairs, &invalid_ids); });
+  std::sort(pairs, pairs_end);
 
-    std::fill_n(count - 1, p.num_experts + 1, 0);
-    std::int32_t num_dropped = 0;
-    for (std::int64_t i = 0; i < p.num_ids; ++i) {
-      if (group_of(i) != kNoGroup) ++count[group_of(i)];
-      if (is_invalid(i)) ++num_dropped;
+  std::fill_n(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
+  std::fill_n(p.expert_ids, p.expert_ids_length, p.map_tail ? map(p.tail_expert) : p.tail_expert);
+  if (p.expert_counts != nullptr) std::fill_n(p.expert_counts, p.num_experts, 0);
+  std::int32_t block = 0;
+  std::int32_t num_assigned = 0, num_active = 0, max_load = 0, num_filtered = 0;
+  for (const Pair* group_begin = pairs; group_begin != pairs_end;) {
+    const std::int32_t group = group_begin->group;
+    const Pair* const group_end =
+        std::find_if(group_begin, static_cast<const Pair*>(pairs_end),
+                     [&](const Pair& pair) { return pair.group != group; });
+    const auto count = static_cast<std::int32_t>(group_end - group_begin);
+    std::transform(group_begin, group_end, p.sorted_token_ids + block * p.block_size,
+                   [](const Pair& pair) { return pair.index; });
+    const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
+    for (std::int64_t placed = 0; placed < count; placed += p.block_size) {
+      p.expert_ids[block++] = is_mapped_afterwards ? map(group) : group;
     }
-
-    std::fill_n(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
-    std::fill_n(p.expert_ids, p.expert_ids_length, p.map_tail ? map(p.tail_expert) : p.tail_expert);
-    std::int32_t block = 0;
-    for (std::int32_t group = kFiltered; group < p.num_experts; ++group) {
-      const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
-      next[group] = block * p.block_size;
-      for (std::int64_t placed = 0; placed < count[group]; placed += p.block_size) {
-        p.expert_ids[block++] = is_mapped_afterwards ? map(group) : group;
-      }
+    if (group == kFiltered) {
+      num_filtered = count;
+    } else {
+      if (p.expert_counts != nullptr) p.expert_counts[group] = count;
+      num_assigned += count;
+      num_active += 1;
+      max_load = std::max(max_load, count);
     }
-    *p.num_tokens_post_pad = block * p.block_size;
-
-    for (std::int32_t i = 0; i < p.num_ids; ++i) {
-      if (group_of(i) != kNoGroup) p.sorted_token_ids[next[group_of(i)]++] = i;
-    }
-    if (p.expert_counts != nullptr) std::copy_n(count, p.num_experts, p.expert_counts);
-    if (p.num_dropped != nullptr) *p.num_dropped = num_dropped;
-    if (p.statistics != nullptr) write_statistics(p, count);
-    if (p.validation != nullptr) {
-      using enum AlignBlockSizeValidation;
-      write_invalid(ids, p.num_ids, is_invalid, p.validation + static_cast<int>(kNumInvalidIds));
-      const auto is_invalid_entry = [&](std::int64_t expert) {
-        return p.expert_map[expert] < -1 || p.expert_map[expert] >= p.num_experts;
-      };
-      write_invalid(p.expert_map, p.expert_map == nullptr ? 0 : p.num_experts, is_invalid_entry,
-                    p.validation + static_cast<int>(kNumInvalidMapEntries));
-    }
-  });
+    group_begin = group_end;
+  }
+  const std::int32_t total = block * p.block_size;
+  *p.num_tokens_post_pad = total;
+  if (p.num_dropped != nullptr) *p.num_dropped = static_cast<std::int32_t>(invalid_ids.number);
+  if (p.statistics != nullptr) {
+    using enum AlignBlockSizeStatistic;
+    const auto set = [&](AlignBlockSizeStatistic statistic, double value) {
+      p.statistics[static_cast<int>(statistic)] = value;
+    };
+    set(kAssignedPairs, num_assigned);
+    set(kActiveExperts, num_active);
+    set(kUsedBlocks, block);
+    set(kPaddingSlots, total - num_assigned - num_filtered);
+    set(kMaxLoad, max_load);
+    set(kMeanLoad, static_cast<double>(num_assigned) / p.num_experts);
+  }
+  if (p.validation != nullptr) {
+    using enum AlignBlockSizeValidation;
+    invalid_ids.write(p.validation + static_cast<int>(kNumInvalidIds));
+    invalid_map_entries(p).write(p.validation + static_cast<int>(kNumInvalidMapEntries));
+  }
   return {};
 }
 
