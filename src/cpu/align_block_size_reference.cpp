@@ -1,5 +1,7 @@
 // The reference: the contract's formulas in their order, with nothing done to be fast.
 #include <algorithm>
+#include <iterator>
+#include <numeric>
 #include <utility>
 
 #include "core/align_block_size_implementation.hpp"
@@ -15,12 +17,10 @@ using core::AlignBlockSizeProblem;
 
 constexpr std::int32_t kFiltered = -1;  // the group of the pairs with id -1
 
-/// A pair that is in a group. Pairs are ordered by group, and within it by index.
+/// A pair that is in a group.
 struct Pair {
   std::int32_t group;
   std::int32_t index;
-
-  auto operator<=>(const Pair&) const = default;
 };
 
 /// The elements of an input that are invalid.
@@ -73,64 +73,88 @@ Pair* find_pairs(const AlignBlockSizeProblem& p, const Id* ids, Pair* pairs, Inv
   return pairs;
 }
 
+/// Orders pairs by their groups, which lie in [-1, num_experts), and leaves the order inside a
+/// group: a pass per byte of the group, whose memory depends on the pairs alone. Returns `pairs` or
+/// `scratch`, whichever has them in the end.
+Pair* sort_by_group(Pair* pairs, std::int64_t num_pairs, Pair* scratch, std::int32_t num_experts) {
+  for (int shift = 0; shift < 32 && num_experts >> shift != 0; shift += 8) {
+    const auto byte_of = [&](const Pair& pair) { return ((pair.group + 1) >> shift) & 0xff; };
+    std::int64_t starts[257] = {};
+    for (std::int64_t k = 0; k < num_pairs; ++k) ++starts[byte_of(pairs[k]) + 1];
+    std::partial_sum(std::begin(starts), std::end(starts), std::begin(starts));
+    for (std::int64_t k = 0; k < num_pairs; ++k) scratch[starts[byte_of(pairs[k])]++] = pairs[k];
+    std::swap(pairs, scratch);
+  }
+  return pairs;
+}
+
+/// The sizes of the groups of experts.
+struct Loads {
+  std::int32_t num_pairs = 0;
+  std::int32_t num_active = 0;
+  std::int32_t largest = 0;
+  std::int32_t num_filtered = 0;  // not of an expert
+
+  void write_statistics(const AlignBlockSizeProblem& p, std::int32_t num_blocks) const {
+    using enum AlignBlockSizeStatistic;
+    const auto set = [&](AlignBlockSizeStatistic statistic, double value) {
+      p.statistics[static_cast<int>(statistic)] = value;
+    };
+    set(kAssignedPairs, num_pairs);
+    set(kActiveExperts, num_active);
+    set(kUsedBlocks, num_blocks);
+    set(kPaddingSlots, num_blocks * p.block_size - num_pairs - num_filtered);
+    set(kMaxLoad, largest);
+    set(kMeanLoad, static_cast<double>(num_pairs) / p.num_experts);
+  }
+};
+
 }  // namespace
 
 std::size_t reference_workspace_bytes(const AlignBlockSizeShape& shape, const Context&) {
-  return Workspace::bytes_for<Pair>(shape.num_ids);
+  return Workspace::bytes_for<Pair>(2 * shape.num_ids);
 }
 
 Status align_block_size_reference(const AlignBlockSizeProblem& p, const Context& context) {
   const auto map = [&](std::int32_t expert) {
     return mapped_expert(p.expert_map, p.num_experts, expert);
   };
+  Pair* const found = Workspace::array_in<Pair>(context.workspace);
+  Pair* const scratch = found + p.num_ids;
+  std::int64_t num_pairs = 0;
   Invalid invalid_ids;
-  Pair* const pairs = Workspace::array_in<Pair>(context.workspace);
-  Pair* pairs_end = pairs;
-  with_typed_ids(p, [&](const auto* ids) { pairs_end = find_pairs(p, ids, pairs, &invalid_ids); });
-  std::sort(pairs, pairs_end);
+  with_typed_ids(
+      p, [&](const auto* ids) { num_pairs = find_pairs(p, ids, found, &invalid_ids) - found; });
+  const Pair* pair = sort_by_group(found, num_pairs, scratch, p.num_experts);
+  const Pair* const end = pair + num_pairs;
 
   std::fill_n(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
   std::fill_n(p.expert_ids, p.expert_ids_length, p.map_tail ? map(p.tail_expert) : p.tail_expert);
   if (p.expert_counts != nullptr) std::fill_n(p.expert_counts, p.num_experts, 0);
+  const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
+  Loads loads;
   std::int32_t block = 0;
-  std::int32_t num_assigned = 0, num_active = 0, max_load = 0, num_filtered = 0;
-  for (const Pair* group_begin = pairs; group_begin != pairs_end;) {
-    const std::int32_t group = group_begin->group;
-    const Pair* const group_end =
-        std::find_if(group_begin, static_cast<const Pair*>(pairs_end),
-                     [&](const Pair& pair) { return pair.group != group; });
-    const auto count = static_cast<std::int32_t>(group_end - group_begin);
-    std::transform(group_begin, group_end, p.sorted_token_ids + block * p.block_size,
-                   [](const Pair& pair) { return pair.index; });
-    const bool is_mapped_afterwards = p.expert_map != nullptr && !p.drops_remote;
-    for (std::int64_t placed = 0; placed < count; placed += p.block_size) {
-      p.expert_ids[block++] = is_mapped_afterwards ? map(group) : group;
+  while (pair != end) {
+    const std::int32_t group = pair->group;
+    const std::int32_t start = block * p.block_size;
+    std::int32_t count = 0;
+    for (; pair != end && pair->group == group; ++pair) {
+      if (count % p.block_size == 0)
+        p.expert_ids[block++] = is_mapped_afterwards ? map(group) : group;
+      p.sorted_token_ids[start + count++] = pair->index;
     }
     if (group == kFiltered) {
-      num_filtered = count;
-    } else {
-      if (p.expert_counts != nullptr) p.expert_counts[group] = count;
-      num_assigned += count;
-      num_active += 1;
-      max_load = std::max(max_load, count);
+      loads.num_filtered = count;
+      continue;
     }
-    group_begin = group_end;
+    loads.num_pairs += count;
+    loads.num_active += 1;
+    loads.largest = std::max(loads.largest, count);
+    if (p.expert_counts != nullptr) p.expert_counts[group] = count;
   }
-  const std::int32_t total = block * p.block_size;
-  *p.num_tokens_post_pad = total;
+  *p.num_tokens_post_pad = block * p.block_size;
   if (p.num_dropped != nullptr) *p.num_dropped = static_cast<std::int32_t>(invalid_ids.number);
-  if (p.statistics != nullptr) {
-    using enum AlignBlockSizeStatistic;
-    const auto set = [&](AlignBlockSizeStatistic statistic, double value) {
-      p.statistics[static_cast<int>(statistic)] = value;
-    };
-    set(kAssignedPairs, num_assigned);
-    set(kActiveExperts, num_active);
-    set(kUsedBlocks, block);
-    set(kPaddingSlots, total - num_assigned - num_filtered);
-    set(kMaxLoad, max_load);
-    set(kMeanLoad, static_cast<double>(num_assigned) / p.num_experts);
-  }
+  if (p.statistics != nullptr) loads.write_statistics(p, block);
   if (p.validation != nullptr) {
     using enum AlignBlockSizeValidation;
     invalid_ids.write(p.validation + static_cast<int>(kNumInvalidIds));
