@@ -106,11 +106,11 @@ template <typename Id, typename Buckets>
 void place_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
                std::uint32_t* cursors, std::int32_t* sorted_token_ids, std::uint32_t num_slots) {
   const auto place = [&](std::uint32_t slot, std::int64_t index) {
-    if (slot >= num_slots) [[unlikely]]
-      return;
-    // Atomic, which makes no difference to the code, because two slices may place changed ids in
-    // the same slot.
-    __atomic_store_n(sorted_token_ids + slot, static_cast<std::int32_t>(index), __ATOMIC_RELAXED);
+    if (slot < num_slots) [[likely]] {
+      // Atomic, which makes no difference to the code, because two slices may place changed ids in
+      // the same slot.
+      __atomic_store_n(sorted_token_ids + slot, static_cast<std::int32_t>(index), __ATOMIC_RELAXED);
+    }
   };
   std::int64_t i = begin;
   for (; i + kPlacedAtOnce <= end; i += kPlacedAtOnce) {
