@@ -187,6 +187,28 @@ std::optional<Case> random_case_from(std::string_view text) {
   return random_align_block_size_case(seed, max_ids);
 }
 
+/// Draws some arguments of a random case again, from their whole range as far as memory goes: the
+/// first draw stays with what users run. It comes last, so that other cases stay as they are.
+void widen(Case* c, std::int64_t num_ids, RandomNumbers& random) {
+  constexpr std::int64_t kMaxPadding = std::int64_t{1} << 18;
+  // Elements by which some implementations make their outputs longer, whatever the ids.
+  constexpr std::int64_t kMaxPaddingOfAllExperts = std::int64_t{1} << 26;
+  if (random.one_in(32)) c->num_experts = 1 + random.magnitude_below(std::int64_t{1} << 20);
+  if (random.one_in(8)) {
+    // Few enough that drawing experts until they differ ends soon.
+    const std::int64_t top_k = 1 + random.magnitude_below(256);
+    if (2 * top_k <= nameable_experts(*c)) c->top_k = top_k;
+    c->num_tokens = num_ids / c->top_k;
+  }
+  if (random.one_in(4)) {
+    const std::int64_t num_groups = std::min(num_ids, c->num_experts + 1) + 1;
+    c->block_size = 1 + random.magnitude_below(std::min(kMaxPadding / num_groups + 1,
+                                                        kMaxPaddingOfAllExperts / c->num_experts));
+  }
+  if (random.one_in(4)) c->tail_expert = any_int32(random);
+  if (random.one_in(8)) c->extra_length = random.magnitude_below(std::int64_t{1} << 16);
+}
+
 }  // namespace
 
 std::span<const AlignBlockSizeCase> align_block_size_cases() {
@@ -220,6 +242,7 @@ AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t
   c.filtered_group = random.one_in(4);
   c.statistics = random.one_in(2);
   c.validation = random.one_in(2);
+  widen(&c, num_ids, random);
   return c;
 }
 

@@ -63,11 +63,15 @@ std::span<const AlignBlockSizeCase> align_block_size_cases();
 inline constexpr std::int64_t kMaxRandomIds = std::int64_t{1} << 30;
 
 /// A random case, of any shape and with anything broken, with N at most `max_ids`, itself at most
-/// kMaxRandomIds. A pure function of its arguments, on every platform.
+/// kMaxRandomIds, up to 2^20 experts and blocks of up to 2^18. A pure function of its arguments, on
+/// every platform.
 AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
 
 /// The case of that name: one of the table, or, as "random:<seed>:<max_ids>", a random one.
 std::optional<AlignBlockSizeCase> find_case(std::string_view name);
+
+/// Experts below E that the case's type can name.
+std::int64_t nameable_experts(const AlignBlockSizeCase& c);
 
 /// A JSON object with the fields of the case and `num_ids`; enumerators are lowercase words without
 /// the k, `dtype` is "int32" and so on.

@@ -33,12 +33,6 @@ std::vector<std::int64_t> broken_values(const AlignBlockSizeCase& c) {
   return values;
 }
 
-/// Experts below E that the case's type can name.
-std::int64_t nameable_experts(const AlignBlockSizeCase& c) {
-  const int value_bits = c.dtype.bits - (c.dtype.code == kDLInt ? 1 : 0);
-  return value_bits >= 32 ? c.num_experts : std::min(c.num_experts, std::int64_t{1} << value_bits);
-}
-
 /// Draws experts with popularity rank^-1.2, ranks in a random order.
 class ZipfExperts {
  public:
@@ -124,6 +118,11 @@ std::vector<std::int32_t> make_map(const AlignBlockSizeCase& c) {
 }
 
 }  // namespace
+
+std::int64_t nameable_experts(const AlignBlockSizeCase& c) {
+  const int value_bits = c.dtype.bits - (c.dtype.code == kDLInt ? 1 : 0);
+  return value_bits >= 32 ? c.num_experts : std::min(c.num_experts, std::int64_t{1} << value_bits);
+}
 
 AlignBlockSizeInputs make_inputs(const AlignBlockSizeCase& c, std::uint64_t seed) {
   RandomNumbers random(seed);

@@ -13,6 +13,7 @@ using Case = BatchedAlignBlockSizeCase;
 using enum BatchCounts;
 
 constexpr int kNumBatchCounts = 5;
+constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 
 // clang-format off
 std::vector<Case> make_table() {
@@ -78,6 +79,21 @@ BatchedAlignBlockSizeCase random_batched_align_block_size_case(std::uint64_t see
   c.counts = random.one_in(2) ? kUniform : static_cast<BatchCounts>(random.below(kNumBatchCounts));
   c.tail_expert = random.one_in(2) ? -1 : static_cast<std::int32_t>(random.below(1 << 20)) - 1000;
   c.extra_length = random.one_in(2) ? 0 : random.below(300);
+  // The rest is drawn from the whole range: blocks that a few batches fill, and arguments without
+  // a slot. It comes last, so that other cases stay as they are.
+  if (random.one_in(4)) {
+    c.block_size = 1 + random.magnitude_below(max_slots + 1);
+    c.num_batches = random.below(max_slots / c.block_size + 1);
+    c.max_tokens_per_batch = random.magnitude_below(c.block_size + 1);
+  }
+  if (c.num_batches == 0 && random.one_in(2)) {
+    c.max_tokens_per_batch = random.magnitude_below(kInt32Max + 1);
+  }
+  if ((c.num_batches == 0 || c.max_tokens_per_batch == 0) && random.one_in(2)) {
+    c.block_size = 1 + random.magnitude_below(kInt32Max);
+  }
+  if (random.one_in(4)) c.tail_expert = any_int32(random);
+  if (random.one_in(8)) c.extra_length = random.magnitude_below(std::int64_t{1} << 16);
   return c;
 }
 

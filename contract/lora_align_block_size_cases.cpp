@@ -1,5 +1,6 @@
 #include "lora_align_block_size_cases.hpp"
 
+#include <algorithm>
 #include <limits>
 
 #include "random_numbers.hpp"
@@ -124,6 +125,13 @@ LoraAlignBlockSizeCase random_lora_align_block_size_case(std::uint64_t seed, std
   c.choice = static_cast<AdapterChoice>(random.below(5));
   c.enabled = static_cast<AdapterSet>(random.below(5));
   c.in_use = static_cast<AdapterSet>(random.below(5));
+  // As many rows as fit into some memory: the checker goes through all experts for each.
+  const std::int64_t num_ids = c.pairs.num_tokens * c.pairs.top_k;
+  const std::int64_t row = num_ids + std::min(num_ids, c.pairs.num_experts) * c.pairs.block_size +
+                           c.pairs.num_experts + c.pairs.extra_length;
+  const std::int64_t max_loras = (std::int64_t{1} << 18) / (row + 1) + 1;
+  if (random.one_in(8)) c.max_loras = 1 + random.magnitude_below(max_loras);
+  c.max_loras = std::min(c.max_loras, max_loras);
   return c;
 }
 

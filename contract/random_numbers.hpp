@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <limits>
 
 namespace tessera::contract {
 
@@ -35,5 +36,12 @@ class RandomNumbers {
 
   std::uint64_t state_;
 };
+
+/// Any value, one in three of them the smallest or the largest.
+inline std::int32_t any_int32(RandomNumbers& random) {
+  using Limits = std::numeric_limits<std::int32_t>;
+  if (random.one_in(3)) return random.one_in(2) ? Limits::min() : Limits::max();
+  return static_cast<std::int32_t>(random.below(std::int64_t{1} << 32) + Limits::min());
+}
 
 }  // namespace tessera::contract

@@ -28,16 +28,18 @@ template <typename T>
 class GuardedBuffer {
  public:
   /// `misalignment` moves the array off the alignment that memory has by default.
-  explicit GuardedBuffer(std::int64_t size, std::size_t misalignment = 0)
-      : lead_bytes_(kGuardBytes + misalignment),
+  explicit GuardedBuffer(std::int64_t size, std::size_t misalignment = 0,
+                         std::size_t guard_bytes = kGuardBytes)
+      : lead_bytes_(guard_bytes + misalignment),
         bytes_(static_cast<std::size_t>(size) * sizeof(T)),
-        memory_(lead_bytes_ + bytes_ + kGuardBytes, kCanary) {
+        tail_bytes_(guard_bytes),
+        memory_(lead_bytes_ + bytes_ + tail_bytes_, kCanary) {
     poison(kPoison);
     guard();
   }
 
-  explicit GuardedBuffer(std::span<const T> contents)
-      : GuardedBuffer(static_cast<std::int64_t>(contents.size())) {
+  explicit GuardedBuffer(std::span<const T> contents, std::size_t misalignment = 0)
+      : GuardedBuffer(static_cast<std::int64_t>(contents.size()), misalignment) {
     std::copy(contents.begin(), contents.end(), span().begin());
   }
 
@@ -65,7 +67,7 @@ class GuardedBuffer {
     const auto is_canary = [](std::byte b) { return b == kCanary; };
     const std::byte* tail = memory_.data() + lead_bytes_ + bytes_;
     const bool result = std::all_of(memory_.data(), memory_.data() + lead_bytes_, is_canary) &&
-                        std::all_of(tail, tail + kGuardBytes, is_canary);
+                        std::all_of(tail, tail + tail_bytes_, is_canary);
     guard();
     return result;
   }
@@ -77,7 +79,7 @@ class GuardedBuffer {
   void guard() {
 #ifdef TESSERA_TEST_HAS_ASAN
     __asan_poison_memory_region(memory_.data(), lead_bytes_);
-    __asan_poison_memory_region(memory_.data() + lead_bytes_ + bytes_, kGuardBytes);
+    __asan_poison_memory_region(memory_.data() + lead_bytes_ + bytes_, tail_bytes_);
 #endif
   }
 
@@ -89,6 +91,7 @@ class GuardedBuffer {
 
   std::size_t lead_bytes_;
   std::size_t bytes_;
+  std::size_t tail_bytes_;
   std::vector<std::byte> memory_;
   std::byte poison_{};
 };

@@ -44,8 +44,10 @@ std::vector<std::string> host_implementations(const AlignBlockSizeCase& c) {
 GuardedCall::GuardedCall(const AlignBlockSizeCase& c, std::uint64_t seed)
     : inputs_(contract::make_inputs(c, seed)) {
   const AlignBlockSizeSizes sizes = sizes_of(c);
-  topk_ids_ =
-      std::make_unique<GuardedBuffer<std::byte>>(std::span<const std::byte>(inputs_.topk_ids));
+  // At any address that elements of the type may have.
+  topk_ids_ = std::make_unique<GuardedBuffer<std::byte>>(
+      std::span<const std::byte>(inputs_.topk_ids), seed / 2 % 8 * (c.dtype.bits / 8U));
+  workspace_misalignment_ = seed % 64;
   sorted_token_ids_ = int32_buffer(sizes.sorted_token_ids + c.extra_length);
   expert_ids_ = int32_buffer(sizes.expert_ids + c.extra_length);
   num_tokens_post_pad_ = int32_buffer(1);
@@ -86,7 +88,7 @@ Status GuardedCall::run(Context context) {
   AlignBlockSizeSizes sizes;
   if (Status s = align_block_size_sizes(shape, context, &sizes); !s.ok()) return s;
   GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes),
-                                     /*misalignment=*/1);
+                                     workspace_misalignment_);
   context.workspace = workspace.span();
   const Status status = align_block_size(args, context);
   workspace_intact_ = workspace_intact_ && workspace.intact();

@@ -35,7 +35,7 @@ class GuardedCall {
   /// may change them before run().
   AlignBlockSizeArgs args;
 
-  /// Calls the op with a workspace of exactly the size that the query names, at an odd address.
+  /// Calls the op with a workspace of exactly the size that the query names, at any address.
   Status run(Context context = {});
 
   void poison_outputs(std::byte value);
@@ -57,6 +57,7 @@ class GuardedCall {
   std::unique_ptr<GuardedBuffer<std::int32_t>> num_dropped_;
   std::unique_ptr<GuardedBuffer<double>> statistics_;        // of no elements: not asked for
   std::unique_ptr<GuardedBuffer<std::int64_t>> validation_;  // the same
+  std::size_t workspace_misalignment_;
   bool workspace_intact_ = true;
 };
 

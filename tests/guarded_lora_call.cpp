@@ -29,8 +29,10 @@ GuardedLoraCall::GuardedLoraCall(const LoraAlignBlockSizeCase& c, std::uint64_t 
     *view = TensorView::of(buffer->span());
     return buffer;
   };
+  // At any address that elements of the type may have.
   topk_ids_ = std::make_unique<GuardedBuffer<std::byte>>(
-      std::span<const std::byte>(inputs_.pairs.topk_ids));
+      std::span<const std::byte>(inputs_.pairs.topk_ids), seed / 2 % 8 * (c.pairs.dtype.bits / 8U));
+  workspace_misalignment_ = seed % 64;
   args.topk_ids.data = topk_ids_->data();
   args.topk_ids.num_elements = c.pairs.num_tokens * c.pairs.top_k;
   args.topk_ids.dtype = c.pairs.dtype;
@@ -59,7 +61,7 @@ Status GuardedLoraCall::run() {
                                       args.max_loras, args.pad_sorted_ids};
   if (Status s = lora_align_block_size_sizes(shape, context, &sizes); !s.ok()) return s;
   GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes),
-                                     /*misalignment=*/1);
+                                     workspace_misalignment_);
   context.workspace = workspace.span();
   const Status status = lora_align_block_size(args, context);
   workspace_intact_ = workspace_intact_ && workspace.intact();

@@ -37,7 +37,7 @@ class GuardedLoraCall {
   /// The case's arguments. A test may change them before run().
   LoraAlignBlockSizeArgs args;
 
-  /// Calls the op with a workspace of exactly the size that the query names, at an odd address.
+  /// Calls the op with a workspace of exactly the size that the query names, at any address.
   Status run();
 
   void poison_outputs(std::byte value);
@@ -60,6 +60,7 @@ class GuardedLoraCall {
   Int32s sorted_token_ids_;
   Int32s expert_ids_;
   Int32s num_tokens_post_pad_;
+  std::size_t workspace_misalignment_;
   bool workspace_intact_ = true;
 };
 

@@ -29,16 +29,15 @@
 //  5. If given: expert_counts[g] = count[g] for g >= 0; num_dropped[0] = number of ids < 0 or >= E
 //     that are in no group. Pairs of remote experts are not dropped ids. `statistics` and
 //     `validation` hold what AlignBlockSizeStatistic and AlignBlockSizeValidation name.
-//  6. Any ids and any map entries are safe: nothing is read or written out of bounds.
+//  6. Any ids and any map entries are safe: nothing is read or written out of bounds. That
+//     holds even if somebody else changes them during the call; the outputs then have unspecified
+//     values.
 //  7. Bad arguments are refused before anything is written.
 //  8. N = 0 is valid.
 //
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several
 // threads or streams at once are correct if they share no output and no workspace.
-//
-// Ids and map entries that somebody else changes during a call make its outputs meaningless, but
-// nothing beside the outputs and the workspace is written.
 //
 // A call runs in the current context if that is one of the device, else in the device's primary
 // one; it leaves the thread's current context as it was, and creates none on another device. In a
@@ -105,7 +104,7 @@ inline constexpr std::int64_t kAlignBlockSizeValidationLength = 6;
 struct AlignBlockSizeSizes {
   std::int64_t sorted_token_ids = 0;  ///< elements: the capacity
   std::int64_t expert_ids = 0;        ///< elements: ceil(capacity / B)
-  std::size_t workspace_bytes = 0;    ///< enough for every implementation on the context's device
+  std::size_t workspace_bytes = 0;    ///< for the implementation that the same context selects
 };
 
 struct AlignBlockSizeArgs {
@@ -120,7 +119,8 @@ struct AlignBlockSizeArgs {
   bool map_tail = false;          ///< with a map: there, the map's entry of tail_expert instead
   bool filtered_group = false;    ///< the pairs with id -1 form a group of their own, the first
 
-  // Outputs, int32 but for the last two. None may overlap another array of the call.
+  // Outputs, int32 but for the last two. Neither an output nor the workspace may overlap another
+  // array of the call.
   TensorView sorted_token_ids;     ///< [>= capacity]
   TensorView expert_ids;           ///< [>= ceil(capacity / B)]
   TensorView num_tokens_post_pad;  ///< [1]

@@ -20,7 +20,8 @@
 //  3. Every other element of sorted_token_ids, to the end of the caller's buffer, is the filler.
 //  4. expert_ids[k], for a block k of batch b, is b. Every element past the last block, to the end
 //     of the caller's buffer, is `tail_expert`.
-//  5. Any counts are safe: nothing is read or written out of bounds.
+//  5. Any counts are safe: nothing is read or written out of bounds. That holds even if somebody
+//     else changes them during the call; the outputs then have unspecified values.
 //  6. Bad arguments are refused before anything is written.
 //  7. No batches, and batches without room for a token, are valid.
 //
@@ -60,7 +61,8 @@ struct BatchedAlignBlockSizeArgs {
   std::int64_t block_size = 0;
   std::int32_t tail_expert = -1;  ///< value of expert_ids past the last block
 
-  // Outputs, int32. None may overlap another array of the call.
+  // Outputs, int32. Neither an output nor a workspace in the context, which this op leaves alone,
+  // may overlap another array of the call.
   TensorView sorted_token_ids;     ///< [>= capacity]
   TensorView expert_ids;           ///< [>= capacity / B]
   TensorView num_tokens_post_pad;  ///< [1]

@@ -21,13 +21,14 @@
 //  2. So a row without pairs, as every row of an adapter that is not active, has a padded total of
 //     0; its sorted_token_ids are all N and its expert_ids all `tail_expert`.
 //  3. The order inside a group is ascending: the op is stable and a pure function of its inputs.
-//  4. Any values of any input array are safe: nothing is read or written out of bounds.
+//  4. Any values of any input array are safe: nothing is read or written out of bounds. That
+//     holds even if somebody else changes them during the call; the outputs then have unspecified
+//     values.
 //  5. Bad arguments are refused before anything is written.
 //  6. N = 0 is valid.
 //
 // On a device the call is asynchronous on the context's stream, as align_block_size is. What
-// align_block_size.hpp says of inputs that change during a call, of contexts and of programmatic
-// dependent launch holds here too.
+// align_block_size.hpp says of contexts and of programmatic dependent launch holds here too.
 #pragma once
 
 #include <cstddef>
@@ -74,7 +75,7 @@ struct LoraAlignBlockSizeArgs {
   bool pad_sorted_ids = false;
   std::int32_t tail_expert = -1;  ///< value of a row of expert_ids past its last block
 
-  // Outputs, int32. None may overlap another array of the call.
+  // Outputs, int32. Neither an output nor the workspace may overlap another array of the call.
   TensorView sorted_token_ids;     ///< max_loras rows of >= capacity
   TensorView expert_ids;           ///< max_loras rows of >= ceil(capacity / B)
   TensorView num_tokens_post_pad;  ///< [max_loras]

@@ -51,12 +51,4 @@ inline std::int64_t num_groups(const AlignBlockSizeShape& shape) {
   return shape.num_experts + (shape.filtered_group ? 1 : 0);
 }
 
-/// map(expert) of the contract: -1 for a remote expert, and for what is no expert.
-inline std::int32_t mapped_expert(const std::int32_t* expert_map, std::int32_t num_experts,
-                                  std::int32_t expert) {
-  if (expert < 0 || expert >= num_experts) return -1;
-  const std::int32_t local = expert_map[expert];
-  return local >= 0 && local < num_experts ? local : -1;
-}
-
 }  // namespace tessera::core

@@ -67,8 +67,18 @@ bool Validator::fail_workspace(std::size_t min_bytes) {
               std::to_string(context_.workspace.size()));
 }
 
-bool Validator::fail_overlap(const char* output, const char* other) {
-  return fail(StatusCode::kInvalidValue, output, "memory of its own",
+bool Validator::fail_end(const char* name, const TensorView& view) {
+  return fail(StatusCode::kInvalidValue, std::string(name) + ".num_elements",
+              "an end within the address space", std::to_string(view.num_elements));
+}
+
+bool Validator::fail_workspace_end() {
+  return fail(StatusCode::kInvalidValue, "workspace", "an end within the address space",
+              bytes(context_.workspace.size()));
+}
+
+bool Validator::fail_overlap(const char* written, const char* other) {
+  return fail(StatusCode::kInvalidValue, written, "memory of its own",
               std::string("memory shared with ") + other);
 }
 

@@ -57,30 +57,45 @@ class Validator {
     return context_.workspace.size() >= min_bytes || fail_workspace(min_bytes);
   }
 
-  /// No output may share memory with another array or with the workspace. Of good arrays.
+  /// What is written, outputs and workspace, may not share memory with anything else of the call;
+  /// and everything must end within the address space. Of good arrays.
   template <std::size_t kOutputs, std::size_t kInputs>
   bool no_overlap(const NamedView (&outputs)[kOutputs], const NamedView (&inputs)[kInputs]) {
     std::array<Extent, kOutputs + kInputs + 1> extents;
     std::size_t n = 0;
-    const auto add = [&](const char* name, const void* data, std::size_t bytes) {
-      const auto begin = reinterpret_cast<std::uintptr_t>(data);
-      extents[n] = {name, begin, begin + bytes};
-      n += bytes != 0 ? 1 : 0;
-    };
     const auto add_view = [&](const NamedView& array) {
-      add(array.name, array.view.data,
-          static_cast<std::size_t>(array.view.num_elements) * element_bytes(array.view));
+      const auto begin = reinterpret_cast<std::uintptr_t>(array.view.data);
+      const auto length = static_cast<std::uintptr_t>(array.view.num_elements);
+      const std::size_t width = element_bytes(array.view);
+      if (width == 0 || length == 0) return true;
+      if (length > (kAddressSpaceEnd - begin) / width) return fail_end(array.name, array.view);
+      extents[n++] = {array.name, begin, begin + length * width};
+      return true;
     };
-    for (const NamedView& array : outputs) add_view(array);
+    for (const NamedView& array : outputs) {
+      if (!add_view(array)) return false;
+    }
     const std::size_t num_outputs = n;
-    for (const NamedView& array : inputs) add_view(array);
-    add("workspace", context_.workspace.data(), context_.workspace.size());
+    for (const NamedView& array : inputs) {
+      if (!add_view(array)) return false;
+    }
+    const std::size_t num_arrays = n;
+    const auto workspace_begin = reinterpret_cast<std::uintptr_t>(context_.workspace.data());
+    const std::size_t workspace_bytes = context_.workspace.size();
+    if (workspace_bytes > kAddressSpaceEnd - workspace_begin) return fail_workspace_end();
+    extents[n] = {"workspace", workspace_begin, workspace_begin + workspace_bytes};
+    n += workspace_bytes != 0 ? 1 : 0;
+
+    const auto overlap = [&](std::size_t i, std::size_t j) {
+      return extents[i].begin < extents[j].end && extents[j].begin < extents[i].end;
+    };
     for (std::size_t i = 0; i < num_outputs; ++i) {
       for (std::size_t j = i + 1; j < n; ++j) {
-        if (extents[i].begin < extents[j].end && extents[j].begin < extents[i].end) {
-          return fail_overlap(extents[i].name, extents[j].name);
-        }
+        if (overlap(i, j)) return fail_overlap(extents[i].name, extents[j].name);
       }
+    }
+    for (std::size_t i = num_outputs; n > num_arrays && i < num_arrays; ++i) {
+      if (overlap(i, num_arrays)) return fail_overlap("workspace", extents[i].name);
     }
     return true;
   }
@@ -99,6 +114,8 @@ class Validator {
     std::uintptr_t begin;
     std::uintptr_t end;
   };
+
+  static constexpr std::uintptr_t kAddressSpaceEnd = std::numeric_limits<std::uintptr_t>::max();
 
   static bool is_integer(DLDataType dtype) {
     return (dtype.code == kDLInt || dtype.code == kDLUInt) && dtype.lanes == 1 &&
@@ -141,7 +158,9 @@ class Validator {
                    std::int64_t length);
   bool fail_memory(const char* name, const TensorView& view);
   bool fail_workspace(std::size_t min_bytes);
-  bool fail_overlap(const char* output, const char* other);
+  bool fail_end(const char* name, const TensorView& view);
+  bool fail_workspace_end();
+  bool fail_overlap(const char* written, const char* other);
 
   std::string_view op_;
   const Context& context_;

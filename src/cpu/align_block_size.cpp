@@ -1,27 +1,29 @@
 // cpu/counting_sort: counts the ids of every group, lays the groups out, places every index.
 //
 // Three things set it apart from the textbook:
-//  - Ids go in batches of eight: all loads of a batch come before its stores. A processor that may
-//    not let a load pass a store of unknown address (SSBD), or that mispredicts doing so, otherwise
-//    waits once per id.
-//  - No branch depends on an id. Ids outside [0, E) and pairs of remote experts are counted and
-//    placed like any other, in buckets of their own behind the last group, and those slots are
-//    overwritten with N in the end. There is room: capacity is at least N.
+//  - Ids go in batches: all loads of a batch come before its stores. A processor that may not let a
+//    load pass a store of unknown address (SSBD), or that mispredicts doing so, otherwise waits
+//    once per id.
+//  - No branch depends on an id that stays as it is. Ids outside [0, E) and pairs of remote experts
+//    are counted and placed like any other, in buckets of their own behind the last group, and those
+//    slots are overwritten with N in the end. There is room: capacity is at least N.
 //  - A large batch is cut into slices for several threads. Each slice is counted by itself; the
 //    counts give it its own place inside every group, so the order, and every bit, stays the same.
 #include "cpu/align_block_size.hpp"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 #include <cwchar>
 #include <functional>
+#include <limits>
 #include <type_traits>
 
 #include "core/dispatch.hpp"
 #include "cpu/align_block_size_buckets.hpp"
+#include "cpu/align_block_size_groups.hpp"
 #include "cpu/align_block_size_statistics.hpp"
 #include "cpu/integer_ids.hpp"
+#include "cpu/read_once.hpp"
 #include "cpu/thread_pool.hpp"
 #include "cpu/workspace.hpp"
 
@@ -39,10 +41,20 @@ constexpr std::int64_t kIdsPerThread = 32768;
 constexpr std::int64_t kSlicesPerThread = 16;
 constexpr std::int64_t kIdsPerSlice = 16384;
 
-constexpr int kBatch = 8;
+// Ids of a batch: as many as the registers hold, of which placing needs twice as many. GCC unrolls
+// loops around atomic loads only when told to.
+constexpr int kCountedAtOnce = 8;
+constexpr int kPlacedAtOnce = 4;
 
-// Up to here, sorting by insertion beats a walk over all experts.
+// Up to here, sorting keys beats a walk over all experts, however few they are.
 constexpr std::int32_t kFewIds = 16;
+
+// Experts per id above which it does so for any number of ids.
+constexpr std::int64_t kSparseExpertsPerId = 64;
+
+bool is_sparse(std::int64_t num_ids, std::int64_t num_experts) {
+  return num_experts > kSparseExpertsPerId * num_ids;
+}
 
 // Average size of a group up to which one fill of the whole output, which writes the ids' slots
 // twice, beats a fill per group.
@@ -81,28 +93,40 @@ template <typename Id, typename Buckets>
 void count_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
                std::int32_t* counts) {
   std::int64_t i = begin;
-  for (; i + kBatch <= end; i += kBatch) {
-    std::uint32_t bucket[kBatch];
-    for (int k = 0; k < kBatch; ++k) bucket[k] = bucket_of(ids[i + k]);
-    for (int k = 0; k < kBatch; ++k) ++counts[bucket[k]];
+  for (; i + kCountedAtOnce <= end; i += kCountedAtOnce) {
+    std::uint32_t bucket[kCountedAtOnce];
+#pragma GCC unroll 8
+    for (int k = 0; k < kCountedAtOnce; ++k) bucket[k] = bucket_of(read_once(ids + i + k));
+#pragma GCC unroll 8
+    for (int k = 0; k < kCountedAtOnce; ++k) ++counts[bucket[k]];
   }
-  for (; i < end; ++i) ++counts[bucket_of(ids[i])];
+  for (; i < end; ++i) ++counts[bucket_of(read_once(ids + i))];
 }
 
+/// Ids that have changed since they were counted may take a cursor beyond sorted_token_ids, which
+/// has `num_slots`: nothing is written there, and a cursor that overflows wraps.
 template <typename Id, typename Buckets>
 void place_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
-               std::int32_t* cursors, std::int32_t* sorted_token_ids) {
+               std::uint32_t* cursors, std::int32_t* sorted_token_ids, std::uint32_t num_slots) {
+  const auto place = [&](std::uint32_t slot, std::int64_t index) {
+    if (slot < num_slots) [[likely]] {
+      // Atomic, which makes no difference to the code, because two slices may place changed ids in
+      // the same slot.
+      __atomic_store_n(sorted_token_ids + slot, static_cast<std::int32_t>(index), __ATOMIC_RELAXED);
+    }
+  };
   std::int64_t i = begin;
-  for (; i + kBatch <= end; i += kBatch) {
-    std::uint32_t bucket[kBatch];
-    std::int32_t slot[kBatch];
-    for (int k = 0; k < kBatch; ++k) bucket[k] = bucket_of(ids[i + k]);
-    for (int k = 0; k < kBatch; ++k) slot[k] = cursors[bucket[k]]++;
-    for (int k = 0; k < kBatch; ++k) sorted_token_ids[slot[k]] = static_cast<std::int32_t>(i + k);
+  for (; i + kPlacedAtOnce <= end; i += kPlacedAtOnce) {
+    std::uint32_t bucket[kPlacedAtOnce];
+    std::uint32_t slot[kPlacedAtOnce];
+#pragma GCC unroll 8
+    for (int k = 0; k < kPlacedAtOnce; ++k) bucket[k] = bucket_of(read_once(ids + i + k));
+#pragma GCC unroll 8
+    for (int k = 0; k < kPlacedAtOnce; ++k) slot[k] = cursors[bucket[k]]++;
+#pragma GCC unroll 8
+    for (int k = 0; k < kPlacedAtOnce; ++k) place(slot[k], i + k);
   }
-  for (; i < end; ++i) {
-    sorted_token_ids[cursors[bucket_of(ids[i])]++] = static_cast<std::int32_t>(i);
-  }
+  for (; i < end; ++i) place(cursors[bucket_of(read_once(ids + i))]++, i);
 }
 
 void fill(std::int32_t* first, std::int64_t count, std::int32_t value) {
@@ -135,31 +159,6 @@ struct Tables {
   }
 };
 
-/// The groups among some consecutive buckets that are not empty, in ascending order.
-struct Groups {
-  static constexpr int kMaxBuckets = 64;
-
-  int num = 0;
-  std::int32_t bucket[kMaxBuckets];
-  std::int32_t num_blocks[kMaxBuckets];
-
-  /// Reads the totals of `num_buckets` <= kMaxBuckets buckets from `first` on. Without a branch on
-  /// a total: about half of the experts are empty in a small batch, in no order.
-  Groups(const std::int32_t* totals, std::int32_t first, int num_buckets, double inverse_block) {
-    std::uint64_t nonempty = 0;
-    for (int k = 0; k < num_buckets; ++k) {
-      nonempty |= static_cast<std::uint64_t>(totals[first + k] != 0) << k;
-    }
-    for (; nonempty != 0; nonempty &= nonempty - 1) {
-      bucket[num] = first + std::countr_zero(nonempty);
-      // floor((total - 1) / block_size) + 1. The half keeps the quotient at least
-      // 0.5 / block_size away from every integer, far more than its rounding error.
-      num_blocks[num] = static_cast<std::int32_t>((totals[bucket[num]] - 0.5) * inverse_block) + 1;
-      ++num;
-    }
-  }
-};
-
 /// What expert_ids shows for a block of `group`.
 struct BlockExpert {
   const std::int32_t* expert_map;  // null: the group itself
@@ -169,27 +168,33 @@ struct BlockExpert {
       : expert_map(p.drops_remote ? nullptr : p.expert_map), num_experts(p.num_experts) {}
 
   std::int32_t operator()(std::int32_t group) const {
-    return expert_map == nullptr ? group : core::mapped_expert(expert_map, num_experts, group);
+    return expert_map == nullptr ? group : mapped_expert(expert_map, num_experts, group);
   }
 };
 
 void fill_expert_tail(const AlignBlockSizeProblem& p, std::int32_t num_blocks) {
   const std::int32_t shown =
-      p.map_tail ? core::mapped_expert(p.expert_map, p.num_experts, p.tail_expert) : p.tail_expert;
+      p.map_tail ? mapped_expert(p.expert_map, p.num_experts, p.tail_expert) : p.tail_expert;
   fill(p.expert_ids + num_blocks, p.expert_ids_length - num_blocks, shown);
 }
 
-/// Writes all outputs but the indices themselves and the rest of `validation`, and turns the
-/// tables' counts into cursors. Buckets are numbered as by FilteredBuckets where `first_group` is
-/// -1. Returns the slot behind the last bucket: from num_tokens_post_pad to there, place_ids() puts
-/// the indices that belong to no group.
-std::int32_t lay_out(const AlignBlockSizeProblem& p, std::int32_t first_group,
-                     const std::int32_t* totals, const Tables& tables) {
+/// Where the buckets are. Kept beside num_tokens_post_pad, for the outputs are never read: they are
+/// the caller's, as the inputs are.
+struct Layout {
+  std::int32_t num_dropped;
+  std::int32_t groups_end;   // num_tokens_post_pad
+  std::int32_t buckets_end;  // from groups_end to here are the indices that belong to no group
+};
+
+/// Writes all outputs but the indices themselves and `validation`, and turns the tables' counts
+/// into cursors. Buckets are numbered as by FilteredBuckets where `first_group` is -1.
+Layout lay_out(const AlignBlockSizeProblem& p, std::int32_t first_group, const std::int32_t* totals,
+               const Tables& tables) {
   const std::int32_t num_groups = p.num_experts - first_group;
   const std::int32_t* const expert_totals = totals - first_group;
   if (p.expert_counts != nullptr) std::copy_n(expert_totals, p.num_experts, p.expert_counts);
-  if (p.num_dropped != nullptr) *p.num_dropped = totals[num_groups];
-  if (p.validation != nullptr) num_invalid_ids(p) = totals[num_groups];
+  const std::int32_t num_dropped = totals[num_groups];
+  if (p.num_dropped != nullptr) *p.num_dropped = num_dropped;
   Loads loads;
   if (p.statistics != nullptr) {
     for (std::int32_t e = 0; e < p.num_experts; ++e) loads.add(expert_totals[e]);
@@ -216,7 +221,8 @@ std::int32_t lay_out(const AlignBlockSizeProblem& p, std::int32_t first_group,
       for (std::int32_t b = 0; b < num_blocks; ++b) p.expert_ids[block++] = shown;
     }
   }
-  *p.num_tokens_post_pad = slot;
+  const std::int32_t groups_end = slot;
+  *p.num_tokens_post_pad = groups_end;
   fill_expert_tail(p, block);
   if (p.statistics != nullptr) loads.write_statistics(p, block, num_filtered);
   for (const std::int32_t bucket : {num_groups, num_groups + 1}) {
@@ -225,13 +231,14 @@ std::int32_t lay_out(const AlignBlockSizeProblem& p, std::int32_t first_group,
   if (!fills_first) {
     fill(p.sorted_token_ids + slot, p.sorted_token_ids_length - slot, p.num_ids);
   }
-  return slot;
+  return {num_dropped, groups_end, slot};
 }
 
-/// `for_each_slice(task)` calls task(s) for every slice of `tables`, all at once or in turn.
+/// Returns the number of dropped ids. `for_each_slice(task)` calls task(s) for every slice of
+/// `tables`, all at once or in turn.
 template <typename Id, typename Buckets, typename ForEachSlice>
-void sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
-                 std::int32_t* totals, const Tables& tables, ForEachSlice for_each_slice) {
+std::int32_t sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
+                         std::int32_t* totals, const Tables& tables, ForEachSlice for_each_slice) {
   const auto slice_begin = [&](int s) { return std::int64_t{p.num_ids} * s / tables.num_slices; };
 
   for_each_slice([&](int s) {
@@ -246,28 +253,29 @@ void sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_o
       for (std::int64_t b = 0; b < tables.stride; ++b) totals[b] += tables.slice(s)[b];
     }
   }
-  const std::int32_t end = lay_out(p, Buckets::kFirstGroup, totals, tables);
+  const Layout layout = lay_out(p, Buckets::kFirstGroup, totals, tables);
+  const auto num_slots = static_cast<std::uint32_t>(
+      std::min<std::int64_t>(p.sorted_token_ids_length, std::numeric_limits<std::int32_t>::max()));
   for_each_slice([&](int s) {
-    place_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of, tables.slice(s),
-              p.sorted_token_ids);
+    place_ids(ids, slice_begin(s), slice_begin(s + 1), bucket_of,
+              reinterpret_cast<std::uint32_t*>(tables.slice(s)), p.sorted_token_ids, num_slots);
   });
-  const std::int32_t num_tokens_post_pad = *p.num_tokens_post_pad;
-  if (end != num_tokens_post_pad) {
-    fill(p.sorted_token_ids + num_tokens_post_pad, end - num_tokens_post_pad, p.num_ids);
+  if (layout.buckets_end != layout.groups_end) {
+    fill(p.sorted_token_ids + layout.groups_end, layout.buckets_end - layout.groups_end, p.num_ids);
   }
+  return layout.num_dropped;
 }
 
-/// A handful of ids, sorted by insertion: needs no table, so its time does not depend on E.
+/// Few ids, sorted by bucket and index: needs no table, so neither time nor memory depends on E.
+/// `keys` has room for every id. Returns the number of dropped ids.
 template <typename Id, typename Buckets>
-void sort_few_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of) {
-  std::uint64_t keys[kFewIds];  // bucket above, index below: distinct, and in the order wanted
+std::int32_t sort_keys(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
+                       std::uint64_t* keys) {
   for (std::int32_t i = 0; i < p.num_ids; ++i) {
-    const std::uint64_t key =
-        std::uint64_t{bucket_of(ids[i])} << 32 | static_cast<std::uint32_t>(i);
-    std::int32_t k = i;
-    for (; k > 0 && keys[k - 1] > key; --k) keys[k] = keys[k - 1];
-    keys[k] = key;
+    const std::uint32_t bucket = bucket_of(read_once(ids + i));
+    keys[i] = std::uint64_t{bucket} << 32 | static_cast<std::uint32_t>(i);
   }
+  std::sort(keys, keys + p.num_ids);
   const auto bucket_at = [&](std::int32_t k) { return static_cast<std::int32_t>(keys[k] >> 32); };
 
   fill(p.sorted_token_ids, p.sorted_token_ids_length, p.num_ids);
@@ -299,44 +307,56 @@ void sort_few_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_
   fill_expert_tail(p, block);
   const std::int32_t begin = k;
   while (k < p.num_ids && bucket_at(k) == num_groups) ++k;
-  if (p.num_dropped != nullptr) *p.num_dropped = k - begin;
-  if (p.validation != nullptr) num_invalid_ids(p) = k - begin;
+  const std::int32_t num_dropped = k - begin;
+  if (p.num_dropped != nullptr) *p.num_dropped = num_dropped;
   if (p.statistics != nullptr) loads.write_statistics(p, block, num_filtered);
+  return num_dropped;
 }
 
+/// Returns the number of dropped ids.
 template <typename Id, typename Buckets>
-void sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
-              const Context& context) {
-  if (p.num_ids <= kFewIds) return sort_few_ids(p, ids, bucket_of);
+std::int32_t sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
+                      const Context& context) {
+  if (p.num_ids <= kFewIds) {
+    std::uint64_t keys[kFewIds];
+    return sort_keys(p, ids, bucket_of, keys);
+  }
+  if (is_sparse(p.num_ids, p.num_experts)) {
+    return sort_keys(p, ids, bucket_of, Workspace::array_in<std::uint64_t>(context.workspace));
+  }
 
   const Split split(p.num_ids, p.num_experts, context, core::max_threads);
   const std::int64_t stride = table_stride(p.num_experts);
-  std::int32_t* const totals = Workspace::ints_in(context.workspace);
+  std::int32_t* const totals = Workspace::array_in<std::int32_t>(context.workspace);
   const Tables tables{totals + stride, stride, split.num_slices};
   if (split.num_threads == 1) {
-    sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
-    return;
+    return sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
   }
   ThreadPool::Lease threads(split.num_threads);
-  sort_slices(p, ids, bucket_of, totals, tables,
-              [&](const auto& task) { threads.run(split.num_slices, std::cref(task)); });
+  return sort_slices(p, ids, bucket_of, totals, tables, [&](const auto& task) {
+    threads.run(split.num_slices, std::cref(task));
+  });
 }
 
 }  // namespace
 
 std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
                                           const Context& context) {
+  if (shape.num_ids <= kFewIds) return 0;
+  if (is_sparse(shape.num_ids, shape.num_experts)) {
+    return Workspace::bytes_for<std::uint64_t>(shape.num_ids);
+  }
   // A table per slice, and the totals: enough for a call that may use more threads than this one.
   const Split largest(shape.num_ids, shape.num_experts, context, core::max_possible_threads);
   const std::int64_t num_tables = largest.num_slices + 1;
-  return Workspace::bytes_for(num_tables * table_stride(shape.num_experts));
+  return Workspace::bytes_for<std::int32_t>(num_tables * table_stride(shape.num_experts));
 }
 
 Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Context& context) {
   with_typed_ids(p, [&](const auto* ids) {
     const auto run = [&](auto bucket_of) {
-      sort_ids(p, ids, bucket_of, context);
-      if (p.validation != nullptr) find_invalid(p, ids, bucket_of);
+      const std::int32_t num_dropped = sort_ids(p, ids, bucket_of, context);
+      if (p.validation != nullptr) write_validation(p, ids, bucket_of, num_dropped);
     };
     const auto run_filtered_or_not = [&](auto bucket_of) {
       // Nothing of an unsigned type is -1.
@@ -345,11 +365,11 @@ Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Cont
       }
       run(bucket_of);
     };
-    const GlobalBuckets global{static_cast<std::uint32_t>(p.num_experts)};
+    const auto num_experts = static_cast<std::uint32_t>(p.num_experts);
     if (p.drops_remote) {
-      run_filtered_or_not(LocalBuckets{global, p.expert_map});
+      run_filtered_or_not(LocalBuckets{num_experts, p.expert_map});
     } else {
-      run_filtered_or_not(global);
+      run_filtered_or_not(GlobalBuckets{num_experts});
     }
   });
   return {};

@@ -7,7 +7,14 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/read_once.hpp"
+
 namespace tessera::cpu {
+
+/// An id as an unsigned number, at least as wide as the number of an expert. Sign-extended and then
+/// read as unsigned, a negative id lies above every expert.
+template <typename Id>
+using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
 
 /// Where groups are formed by global expert.
 struct GlobalBuckets {
@@ -16,23 +23,22 @@ struct GlobalBuckets {
 
   template <typename Id>
   std::uint32_t operator()(Id id) const {
-    // Sign-extended and then read as unsigned, a negative id lies above every expert.
-    using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
-    return static_cast<std::uint32_t>(std::min<Unsigned>(static_cast<Unsigned>(id), num_experts));
+    return static_cast<std::uint32_t>(
+        std::min<Unsigned<Id>>(static_cast<Unsigned<Id>>(id), num_experts));
   }
 };
 
 /// Where groups are formed by local expert.
 struct LocalBuckets {
   static constexpr std::int32_t kFirstGroup = 0;
-  GlobalBuckets global;
+  std::uint32_t num_experts;
   const std::int32_t* expert_map;
 
   template <typename Id>
   std::uint32_t operator()(Id id) const {
-    const std::uint32_t num_experts = global.num_experts;
-    const std::uint32_t expert = global(id);
-    const auto local = static_cast<std::uint32_t>(expert_map[std::min(expert, num_experts - 1)]);
+    const std::uint32_t expert = GlobalBuckets{num_experts}(id);
+    const auto local =
+        static_cast<std::uint32_t>(read_once(expert_map + std::min(expert, num_experts - 1)));
     if (expert == num_experts) return num_experts;
     return local < num_experts ? local : num_experts + 1;
   }

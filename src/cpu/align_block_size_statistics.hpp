@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/align_block_size_implementation.hpp"
+#include "cpu/read_once.hpp"
 
 namespace tessera::cpu {
 
@@ -37,33 +38,38 @@ class Loads {
   std::int32_t largest_ = 0;
 };
 
-inline std::int64_t& num_invalid_ids(const core::AlignBlockSizeProblem& p) {
-  return p.validation[static_cast<int>(AlignBlockSizeValidation::kNumInvalidIds)];
-}
-
-/// Completes `validation`, of which num_invalid_ids() is there.
+/// Writes `validation`. `num_invalid_ids` is the number that was counted: the scan for the first of
+/// them ends with the ids, whether or not one is still there.
 template <typename Id, typename Buckets>
-void find_invalid(const core::AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of) {
+void write_validation(const core::AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
+                      std::int32_t num_invalid_ids) {
   using enum AlignBlockSizeValidation;
   const auto set = [&](AlignBlockSizeValidation entry, std::int64_t value) {
     p.validation[static_cast<int>(entry)] = value;
   };
+  set(kNumInvalidIds, num_invalid_ids);
   set(kFirstInvalidId, -1);
   set(kFirstInvalidIdValue, 0);
-  if (num_invalid_ids(p) != 0) {
-    const auto dropped = static_cast<std::uint32_t>(p.num_experts - Buckets::kFirstGroup);
-    std::int64_t i = 0;
-    while (bucket_of(ids[i]) != dropped) ++i;
+  const auto dropped = static_cast<std::uint32_t>(p.num_experts - Buckets::kFirstGroup);
+  for (std::int64_t i = 0; num_invalid_ids != 0 && i < p.num_ids; ++i) {
+    const Id id = read_once(ids + i);
+    if (bucket_of(id) != dropped) continue;
     set(kFirstInvalidId, i);
-    set(kFirstInvalidIdValue, static_cast<std::int64_t>(ids[i]));
+    set(kFirstInvalidIdValue, static_cast<std::int64_t>(id));
+    break;
   }
 
-  const auto is_invalid = [&](std::int32_t entry) { return entry < -1 || entry >= p.num_experts; };
-  const std::int32_t* const map_end = p.expert_map + (p.expert_map == nullptr ? 0 : p.num_experts);
-  const std::int32_t* const first = std::find_if(p.expert_map, map_end, is_invalid);
-  set(kNumInvalidMapEntries, std::count_if(first, map_end, is_invalid));
-  set(kFirstInvalidMapEntry, first == map_end ? -1 : first - p.expert_map);
-  set(kFirstInvalidMapEntryValue, first == map_end ? 0 : *first);
+  std::int64_t num_invalid_entries = 0;
+  set(kFirstInvalidMapEntry, -1);
+  set(kFirstInvalidMapEntryValue, 0);
+  for (std::int64_t expert = 0; p.expert_map != nullptr && expert < p.num_experts; ++expert) {
+    const std::int32_t entry = read_once(p.expert_map + expert);
+    if (entry >= -1 && entry < p.num_experts) continue;
+    if (num_invalid_entries++ != 0) continue;
+    set(kFirstInvalidMapEntry, expert);
+    set(kFirstInvalidMapEntryValue, entry);
+  }
+  set(kNumInvalidMapEntries, num_invalid_entries);
 }
 
 }  // namespace tessera::cpu

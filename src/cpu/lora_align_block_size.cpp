@@ -1,9 +1,12 @@
+// Counts the pairs of every group of every row in tables of max_loras x E counters, or, where these
+// are many against the pairs, sorts the pairs.
 #include "cpu/lora_align_block_size.hpp"
 
 #include <algorithm>
 #include <utility>
 
 #include "cpu/integer_ids.hpp"
+#include "cpu/read_once.hpp"
 #include "cpu/workspace.hpp"
 
 namespace tessera::cpu {
@@ -14,15 +17,22 @@ using core::LoraAlignBlockSizeProblem;
 
 constexpr std::int32_t kNone = -1;
 
+// Counters per id from which sorting the pairs beats a walk over all counters.
+constexpr std::int64_t kSparseCountersPerId = 64;
+
+bool is_sparse(std::int64_t num_ids, std::int64_t max_loras, std::int64_t num_experts) {
+  return max_loras * num_experts > kSparseCountersPerId * num_ids;
+}
+
 /// Marks the adapters whose rows hold pairs.
 void find_active(const LoraAlignBlockSizeProblem& p, std::int32_t* is_active) {
   std::fill_n(is_active, p.max_loras, p.has_lora_ids ? 0 : 1);
   for (std::int64_t k = 0; k < p.num_lora_ids; ++k) {
-    const std::int32_t adapter = p.lora_ids[k];
+    const std::int32_t adapter = read_once(p.lora_ids + k);
     if (adapter >= 0 && adapter < p.max_loras) is_active[adapter] = 1;
   }
   for (std::int32_t adapter = 0; adapter < p.max_loras && p.adapter_enabled != nullptr; ++adapter) {
-    if (p.adapter_enabled[adapter] == 0) is_active[adapter] = 0;
+    if (read_once(p.adapter_enabled + adapter) == 0) is_active[adapter] = 0;
   }
 }
 
@@ -30,7 +40,7 @@ template <typename Id>
 std::int32_t group_of(const AlignBlockSizeProblem& p, Id id) {
   if (std::cmp_less(id, 0) || std::cmp_greater_equal(id, p.num_experts)) return kNone;
   const auto expert = static_cast<std::int32_t>(id);
-  return p.drops_remote ? core::mapped_expert(p.expert_map, p.num_experts, expert) : expert;
+  return p.drops_remote ? mapped_expert(p.expert_map, p.num_experts, expert) : expert;
 }
 
 /// Calls visit(i, adapter, group) for every pair that is in a row.
@@ -41,13 +51,13 @@ void for_each_pair(const LoraAlignBlockSizeProblem& p, const Id* ids, const std:
   std::int32_t i = 0;
   for (std::int32_t token = 0; i < pairs.num_ids; ++token) {
     const std::int32_t end = i + p.top_k;
-    const std::int32_t adapter = p.token_lora_mapping[token];
+    const std::int32_t adapter = read_once(p.token_lora_mapping + token);
     if (adapter < 0 || adapter >= p.max_loras || is_active[adapter] == 0) {
       i = end;
       continue;
     }
     for (; i < end; ++i) {
-      const std::int32_t group = group_of(pairs, ids[i]);
+      const std::int32_t group = group_of(pairs, read_once(ids + i));
       if (group != kNone) visit(i, adapter, group);
     }
   }
@@ -72,31 +82,90 @@ void lay_out(const LoraAlignBlockSizeProblem& p, std::int32_t adapter, std::int3
   row.num_tokens_post_pad[adapter] = block * row.block_size;
 }
 
+template <typename Id>
+void count_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::int32_t* is_active,
+                 std::int32_t* tables) {
+  const AlignBlockSizeProblem& row = p.first_row;
+  const std::int64_t num_experts = row.num_experts;
+  std::fill_n(tables, p.max_loras * num_experts, 0);
+  for_each_pair(p, ids, is_active, [&](std::int32_t, std::int32_t adapter, std::int32_t group) {
+    ++tables[adapter * num_experts + group];
+  });
+  for (std::int32_t adapter = 0; adapter < p.max_loras; ++adapter) {
+    lay_out(p, adapter, tables + adapter * num_experts);
+  }
+  // Pairs that have changed since they were counted may get slots behind their row, which are cut
+  // to it; a cursor that overflows wraps.
+  auto* const cursors = reinterpret_cast<std::uint32_t*>(tables);
+  const std::int64_t last_slot = row.sorted_token_ids_length - 1;
+  for_each_pair(p, ids, is_active, [&](std::int32_t i, std::int32_t adapter, std::int32_t group) {
+    const std::int64_t slot = cursors[adapter * num_experts + group]++;
+    row.sorted_token_ids[adapter * row.sorted_token_ids_length + std::min(slot, last_slot)] = i;
+  });
+}
+
+/// A pair that is in a row. Pairs are ordered by row, group and index.
+struct Pair {
+  std::int32_t adapter;
+  std::int32_t group;
+  std::int32_t index;
+
+  auto operator<=>(const Pair&) const = default;
+};
+
+template <typename Id>
+void sort_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::int32_t* is_active,
+                Pair* pairs) {
+  const AlignBlockSizeProblem& row = p.first_row;
+  Pair* end = pairs;
+  for_each_pair(p, ids, is_active, [&](std::int32_t i, std::int32_t adapter, std::int32_t group) {
+    *end++ = {adapter, group, i};
+  });
+  std::sort(pairs, end);
+
+  std::fill_n(row.sorted_token_ids, p.max_loras * row.sorted_token_ids_length, row.num_ids);
+  std::fill_n(row.expert_ids, p.max_loras * row.expert_ids_length, row.tail_expert);
+  const Pair* pair = pairs;
+  for (std::int32_t adapter = 0; adapter < p.max_loras; ++adapter) {
+    std::int32_t* const sorted_token_ids =
+        row.sorted_token_ids + adapter * row.sorted_token_ids_length;
+    std::int32_t* const expert_ids = row.expert_ids + adapter * row.expert_ids_length;
+    std::int32_t block = 0;
+    while (pair != end && pair->adapter == adapter) {
+      const std::int32_t group = pair->group;
+      const std::int32_t start = block * row.block_size;
+      for (std::int32_t k = 0; pair != end && pair->adapter == adapter && pair->group == group;
+           ++k, ++pair) {
+        if (k % row.block_size == 0) expert_ids[block++] = group;
+        sorted_token_ids[start + k] = pair->index;
+      }
+    }
+    row.num_tokens_post_pad[adapter] = block * row.block_size;
+  }
+}
+
 }  // namespace
 
 std::size_t lora_workspace_bytes(const LoraAlignBlockSizeShape& shape) {
-  // For each adapter whether it is active, and a counter an expert.
-  return Workspace::bytes_for(shape.max_loras * (1 + shape.num_experts));
+  // For each adapter whether it is active, and its counters or the pairs.
+  constexpr std::int64_t kIntsPerPair = sizeof(Pair) / sizeof(std::int32_t);
+  const bool sorts = is_sparse(shape.num_ids, shape.max_loras, shape.num_experts);
+  return Workspace::bytes_for<std::int32_t>(
+      shape.max_loras +
+      (sorts ? kIntsPerPair * shape.num_ids : shape.max_loras * shape.num_experts));
 }
 
 Status lora_align_block_size(const LoraAlignBlockSizeProblem& p, const Context& context) {
   const AlignBlockSizeProblem& row = p.first_row;
-  const std::int64_t num_experts = row.num_experts;
-  std::int32_t* const is_active = Workspace::ints_in(context.workspace);
-  std::int32_t* const tables = is_active + p.max_loras;
+  std::int32_t* const is_active = Workspace::array_in<std::int32_t>(context.workspace);
+  std::int32_t* const rest = is_active + p.max_loras;
   find_active(p, is_active);
-  std::fill_n(tables, p.max_loras * num_experts, 0);
   with_typed_ids(row, [&](const auto* ids) {
-    for_each_pair(p, ids, is_active, [&](std::int32_t, std::int32_t adapter, std::int32_t group) {
-      ++tables[adapter * num_experts + group];
-    });
-    for (std::int32_t adapter = 0; adapter < p.max_loras; ++adapter) {
-      lay_out(p, adapter, tables + adapter * num_experts);
+    if (is_sparse(row.num_ids, p.max_loras, row.num_experts)) {
+      sort_pairs(p, ids, is_active, reinterpret_cast<Pair*>(rest));
+    } else {
+      count_pairs(p, ids, is_active, rest);
     }
-    for_each_pair(p, ids, is_active, [&](std::int32_t i, std::int32_t adapter, std::int32_t group) {
-      const std::int32_t slot = tables[adapter * num_experts + group]++;
-      row.sorted_token_ids[adapter * row.sorted_token_ids_length + slot] = i;
-    });
   });
   return {};
 }

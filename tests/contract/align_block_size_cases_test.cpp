@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <set>
 #include <string>
 
@@ -69,6 +70,31 @@ TEST(Cases, RandomCasesKeepToTheirLimitAndFitInt32) {
   }
 }
 
+TEST(Cases, RandomCasesDrawFromTheWholeRange) {
+  std::int64_t block_size = 0, num_experts = 0, top_k = 0, extra_length = 0;
+  std::int64_t odd_block_size = 0;
+  std::set<std::int32_t> tails;
+  for (std::uint64_t seed = 0; seed < 3000; ++seed) {
+    const AlignBlockSizeCase c = random_align_block_size_case(seed, 5000);
+    const std::int64_t num_ids = c.num_tokens * c.top_k;
+    block_size = std::max(block_size, c.block_size);
+    if (num_ids > 100) odd_block_size = std::max(odd_block_size, c.block_size % 2 * c.block_size);
+    num_experts = std::max(num_experts, c.num_experts);
+    top_k = std::max(top_k, c.top_k);
+    extra_length = std::max(extra_length, c.extra_length);
+    tails.insert(c.tail_expert);
+    EXPECT_LE(std::min(num_ids, c.num_experts + 1) * (c.block_size - 1), 2 << 20) << c.name;
+  }
+  EXPECT_GT(block_size, 1 << 17);
+  EXPECT_GT(odd_block_size, 2000);
+  EXPECT_GT(num_experts, 1 << 19);
+  EXPECT_GT(top_k, 128);
+  EXPECT_GT(extra_length, 1 << 15);
+  EXPECT_TRUE(tails.contains(INT32_MIN));
+  EXPECT_TRUE(tails.contains(INT32_MAX));
+  EXPECT_LT(*std::next(tails.begin()), -(1 << 30));
+}
+
 // The numbers were recorded once. Were the generator to change, replaying a failure by its name,
 // and comparing benchmarks across versions, would silently mean something else.
 TEST(Cases, InputsAreTheSameEverywhere) {
@@ -82,7 +108,7 @@ TEST(Cases, InputsAreTheSameEverywhere) {
   EXPECT_EQ(
       to_json(random_align_block_size_case(7, 5000)),
       R"({"name": "random:7:5000", "num_ids": 0, "num_tokens": 0, "num_experts": 2, "top_k": 10)"
-      R"(, "block_size": 2, "dtype": "uint16", "distribution": "uniform", "broken": "all", "map": "merged", "ignore_invalid_experts": false, "pad_sorted_ids": false, "tail_expert": -1, "map_tail": false, "filtered_group": true, "statistics": true, "validation": true, "extra_length": 227, "benchmark": false})");
+      R"(, "block_size": 231, "dtype": "uint16", "distribution": "uniform", "broken": "all", "map": "merged", "ignore_invalid_experts": false, "pad_sorted_ids": false, "tail_expert": -1, "map_tail": false, "filtered_group": true, "statistics": true, "validation": true, "extra_length": 227, "benchmark": false})");
 }
 
 TEST(Cases, SeedsGiveDifferentInputs) {

@@ -125,5 +125,37 @@ TEST(AlignBlockSizeSizes, ShapeOutsideItsDomainIsRefused) {
                  "9223372036854775807");
 }
 
+std::size_t workspace_of(const char* implementation, const AlignBlockSizeShape& shape) {
+  Context context;
+  context.implementation = implementation;
+  context.num_threads = 8;
+  AlignBlockSizeSizes sizes;
+  const Status status = align_block_size_sizes(shape, context, &sizes);
+  EXPECT_TRUE(status.ok()) << status.message();
+  return sizes.workspace_bytes;
+}
+
+TEST(AlignBlockSizeWorkspace, GrowsWithTheIdsWhateverTheExperts) {
+  for (const char* implementation : {"cpu/counting_sort", "cpu/reference"}) {
+    for (const std::int64_t num_ids : {0, 1, 16, 17, 100, 1000, 65536, 1000000}) {
+      for (std::int64_t num_experts = 1; num_experts <= kMaxExperts; num_experts *= 2) {
+        const std::size_t bytes = workspace_of(implementation, {num_ids, 1, num_experts, false});
+        EXPECT_LE(bytes, static_cast<std::size_t>(num_ids == 0 ? 0 : 256 + 520 * num_ids))
+            << implementation << ", " << num_ids << " ids, " << num_experts << " experts";
+      }
+    }
+  }
+}
+
+TEST(AlignBlockSizeWorkspace, IsWhatIsUsed) {
+  constexpr std::size_t kAlignment = 63;
+  EXPECT_EQ(workspace_of("cpu/counting_sort", {16, 128, kMaxExperts, false}), 0U);
+  EXPECT_EQ(workspace_of("cpu/counting_sort", {1000, 1, kMaxExperts, false}), 8000 + kAlignment);
+  EXPECT_EQ(workspace_of("cpu/counting_sort", {17, 1, 64 * 17 + 1, false}), 136 + kAlignment);
+  // Two tables of 1088 experts, three more buckets, and the rest of a cache line.
+  EXPECT_EQ(workspace_of("cpu/counting_sort", {17, 1, 64 * 17, false}), 2 * 4416 + kAlignment);
+  EXPECT_EQ(workspace_of("cpu/reference", {1, 1, kMaxExperts, false}), 16 + kAlignment);
+}
+
 }  // namespace
 }  // namespace tessera

@@ -133,5 +133,63 @@ TEST(LoraAlignBlockSizeSizes, AreThoseOfARow) {
   EXPECT_EQ(sizes.sorted_token_ids, -1);
 }
 
+TEST(LoraAlignBlockSizeWorkspace, GrowsWithIdsAndAdaptersWhateverTheExperts) {
+  const auto workspace_of = [](const LoraAlignBlockSizeShape& shape) {
+    LoraAlignBlockSizeSizes sizes;
+    const Status status = lora_align_block_size_sizes(shape, Context{}, &sizes);
+    EXPECT_TRUE(status.ok()) << status.message();
+    return sizes.workspace_bytes;
+  };
+  constexpr std::int64_t kMaxExperts = std::int64_t{1} << 30;
+  constexpr std::int64_t kMaxLoras = std::int64_t{1} << 20;
+  constexpr std::size_t kAlignment = 63;
+  for (const std::int64_t num_ids : {0, 1, 16, 1000, 65536}) {
+    for (std::int64_t max_loras = 1; max_loras <= kMaxLoras; max_loras *= 4) {
+      for (std::int64_t num_experts = 1; num_experts <= kMaxExperts; num_experts *= 2) {
+        EXPECT_LE(workspace_of({num_ids, 1, num_experts, max_loras, false}),
+                  static_cast<std::size_t>(4 * max_loras + 256 * num_ids) + kAlignment)
+            << num_ids << " ids, " << num_experts << " experts, " << max_loras << " adapters";
+      }
+    }
+  }
+  EXPECT_EQ(workspace_of({10, 1, kMaxExperts, kMaxLoras, false}),
+            static_cast<std::size_t>(4 * kMaxLoras + 12 * 10) + kAlignment);
+  EXPECT_EQ(workspace_of({10, 1, 64, 10, false}), 4 * (10 + 640) + kAlignment);
+  EXPECT_EQ(workspace_of({10, 1, 641, 1, false}), 4 * 1 + 12 * 10 + kAlignment);
+}
+
+// Tables of counters would take 4 PB.
+TEST(LoraAlignBlockSize, TakesTheMostExpertsAndAdapters) {
+  LoraAlignBlockSizeCase c;
+  c.pairs = {.name = "", .num_tokens = 2, .num_experts = 1 << 30, .top_k = 3, .block_size = 2};
+  c.max_loras = 1 << 20;
+  c.pairs.num_tokens = 2;
+  GuardedLoraCall call(c);
+  const std::vector<std::int32_t> topk_ids = {(1 << 30) - 1, 5, (1 << 30) - 1, 1 << 30, 7, 0};
+  const std::vector<std::int32_t> token_lora_mapping = {(1 << 20) - 1, 0};
+  call.args.topk_ids = TensorView::of(std::span(topk_ids));
+  call.args.token_lora_mapping = TensorView::of(std::span(token_lora_mapping));
+  const Status status = call.run();
+  ASSERT_TRUE(status.ok()) << status.message();
+  EXPECT_EQ(call.damage(), "");
+  const LoraOutputs outputs = call.outputs();
+  const auto row = [](const std::vector<std::int32_t>& all, std::size_t adapter) {
+    const std::size_t length = all.size() >> 20;
+    return std::vector<std::int32_t>(all.begin() + adapter * length,
+                                     all.begin() + (adapter + 1) * length);
+  };
+  EXPECT_EQ(row(outputs.sorted_token_ids, 0),
+            (std::vector<std::int32_t>{5, 6, 4, 6, 6, 6, 6, 6, 6, 6, 6, 6}));
+  EXPECT_EQ(row(outputs.expert_ids, 0), (std::vector<std::int32_t>{0, 7, -1, -1, -1, -1}));
+  EXPECT_EQ(row(outputs.expert_ids, 1), (std::vector<std::int32_t>(6, -1)));
+  EXPECT_EQ(row(outputs.sorted_token_ids, (1 << 20) - 1),
+            (std::vector<std::int32_t>{1, 6, 0, 2, 6, 6, 6, 6, 6, 6, 6, 6}));
+  EXPECT_EQ(row(outputs.expert_ids, (1 << 20) - 1),
+            (std::vector<std::int32_t>{5, (1 << 30) - 1, -1, -1, -1, -1}));
+  EXPECT_EQ(outputs.num_tokens_post_pad[0], 4);
+  EXPECT_EQ(outputs.num_tokens_post_pad[1], 0);
+  EXPECT_EQ(outputs.num_tokens_post_pad.back(), 4);
+}
+
 }  // namespace
 }  // namespace tessera::test
