@@ -28,8 +28,7 @@
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several
 // threads or streams at once are correct if they share no output. What align_block_size.hpp says of
-// inputs that change during a call, of contexts and of programmatic dependent launch holds here
-// too.
+// contexts and of programmatic dependent launch holds here too.
 #pragma once
 
 #include <cstdint>

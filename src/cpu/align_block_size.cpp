@@ -5,8 +5,8 @@
 //    load pass a store of unknown address (SSBD), or that mispredicts doing so, otherwise waits
 //    once per id.
 //  - No branch depends on an id that stays as it is. Ids outside [0, E) and pairs of remote experts
-//    are counted and placed like any other, in buckets of their own behind the last group, and those
-//    slots are overwritten with N in the end. There is room: capacity is at least N.
+//    are counted and placed like any other, in buckets of their own behind the last group, and
+//    those slots are overwritten with N in the end. There is room: capacity is at least N.
 //  - A large batch is cut into slices for several threads. Each slice is counted by itself; the
 //    counts give it its own place inside every group, so the order, and every bit, stays the same.
 #include "cpu/align_block_size.hpp"
@@ -333,9 +333,8 @@ std::int32_t sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets buc
     return sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
   }
   ThreadPool::Lease threads(split.num_threads);
-  return sort_slices(p, ids, bucket_of, totals, tables, [&](const auto& task) {
-    threads.run(split.num_slices, std::cref(task));
-  });
+  return sort_slices(p, ids, bucket_of, totals, tables,
+                     [&](const auto& task) { threads.run(split.num_slices, std::cref(task)); });
 }
 
 }  // namespace

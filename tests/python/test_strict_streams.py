@@ -183,8 +183,13 @@ class Runtime:
         return self.streams[self.device]
 
 
+class Tensor:
+    """What is asked of `torch.Tensor` to describe torch, and not needed here."""
+
+    numel = get_device = is_neg = __torch_dispatch__ = None
+
+
 def torch_framework(runtime: Runtime) -> Framework:
-    tensor = SimpleNamespace(numel=None, get_device=None)
     cuda = SimpleNamespace(
         device=runtime.current_device,
         stream=runtime.current_stream,
@@ -193,8 +198,9 @@ def torch_framework(runtime: Runtime) -> Framework:
         is_current_stream_capturing=lambda: runtime.stream().captures,
     )
     names = ("int8", "int32", "from_numpy", "unsafe_split_with_sizes")
-    torch = SimpleNamespace(cuda=cuda, Tensor=tensor, **dict.fromkeys(names))
-    return _frameworks._torch_framework(torch)
+    modes = SimpleNamespace(_len_torch_dispatch_stack=None, _is_tracing=None)
+    torch = SimpleNamespace(cuda=cuda, Tensor=Tensor, _C=modes, **dict.fromkeys(names))
+    return _frameworks._torch_framework(torch, Tensor)
 
 
 def cupy_framework(runtime: Runtime) -> Framework:
