@@ -324,8 +324,9 @@ std::int32_t sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets buc
 
   const Split split(p.num_ids, p.num_experts, context);
   const std::int64_t stride = table_stride(p.num_experts);
-  std::int32_t* const totals = Workspace::array_in<std::int32_t>(context.workspace);
-  const Tables tables{totals + stride, stride, split.num_slices};
+  const Tables tables{Workspace::array_in<std::int32_t>(context.workspace), stride,
+                      split.num_slices};
+  std::int32_t* const totals = tables.slice(split.num_slices);  // unused by one slice
   if (split.num_threads == 1) {
     return sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
   }
@@ -342,8 +343,9 @@ std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
   if (is_sparse(shape.num_ids, shape.num_experts)) {
     return Workspace::bytes_for<std::uint64_t>(shape.num_ids);
   }
-  // A table per slice, and the totals.
-  const std::int64_t num_tables = Split(shape.num_ids, shape.num_experts, context).num_slices + 1;
+  // A table per slice, and the totals of several.
+  const std::int64_t num_slices = Split(shape.num_ids, shape.num_experts, context).num_slices;
+  const std::int64_t num_tables = num_slices == 1 ? 1 : num_slices + 1;
   return Workspace::bytes_for<std::int32_t>(num_tables * table_stride(shape.num_experts));
 }
 
