@@ -327,8 +327,9 @@ std::int32_t sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets buc
 
   const Split split(p.num_ids, p.num_experts, context, core::max_threads);
   const std::int64_t stride = table_stride(p.num_experts);
-  std::int32_t* const totals = Workspace::array_in<std::int32_t>(context.workspace);
-  const Tables tables{totals + stride, stride, split.num_slices};
+  const Tables tables{Workspace::array_in<std::int32_t>(context.workspace), stride,
+                      split.num_slices};
+  std::int32_t* const totals = tables.slice(split.num_slices);  // unused by one slice
   if (split.num_threads == 1) {
     return sort_slices(p, ids, bucket_of, totals, tables, [](const auto& task) { task(0); });
   }
@@ -345,9 +346,10 @@ std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
   if (is_sparse(shape.num_ids, shape.num_experts)) {
     return Workspace::bytes_for<std::uint64_t>(shape.num_ids);
   }
-  // A table per slice, and the totals: enough for a call that may use more threads than this one.
+  // A table per slice, and the totals of several: enough for a call that may use more threads than
+  // this one.
   const Split largest(shape.num_ids, shape.num_experts, context, core::max_possible_threads);
-  const std::int64_t num_tables = largest.num_slices + 1;
+  const std::int64_t num_tables = largest.num_slices == 1 ? 1 : largest.num_slices + 1;
   return Workspace::bytes_for<std::int32_t>(num_tables * table_stride(shape.num_experts));
 }
 

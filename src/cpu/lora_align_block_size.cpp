@@ -94,13 +94,14 @@ void count_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::i
   for (std::int32_t adapter = 0; adapter < p.max_loras; ++adapter) {
     lay_out(p, adapter, tables + adapter * num_experts);
   }
-  // Pairs that have changed since they were counted may get slots behind their row, which are cut
-  // to it; a cursor that overflows wraps.
+  // Pairs that have changed since they were counted may take a cursor beyond their row: nothing is
+  // written there, and a cursor that overflows wraps.
   auto* const cursors = reinterpret_cast<std::uint32_t*>(tables);
-  const std::int64_t last_slot = row.sorted_token_ids_length - 1;
   for_each_pair(p, ids, is_active, [&](std::int32_t i, std::int32_t adapter, std::int32_t group) {
     const std::int64_t slot = cursors[adapter * num_experts + group]++;
-    row.sorted_token_ids[adapter * row.sorted_token_ids_length + std::min(slot, last_slot)] = i;
+    if (slot < row.sorted_token_ids_length) [[likely]] {
+      row.sorted_token_ids[adapter * row.sorted_token_ids_length + slot] = i;
+    }
   });
 }
 

@@ -152,8 +152,8 @@ TEST(AlignBlockSizeWorkspace, IsWhatIsUsed) {
   EXPECT_EQ(workspace_of("cpu/counting_sort", {16, 128, kMaxExperts, false}), 0U);
   EXPECT_EQ(workspace_of("cpu/counting_sort", {1000, 1, kMaxExperts, false}), 8000 + kAlignment);
   EXPECT_EQ(workspace_of("cpu/counting_sort", {17, 1, 64 * 17 + 1, false}), 136 + kAlignment);
-  // Two tables of 1088 experts, three more buckets, and the rest of a cache line.
-  EXPECT_EQ(workspace_of("cpu/counting_sort", {17, 1, 64 * 17, false}), 2 * 4416 + kAlignment);
+  // A table of 1088 experts, three more buckets, and the rest of a cache line.
+  EXPECT_EQ(workspace_of("cpu/counting_sort", {17, 1, 64 * 17, false}), 4416 + kAlignment);
   EXPECT_EQ(workspace_of("cpu/reference", {1, 1, kMaxExperts, false}), 16 + kAlignment);
 }
 
