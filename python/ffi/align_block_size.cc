@@ -52,7 +52,8 @@ AlignBlockSizeShape shape_of(const AlignBlockSizeArgs& args) {
 /// a device needs a workspace and got none, its bytes: nothing has run then.
 std::int64_t run(const AlignBlockSizeArgs& args, const OptionalTensor& workspace,
                  std::int64_t num_threads, const OptionalString& implementation) {
-  Context context = context_on(kOp, args.topk_ids.device, num_threads, text_of(implementation));
+  const std::string chosen = text_of(implementation);  // outlives the context
+  Context context = context_on(kOp, args.topk_ids.device, num_threads, chosen);
   std::optional<HostWorkspace> host_workspace;
   const bool is_on_host = context.device.device_type == kDLCPU;
   if (!is_on_host && workspace.has_value()) {
@@ -183,7 +184,7 @@ std::string align_block_size_check(
 std::string align_block_size_rules() { return rules_json(contract::kAlignBlockSizeRules); }
 
 contract::AlignBlockSizeCase case_named(const ffi::String& name) {
-  auto found = contract::find_case(text_of(name));
+  auto found = contract::find_case(std::string(name));
   if (!found) {
     TVM_FFI_THROW(ValueError) << "no case is named '" << std::string(name)
                               << "'; random ones are named random:SEED:MAX_IDS";

@@ -193,9 +193,9 @@ inline Context context_on(const char* op, DLDevice device, std::int64_t num_thre
   return context;
 }
 
-inline std::string_view text_of(const OptionalString& string) {
-  return string.has_value() ? std::string_view((*string).data(), (*string).size())
-                            : std::string_view();
+/// A copy: the FFI hands the text out by value, and a short one lies inside that value.
+inline std::string text_of(const OptionalString& string) {
+  return string.has_value() ? std::string(*string) : std::string();
 }
 
 inline DLDevice device_of(const char* op, std::int64_t type, std::int64_t index) {
