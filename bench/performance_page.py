@@ -10,6 +10,7 @@ from typing import Any
 from page_cpu import cpu_section
 from page_expert_product import expert_product_section
 from page_family import family_section
+from page_guards import guards_section
 from page_h200 import h200_section
 from page_inspection import inspection_section
 from page_reports import reports_section
@@ -42,6 +43,7 @@ def page() -> str:
         tuning_section(),
         expert_product_section(),
         inspection_section(),
+        guards_section(),
         cpu_section(),
     ]
     return "\n".join(part for part in parts if part)
