@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
+from tessera._arrays import any_unfit, refused_array
 from tessera._device import HOST
-from tessera._frameworks import FRAMEWORKS, any_unfit, exportable, refused_array
+from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import Library, load, refusal
 from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_triple
 from tessera.strict import Report

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera._frameworks import FRAMEWORKS, any_unfit, exportable, refused_array
+from tessera._arrays import any_unfit, refused_array
+from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import load, refusal
 from tessera._outputs import AlignedBlocks, Layout, require_triple
 

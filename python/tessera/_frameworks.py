@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -379,47 +379,3 @@ class _Frameworks(dict[type, Framework]):
 
 
 FRAMEWORKS = _Frameworks()
-
-
-def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
-    """Whether `refused_array` would find something; None stands for an array that is not given."""
-    for array in arrays:
-        kind = type(array)
-        if array is None or kind is np.ndarray:  # what the FFI refuses itself
-            continue
-        framework = FRAMEWORKS[kind]
-        is_unfit = framework.is_unfit
-        if (written and framework.immutable) or (is_unfit is not None and is_unfit(array)):
-            return True
-    return False
-
-
-def refused_array(
-    op: str, arrays: Mapping[str, object], written: Iterable[str] = ()
-) -> Exception | None:
-    """What `op` has to raise where an array cannot be read, or written where it is to be.
-
-    It is of arrays that DLPack carries without a word, or does not give the reason for.
-    """
-    for name, array in arrays.items():
-        framework = FRAMEWORKS[type(array)]
-        if framework.is_unfit is not None and framework.is_unfit(array):
-            return TypeError(f"{op}: {name}: {framework.unfit}")
-    for name in written:
-        array = arrays[name]
-        if FRAMEWORKS[type(array)].immutable or (
-            isinstance(array, np.ndarray) and not array.flags.writeable
-        ):
-            return ValueError(f"{op}: {name}: expected a writable array, got a read-only one")
-    return None
-
-
-def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
-    """The arrays as a checker reads them, those elsewhere as copies on the host; waits for them.
-
-    Raises:
-        TypeError: the memory of one does not hold its values.
-    """
-    if refused := refused_array(op, arrays):
-        raise refused
-    return {name: exportable(on_host(array)) for name, array in arrays.items()}

@@ -7,8 +7,9 @@ from typing import Any, Literal, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
+from tessera._arrays import refused_array
 from tessera._eager_align_block_size import align_eagerly
-from tessera._frameworks import FRAMEWORKS, refused_array
+from tessera._frameworks import FRAMEWORKS
 from tessera._outputs import AlignedBlocks as AlignedBlocks
 from tessera._outputs import output_sizes as output_sizes
 from tessera._outputs import require_triple

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera._frameworks import host_arrays
+from tessera._arrays import host_arrays
 from tessera._library import load, refusal
 from tessera.align_block_size import AlignedBlocks
 

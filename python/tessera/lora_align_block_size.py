@@ -8,8 +8,8 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from tessera._arrays import host_arrays
 from tessera._family import Op, aligned_blocks
-from tessera._frameworks import host_arrays
 from tessera._library import load, refusal
 from tessera._outputs import AlignedBlocks, Layout, layout_of
 from tessera.align_block_size import Array

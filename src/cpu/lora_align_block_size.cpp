@@ -3,6 +3,7 @@
 #include "cpu/lora_align_block_size.hpp"
 
 #include <algorithm>
+#include <tuple>
 #include <utility>
 
 #include "cpu/integer_ids.hpp"
@@ -105,14 +106,16 @@ void count_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::i
   });
 }
 
-/// A pair that is in a row. Pairs are ordered by row, group and index.
+/// A pair that is in a row.
 struct Pair {
   std::int32_t adapter;
   std::int32_t group;
   std::int32_t index;
-
-  auto operator<=>(const Pair&) const = default;
 };
+
+bool comes_first(const Pair& a, const Pair& b) {
+  return std::tie(a.adapter, a.group, a.index) < std::tie(b.adapter, b.group, b.index);
+}
 
 template <typename Id>
 void sort_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::int32_t* is_active,
@@ -122,7 +125,7 @@ void sort_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::in
   for_each_pair(p, ids, is_active, [&](std::int32_t i, std::int32_t adapter, std::int32_t group) {
     *end++ = {adapter, group, i};
   });
-  std::sort(pairs, end);
+  std::sort(pairs, end, comes_first);
 
   std::fill_n(row.sorted_token_ids, p.max_loras * row.sorted_token_ids_length, row.num_ids);
   std::fill_n(row.expert_ids, p.max_loras * row.expert_ids_length, row.tail_expert);
@@ -158,7 +161,7 @@ std::size_t lora_workspace_bytes(const LoraAlignBlockSizeShape& shape) {
 
 Status lora_align_block_size(const LoraAlignBlockSizeProblem& p, const Context& context) {
   const AlignBlockSizeProblem& row = p.first_row;
-  std::int32_t* const is_active = Workspace::array_in<std::int32_t>(context.workspace);
+  auto* const is_active = Workspace::array_in<std::int32_t>(context.workspace);
   std::int32_t* const rest = is_active + p.max_loras;
   find_active(p, is_active);
   with_typed_ids(row, [&](const auto* ids) {

@@ -40,7 +40,8 @@ def test_a_lost_device_is_told_with_the_call_that_lost_it(
     (tmp_path / "loses.py").write_text(LOSES_THE_DEVICE)
     monkeypatch.chdir(tmp_path)
     # One call, since each loss costs seconds: the next process has to start CUDA anew.
-    (finding,) = judged(capfd, "loses:align", "--cases", "random:47:64", "--random", "0")["findings"]
+    document = judged(capfd, "loses:align", "--cases", "random:47:64", "--random", "0")
+    (finding,) = document["findings"]
     assert finding["rule"] == "no_crash"
     assert "device-side assert" in finding["message"]
     assert (finding["alone"], finding["valid_ids"]) == (True, False)
