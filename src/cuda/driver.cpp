@@ -84,14 +84,15 @@ std::string text_of(CUresult error) {
 }
 
 CurrentContext::CurrentContext(int device_id) : device_id_(device_id) {
+  // To ask for the device of no context is an error, which a sanitizer would report.
   CUdevice current = -1;
-  if (driver().ctx_get_device(&current) != CUDA_SUCCESS || current != device_id) {
+  error_ = driver().ctx_get_current(&context_);
+  if (error_ == CUDA_SUCCESS && context_ != nullptr) error_ = driver().ctx_get_device(&current);
+  if (current != device_id) {
     error_ = primary_context(device_id, &context_);
     if (error_ == CUDA_SUCCESS) error_ = driver().ctx_push_current(context_);
     if (error_ != CUDA_SUCCESS) return;
     is_pushed_ = true;
-  } else {
-    error_ = driver().ctx_get_current(&context_);
   }
   unsigned long long id = 0;
   if (error_ == CUDA_SUCCESS) error_ = driver().ctx_get_id(context_, &id);
@@ -119,7 +120,12 @@ int multiprocessors_of(CUstream stream, int all) {
   if (d.stream_get_green_ctx == nullptr || d.ctx_get_dev_resource == nullptr) return all;
   CUcontext context = nullptr;
   CUgreenCtx green = nullptr;
-  // Fails for the null stream of a thread without a context: then the primary one will be used.
+  // The streams that exist in every context; where there is none, the primary one will be used.
+  const bool is_of_current =
+      stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
+  if (is_of_current && (d.ctx_get_current(&context) != CUDA_SUCCESS || context == nullptr)) {
+    return all;
+  }
   if (d.stream_get_green_ctx(stream, &context, &green) != CUDA_SUCCESS) return all;
   const auto count = [&](CUresult error, const CUdevResource& resource) {
     return error == CUDA_SUCCESS ? std::min(all, static_cast<int>(resource.sm.smCount)) : all;
