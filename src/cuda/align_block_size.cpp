@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <string>
 
 #include "core/errors.hpp"
@@ -112,6 +113,8 @@ AlignBlockSizeExtendedArgs problem_args(const AlignBlockSizeProblem& problem) {
   args.block_division = division_by(problem.block_size);
   args.sorted_token_ids = problem.sorted_token_ids;
   args.sorted_token_ids_length = problem.sorted_token_ids_length;
+  args.last_slot = static_cast<std::uint32_t>(std::min(
+      problem.sorted_token_ids_length - 1, std::int64_t{std::numeric_limits<std::int32_t>::max()}));
   args.expert_ids = problem.expert_ids;
   args.expert_ids_length = problem.expert_ids_length;
   args.num_tokens_post_pad = problem.num_tokens_post_pad;

@@ -139,10 +139,11 @@ __device__ __forceinline__ void finish_group(const Args& args, std::uint32_t gro
 }
 
 /// Writes index `i` to its slot, in a kernel that counts ids and reads them again to place them. If
-/// somebody else writes to the ids in between, the slot may be any number.
+/// somebody else writes to the ids in between, the slot may be any number: the last one then takes
+/// what would lie beyond it. Here a minimum costs less than a branch.
 __device__ __forceinline__ void place_counted(const AlignBlockSizeKernelArgs& args,
                                               std::uint32_t slot, std::int32_t i) {
-  if (slot < args.sorted_token_ids_length) args.sorted_token_ids[slot] = i;
+  args.sorted_token_ids[min(slot, args.last_slot)] = i;
 }
 
 /// Zeroes `bytes` of shared memory, a multiple of 16.

@@ -38,6 +38,7 @@ struct AlignBlockSizeKernelArgs {
   std::int32_t ids_per_thread;  ///< of a CTA's own ids
   std::int32_t ids_per_cta;     ///< a CTA's own ids; the last CTAs may have fewer, or none
   bool fills_first;             ///< all of sorted_token_ids is filled before ids are placed
+  std::uint32_t last_slot;      ///< of sorted_token_ids, or 2^31 - 1, which no id is placed beyond
   void* workspace;
 };
 

@@ -164,7 +164,10 @@ __global__ void __launch_bounds__(kLoraMaxThreads)
   std::uint32_t* const warp_masks = masks + warp * row_length;
   for_each_id<kWidth>(args, adapter, begin, end, lane, [&](std::uint32_t i, std::uint32_t bucket) {
     const std::uint32_t slot = rank_in_warp(warp_counts, warp_masks, bucket, lane);
-    if (bucket < num_experts) place_counted(row, slot, static_cast<std::int32_t>(i));
+    // Ids may have changed since they were counted. Here a branch costs less than a minimum.
+    if (bucket < num_experts && slot <= row.last_slot) {
+      row.sorted_token_ids[slot] = static_cast<std::int32_t>(i);
+    }
   });
   for (int expert = cta + num_ctas * warp; expert < num_experts;
        expert += num_ctas * (num_threads / 32)) {
