@@ -4,10 +4,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <climits>
 #include <cstdint>
 #include <optional>
+
+#include "core/uncancellable.hpp"
 
 namespace tessera::core {
 namespace {
@@ -16,6 +19,7 @@ constexpr int kNoQuota = INT_MAX;
 
 /// The contents of a file, or nothing where it cannot be read.
 std::string read_file(const std::string& path) {
+  const Uncancellable guard;
   std::string text;
   const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (file < 0) return text;
@@ -78,9 +82,21 @@ cpu_set_t affinity_of(pid_t thread) {
   return cores;
 }
 
+/// A number above 0 that `find` returns, the first time. Without a lock, which a fork could leave
+/// held in the child: threads that come at the same time may each find it.
+template <typename Find>
+int found_once(std::atomic<int>* kept, Find find) {
+  int number = kept->load(std::memory_order_relaxed);
+  if (number == 0) {
+    number = find();
+    kept->store(number, std::memory_order_relaxed);
+  }
+  return number;
+}
+
 int processors_of_system() {
-  static const int count = static_cast<int>(sysconf(_SC_NPROCESSORS_CONF));
-  return count;
+  static std::atomic<int> kept;
+  return found_once(&kept, [] { return static_cast<int>(sysconf(_SC_NPROCESSORS_CONF)); });
 }
 
 bool names_cpu(std::string_view controllers) {
@@ -123,18 +139,20 @@ cpu_set_t process_cores() {
 }
 
 int num_usable_cores() {
-  static const int quota = cpu_quota("/sys/fs/cgroup", read_file("/proc/self/cgroup"));
+  static std::atomic<int> kept;
+  const int quota =
+      found_once(&kept, [] { return cpu_quota("/sys/fs/cgroup", read_file("/proc/self/cgroup")); });
   const cpu_set_t cores = process_cores();
   return std::max(1, std::min(CPU_COUNT(&cores), quota));
 }
 
 int num_configured_cores() {
   // Where /sys is not mounted, the C library may know of fewer than there are.
-  static const int cores = [] {
+  static std::atomic<int> kept;
+  return found_once(&kept, [] {
     const cpu_set_t usable = process_cores();
     return std::max({1, processors_of_system(), CPU_COUNT(&usable)});
-  }();
-  return cores;
+  });
 }
 
 }  // namespace tessera::core

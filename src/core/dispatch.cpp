@@ -7,6 +7,7 @@
 #include "core/cores.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
+#include "core/uncancellable.hpp"
 
 namespace tessera::core {
 std::string_view forced_implementation(const Context& context) {
@@ -37,6 +38,7 @@ void print_reports(std::string_view op, std::string_view shape, const Context& c
     if (report.selected && !report.plan.empty()) line += " (" + report.plan + ")";
   }
   line += '\n';
+  const Uncancellable guard;
   std::fputs(line.c_str(), stderr);
 }
 

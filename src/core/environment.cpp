@@ -3,6 +3,8 @@
 #include <charconv>
 #include <cstdlib>
 
+#include "core/once.hpp"
+
 namespace tessera::core {
 namespace {
 
@@ -30,8 +32,8 @@ Environment read_environment() {
 }  // namespace
 
 const Environment& environment() {
-  static const Environment result = read_environment();
-  return result;
+  static std::atomic<const Environment*> kept;
+  return once(&kept, read_environment);
 }
 
 }  // namespace tessera::core

@@ -12,11 +12,16 @@
 #include <new>
 
 #include "core/cores.hpp"
+#include "core/uncancellable.hpp"
 
 namespace tessera::cpu {
 namespace {
 
 std::atomic<ThreadPool*> process_pool{nullptr};
+
+// When the library is loaded, so that no fork can come before it.
+[[maybe_unused]] const int at_fork =
+    pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
 
 void cpu_relax() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -113,6 +118,7 @@ struct alignas(64) ThreadPool::Worker {
       if (round < kYields) {
         sched_yield();
       } else {
+        const core::Uncancellable guard;
         usleep(kSleepUs);
       }
     }
@@ -140,8 +146,6 @@ struct alignas(64) ThreadPool::Worker {
 };
 
 ThreadPool* ThreadPool::instance() {
-  static const int at_fork = pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
-  static_cast<void>(at_fork);
   ThreadPool* pool = process_pool.load(std::memory_order_acquire);
   if (pool == nullptr) {
     auto* fresh = new (std::nothrow) ThreadPool;

@@ -4,6 +4,9 @@
 
 #include <string_view>
 
+#include "core/once.hpp"
+#include "core/uncancellable.hpp"
+
 namespace tessera::cuda {
 namespace {
 
@@ -25,6 +28,7 @@ std::string own_folder() {
 }
 
 Loaded load() {
+  const core::Uncancellable guard;
   const std::string path = own_folder() + kFileName;
   void* const library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
@@ -47,7 +51,8 @@ Loaded load() {
 }  // namespace
 
 const core::Backend* load_backend(std::string* why_not) {
-  static const Loaded loaded = load();
+  static std::atomic<const Loaded*> kept;
+  const Loaded& loaded = core::once(&kept, load);
   if (loaded.backend == nullptr) *why_not = loaded.why_not;
   return loaded.backend;
 }
