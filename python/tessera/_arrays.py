@@ -50,5 +50,8 @@ def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
         TypeError: the memory of one does not hold its values.
     """
     if refused := refused_array(op, arrays):
-        raise refused
+        try:
+            raise refused
+        finally:
+            del refused  # its traceback holds this frame, and so the arrays
     return {name: exportable(on_host(array)) for name, array in arrays.items()}

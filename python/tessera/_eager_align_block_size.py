@@ -259,8 +259,8 @@ def align_eagerly(
             "tail_expert": tail_expert,
             "num_threads": 0 if num_threads is None else num_threads,
         }
-        cause = refused_array(_OP, arrays, written) or error
-        raise refusal(_OP, cause, arrays, integers) from None
+        # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
+        raise refusal(_OP, refused_array(_OP, arrays, written) or error, arrays, integers) from None
     if report is not None:
         report.submit()
     if out is not None:

@@ -88,8 +88,10 @@ def aligned_blocks(
         )
         given |= written
         named_integers = dict(zip(op.integers, integers, strict=True))
-        cause = refused_array(op.name, given, written) or error
-        raise refusal(op.name, cause, given, named_integers) from None
+        # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
+        raise refusal(
+            op.name, refused_array(op.name, given, written) or error, given, named_integers
+        ) from None
     if out is not None:
         return out
     parts = framework.split(memory, layout)

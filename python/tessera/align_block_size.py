@@ -180,7 +180,10 @@ def _align_traced(
         refused = refused_array("align_block_size", {"topk_ids": topk_ids})
         if refused is None or str(error).startswith("align_block_size: "):
             raise
-        raise refused from error
+        try:
+            raise refused from error
+        finally:
+            del refused  # its traceback holds this frame, and so the arrays
 
 
 def _align_in_graph(*args: Any, **kwargs: Any) -> Any:
