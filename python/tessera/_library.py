@@ -5,14 +5,32 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+# Reentrant, for torch's import may run code that calls Tessera.
+_LOADING = threading.RLock()
 
 
-@functools.cache
+def _once(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Its result, made by the first thread that asks, while others wait for it."""
+    shared = functools.cache(function)
+
+    @functools.cache  # so that later calls take no lock
+    def result() -> Result:
+        with _LOADING:
+            return shared()
+
+    return result
+
+
+@_once
 def _torch_and_failure() -> tuple[Any, str]:
     try:
         import torch
@@ -43,7 +61,9 @@ def _import_ffi() -> Any:
     try:
         import tvm_ffi
     finally:
-        del sys.modules["torch"]  # so that the program's own import fails with torch's reason
+        # So that the program's own import fails with torch's reason. It may have put one there.
+        if sys.modules.get("torch") is None:
+            sys.modules.pop("torch", None)
     return tvm_ffi
 
 
@@ -98,7 +118,7 @@ class Library:
         return json.loads(self.function(function)(*args))
 
 
-@functools.cache
+@_once
 def load() -> Library:
     """The library; loads it the first time."""
     return Library()
