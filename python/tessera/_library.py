@@ -36,7 +36,9 @@ def _torch_and_failure() -> tuple[Any, str]:
         import torch
     except ModuleNotFoundError as error:
         return None, "" if error.name == "torch" else str(error)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit among them
         return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
     return torch, ""
 

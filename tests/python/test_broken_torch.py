@@ -21,6 +21,8 @@ FAILURES = {
         "operator exists",
     ),
     "AttributeError": ("import numpy; numpy.no_such_thing", "no_such_thing"),
+    "SystemExit": ("import sys; sys.exit('no GPU here')", "no GPU here"),
+    "BaseException": ("raise BaseException('of no kind')", "of no kind"),
     # As libtorch's own module fails: after parts of the package were imported.
     "ValueError": ("from torch import part; part.nothing(); raise ValueError('late')", "late"),
 }
@@ -147,6 +149,12 @@ def test_what_the_program_puts_there_stays(tmp_path: Path) -> None:
     )
     done = run_beside(tmp_path, FAILURES["OSError"][0], "-c", code)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_an_interrupt_is_none_of_its_failures(tmp_path: Path) -> None:
+    code = "raise KeyboardInterrupt"
+    done = run_beside(tmp_path, code, "-c", "import tessera; tessera.warmup('cpu')")
+    assert done.stderr.endswith("KeyboardInterrupt\n")
 
 
 def test_tensors_asked_for(tmp_path: Path) -> None:
