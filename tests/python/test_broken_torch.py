@@ -151,6 +151,12 @@ def test_what_the_program_puts_there_stays(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
+def test_a_stub_stays_and_is_not_used(tmp_path: Path) -> None:
+    code = f"import torch\n{CALLS.replace('not in', 'in')}\nprint(sys.modules['torch'] is torch)"
+    done = run_beside(tmp_path, "", "-c", code)
+    assert (done.stdout, done.stderr) == ("[1, 4, 2, 4, 0, 3, 4]\nTrue\n", "")
+
+
 def test_an_interrupt_is_none_of_its_failures(tmp_path: Path) -> None:
     code = "raise KeyboardInterrupt"
     done = run_beside(tmp_path, code, "-c", "import tessera; tessera.warmup('cpu')")
