@@ -32,15 +32,20 @@ def _written(
 _UNFIT = "an array is unfit"
 
 
-def _check_reports(expert_counts: object, num_dropped: object, statistics: object) -> None:
-    """Refuse what the FFI would take without a word, of the optional outputs."""
-    if any_unfit((expert_counts, num_dropped, statistics), written=True):
-        raise TypeError(_UNFIT)
+def refuse_followed(statistics: object) -> None:
+    """Refuse statistics that autograd follows, which would not see them written."""
     if statistics is not None and getattr(statistics, "requires_grad", False):
         raise ValueError(
             f"{_OP}: statistics: expected a tensor that autograd does not follow, got one that "
             "requires grad (its detach() does not)"
         )
+
+
+def _check_reports(expert_counts: object, num_dropped: object, statistics: object) -> None:
+    """Refuse what the FFI would take without a word, of the optional outputs."""
+    if any_unfit((expert_counts, num_dropped, statistics), written=True):
+        raise TypeError(_UNFIT)
+    refuse_followed(statistics)
 
 
 def _align_cuda_tensors(
