@@ -23,6 +23,22 @@ def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
     return False
 
 
+def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
+    """Refuse named arrays of torch in a call that torch traces and does not see as one op.
+
+    What the call reads of them would become a constant of the traced program.
+
+    Raises:
+        TypeError: torch traces, and one of the arrays is torch's.
+    """
+    for name, array in arrays:
+        if array is None:
+            continue
+        framework = FRAMEWORKS[type(array)]
+        if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
+            raise TypeError(f"{op}: {name}: expected eager execution, got a call that torch traces")
+
+
 def refused_array(
     op: str, arrays: Mapping[str, object], written: Iterable[str] = ()
 ) -> Exception | None:

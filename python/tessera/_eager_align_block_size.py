@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from tessera._arrays import any_unfit, refused_array
+from tessera._arrays import any_unfit, refused_array, require_eager
 from tessera._device import HOST
 from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import Library, load, refusal
@@ -161,9 +161,14 @@ def align_eagerly(
             is_map_unfit = FRAMEWORKS[type(expert_map)].is_unfit
             if is_map_unfit is not None and is_map_unfit(expert_map):
                 raise TypeError(_UNFIT)
+            if framework.num_modes is None:  # else the caller has asked
+                require_eager(_OP, (("expert_map", expert_map),))
             expert_map = exportable(expert_map)
         if not (expert_counts is num_dropped is statistics is None):
             _check_reports(expert_counts, num_dropped, statistics)
+            if framework.num_modes is None:  # else the caller has asked
+                written = _written(None, expert_counts, num_dropped, statistics)
+                require_eager(_OP, written.items())
         if out is not None:
             require_triple(_OP, out)
             slots, blocks, totals = out
@@ -171,6 +176,8 @@ def align_eagerly(
             if not are_alike:
                 if any_unfit(out, written=True):
                     raise TypeError(_UNFIT)
+                if framework.num_modes is None:  # else the caller has asked
+                    require_eager(_OP, zip(AlignedBlocks._fields, out, strict=True))
             elif framework.immutable or (
                 is_unfit is not None and (is_unfit(slots) or is_unfit(blocks) or is_unfit(totals))
             ):
