@@ -23,6 +23,22 @@ def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
     return False
 
 
+def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
+    """Refuse named arrays of torch in a call that torch traces and does not see as one op.
+
+    What the call reads of them would become a constant of the traced program.
+
+    Raises:
+        TypeError: torch traces, and one of the arrays is torch's.
+    """
+    for name, array in arrays:
+        if array is None:
+            continue
+        framework = FRAMEWORKS[type(array)]
+        if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
+            raise TypeError(f"{op}: {name}: expected eager execution, got a call that torch traces")
+
+
 def refused_array(
     op: str, arrays: Mapping[str, object], written: Iterable[str] = ()
 ) -> Exception | None:
@@ -50,5 +66,8 @@ def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
         TypeError: the memory of one does not hold its values.
     """
     if refused := refused_array(op, arrays):
-        raise refused
+        try:
+            raise refused
+        finally:
+            del refused  # its traceback holds this frame, and so the arrays
     return {name: exportable(on_host(array)) for name, array in arrays.items()}

@@ -23,8 +23,8 @@ def cuda_index_of(op: str, device: Any) -> int:
         if device >= 0:
             return device
         raise ValueError(f"{op}: device: expected the number of a CUDA device, got {device}")
-    torch = sys.modules.get("torch")
-    if not isinstance(device, str) and not (torch and isinstance(device, torch.device)):
+    torch = sys.modules.get("torch")  # which may be a stub
+    if not isinstance(device, (str, getattr(torch, "device", str))):
         kind = type(device).__name__
         raise TypeError(
             f"{op}: device: expected a string, an integer or a torch.device, got {kind}"
@@ -34,5 +34,6 @@ def cuda_index_of(op: str, device: Any) -> int:
             return HOST
         if device_name[1] is not None:
             return int(device_name[1])
-        return torch.cuda.current_device() if torch and torch.cuda.is_initialized() else 0
+        cuda = getattr(torch, "cuda", None)
+        return cuda.current_device() if cuda and cuda.is_initialized() else 0
     raise ValueError(f"{op}: device: expected cpu, cuda or cuda:N, got {str(device)!r}")

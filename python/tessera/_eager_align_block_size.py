@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from tessera._arrays import any_unfit, refused_array
+from tessera._arrays import any_unfit, refused_array, require_eager
 from tessera._device import HOST
 from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import Library, load, refusal
@@ -32,15 +32,20 @@ def _written(
 _UNFIT = "an array is unfit"
 
 
-def _check_reports(expert_counts: object, num_dropped: object, statistics: object) -> None:
-    """Refuse what the FFI would take without a word, of the optional outputs."""
-    if any_unfit((expert_counts, num_dropped, statistics), written=True):
-        raise TypeError(_UNFIT)
+def refuse_followed(statistics: object) -> None:
+    """Refuse statistics that autograd follows, which would not see them written."""
     if statistics is not None and getattr(statistics, "requires_grad", False):
         raise ValueError(
             f"{_OP}: statistics: expected a tensor that autograd does not follow, got one that "
             "requires grad (its detach() does not)"
         )
+
+
+def _check_reports(expert_counts: object, num_dropped: object, statistics: object) -> None:
+    """Refuse what the FFI would take without a word, of the optional outputs."""
+    if any_unfit((expert_counts, num_dropped, statistics), written=True):
+        raise TypeError(_UNFIT)
+    refuse_followed(statistics)
 
 
 def _align_cuda_tensors(
@@ -156,9 +161,14 @@ def align_eagerly(
             is_map_unfit = FRAMEWORKS[type(expert_map)].is_unfit
             if is_map_unfit is not None and is_map_unfit(expert_map):
                 raise TypeError(_UNFIT)
+            if framework.num_modes is None:  # else the caller has asked
+                require_eager(_OP, (("expert_map", expert_map),))
             expert_map = exportable(expert_map)
         if not (expert_counts is num_dropped is statistics is None):
             _check_reports(expert_counts, num_dropped, statistics)
+            if framework.num_modes is None:  # else the caller has asked
+                written = _written(None, expert_counts, num_dropped, statistics)
+                require_eager(_OP, written.items())
         if out is not None:
             require_triple(_OP, out)
             slots, blocks, totals = out
@@ -166,6 +176,8 @@ def align_eagerly(
             if not are_alike:
                 if any_unfit(out, written=True):
                     raise TypeError(_UNFIT)
+                if framework.num_modes is None:  # else the caller has asked
+                    require_eager(_OP, zip(AlignedBlocks._fields, out, strict=True))
             elif framework.immutable or (
                 is_unfit is not None and (is_unfit(slots) or is_unfit(blocks) or is_unfit(totals))
             ):
@@ -259,8 +271,8 @@ def align_eagerly(
             "tail_expert": tail_expert,
             "num_threads": 0 if num_threads is None else num_threads,
         }
-        cause = refused_array(_OP, arrays, written) or error
-        raise refusal(_OP, cause, arrays, integers) from None
+        # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
+        raise refusal(_OP, refused_array(_OP, arrays, written) or error, arrays, integers) from None
     if report is not None:
         report.submit()
     if out is not None:

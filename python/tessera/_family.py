@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera._arrays import any_unfit, refused_array
+from tessera._arrays import any_unfit, refused_array, require_eager
 from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import load, refusal
 from tessera._outputs import AlignedBlocks, Layout, require_triple
@@ -24,6 +24,11 @@ class Op:
     arrays: tuple[str, ...]
     optional_arrays: tuple[str, ...]
     integers: tuple[str, ...]
+
+    @functools.cached_property
+    def array_names(self) -> tuple[str, ...]:
+        """Of all inputs."""
+        return *self.arrays, *self.optional_arrays
 
     @functools.cached_property
     def function(self) -> Any:
@@ -65,8 +70,9 @@ def aligned_blocks(
             require_triple(op.name, out)
         if any_unfit(arrays) or (out is not None and any_unfit(out, written=True)):
             raise TypeError("an array is unfit")  # which one, and why, is told below
-        if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
-            raise TypeError("expected eager execution, got a call that torch traces")
+        require_eager(op.name, zip(op.array_names, arrays, strict=True))
+        if out is not None:
+            require_eager(op.name, zip(AlignedBlocks._fields, out, strict=True))
         if out is None:
             layout = layout_for(framework.num_elements(source))
             memory = framework.empty_int32(source, layout.length)
@@ -81,15 +87,17 @@ def aligned_blocks(
         else:
             framework.launch(source, lambda: align(*arguments))
     except Exception as error:
-        named = zip((*op.arrays, *op.optional_arrays), arrays, strict=True)
+        named = zip(op.array_names, arrays, strict=True)
         given = {name: a for name, a in named if a is not None or name in op.arrays}
         written = dict(
             zip(AlignedBlocks._fields, out if isinstance(out, tuple) else (), strict=False)
         )
         given |= written
         named_integers = dict(zip(op.integers, integers, strict=True))
-        cause = refused_array(op.name, given, written) or error
-        raise refusal(op.name, cause, given, named_integers) from None
+        # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
+        raise refusal(
+            op.name, refused_array(op.name, given, written) or error, given, named_integers
+        ) from None
     if out is not None:
         return out
     parts = framework.split(memory, layout)

@@ -359,19 +359,27 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     )
 
 
+def _is_of(kind: type, module: str, name: str) -> bool:
+    """Whether it is the module's type of array, or a subclass.
+
+    The module may be a stub, or one that another thread has not finished to import.
+    """
+    array = getattr(sys.modules.get(module), name, None)
+    return isinstance(array, type) and issubclass(kind, array)
+
+
 class _Frameworks(dict[type, Framework]):
     """The framework of each type of array; a new type is looked into once."""
 
     def __missing__(self, kind: type) -> Framework:
-        torch, cupy, jax = map(sys.modules.get, ("torch", "cupy", "jax"))
         if issubclass(kind, np.ndarray):
             framework = _numpy_framework(kind)
-        elif torch is not None and issubclass(kind, torch.Tensor):
-            framework = _torch_framework(torch, kind)
-        elif cupy is not None and issubclass(kind, cupy.ndarray):
-            framework = _cupy_framework(cupy)
-        elif jax is not None and issubclass(kind, jax.Array):
-            framework = _jax_framework(jax, kind)
+        elif _is_of(kind, "torch", "Tensor"):
+            framework = _torch_framework(sys.modules["torch"], kind)
+        elif _is_of(kind, "cupy", "ndarray"):
+            framework = _cupy_framework(sys.modules["cupy"])
+        elif _is_of(kind, "jax", "Array"):
+            framework = _jax_framework(sys.modules["jax"], kind)
         else:
             framework = _dlpack_framework(kind)
         self[kind] = framework

@@ -5,21 +5,43 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+# Reentrant, for torch's import may run code that calls Tessera.
+_LOADING = threading.RLock()
 
 
-@functools.cache
+def _once(function: Callable[[], Result]) -> Callable[[], Result]:
+    """Its result, made by the first thread that asks, while others wait for it."""
+    shared = functools.cache(function)
+
+    @functools.cache  # so that later calls take no lock
+    def result() -> Result:
+        with _LOADING:
+            return shared()
+
+    return result
+
+
+@_once
 def _torch_and_failure() -> tuple[Any, str]:
     try:
         import torch
     except ModuleNotFoundError as error:
         return None, "" if error.name == "torch" else str(error)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit among them
         return None, f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    if not hasattr(torch, "Tensor"):
+        return None, "module 'torch' is a stub without Tensor"
     return torch, ""
 
 
@@ -39,11 +61,16 @@ def _import_ffi() -> Any:
         import tvm_ffi
 
         return tvm_ffi
+    before = sys.modules.get("torch")  # a stub, most likely
     sys.modules["torch"] = None  # type: ignore[assignment]  # what Python takes for not installed
     try:
         import tvm_ffi
     finally:
-        del sys.modules["torch"]  # so that the program's own import fails with torch's reason
+        # So that the program's own import fails with torch's reason. It may have put one there.
+        if sys.modules.get("torch", before) is None:
+            sys.modules.pop("torch", None)
+            if before is not None:
+                sys.modules["torch"] = before
     return tvm_ffi
 
 
@@ -98,7 +125,7 @@ class Library:
         return json.loads(self.function(function)(*args))
 
 
-@functools.cache
+@_once
 def load() -> Library:
     """The library; loads it the first time."""
     return Library()
@@ -122,10 +149,10 @@ def refusal(
             return TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
         if not -(2**63) <= int(value) < 2**63:
             return ValueError(f"{op}: {name}: expected an integer of 64 bits, got {value}")
-    jax = sys.modules.get("jax")
+    tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", None)
     for name, array in arrays.items():
         kind = type(array).__name__
-        if jax is not None and isinstance(array, jax.core.Tracer):
+        if isinstance(tracer, type) and isinstance(array, tracer):
             return TypeError(
                 f"{op}: {name}: expected an array, got one that JAX traces, without values "
                 "(inside jax.jit, call Tessera through jax.pure_callback)"

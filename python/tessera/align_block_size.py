@@ -123,6 +123,7 @@ def align_block_size(
         InvalidRoutingError: a `ValueError`, with `validate="now"`: an id or map entry is invalid.
         NotImplementedError: nothing in this build can run the call.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+        MemoryError: NumPy's own, where it has no memory for the outputs.
     """
     framework = FRAMEWORKS[type(topk_ids)]
     if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
@@ -180,7 +181,10 @@ def _align_traced(
         refused = refused_array("align_block_size", {"topk_ids": topk_ids})
         if refused is None or str(error).startswith("align_block_size: "):
             raise
-        raise refused from error
+        try:
+            raise refused from error
+        finally:
+            del refused  # its traceback holds this frame, and so the arrays
 
 
 def _align_in_graph(*args: Any, **kwargs: Any) -> Any:

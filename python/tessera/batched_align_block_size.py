@@ -91,6 +91,7 @@ def batched_align_block_size(
         NotImplementedError: nothing in this build can run the call, or, on a GPU, there are more
             batches than its shared memory has words.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+        MemoryError: NumPy's own, where it has no memory for the outputs.
     """
     return aligned_blocks(
         _OP,

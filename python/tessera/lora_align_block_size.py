@@ -122,6 +122,7 @@ def lora_align_block_size(
         NotImplementedError: nothing in this build can run the call, or, on a GPU, its shared memory
             has no room for a counter of every expert.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+        MemoryError: NumPy's own, where it has no memory for the outputs.
     """
     pad_sorted_ids = bool(pad_sorted_ids)
     return aligned_blocks(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from tessera._device import HOST
-from tessera._eager_align_block_size import align_eagerly
+from tessera._eager_align_block_size import align_eagerly, refuse_followed
 from tessera._outputs import AlignedBlocks, output_sizes
 from tessera.verification import REFERENCE
 
@@ -86,7 +86,9 @@ def _align(topk_ids: torch.Tensor, *values: Any) -> tuple[torch.Tensor, ...]:
 
 
 def _align_fake(topk_ids: torch.Tensor, *values: Any) -> tuple[torch.Tensor, ...]:
-    shape = _shape(topk_ids, _options(values))
+    options = _options(values)
+    refuse_followed(options.get("statistics"))  # while it is compiled, for the graph hides it
+    shape = _shape(topk_ids, options)
     is_symbolic = any(isinstance(size, torch.SymInt) for size in shape)
     return _empty_outputs(topk_ids, *(symbolic_sizes if is_symbolic else _core_sizes)(shape))
 
@@ -96,11 +98,15 @@ def _align_out(topk_ids: torch.Tensor, *values: Any, **outputs: torch.Tensor) ->
     align_eagerly(topk_ids, **_options(values), out=out)
 
 
+def _align_out_fake(topk_ids: torch.Tensor, *values: Any, **outputs: torch.Tensor) -> None:
+    refuse_followed(_options(values).get("statistics"))
+
+
 for _device in ("CPU", "CUDA"):
     _library.impl("align_block_size", _align, _device)
     _library.impl("align_block_size.out", _align_out, _device)
 torch.library.register_fake(_op.default, _align_fake, lib=_library)
-torch.library.register_fake(_op.out, lambda *values, **outputs: None, lib=_library)
+torch.library.register_fake(_op.out, _align_out_fake, lib=_library)
 
 
 def align_in_graph(topk_ids: Any, *, out: Any = None, **options: Any) -> Any:

@@ -21,6 +21,8 @@ FAILURES = {
         "operator exists",
     ),
     "AttributeError": ("import numpy; numpy.no_such_thing", "no_such_thing"),
+    "SystemExit": ("import sys; sys.exit('no GPU here')", "no GPU here"),
+    "BaseException": ("raise BaseException('of no kind')", "of no kind"),
     # As libtorch's own module fails: after parts of the package were imported.
     "ValueError": ("from torch import part; part.nothing(); raise ValueError('late')", "late"),
 }
@@ -91,6 +93,74 @@ def test_commands_work(command: str, tmp_path: Path) -> None:
         assert json.loads(done.stdout)["torch_failure"] == (
             "OSError: libtorch.so: cannot open shared object file"
         )
+
+
+BESIDE = """
+import sys, threading, time
+import numpy as np
+import tessera
+
+ids = np.array([[2, 0], [1, 2]], np.int32)
+together = threading.Barrier(4)
+outcomes = []
+
+
+def call():
+    together.wait()
+    try:
+        tessera.align_block_size(ids, block_size=2, num_experts=3)
+        outcomes.append("served")
+    except BaseException as error:
+        outcomes.append(repr(error))
+
+
+class Slow:  # gives the other threads time at every import of the FFI's
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("tvm_ffi"):
+            time.sleep(0.01)
+
+
+sys.meta_path.insert(0, Slow())
+threads = [threading.Thread(target=call) for _ in range(4)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+print(outcomes)
+print("torch" in sys.modules)
+from tessera._library import torch_failure
+print(torch_failure())
+"""
+
+
+def test_several_threads_load_at_once(tmp_path: Path) -> None:
+    code = "import time; time.sleep(0.05); raise OSError('libtorch.so: cannot open')"
+    done = run_beside(tmp_path, code, "-c", BESIDE)
+    assert done.stderr == ""
+    outcomes, left, failure = done.stdout.splitlines()
+    assert outcomes == str(["served"] * 4)
+    assert left == "False"
+    assert failure == "OSError: libtorch.so: cannot open"
+
+
+def test_what_the_program_puts_there_stays(tmp_path: Path) -> None:
+    """As where another thread imports torch in the meantime."""
+    (tmp_path / "tvm_ffi.py").write_text("import sys; sys.modules['torch'] = sys\n")
+    code = (
+        "import sys, tessera._library as it; it._import_ffi(); print(sys.modules['torch'] is sys)"
+    )
+    done = run_beside(tmp_path, FAILURES["OSError"][0], "-c", code)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_a_stub_stays_and_is_not_used(tmp_path: Path) -> None:
+    code = f"import torch\n{CALLS.replace('not in', 'in')}\nprint(sys.modules['torch'] is torch)"
+    done = run_beside(tmp_path, "", "-c", code)
+    assert (done.stdout, done.stderr) == ("[1, 4, 2, 4, 0, 3, 4]\nTrue\n", "")
+
+
+def test_an_interrupt_is_none_of_its_failures(tmp_path: Path) -> None:
+    code = "raise KeyboardInterrupt"
+    done = run_beside(tmp_path, code, "-c", "import tessera; tessera.warmup('cpu')")
+    assert done.stderr.endswith("KeyboardInterrupt\n")
 
 
 def test_tensors_asked_for(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import types
 from typing import Any
 
@@ -201,6 +202,41 @@ def test_the_checker_fetches_arrays() -> None:
     found.expert_ids[-1] = 0
     (violation,) = tessera.contract_violations(OnDevice(IDS), placed, **GOOD)
     assert violation.rule == "expert_tail"
+
+
+@pytest.mark.parametrize("array", ["none", "no type"])
+def test_unfinished_modules(array: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stubs, and what another thread is still importing: arrays of others are served beside it."""
+    load()
+    for name, kind in (("torch", "Tensor"), ("cupy", "ndarray"), ("jax", "Array")):
+        module = types.ModuleType(name)
+        if array == "no type":
+            setattr(module, kind, None)
+        monkeypatch.setitem(sys.modules, name, module)
+
+    class Own(np.ndarray[Any, Any]):
+        """A type that no call has seen."""
+
+    class Foreign:
+        """Another one, which is not NumPy's."""
+
+        def __init__(self, array: Any) -> None:
+            self.array = array
+
+        def __dlpack__(self, **options: Any) -> Any:
+            return self.array.__dlpack__(**options)
+
+        def __dlpack_device__(self) -> Any:
+            return self.array.__dlpack_device__()
+
+    for topk_ids in (IDS.view(Own), Foreign(IDS)):
+        found = tessera.align_block_size(topk_ids, **GOOD)
+        assert [np.asarray(one).tolist() for one in found] == EXPECTED
+    with pytest.raises(TypeError, match="expected an array that speaks DLPack, got list"):
+        tessera.align_block_size([0], **GOOD)
+    assert cuda_index_of("op", "cuda") == 0
+    with pytest.raises(TypeError, match="device: expected a string, an integer"):
+        cuda_index_of("op", None)
 
 
 def test_names_of_devices() -> None:

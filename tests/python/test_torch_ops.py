@@ -13,6 +13,8 @@ import pytest
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+
 import tessera  # noqa: E402
 from tessera import torch_ops  # noqa: E402
 from tessera._device import HOST  # noqa: E402
@@ -257,6 +259,46 @@ def test_refusals_are_the_cores() -> None:
 
     with pytest.raises(Exception, match=bad):
         torch.compile(align, fullgraph=True, dynamic=False, backend="aot_eager")(ids_of(3))
+
+
+FOLLOWED = (
+    r"align_block_size: statistics: expected a tensor that autograd does not follow, got one that "
+    r"requires grad \(its detach\(\) does not\)"
+)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("by_op", [False, True])
+def test_statistics_that_autograd_follows(by_op: bool, writes: bool) -> None:
+    topk_ids = ids_of(5)
+    lengths = [len(array) for array in op(topk_ids, **GOOD)] if writes else None
+
+    def align(topk_ids: Any, statistics: Any) -> Any:
+        int32 = torch.int32
+        out = lengths and tuple(torch.zeros(length, dtype=int32) for length in lengths)
+        if not by_op:
+            tessera.align_block_size(topk_ids, **GOOD, statistics=statistics, out=out)
+        elif out is None:
+            op(topk_ids, **GOOD, statistics=statistics)
+        else:
+            outputs = dict(zip(tessera.AlignedBlocks._fields, out, strict=True))
+            op.out(topk_ids, **GOOD, statistics=statistics, **outputs)
+        return statistics * 1
+
+    followed = torch.zeros(6, dtype=torch.float64, requires_grad=True)
+    for fullgraph in (False, True):
+        compiled = torch.compile(align, fullgraph=fullgraph, backend="aot_eager")
+        with pytest.raises(Exception, match=FOLLOWED):
+            compiled(topk_ids, followed)
+    for mode in ("real", "fake", "symbolic"):
+        with pytest.raises(ValueError, match=FOLLOWED):
+            make_fx(align, tracing_mode=mode)(topk_ids, followed)
+    with pytest.raises(ValueError, match=FOLLOWED):
+        align(topk_ids, followed)
+    assert not followed.detach().any()
+    found = torch.compile(align, fullgraph=True, backend="aot_eager")(topk_ids, followed.detach())
+    assert_equal([found], [align(topk_ids, torch.zeros(6, dtype=torch.float64))])
+    assert found.any()
 
 
 def test_eager_calls_do_without_it() -> None:

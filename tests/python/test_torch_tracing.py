@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tessera
@@ -117,6 +118,64 @@ def test_ops_that_torch_does_not_know(tracer: str, function: Callable[[Any], Any
     assert str(caught.value) in (
         f"{op}: {name}: expected eager execution, got a call that torch traces",
         f"{op}: {name}: expected a torch.Tensor with memory, got FakeTensor",
+    )
+
+
+HOST_IDS = IDS.numpy()
+# Calls with ids of NumPy's and an array of torch's, which is traced.
+MIXED: dict[str, Callable[[Any], Any]] = {
+    "align_block_size: expert_map": lambda array: tessera.align_block_size(
+        HOST_IDS, **GOOD, expert_map=array
+    ),
+    "align_block_size: expert_counts": lambda array: tessera.align_block_size(
+        HOST_IDS, **GOOD, expert_counts=array
+    ),
+    "align_block_size: num_dropped": lambda array: tessera.align_block_size(
+        HOST_IDS, **GOOD, num_dropped=array[:1]
+    ),
+    "align_block_size: statistics": lambda array: tessera.align_block_size(
+        HOST_IDS, **GOOD, statistics=torch.zeros(6, dtype=torch.float64)
+    ),
+    "align_block_size: expert_ids": lambda array: tessera.align_block_size(
+        HOST_IDS, **GOOD, out=(np.zeros(8, np.int32), array, np.zeros(1, np.int32))
+    ),
+    "batched_align_block_size: expert_ids": lambda array: tessera.batched_align_block_size(
+        HOST_IDS[:2],
+        max_tokens_per_batch=4,
+        block_size=2,
+        out=(np.zeros(8, np.int32), array, np.zeros(1, np.int32)),
+    ),
+    "lora_align_block_size: token_lora_mapping": lambda array: tessera.lora_align_block_size(
+        HOST_IDS, array, **GOOD, max_loras=1
+    ),
+    "lora_align_block_size: expert_map": lambda array: tessera.lora_align_block_size(
+        HOST_IDS, np.zeros(4, np.int32), **GOOD, max_loras=1, expert_map=array
+    ),
+    "lora_align_block_size: expert_ids": lambda array: tessera.lora_align_block_size(
+        HOST_IDS,
+        np.zeros(4, np.int32),
+        **GOOD,
+        max_loras=1,
+        out=(np.zeros(8, np.int32), array, np.zeros(1, np.int32)),
+    ),
+}
+
+
+@quiet
+@pytest.mark.parametrize("tracer", ["make_fx real", "make_fx fake", "jit"])
+@pytest.mark.parametrize("argument", MIXED)
+def test_ids_of_numpy_beside_what_is_traced(argument: str, tracer: str) -> None:
+    def function(array: Any) -> Any:
+        found = MIXED[argument](array)
+        return [torch.as_tensor(one) for one in found]
+
+    array = torch.tensor([1, 0, 3, 2], dtype=torch.int32)
+    assert len(function(array)) == 3  # served eagerly
+    with pytest.raises(TypeError) as caught:
+        TRACERS[tracer](function, array)
+    assert str(caught.value) in (
+        f"{argument}: expected eager execution, got a call that torch traces",
+        f"{argument}: expected a torch.Tensor with memory, got FakeTensor",
     )
 
 
