@@ -53,7 +53,7 @@ TEST(Cancellation, ACancelledThreadFinishesItsCallFirst) {
 }
 
 TEST(Once, EveryThreadGetsTheSameValueThoughSeveralComputeIt) {
-  std::atomic<const int*> kept;
+  static std::atomic<const int*> kept;  // never destroyed, as what it points to
   std::atomic<int> num_made{0};
   std::vector<const int*> found(8);
   {
