@@ -20,7 +20,7 @@ namespace {
 std::atomic<ThreadPool*> process_pool{nullptr};
 
 // When the library is loaded, so that no fork can come before it.
-[[maybe_unused]] const int at_fork =
+[[maybe_unused]] const int kAtFork =
     pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
 
 void cpu_relax() {

@@ -70,13 +70,10 @@ LONG_CALLS: dict[str, Callable[[], Callable[[], object]]] = {
         np.tile(np.arange(64, dtype=np.int8), 1 << 18),
         **{"block_size": 128, "num_experts": 64, "num_threads": 1},
     ),
-    "experts": lambda: align(FEW, **MANY_EXPERTS),
-    "experts, with outputs": lambda: align(FEW, **MANY_EXPERTS, **out_of(32, 32)),
     "counts of experts": lambda: align(FEW, **MANY_EXPERTS, expert_counts=experts_map()),
     "block size": lambda: align(FEW, block_size=1 << 20, num_experts=64),
     "length of sorted_token_ids": lambda: align(FEW, **SMALL, **out_of(MANY, 32)),
     "length of expert_ids": lambda: align(FEW, **SMALL, **out_of(32, MANY)),
-    "statistics": lambda: align(FEW, **MANY_EXPERTS, statistics=np.empty(6)),
     "statistics, with outputs": lambda: align(
         FEW, **SMALL, **out_of(32, MANY), statistics=np.empty(6)
     ),
@@ -170,12 +167,14 @@ def resident():
     with open("/proc/self/statm") as memory:
         return int(memory.read().split()[1]) * 4096
 
-ids = np.arange(32, dtype=np.int32)
-tessera.align_block_size(ids, block_size=4, num_experts=32)
+ids = np.zeros(1 << 20, dtype=np.int32)  # so many that experts are counted in a table
+mapping = np.zeros(1 << 20, dtype=np.int32)
+call = dict(block_size=1, num_experts=1 << 25)
+tessera.align_block_size(ids[:32], block_size=4, num_experts=32)
 before = resident()
-tessera.align_block_size(ids, block_size=1, num_experts=1 << 25)
-tessera.lora_align_block_size(ids, ids, block_size=1, num_experts=1 << 20, max_loras=32)
-print(output_sizes(32, 1, 1 << 25, False)[2], resident() - before)
+tessera.align_block_size(ids, **call, num_threads=1)
+tessera.lora_align_block_size(ids, mapping, **call, max_loras=1)
+print(output_sizes(len(ids), **call, pad_sorted_ids=False)[2], resident() - before)
 """
 
 
@@ -183,7 +182,8 @@ def test_a_thread_keeps_little_of_its_workspace() -> None:
     done = run_program([sys.executable, "-c", WORKSPACE])
     assert done.stderr == ""
     asked, kept = map(int, done.stdout.split())
-    assert kept < 8 << 20, f"{kept} bytes stay resident of {asked}"
+    assert asked > 64 << 20
+    assert kept < asked // 8, f"{kept} bytes stay resident of {asked}"
 
 
 NO_MEMORY = """
@@ -192,10 +192,11 @@ import numpy as np
 import tessera
 from tessera.align_block_size import output_sizes
 
-ids = np.arange(32, dtype=np.int32)
-call = dict(block_size=4, num_experts=1 << 30)
-tessera.align_block_size(ids, block_size=4, num_experts=32, num_threads=1)
-print(output_sizes(32, **call, pad_sorted_ids=False)[2])
+ids = np.zeros(1 << 21, dtype=np.int32)  # so many that experts are counted in a table
+mapping = np.zeros(1 << 21, dtype=np.int32)
+call = dict(block_size=1, num_experts=1 << 27)
+tessera.align_block_size(ids[:32], block_size=4, num_experts=32, num_threads=1)
+print(output_sizes(len(ids), **call, pad_sorted_ids=False)[2])
 used = int(open("/proc/self/statm").read().split()[0]) * 4096
 resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), -1))
 try:
@@ -203,9 +204,7 @@ try:
 except RuntimeError as error:
     print(type(error).__name__, error)
 try:
-    tessera.lora_align_block_size(
-        ids, ids, block_size=4, num_experts=1 << 24, max_loras=32
-    )
+    tessera.lora_align_block_size(ids, mapping, **call, max_loras=1)
 except RuntimeError as error:
     print(type(error).__name__, error)
 """
@@ -215,12 +214,12 @@ def test_no_memory_for_a_workspace_is_an_error() -> None:
     done = run_program([sys.executable, "-c", NO_MEMORY])
     assert done.stderr == ""
     asked, *errors = done.stdout.splitlines()
-    if int(asked) < 512 << 20:
-        pytest.skip(f"the call of this build asks for little memory, {asked} bytes")
+    assert int(asked) >= 512 << 20
     form = "RuntimeError {}: workspace: expected {} bytes of host memory, got none"
     assert errors[0] == form.format("align_block_size", asked)
     lora_form = form.format("lora_align_block_size", r"\d+")
-    assert all(re.fullmatch(lora_form, error) for error in errors[1:])
+    assert len(errors) == 2
+    assert re.fullmatch(lora_form, errors[1])
 
 
 def test_calls_from_many_threads_at_once() -> None:
