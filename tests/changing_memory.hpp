@@ -11,8 +11,8 @@
 namespace tessera::test {
 
 /// An array that ends before an inaccessible page. Whenever a reader comes back to a page of it
-/// from another one, the page has the contents of the next version, and after the last those of the
-/// first: walk n over two pages or more sees version n. For one thread; one object at a time.
+/// from another one, the page shows the next version, and after the last version the first again:
+/// walk n over two pages or more sees version n. For one thread; one object at a time.
 class ChangingMemory {
  public:
   /// Versions are of equal size, a multiple of kPageBytes.

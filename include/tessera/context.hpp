@@ -24,9 +24,9 @@ struct Context {
 
   /// Host threads a call may use, at most, and never more than TESSERA_NUM_THREADS; 0 stands for
   /// that, or, where it is unset, for the cores that this process can keep busy when the call runs:
-  /// those of its main thread's affinity and the caller's, no more than the CPU quota of its
-  /// control groups. The affinity may change between the size query and the call. Never changes the
-  /// result.
+  /// the cores in the affinity of its main thread or of the caller, but no more than the CPU quota
+  /// of its control groups. The affinity may change between the size query and the call. Never
+  /// changes the result.
   int num_threads = 0;
 
   /// Runs this implementation ("cpu/reference") or fails; empty picks the first that can, unless

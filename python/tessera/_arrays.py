@@ -9,6 +9,9 @@ import numpy as np
 
 from tessera._frameworks import FRAMEWORKS, exportable, on_host
 
+# What a call raises where it finds an unfit array: `refused_array` then says which, and why.
+UNFIT = "an array is unfit"
+
 
 def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
     """Whether `refused_array` would find something; None stands for an array that is not given."""

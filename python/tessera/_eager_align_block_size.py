@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Literal
 
-from tessera._arrays import any_unfit, refused_array, require_eager
+from tessera._arrays import UNFIT, any_unfit, refused_array, require_eager
 from tessera._device import HOST
 from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import Library, load, refusal
@@ -28,10 +28,6 @@ def _written(
     return arrays | {name: array for name, array in optional.items() if array is not None}
 
 
-# The refusal says which one, and what is wrong with it.
-_UNFIT = "an array is unfit"
-
-
 def refuse_followed(statistics: object) -> None:
     """Refuse statistics that autograd follows, which would not see them written."""
     if statistics is not None and getattr(statistics, "requires_grad", False):
@@ -44,7 +40,7 @@ def refuse_followed(statistics: object) -> None:
 def _check_reports(expert_counts: object, num_dropped: object, statistics: object) -> None:
     """Refuse what the FFI would take without a word, of the optional outputs."""
     if any_unfit((expert_counts, num_dropped, statistics), written=True):
-        raise TypeError(_UNFIT)
+        raise TypeError(UNFIT)
     refuse_followed(statistics)
 
 
@@ -156,11 +152,11 @@ def align_eagerly(
         plain = not (map_tail or filtered_group or validate) and statistics is None
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(topk_ids):
-            raise TypeError(_UNFIT)
+            raise TypeError(UNFIT)
         if expert_map is not None:
             is_map_unfit = FRAMEWORKS[type(expert_map)].is_unfit
             if is_map_unfit is not None and is_map_unfit(expert_map):
-                raise TypeError(_UNFIT)
+                raise TypeError(UNFIT)
             if framework.num_modes is None:  # else the caller has asked
                 require_eager(_OP, (("expert_map", expert_map),))
             expert_map = exportable(expert_map)
@@ -175,13 +171,13 @@ def align_eagerly(
             are_alike = type(slots) is type(blocks) is type(totals) is type(topk_ids)
             if not are_alike:
                 if any_unfit(out, written=True):
-                    raise TypeError(_UNFIT)
+                    raise TypeError(UNFIT)
                 if framework.num_modes is None:  # else the caller has asked
                     require_eager(_OP, zip(AlignedBlocks._fields, out, strict=True))
             elif framework.immutable or (
                 is_unfit is not None and (is_unfit(slots) or is_unfit(blocks) or is_unfit(totals))
             ):
-                raise TypeError(_UNFIT)
+                raise TypeError(UNFIT)
         if plain and framework.num_modes is not None and topk_ids.is_cuda:  # torch's
             return _align_cuda_tensors(
                 library,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera._arrays import any_unfit, refused_array, require_eager
+from tessera._arrays import UNFIT, any_unfit, refused_array, require_eager
 from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import load, refusal
 from tessera._outputs import AlignedBlocks, Layout, require_triple
@@ -69,7 +69,7 @@ def aligned_blocks(
         if out is not None:
             require_triple(op.name, out)
         if any_unfit(arrays) or (out is not None and any_unfit(out, written=True)):
-            raise TypeError("an array is unfit")  # which one, and why, is told below
+            raise TypeError(UNFIT)
         require_eager(op.name, zip(op.array_names, arrays, strict=True))
         if out is not None:
             require_eager(op.name, zip(AlignedBlocks._fields, out, strict=True))

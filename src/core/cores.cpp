@@ -82,8 +82,8 @@ cpu_set_t affinity_of(pid_t thread) {
   return cores;
 }
 
-/// A number above 0 that `find` returns, the first time. Without a lock, which a fork could leave
-/// held in the child: threads that come at the same time may each find it.
+/// A number above 0 that `find` returns, the first time. As core::once, it takes no lock, which a
+/// fork could leave held in the child; unlike that, it takes no memory, which may have run out.
 template <typename Find>
 int found_once(std::atomic<int>* kept, Find find) {
   int number = kept->load(std::memory_order_relaxed);

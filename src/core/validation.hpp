@@ -58,7 +58,7 @@ class Validator {
   }
 
   /// What is written, outputs and workspace, may not share memory with anything else of the call;
-  /// and everything must end within the address space. Of good arrays.
+  /// and everything must end within the address space. Call it once the arrays are checked.
   template <std::size_t kOutputs, std::size_t kInputs>
   bool no_overlap(const NamedView (&outputs)[kOutputs], const NamedView (&inputs)[kInputs]) {
     std::array<Extent, kOutputs + kInputs + 1> extents;

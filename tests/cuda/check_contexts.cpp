@@ -1,6 +1,7 @@
-// Runs the ops in every kind of CUDA context: that of a device which was reset, a second one, a
-// green one with few multiprocessors, none at all, and that of another device. Where the results
-// are compared, it is bit for bit with the CPU. Ends with 77 where there is nothing to check on.
+// Runs the ops in every kind of CUDA context: after a reset of the device, in a second context, in
+// a green context with few multiprocessors, from a thread without a context, and for another
+// device. Outputs are compared bit for bit with the CPU. Ends with 77 where there is nothing to
+// check on.
 #include <cuda.h>
 
 #include <cstdio>

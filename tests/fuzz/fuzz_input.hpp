@@ -92,7 +92,7 @@ inline std::int64_t extended(std::int64_t length, std::int16_t extra) {
 /// A workspace as an input asks for, and whether it may be used.
 class Workspace {
  public:
-  /// `arrays` are those of the call.
+  /// `arrays` holds the other arrays of the call.
   Workspace(const WorkspacePlace& place, std::size_t min_bytes,
             std::span<const std::span<std::byte>> arrays)
       : own_(extended(static_cast<std::int64_t>(min_bytes), place.extra), place.offset),

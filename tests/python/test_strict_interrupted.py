@@ -111,10 +111,10 @@ def test_a_check_at_every_line_of_calls_and_checks(
 def test_an_exception_at_every_line_of_a_check(
     device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As from a signal handler. Nothing is lost and nothing is told twice.
+    """A signal handler that raises loses no finding and makes none appear twice.
 
-    Not in the last lines: what has been taken out to be told goes with the exception. Nor before
-    those of a `finally`, where Python runs no signal handler.
+    The last lines are left out: a finding that `check` is about to return goes with the exception.
+    So are the first lines of a `finally`, where Python runs no signal handler.
     """
     lines, first = inspect.getsourcelines(strict._Reports.read)
     last = first + lines.index("        finally:\n")
