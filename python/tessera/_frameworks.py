@@ -128,7 +128,9 @@ def _zeros_numpy(like: object, length: int) -> Any:
 
 
 def _numpy_framework(kind: type) -> Framework:
-    is_masked = issubclass(kind, np.ma.MaskedArray)
+    # To ask NumPy for it would import it, in the middle of a call.
+    masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
+    is_masked = masked is not None and issubclass(kind, masked)
     return Framework(
         attrgetter("size"),
         lambda array: HOST,
