@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -17,14 +16,6 @@ Result = TypeVar("Result")
 
 # Reentrant, for torch's import may run code that calls Tessera.
 _LOADING = threading.RLock()
-
-# A fork waits until no other thread loads: a child would inherit this lock, and the locks of
-# imports that have begun, held by a thread that it does not have. Modules that are imported while
-# it waits may register hooks of their own; Python then runs the second half of these alone, and
-# reports what they raise.
-os.register_at_fork(
-    before=_LOADING.acquire, after_in_parent=_LOADING.release, after_in_child=_LOADING.release
-)
 
 
 def _once(function: Callable[[], Result]) -> Callable[[], Result]:
