@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -18,12 +19,40 @@ Result = TypeVar("Result")
 _LOADING = threading.RLock()
 
 
+class ForkedWhileLoadingError(RuntimeError):
+    """The process was forked while another thread of its parent loaded the library."""
+
+
+_forked_while_loading = False
+
+
+def _after_fork() -> None:
+    """Notes in a child whether a thread that it does not have was loading.
+
+    That thread also held the locks of its imports, which nobody can give back. To wait in the
+    parent until it is done is no way out: other modules' hooks may hold what it needs.
+    """
+    global _forked_while_loading, _LOADING
+    if _LOADING.acquire(blocking=False):
+        _LOADING.release()
+    else:
+        _forked_while_loading, _LOADING = True, threading.RLock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def _once(function: Callable[[], Result]) -> Callable[[], Result]:
     """Its result, made by the first thread that asks, while others wait for it."""
     shared = functools.cache(function)
 
     @functools.cache  # so that later calls take no lock
     def result() -> Result:
+        if _forked_while_loading:
+            raise ForkedWhileLoadingError(
+                "tessera: expected no fork while another thread makes the first call of the "
+                "process, got one (tessera.version() before the fork loads all that calls need)"
+            )
         with _LOADING:
             return shared()
 
@@ -139,6 +168,8 @@ def refusal(
     The core's refusals keep type and message, and lose the FFI's frames. What failed before it
     reached the core is told in the core's form: op, argument, what was expected, what came.
     """
+    if isinstance(error, ForkedWhileLoadingError):
+        return error
     message = str(error)
     if message.startswith(f"{op}: "):
         return type(error)(message)
