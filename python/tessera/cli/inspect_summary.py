@@ -12,7 +12,7 @@ from tessera.cli.picture import load_picture
 from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.inspection.load import HOT_OVER_MEAN
 from tessera.report.findings import findings
-from tessera.report.tables import PLACEMENTS, advice, imbalance, layer_names
+from tessera.report.tables import advice, comparison, layer_names
 from tessera.report.words import plural
 
 _PICTURE_WIDTH = 16
@@ -153,21 +153,20 @@ def _print_padding(console: Console, model: Model) -> None:
     console.print(table)
     console.print(
         "* the block size to use, and blocks of it in a layer; experts: with a token; ~ larger "
-        "than the log, from its shares"
+        "than a layer's tokens, from their shares. A row is the mean over the full batches of that "
+        "size: tokens at a layer's end that fill none are not in it."
     )
     console.print()
 
 
 def _print_ranks(console: Console, model: Model) -> None:
-    rows = imbalance(model)
-    if not rows:
+    compared = comparison(model)
+    if compared is None:
         return
     console.print("Expert parallelism, largest over mean load of the ranks", style="bold")
-    table = _table("ranks", "contiguous", "balanced", "balanced, on tokens not seen")
-    for num_ranks, row in rows.items():
-        means = [f"{row[name].mean:.2f}" if name in row else "-" for name in PLACEMENTS]
-        table.add_row(str(num_ranks), *means)
+    table = _table("ranks", *compared.placements.values())
+    for num_ranks, row in compared.rows.items():
+        table.add_row(str(num_ranks), *(f"{one.mean:.2f}" for one in row.values()))
     console.print(table)
-    if len(model["layers"]) > 1:
-        console.print("Means over the layers.")
+    console.print(compared.reading)
     console.print()
