@@ -135,6 +135,26 @@ def test_ranks_of_one_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     )
 
 
+def test_a_narrow_terminal_shows_whole_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    ids = np.minimum(np.random.default_rng(0).geometric(0.2, (3000, 2)), 63)
+    np.save(tmp_path / "ids.npy", ids)
+    out = shown(capsys, tmp_path / "ids.npy", "--experts", 64)
+    lines = out.splitlines()
+    assert "…" not in out
+    assert "layer tokens entropy Gini max/mean dead" in lines
+    assert " tokens    16    32    64   128  256 use" in lines
+    assert "ranks contiguous balanced in hindsight" in lines
+    assert max(len(line) for line in lines) <= 40
+    words = " ".join(out.split())
+    assert "No room here for: load by expert, hot (x mean)." in words
+    assert "No room here for: blocks, experts, 8." in words
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "No room here" not in shown(capsys, tmp_path / "ids.npy", "--experts", 64)
+
+
 def test_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = json.loads(shown(capsys, log, "--json", "--experts", 6))
     (model,) = document["models"]
