@@ -207,8 +207,9 @@ def _skew(verdicts: Verdicts) -> list[str]:
     limit = TARGETS["skew"]["must"]
     return [
         "### Skew\n",
-        f"Experts that are not equally popular, and recorded routing logs, beside uniform ids of "
-        f"the same sizes; at most {limit} times the uniform time is allowed.\n",
+        "Experts that are not equally popular, and recorded routing logs, whole layers with the "
+        "engine's warm-up, beside uniform ids of the same sizes; at most "
+        f"{limit} times the uniform time is allowed.\n",
         origin(result),
         table(["ids", "Tessera", "uniform", "ratio", "verdict"], rows + logs),
         *verdicts.explained("Missed, and why:"),

@@ -12,11 +12,14 @@ def tuning_section() -> str:
     result = read_results("h200/tuning.json")
     if result is None:
         return ""
+    sample = max(row["num_windows_timed"] for row in result["rows"])
     parts = [
         "## Routing logs, window by window\n",
         "`tessera bench --log` on an H200: the op on the logs' own tokens, in windows of "
-        "consecutive ones, with the block size that `tessera inspect` advises for so many. Blocks, "
-        "padding: of the mean window. The file of results has the neighbouring block sizes, too.\n",
+        "consecutive ones, with the block size that `tessera inspect` advises for so many. Times: "
+        f"means over all windows of a log, or a sample of {sample}. Blocks, padding: of the "
+        "mean window of the whole log, timed or not. The file of results has the neighbouring "
+        "block sizes, too.\n",
         origin(result),
     ]
     for layer, of_layer in itertools.groupby(result["rows"], key=lambda row: row["trace"]):

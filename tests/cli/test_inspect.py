@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recorded_logs import QWEN, recorded
+from recorded_logs import OLMOE, QWEN, recorded
 from tessera.cli import progress_bars
 from tessera.cli.main import main
 
@@ -55,7 +55,13 @@ def test_summary(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     row = next(line for line in lines if line.split()[:2] == ["2", "3.5"])
     assert " ".join(row.split()) == "2 3.5 85.7 *92.9 96.4 98.2 99.1 99.6 16 3.5"
     assert any(line.split()[:3] == ["~65,536", "3.5", "0.0"] for line in lines)
-    assert any(line.split() == ["2", "1.25", "1.00", "1.00"] for line in lines)
+    assert "A row is the mean over the full batches of that size:" in " ".join(out.split())
+    head = next(index for index, line in enumerate(lines) if line.startswith("ranks"))
+    assert lines[head].split() == ["ranks", "contiguous", "balanced", "in", "hindsight"]
+    assert [line.split() for line in lines[head + 1 : head + 3]] == [
+        ["2", "1.25", "1.00", "1.00"],
+        ["4", "1.50", "1.50", "1.50"],
+    ]
     words = " ".join(out.split())
     assert (
         "Hot experts: In layer 0, expert 1 takes 50% of all pairs of a token and an expert, 2.00× "
@@ -75,6 +81,78 @@ def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
         "13, 15, 56, 34). With them max/mean would be 10.23." in words
     )
     assert "Hot experts: No expert takes twice the mean load; the most loaded, expert 23," in words
+
+
+def ranks_table(out: str) -> list[list[str]]:
+    """The rows, and what is said under them."""
+    part = out.split("Expert parallelism, largest over mean load of the ranks\n")[1]
+    table, _, reading = part.split("\n\n")[0].partition("\nEvery placement")
+    return [line.split() for line in table.splitlines()[1:]] + [
+        ["Every placement", *reading.split()]
+    ]
+
+
+def test_recorded_ranks_are_all_judged_on_the_second_half(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    *rows, reading = ranks_table(shown(capsys, recorded(OLMOE)))
+    assert [row[0] for row in rows] == ["2", "4", "8", "16", "32", "64"]
+    assert rows[-1] == ["64", "3.64", "3.64", "3.64"]
+    assert " ".join(reading).startswith(
+        "Every placement is judged on the second half of the tokens, 2,423 of 4,471. Balanced: by "
+    )
+
+
+def test_ranks_of_a_log_whose_halves_differ(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # By the first half 0 and 2 share a rank, and by the second they take everything.
+    ids = np.array([0] * 4 + [1] * 3 + [3] + [0] * 4 + [2] * 4)
+    np.save(tmp_path / "ids.npy", ids[:, None])
+    out = shown(capsys, tmp_path / "ids.npy")
+    *rows, reading = ranks_table(out)
+    assert rows == [["2", "1.00", "2.00", "1.00"], ["4", "2.00", "2.00", "2.00"]]
+    assert " ".join(reading).startswith(
+        "Every placement is judged on the second half of the tokens, 8 of 16."
+    )
+    assert "Balanced placement is worse than contiguous on 2 ranks. On all tokens it is 2.00×" in (
+        " ".join(out.split())
+    )
+
+
+def test_ranks_of_one_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "ids.npy", np.array([[0, 1]]))
+    out = shown(capsys, tmp_path / "ids.npy", "--experts", 4)
+    *rows, reading = ranks_table(out)
+    assert rows == [["2", "2.00", "1.00"], ["4", "2.00", "2.00"]]
+    assert " ".join(reading) == (
+        "Every placement is judged on all tokens, 1. In hindsight: balanced by the loads of the "
+        "tokens that judge. Balanced: too few tokens to hold out."
+    )
+    assert (
+        "with one balanced in hindsight, by the same tokens. There are too few tokens to hold"
+        in (" ".join(out.split()))
+    )
+
+
+def test_a_narrow_terminal_shows_whole_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    ids = np.minimum(np.random.default_rng(0).geometric(0.2, (3000, 2)), 63)
+    np.save(tmp_path / "ids.npy", ids)
+    out = shown(capsys, tmp_path / "ids.npy", "--experts", 64)
+    lines = out.splitlines()
+    assert "…" not in out
+    assert "layer tokens entropy Gini max/mean dead" in lines
+    assert " tokens    16    32    64   128  256 use" in lines
+    assert "ranks contiguous balanced in hindsight" in lines
+    assert max(len(line) for line in lines) <= 40
+    words = " ".join(out.split())
+    assert "No room here for: load by expert, hot (x mean)." in words
+    assert "No room here for: blocks, experts, 8." in words
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "No room here" not in shown(capsys, tmp_path / "ids.npy", "--experts", 64)
 
 
 def test_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:

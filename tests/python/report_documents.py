@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tessera.inspection.ranks import rank_figures
+
 BATCH_SIZES = [2**i for i in range(17)]
 BLOCK_SIZES = [8, 16, 32, 64, 128, 256]
-RANKS = [2, 4, 8, 16, 32, 64]
 WEIGHT_ROWS = 40.0
 
 
@@ -17,6 +18,10 @@ def layer_of(ids: np.ndarray, num_experts: int, layer: int | None, log: int = 0)
     counts = np.bincount(ids.ravel(), minlength=num_experts)
     mean = counts.mean()
     order = np.argsort(-counts, kind="stable")
+    middle = len(ids) // 2
+    halves = [
+        np.bincount(half.ravel(), minlength=num_experts) for half in (ids[:middle], ids[middle:])
+    ]
     shares = counts[counts > 0] / counts.sum()
     hot = [
         {
@@ -46,7 +51,8 @@ def layer_of(ids: np.ndarray, num_experts: int, layer: int | None, log: int = 0)
         },
         "load_with_repeated": None,
         "batches": [_batch(ids, num_experts, size) for size in BATCH_SIZES],
-        "ranks": [_ranks(counts, number) for number in RANKS if number <= num_experts],
+        "num_held_out": len(ids) - middle,
+        "ranks": rank_figures(*halves),
     }
 
 
@@ -77,20 +83,6 @@ def _batch(ids: np.ndarray, num_experts: int, size: int) -> dict[str, Any]:
         "extrapolated": not number,
         "active_experts": float((counts > 0).sum(axis=1).mean()),
         "blocks": blocks,
-    }
-
-
-def _ranks(counts: np.ndarray, number: int) -> dict[str, Any]:
-    def worst(parts: list[np.ndarray]) -> float:
-        loads = np.array([part.sum() for part in parts])
-        return float(loads.max() / (loads.mean()))
-
-    dealt = [np.sort(counts)[rank::number] for rank in range(number)]
-    return {
-        "num_ranks": number,
-        "contiguous": worst(np.array_split(counts, number)),
-        "balanced": worst(dealt),
-        "balanced_held_out": worst(dealt) * 1.05,
     }
 
 

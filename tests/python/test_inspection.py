@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.inspection.advice import advice, blocks_over, cost
-from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, Layer
+from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS, Layer
 from tessera.inspection.layer import LayerSums
 from tessera.inspection.load import gini, hot_experts, load_figures
 from tessera.inspection.ranks import balanced_placement, contiguous_placement, rank_figures
@@ -222,27 +222,128 @@ def test_balanced_ranks_hold_as_many_experts_as_contiguous_ones(
     assert sizes.tolist() == np.bincount(contiguous, minlength=num_ranks).tolist()
 
 
+def naive_imbalance(
+    judges: list[Row], placed_by: list[Row] | None, num_experts: int, num_ranks: int
+) -> float:
+    """Largest over mean load of the ranks, by the ids of the rows that judge.
+
+    Experts are placed by the rows `placed_by`; without any, neighbours together.
+    """
+    room = [len(part) for part in np.array_split(np.arange(num_experts), num_ranks)]
+    ranks: list[list[int]] = [[] for _ in room]
+    if placed_by is None:
+        experts = iter(range(num_experts))
+        ranks = [[next(experts) for _ in range(number)] for number in room]
+    else:
+        loads = Counter(i for row in placed_by for i in row)
+        for expert in sorted(range(num_experts), key=lambda one: (-loads[one], one)):
+            open_ranks = [rank for rank in range(num_ranks) if len(ranks[rank]) < room[rank]]
+            least = min(open_ranks, key=lambda rank: (sum(loads[i] for i in ranks[rank]), rank))
+            ranks[least].append(expert)
+    counts = Counter(i for row in judges for i in row if 0 <= i < num_experts)
+    on_ranks = [sum(counts[i] for i in experts) for experts in ranks]
+    return max(on_ranks) / (sum(on_ranks) / num_ranks)
+
+
+def naive_comparison(
+    judges: list[Row], placed_by: list[Row] | None, num_experts: int, num_ranks: int
+) -> dict[str, float]:
+    """All placements on the same rows, `balanced` by `placed_by` where that is given."""
+    made_by = {"contiguous": None, "in_hindsight": judges}
+    if placed_by is not None:
+        made_by["balanced"] = placed_by
+    return {
+        name: naive_imbalance(judges, by, num_experts, num_ranks) for name, by in made_by.items()
+    }
+
+
+@given(
+    st.integers(2, 70).flatmap(
+        lambda num_experts: st.tuples(
+            st.just(num_experts),
+            st.lists(
+                st.tuples(st.integers(0, num_experts - 1), st.integers(0, min(3, num_experts - 1))),
+                min_size=1,
+                max_size=100,
+            ),
+        )
+    )
+)
+@settings(deadline=None)
+def test_every_placement_is_judged_on_the_same_tokens(log: tuple[int, list[Row]]) -> None:
+    num_experts, rows = log
+    layer = inspected(rows, num_experts, [], keep_repeated=True)
+    first = rows[: len(rows) - layer["num_held_out"]]
+    second = rows[len(first) :]
+    assert bool(second) == (len(rows) > 1)
+    if second:  # to the nearest sixteenth
+        assert abs(len(first) - len(second)) <= max(1, len(rows) / 8)
+    assert [one["num_ranks"] for one in layer["ranks"]] == [
+        number for number in RANK_COUNTS if number <= num_experts
+    ]
+    for found in layer["ranks"]:
+        number = found["num_ranks"]
+        whole = naive_comparison(rows, None, num_experts, number)
+        assert found["all_tokens"] == pytest.approx(whole)
+        if second:
+            held_out = naive_comparison(second, first, num_experts, number)
+            assert found["held_out"] == pytest.approx(held_out)
+        else:
+            assert found["held_out"] is None
+
+
+@given(
+    st.sampled_from(RANK_COUNTS).flatmap(
+        lambda number: st.lists(
+            st.tuples(st.integers(0, number - 1)), min_size=1, max_size=3 * number
+        ).map(lambda rows: (number, rows))
+    )
+)
+def test_with_an_expert_on_every_rank_all_placements_are_equal(log: tuple[int, list[Row]]) -> None:
+    number, rows = log
+    ranks = inspected(rows, number, [], keep_repeated=True)["ranks"][-1]
+    assert ranks["num_ranks"] == number
+    for compared in (ranks["held_out"], ranks["all_tokens"]):
+        if compared is not None:
+            assert len(set(compared.values())) == 1
+
+
 def test_rank_figures() -> None:
-    counts, first, second = np.array([6, 2, 3, 1]), np.array([6, 0, 0, 1]), np.array([0, 2, 3, 0])
-    two, four = rank_figures(counts, first, second)
+    two, four = rank_figures(np.array([6, 0, 0, 1]), np.array([0, 2, 3, 0]))
     assert two == {
         "num_ranks": 2,
-        "contiguous": 8 / 6,
-        "balanced": 7 / 6,
         # By the first half: 0 -> rank 0, 3 and then 1 -> rank 1, which is full, 2 -> rank 0.
-        "balanced_held_out": 3 / 2.5,
+        "held_out": {"contiguous": 3 / 2.5, "balanced": 3 / 2.5, "in_hindsight": 3 / 2.5},
+        "all_tokens": {"contiguous": 8 / 6, "in_hindsight": 7 / 6},
     }
-    assert (four["num_ranks"], four["contiguous"]) == (4, 2.0)
-    assert rank_figures(counts, counts, np.zeros(4, np.int64))[0]["balanced_held_out"] is None
+    assert four["num_ranks"] == 4
+    assert set((four["held_out"] or {}).values()) == {3 / 1.25}
+    assert set(four["all_tokens"].values()) == {2.0}
 
 
 def test_halves_of_a_layer() -> None:
     # 32 tokens and 16 slices: each holds two tokens, and the halves are exact.
     rows = [(0,)] * 10 + [(1,)] * 6 + [(2,)] * 9 + [(3,)] * 7
-    (two, four) = inspected(rows, 4, [5, 9], keep_repeated=True)["ranks"]
+    layer = inspected(rows, 4, [5, 9], keep_repeated=True)
+    assert layer["num_held_out"] == 16
+    two, four = layer["ranks"]
     # By the first half: 0 -> rank 0, 1 -> rank 1, then 2 -> 1 and 3 -> 0.
-    assert two["balanced_held_out"] == pytest.approx(9 / 8)
-    assert four["balanced_held_out"] == pytest.approx(9 / 4)
+    assert two["held_out"] == {"contiguous": 2.0, "balanced": 9 / 8, "in_hindsight": 9 / 8}
+    assert two["all_tokens"] == {"contiguous": 1.0, "in_hindsight": 1.0}
+    assert set((four["held_out"] or {}).values()) == {9 / 4}
+
+
+@pytest.mark.parametrize("rows", [[(0, 1)], [(0, 1), (-1, 4)], [(4, -1), (0, 1)]])
+def test_nothing_is_held_out_where_a_half_has_no_id(rows: list[Row]) -> None:
+    layer = inspected(rows, 4, [])
+    assert layer["num_held_out"] == 0
+    assert [one["held_out"] for one in layer["ranks"]] == [None, None]
+    assert layer["ranks"][0]["all_tokens"] == {"contiguous": 2.0, "in_hindsight": 1.0}
+
+
+def test_one_expert_has_no_ranks_and_holds_nothing_out() -> None:
+    layer = inspected([(0,), (0,)], 1, [])
+    assert (layer["num_held_out"], layer["ranks"]) == (0, [])
 
 
 def a_layer(rows: Sequence[Row], num_experts: int) -> Layer:

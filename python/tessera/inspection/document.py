@@ -77,17 +77,35 @@ class Batch(TypedDict):
     blocks: list[Blocks]
 
 
-class Ranks(TypedDict):
-    """Largest over mean load of `num_ranks` ranks.
+class InHindsight(TypedDict):
+    """Largest over mean load of the ranks, all of it judged on the same tokens.
 
-    balanced_held_out: placed by the first half of the tokens, judged on the second; None where one
-        of them is empty.
+    in_hindsight: balanced by the loads of these very tokens.
+    """
+
+    contiguous: float
+    in_hindsight: float
+
+
+class HeldOut(InHindsight):
+    """The same, with a placement that was made before the tokens that judge it.
+
+    balanced: by the loads of the first half of the tokens.
+    """
+
+    balanced: float
+
+
+class Ranks(TypedDict):
+    """Imbalance of `num_ranks` ranks, on two sets of tokens: do not compare across them.
+
+    held_out: judged on the second half of the layer's tokens; None where a half has no id.
+    all_tokens: judged on all tokens of the layer.
     """
 
     num_ranks: int
-    contiguous: float
-    balanced: float
-    balanced_held_out: float | None
+    held_out: HeldOut | None
+    all_tokens: InHindsight
 
 
 class Layer(TypedDict):
@@ -96,6 +114,8 @@ class Layer(TypedDict):
     num_tokens: rows counted, without the `num_repeated` left out.
     repeated: the first runs of those.
     num_invalid_ids: ids outside [0, num_experts), which only NumPy files may have.
+    num_held_out: tokens of the second half, the last ones, on which `Ranks.held_out` is judged; 0
+        where there are too few to hold out, or one expert.
     """
 
     log: int
@@ -108,6 +128,7 @@ class Layer(TypedDict):
     load: Load
     load_with_repeated: LoadWithRepeated | None
     batches: list[Batch]
+    num_held_out: int
     ranks: list[Ranks]
 
 

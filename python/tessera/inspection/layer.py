@@ -100,6 +100,8 @@ class LayerSums:
         if not counts.any():
             raise ValueError(f"topk_ids: expected ids in [0, {num_experts}), got none")
         half = max(1, round(self.num_tokens / 2 / self._slice_tokens))
+        ranks = rank_figures(slices[:half].sum(axis=0), slices[half:].sum(axis=0))
+        holds_out = any(row["held_out"] for row in ranks)
         with_repeated = counts + self._repeated_counts[:num_experts]
         repeated = self._repeated
         return {
@@ -123,7 +125,8 @@ class LayerSums:
                 else _extrapolated(batch_size, counts * (batch_size / self.num_tokens))
                 for size, batch_size in enumerate(BATCH_SIZES)
             ],
-            "ranks": rank_figures(counts, slices[:half].sum(axis=0), slices[half:].sum(axis=0)),
+            "num_held_out": self.num_tokens - half * self._slice_tokens if holds_out else 0,
+            "ranks": ranks,
         }
 
     def _batch(self, size: int) -> Batch:

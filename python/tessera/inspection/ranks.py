@@ -1,4 +1,4 @@
-"""Load over the ranks of expert parallelism, under two placements of the experts."""
+"""Load over the ranks of expert parallelism, under placements of the experts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import heapq
 import numpy as np
 import numpy.typing as npt
 
-from tessera.inspection.document import RANK_COUNTS, Ranks
+from tessera.inspection.document import RANK_COUNTS, HeldOut, InHindsight, Ranks
 from tessera.inspection.load import max_over_mean
 
 # The two placements, for readers of the figures.
@@ -21,34 +21,41 @@ BALANCED = (
 
 
 def rank_figures(
-    counts: npt.NDArray[np.int64],
-    first_half: npt.NDArray[np.int64],
-    second_half: npt.NDArray[np.int64],
+    first_half: npt.NDArray[np.int64], second_half: npt.NDArray[np.int64]
 ) -> list[Ranks]:
     """Imbalance for each of `RANK_COUNTS` that the experts suffice for.
 
-    All are ids of each expert, int64[experts]: of the whole layer, and of its tokens' halves.
+    Both are ids of each expert, int64[experts], of the halves of a layer's tokens. Nothing is held
+    out where one of them has none.
     """
-    figures: list[Ranks] = []
-    for num_ranks in RANK_COUNTS:
-        if num_ranks > len(counts):
-            break
-        balanced = balanced_placement(counts, num_ranks)
-        held_out = None
-        if first_half.any() and second_half.any():
-            placed = balanced_placement(first_half, num_ranks)
-            held_out = _imbalance(second_half, placed, num_ranks)
-        figures.append(
-            {
-                "num_ranks": num_ranks,
-                "contiguous": _imbalance(
-                    counts, contiguous_placement(len(counts), num_ranks), num_ranks
-                ),
-                "balanced": _imbalance(counts, balanced, num_ranks),
-                "balanced_held_out": held_out,
-            }
-        )
-    return figures
+    can_hold_out = first_half.any() and second_half.any()
+    return [
+        {
+            "num_ranks": num_ranks,
+            "held_out": _held_out(first_half, second_half, num_ranks) if can_hold_out else None,
+            "all_tokens": _in_hindsight(first_half + second_half, num_ranks),
+        }
+        for num_ranks in RANK_COUNTS
+        if num_ranks <= len(first_half)
+    ]
+
+
+def _held_out(
+    first_half: npt.NDArray[np.int64], second_half: npt.NDArray[np.int64], num_ranks: int
+) -> HeldOut:
+    placement = balanced_placement(first_half, num_ranks)
+    return {
+        **_in_hindsight(second_half, num_ranks),
+        "balanced": _imbalance(second_half, placement, num_ranks),
+    }
+
+
+def _in_hindsight(counts: npt.NDArray[np.int64], num_ranks: int) -> InHindsight:
+    contiguous = contiguous_placement(len(counts), num_ranks)
+    return {
+        "contiguous": _imbalance(counts, contiguous, num_ranks),
+        "in_hindsight": _imbalance(counts, balanced_placement(counts, num_ranks), num_ranks),
+    }
 
 
 def _room(num_experts: int, num_ranks: int) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ from tessera.inspection.document import Document, Model
 from tessera.report.line_figures import costs, padding, ranks
 from tessera.report.load_figures import load_over_layers, loads
 from tessera.report.plot import Figure
-from tessera.report.tables import layer_names
+from tessera.report.tables import comparison, layer_names
 
 _DRAWN_LAYERS = 4  # whose experts have bars: the most uneven ones
 
@@ -35,8 +35,9 @@ def model_figures(document: Document, model: Model) -> ModelFigures:
     drawn = [
         loads(layer, name, len(layers) == 1) for name, layer in layers if (name, layer) in uneven
     ]
+    compared = comparison(model)
     return ModelFigures(
         block_size=(padding(model), costs(model)),
         load=(*itertools.chain(*drawn), load_over_layers(model, names)),
-        ranks=(ranks(model),) if model["layers"][0]["ranks"] else (),
+        ranks=(ranks(compared),) if compared else (),
     )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tessera.inspection.document import Layer, Model
-from tessera.report.tables import advice, advice_runs, imbalance
+from tessera.report.tables import Comparison, advice, advice_runs, comparison, on_all_tokens
 from tessera.report.words import number, percent, plural, times
 
 _FEW = 3  # as many layers are told one by one
@@ -25,8 +25,9 @@ def findings(model: Model, names: Sequence[str]) -> list[Finding]:
     """All that there is to say; `names` are those of the model's layers."""
     layers = list(zip(names, model["layers"], strict=True))
     said = [*_load(layers), Finding("Block size", _block_size(model))]
-    if model["layers"][0]["ranks"]:
-        said.append(Finding("Expert parallelism", _ranks(model)))
+    compared, whole = comparison(model), on_all_tokens(model)
+    if compared and whole:
+        said.append(Finding("Expert parallelism", _ranks(compared, whole)))
     return said + _left_out(layers)
 
 
@@ -112,21 +113,51 @@ def _block_size(model: Model) -> str:
     return text
 
 
-def _ranks(model: Model) -> str:
-    rows = imbalance(model)
-    ranks = _TOLD_RANKS if _TOLD_RANKS in rows else max(rows)
-    row = rows[ranks]
+def _ranks(compared: Comparison, whole: Comparison) -> str:
+    ranks = _TOLD_RANKS if _TOLD_RANKS in whole.rows else max(whole.rows)
+    row, row_of_all = compared.rows[ranks], whole.rows[ranks]
     text = (
-        f"On {plural(ranks, 'rank')} the busiest has {times(row['contiguous'].mean)} the mean load "
-        f"with contiguous placement and {times(row['balanced'].mean)} with balanced placement"
+        f"On {compared.tokens} the busiest of {plural(ranks, 'rank')} has "
+        f"{times(row['contiguous'].mean)} the mean load with contiguous placement"
     )
-    if "balanced_held_out" in row:
-        text += (
-            f" ({times(row['balanced_held_out'].mean)} where it is placed by the first half of the "
-            "tokens and judged on the second)"
-        )
-    where = ", in the mean over the layers" if len(model["layers"]) > 1 else ""
-    return f"{text}{where}."
+    if "balanced" in row:
+        text += f", {times(row['balanced'].mean)} with a balanced one made by the first half,"
+    text += (
+        f" and {times(row['in_hindsight'].mean)} with one balanced in hindsight, by the same tokens"
+    )
+    text += f"{_in_the_mean(compared)}.{_worse(compared)}"
+    if "balanced" not in row:
+        return f"{text} There are too few tokens to hold out."
+    if compared.num_too_short:
+        too_short = plural(compared.num_too_short, "layer")
+        text += f" Too few tokens to hold out in {too_short}."
+    return (
+        f"{text} On {whole.tokens} it is {times(row_of_all['contiguous'].mean)} with contiguous "
+        f"placement and {times(row_of_all['in_hindsight'].mean)} in hindsight{_in_the_mean(whole)}."
+    )
+
+
+def _in_the_mean(compared: Comparison) -> str:
+    layers = compared.num_layers
+    return f", in the mean over {plural(layers, 'layer')}" if layers > 1 else ""
+
+
+def _worse(compared: Comparison) -> str:
+    """Where the placements that are to be better than the contiguous one are not."""
+    text = ""
+    for name, words in (
+        ("balanced", "Balanced placement is worse than contiguous on"),
+        ("in_hindsight", "Even in hindsight the balanced one, which is greedy, is worse on"),
+    ):
+        worse = [
+            str(ranks)
+            for ranks, row in compared.rows.items()
+            if name in row and round(row[name].mean, 2) > round(row["contiguous"].mean, 2)
+        ]
+        if worse:
+            listed = " and ".join(filter(None, (", ".join(worse[:-1]), worse[-1])))
+            text += f" {words} {listed} ranks."
+    return text
 
 
 def _left_out(layers: Sequence[tuple[str, Layer]]) -> list[Finding]:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from tessera.inspection.document import Model
 from tessera.report.drawing import Drawing
 from tessera.report.plot import LEFT, NARROW, Figure, Plot, round_step
-from tessera.report.tables import PLACEMENTS, Advice, advice, imbalance
+from tessera.report.tables import PLACEMENTS, Advice, Comparison, advice
 from tessera.report.words import number, percent, times
 
 _BATCH_SIZES = (1, 16, 256, 4096, 65536)  # those that have a line
@@ -84,39 +84,40 @@ def _in_words(
     return " ".join(said)
 
 
-def ranks(model: Model) -> Figure:
+def ranks(compared: Comparison) -> Figure:
     """Load of the busiest rank over the number of ranks, a line for each placement."""
-    rows = imbalance(model)
-    several = len(model["layers"]) > 1
+    rows = compared.rows
+    several = compared.num_layers > 1
     drawing = Drawing(NARROW, _HEIGHT)
-    drawing.text(0, 14, "busiest rank's load over the mean")
+    drawing.text(0, 14, "busiest rank's load over the mean,")
+    drawing.text(0, 30, f"on {compared.tokens}")
     above = max(one.worst for row in rows.values() for one in row.values()) - 1
-    plot = Plot(drawing, LEFT, _TOP, NARROW - 124, _BOTTOM, max(above, 0.1) * 1.08)
+    plot = Plot(drawing, LEFT, _TOP + 16, NARROW - 124, _BOTTOM, max(above, 0.1) * 1.08)
     plot.scale(round_step(plot.highest, 5), lambda value: f"{1 + value:g}×")
     xs = plot.places(list(rows), "ranks")
     ends = []
     kinds = ("series-4", "series-2 dashed", "series-0 dotted")
-    for shape, ((name, words), kind) in enumerate(zip(PLACEMENTS.items(), kinds, strict=True)):
-        found = {ranks: row[name] for ranks, row in rows.items() if name in row}
+    for shape, (name, kind) in enumerate(zip(PLACEMENTS, kinds, strict=True)):
+        if name not in compared.placements:
+            continue
+        found = {ranks: row[name] for ranks, row in rows.items()}
         if several and shape == 0:
             for ranks, one in found.items():
                 ends_of_range = [(xs[ranks], plot.y(value - 1)) for value in (one.best, one.worst)]
                 drawing.line(ends_of_range, "range")
         plot.series([(xs[n], plot.y(one.mean - 1)) for n, one in found.items()], shape, kind)
-        if found:
-            ends.append((found[max(found)].mean - 1, words))
+        ends.append((found[max(found)].mean - 1, PLACEMENTS[name]))
     plot.end_labels(max(xs.values()), ends)
     said = "; ".join(
         f"{ranks} ranks: "
         + ", ".join(f"{PLACEMENTS[name]} {times(one.mean)}" for name, one in row.items())
         for ranks, row in rows.items()
     )
-    layers = " Lines are means over the layers, bars the range of the contiguous placement."
+    bars = " Bars: the range of the contiguous placement over the layers."
     return Figure(
         "ranks",
         "Imbalance over ranks",
-        "1× is perfectly even. Held out: placed by the first half of the tokens, judged on the "
-        "second." + (layers if several else ""),
-        f"Lines of the busiest rank's load over the mean. {said}.",
+        f"1× is perfectly even. {compared.reading}{bars if several else ''}",
+        f"Lines of the busiest rank's load over the mean, on {compared.tokens}. {said}.",
         drawing,
     )

@@ -13,7 +13,7 @@ from tessera.report.drawing import STYLE
 from tessera.report.figures import model_figures
 from tessera.report.findings import findings
 from tessera.report.plot import Figure
-from tessera.report.tables import PLACEMENTS, advice, advice_runs, imbalance, layer_names
+from tessera.report.tables import advice, advice_runs, comparison, layer_names
 from tessera.report.words import number, percent, plural, times
 
 _FOLDER = Path(__file__).parent
@@ -41,7 +41,6 @@ def page(document: Document) -> str:
     text: str = environment.get_template("page.html.j2").render(
         document=document,
         models=models,
-        placements=PLACEMENTS,
         style=Markup(STYLE.read_text(encoding="utf-8") + style),
     )
     return text
@@ -59,7 +58,7 @@ def _model(document: Document, model: Model) -> dict[str, Any]:
         "figures": model_figures(document, model),
         "advice": rows,
         "advice_starts": [run[0].batch_size for run in advice_runs(rows)],
-        "imbalance": imbalance(model),
+        "comparison": comparison(model),
     }
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Literal
+from typing import Literal, cast
 
 from tessera.inspection.advice import blocks_over
 from tessera.inspection.document import Document, Layer, Model
+from tessera.report.words import number, plural
 
-Placement = Literal["contiguous", "balanced", "balanced_held_out"]
+Placement = Literal["contiguous", "balanced", "in_hindsight"]
 PLACEMENTS: dict[Placement, str] = {
     "contiguous": "contiguous",
     "balanced": "balanced",
-    "balanced_held_out": "balanced, held out",
+    "in_hindsight": "in hindsight",
 }
 
 
@@ -47,6 +48,46 @@ class Imbalance:
     mean: float  # over the layers
     best: float
     worst: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Placements side by side: every figure is of the same tokens of the same layers.
+
+    tokens: those that judge, in words.
+    judged_on: the same with their number, over all these layers.
+    num_layers: over which the means are.
+    num_too_short: layers of the model that are not among them.
+    rows: by number of ranks; all of them have the same placements.
+    """
+
+    tokens: str
+    judged_on: str
+    num_layers: int
+    num_too_short: int
+    rows: dict[int, dict[Placement, Imbalance]]
+
+    @property
+    def placements(self) -> dict[Placement, str]:
+        """Those that are compared, with their names."""
+        row = next(iter(self.rows.values()))
+        return {name: PLACEMENTS[name] for name in row}
+
+    @property
+    def reading(self) -> str:
+        """How to read the figures: which tokens judge, and what made the placements."""
+        text = f"Every placement is judged on {self.judged_on}. "
+        if "balanced" in self.placements:
+            text += "Balanced: by the loads of the first half. "
+        text += "In hindsight: balanced by the loads of the tokens that judge."
+        if "balanced" not in self.placements:
+            text += " Balanced: too few tokens to hold out."
+        elif self.num_too_short:
+            too_short = plural(self.num_too_short, "layer")
+            text += f" Too few tokens to hold out, and left out: {too_short}."
+        if self.num_layers > 1:
+            text += f" Means over {plural(self.num_layers, 'layer')}."
+        return text
 
 
 def advice(model: Model) -> list[Advice]:
@@ -84,22 +125,56 @@ def advice_runs(rows: Sequence[Advice]) -> list[list[Advice]]:
     return runs
 
 
-def imbalance(model: Model) -> dict[int, dict[Placement, Imbalance]]:
-    """By number of ranks and placement, over the layers that have it."""
-    found = dict[int, dict[Placement, list[float]]]()
-    for row in (row for layer in model["layers"] for row in layer["ranks"]):
-        values = found.setdefault(row["num_ranks"], {name: [] for name in PLACEMENTS})
-        for name in PLACEMENTS:
-            if (ratio := row[name]) is not None:
-                values[name].append(ratio)
-    return {
-        ranks: {
-            name: Imbalance(sum(ratios) / len(ratios), min(ratios), max(ratios))
-            for name, ratios in values.items()
-            if ratios
+def comparison(model: Model) -> Comparison | None:
+    """The placements on the tokens held out; on all tokens where no layer has enough to hold out.
+
+    None for one expert, which has no ranks.
+    """
+    layers = [layer for layer in model["layers"] if layer["num_held_out"]]
+    if not layers:
+        return on_all_tokens(model)
+    tokens = "the second half of the tokens"
+    num_judging = sum(layer["num_held_out"] for layer in layers)
+    num_tokens = sum(layer["num_tokens"] for layer in layers)
+    return Comparison(
+        tokens=tokens,
+        judged_on=f"{tokens}, {number(num_judging)} of {number(num_tokens)}",
+        num_layers=len(layers),
+        num_too_short=len(model["layers"]) - len(layers),
+        rows=_imbalance(layers, "held_out"),
+    )
+
+
+def on_all_tokens(model: Model) -> Comparison | None:
+    """The placements on all tokens of all layers, but for the one made by half of them."""
+    layers = model["layers"]
+    if not layers[0]["ranks"]:
+        return None
+    return Comparison(
+        tokens="all tokens",
+        judged_on=f"all tokens, {number(sum(layer['num_tokens'] for layer in layers))}",
+        num_layers=len(layers),
+        num_too_short=0,
+        rows=_imbalance(layers, "all_tokens"),
+    )
+
+
+def _imbalance(
+    layers: Sequence[Layer], judged_on: Literal["held_out", "all_tokens"]
+) -> dict[int, dict[Placement, Imbalance]]:
+    rows = dict[int, dict[Placement, Imbalance]]()
+    for of_layers in zip(*(layer["ranks"] for layer in layers), strict=True):
+        figures = [cast(Mapping[Placement, float], row[judged_on]) for row in of_layers]
+        rows[of_layers[0]["num_ranks"]] = {
+            name: _over_layers([one[name] for one in figures])
+            for name in PLACEMENTS
+            if name in figures[0]
         }
-        for ranks, values in found.items()
-    }
+    return rows
+
+
+def _over_layers(ratios: Sequence[float]) -> Imbalance:
+    return Imbalance(sum(ratios) / len(ratios), min(ratios), max(ratios))
 
 
 def layer_names(document: Document, model: Model) -> list[str]:
