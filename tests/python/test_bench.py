@@ -121,7 +121,7 @@ def test_a_floor_that_is_beaten_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         contender("peer", "peer", 0.97e-6),
         contender("floor", "floor", 1e-6),
     )
-    assert row["below_floor"] == pytest.approx({"peer": 0.97})
+    assert row["below_floor"] == {"call": pytest.approx({"peer": 0.97})}
 
 
 def unordered(problem: Problem) -> Any:

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tessera.bench.driver import best, speeds
+from tessera.bench.judgement import SPEED_METHODS, best, speeds
 from tessera.bench.report import kinds_of, rows
-
-_METHODS = ("graph", "call", "l2")
 
 
 def require_matplotlib(path: Path) -> None:
@@ -34,7 +32,7 @@ def lines(document: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows(document):
         plain = row["skew"] == "uniform" and row["dtype"] == "int32" and row["map"] == "none"
-        method = next((one for one in _METHODS if speeds(row["us"], one)), None)
+        method = next((one for one in SPEED_METHODS if speeds(row["us"], one)), None)
         if not plain or row["shift_bytes"] is not None or row["trace"] or method is None:
             continue
         times = speeds(row["us"], method)

@@ -8,9 +8,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tessera.bench.driver import best, speeds
-
-_COMPARED = ("graph", "l2", "call")
+from tessera.bench.judgement import (
+    SPEED_METHODS,
+    best,
+    judged_methods,
+    less_flattering,
+    ratio,
+    speeds,
+)
 
 
 def figure(us: float) -> str:
@@ -24,13 +29,15 @@ def print_report(console: Console, document: Mapping[str, Any]) -> None:
     for method, meaning in document["methods"].items():
         console.print()
         console.print(f"{method}: {meaning}")
-        if method in _COMPARED:
+        if method in SPEED_METHODS:
             console.print(_comparison(document, method))
             for line in _losses(document, method):
                 console.print(line)
         else:
             console.print(_listing(document, method))
     console.print()
+    for line in _verdicts(document):
+        console.print(line)
     print_remarks(console, document)
 
 
@@ -66,16 +73,25 @@ def _comparison(document: Mapping[str, Any], method: str) -> Table:
         times = speeds(row["us"], method)
         if not times:
             continue
-        ours, peer, floor = (best(times, kinds, kind) for kind in ("tessera", "peer", "floor"))
-        beaten = method_of_judgement(row) == method and row["below_floor"]
+        floor = best(times, kinds, "floor")
+        ratios = (ratio(row["us"], kinds, method, kind) for kind in ("floor", "peer"))
+        wrong = " wrong" if method in row["below_floor"] else ""
         table.add_row(
             row["shape"],
-            *(figure(times[name]) if name in times else "-" for name in shown),
-            (figure(floor[1]) + (" wrong" if beaten else "")) if floor else "-",
-            f"{ours[1] / floor[1]:.2f}" if ours and floor else "-",
-            f"{ours[1] / peer[1]:.2f}" if ours and peer else "-",
+            *(_cell(row, name, method) for name in shown),
+            _cell(row, floor[0], method) + wrong if floor else "-",
+            *("-" if one is None else f"{one:.2f}" for one in ratios),
         )
     return table
+
+
+def _cell(row: Mapping[str, Any], name: str, method: str) -> str:
+    """A time; one that is a difference with its spread in brackets."""
+    us = row["us"].get(name, {}).get(method)
+    if us is None:
+        return "-"
+    spread = f" ({figure(row['spread_us'][name][method])})" if method == "chain" else ""
+    return figure(us) + spread
 
 
 def _listing(document: Mapping[str, Any], method: str) -> Table:
@@ -103,6 +119,23 @@ def _losses(document: Mapping[str, Any], method: str) -> Iterator[str]:
             )
 
 
+def _verdicts(document: Mapping[str, Any]) -> Iterator[str]:
+    """On how many shapes Tessera is faster than every peer, by each method and by both."""
+    kinds = kinds_of(document)
+    by_method: dict[str, list[float]] = {}
+    for row in rows(document):
+        judged = judged_methods(row["us"])
+        for method in judged:
+            if (one := ratio(row["us"], kinds, method, "peer")) is not None:
+                by_method.setdefault(method, []).append(one)
+        least = less_flattering(row["us"], kinds, "peer")
+        if len(judged) > 1 and least is not None:
+            by_method.setdefault(f"the less flattering of {' and '.join(judged)}", []).append(least)
+    for method, ratios in by_method.items():
+        faster = sum(one < 1 for one in ratios)
+        yield f"by {method}: faster than the best peer on {faster} of {len(ratios)} shapes"
+
+
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
     for name, one in document["contenders"].items():
         if one["unavailable"]:
@@ -119,8 +152,19 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
             others = f", and {count - 1} more shapes" if count > 1 else ""
             yield f"{name}: {title} on {shape}{others}: {why}"
     for row in rows(document):
-        for name, time in row["below_floor"].items():
-            yield f"the floor of {row['shape']} is wrong: {name} takes {figure(time)}"
+        for name, by_method in row["within_noise"].items():
+            for method, us in by_method.items():
+                spread = figure(row["spread_us"][name][method])
+                yield (
+                    f"{name}: within the noise on {row['shape']}, method {method}: "
+                    f"{figure(us)} with an interquartile range of {spread}"
+                )
+        for method, times in row["below_floor"].items():
+            for name, time in times.items():
+                yield (
+                    f"the floor of {row['shape']} is wrong, method {method}: {name} takes "
+                    f"{figure(time)}"
+                )
 
 
 def _first_of_each(document: Mapping[str, Any], key: str) -> dict[str, tuple[str, str, int]]:
@@ -144,9 +188,3 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The results by shape."""
     found: list[dict[str, Any]] = document["rows"]
     return found
-
-
-def method_of_judgement(row: Mapping[str, Any]) -> str | None:
-    """The method whose times were held against the floor."""
-    methods = {method for by_method in row["us"].values() for method in by_method}
-    return next((one for one in ("graph", "call", "l2") if one in methods), None)

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tessera.bench.driver import best, speeds
+from tessera.bench.judgement import best, speeds
 from tessera.bench.problem import MAX_WINDOWS
 from tessera.bench.report import figure, kinds_of, print_head, print_remarks, rows
 
