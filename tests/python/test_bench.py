@@ -17,6 +17,7 @@ from tessera.bench.driver import ContractBrokenError, Request, measure
 from tessera.bench.problem import Problem, make_problem
 from tessera.bench.requests import report_requests
 from tessera.bench.shapes import GRID, HEADLINE, Shape, product, varied
+from tessera.contract import synthetic_topk_ids
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(16, 8, 2, 16)
@@ -80,6 +81,29 @@ def test_problem_has_the_ids_that_its_shape_names() -> None:
     given = np.array([[1, 0]], np.int32)
     log = make_problem(Shape(1, 8, 2, 16, skew="log", trace="a"), "cpu", 0, given)
     np.testing.assert_array_equal(log.topk_ids, given)
+
+
+@pytest.mark.parametrize("skew", ["uniform", "zipf", "one-hot-expert"])
+@pytest.mark.parametrize(("num_experts", "top_k"), [(64, 8), (8, 8), (60, 4), (512, 500), (7, 3)])
+def test_no_token_chooses_an_expert_twice(skew: str, num_experts: int, top_k: int) -> None:
+    ids = make_problem(Shape(300, num_experts, top_k, 16, skew=skew), "cpu", seed=5).host_ids
+    assert (np.diff(np.sort(ids, axis=1), axis=1) > 0).all()
+    assert (ids.min() >= 0) & (ids.max() < num_experts)
+
+
+@pytest.mark.parametrize("zipf", [False, True])
+def test_ids_are_as_likely_however_many_a_token_has(zipf: bool) -> None:
+    """Of 8 experts, two are drawn until they differ, and three from those that remain."""
+    pairs = []
+    for top_k in (2, 3):
+        ids = synthetic_topk_ids(200_000, 8, top_k, zipf=zipf, seed=3)
+        pairs.append(np.bincount(8 * ids[:, 0] + ids[:, 1], minlength=64) / len(ids))
+    few, many = pairs
+    assert few[few > 0].size == 56
+    np.testing.assert_allclose(few, many, atol=0.003)  # a standard deviation is 0.0009 at most
+    first = np.sort(few.reshape(8, 8).sum(axis=1))[::-1]
+    expected = np.arange(1, 9) ** (-1.2 if zipf else 0.0)
+    np.testing.assert_allclose(first, expected / expected.sum(), atol=0.003)
 
 
 def test_shifted_arrays_start_where_they_should() -> None:

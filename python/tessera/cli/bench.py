@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lists.add_argument("--tokens", type=_integers(1), metavar="N,..", help="tokens (default: 4096)")
     lists.add_argument("--experts", type=_integers(1), metavar="E,..", help="(default: 64)")
     lists.add_argument(
-        "--top-k", type=_integers(1), metavar="K,..", help="ids a token (default: 2)"
+        "--top-k",
+        type=_integers(1),
+        metavar="K,..",
+        help="ids a token, of different experts (default: 2)",
     )
     lists.add_argument(
         "--block-size",
