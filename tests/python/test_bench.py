@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import tessera
 from tessera.bench import cpu, driver, methods
 from tessera.bench.contender import Call, Contender, absent
 from tessera.bench.driver import ContractBrokenError, Request, measure
 from tessera.bench.problem import Problem, make_problem
+from tessera.bench.report import print_report
 from tessera.bench.requests import report_requests
 from tessera.bench.shapes import GRID, HEADLINE, Shape, product, varied
 from tessera.contract import synthetic_topk_ids
@@ -220,6 +227,72 @@ def test_calls_are_counted_and_interleaved() -> None:
     measuring = numbers[-18:]
     assert sorted(measuring) == 9 * [("a", 100)] + 9 * [("b", 1)]
     assert len({name for name, _ in measuring[:9]}) == 2
+
+
+def shares_of(waited: list[float], monkeypatch: pytest.MonkeyPatch) -> methods.Times:
+    """Times of a call whose repetitions waited for such shares of a second."""
+    clock, counter = (
+        itertools.count(0.0, 1.0),
+        itertools.accumulate(
+            itertools.chain.from_iterable((0.0, share) for share in [*waited, 0.0])
+        ),
+    )
+    monkeypatch.setattr(methods, "waited_seconds", lambda: next(counter))
+    monkeypatch.setattr(methods.time, "perf_counter", lambda: next(clock))
+    effort = methods.Effort(repetitions=len(waited), min_seconds=1.0)
+    return methods.host_calls({"a": Call(lambda: None, lambda number: number * 0.5)}, effort)
+
+
+def test_times_that_others_spoil_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shares_of([0.04, 0.06, 0.5], monkeypatch).spoiled == {"a": pytest.approx(0.06)}
+    # Most repetitions are what the median is of.
+    assert shares_of([0.04, 0.9, 0.04], monkeypatch).spoiled == {}
+    assert shares_of([0.04, 0.05, 0.9], monkeypatch).spoiled == {}
+
+
+def test_the_spread_of_host_times_is_kept() -> None:
+    durations = itertools.cycle([0.1, 0.1, 0.2, 0.4, 0.4])
+    call = Call(lambda: None, lambda number: number * next(durations))
+    times = methods.host_calls({"a": call}, methods.Effort(repetitions=5, min_seconds=1e-3))
+    assert times.us["a"] == pytest.approx(2e5)
+    assert times.spread_us["a"] == pytest.approx(3e5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count")
+def test_waiting_for_a_processor_is_counted() -> None:
+    script = (
+        "import os, subprocess, sys, time\n"
+        "from tessera.bench.load import waited_seconds\n"
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
+        "time.sleep(0.3)\n"
+        "before, begin = waited_seconds(), time.perf_counter()\n"
+        "while time.perf_counter() - begin < 0.5: pass\n"
+        "print(waited_seconds() - before)\n"
+        "busy.kill()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert 0.05 < float(done.stdout) < 0.5  # half of the time, with nobody else there
+
+
+def test_a_marked_time_and_what_the_mark_means(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, peer = contender("tessera/1", "tessera", 3e-6), contender("peer", "peer", 4e-6)
+    monkeypatch.setattr(driver, "available_contenders", lambda device: [ours, peer])
+    monkeypatch.setattr(cpu, "ratios", lambda us: {})
+    document = measure(Request("cpu", [SHAPE], ["call"]))
+    (row,) = document["rows"]
+    for spoiled, mark in (({}, ""), ({"peer": {"call": 0.42}}, "*")):
+        row["spoiled"] = spoiled
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_report(console, document)
+        text = console.export_text()
+        assert re.search(rf"^16x8x2/16 +3\.00 +4\.00{re.escape(mark)} ", text, re.MULTILINE)
+        explained = "* spoiled by other programs: in most repetitions" in text
+        assert explained == bool(mark)
+        assert ("here 42% to 42%" in text) == bool(mark)
 
 
 def test_the_report_measures_what_the_page_shows() -> None:

@@ -266,6 +266,16 @@ def test_a_beaten_floor_is_told(page: Any, tmp_path: Path) -> None:
     assert "\n- 1x8x2/16, graph: tessera takes 0.40\n" in text
 
 
+def test_what_other_programs_spoiled_on_the_cpu_is_told(page: Any, tmp_path: Path) -> None:
+    assert "Spoiled" not in page.page()
+    result = json.loads((tmp_path / "cpu.json").read_text())
+    result["rows"][0]["spoiled"] = {"tessera/1": {"call": 0.4}, "floor": {"call": 0.1}}
+    (tmp_path / "cpu.json").write_text(json.dumps(result))
+    text = page.page()
+    assert text.count("Spoiled by other programs") == 1
+    assert line(text, "- 1x8x2/16: tessera/1").endswith("tessera/1, floor")
+
+
 def test_the_spread_over_addresses(page: Any, tmp_path: Path) -> None:
     write(tmp_path, documents({"16x256x8/16/shift 4096": {"textbook": 1000.0}}))
     assert line(page.page(), "| 16x256x8/16 | 1.00 to") == (

@@ -8,12 +8,14 @@ import importlib.util
 import math
 import random
 import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tessera._library import torch_or_none
 from tessera.bench.contender import CUDA_LIBRARY, Call, native_library
+from tessera.bench.load import SPOILED_ABOVE, waited_seconds
 from tessera.bench.problem import MAX_WINDOWS
 
 # Every window of a log has its turn.
@@ -54,12 +56,15 @@ class Times:
     us: median microseconds a call.
     spread_us: the interquartile range of the samples, where the method knows it.
     within_noise: a time that is no larger than its spread, and therefore not in `us`.
+    spoiled: of a host time, the share of it that threads of this process waited for a processor, in
+        the median repetition, where that is above `SPOILED_ABOVE`.
     failures: why a contender could not be timed.
     """
 
     us: dict[str, float] = field(default_factory=dict)
     spread_us: dict[str, float] = field(default_factory=dict)
     within_noise: dict[str, float] = field(default_factory=dict)
+    spoiled: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -172,14 +177,24 @@ def _interleaved(
     settle: Callable[[], object],
 ) -> Times:
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    waited: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
     for _ in range(repetitions):
         shuffle(order)
         for name in order:
             settle()
+            waited_before, begin = waited_seconds(), time.perf_counter()
             samples[name].append(1e6 * calls[name].seconds(numbers[name]) / numbers[name])
+            seconds = time.perf_counter() - begin
+            waited[name].append((waited_seconds() - waited_before) / seconds)
     settle()
-    return Times({name: statistics.median(found) for name, found in samples.items()})
+    # The median of times is spoiled where most of them are.
+    shares = {name: statistics.median(found) for name, found in waited.items()}
+    return Times(
+        {name: statistics.median(found) for name, found in samples.items()},
+        {name: _interquartile_range(found) for name, found in samples.items()},
+        spoiled={name: share for name, share in shares.items() if share > SPOILED_ABOVE},
+    )
 
 
 def _synchronize_if_cuda() -> Callable[[], object]:
@@ -255,6 +270,8 @@ def _samples_of_graphs(
 
 
 def _interquartile_range(samples: list[float]) -> float:
+    if len(samples) == 1:
+        return 0.0
     low, _, high = statistics.quantiles(samples, n=4)
     return high - low
 

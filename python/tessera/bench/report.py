@@ -16,6 +16,10 @@ from tessera.bench.judgement import (
     ratio,
     speeds,
 )
+from tessera.bench.load import SPOILED_ABOVE
+
+# Stands behind a time that other programs spoiled.
+_MARK = "*"
 
 
 def figure(us: float) -> str:
@@ -78,20 +82,20 @@ def _comparison(document: Mapping[str, Any], method: str) -> Table:
         wrong = " wrong" if method in row["below_floor"] else ""
         table.add_row(
             row["shape"],
-            *(_cell(row, name, method) for name in shown),
-            _cell(row, floor[0], method) + wrong if floor else "-",
+            *(cell(row, name, method) for name in shown),
+            cell(row, floor[0], method) + wrong if floor else "-",
             *("-" if one is None else f"{one:.2f}" for one in ratios),
         )
     return table
 
 
-def _cell(row: Mapping[str, Any], name: str, method: str) -> str:
-    """A time; one that is a difference with its spread in brackets."""
+def cell(row: Mapping[str, Any], name: str, method: str) -> str:
+    """A time: one that is a difference with its spread in brackets, a spoiled one with a mark."""
     us = row["us"].get(name, {}).get(method)
     if us is None:
         return "-"
     spread = f" ({figure(row['spread_us'][name][method])})" if method == "chain" else ""
-    return figure(us) + spread
+    return figure(us) + spread + _MARK * (method in row["spoiled"].get(name, {}))
 
 
 def _listing(document: Mapping[str, Any], method: str) -> Table:
@@ -102,8 +106,7 @@ def _listing(document: Mapping[str, Any], method: str) -> Table:
         table.add_column(row["shape"], justify="right")
     names = dict.fromkeys(name for row in measured for name in speeds(row["us"], method))
     for name in names:
-        times = (speeds(row["us"], method).get(name) for row in measured)
-        table.add_row(name, *("-" if time is None else figure(time) for time in times))
+        table.add_row(name, *(cell(row, name, method) for row in measured))
     return table
 
 
@@ -151,6 +154,17 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
         for name, (shape, why, count) in _first_of_each(document, key).items():
             others = f", and {count - 1} more shapes" if count > 1 else ""
             yield f"{name}: {title} on {shape}{others}: {why}"
+    if shares := [
+        share
+        for row in rows(document)
+        for by_method in row["spoiled"].values()
+        for share in by_method.values()
+    ]:
+        yield (
+            f"{_MARK} spoiled by other programs: in most repetitions of such a figure, threads of "
+            f"this process waited for a processor for more than {SPOILED_ABOVE:.0%} of the time, "
+            f"here {min(shares):.0%} to {max(shares):.0%}; measure again on an idle machine"
+        )
     for row in rows(document):
         for name, by_method in row["within_noise"].items():
             for method, us in by_method.items():
