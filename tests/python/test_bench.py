@@ -266,6 +266,7 @@ def test_waiting_for_a_processor_is_counted() -> None:
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
         "time.sleep(0.3)\n"
+        "os.nice(19)  # whoever is not as nice has the processor\n"
         "before, begin = waited_seconds(), time.perf_counter()\n"
         "while time.perf_counter() - begin < 0.5: pass\n"
         "print(waited_seconds() - before)\n"
@@ -273,7 +274,7 @@ def test_waiting_for_a_processor_is_counted() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.stderr == ""
-    assert 0.05 < float(done.stdout) < 0.5  # half of the time, with nobody else there
+    assert float(done.stdout) > 0.3
 
 
 def test_a_marked_time_and_what_the_mark_means(

@@ -10,6 +10,7 @@ import itertools
 import sys
 import types
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -197,6 +198,35 @@ def test_every_window_of_a_log_has_its_turn_in_a_graph(monkeypatch: pytest.Monke
     windows = [gpu.call(float(us)) for us in range(1, MAX_WINDOWS + 1)]
     times = methods.graph({"log": Call.in_turn(windows)}, methods.QUICK)
     assert times.us == pytest.approx({"log": (MAX_WINDOWS + 1) / 2})
+
+
+@pytest.mark.parametrize(
+    "name", ["textbook", "cub_radix", "floor/1", "floor/4/pdl", "empty kernel"]
+)
+def test_a_chain_knows_what_native_contenders_read_and_write(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    got: list[Any] = []
+
+    class Library:
+        def function(self, name: str, release_gil: bool = True) -> Any:
+            return lambda *arguments: got.append(arguments) or 1
+
+    monkeypatch.setattr(cuda, "native_library", lambda file_name: Library())
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=4)
+    )
+    (contender,) = [one for one in cuda._native_contenders(torch) if one.name == name]
+    assert "chain" in contender.methods
+    call = contender.prepare(on_torch(SHAPES[0]))
+    outputs = call.run()
+    arguments = [one for one in got[-1] if one is not None]
+    assert arguments[0] is call.topk_ids
+    assert [id(one) for one in arguments[1:4]] == [id(one) for one in outputs]
+    assert [len(one) for one in outputs] == [
+        len(one) for one in on_torch(SHAPES[0]).empty_outputs()
+    ]
 
 
 class FakeNeighbours:
