@@ -1,10 +1,12 @@
-// The CUDA half of `tessera bench`: the peers and floors that are always there, exported.
+// The CUDA half of `tessera bench`: the peers and floors that are always there, and the kernels
+// that the method `chain` puts beside them, exported.
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/function.h>
 #include <tvm/ffi/optional.h>
 
 #include "peers/cub_radix.cuh"
 #include "peers/floor.cuh"
+#include "peers/neighbours.cuh"
 #include "peers/textbook.cuh"
 
 namespace tessera::bench {
@@ -94,6 +96,25 @@ void run_empty_kernel(const TensorView& topk_ids, const TensorView&, const Tenso
   launch("empty_kernel", empty_kernel, 1, 32, 0, stream_of(topk_ids), false);
 }
 
+/// Both arrays have the same length and type.
+void run_write_ids(const TensorView& source, const TensorView& topk_ids) {
+  with_id_type(topk_ids.dtype().bits, [&](auto id) {
+    using Id = decltype(id);
+    write_ids(data_of<const Id>(source), data_of<Id>(topk_ids),
+              static_cast<std::int32_t>(topk_ids.numel()), stream_of(topk_ids));
+  });
+}
+
+void run_read_outputs(const TensorView& sorted_token_ids, const TensorView& expert_ids,
+                      const TensorView& num_tokens_post_pad) {
+  const ReadArrays arrays{data_of<const std::int32_t>(sorted_token_ids),
+                          static_cast<std::int32_t>(sorted_token_ids.numel()),
+                          data_of<const std::int32_t>(expert_ids),
+                          static_cast<std::int32_t>(expert_ids.numel()),
+                          data_of<const std::int32_t>(num_tokens_post_pad)};
+  read_outputs(arrays, stream_of(sorted_token_ids));
+}
+
 }  // namespace
 }  // namespace tessera::bench
 
@@ -102,3 +123,5 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(cub_radix, tessera::bench::run_cub_radix)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(cub_radix_workspace_bytes, tessera::bench::cub_radix_workspace_bytes)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(floor, tessera::bench::run_floor)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(empty_kernel, tessera::bench::run_empty_kernel)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(write_ids, tessera::bench::run_write_ids)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(read_outputs, tessera::bench::run_read_outputs)

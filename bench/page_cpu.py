@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from page_text import bullets, figure, origin, read_results, table, times
 
 INTRODUCTION = """\
@@ -49,6 +51,7 @@ def cpu_section() -> str:
         table([*header, *RATIOS], rows),
         "Where Tessera is slower:\n",
         bullets(losses, "Nowhere in this table."),
+        *_spoiled(result),
     ]
     calls = read_results("cpu_python.json")
     if calls is not None:
@@ -60,3 +63,13 @@ def cpu_section() -> str:
             table(["call", "us"], [[n, f"{us:.2f}"] for n, us in times(row, "eager").items()]),
         ]
     return "\n".join(parts)
+
+
+def _spoiled(result: dict[str, Any]) -> list[str]:
+    texts = [
+        f"{row['shape']}: {', '.join(names)}"
+        for row in result["rows"]
+        if (names := row.get("spoiled"))
+    ]
+    title = "Spoiled by other programs, for which threads waited during most repetitions:\n"
+    return [title, bullets(texts, "")] if texts else []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
-from page_text import best_of_kind, bullets, figure, origin, read_results, table, times
-
-TARGETS = json.loads((Path(__file__).resolve().parent / "targets.json").read_text())
+from page_speed import BestPeers, grid_parts, headline_parts
+from page_text import bullets, figure, origin, read_results, table, times
+from page_verdicts import TARGETS, Verdicts
 
 INTRODUCTION = """\
 ## align_block_size on the NVIDIA H200
@@ -23,51 +21,12 @@ same sizes, and sorts nothing, with and without programmatic dependent launch.
 """
 
 
-class Verdicts:
-    """Says whether targets are met, and keeps what has to be explained."""
-
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = read_results("h200/notes.json") or {}
-        self.misses: list[str] = []
-
-    def of(self, name: str, value: float, target: dict[str, float], subject: str = "") -> str:
-        """A verdict for a table; a missed must is also kept, with its note, for `explained`."""
-        must = target.get("must", float("inf"))
-        if value > must:
-            missed = f"missed by {figure(value - must)} ({100 * (value / must - 1):.0f}%)"
-            note = self.notes.get(name, "No explanation yet.")
-            self.misses.append(f"{subject}{name}: {figure(value)}, {missed}. {note}")
-            return f"**{missed}**"
-        if value <= target.get("aim", float("-inf")):
-            return "aim met"
-        return "met" if "must" in target else "aim missed"
-
-    def explained(self, title: str) -> list[str]:
-        """The misses since the last call, explained; nothing if there are none."""
-        misses, self.misses = self.misses, []
-        return [f"{title}\n", bullets(misses, "")] if misses else []
-
-
-class BestPeers:
-    """The fastest peer of a shape, of this run and of the peers measured before."""
-
-    def __init__(self) -> None:
-        self.known = {row["shape"]: row["us"] for row in read_results("h200/peers.json")["rows"]}
-
-    def of(self, result: dict[str, Any], row: dict[str, Any]) -> tuple[float, str] | None:
-        """Its time by the graph method, and its name."""
-        known = self.known.get(row["shape"], {}).items()
-        found = [(us, name) for name, us in known if not name.startswith("floor_")]
-        here = best_of_kind(result, row, "graph", "peer")
-        return min([*found, *([here] if here else [])], default=None)
-
-
 def h200_section() -> str:
     """All that has been measured there; empty if nothing has."""
     verdicts, peers = Verdicts(), BestPeers()
     parts = [
-        *_headline(verdicts, peers),
-        *_grid(verdicts, peers),
+        *headline_parts(verdicts, peers),
+        *grid_parts(verdicts, peers),
         *_skew(verdicts),
         *_variants(verdicts),
         *_addresses(),
@@ -79,111 +38,6 @@ def h200_section() -> str:
 
 def _ours(row: dict[str, Any], method: str = "graph") -> float:
     return times(row, method)["tessera"]
-
-
-def _headline(verdicts: Verdicts, peers: BestPeers) -> list[str]:
-    result = read_results("h200/headline.json")
-    if result is None:
-        return []
-    rows = []
-    for row in result["rows"]:
-        ours, floor, peer = _ours(row), best_of_kind(result, row, "graph", "floor"), None
-        target = TARGETS["us"][row["shape"]]
-        peer = peers.of(result, row)
-        flushed = times(row, "l2").get("tessera")
-        rows.append(
-            [
-                row["shape"],
-                figure(ours),
-                figure(target["must"]),
-                figure(target["aim"]),
-                verdicts.of(row["shape"], ours, target),
-                *_beside(ours, peer),
-                *_beside(ours, floor),
-                figure(flushed) if flushed else "-",
-            ]
-        )
-    header = ["shape", "Tessera", "must", "aim", "verdict", "best peer", "ratio", "floor", "ratio"]
-    return [
-        "### Speed\n",
-        origin(result),
-        *_versions(result),
-        table([*header, "L2 flushed"], rows),
-        *verdicts.explained("Missed, and why:"),
-        *_breaches(result),
-        *_wrong_floors(result),
-    ]
-
-
-def _versions(result: dict[str, Any]) -> list[str]:
-    """Which releases of others were measured in the same run."""
-    found = [
-        f"{name} {version}"
-        for name, one in result["contenders"].items()
-        if (version := one.get("version"))
-    ]
-    return [f"In the same run: {', '.join(found)}.\n"] if found else []
-
-
-def _beside(ours: float, other: tuple[float, str] | None) -> list[str]:
-    """Time and name of another, and our ratio to it."""
-    if other is None:
-        return ["-", "-"]
-    return [f"{figure(other[0])} {other[1]}", f"{ours / other[0]:.2f}"]
-
-
-def _breaches(result: dict[str, Any]) -> list[str]:
-    found: dict[str, dict[str, None]] = {}
-    for row in result["rows"]:
-        for name, messages in row["violations"].items():
-            rules = (message.partition(":")[0] for message in messages)
-            found.setdefault(name, {}).update(dict.fromkeys(rules))
-    texts = [f"{name}: {', '.join(rules)}" for name, rules in found.items()]
-    return ["Rules of the contract that peers break here:\n", bullets(texts, "")] if texts else []
-
-
-def _wrong_floors(result: dict[str, Any]) -> list[str]:
-    texts = [
-        f"{row['shape']}: {', '.join(f'{n} takes {figure(us)}' for n, us in below.items())}"
-        for row in result["rows"]
-        if (below := row["below_floor"])
-    ]
-    return ["Where the floor is wrong, since something beats it:\n", bullets(texts, "")] * bool(
-        texts
-    )
-
-
-def _grid(verdicts: Verdicts, peers: BestPeers) -> list[str]:
-    result = read_results("h200/grid.json")
-    if result is None:
-        return []
-    rows, losses, num_missed = [], [], 0
-    for row in result["rows"]:
-        ours, peer = _ours(row), peers.of(result, row)
-        floor = best_of_kind(result, row, "graph", "floor")
-        rows.append([row["shape"], figure(ours), *_beside(ours, peer), *_beside(ours, floor)])
-        if peer and ours > peer[0]:
-            ratio = ours / peer[0]
-            note = verdicts.notes.get(row["shape"], "")
-            too_much = ratio > TARGETS["best_peer"]["must"]
-            num_missed += too_much
-            losses.append(
-                f"{row['shape']}: {figure(ours)} against {figure(peer[0])} of {peer[1]}, ratio "
-                + (f"**{ratio:.2f}**. {note}".rstrip() if too_much else f"{ratio:.2f}")
-            )
-    header = ["shape", "Tessera", "best peer", "ratio", "floor", "ratio"]
-    return [
-        "### The grid\n",
-        origin(result),
-        "![Time over the number of ids, for Tessera, its peers and the floor](performance.svg)\n",
-        f"{len(rows)} shapes: Tessera is faster than the best peer on {len(rows) - len(losses)}, "
-        f"slower on {len(losses)}, and by more than the allowed ratio of "
-        f"{TARGETS['best_peer']['must']} on {num_missed}.\n",
-        "Where Tessera is slower:\n",
-        bullets(losses, "Nowhere in this table."),
-        table(header, rows),
-        *_wrong_floors(result),
-    ]
 
 
 def _skew(verdicts: Verdicts) -> list[str]:

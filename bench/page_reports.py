@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from page_h200 import TARGETS, Verdicts
 from page_text import figure, origin, read_results, table
+from page_verdicts import TARGETS, Verdicts
 
 
 def reports_section() -> str:

@@ -49,6 +49,14 @@ class ZipfExperts {
     }
   }
 
+  std::vector<std::int64_t> weights() const {
+    std::vector<std::int64_t> found(experts_.size());
+    for (std::size_t i = 0; i < experts_.size(); ++i) {
+      found[static_cast<std::size_t>(experts_[i])] = ceilings_[i] - (i == 0 ? 0 : ceilings_[i - 1]);
+    }
+    return found;
+  }
+
   std::int64_t draw(RandomNumbers& random) const {
     const std::int64_t point = random.below(ceilings_.back());
     const auto rank = std::upper_bound(ceilings_.begin(), ceilings_.end(), point);
@@ -60,21 +68,86 @@ class ZipfExperts {
   std::vector<std::int64_t> ceilings_;  // running sum of the weights, by rank
 };
 
-template <typename DrawExpert>
+/// Draws experts that are equally likely.
+class UniformExperts {
+ public:
+  explicit UniformExperts(std::int64_t num_experts) : num_experts_(num_experts) {}
+
+  std::vector<std::int64_t> weights() const {
+    return std::vector<std::int64_t>(static_cast<std::size_t>(num_experts_), 1);
+  }
+
+  std::int64_t draw(RandomNumbers& random) const { return random.below(num_experts_); }
+
+ private:
+  std::int64_t num_experts_;
+};
+
+/// Draws experts by weight, none of those that are taken; time is logarithmic in their number.
+class RemainingExperts {
+ public:
+  explicit RemainingExperts(std::vector<std::int64_t> weights)
+      : weights_(std::move(weights)), sums_(weights_.size() + 1) {
+    for (std::size_t expert = 0; expert < weights_.size(); ++expert) add(expert, weights_[expert]);
+  }
+
+  std::int64_t draw(RandomNumbers& random) const {
+    std::int64_t point = random.below(total_);
+    std::size_t expert = 0;
+    for (std::size_t step = std::bit_floor(weights_.size()); step != 0; step /= 2) {
+      if (expert + step < sums_.size() && sums_[expert + step] <= point) {
+        expert += step;
+        point -= sums_[expert];
+      }
+    }
+    return static_cast<std::int64_t>(expert);
+  }
+
+  void take(std::int64_t expert) {
+    const auto index = static_cast<std::size_t>(expert);
+    add(index, -weights_[index]);
+  }
+
+  void put_back(std::int64_t expert) {
+    const auto index = static_cast<std::size_t>(expert);
+    add(index, weights_[index]);
+  }
+
+ private:
+  void add(std::size_t expert, std::int64_t weight) {
+    total_ += weight;
+    for (std::size_t i = expert + 1; i < sums_.size(); i += i & -i) sums_[i] += weight;
+  }
+
+  std::vector<std::int64_t> weights_;
+  std::vector<std::int64_t> sums_;  // a tree of P. M. Fenwick, 1994
+  std::int64_t total_ = 0;
+};
+
+/// Ids of all tokens, without repetition inside a token where there are enough experts. What
+/// repeats is drawn again; where a token takes so many experts that this would take long, the draw
+/// is from those that remain, with the same probabilities.
+template <typename Experts>
 std::vector<std::int64_t> draw_ids(const AlignBlockSizeCase& c, RandomNumbers& random,
-                                   DrawExpert draw) {
-  const bool may_repeat = c.top_k > nameable_experts(c);
-  const std::int64_t hot = random.below(nameable_experts(c));
+                                   const Experts& experts) {
+  const std::int64_t num_experts = nameable_experts(c);
+  const bool may_repeat = c.top_k > num_experts;
+  const bool takes_many = !may_repeat && 4 * c.top_k > num_experts;
+  const std::int64_t hot = random.below(num_experts);
+  RemainingExperts remaining(takes_many ? experts.weights() : std::vector<std::int64_t>{});
   std::vector<std::int64_t> ids(static_cast<std::size_t>(c.num_tokens * c.top_k));
   for (auto token = ids.begin(); token != ids.end(); token += c.top_k) {
     for (std::int64_t slot = 0; slot < c.top_k; ++slot) {
-      std::int64_t expert =
-          slot == 0 && c.distribution == IdDistribution::kOneExpert ? hot : draw();
-      while (!may_repeat && std::find(token, token + slot, expert) != token + slot) {
-        expert = draw();
+      const bool is_hot = slot == 0 && c.distribution == IdDistribution::kOneExpert;
+      std::int64_t expert = hot;
+      if (!is_hot) expert = takes_many ? remaining.draw(random) : experts.draw(random);
+      while (!may_repeat && !takes_many && std::find(token, token + slot, expert) != token + slot) {
+        expert = experts.draw(random);
       }
       token[slot] = expert;
+      if (takes_many) remaining.take(expert);
     }
+    if (takes_many) std::for_each(token, token + c.top_k, [&](auto id) { remaining.put_back(id); });
   }
   return ids;
 }
@@ -128,10 +201,9 @@ AlignBlockSizeInputs make_inputs(const AlignBlockSizeCase& c, std::uint64_t seed
   RandomNumbers random(seed);
   std::vector<std::int64_t> ids;
   if (c.distribution == IdDistribution::kZipf) {
-    const ZipfExperts experts(nameable_experts(c), random);
-    ids = draw_ids(c, random, [&] { return experts.draw(random); });
+    ids = draw_ids(c, random, ZipfExperts(nameable_experts(c), random));
   } else {
-    ids = draw_ids(c, random, [&] { return random.below(nameable_experts(c)); });
+    ids = draw_ids(c, random, UniformExperts(nameable_experts(c)));
   }
   if (c.distribution == IdDistribution::kSorted) std::sort(ids.begin(), ids.end());
 

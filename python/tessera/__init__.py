@@ -3,7 +3,7 @@
 import numpy as np
 import tessera
 
-topk_ids = np.random.randint(0, 64, (4096, 2), dtype=np.int32)
+topk_ids = np.random.random((4096, 64)).argsort(axis=1)[:, :2].astype(np.int32)
 blocks = tessera.align_block_size(topk_ids, block_size=128, num_experts=64)
 assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_experts=64)
 """

@@ -88,9 +88,10 @@ def case_inputs(case: Case, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[np
 def synthetic_topk_ids(
     num_tokens: int, num_experts: int, top_k: int, *, zipf: bool = False, seed: int = 0
 ) -> npt.NDArray[np.int32]:
-    """Random ids, int32 [num_tokens, top_k], without repetition inside a token.
+    """Random ids, int32 [num_tokens, top_k], without repetition inside a token, as routers choose.
 
-    All experts are equally likely, or, with `zipf`, their popularity falls with rank^-1.2.
+    All experts are equally likely, or, with `zipf`, their popularity falls with rank^-1.2. Ids
+    repeat only where top_k is above num_experts.
     """
     topk_ids = np.empty((num_tokens, top_k), np.int32)
     load().function("align_block_size_synthetic_ids")(

@@ -182,6 +182,10 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
         (["align", "--block-size", "x"], "argument --block-size: expected an integer in [1, "),
         (["align", "--block-size", 2**31 - 1], "align_block_size: capacity: expected at most"),
         (["align", "--distribution", "normal"], "argument --distribution: invalid choice"),
+        (
+            ["align", "--experts", 4, "--top-k", 5],
+            "--top-k: expected at most as many as --experts, 4, got 5",
+        ),
         (["align", "--device", "cuda"], "--device cuda: unavailable: "),
         (["verify", "--device", "cuda:1"], "--device cuda:1: unavailable: "),
         (["align", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 import tessera
 from tessera.bench import cpu, driver, methods
 from tessera.bench.contender import Call, Contender, absent
 from tessera.bench.driver import ContractBrokenError, Request, measure
 from tessera.bench.problem import Problem, make_problem
+from tessera.bench.report import print_report
 from tessera.bench.requests import report_requests
 from tessera.bench.shapes import GRID, HEADLINE, Shape, product, varied
+from tessera.contract import synthetic_topk_ids
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(16, 8, 2, 16)
@@ -82,6 +90,29 @@ def test_problem_has_the_ids_that_its_shape_names() -> None:
     np.testing.assert_array_equal(log.topk_ids, given)
 
 
+@pytest.mark.parametrize("skew", ["uniform", "zipf", "one-hot-expert"])
+@pytest.mark.parametrize(("num_experts", "top_k"), [(64, 8), (8, 8), (60, 4), (512, 500), (7, 3)])
+def test_no_token_chooses_an_expert_twice(skew: str, num_experts: int, top_k: int) -> None:
+    ids = make_problem(Shape(300, num_experts, top_k, 16, skew=skew), "cpu", seed=5).host_ids
+    assert (np.diff(np.sort(ids, axis=1), axis=1) > 0).all()
+    assert (ids.min() >= 0) & (ids.max() < num_experts)
+
+
+@pytest.mark.parametrize("zipf", [False, True])
+def test_ids_are_as_likely_however_many_a_token_has(zipf: bool) -> None:
+    """Of 8 experts, two are drawn until they differ, and three from those that remain."""
+    pairs = []
+    for top_k in (2, 3):
+        ids = synthetic_topk_ids(200_000, 8, top_k, zipf=zipf, seed=3)
+        pairs.append(np.bincount(8 * ids[:, 0] + ids[:, 1], minlength=64) / len(ids))
+    few, many = pairs
+    assert few[few > 0].size == 56
+    np.testing.assert_allclose(few, many, atol=0.003)  # a standard deviation is 0.0009 at most
+    first = np.sort(few.reshape(8, 8).sum(axis=1))[::-1]
+    expected = np.arange(1, 9) ** (-1.2 if zipf else 0.0)
+    np.testing.assert_allclose(first, expected / expected.sum(), atol=0.003)
+
+
 def test_shifted_arrays_start_where_they_should() -> None:
     one, other = (
         make_problem(Shape(16, 8, 2, 16, shift_bytes=shift), "cpu", seed=0) for shift in (0, 12)
@@ -121,7 +152,7 @@ def test_a_floor_that_is_beaten_is_told(monkeypatch: pytest.MonkeyPatch) -> None
         contender("peer", "peer", 0.97e-6),
         contender("floor", "floor", 1e-6),
     )
-    assert row["below_floor"] == pytest.approx({"peer": 0.97})
+    assert row["below_floor"] == {"call": pytest.approx({"peer": 0.97})}
 
 
 def unordered(problem: Problem) -> Any:
@@ -196,6 +227,73 @@ def test_calls_are_counted_and_interleaved() -> None:
     measuring = numbers[-18:]
     assert sorted(measuring) == 9 * [("a", 100)] + 9 * [("b", 1)]
     assert len({name for name, _ in measuring[:9]}) == 2
+
+
+def shares_of(waited: list[float], monkeypatch: pytest.MonkeyPatch) -> methods.Times:
+    """Times of a call whose repetitions waited for such shares of a second."""
+    clock, counter = (
+        itertools.count(0.0, 1.0),
+        itertools.accumulate(
+            itertools.chain.from_iterable((0.0, share) for share in [*waited, 0.0])
+        ),
+    )
+    monkeypatch.setattr(methods, "waited_seconds", lambda: next(counter))
+    monkeypatch.setattr(methods.time, "perf_counter", lambda: next(clock))
+    effort = methods.Effort(repetitions=len(waited), min_seconds=1.0)
+    return methods.host_calls({"a": Call(lambda: None, lambda number: number * 0.5)}, effort)
+
+
+def test_times_that_others_spoil_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shares_of([0.04, 0.06, 0.5], monkeypatch).spoiled == {"a": pytest.approx(0.06)}
+    # Most repetitions are what the median is of.
+    assert shares_of([0.04, 0.9, 0.04], monkeypatch).spoiled == {}
+    assert shares_of([0.04, 0.05, 0.9], monkeypatch).spoiled == {}
+
+
+def test_the_spread_of_host_times_is_kept() -> None:
+    durations = itertools.cycle([0.1, 0.1, 0.2, 0.4, 0.4])
+    call = Call(lambda: None, lambda number: number * next(durations))
+    times = methods.host_calls({"a": call}, methods.Effort(repetitions=5, min_seconds=1e-3))
+    assert times.us["a"] == pytest.approx(2e5)
+    assert times.spread_us["a"] == pytest.approx(3e5)
+
+
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="the kernel does not count")
+def test_waiting_for_a_processor_is_counted() -> None:
+    script = (
+        "import os, subprocess, sys, time\n"
+        "from tessera.bench.load import waited_seconds\n"
+        "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
+        "time.sleep(0.3)\n"
+        "os.nice(19)  # whoever is not as nice has the processor\n"
+        "before, begin = waited_seconds(), time.perf_counter()\n"
+        "while time.perf_counter() - begin < 0.5: pass\n"
+        "print(waited_seconds() - before)\n"
+        "busy.kill()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stderr == ""
+    assert float(done.stdout) > 0.3
+
+
+def test_a_marked_time_and_what_the_mark_means(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ours, peer = contender("tessera/1", "tessera", 3e-6), contender("peer", "peer", 4e-6)
+    monkeypatch.setattr(driver, "available_contenders", lambda device: [ours, peer])
+    monkeypatch.setattr(cpu, "ratios", lambda us: {})
+    document = measure(Request("cpu", [SHAPE], ["call"]))
+    (row,) = document["rows"]
+    for spoiled, mark in (({}, ""), ({"peer": {"call": 0.42}}, "*")):
+        row["spoiled"] = spoiled
+        console = Console(width=200, record=True, file=io.StringIO())
+        print_report(console, document)
+        text = console.export_text()
+        assert re.search(rf"^16x8x2/16 +3\.00 +4\.00{re.escape(mark)} ", text, re.MULTILINE)
+        explained = "* spoiled by other programs: in most repetitions" in text
+        assert explained == bool(mark)
+        assert ("here 42% to 42%" in text) == bool(mark)
 
 
 def test_the_report_measures_what_the_page_shows() -> None:

@@ -6,9 +6,11 @@ Adapters get torch tensors on the host; the graph method gets a torch that only 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import types
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -129,6 +131,7 @@ class FakeGpu:
     def __init__(self) -> None:
         self.clock_us = 0.0
         self.call_us = 0.0
+        self.jitter_us: Iterator[float] = itertools.repeat(0.0)  # of replays
         self.capturing: list[float] | None = None
         self.replays = 0
         gpu = self
@@ -143,7 +146,7 @@ class FakeGpu:
 
             def replay(self) -> None:
                 gpu.replays += 1
-                gpu.clock_us += sum(self.calls)
+                gpu.clock_us += sum(self.calls) + next(gpu.jitter_us)
 
         class Event:
             def __init__(self, enable_timing: bool) -> None:
@@ -168,12 +171,13 @@ class FakeGpu:
             _sleep=lambda cycles: setattr(gpu, "clock_us", gpu.clock_us + 30),
         )
 
-    def call(self, us: float) -> Call:
-        def run() -> None:
-            if self.capturing is not None:
-                self.capturing.append(us)
+    def take(self, us: float) -> None:
+        """What a kernel of so many microseconds does."""
+        if self.capturing is not None:
+            self.capturing.append(us)
 
-        return Call.of(run)
+    def call(self, us: float) -> Call:
+        return Call.of(lambda: self.take(us))
 
 
 def test_graphs_are_replayed_by_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,6 +198,151 @@ def test_every_window_of_a_log_has_its_turn_in_a_graph(monkeypatch: pytest.Monke
     windows = [gpu.call(float(us)) for us in range(1, MAX_WINDOWS + 1)]
     times = methods.graph({"log": Call.in_turn(windows)}, methods.QUICK)
     assert times.us == pytest.approx({"log": (MAX_WINDOWS + 1) / 2})
+
+
+@pytest.mark.parametrize(
+    "name", ["textbook", "cub_radix", "floor/1", "floor/4/pdl", "empty kernel"]
+)
+def test_a_chain_knows_what_native_contenders_read_and_write(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    got: list[Any] = []
+
+    class Library:
+        def function(self, name: str, release_gil: bool = True) -> Any:
+            return lambda *arguments: got.append(arguments) or 1
+
+    monkeypatch.setattr(cuda, "native_library", lambda file_name: Library())
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=4)
+    )
+    (contender,) = [one for one in cuda._native_contenders(torch) if one.name == name]
+    assert "chain" in contender.methods
+    call = contender.prepare(on_torch(SHAPES[0]))
+    outputs = call.run()
+    arguments = [one for one in got[-1] if one is not None]
+    assert arguments[0] is call.topk_ids
+    assert [id(one) for one in arguments[1:4]] == [id(one) for one in outputs]
+    assert [len(one) for one in outputs] == [
+        len(one) for one in on_torch(SHAPES[0]).empty_outputs()
+    ]
+
+
+class FakeNeighbours:
+    """Stands for the native library: the writer takes 1 us, the reader 1 us and 0.5 for a slot."""
+
+    def __init__(self, gpu: FakeGpu) -> None:
+        self.gpu = gpu
+        self.written: list[Any] = []
+        self.read: list[Any] = []
+
+    def function(self, name: str, *, release_gil: bool) -> Any:
+        return {"write_ids": self._write, "read_outputs": self._read}[name]
+
+    def _write(self, source: Any, topk_ids: Any) -> None:
+        assert source is not topk_ids
+        np.testing.assert_array_equal(source, topk_ids)
+        self.written.append(topk_ids)
+        self.gpu.take(1.0)
+
+    def _read(self, slots: Any, blocks: Any, total: Any) -> None:
+        self.read.append(slots)
+        self.gpu.take(1.0 + 0.5 * len(slots))
+
+
+class Ids(np.ndarray):  # type: ignore[type-arg]
+    """A NumPy array with torch's name for a copy."""
+
+    def clone(self) -> Any:
+        return self.copy()
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeGpu, FakeNeighbours]:
+    gpu = FakeGpu()
+    neighbours = FakeNeighbours(gpu)
+    monkeypatch.setitem(sys.modules, "torch", gpu)
+    monkeypatch.setattr(methods, "native_library", lambda name: neighbours)
+    return gpu, neighbours
+
+
+def chained(gpu: FakeGpu, us: float, num_slots: int) -> Call:
+    """A call that allocates outputs of so many slots."""
+
+    def run() -> Any:
+        gpu.take(us)
+        return np.zeros(num_slots), np.zeros(1), np.zeros(1)
+
+    return Call.of(run, np.arange(4).view(Ids))
+
+
+def test_neighbours_are_taken_off(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
+    gpu, neighbours = beside
+    calls = {"short": chained(gpu, 2.5, 4), "long": chained(gpu, 300.0, 100)}
+    times = methods.chain(calls, methods.QUICK)
+    assert times.us == pytest.approx({"short": 2.5, "long": 300.0})
+    assert times.spread_us == pytest.approx({"short": 0.0, "long": 0.0})
+    assert (times.within_noise, times.failures) == ({}, {})
+    # Each call's own ids are written; its outputs are those that are read.
+    written, read = ({id(one) for one in of} for of in (neighbours.written, neighbours.read))
+    assert written == {id(call.topk_ids) for call in calls.values()}
+    assert len(neighbours.read) == len(neighbours.written) == 2 * 2 * (3 + 20)
+    assert len(read) >= 2
+
+
+def test_a_chain_reads_the_outputs_of_its_own_calls(
+    beside: tuple[FakeGpu, FakeNeighbours],
+) -> None:
+    gpu, neighbours = beside
+    made: list[Any] = []
+
+    def run() -> Any:
+        gpu.take(2.0)
+        made.append(np.zeros(1))
+        return made[-1], np.zeros(1), np.zeros(1)
+
+    methods.chain({"a": Call.of(run, np.arange(4).view(Ids))}, methods.QUICK)
+    static, *of_calls = made
+    with_call, without = neighbours.read[:23], neighbours.read[23:]
+    assert [id(one) for one in with_call] == [id(one) for one in of_calls]
+    assert {id(one) for one in without} == {id(static)}
+
+
+def test_a_difference_within_the_noise_is_no_time(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
+    gpu, _ = beside
+    gpu.jitter_us = itertools.cycle([0.0, 30.0, 60.0])  # a replay; 0 to 3 us a step
+    times = methods.chain(
+        {"quick": chained(gpu, 2.0, 1), "slow": chained(gpu, 50.0, 1)}, methods.QUICK
+    )
+    assert list(times.us) == ["slow"]
+    assert times.us["slow"] == pytest.approx(50.0)
+    assert list(times.within_noise) == ["quick"]
+    assert times.within_noise["quick"] == pytest.approx(2.0)
+    assert times.spread_us["quick"] == pytest.approx(3 * 2**0.5)
+
+
+def test_the_difference_of_medians_and_its_spread() -> None:
+    us, spread = methods.difference_of_medians([7.0, 5.0, 6.0, 9.0, 8.0], [3.0, 3.0, 3.0])
+    assert (us, spread) == (4.0, 3.0)
+    us, spread = methods.difference_of_medians([1.0, 1.0], [2.0, 2.0])
+    assert (us, spread) == (-1.0, 0.0)
+
+
+def test_one_that_is_faster_than_nothing_is_within_the_noise(
+    beside: tuple[FakeGpu, FakeNeighbours],
+) -> None:
+    gpu, _ = beside
+    times = methods.chain({"none": chained(gpu, 0.0, 1)}, methods.QUICK)
+    assert (times.us, times.within_noise) == ({}, {"none": pytest.approx(0.0)})
+
+
+def test_a_chain_without_its_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> Any:
+        raise OSError(f"this build has no {name}")
+
+    monkeypatch.setattr(methods, "native_library", absent)
+    assert methods.missing("chain") == "this build has no tessera_bench_cuda.so"
 
 
 def test_one_that_cannot_be_captured_does_not_stop_the_others(

@@ -66,13 +66,8 @@ def first_call_us(order: dict[str, Any]) -> float:
     shape = Shape(**order["shape"])
     num_slots, num_blocks = order["lengths"]
     # Not from the generator of cases, which is in the library that may not be loaded yet.
-    ids = torch.randint(
-        0,
-        shape.num_experts,
-        (shape.num_tokens, shape.top_k),
-        dtype=getattr(torch, shape.dtype),
-        device="cuda",
-    )
+    scores = torch.rand((shape.num_tokens, shape.num_experts), device="cuda")
+    ids = scores.topk(shape.top_k).indices.to(getattr(torch, shape.dtype))
     problem = Problem(
         shape, "cuda", ids.cpu().numpy(), None, ids, None, num_slots, num_blocks, None
     )

@@ -16,22 +16,27 @@ from tessera.bench.shapes import Shape
 
 Kind = Literal["tessera", "peer", "floor", "cost"]
 
+CUDA_LIBRARY = "tessera_bench_cuda.so"
+
 
 @dataclass(frozen=True)
 class Call:
     """One contender on one problem.
 
-    run: one call; its outputs where it is a whole implementation of the op.
+    run: one call; the arrays of its outputs, for the method `chain` also where it is no
+        implementation of the op.
     seconds: host time of that many calls.
+    topk_ids: the tensor on a GPU that `run` reads, for the method `chain`; None for all others.
     """
 
     run: Callable[[], Any]
     seconds: Callable[[int], float]
+    topk_ids: Any = None
 
     @staticmethod
-    def of(function: Callable[[], Any]) -> Call:
+    def of(function: Callable[[], Any], topk_ids: Any = None) -> Call:
         """A call timed by a loop in Python."""
-        return Call(function, lambda number: timeit.timeit(function, number=number))
+        return Call(function, lambda number: timeit.timeit(function, number=number), topk_ids)
 
     @staticmethod
     def in_turn(calls: Sequence[Call]) -> Call:

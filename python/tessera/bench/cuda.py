@@ -11,13 +11,12 @@ from typing import Any
 
 import tessera
 from tessera.bench.compositions import torch_composition
-from tessera.bench.contender import Call, Contender, Kind, absent, native_library
+from tessera.bench.contender import CUDA_LIBRARY, Call, Contender, Kind, absent, native_library
 from tessera.bench.problem import Problem
 from tessera.bench.shapes import Shape
 from tessera.bench.torch_calls import torch_op_contenders
 
-_LIBRARY = "tessera_bench_cuda.so"
-_ALL = ("graph", "l2", "eager", "cold")
+_ALL = ("graph", "chain", "l2", "eager", "cold")
 
 # The textbook's counters have to fit into a CTA's shared memory.
 _TEXTBOOK_EXPERTS = 8192
@@ -37,7 +36,7 @@ def contenders() -> list[Contender]:
 def prepare_tessera(problem: Problem) -> Call:
     """The op as a user calls it; with the problem's outputs, if those are given."""
     ids, options, out = problem.topk_ids, problem.options, problem.outputs
-    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out))
+    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
 
 
 def _prepare_tessera_out(problem: Problem) -> Call:
@@ -48,7 +47,7 @@ def _prepare_tessera_out(problem: Problem) -> Call:
 def _prepare_torch(problem: Problem) -> Call:
     ids, shape, num_slots = problem.topk_ids, problem.shape, problem.num_slots
     rest = (shape.block_size, shape.num_experts, num_slots, problem.expert_map)
-    return Call.of(lambda: torch_composition(ids, *rest))
+    return Call.of(lambda: torch_composition(ids, *rest), ids)
 
 
 def _prepare_three_empty(problem: Problem) -> Call:
@@ -73,7 +72,7 @@ def _refuse_shift(shape: Shape) -> str:
 
 def _native_contenders(torch: Any) -> list[Contender]:
     try:
-        native_library(_LIBRARY)
+        native_library(CUDA_LIBRARY)
     except OSError as error:
         names: list[tuple[str, Kind]] = [("textbook", "peer"), ("cub_radix", "peer")]
         names += [("floor", "floor"), ("empty kernel", "cost")]
@@ -89,7 +88,8 @@ def _native_contenders(torch: Any) -> list[Contender]:
         Contender("empty kernel", "cost", _ALL, _prepare_empty_kernel),
     ]
     for name, launch in _floor_launches(torch).items():
-        found.append(Contender(name, "floor", ("graph", "l2"), _prepare_floor(*launch)))
+        methods = ("graph", "chain", "l2")
+        found.append(Contender(name, "floor", methods, _prepare_floor(*launch)))
     return found
 
 
@@ -104,10 +104,15 @@ def _floor_launches(torch: Any) -> dict[str, tuple[int, bool]]:
 
 
 def _floor_call(ids: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
-    function = native_library(_LIBRARY).function("floor", release_gil=False)
+    function = native_library(CUDA_LIBRARY).function("floor", release_gil=False)
     # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
-    arrays = (ids.clone(), *(array.clone() for array in outputs))
-    return Call.of(lambda: function(*arrays, num_ctas, pdl))
+    ids, outputs = ids.clone(), tuple(array.clone() for array in outputs)
+
+    def run() -> Any:
+        function(ids, *outputs, num_ctas, pdl)
+        return outputs
+
+    return Call.of(run, ids)
 
 
 def floor_calls(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
@@ -134,16 +139,16 @@ def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> Ca
         function(ids, expert_map, *outputs, workspace, *sizes)
         return outputs
 
-    return Call.of(run)
+    return Call.of(run, ids)
 
 
 def _prepare_textbook(problem: Problem) -> Call:
-    function = native_library(_LIBRARY).function("textbook", release_gil=False)
+    function = native_library(CUDA_LIBRARY).function("textbook", release_gil=False)
     return _with_workspace(problem, function, 4 * problem.shape.num_experts)
 
 
 def _prepare_cub_radix(problem: Problem) -> Call:
-    library = native_library(_LIBRARY)
+    library = native_library(CUDA_LIBRARY)
     function = library.function("cub_radix", release_gil=False)
     size = library.function("cub_radix_workspace_bytes")
     ids = problem.host_ids
@@ -160,9 +165,15 @@ def _prepare_floor(num_ctas: int, pdl: bool) -> Callable[[Problem], Call]:
 
 
 def _prepare_empty_kernel(problem: Problem) -> Call:
-    function = native_library(_LIBRARY).function("empty_kernel", release_gil=False)
-    ids, outputs = problem.topk_ids, problem.empty_outputs()
-    return Call.of(lambda: function(ids, *outputs))
+    function = native_library(CUDA_LIBRARY).function("empty_kernel", release_gil=False)
+    # All zero, so that a reader finds no slot in use.
+    ids, outputs = problem.topk_ids, tuple(one.zero_() for one in problem.empty_outputs())
+
+    def run() -> Any:
+        function(ids, *outputs)
+        return outputs
+
+    return Call.of(run, ids)
 
 
 def _foreign(module: str, parameters: list[str]) -> Any:
@@ -197,7 +208,7 @@ def _vllm() -> Contender:
 
     def prepare(problem: Problem) -> Call:
         ids, shape, expert_map = problem.topk_ids, problem.shape, problem.expert_map
-        return Call.of(lambda: align(ids, shape.block_size, shape.num_experts, expert_map))
+        return Call.of(lambda: align(ids, shape.block_size, shape.num_experts, expert_map), ids)
 
     return Contender(
         "vllm", "peer", _ALL, prepare, version=_version_of("vllm"), refusal=_refuse_shift
@@ -230,7 +241,7 @@ def _sgl_kernel() -> Contender:
             align(ids, num_experts, block_size, slots, blocks, total, sums, True)
             return slots, blocks, total
 
-        return Call.of(run)
+        return Call.of(run, ids)
 
     def refusal(shape: Shape) -> str:
         if shape.dtype != "int32":

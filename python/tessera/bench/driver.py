@@ -12,19 +12,14 @@ import numpy.typing as npt
 
 from tessera.bench import cpu
 from tessera.bench.cold import cold_times
-from tessera.bench.contender import Contender, Kind
+from tessera.bench.contender import Contender
+from tessera.bench.judgement import below_floor, judged_methods, less_flattering, speeds
 from tessera.bench.machine import description
 from tessera.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times, missing
 from tessera.bench.problem import Problem, make_problem
 from tessera.bench.shapes import Shape
 
-# What a contender has to be faster by than the floor before that counts as wrong.
-_NOISE = 0.02
-
-# The methods whose times tell how fast a contender is, best first.
-_SPEED_METHODS = ("graph", "call", "l2")
-
-_DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "l2", "eager", "cold")}
+_DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "chain", "l2", "eager", "cold")}
 
 
 class ContractBrokenError(Exception):
@@ -120,9 +115,10 @@ def _measured_row(
     row: dict[str, Any] = {"shape": shape.name, **dataclasses.asdict(shape)}
     refusals = {one.name: why for one in present if (why := one.refusal(shape))}
     runners = [one for one in present if one.name not in refusals]
-    us: dict[str, dict[str, float]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {
+        one.name: {} for one in dataclasses.fields(Times)
+    }
     violations: dict[str, list[str]] = {}
-    failures: dict[str, dict[str, str]] = {}
     judged: set[str] = set()
     for method in methods:
         entrants = [one for one in runners if method in one.methods]
@@ -137,12 +133,11 @@ def _measured_row(
         else:
             times = METHODS[method](calls, request.effort)
         _require_ours(shape, method, entrants, times)
-        for name, value in times.us.items():
-            us.setdefault(name, {})[method] = value
-        for name, why in times.failures.items():
-            failures.setdefault(name, {})[method] = why
-    row |= {"us": us, "violations": violations, "refusals": refusals, "failures": failures}
-    return row | _judgement(us, {one.name: one.kind for one in present})
+        for key, of_method in dataclasses.asdict(times).items():
+            for name, value in of_method.items():
+                found[key].setdefault(name, {})[method] = value
+    row |= {**found, "violations": violations, "refusals": refusals}
+    return row | _judgement(found["us"], {one.name: one.kind for one in present})
 
 
 def _broken_rules(problems: Sequence[Problem], contender: Contender) -> list[str]:
@@ -168,38 +163,12 @@ def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], time
             )
 
 
-def speeds(us: Mapping[str, Mapping[str, float]], method: str) -> dict[str, float]:
-    """The times of one method."""
-    return {name: by_method[method] for name, by_method in us.items() if method in by_method}
-
-
-def best(
-    us: Mapping[str, float], kinds: Mapping[str, Kind], kind: Kind
-) -> tuple[str, float] | None:
-    """The fastest contender of a kind, and its time."""
-    found = [(time, name) for name, time in us.items() if kinds.get(name) == kind]
-    return (min(found)[1], min(found)[0]) if found else None
-
-
-def _judgement(us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, Kind]) -> dict[str, Any]:
-    """Ratios of the shape, and who is faster than what is called a floor."""
-    method = next((one for one in _SPEED_METHODS if speeds(us, one)), None)
-    if method is None:
-        return {"ratios": {}, "below_floor": {}}
-    times = speeds(us, method)
-    ours, peer, floor = (best(times, kinds, kind) for kind in ("tessera", "peer", "floor"))
+def _judgement(us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Ratios of the shape, the less flattering where two methods judge, and beaten floors."""
     ratios = {}
-    if ours and peer:
-        ratios["Tessera / best peer"] = ours[1] / peer[1]
-    if ours and floor:
-        ratios["Tessera / floor"] = ours[1] / floor[1]
-    if method == "call":
-        ratios |= cpu.ratios(times)
-    below = {}
-    if floor:
-        below = {
-            name: time
-            for name, time in times.items()
-            if kinds.get(name) in ("tessera", "peer") and time < floor[1] * (1 - _NOISE)
-        }
-    return {"ratios": ratios, "below_floor": below}
+    for kind, name in (("peer", "Tessera / best peer"), ("floor", "Tessera / floor")):
+        if (found := less_flattering(us, kinds, kind)) is not None:
+            ratios[name] = found
+    if "call" in judged_methods(us):
+        ratios |= cpu.ratios(speeds(us, "call"))
+    return {"ratios": ratios, "below_floor": below_floor(us, kinds)}

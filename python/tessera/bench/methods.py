@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib.util
+import math
 import random
 import statistics
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tessera._library import torch_or_none
-from tessera.bench.contender import Call
+from tessera.bench.contender import CUDA_LIBRARY, Call, native_library
+from tessera.bench.load import SPOILED_ABOVE, waited_seconds
 from tessera.bench.problem import MAX_WINDOWS
 
 # Every window of a log has its turn.
@@ -48,9 +51,20 @@ THOROUGH = Effort(repetitions=21, min_seconds=0.04)
 
 @dataclass
 class Times:
-    """us: median microseconds a call. failures: why a contender could not be timed."""
+    """What was found, by contender.
+
+    us: median microseconds a call.
+    spread_us: the interquartile range of the samples, where the method knows it.
+    within_noise: a time that is no larger than its spread, and therefore not in `us`.
+    spoiled: of a host time, the share of it that threads of this process waited for a processor, in
+        the median repetition, where that is above `SPOILED_ABOVE`.
+    failures: why a contender could not be timed.
+    """
 
     us: dict[str, float] = field(default_factory=dict)
+    spread_us: dict[str, float] = field(default_factory=dict)
+    within_noise: dict[str, float] = field(default_factory=dict)
+    spoiled: dict[str, float] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,25 +85,31 @@ def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
 
 def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
     """GPU time of back-to-back calls in a CUDA graph, L2 warm, launches hidden."""
-    import torch
+    samples, failures = _samples_of_graphs(calls, lambda call: [call.run])
+    return Times(
+        {name: statistics.median(found) for name, (found,) in samples.items()},
+        {name: _interquartile_range(found) for name, (found,) in samples.items()},
+        failures=failures,
+    )
 
+
+def chain(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """GPU time that a call adds between a kernel that writes its ids and a reader of its outputs.
+
+    The same graph without the call is taken off, with the reader on outputs of an earlier call.
+    """
     times = Times()
-    graphs: dict[str, Any] = {}
-    torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()), _garbage_uncollected():
-        for name, call in calls.items():
-            try:
-                graphs[name] = _captured(torch, call.run)
-            except Exception as error:
-                times.failures[name] = _first_line(error)
-        samples: dict[str, list[float]] = {name: [] for name in graphs}
-        for _ in range(_GRAPH_ROUNDS):
-            for name, captured in graphs.items():
-                samples[name] += _replay_us(torch, captured)
-    times.us = {name: statistics.median(found) for name, found in samples.items()}
-    graphs.clear()
-    torch.cuda.empty_cache()
+    samples, times.failures = _samples_of_graphs(calls, _with_and_without)
+    for name, (with_call, without) in samples.items():
+        us, times.spread_us[name] = difference_of_medians(with_call, without)
+        (times.us if us > times.spread_us[name] else times.within_noise)[name] = us
     return times
+
+
+def difference_of_medians(minuend: list[float], subtrahend: list[float]) -> tuple[float, float]:
+    """The difference, and its interquartile range where both vary on their own."""
+    spreads = (_interquartile_range(found) for found in (minuend, subtrahend))
+    return statistics.median(minuend) - statistics.median(subtrahend), math.hypot(*spreads)
 
 
 def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
@@ -108,6 +128,7 @@ def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
 METHODS: dict[str, Callable[[Mapping[str, Call], Effort], Times]] = {
     "call": host_calls,
     "graph": graph,
+    "chain": chain,
     "l2": l2,
     "eager": eager,
 }
@@ -117,6 +138,10 @@ MEANINGS = {
     "graph": f"CUDA graph of {_CALLS_PER_GRAPH} back-to-back calls of the whole Python-level "
     "function, launches hidden behind a sleep of the GPU, L2 warm, median of 2 rounds of 5 to "
     "30 replays",
+    "chain": f"CUDA graph of {_CALLS_PER_GRAPH} times a kernel that writes the ids, the call and a "
+    "kernel that reads its outputs, both launched without programmatic dependent launch, less the "
+    "same graph without the call, L2 warm; difference of medians of as many replays, with their "
+    "interquartile range in brackets",
     "l2": "triton's do_bench, L2 flushed before every call, median",
     "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
     "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "
@@ -126,8 +151,14 @@ MEANINGS = {
 
 def missing(method: str) -> str:
     """Why a method cannot be used here; empty if it can."""
-    has_triton = importlib.util.find_spec("triton") is not None
-    return "triton is not installed" if method == "l2" and not has_triton else ""
+    if method == "l2" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if method == "chain":
+        try:
+            native_library(CUDA_LIBRARY)
+        except OSError as error:
+            return str(error)
+    return ""
 
 
 def _enough_calls(call: Call, min_seconds: float) -> int:
@@ -146,14 +177,24 @@ def _interleaved(
     settle: Callable[[], object],
 ) -> Times:
     samples: dict[str, list[float]] = {name: [] for name in calls}
+    waited: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
     for _ in range(repetitions):
         shuffle(order)
         for name in order:
             settle()
+            waited_before, begin = waited_seconds(), time.perf_counter()
             samples[name].append(1e6 * calls[name].seconds(numbers[name]) / numbers[name])
+            seconds = time.perf_counter() - begin
+            waited[name].append((waited_seconds() - waited_before) / seconds)
     settle()
-    return Times({name: statistics.median(found) for name, found in samples.items()})
+    # The median of times is spoiled where most of them are.
+    shares = {name: statistics.median(found) for name, found in waited.items()}
+    return Times(
+        {name: statistics.median(found) for name, found in samples.items()},
+        {name: _interquartile_range(found) for name, found in samples.items()},
+        spoiled={name: share for name, share in shares.items() if share > SPOILED_ABOVE},
+    )
 
 
 def _synchronize_if_cuda() -> Callable[[], object]:
@@ -174,6 +215,65 @@ def _garbage_uncollected() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+def _with_and_without(call: Call) -> list[Callable[[], Any]]:
+    """A call between its neighbours, and its neighbours alone."""
+    library = native_library(CUDA_LIBRARY)
+    write = library.function("write_ids", release_gil=False)
+    read = library.function("read_outputs", release_gil=False)
+    source, topk_ids = call.topk_ids.clone(), call.topk_ids
+    outputs = call.run()
+
+    def between() -> None:
+        write(source, topk_ids)
+        read(*call.run())
+
+    def alone() -> None:
+        write(source, topk_ids)
+        read(*outputs)
+
+    return [between, alone]
+
+
+def _samples_of_graphs(
+    calls: Mapping[str, Call], steps_of: Callable[[Call], Sequence[Callable[[], Any]]]
+) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
+    """Microseconds that every step of a call takes in a graph of its own, by contender and step.
+
+    Also why contenders could not be captured.
+    """
+    import torch
+
+    failures: dict[str, str] = {}
+    graphs: dict[str, list[Any]] = {}
+    # Steps own arrays that their graphs use.
+    steps: dict[str, Sequence[Callable[[], Any]]] = {}
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()), _garbage_uncollected():
+        for name, call in calls.items():
+            try:
+                steps[name] = steps_of(call)
+                graphs[name] = [_captured(torch, step) for step in steps[name]]
+            except Exception as error:
+                failures[name] = _first_line(error)
+        samples: dict[str, list[list[float]]] = {
+            name: [[] for _ in captured] for name, captured in graphs.items()
+        }
+        for _ in range(_GRAPH_ROUNDS):
+            for name, captured in graphs.items():
+                for found, one in zip(samples[name], captured, strict=True):
+                    found += _replay_us(torch, one)
+    graphs.clear()
+    torch.cuda.empty_cache()
+    return samples, failures
+
+
+def _interquartile_range(samples: list[float]) -> float:
+    if len(samples) == 1:
+        return 0.0
+    low, _, high = statistics.quantiles(samples, n=4)
+    return high - low
 
 
 def _captured(torch: Any, run: Callable[[], Any]) -> Any:

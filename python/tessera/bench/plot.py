@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tessera.bench.driver import best, speeds
+from tessera.bench.judgement import best, judged_methods, speeds
 from tessera.bench.report import kinds_of, rows
 
-_METHODS = ("graph", "call", "l2")
+_TITLES = {"graph": "graph: calls back to back", "chain": "chain: between other kernels"}
 
 
 def require_matplotlib(path: Path) -> None:
@@ -24,8 +24,8 @@ def require_matplotlib(path: Path) -> None:
         ) from None
 
 
-def lines(document: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
-    """Points (ids, us) of Tessera, each peer and the floor, by the number of ids.
+def lines(document: Mapping[str, Any], method: str) -> dict[str, list[tuple[int, float]]]:
+    """Points (ids, us) by a method of Tessera, each peer and the floor, by the number of ids.
 
     Where several shapes have as many ids, the point is their geometric mean. Variants of a shape
     are left out: the lines are about the size.
@@ -34,8 +34,7 @@ def lines(document: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows(document):
         plain = row["skew"] == "uniform" and row["dtype"] == "int32" and row["map"] == "none"
-        method = next((one for one in _METHODS if speeds(row["us"], one)), None)
-        if not plain or row["shift_bytes"] is not None or row["trace"] or method is None:
+        if not plain or row["shift_bytes"] is not None or row["trace"]:
             continue
         times = speeds(row["us"], method)
         drawn = [name for name in times if kinds.get(name) in ("tessera", "peer")]
@@ -50,6 +49,16 @@ def lines(document: Mapping[str, Any]) -> dict[str, list[tuple[int, float]]]:
     }
 
 
+def beaten_floor(drawn: Mapping[str, list[tuple[int, float]]]) -> list[tuple[int, float]]:
+    """The floor's points that another line lies below."""
+    others = [dict(points) for name, points in drawn.items() if name != "floor"]
+    return [
+        (ids, us)
+        for ids, us in drawn.get("floor", [])
+        if any(other.get(ids, us) < us for other in others)
+    ]
+
+
 def _geometric_mean(values: list[float]) -> float:
     product = 1.0
     for value in values:
@@ -58,7 +67,10 @@ def _geometric_mean(values: list[float]) -> float:
 
 
 def plot(document: Mapping[str, Any], path: Path, note: str = "") -> None:
-    """Draw the lines; `note` goes into the file's description. The same results, the same file."""
+    """Draw the lines, a panel for each method that judges; the same results, the same file.
+
+    `note` goes into the file's description.
+    """
     require_matplotlib(path)
     import matplotlib
 
@@ -66,25 +78,43 @@ def plot(document: Mapping[str, Any], path: Path, note: str = "") -> None:
     matplotlib.rcParams["svg.hashsalt"] = "tessera"
     from matplotlib import pyplot
 
-    drawn = lines(document)
-    if not drawn:
+    methods = dict.fromkeys(one for row in rows(document) for one in judged_methods(row["us"]))
+    panels = {one: drawn for one in methods if (drawn := lines(document, one))}
+    if not panels:
         raise ValueError("--plot: nothing to draw: expected shapes of uniform int32 ids")
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure, grid = pyplot.subplots(
+        1, len(panels), figsize=(8 * len(panels), 5), sharey=True, squeeze=False
+    )
     kinds = kinds_of(document)
-    for name, points in drawn.items():
-        ours, is_floor = kinds.get(name) == "tessera", name == "floor"
-        axes.plot(
-            *zip(*points, strict=True),
-            label=name,
-            linewidth=2.5 if ours else 1.2,
-            linestyle="--" if is_floor else "-",
-            color="black" if is_floor else None,
-            marker="o" if ours else ".",
-        )
-    axes.set(xscale="log", yscale="log", xlabel="ids", ylabel="us per call")
-    axes.set_title(f"align_block_size on {document.get('gpu', document['machine'])}")
-    axes.grid(which="both", alpha=0.25)
-    axes.legend()
+    # One color a name, also where a panel lacks some of them.
+    names = dict.fromkeys(name for drawn in panels.values() for name in drawn)
+    colors = {name: f"C{index}" for index, name in enumerate(names)} | {"floor": "black"}
+    for axes, (method, drawn) in zip(grid[0], panels.items(), strict=True):
+        for name, points in drawn.items():
+            ours, is_floor = kinds.get(name) == "tessera", name == "floor"
+            axes.plot(
+                *zip(*points, strict=True),
+                label=name,
+                linewidth=2.5 if ours else 1.2,
+                linestyle="--" if is_floor else "-",
+                color=colors[name],
+                marker="o" if ours else ".",
+            )
+        if beaten := beaten_floor(drawn):
+            axes.plot(
+                *zip(*beaten, strict=True),
+                label="floor, beaten here",
+                linestyle="none",
+                color="black",
+                marker="o",
+                markersize=11,
+                fillstyle="none",
+            )
+        axes.set(xscale="log", yscale="log", xlabel="ids", ylabel="us per call")
+        axes.set_title(_TITLES.get(method, method))
+        axes.grid(which="both", alpha=0.25)
+        axes.legend()
+    figure.suptitle(f"align_block_size on {document.get('gpu', document['machine'])}")
     description = {"Description": note} if note else {}
     no_date = {"Date": None} if path.suffix == ".svg" else {}
     figure.savefig(path, metadata={**description, **no_date}, bbox_inches="tight")

@@ -8,9 +8,18 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tessera.bench.driver import best, speeds
+from tessera.bench.judgement import (
+    SPEED_METHODS,
+    best,
+    judged_methods,
+    less_flattering,
+    ratio,
+    speeds,
+)
+from tessera.bench.load import SPOILED_ABOVE
 
-_COMPARED = ("graph", "l2", "call")
+# Stands behind a time that other programs spoiled.
+_MARK = "*"
 
 
 def figure(us: float) -> str:
@@ -24,13 +33,15 @@ def print_report(console: Console, document: Mapping[str, Any]) -> None:
     for method, meaning in document["methods"].items():
         console.print()
         console.print(f"{method}: {meaning}")
-        if method in _COMPARED:
+        if method in SPEED_METHODS:
             console.print(_comparison(document, method))
             for line in _losses(document, method):
                 console.print(line)
         else:
             console.print(_listing(document, method))
     console.print()
+    for line in _verdicts(document):
+        console.print(line)
     print_remarks(console, document)
 
 
@@ -66,16 +77,25 @@ def _comparison(document: Mapping[str, Any], method: str) -> Table:
         times = speeds(row["us"], method)
         if not times:
             continue
-        ours, peer, floor = (best(times, kinds, kind) for kind in ("tessera", "peer", "floor"))
-        beaten = method_of_judgement(row) == method and row["below_floor"]
+        floor = best(times, kinds, "floor")
+        ratios = (ratio(row["us"], kinds, method, kind) for kind in ("floor", "peer"))
+        wrong = " wrong" if method in row["below_floor"] else ""
         table.add_row(
             row["shape"],
-            *(figure(times[name]) if name in times else "-" for name in shown),
-            (figure(floor[1]) + (" wrong" if beaten else "")) if floor else "-",
-            f"{ours[1] / floor[1]:.2f}" if ours and floor else "-",
-            f"{ours[1] / peer[1]:.2f}" if ours and peer else "-",
+            *(cell(row, name, method) for name in shown),
+            cell(row, floor[0], method) + wrong if floor else "-",
+            *("-" if one is None else f"{one:.2f}" for one in ratios),
         )
     return table
+
+
+def cell(row: Mapping[str, Any], name: str, method: str) -> str:
+    """A time: one that is a difference with its spread in brackets, a spoiled one with a mark."""
+    us = row["us"].get(name, {}).get(method)
+    if us is None:
+        return "-"
+    spread = f" ({figure(row['spread_us'][name][method])})" if method == "chain" else ""
+    return figure(us) + spread + _MARK * (method in row["spoiled"].get(name, {}))
 
 
 def _listing(document: Mapping[str, Any], method: str) -> Table:
@@ -86,8 +106,7 @@ def _listing(document: Mapping[str, Any], method: str) -> Table:
         table.add_column(row["shape"], justify="right")
     names = dict.fromkeys(name for row in measured for name in speeds(row["us"], method))
     for name in names:
-        times = (speeds(row["us"], method).get(name) for row in measured)
-        table.add_row(name, *("-" if time is None else figure(time) for time in times))
+        table.add_row(name, *(cell(row, name, method) for row in measured))
     return table
 
 
@@ -101,6 +120,23 @@ def _losses(document: Mapping[str, Any], method: str) -> Iterator[str]:
                 f"slower than {peer[0]} on {row['shape']}: {figure(ours[1])} against "
                 f"{figure(peer[1])}"
             )
+
+
+def _verdicts(document: Mapping[str, Any]) -> Iterator[str]:
+    """On how many shapes Tessera is faster than every peer, by each method and by both."""
+    kinds = kinds_of(document)
+    by_method: dict[str, list[float]] = {}
+    for row in rows(document):
+        judged = judged_methods(row["us"])
+        for method in judged:
+            if (one := ratio(row["us"], kinds, method, "peer")) is not None:
+                by_method.setdefault(method, []).append(one)
+        least = less_flattering(row["us"], kinds, "peer")
+        if len(judged) > 1 and least is not None:
+            by_method.setdefault(f"the less flattering of {' and '.join(judged)}", []).append(least)
+    for method, ratios in by_method.items():
+        faster = sum(one < 1 for one in ratios)
+        yield f"by {method}: faster than the best peer on {faster} of {len(ratios)} shapes"
 
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
@@ -118,9 +154,31 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
         for name, (shape, why, count) in _first_of_each(document, key).items():
             others = f", and {count - 1} more shapes" if count > 1 else ""
             yield f"{name}: {title} on {shape}{others}: {why}"
+    if shares := [
+        share
+        for row in rows(document)
+        for by_method in row["spoiled"].values()
+        for share in by_method.values()
+    ]:
+        yield (
+            f"{_MARK} spoiled by other programs: in most repetitions of such a figure, threads of "
+            f"this process waited for a processor for more than {SPOILED_ABOVE:.0%} of the time, "
+            f"here {min(shares):.0%} to {max(shares):.0%}; measure again on an idle machine"
+        )
     for row in rows(document):
-        for name, time in row["below_floor"].items():
-            yield f"the floor of {row['shape']} is wrong: {name} takes {figure(time)}"
+        for name, by_method in row["within_noise"].items():
+            for method, us in by_method.items():
+                spread = figure(row["spread_us"][name][method])
+                yield (
+                    f"{name}: within the noise on {row['shape']}, method {method}: "
+                    f"{figure(us)} with an interquartile range of {spread}"
+                )
+        for method, times in row["below_floor"].items():
+            for name, time in times.items():
+                yield (
+                    f"the floor of {row['shape']} is wrong, method {method}: {name} takes "
+                    f"{figure(time)}"
+                )
 
 
 def _first_of_each(document: Mapping[str, Any], key: str) -> dict[str, tuple[str, str, int]]:
@@ -144,9 +202,3 @@ def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The results by shape."""
     found: list[dict[str, Any]] = document["rows"]
     return found
-
-
-def method_of_judgement(row: Mapping[str, Any]) -> str | None:
-    """The method whose times were held against the floor."""
-    methods = {method for by_method in row["us"].values() for method in by_method}
-    return next((one for one in ("graph", "call", "l2") if one in methods), None)

@@ -53,8 +53,8 @@ def report_requests(
             "cpu_python.json": request(SIXTEEN_TOKENS[:1], "eager"),
         }
     return {
-        "headline.json": request(HEADLINE, "graph", "l2"),
-        "grid.json": request(GRID, "graph"),
+        "headline.json": request(HEADLINE, "graph", "chain", "l2"),
+        "grid.json": request(GRID, "graph", "chain"),
         "skew.json": request([*varied(_SKEWED, skews=SKEWS), *log_shapes], "graph"),
         "variants.json": request(
             [*varied(_UNIFORM, dtypes=DTYPES), *varied(_UNIFORM, maps=("half-remote",))], "graph"

@@ -13,7 +13,7 @@ MAPS = ("none", "half-remote")
 
 @dataclass(frozen=True)
 class Shape:
-    """One problem.
+    """One problem; synthetic ids of a token are all different.
 
     skew: the popularity of the experts; zipf is rank^-1.2, and with one-hot-expert every token has
         one and the same expert among its ids.

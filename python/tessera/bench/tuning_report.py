@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tessera.bench.driver import best, speeds
+from tessera.bench.judgement import best, speeds
 from tessera.bench.problem import MAX_WINDOWS
-from tessera.bench.report import figure, kinds_of, print_head, print_remarks, rows
+from tessera.bench.report import cell, kinds_of, print_head, print_remarks, rows
 
 
 def print_tuning(console: Console, document: Mapping[str, Any]) -> None:
@@ -65,9 +65,9 @@ def _table(document: Mapping[str, Any], method: str, of_layer: list[dict[str, An
             str(size) if is_first else "",
             str(row["num_windows"]) if is_first else "",
             str(row["block_size"]),
-            figure(ours[1]) if ours else "-",
-            *([figure(peer[1]) if peer else "-"] if has_peers else []),
-            figure(floor[1]) if floor else "-",
+            cell(row, ours[0], method) if ours else "-",
+            *([cell(row, peer[0], method) if peer else "-"] if has_peers else []),
+            cell(row, floor[0], method) if floor else "-",
             f"{row['num_blocks']:.1f}",
             f"{row['padding_share']:.1%}",
             f"{row['relative_cost']:.2f}",

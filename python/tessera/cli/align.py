@@ -60,7 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of experts (default: 64 for synthetic ids; for a file what it says, else its "
         "largest id + 1)",
     )
-    add("--top-k", type=_count, default=2, metavar="K", help=f"synthetic ids a token {shown}")
+    add(
+        "--top-k",
+        type=_count,
+        default=2,
+        metavar="K",
+        help=f"synthetic ids a token, of different experts {shown}",
+    )
     add(
         "--distribution",
         choices=("uniform", "zipf"),

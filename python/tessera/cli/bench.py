@@ -33,7 +33,7 @@ from tessera.bench.tuning_report import print_tuning
 from tessera.cli.progress_bars import counting_bar, reading_bar
 from tessera.routing_log import read_routing_log
 
-_METHODS = ("graph", "l2", "eager", "cold", "call")
+_METHODS = ("graph", "chain", "l2", "eager", "cold", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
 _SHAPE_OPTIONS = ("tokens", "experts", "top_k", "block_size", *_VARIANT_OPTIONS)
 _NOT_OF_LOGS = ("preset", "experts", "top_k", *_VARIANT_OPTIONS, "method", "plot")
@@ -76,7 +76,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lists.add_argument("--tokens", type=_integers(1), metavar="N,..", help="tokens (default: 4096)")
     lists.add_argument("--experts", type=_integers(1), metavar="E,..", help="(default: 64)")
     lists.add_argument(
-        "--top-k", type=_integers(1), metavar="K,..", help="ids a token (default: 2)"
+        "--top-k",
+        type=_integers(1),
+        metavar="K,..",
+        help="ids a token, of different experts (default: 2)",
     )
     lists.add_argument(
         "--block-size",
@@ -128,8 +131,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--method",
         type=_words(_METHODS),
         metavar="M,..",
-        help="on CUDA some of graph, l2, eager, cold (default: graph); on the CPU call, eager "
-        "(default: call)",
+        help="on CUDA some of graph, chain, l2, eager, cold (default: graph,chain; with --log "
+        "graph); on the CPU call, eager (default: call)",
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
     add("--seed", type=int, default=0, help=f"seed of synthetic ids and of samples {shown}")
@@ -214,7 +217,8 @@ def _inspected(args: argparse.Namespace) -> Tuning:
 
 
 def _methods(args: argparse.Namespace, device: str) -> list[str]:
-    methods: list[str] = args.method or (["graph"] if device == "cuda" else ["call"])
+    usual = ["call"] if device == "cpu" else ["graph"] if args.log else ["graph", "chain"]
+    methods: list[str] = args.method or usual
     return methods
 
 

@@ -37,7 +37,15 @@ class Input:
 def synthetic_input(
     num_tokens: int, num_experts: int, top_k: int, distribution: str, seed: int
 ) -> Input:
-    """Random ids."""
+    """Random ids, all different inside a token.
+
+    Raises:
+        ValueError: there are fewer experts than that takes.
+    """
+    if top_k > num_experts:
+        raise ValueError(
+            f"--top-k: expected at most as many as --experts, {num_experts}, got {top_k}"
+        )
     topk_ids = synthetic_topk_ids(
         num_tokens, num_experts, top_k, zipf=distribution == "zipf", seed=seed
     )

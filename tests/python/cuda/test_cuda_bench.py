@@ -1,4 +1,4 @@
-"""`tessera bench --log` on a GPU: every contender that is here, on a log's own windows."""
+"""`tessera bench` on a GPU: every contender that is here, by the methods of a GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tessera.bench import cuda, methods
+from tessera.bench.problem import make_problem
+from tessera.bench.shapes import Shape
 from tessera.cli.main import main
 
 
@@ -23,3 +26,35 @@ def test_windows_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
         assert row["us"]["tessera"]["graph"] > 0
         assert row["us"]["torch"]["graph"] > 0
     assert "\nids: 600 tokens, top 8 of 64 experts\n" in capsys.readouterr().out
+
+
+def test_a_chain_times_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    results = tmp_path / "results.json"
+    shapes = ["--tokens", "16,1024", "--experts", "64", "--top-k", "8", "--dtype", "int32,int64"]
+    arguments = [*shapes, "--method", "graph,chain", "--json", str(results)]
+    assert main(["bench", "--device", "cuda", *arguments]) == 0
+    document = json.loads(results.read_text())
+    kinds = {name: one["kind"] for name, one in document["contenders"].items()}
+    for row in document["rows"]:
+        assert row["failures"] == {}
+        for name, us in row["us"].items():
+            within = row["within_noise"].get(name, {})
+            assert "graph" in us
+            assert ("chain" in us) != ("chain" in within), name
+            assert row["spread_us"][name]["chain"] >= 0
+        # Some fifteen kernels cannot be within the noise of none.
+        assert row["us"]["torch"]["chain"] > 5
+    assert {"tessera", "peer", "floor"} <= {kinds[name] for name in document["rows"][0]["us"]}
+    assert "the less flattering of graph and chain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64"])
+def test_a_chain_leaves_ids_and_outputs_as_they_were(dtype: str) -> None:
+    problem = make_problem(Shape(1000, 64, 7, 64, dtype=dtype), "cuda", seed=1)
+    call = cuda.prepare_tessera(problem)
+    between, alone = methods._with_and_without(call)
+    problem.topk_ids.zero_()  # the writer has to bring them back
+    between()
+    alone()
+    np.testing.assert_array_equal(problem.topk_ids.cpu().numpy(), problem.host_ids)
+    assert problem.violations(call.run()) == []
