@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import importlib.util
@@ -58,6 +59,23 @@ def test_axes_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         lost = f"slower than textbook on {row['shape']}: "
         assert (lost in shown) == (ours > us["textbook"])
     assert document["build"] == tessera.build()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "device", "methods"),
+    [
+        ([], "cuda", ["graph", "chain"]),
+        (["--preset", "grid"], "cuda", ["graph", "chain"]),
+        (["--preset", "headline"], "cuda", ["graph", "chain"]),
+        (["--method", "l2"], "cuda", ["l2"]),
+        (["--log", "a.jsonl"], "cuda", ["graph"]),
+        (["--preset", "grid"], "cpu", ["call"]),
+    ],
+)
+def test_methods_that_are_usual(arguments: list[str], device: str, methods: list[str]) -> None:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    assert bench._methods(parser.parse_args(arguments), device) == methods
 
 
 def test_variants_and_what_peers_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -309,6 +309,8 @@ def test_the_report_measures_what_the_page_shows() -> None:
         "cold.json",
     ]
     assert all(request.commit == "abc" for request in found.values())
+    assert list(found["headline.json"].methods) == ["graph", "chain", "l2"]
+    assert list(found["grid.json"].methods) == ["graph", "chain"]
     assert {"4096x64x2/128", "4096x64x2/128/zipf", "a: 5x8x2/128", "5x8x2/128"} <= {
         shape.name for shape in found["skew.json"].shapes
     }

@@ -31,7 +31,8 @@ def test_windows_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_a_chain_times_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = tmp_path / "results.json"
     shapes = ["--tokens", "16,1024", "--experts", "64", "--top-k", "8", "--dtype", "int32,int64"]
-    arguments = [*shapes, "--method", "graph,chain", "--json", str(results)]
+    peers = ["--peers", "torch,textbook,cub_radix"]
+    arguments = [*shapes, *peers, "--method", "graph,chain", "--json", str(results)]
     assert main(["bench", "--device", "cuda", *arguments]) == 0
     document = json.loads(results.read_text())
     kinds = {name: one["kind"] for name, one in document["contenders"].items()}
