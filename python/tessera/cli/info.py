@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what align_block_size runs for N ids, E experts and blocks of B slots, and how",
     )
     add_device_argument(parser, "the device to explain")
+    parser.set_defaults(device=None)  # to tell whether it is given
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.explain is not None:
         return _explain(args)
+    if args.device is not None:
+        raise ValueError("--device: expected --explain beside it")
     backends = tessera.backends()
     available = [backend.name for backend in backends if backend.available]
     # What runs on the CPU does not depend on the shape; on a GPU this is the smallest one's.
@@ -80,7 +83,7 @@ def _state(one: tessera.Implementation) -> str:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    device = device_name(chosen_device(args.device, arrays=False))
+    device = device_name(chosen_device(args.device or "auto", arrays=False))
     implementations = tessera.explain(*args.explain, device=device)
     if args.json:
         document = {

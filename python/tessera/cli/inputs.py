@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera._device import HOST
+from tessera._library import refusal
+from tessera.align_block_size import output_sizes
 from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
+from tessera.output_files import is_same_file
 from tessera.routing_log import read_routing_log
+from tessera.verification import REFERENCE
+
+# What limits the memory of a control group, in the two versions of these, as a container sees it.
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -35,17 +46,43 @@ class Input:
 
 
 def synthetic_input(
-    num_tokens: int, num_experts: int, top_k: int, distribution: str, seed: int
+    tokens: int, top_k: int, distribution: str, seed: int, experts: int, block_size: int
 ) -> Input:
-    """Random ids."""
-    topk_ids = synthetic_topk_ids(
-        num_tokens, num_experts, top_k, zipf=distribution == "zipf", seed=seed
-    )
-    title = (
-        f"synthetic, {num_tokens} tokens, {num_experts} experts, top {top_k}, "
-        f"{distribution}, seed {seed}"
-    )
-    return Input(title, [Workload(topk_ids, num_experts)])
+    """Random ids, to be aligned to blocks of so many slots.
+
+    Raises:
+        ValueError: they lie outside the op's domain, or there is not enough memory for them.
+    """
+    num_ids = tokens * top_k
+    try:
+        num_slots, num_blocks, _ = output_sizes(
+            num_ids, block_size, experts, False, HOST, REFERENCE
+        )
+    except Exception as error:
+        raise refusal("align_block_size", error, {}, {"num_ids": num_ids}) from None
+    # While they are made, 12 bytes an id; later the ids and the outputs.
+    needed = max(12 * num_ids, 4 * (num_ids + num_slots + num_blocks))
+    if needed > (available := _available_bytes()):
+        raise ValueError(
+            f"--tokens: expected ids and outputs that fit into {available / 1e9:.1f} GB of memory, "
+            f"got {tokens} tokens, which take {needed / 1e9:.1f} GB"
+        )
+    topk_ids = synthetic_topk_ids(tokens, experts, top_k, zipf=distribution == "zipf", seed=seed)
+    sizes = f"{tokens} tokens, {experts} experts, top {top_k}"
+    title = f"synthetic, {sizes}, {distribution}, seed {seed}"
+    return Input(title, [Workload(topk_ids, experts)])
+
+
+def _available_bytes() -> int:
+    """Memory that this process may take, as far as the system tells."""
+    found = sys.maxsize
+    with suppress(OSError):
+        values = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found = 1024 * int(values["MemAvailable"].removesuffix("kB"))
+    for file in _MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # ValueError: no limit is "max"
+            found = min(found, int(Path(file).read_text()))
+    return found
 
 
 def read_input(path: Path, num_experts: int | None) -> Input:
@@ -75,6 +112,17 @@ def read_input(path: Path, num_experts: int | None) -> Input:
         num_experts = int(declared.item())
     count, note = _known_experts(path, num_experts, [topk_ids])
     return Input(str(path), [Workload(topk_ids, count, arrays.get("expert_map"))], note)
+
+
+def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
+    """Refuse a file that is given twice, whatever its spellings and links."""
+    for place, path in enumerate(paths):
+        for other in paths[:place]:
+            if is_same_file(path, other):
+                raise ValueError(
+                    f"{name}: expected every file once, got {path}"
+                    + (" twice" if path == other else f", which is {other}")
+                )
 
 
 def _log_input(path: Path, num_experts: int | None) -> Input:

@@ -12,6 +12,7 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -35,6 +36,27 @@ def counting_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def working(what: str, *, is_timed: bool = False) -> Iterator[None]:
+    """For one thing of which nobody knows how long it takes; shows for how long it has run.
+
+    is_timed: nothing may run beside it, so that nothing moves.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        auto_refresh=not is_timed,
+        disable=not console.is_terminal,
+    ) as bar:
+        bar.add_task(what, total=None)
+        bar.refresh()
+        yield
 
 
 @contextmanager
