@@ -1,7 +1,7 @@
-"""Ctrl-C while the program `tessera` starts: it ends, without a traceback.
+"""Ctrl-C while the program `tessera` loads what it needs: it ends, without a traceback.
 
-Importing this guards the process until `started`. An exception would have to get through whatever
-is being imported, and some of that takes it for a failure of its own.
+An exception would have to get through whatever is being imported. Some of that takes it for a
+failure of its own, and some aborts. Importing this guards the program until `started`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 INTERRUPTED = 130  # what shells report of a program that SIGINT has ended
 
@@ -25,12 +26,33 @@ def _leave(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
+def _replace_handler(old: object, new: signal._HANDLER) -> None:
+    if _GUARDS and signal.getsignal(signal.SIGINT) is old:
+        with suppress(ValueError):  # another thread than the main one imports this
+            signal.signal(signal.SIGINT, new)
+
+
+def guard() -> None:
+    """From now on, Ctrl-C ends the program at once."""
+    _replace_handler(signal.default_int_handler, _leave)
+
+
 def started() -> None:
-    """From now on, Ctrl-C raises KeyboardInterrupt, as it does in other processes all the time."""
-    if signal.getsignal(signal.SIGINT) is _leave:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """From now on, Ctrl-C raises KeyboardInterrupt."""
+    _replace_handler(_leave, signal.default_int_handler)
 
 
-if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    with suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGINT, _leave)
+@contextmanager
+def loading() -> Iterator[None]:
+    """For an import that KeyboardInterrupt must not come out of; in other programs it may."""
+    was_started = signal.getsignal(signal.SIGINT) is not _leave
+    guard()
+    try:
+        yield
+    finally:
+        if was_started:
+            started()
+
+
+_GUARDS = _is_program()
+guard()

@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.reconfigure(errors="replace")  # the pictures, where they cannot be shown
         code: int = args.run(args)
         print(end="", flush=True)
+        _starting.guard()  # for what others do at exit
         return code
     except BrokenPipeError:
         # The reader has gone, as `head` does; the interpreter must not flush to it at exit.
