@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from tessera.cli.picture import load_picture
 from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
@@ -16,13 +17,14 @@ from tessera.report.tables import PLACEMENTS, advice, imbalance, layer_names
 from tessera.report.words import plural
 
 _PICTURE_WIDTH = 16
+_WIDTH = 80  # that every table fits into
 _MAX_HOT_SHOWN = 2
 _MAX_SKIPPED_SHOWN = 3
 _MAX_NOTES_SHOWN = 4
 
 
 def print_summary(document: Document) -> None:
-    """Print the summary: it reads well from 80 columns on, and in a pipe."""
+    """Print the summary: as wide as the terminal, 80 columns in a pipe."""
     console = Console(highlight=False)
     for model in document["models"]:
         layers = model["layers"]
@@ -76,12 +78,41 @@ def _table(*titles: str) -> Table:
     return table
 
 
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table; on a narrow terminal as several, each of which begins with the first column.
+
+    Cut to the width, its columns would lose their figures.
+    """
+    key, *columns = table.columns
+    groups = [[key, *columns]]
+    if console.width < _WIDTH:
+        groups = [[key]]
+        for column in columns:
+            if len(groups[-1]) > 1 and _width([*groups[-1], column]) > console.width:
+                groups.append([key])
+            groups[-1].append(column)
+    for group in groups:
+        part = _table()
+        for column in group:
+            part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
+        for cells in zip(*(column.cells for column in group), strict=True):
+            part.add_row(*cells)
+        console.print(part)
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """Characters that the columns take side by side."""
+    cells = [[column.header, *column.cells] for column in columns]
+    widths = [max(Text.from_markup(str(cell)).cell_len for cell in one) for one in cells]
+    return sum(widths) + len(widths) - 1
+
+
 def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) -> None:
     table = _table("layer", "tokens", "entropy", "Gini", "max/mean")
     table.add_column("load by expert", no_wrap=True)
     table.add_column("hot (x mean)")
     table.add_column("dead", justify="right", no_wrap=True)
-    picture_width = _PICTURE_WIDTH + max(0, min(console.width - 80, 3 * _PICTURE_WIDTH))
+    picture_width = _PICTURE_WIDTH + max(0, min(console.width - _WIDTH, 3 * _PICTURE_WIDTH))
     for layer in layers:
         load = layer["load"]
         hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
@@ -96,7 +127,7 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
             (" ".join(hot[:_MAX_HOT_SHOWN]) or "none") + (f" +{more}" if more > 0 else ""),
             str(len(load["dead_experts"])),
         )
-    console.print(table)
+    _print_table(console, table)
     most = layers[0]["load"]["max_entropy_bits"]
     console.print(
         f"Entropy in bits, at most {most:.2f}; Gini 0 is even; hot is {HOT_OVER_MEAN:g} x the mean "
@@ -150,7 +181,7 @@ def _print_padding(console: Console, model: Model) -> None:
             str(row.block_size),
             f"{row.blocks[row.block_size]:,.1f}",
         )
-    console.print(table)
+    _print_table(console, table)
     console.print(
         "* the block size to use, and blocks of it in a layer; experts: with a token; ~ larger "
         "than the log, from its shares"
@@ -167,7 +198,7 @@ def _print_ranks(console: Console, model: Model) -> None:
     for num_ranks, row in rows.items():
         means = [f"{row[name].mean:.2f}" if name in row else "-" for name in PLACEMENTS]
         table.add_row(str(num_ranks), *means)
-    console.print(table)
+    _print_table(console, table)
     if len(model["layers"]) > 1:
         console.print("Means over the layers.")
     console.print()
