@@ -97,7 +97,8 @@ def _import_ffi() -> Any:
     before = sys.modules.get("torch")  # a stub, most likely
     sys.modules["torch"] = None  # type: ignore[assignment]  # what Python takes for not installed
     try:
-        import tvm_ffi
+        with loading():
+            import tvm_ffi
     finally:
         # So that the program's own import fails with torch's reason. It may have put one there.
         if sys.modules.get("torch", before) is None:

@@ -18,6 +18,7 @@ from tessera._library import refusal
 from tessera.align_block_size import output_sizes
 from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
+from tessera.inspection.repeated import SHORTEST_RUN, RepeatedRows
 from tessera.output_files import is_same_file
 from tessera.routing_log import read_routing_log
 from tessera.verification import REFERENCE
@@ -137,11 +138,29 @@ def _log_input(path: Path, num_experts: int | None) -> Input:
 def _known_experts(
     path: Path, num_experts: int | None, arrays: list[npt.NDArray[Any]]
 ) -> tuple[int, str]:
-    """The number of experts, and a note if it had to be taken from the ids."""
+    """The number of experts, and what to note: that it is taken from the ids, and warm-up."""
     if num_experts is not None:
-        return num_experts, ""
+        return num_experts, _repeated_note(arrays)
     largest = max((int(ids.max()) for ids in arrays if ids.size), default=-1)
     if largest < 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
     count = largest + 1
-    return count, f"the file does not tell the number of experts: {count} is its largest id + 1"
+    told = f"the file does not tell the number of experts: {count} is its largest id + 1"
+    return count, "; ".join(filter(None, [told, _repeated_note(arrays)]))
+
+
+def _repeated_note(arrays: list[npt.NDArray[Any]]) -> str:
+    """What to say of rows that `tessera inspect` would leave out."""
+    num_rows = 0
+    for ids in arrays:
+        if ids.ndim == 2 and ids.size:
+            repeated = RepeatedRows()
+            repeated.split(ids)
+            repeated.rest()
+            num_rows += repeated.num_rows
+    if not num_rows:
+        return ""
+    return (
+        f"{num_rows:,} rows stand in runs of {SHORTEST_RUN} or more equal ones, as an engine's "
+        "warm-up leaves them: they are aligned too, where tessera inspect leaves them out"
+    )
