@@ -165,3 +165,24 @@ def test_experts_out_of_range(experts: str, log: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == (
         f"tessera inspect: argument --experts: expected an integer in [1, 65536], got '{experts}'\n"
     )
+
+
+def test_a_narrow_terminal_loses_no_column(
+    log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tables(columns: int) -> list[list[str]]:
+        """The words of the tables' rows, of every row together."""
+        monkeypatch.setenv("COLUMNS", str(columns))
+        text = shown(capsys, log).partition("What this says")[0]
+        assert "…" not in text
+        assert max(map(len, text.splitlines())) <= columns
+        rows: dict[str, list[str]] = {}
+        for line in text.splitlines():
+            key, *cells = line.split()[:1] + line.split()[1:] or [""]
+            if key.lstrip("~").replace(",", "").isdigit() or key in ("layer", "tokens", "ranks"):
+                rows.setdefault(key, []).extend(cells)
+        return sorted([key, *sorted(cells)] for key, cells in rows.items())
+
+    wide = tables(80)
+    assert any("contiguous" in row for row in wide)
+    assert tables(40) == wide
