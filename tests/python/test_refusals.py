@@ -279,7 +279,11 @@ def test_explain_refuses_bad_shapes() -> None:
     ("kind", "message", "changes"),
     [
         (ValueError, "num_tokens: expected an integer in [0, 2147483647], got -1", (-1, 4, 2)),
-        (ValueError, f"num_tokens: expected an integer in [0, 2147483647], got {2**63}", (2**63,)),
+        (
+            ValueError,
+            f"num_tokens: expected an integer in [0, 2147483647], got {2**63}",
+            (2**63, 4, 2),
+        ),
         (ValueError, "num_experts: expected an integer in [1, 2147483647], got 0", (4, 0, 2)),
         (ValueError, f"top_k: expected an integer in [1, 2147483647], got {2**60}", (4, 4, 2**60)),
         (ValueError, "num_tokens * top_k: expected at most 2147483647, got", (2**30, 4, 2)),
@@ -290,9 +294,8 @@ def test_explain_refuses_bad_shapes() -> None:
 def test_synthetic_ids_that_cannot_be(
     kind: type[Exception], message: str, changes: tuple[Any, ...]
 ) -> None:
-    num_tokens, num_experts, top_k = (*changes, *(4, 4, 2)[len(changes) :])
     with pytest.raises(kind) as caught:
-        synthetic_topk_ids(num_tokens, num_experts, top_k)
+        synthetic_topk_ids(*changes)
     assert str(caught.value).startswith(f"synthetic_topk_ids: {message}")
 
 
