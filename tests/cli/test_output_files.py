@@ -101,6 +101,8 @@ def test_two_outputs_are_two_files(refused: Refused) -> None:
     )
     Path("pictures", "load.svg").touch()
     Path("a.html").symlink_to("pictures/load.svg")
+    Path("b.html").hardlink_to("pictures/load.svg")
+    assert same in refused("inspect", "log.jsonl", "--html", "b.html", *pictures, "--force")
     assert same in refused("inspect", "log.jsonl", "--html", "a.html", *pictures, "--force")
 
 
