@@ -325,3 +325,17 @@ def test_align_tells_a_broken_contract(
     shown = capsys.readouterr().out
     assert "contract  broken: expert_tail: expert_ids[" in shown
     assert "holds" not in shown
+
+
+def test_host_threads_on_a_gpu_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.cli import align
+    from tessera.cli.main import main
+
+    monkeypatch.setattr(align, "chosen_device", lambda name: 0)
+    assert main(["align", "--num-threads", "2"]) == 2
+    assert capsys.readouterr().err == (
+        "tessera align: --num-threads: expected a run on the CPU, whose threads it limits, got "
+        "one on cuda:0\n"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tessera
 from recorded_logs import QWEN, recorded
 from tessera.cli import progress_bars
 from tessera.cli.main import main
@@ -108,6 +109,7 @@ def test_a_bar_for_large_files(
     log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take stderr for a terminal
+    tessera.version()  # to load the library shows that it is being loaded
     assert main(["inspect", str(log), "--json"]) == 0
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(progress_bars, "_BYTES_WORTH_A_BAR", 1)

@@ -40,6 +40,15 @@ def test_an_interrupt_of_an_import(program: str, module: str, tmp_path: Path) ->
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
+def test_loading_is_shown_on_a_terminal(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('none')\n")
+    command = [*PROGRAMS["tessera"], "info", "--json"]
+    assert run(command, tmp_path).stderr == ""
+    shown = run(["env", "FORCE_COLOR=1", *command], tmp_path)
+    assert "loading" in shown.stderr
+    assert shown.stdout.startswith("{")
+
+
 def test_an_interrupt_of_the_work(tmp_path: Path) -> None:
     # Raised again, so that a command can tidy up.
     (tmp_path / "torch.py").write_text("raise ImportError('none')\n")

@@ -22,7 +22,7 @@ from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
 from tessera.cli.integers import integer, seed
 from tessera.cli.picture import load_picture, share_picture
-from tessera.cli.progress_bars import working
+from tessera.cli.progress_bars import load_library, working
 from tessera.output_files import Output, check_outputs, tell_written, write_files
 
 # Of synthetic ids.
@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     written = [] if args.output is None else [args.output]
     outputs = [Output("--output", path) for path in written]
     check_outputs(outputs, [] if args.file is None else [args.file], force=args.force)
+    load_library()
     cuda_index = chosen_device(args.device)
     if args.num_threads is not None and cuda_index != HOST:
         raise ValueError(

@@ -32,7 +32,7 @@ from tessera.bench.tuning import Tuning, layer_names, tuning
 from tessera.bench.tuning_report import print_tuning
 from tessera.cli.inputs import refuse_repeated
 from tessera.cli.integers import MAX_INT, seed
-from tessera.cli.progress_bars import counting_bar, reading_bar
+from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
 from tessera.output_files import Output, check_outputs, tell_written, write_files
 from tessera.routing_log import read_routing_log
 
@@ -144,6 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     _check_files(args)
+    load_library()
     device = _device(args.device)
     found = None
     if args.preset == "report":

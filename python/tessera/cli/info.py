@@ -13,6 +13,7 @@ from rich.table import Table
 import tessera
 from tessera._library import torch_failure
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
+from tessera.cli.progress_bars import load_library
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,10 +39,11 @@ def _integer(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.explain is None and args.device is not None:
+        raise ValueError("--device: expected --explain beside it")
+    load_library()
     if args.explain is not None:
         return _explain(args)
-    if args.device is not None:
-        raise ValueError("--device: expected --explain beside it")
     backends = tessera.backends()
     available = [backend.name for backend in backends if backend.available]
     # What runs on the CPU does not depend on the shape; on a GPU this is the smallest one's.

@@ -10,7 +10,7 @@ from tessera import report
 from tessera.cli.inputs import refuse_repeated
 from tessera.cli.inspect_summary import print_summary
 from tessera.cli.integers import integer
-from tessera.cli.progress_bars import reading_bar
+from tessera.cli.progress_bars import load_library, reading_bar
 from tessera.inspection import inspect_logs
 from tessera.output_files import Content, Output, check_outputs, tell_written, write_files
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     _check(args)
+    load_library()
     with reading_bar(args.logs) as progress:
         document = inspect_logs(
             args.logs,

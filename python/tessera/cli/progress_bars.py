@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.progress import (
 )
 
 from tessera import routing_log
+from tessera.info import version
 
 # Files of this size take about two seconds.
 _BYTES_WORTH_A_BAR = 100_000_000
@@ -57,6 +59,13 @@ def working(what: str, *, is_timed: bool = False) -> Iterator[None]:
         bar.add_task(what, total=None)
         bar.refresh()
         yield
+
+
+def load_library() -> None:
+    """Load what every command needs, which takes seconds where torch is installed."""
+    if "tvm_ffi" not in sys.modules:
+        with working("loading"):
+            version()
 
 
 @contextmanager

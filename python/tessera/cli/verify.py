@@ -11,7 +11,7 @@ from tessera._device import HOST
 from tessera.cli import verify_implementation
 from tessera.cli.devices import add_device_argument, chosen_device
 from tessera.cli.integers import integer, seed
-from tessera.cli.progress_bars import counting_bar
+from tessera.cli.progress_bars import counting_bar, load_library
 from tessera.contract import Case, case_named, cases
 from tessera.verification import problems
 
@@ -59,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.max_ids is not None and num_random == 0:
         raise ValueError("--max-ids: is of random cases; expected --random beside it")
     max_ids = _MAX_IDS if args.max_ids is None else args.max_ids
+    load_library()
     chosen = cases() if args.cases == "all" else [case_named(args.cases)]
     chosen += [
         case_named(f"random:{seed}:{max_ids}") for seed in range(args.seed, args.seed + num_random)
