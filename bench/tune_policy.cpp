@@ -224,6 +224,10 @@ int main() {
     std::fprintf(stderr, "tune_policy: %s\n", why_none.c_str());
     return 1;
   }
+  tessera::Context context;
+  context.device = {kDLCUDA, 0};
+  // Asks for the device's properties, by which plans are made below.
+  require(tessera::cuda::check_context("tune_policy", context));
   Bench bench;
   std::printf(
       "{\"device\":\"%s\",\"method\":\"CUDA graph of %d launches, median of %d replays\","

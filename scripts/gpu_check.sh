@@ -116,7 +116,7 @@ case $stage in
     mkdir -p "$results"
     say "measuring the launches that the policy chooses among"
     "$build/tests/cuda/tune_policy" >"$results/policy.json"
-    options=(--device cuda --preset report --json "$results")
+    options=(--device cuda --preset report --force --json "$results")
     [[ -z ${COMMIT:-} ]] || options+=(--commit "$COMMIT")
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"

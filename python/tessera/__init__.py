@@ -8,6 +8,7 @@ blocks = tessera.align_block_size(topk_ids, block_size=128, num_experts=64)
 assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_experts=64)
 """
 
+from tessera import _starting  # noqa: F401  # before what takes long to import
 from tessera.align_block_size import AlignedBlocks, align_block_size
 from tessera.batched_align_block_size import (
     batched_align_block_size,

@@ -102,6 +102,7 @@ def aligned_blocks(
         return out
     parts = framework.split(memory, layout)
     if num_rows is not None:
+        num_rows = int(num_rows)  # a bool is a number to the library, and none to reshape
         slots, blocks, totals = parts
         slots = slots.reshape((num_rows, layout.num_slots // num_rows))
         parts = [slots, blocks.reshape((num_rows, layout.num_blocks // num_rows)), totals]

@@ -13,6 +13,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tessera._starting import loading
+
 Result = TypeVar("Result")
 
 # Reentrant, for torch's import may run code that calls Tessera.
@@ -62,7 +64,8 @@ def _once(function: Callable[[], Result]) -> Callable[[], Result]:
 @_once
 def _torch_and_failure() -> tuple[Any, str]:
     try:
-        import torch
+        with loading():
+            import torch
     except ModuleNotFoundError as error:
         return None, "" if error.name == "torch" else str(error)
     except KeyboardInterrupt:
@@ -87,13 +90,15 @@ def torch_failure() -> str:
 def _import_ffi() -> Any:
     """apache-tvm-ffi, which imports torch where it is installed, and expects it not to fail."""
     if not torch_failure():
-        import tvm_ffi
+        with loading():
+            import tvm_ffi
 
         return tvm_ffi
     before = sys.modules.get("torch")  # a stub, most likely
     sys.modules["torch"] = None  # type: ignore[assignment]  # what Python takes for not installed
     try:
-        import tvm_ffi
+        with loading():
+            import tvm_ffi
     finally:
         # So that the program's own import fails with torch's reason. It may have put one there.
         if sys.modules.get("torch", before) is None:

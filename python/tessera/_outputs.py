@@ -41,6 +41,14 @@ def require_triple(op: str, out: object) -> None:
         raise TypeError(f"{op}: out: expected a tuple of three arrays, got {got}")
 
 
+def named_outputs(op: str, result: object) -> dict[str, Any]:
+    """The arrays of a result by their names; refuses what is none."""
+    if isinstance(result, (tuple, list)) and len(result) == len(AlignedBlocks._fields):
+        return dict(zip(AlignedBlocks._fields, result, strict=True))
+    got = f"{len(result)} of them" if isinstance(result, (tuple, list)) else type(result).__name__
+    raise TypeError(f"{op}: result: expected a tuple of three arrays, got {got}")
+
+
 class Layout(NamedTuple):
     """Parts of an int32 array, each beginning at a multiple of 128 bytes, as the FFI cuts it."""
 

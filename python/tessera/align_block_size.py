@@ -103,8 +103,9 @@ def align_block_size(
         num_dropped: int32[1] to write the number of ids that are dropped to.
         statistics: float64[6] to write the call's `RoutingStatistics` to.
         validate: whether ids that are dropped, and map entries outside [-1, num_experts), are
-            errors: reported by `tessera.check()` with True, at once with "now", which waits for the
-            call. None stands for TESSERA_VALIDATE, off by default.
+            errors. With True, a call on the host raises once it has run, and one on a GPU, which is
+            not waited for, leaves it to `tessera.check()`; with "now" that raises too, and is
+            waited for. None stands for TESSERA_VALIDATE, off by default.
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
             that, or, where it is unset, for the cores of this process. Never changes the result.
         out: tuple of the three arrays to write to, which may be longer than needed. No output is
@@ -120,7 +121,8 @@ def align_block_size(
         TypeError: an argument has the wrong type. Nothing was written; so for all errors but
             `InvalidRoutingError`.
         ValueError: a value, size, device or layout lies outside the op's domain.
-        InvalidRoutingError: a `ValueError`, with `validate="now"`: an id or map entry is invalid.
+        InvalidRoutingError: a `ValueError`, with `validate` on the host, and with "now" anywhere:
+            an id or map entry is invalid.
         NotImplementedError: nothing in this build can run the call.
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.

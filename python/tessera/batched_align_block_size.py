@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tessera._arrays import host_arrays
 from tessera._family import Op, aligned_blocks
 from tessera._library import load, refusal
-from tessera._outputs import AlignedBlocks, Layout, layout_of
+from tessera._outputs import AlignedBlocks, Layout, layout_of, named_outputs
 from tessera.align_block_size import Array
 from tessera.contract import Violation
 
@@ -118,7 +118,7 @@ def batched_contract_violations(
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.
     """
-    outputs = dict(zip(AlignedBlocks._fields, result, strict=True))
+    outputs = named_outputs(_OP.name, result)
     arrays = host_arrays(_OP.name, {"expert_num_tokens": expert_num_tokens, **outputs})
     integers = {
         "max_tokens_per_batch": max_tokens_per_batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import numpy.typing as npt
 
 from tessera._arrays import host_arrays
 from tessera._library import load, refusal
-from tessera.align_block_size import AlignedBlocks
+from tessera._outputs import AlignedBlocks, named_outputs
+
+_MAX_IDS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,32 @@ def synthetic_topk_ids(
 
     All experts are equally likely, or, with `zipf`, their popularity falls with rank^-1.2. Ids
     repeat only where top_k is above num_experts.
+
+    Raises:
+        TypeError: one of the numbers is no integer.
+        ValueError: one is out of range, or they are more ids than the op takes.
+        MemoryError: NumPy's own.
     """
+    limits = {
+        "num_tokens": (num_tokens, 0, _MAX_IDS),
+        "num_experts": (num_experts, 1, _MAX_IDS),
+        "top_k": (top_k, 1, _MAX_IDS),
+        "seed": (seed, -(2**63), 2**63 - 1),
+    }
+    for name, (value, least, most) in limits.items():
+        if not isinstance(value, Integral):
+            raise TypeError(
+                f"synthetic_topk_ids: {name}: expected an integer, got {type(value).__name__}"
+            )
+        if not least <= value <= most:
+            raise ValueError(
+                f"synthetic_topk_ids: {name}: expected an integer in [{least}, {most}], got {value}"
+            )
+    if num_tokens * top_k > _MAX_IDS:
+        raise ValueError(
+            f"synthetic_topk_ids: num_tokens * top_k: expected at most {_MAX_IDS}, "
+            f"got {num_tokens} * {top_k}"
+        )
     topk_ids = np.empty((num_tokens, top_k), np.int32)
     load().function("align_block_size_synthetic_ids")(
         num_tokens, num_experts, top_k, zipf, seed, topk_ids
@@ -128,7 +156,7 @@ def contract_violations(
     """
     inputs = {"topk_ids": topk_ids, "expert_map": expert_map}
     outputs = {
-        **dict(zip(AlignedBlocks._fields, result, strict=True)),
+        **named_outputs("align_block_size", result),
         "expert_counts": expert_counts,
         "num_dropped": num_dropped,
         "statistics": statistics,
@@ -148,7 +176,8 @@ def contract_violations(
             *more_flags,
         )
     except Exception as error:
-        given = {name: array for name, array in arrays.items() if array is not None}
+        required = ("topk_ids", *AlignedBlocks._fields)
+        given = {name: a for name, a in arrays.items() if a is not None or name in required}
         raise refusal(
             "align_block_size", error, given, {**integers, "tail_expert": tail_expert}
         ) from None

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tessera._arrays import host_arrays
 from tessera._family import Op, aligned_blocks
 from tessera._library import load, refusal
-from tessera._outputs import AlignedBlocks, Layout, layout_of
+from tessera._outputs import AlignedBlocks, Layout, layout_of, named_outputs
 from tessera.align_block_size import Array
 from tessera.contract import Violation
 
@@ -163,7 +163,7 @@ def lora_contract_violations(
         "adapter_enabled": adapter_enabled,
         "lora_ids": lora_ids,
         "expert_map": expert_map,
-        **dict(zip(AlignedBlocks._fields, result, strict=True)),
+        **named_outputs(_OP.name, result),
     }
     arrays = host_arrays(_OP.name, given)
     integers = {"block_size": block_size, "num_experts": num_experts, "max_loras": max_loras}
@@ -176,6 +176,7 @@ def lora_contract_violations(
             tail_expert,
         )
     except Exception as error:
-        there = {name: array for name, array in arrays.items() if array is not None}
+        required = (*_OP.arrays, *AlignedBlocks._fields)
+        there = {name: a for name, a in arrays.items() if a is not None or name in required}
         raise refusal(_OP.name, error, there, {**integers, "tail_expert": tail_expert}) from None
     return [Violation(**fields) for fields in found]

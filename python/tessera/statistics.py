@@ -24,6 +24,16 @@ class RoutingStatistics(NamedTuple):
 
     @classmethod
     def of(cls, array: Any) -> RoutingStatistics:
-        """Read float64[6] that a call has written; waits for an array on a device."""
-        values = np.asarray(on_host(array)).tolist()
+        """Read float64[6] that a call has written; waits for an array on a device.
+
+        Raises:
+            ValueError: the array has another shape.
+        """
+        found = np.asarray(on_host(array))
+        if found.shape != (len(cls._fields),):
+            raise ValueError(
+                f"RoutingStatistics.of: array: expected {len(cls._fields)} elements, "
+                f"got the shape {found.shape}"
+            )
+        values = found.tolist()
         return cls._make([*map(int, values[:-1]), *values[-1:]])

@@ -1,5 +1,7 @@
 """Strict mode: reports of invalid ids and map entries, and `check()`, which reads them.
 
+Calls on the host raise themselves; reports are for those on a device, which are not waited for.
+
 Nothing here takes a lock. A signal handler, or a finalizer of the garbage collector, may interrupt
 a call or a check and call or check in turn; another thread may fork the process in the meantime.
 Shared reports are kept in deques, whose `append`, `pop` and `popleft` are atomic: code that takes a
@@ -102,6 +104,8 @@ class Report:
                 "got 'now'"
             )
         self.stream = framework.current_stream(cuda_index)
+        # On the host a call has run when it returns, and there is nothing to wait for.
+        self.at_once |= self.stream is None and not self.is_captured
         self.number = 0
         self.place = _reports.take(self, topk_ids)
 
@@ -325,7 +329,7 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def check(*, raise_invalid: bool = True) -> int:
-    """Read what validated calls have reported since the last check, and forget it.
+    """Read what validated calls on devices have reported since the last check, and forget it.
 
     Waits for the streams on which these calls were made, and for nothing else. A call in a captured
     graph reports again at every replay; wait for replays yourself first, unless they run on the

@@ -114,11 +114,68 @@ def test_align_routing_log_layer_by_layer(tmp_path: Path) -> None:
     ]
 
 
+def test_align_notes_warm_up_that_inspect_leaves_out(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    rows = ROUTE % (0, [1, 2]) * 64 + ROUTE % (0, [0, 1])
+    log.write_text(META + rows + ROUTE % (3, [0, 1]) * 63)
+    document = read_json("align", log, "--experts", 4)
+    assert document["note"].startswith("64 rows stand in runs of 64 or more equal ones, as an ")
+    assert document["workloads"][0]["num_ids"] == 130
+    noted = run("align", log).stdout
+    assert "3 is its largest id + 1; 64 rows stand in runs" in noted
+    log.write_text(META + ROUTE % (3, [0, 1]) * 63)
+    assert read_json("align", log, "--experts", 4)["note"] == ""
+
+
+def test_ids_that_do_not_fit_into_memory(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.cli import inputs
+    from tessera.cli.main import main
+
+    monkeypatch.setattr(inputs, "_available_bytes", lambda: 99_999)
+    assert main(["align", "--tokens", "5000", "--block-size", "1"]) == 2
+    assert capsys.readouterr().err == (
+        "tessera align: --tokens: expected ids and outputs that fit into 0.0 GB of memory, got "
+        "5000 tokens, which take 0.0 GB\n"
+    )
+    monkeypatch.setattr(inputs, "_available_bytes", lambda: 120_000)
+    assert main(["align", "--tokens", "5000", "--block-size", "1"]) == 0
+
+
+def test_memory_that_a_control_group_limits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from tessera.cli import inputs
+
+    (tmp_path / "max").write_text("max\n")
+    (tmp_path / "limit").write_text("4096\n")
+    monkeypatch.setattr(inputs, "_MEMORY_LIMITS", (tmp_path / "max", tmp_path / "absent"))
+    assert inputs._available_bytes() > 4096
+    monkeypatch.setattr(inputs, "_MEMORY_LIMITS", (tmp_path / "max", tmp_path / "limit"))
+    assert inputs._available_bytes() == 4096
+
+
+def test_stages_are_shown_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.cli.main import main
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich take stderr for a terminal
+    assert main(["align", "--tokens", "9", "--json", "--time"]) == 0
+    out, err = capsys.readouterr()
+    for stage in ("making ids", "aligning", "checking", "timing"):
+        assert stage in err
+    json.loads(out)
+
+
 def test_align_saves_what_it_can_read_again(tmp_path: Path) -> None:
     ids = np.array([[3, 1], [0, 3], [-1, 2]], np.int64)
     expert_map = np.array([1, -1, 0, 2], np.int32)
     np.savez(tmp_path / "in.npz", topk_ids=ids, num_experts=4, expert_map=expert_map)
-    first = read_json("align", "in.npz", "--block-size", 2, "--output", "out.npz", cwd=tmp_path)
+    done = run("align", "in.npz", "--block-size", 2, "--output", "out.npz", "--json", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "wrote out.npz\n")
+    first = json.loads(done.stdout)
     assert first["workloads"][0]["num_dropped"] == 1
     expected = tessera.align_block_size(ids, block_size=2, num_experts=4, expert_map=expert_map)
     with np.load(tmp_path / "out.npz") as saved:
@@ -191,7 +248,15 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
         (["align", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["info", "--explain", 1, 1, 0], "block_size: expected an integer in [1, 2147483647], got"),
         (["info", "--explain", 1, "x", 1], "argument --explain: expected an integer, got 'x'"),
-        (["align", "--output", "absent/out.npz"], "absent/out.npz: No such file or directory"),
+        (["align", "--output", "absent/out.npz"], "--output: there is no folder absent"),
+        (["align", "--seed", "-1"], "argument --seed: expected an integer in [0, 922337203685477"),
+        (["verify", "--max-ids", "0"], "argument --max-ids: expected an integer in [1, 2147483647"),
+        (["verify", "--random", "-1"], "argument --random: expected an integer in [0, 2147483647]"),
+        (
+            ["align", "--tokens", 2**31 - 1, "--top-k", 64],
+            f"align_block_size: topk_ids.num_elements: expected an integer in [0, 2147483647], got "
+            f"{(2**31 - 1) * 64}",
+        ),
         (["verify", "--cases", "nothing"], "no case is named 'nothing'"),
         (["verify", "--implementation", "gpu/x"], "--implementation: expected one of cpu/"),
     ],
@@ -200,6 +265,12 @@ def test_bad_usage(arguments: list[object], message: str, tmp_path: Path) -> Non
     line = refused(*arguments, cwd=tmp_path)
     assert line.startswith(f"tessera {arguments[0]}: ")
     assert message in line
+
+
+def test_version() -> None:
+    for option in ("--version", "-V"):
+        done = run(option)
+        assert (done.returncode, done.stdout) == (0, f"tessera {tessera.version()}\n")
 
 
 def test_no_command_and_help() -> None:
@@ -258,3 +329,17 @@ def test_align_tells_a_broken_contract(
     shown = capsys.readouterr().out
     assert "contract  broken: expert_tail: expert_ids[" in shown
     assert "holds" not in shown
+
+
+def test_host_threads_on_a_gpu_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from tessera.cli import align
+    from tessera.cli.main import main
+
+    monkeypatch.setattr(align, "chosen_device", lambda name: 0)
+    assert main(["align", "--num-threads", "2"]) == 2
+    assert capsys.readouterr().err == (
+        "tessera align: --num-threads: expected a run on the CPU, whose threads it limits, got "
+        "one on cuda:0\n"
+    )

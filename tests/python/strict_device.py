@@ -67,6 +67,13 @@ class Device:
         self.after_call()
 
 
+def defer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let calls with NumPy's arrays report later, as calls on a stream of a device do."""
+    monkeypatch.setattr(strict, "_reports", strict._Reports())
+    streamed = FRAMEWORKS[np.ndarray]._replace(current_stream=lambda index: "first")
+    monkeypatch.setitem(FRAMEWORKS, np.ndarray, streamed)
+
+
 @contextmanager
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """One, and nothing reported yet."""

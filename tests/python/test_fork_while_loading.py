@@ -26,8 +26,13 @@ def slowly(self):
 _library.Library.__init__ = slowly
 ids = np.array([0, 9], np.int32)
 
+found = []
+
 def call():
-    tessera.align_block_size(ids, block_size=4, num_experts=4, validate=True)
+    try:
+        tessera.align_block_size(ids, block_size=4, num_experts=4, validate=True)
+    except tessera.InvalidRoutingError:
+        found.append(1)
 
 thread = threading.Thread(target=call)
 thread.start()
@@ -39,15 +44,16 @@ if child == 0:
         call()
     except RuntimeError as error:
         print(error, flush=True)
-    os._exit(tessera.check(raise_invalid=False))
+    os._exit(len(found))
 print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 thread.join()
-print("parent", tessera.check(raise_invalid=False), flush=True)
+print("parent", len(found), flush=True)
+found.clear()
 child = os.fork()
 if child == 0:
     signal.alarm(20)
     call()
-    os._exit(tessera.check(raise_invalid=False))
+    os._exit(len(found))
 print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import tessera
+from tessera.contract import synthetic_topk_ids
 
 IDS = np.array([[0, 1], [1, 2]], np.int32)
 GOOD: dict[str, Any] = {"block_size": 4, "num_experts": 3}
@@ -272,3 +273,69 @@ def test_explain_refuses_bad_shapes() -> None:
         TypeError, match="align_block_size: num_experts: expected an integer, got str"
     ):
         tessera.explain(4, "3", 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "changes"),
+    [
+        (ValueError, "num_tokens: expected an integer in [0, 2147483647], got -1", (-1, 4, 2)),
+        (
+            ValueError,
+            f"num_tokens: expected an integer in [0, 2147483647], got {2**63}",
+            (2**63, 4, 2),
+        ),
+        (ValueError, "num_experts: expected an integer in [1, 2147483647], got 0", (4, 0, 2)),
+        (ValueError, f"top_k: expected an integer in [1, 2147483647], got {2**60}", (4, 4, 2**60)),
+        (ValueError, "num_tokens * top_k: expected at most 2147483647, got", (2**30, 4, 2)),
+        (TypeError, "num_tokens: expected an integer, got float", (4.0, 4, 2)),
+        (TypeError, "num_experts: expected an integer, got str", (4, "4", 2)),
+    ],
+)
+def test_synthetic_ids_that_cannot_be(
+    kind: type[Exception], message: str, changes: tuple[Any, ...]
+) -> None:
+    with pytest.raises(kind) as caught:
+        synthetic_topk_ids(*changes)
+    assert str(caught.value).startswith(f"synthetic_topk_ids: {message}")
+
+
+CHECKERS: list[tuple[str, Any]] = [
+    ("align_block_size", lambda found: tessera.contract_violations(IDS, found, **GOOD)),
+    (
+        "batched_align_block_size",
+        lambda found: tessera.batched_contract_violations(
+            int32(2), found, max_tokens_per_batch=4, block_size=4
+        ),
+    ),
+    (
+        "lora_align_block_size",
+        lambda found: tessera.lora_contract_violations(IDS, int32(2), found, max_loras=2, **GOOD),
+    ),
+]
+
+
+@pytest.mark.parametrize(("op", "check"), CHECKERS)
+def test_results_that_are_none(op: str, check: Any) -> None:
+    for result, got in (
+        ((int32(1), int32(1)), "2 of them"),
+        ([int32(1)] * 4, "4 of them"),
+        (None, "NoneType"),
+        ("abc", "str"),
+    ):
+        with pytest.raises(TypeError) as caught:
+            check(result)
+        expected = f"{op}: result: expected a tuple of three arrays, got {got}"
+        assert str(caught.value) == expected
+    with pytest.raises(TypeError) as caught:
+        check((int32(1), None, int32(1)))
+    assert str(caught.value) == f"{op}: expert_ids: {DLPACK} NoneType"
+
+
+def test_statistics_of_another_length() -> None:
+    with pytest.raises(ValueError, match=r"^RoutingStatistics.of: array: expected 6 elements, got"):
+        tessera.RoutingStatistics.of(np.zeros(5))
+
+
+def test_a_flag_as_the_number_of_adapters() -> None:
+    found = tessera.lora_align_block_size(IDS, int32(2), max_loras=True, **GOOD)
+    assert [array.shape[0] for array in found] == [1, 1, 1]

@@ -23,6 +23,7 @@ from strict_device import (
     InterruptError,
     assert_sound,
     call,
+    defer,
     found,
     stand_in,
 )
@@ -147,7 +148,7 @@ def test_an_exception_at_every_line_of_a_check(
 
 
 def test_threads_that_call_and_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strict, "_reports", strict._Reports())
+    defer(monkeypatch)
     monkeypatch.setattr(strict, "MAX_UNREAD", 8)
     interval = sys.getswitchinterval()
     totals: list[int] = []
@@ -175,6 +176,9 @@ PRELUDE = """
 import gc, os, signal, sys, threading, time
 import numpy as np, tessera
 from tessera import strict
+from tessera._frameworks import FRAMEWORKS
+# As if the arrays were on a device, whose calls report later.
+FRAMEWORKS[np.ndarray] = FRAMEWORKS[np.ndarray]._replace(current_stream=lambda index: "first")
 ids = np.array([0, 99], np.int32)
 num_calls = 0
 totals = []
@@ -250,7 +254,6 @@ assert found == 4 and num_forks > 60
 
 # A child that was forked in the middle of a check, and goes on with it.
 FORK_INSIDE_A_CHECK = """
-from tessera._frameworks import FRAMEWORKS
 child = None
 def zero(array):
     global child

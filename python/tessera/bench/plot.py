@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from tessera.bench.judgement import best, judged_methods, speeds
+from tessera.bench.judgement import SPEED_METHODS, best, judged_methods, speeds
 from tessera.bench.report import kinds_of, rows
+from tessera.bench.shapes import Shape
+from tessera.output_files import write_files
 
 _TITLES = {"graph": "graph: calls back to back", "chain": "chain: between other kernels"}
 
@@ -24,6 +27,22 @@ def require_matplotlib(path: Path) -> None:
         ) from None
 
 
+def require_drawable(path: Path, shapes: Sequence[Shape], methods: Sequence[str]) -> None:
+    """Refuse, before anything is measured, a picture that could not be drawn or would be empty."""
+    require_matplotlib(path)
+    if not set(methods) & set(SPEED_METHODS):
+        known = ", ".join(SPEED_METHODS)
+        raise ValueError(f"--plot: expected one of the methods {known}, got {', '.join(methods)}")
+    if not any(_is_plain(dataclasses.asdict(shape)) for shape in shapes):
+        raise ValueError("--plot: nothing to draw: expected shapes of uniform int32 ids")
+
+
+def _is_plain(row: Mapping[str, Any]) -> bool:
+    """Whether a row is about the size alone."""
+    is_usual = row["skew"] == "uniform" and row["dtype"] == "int32" and row["map"] == "none"
+    return is_usual and row["shift_bytes"] is None and not row["trace"]
+
+
 def lines(document: Mapping[str, Any], method: str) -> dict[str, list[tuple[int, float]]]:
     """Points (ids, us) by a method of Tessera, each peer and the floor, by the number of ids.
 
@@ -33,8 +52,7 @@ def lines(document: Mapping[str, Any], method: str) -> dict[str, list[tuple[int,
     kinds = kinds_of(document)
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows(document):
-        plain = row["skew"] == "uniform" and row["dtype"] == "int32" and row["map"] == "none"
-        if not plain or row["shift_bytes"] is not None or row["trace"]:
+        if not _is_plain(row):
             continue
         times = speeds(row["us"], method)
         drawn = [name for name in times if kinds.get(name) in ("tessera", "peer")]
@@ -117,5 +135,12 @@ def plot(document: Mapping[str, Any], path: Path, note: str = "") -> None:
     figure.suptitle(f"align_block_size on {document.get('gpu', document['machine'])}")
     description = {"Description": note} if note else {}
     no_date = {"Date": None} if path.suffix == ".svg" else {}
-    figure.savefig(path, metadata={**description, **no_date}, bbox_inches="tight")
-    pyplot.close(figure)
+    metadata = {**description, **no_date}
+
+    def save(file: IO[bytes]) -> None:
+        figure.savefig(file, format=path.suffix[1:], metadata=metadata, bbox_inches="tight")
+
+    try:
+        write_files({path: save})
+    finally:
+        pyplot.close(figure)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -21,23 +20,17 @@ from tessera._library import torch_or_none
 from tessera.bench.compositions import numpy_composition, torch_composition
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
+from tessera.cli.integers import integer, seed
 from tessera.cli.picture import load_picture, share_picture
+from tessera.cli.progress_bars import load_library, working
+from tessera.output_files import Output, check_outputs, tell_written, write_files
 
-_MAX_INT = 2**31 - 1
+# Of synthetic ids.
+_DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}
 
 # Enough calls for a steady median; fewer where they are slow.
 _MAX_TIMED_CALLS = 200
 _MAX_TIMED_S = 0.5
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= _MAX_INT:
-        raise argparse.ArgumentTypeError(f"expected an integer in [1, {_MAX_INT}], got '{text}'")
-    return value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,36 +45,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ids [tokens, top_k] as .npy; .npz of topk_ids and, where known, num_experts and "
         "expert_map; or a routing log, .jsonl, aligned layer by layer (default: synthetic ids)",
     )
-    add("--tokens", type=_count, default=4096, metavar="N", help=f"synthetic tokens {shown}")
+    synthetic = {name: f"(default: {value})" for name, value in _DEFAULTS.items()}
+    add("--tokens", type=integer(1), metavar="N", help=f"synthetic tokens {synthetic['tokens']}")
     add(
         "--experts",
-        type=_count,
+        type=integer(1),
         metavar="E",
         help="number of experts (default: 64 for synthetic ids; for a file what it says, else its "
         "largest id + 1)",
     )
     add(
         "--top-k",
-        type=_count,
-        default=2,
+        type=integer(1),
         metavar="K",
-        help=f"synthetic ids a token, of different experts {shown}",
+        help=f"synthetic ids a token, of different experts {synthetic['top_k']}",
     )
     add(
         "--distribution",
         choices=("uniform", "zipf"),
-        default="uniform",
-        help=f"popularity of experts in synthetic ids {shown}",
+        help=f"popularity of experts in synthetic ids {synthetic['distribution']}",
     )
-    add("--seed", type=int, default=0, metavar="S", help=f"seed of synthetic ids {shown}")
-    add("--block-size", type=_count, default=128, metavar="B", help=f"slots in a block {shown}")
+    add("--seed", type=seed, metavar="S", help=f"seed of synthetic ids {synthetic['seed']}")
+    add("--block-size", type=integer(1), default=128, metavar="B", help=f"slots in a block {shown}")
     add_device_argument(parser, "where to run")
     add("--pad-sorted-ids", action="store_true", help="round the capacity up to whole blocks")
     add(
         "--num-threads",
-        type=_count,
+        type=integer(1),
         metavar="N",
-        help="host threads at most (default: TESSERA_NUM_THREADS, else the process's cores)",
+        help="host threads at most, on the CPU (default: TESSERA_NUM_THREADS, else the process's "
+        "cores)",
     )
     add("--time", action="store_true", help="time it beside the usual composition of the op")
     add("--output", type=Path, metavar="OUT.npz", help="save ids and result")
@@ -91,17 +84,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    _refuse_what_does_nothing(args)
+    written = [] if args.output is None else [args.output]
+    outputs = [Output("--output", path) for path in written]
+    check_outputs(outputs, [] if args.file is None else [args.file], force=args.force)
+    load_library()
     cuda_index = chosen_device(args.device)
-    if args.output is not None and args.output.exists() and not args.force:
-        raise ValueError(f"{args.output}: exists already; --force overwrites it")
-    if args.file is None:
-        experts = 64 if args.experts is None else args.experts
-        source = synthetic_input(args.tokens, experts, args.top_k, args.distribution, args.seed)
-    else:
-        source = read_input(args.file, args.experts)
-
+    if args.num_threads is not None and cuda_index != HOST:
+        raise ValueError(
+            "--num-threads: expected a run on the CPU, whose threads it limits, got one on "
+            f"{device_name(cuda_index)}"
+        )
     saved: dict[str, Any] = {}
     reports = []
+    source = _source(args)
     for workload in source.workloads:
         try:
             report, arrays = _align(workload, cuda_index, args)
@@ -110,15 +106,39 @@ def run(args: argparse.Namespace) -> int:
         prefix = "" if workload.layer is None else f"layer{workload.layer}."
         saved |= {prefix + name: array for name, array in arrays.items()}
         reports.append(report)
-    if args.output is not None:
-        _save(args.output, saved)
+    with working("writing"):
+        write_files({path: lambda file: np.savez(file, **saved) for path in written})
 
     if args.json:
         document = {"input": source.title, "note": source.note, "workloads": reports}
         print(json.dumps(document, indent=2))
     else:
         _print(source, reports)
+    tell_written(written, beside_json=args.json)
     return 1 if any(report["violations"] for report in reports) else 0
+
+
+def _refuse_what_does_nothing(args: argparse.Namespace) -> None:
+    for name in _DEFAULTS:
+        if args.file is not None and getattr(args, name) is not None:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: is of synthetic ids; expected no FILE beside it, "
+                f"got {args.file}"
+            )
+    if args.force and args.output is None:
+        raise ValueError("--force: expected --output beside it")
+
+
+def _source(args: argparse.Namespace) -> Input:
+    if args.file is not None:
+        return read_input(args.file, args.experts)
+    given = {
+        name: default if getattr(args, name) is None else getattr(args, name)
+        for name, default in _DEFAULTS.items()
+    }
+    experts = 64 if args.experts is None else args.experts
+    with working("making ids"):
+        return synthetic_input(**given, experts=experts, block_size=args.block_size)
 
 
 def _align(
@@ -136,10 +156,13 @@ def _align(
     dropped = on_device(np.empty(1, np.int32), cuda_index)
     statistics_of: dict[str, Any] = {"expert_counts": counts, "num_dropped": dropped}
     topk_ids = on_device(ids, cuda_index)
-    found = tessera.align_block_size(
-        topk_ids, **options, **statistics_of, num_threads=args.num_threads
-    )
-    violations = tessera.contract_violations(topk_ids, found, **options, **statistics_of)
+    of_layer = "" if workload.layer is None else f" layer {workload.layer}"
+    with working(f"aligning{of_layer}"):
+        found = tessera.align_block_size(
+            topk_ids, **options, **statistics_of, num_threads=args.num_threads
+        )
+    with working(f"checking{of_layer}"):
+        violations = tessera.contract_violations(topk_ids, found, **options, **statistics_of)
     result = tessera.AlignedBlocks(*(np.asarray(on_host(array)) for array in found))
     implementations = tessera.explain(
         ids.size,
@@ -149,6 +172,10 @@ def _align(
         num_threads=args.num_threads,
         device=device_name(cuda_index),
     )
+    times: dict[str, float] = {}
+    if args.time:
+        with working(f"timing{of_layer}", is_timed=True):
+            times = _times(workload, cuda_index, result, args)
     num_slots = int(result.num_tokens_post_pad[0])
     report = {
         "layer": workload.layer,
@@ -163,7 +190,7 @@ def _align(
         "num_tokens_post_pad": num_slots,
         "capacity": len(result.sorted_token_ids),
         "expert_counts": counts.tolist(),
-        "time_us": _times(workload, cuda_index, result, args) if args.time else {},
+        "time_us": times,
         "violations": [violation.message for violation in violations],
     }
     arrays: dict[str, Any] = {
@@ -233,18 +260,6 @@ def _median_us(call: Callable[[], Any], wait: Callable[[], None]) -> float:
         wait()
         samples.append(time.perf_counter() - start)
     return 1e6 * statistics.median(samples)
-
-
-def _save(path: Path, arrays: dict[str, Any]) -> None:
-    """Write the arrays in one step: a reader finds the old file, or the whole new one."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with draft.open("xb") as file:
-            np.savez(file, **arrays)
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise ValueError(f"{path}: {error.strerror or error}") from None
 
 
 def _print(source: Input, reports: list[dict[str, Any]]) -> None:

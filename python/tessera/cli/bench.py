@@ -15,7 +15,7 @@ from rich.console import Console
 
 import tessera
 from tessera.bench.driver import ContractBrokenError, Request, measure
-from tessera.bench.plot import plot, require_matplotlib
+from tessera.bench.plot import plot, require_drawable
 from tessera.bench.report import print_report
 from tessera.bench.requests import report_requests
 from tessera.bench.shapes import (
@@ -30,7 +30,10 @@ from tessera.bench.shapes import (
 )
 from tessera.bench.tuning import Tuning, layer_names, tuning
 from tessera.bench.tuning_report import print_tuning
-from tessera.cli.progress_bars import counting_bar, reading_bar
+from tessera.cli.inputs import refuse_repeated
+from tessera.cli.integers import MAX_INT, seed
+from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
+from tessera.output_files import Output, check_outputs, tell_written, write_files
 from tessera.routing_log import read_routing_log
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "call")
@@ -38,7 +41,6 @@ _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
 _SHAPE_OPTIONS = ("tokens", "experts", "top_k", "block_size", *_VARIANT_OPTIONS)
 _NOT_OF_LOGS = ("preset", "experts", "top_k", *_VARIANT_OPTIONS, "method", "plot")
 _WHOLE_LAYER_BLOCK_SIZE = 128
-_MAX_INT = 2**31 - 1
 
 
 def _integers(least: int) -> Callable[[str], list[int]]:
@@ -47,9 +49,9 @@ def _integers(least: int) -> Callable[[str], list[int]]:
             values = [int(part) for part in text.split(",")]
         except ValueError:
             values = []
-        if not values or not all(least <= value <= _MAX_INT for value in values):
+        if not values or not all(least <= value <= MAX_INT for value in values):
             raise argparse.ArgumentTypeError(
-                f"expected integers in [{least}, {_MAX_INT}], comma-separated, got '{text}'"
+                f"expected integers in [{least}, {MAX_INT}], comma-separated, got '{text}'"
             )
         return values
 
@@ -135,17 +137,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "graph); on the CPU call, eager (default: call)",
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
-    add("--seed", type=int, default=0, help=f"seed of synthetic ids and of samples {shown}")
+    add("--seed", type=seed, default=0, help=f"seed of synthetic ids and of samples {shown}")
     add("--commit", metavar="REV", help="what to record where git cannot tell")
     add("--json", type=Path, metavar="FILE", help="write the results; a folder with report")
     add("--plot", type=Path, metavar="FILE", help="draw time over ids, as .png or .svg")
+    add("--force", action="store_true", help="overwrite what --json and --plot name")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    _check_files(args)
+    load_library()
     device = _device(args.device)
-    if args.plot is not None:
-        require_matplotlib(args.plot)
     found = None
     if args.preset == "report":
         _require_alone("--preset report", args, (*_SHAPE_OPTIONS, "method", "peers", "plot"))
@@ -157,26 +160,44 @@ def run(args: argparse.Namespace) -> int:
         found = _inspected(args)
         requests = {"": _request(args, device, found.shapes, found.windows)}
     else:
-        requests = {"": _request(args, device, _shapes(args, _methods(args, device)), {})}
+        methods = _methods(args, device)
+        shapes = _shapes(args, methods)
+        if args.plot is not None:
+            require_drawable(args.plot, shapes, methods)
+        requests = {"": _request(args, device, shapes, {})}
     # Wider than any table: a terminal that is narrower wraps the lines, and nothing is cut.
     console = Console(highlight=False, markup=False, soft_wrap=True, width=1000)
     try:
         for name, request in requests.items():
             document = _measure(request, name)
             document["command"] = " ".join(["tessera", *sys.argv[1:]])
+            if found is not None:
+                found.join(document)
+            # Before anything is shown, whose reader may have gone.
+            written = _written(args, name, document)
             if found is None:
                 print_report(console, document)
             else:
-                found.join(document)
                 print_tuning(console, document)
-            if args.json is not None:
-                _write(args.json / name if name else args.json, document)
-            if args.plot is not None:
-                plot(document, args.plot)
+            tell_written(written, beside_json=False)
     except ContractBrokenError as error:
         print(f"tessera bench: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Refuse, before anything is measured, files that must not be written, or are given twice."""
+    refuse_repeated("--log", args.log)
+    outputs = []
+    if args.json is not None:
+        is_folder = args.preset == "report"
+        outputs.append(Output("--json", args.json, suffix=".json" if is_folder else ""))
+    if args.plot is not None:
+        outputs.append(Output("--plot", args.plot))
+    if args.force and not outputs:
+        raise ValueError("--force: expected --json or --plot beside it")
+    check_outputs(outputs, args.log, force=args.force)
 
 
 def _device(name: str) -> str:
@@ -226,7 +247,7 @@ def _shapes(args: argparse.Namespace, methods: Sequence[str]) -> list[Shape]:
     """The shapes of the lists or of the preset, in all variants."""
     lists = (args.tokens, args.experts, args.top_k)
     if args.preset is not None:
-        _require_alone("--preset", args, ("tokens", "experts", "top_k"))
+        _require_alone("--preset", args, ("tokens", "experts", "top_k", "block_size"))
         shapes = PRESETS[args.preset]
     elif any(lists) or args.block_size:
         tokens, experts, top_k = (a or b for a, b in zip(lists, ([4096], [64], [2]), strict=True))
@@ -275,7 +296,14 @@ def _measure(request: Request, name: str) -> dict[str, Any]:
     return document
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
-    print(f"wrote {path}")
+def _written(args: argparse.Namespace, name: str, document: dict[str, Any]) -> list[Path]:
+    """The files that results were written to; `name` is theirs in the folder of a report."""
+    written = []
+    if args.json is not None:
+        path = args.json / name if name else args.json
+        write_files({path: (json.dumps(document, indent=1) + "\n").encode()})
+        written.append(path)
+    if args.plot is not None:
+        plot(document, args.plot)
+        written.append(args.plot)
+    return written

@@ -13,6 +13,7 @@ from rich.table import Table
 import tessera
 from tessera._library import torch_failure
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
+from tessera.cli.progress_bars import load_library
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what align_block_size runs for N ids, E experts and blocks of B slots, and how",
     )
     add_device_argument(parser, "the device to explain")
+    parser.set_defaults(device=None)  # to tell whether it is given
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -37,6 +39,9 @@ def _integer(text: str) -> int:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    if args.explain is None and args.device is not None:
+        raise ValueError("--device: expected --explain beside it")
+    load_library()
     if args.explain is not None:
         return _explain(args)
     backends = tessera.backends()
@@ -80,7 +85,7 @@ def _state(one: tessera.Implementation) -> str:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    device = device_name(chosen_device(args.device, arrays=False))
+    device = device_name(chosen_device(args.device or "auto", arrays=False))
     implementations = tessera.explain(*args.explain, device=device)
     if args.json:
         document = {

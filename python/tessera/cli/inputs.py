@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera._device import HOST
+from tessera._library import refusal
+from tessera.align_block_size import output_sizes
 from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
+from tessera.inspection.repeated import SHORTEST_RUN, RepeatedRows
+from tessera.output_files import is_same_file
 from tessera.routing_log import read_routing_log
+from tessera.verification import REFERENCE
+
+# What limits the memory of a control group, in the two versions of these, as a container sees it.
+_MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -35,25 +47,46 @@ class Input:
 
 
 def synthetic_input(
-    num_tokens: int, num_experts: int, top_k: int, distribution: str, seed: int
+    tokens: int, top_k: int, distribution: str, seed: int, experts: int, block_size: int
 ) -> Input:
-    """Random ids, all different inside a token.
+    """Random ids, all different inside a token, to be aligned to blocks of so many slots.
 
     Raises:
-        ValueError: there are fewer experts than that takes.
+        ValueError: there are fewer experts than that takes, the ids lie outside the op's domain, or
+            there is not enough memory for them.
     """
-    if top_k > num_experts:
-        raise ValueError(
-            f"--top-k: expected at most as many as --experts, {num_experts}, got {top_k}"
+    if top_k > experts:
+        raise ValueError(f"--top-k: expected at most as many as --experts, {experts}, got {top_k}")
+    num_ids = tokens * top_k
+    try:
+        num_slots, num_blocks, _ = output_sizes(
+            num_ids, block_size, experts, False, HOST, REFERENCE
         )
-    topk_ids = synthetic_topk_ids(
-        num_tokens, num_experts, top_k, zipf=distribution == "zipf", seed=seed
-    )
-    title = (
-        f"synthetic, {num_tokens} tokens, {num_experts} experts, top {top_k}, "
-        f"{distribution}, seed {seed}"
-    )
-    return Input(title, [Workload(topk_ids, num_experts)])
+    except Exception as error:
+        raise refusal("align_block_size", error, {}, {"num_ids": num_ids}) from None
+    # While they are made, 12 bytes an id; later the ids and the outputs.
+    needed = max(12 * num_ids, 4 * (num_ids + num_slots + num_blocks))
+    if needed > (available := _available_bytes()):
+        raise ValueError(
+            f"--tokens: expected ids and outputs that fit into {available / 1e9:.1f} GB of memory, "
+            f"got {tokens} tokens, which take {needed / 1e9:.1f} GB"
+        )
+    topk_ids = synthetic_topk_ids(tokens, experts, top_k, zipf=distribution == "zipf", seed=seed)
+    sizes = f"{tokens} tokens, {experts} experts, top {top_k}"
+    title = f"synthetic, {sizes}, {distribution}, seed {seed}"
+    return Input(title, [Workload(topk_ids, experts)])
+
+
+def _available_bytes() -> int:
+    """Memory that this process may take, as far as the system tells."""
+    found = sys.maxsize
+    with suppress(OSError):
+        values = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        found = 1024 * int(values["MemAvailable"].removesuffix("kB"))
+    for file in _MEMORY_LIMITS:
+        with suppress(OSError, ValueError):  # ValueError: no limit is "max"
+            found = min(found, int(Path(file).read_text()))
+    return found
 
 
 def read_input(path: Path, num_experts: int | None) -> Input:
@@ -85,6 +118,17 @@ def read_input(path: Path, num_experts: int | None) -> Input:
     return Input(str(path), [Workload(topk_ids, count, arrays.get("expert_map"))], note)
 
 
+def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
+    """Refuse a file that is given twice, whatever its spellings and links."""
+    for place, path in enumerate(paths):
+        for other in paths[:place]:
+            if is_same_file(path, other):
+                raise ValueError(
+                    f"{name}: expected every file once, got {path}"
+                    + (" twice" if path == other else f", which is {other}")
+                )
+
+
 def _log_input(path: Path, num_experts: int | None) -> Input:
     with reading_bar([path]) as progress:
         log = read_routing_log(path, progress)
@@ -97,11 +141,29 @@ def _log_input(path: Path, num_experts: int | None) -> Input:
 def _known_experts(
     path: Path, num_experts: int | None, arrays: list[npt.NDArray[Any]]
 ) -> tuple[int, str]:
-    """The number of experts, and a note if it had to be taken from the ids."""
+    """The number of experts, and what to note: that it is taken from the ids, and warm-up."""
     if num_experts is not None:
-        return num_experts, ""
+        return num_experts, _repeated_note(arrays)
     largest = max((int(ids.max()) for ids in arrays if ids.size), default=-1)
     if largest < 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
     count = largest + 1
-    return count, f"the file does not tell the number of experts: {count} is its largest id + 1"
+    told = f"the file does not tell the number of experts: {count} is its largest id + 1"
+    return count, "; ".join(filter(None, [told, _repeated_note(arrays)]))
+
+
+def _repeated_note(arrays: list[npt.NDArray[Any]]) -> str:
+    """What to say of rows that `tessera inspect` would leave out."""
+    num_rows = 0
+    for ids in arrays:
+        if ids.ndim == 2 and ids.size:
+            repeated = RepeatedRows()
+            repeated.split(ids)
+            repeated.rest()
+            num_rows += repeated.num_rows
+    if not num_rows:
+        return ""
+    return (
+        f"{num_rows:,} rows stand in runs of {SHORTEST_RUN} or more equal ones, as an engine's "
+        "warm-up leaves them: they are aligned too, where tessera inspect leaves them out"
+    )

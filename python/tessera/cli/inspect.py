@@ -6,20 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
+from tessera import report
+from tessera.cli.inputs import refuse_repeated
 from tessera.cli.inspect_summary import print_summary
-from tessera.cli.progress_bars import reading_bar
+from tessera.cli.integers import integer
+from tessera.cli.progress_bars import load_library, reading_bar
 from tessera.inspection import inspect_logs
+from tessera.output_files import Content, Output, check_outputs, tell_written, write_files
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
-
-
-def _experts(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= MAX_EXPERTS:
-        raise argparse.ArgumentTypeError(f"expected an integer in [1, {MAX_EXPERTS}], got '{text}'")
-    return value
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--experts",
-        type=_experts,
+        type=integer(1, MAX_EXPERTS),
         metavar="E",
         help="number of experts (default: what a log says, else its model's largest id + 1)",
     )
@@ -59,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    if args.html is not None or args.pictures is not None:
-        _check_outputs(args.html, args.pictures, args.force)
+    _check(args)
+    load_library()
     with reading_bar(args.logs) as progress:
         document = inspect_logs(
             args.logs,
@@ -69,35 +63,32 @@ def run(args: argparse.Namespace) -> int:
             keep_repeated=args.keep_repeated,
             progress=progress,
         )
+    contents: dict[Path, Content] = {}
     if args.html is not None:
-        from tessera.report import write_html
-
-        write_html(document, args.html)
+        contents[args.html] = report.html(document)
     if args.pictures is not None:
-        from tessera.report import write_pictures
-
-        write_pictures(document, args.pictures)
+        contents |= report.pictures(document, args.pictures)
+    write_files(contents)
     if args.json:
         print(json.dumps(document, indent=2))
     else:
         print_summary(document)
+    tell_written(list(contents), beside_json=args.json)
     return 0
 
 
-def _check_outputs(html: Path | None, pictures: Path | None, force: bool) -> None:
-    """Refuse, before anything is read, what could not be written."""
-    from tessera import report
-
-    report.require()
-    if html is not None:
-        if html.is_dir():
-            raise ValueError(f"--html: expected a file, got the folder {html}")
-        if not html.parent.is_dir():
-            raise ValueError(f"--html: there is no folder {html.parent}")
-        if html.exists() and not force:
-            raise ValueError(f"{html}: exists already; --force overwrites it")
-    if pictures is not None:
-        if pictures.exists() and not pictures.is_dir():
-            raise ValueError(f"--pictures: expected a folder, got the file {pictures}")
-        if pictures.is_dir() and any(pictures.iterdir()) and not force:
-            raise ValueError(f"{pictures}: exists already, and is not empty; --force overwrites it")
+def _check(args: argparse.Namespace) -> None:
+    """Refuse, before anything is read, what does nothing, and what could not be written."""
+    refuse_repeated("LOG", args.logs)
+    if args.skip_bad_lines and all(path.suffix in (".npy", ".npz") for path in args.logs):
+        raise ValueError("--skip-bad-lines: expected a .jsonl file, whose lines may be bad")
+    outputs = []
+    if args.html is not None:
+        outputs.append(Output("--html", args.html))
+    if args.pictures is not None:
+        outputs.append(Output("--pictures", args.pictures, suffix=".svg"))
+    if outputs:
+        report.require()
+    elif args.force:
+        raise ValueError("--force: expected --html or --pictures beside it")
+    check_outputs(outputs, args.logs, force=args.force)

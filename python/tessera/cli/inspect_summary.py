@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 
 from tessera.cli.picture import load_picture
-from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Load, Log, Model
+from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.inspection.load import HOT_OVER_MEAN
 from tessera.report.findings import findings
-from tessera.report.tables import Advice, advice, comparison, layer_names
+from tessera.report.tables import advice, comparison, layer_names
 from tessera.report.words import plural
 
-_PICTURE, _HOT = "load by expert", "hot (x mean)"
 _PICTURE_WIDTH = 16
-_UNLIMITED = 1 << 16  # columns
+_WIDTH = 80  # that every table fits into
 _MAX_HOT_SHOWN = 2
 _MAX_SKIPPED_SHOWN = 3
 _MAX_NOTES_SHOWN = 4
 
 
 def print_summary(document: Document) -> None:
-    """Print the summary: it reads well from 80 columns on, and in a pipe."""
+    """Print the summary: as wide as the terminal, 80 columns in a pipe."""
     console = Console(highlight=False)
     for model in document["models"]:
         layers = model["layers"]
@@ -70,48 +70,64 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
     console.print()
 
 
-def _print_table(
-    console: Console, columns: Mapping[str, Sequence[str]], spare: Sequence[str] = ()
-) -> None:
-    """Print columns, cells by title: without the first few of `spare` where there is no room."""
-    for num_left_out in range(len(spare) + 1):
-        kept = {title: columns[title] for title in columns if title not in spare[:num_left_out]}
-        table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-        for title, cells in kept.items():
-            table.add_column(
-                title,
-                justify="left" if title in (_PICTURE, _HOT) else "right",
-                no_wrap=title != _HOT,
-                min_width=max(map(len, cells)) if title == _PICTURE else None,
-            )
-        for row in zip(*kept.values(), strict=True):
-            table.add_row(*row)
-        if (
-            console.measure(table, options=console.options.update(width=_UNLIMITED)).minimum
-            <= console.width
-        ):
-            break
-    console.print(table)
-    if num_left_out:
-        console.print(f"No room here for: {', '.join(spare[:num_left_out])}.")
+def _table(*titles: str) -> Table:
+    """A table of these columns of numbers, without lines."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """Print a table; on a narrow terminal as several, each of which begins with the first column.
+
+    Cut to the width, its columns would lose their figures.
+    """
+    key, *columns = table.columns
+    groups = [[key, *columns]]
+    if console.width < _WIDTH:
+        groups = [[key]]
+        for column in columns:
+            if len(groups[-1]) > 1 and _width([*groups[-1], column]) > console.width:
+                groups.append([key])
+            groups[-1].append(column)
+    for group in groups:
+        part = _table()
+        for column in group:
+            part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
+        for cells in zip(*(column.cells for column in group), strict=True):
+            part.add_row(*cells)
+        console.print(part)
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """Characters that the columns take side by side."""
+    cells = [[column.header, *column.cells] for column in columns]
+    widths = [max(Text.from_markup(str(cell)).cell_len for cell in one) for one in cells]
+    return sum(widths) + len(widths) - 1
 
 
 def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) -> None:
-    picture_width = _PICTURE_WIDTH + max(0, min(console.width - 80, 3 * _PICTURE_WIDTH))
-    loads = [layer["load"] for layer in layers]
-    columns = {
-        "layer": ["-" if layer["layer"] is None else str(layer["layer"]) for layer in layers],
-        "tokens": [f"{layer['num_tokens']:,}" for layer in layers],
-        "entropy": [f"{load['entropy_bits']:.2f}" for load in loads],
-        "Gini": [f"{load['gini']:.2f}" for load in loads],
-        "max/mean": [f"{load['max_over_mean']:.2f}" for load in loads],
-        _PICTURE: [
-            load_picture(layer["expert_counts"], picture_width, height=1)[0] for layer in layers
-        ],
-        _HOT: [_hot(load) for load in loads],
-        "dead": [str(len(load["dead_experts"])) for load in loads],
-    }
-    _print_table(console, columns, spare=[_PICTURE, _HOT, "entropy"])
+    table = _table("layer", "tokens", "entropy", "Gini", "max/mean")
+    table.add_column("load by expert", no_wrap=True)
+    table.add_column("hot (x mean)")
+    table.add_column("dead", justify="right", no_wrap=True)
+    picture_width = _PICTURE_WIDTH + max(0, min(console.width - _WIDTH, 3 * _PICTURE_WIDTH))
+    for layer in layers:
+        load = layer["load"]
+        hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
+        more = len(hot) - _MAX_HOT_SHOWN
+        table.add_row(
+            "-" if layer["layer"] is None else str(layer["layer"]),
+            f"{layer['num_tokens']:,}",
+            f"{load['entropy_bits']:.2f}",
+            f"{load['gini']:.2f}",
+            f"{load['max_over_mean']:.2f}",
+            load_picture(layer["expert_counts"], picture_width, height=1)[0],
+            (" ".join(hot[:_MAX_HOT_SHOWN]) or "none") + (f" +{more}" if more > 0 else ""),
+            str(len(load["dead_experts"])),
+        )
+    _print_table(console, table)
     most = layers[0]["load"]["max_entropy_bits"]
     console.print(
         f"Entropy in bits, at most {most:.2f}; Gini 0 is even; hot is {HOT_OVER_MEAN:g} x the mean "
@@ -123,12 +139,6 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
     if len(notes) > _MAX_NOTES_SHOWN:
         console.print(f"So in {len(notes) - _MAX_NOTES_SHOWN} more places; --json has them all.")
     console.print()
-
-
-def _hot(load: Load) -> str:
-    hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
-    more = len(hot) - _MAX_HOT_SHOWN
-    return (" ".join(hot[:_MAX_HOT_SHOWN]) or "none") + (f" +{more}" if more > 0 else "")
 
 
 def _notes(layer: Layer) -> list[str]:
@@ -158,15 +168,20 @@ def _shortened(numbers: Sequence[int]) -> str:
 
 def _print_padding(console: Console, model: Model) -> None:
     console.print("Padding, percent of slots, by batch and block size", style="bold")
-    rows = advice(model)
-    columns = {
-        "tokens": [f"{'~' if row.extrapolated else ''}{row.batch_size:,}" for row in rows],
-        "experts": [f"{row.active_experts:.1f}" for row in rows],
-        **{str(size): [_padding(row, size) for row in rows] for size in BLOCK_SIZES},
-        "use": [str(row.block_size) for row in rows],
-        "blocks": [f"{row.blocks[row.block_size]:,.1f}" for row in rows],
-    }
-    _print_table(console, columns, spare=["blocks", "experts", "8", "256"])
+    table = _table("tokens", "experts", *map(str, BLOCK_SIZES), "use", "blocks")
+    for row in advice(model):
+        cells = [
+            f"[bold green]*{100 * share:.1f}[/]" if size == row.block_size else f"{100 * share:.1f}"
+            for size, share in row.padding.items()
+        ]
+        table.add_row(
+            f"{'~' if row.extrapolated else ''}{row.batch_size:,}",
+            f"{row.active_experts:.1f}",
+            *cells,
+            str(row.block_size),
+            f"{row.blocks[row.block_size]:,.1f}",
+        )
+    _print_table(console, table)
     console.print(
         "* the block size to use, and blocks of it in a layer; experts: with a token; ~ larger "
         "than a layer's tokens, from their shares. A row is the mean over the full batches of that "
@@ -175,21 +190,14 @@ def _print_padding(console: Console, model: Model) -> None:
     console.print()
 
 
-def _padding(row: Advice, block_size: int) -> str:
-    text = f"{100 * row.padding[block_size]:.1f}"
-    return f"[bold green]*{text}[/]" if block_size == row.block_size else text
-
-
 def _print_ranks(console: Console, model: Model) -> None:
     compared = comparison(model)
     if compared is None:
         return
     console.print("Expert parallelism, largest over mean load of the ranks", style="bold")
-    rows = compared.rows.values()
-    columns = {"ranks": list(map(str, compared.rows))} | {
-        words: [f"{row[name].mean:.2f}" for row in rows]
-        for name, words in compared.placements.items()
-    }
-    _print_table(console, columns)
+    table = _table("ranks", *compared.placements.values())
+    for num_ranks, row in compared.rows.items():
+        table.add_row(str(num_ranks), *(f"{row[name].mean:.2f}" for name in compared.placements))
+    _print_table(console, table)
     console.print(compared.reading)
     console.print()

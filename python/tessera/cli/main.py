@@ -6,14 +6,16 @@ Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from typing import NoReturn
 
-from tessera.cli import align, bench, info, inspect, verify
+from tessera import _starting
 
-_COMMANDS = {"info": info, "align": align, "inspect": inspect, "verify": verify, "bench": bench}
+_COMMANDS = ("info", "align", "inspect", "verify", "bench")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -23,14 +25,24 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\n")
 
 
+class _Version(argparse.Action):
+    """Shows the version of the package, which takes no loading of the library."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"tessera {metadata.version('tessera')}", flush=True)
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tessera",
         description="Expert-aligned token blocks for Mixture-of-Experts inference.",
         epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input.",
     )
+    parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, module in _COMMANDS.items():
+    for name in _COMMANDS:
+        module = importlib.import_module(f"tessera.cli.{name}")
         summary = (module.__doc__ or "").partition("\n")[0].partition(": ")[2]
         command = commands.add_parser(
             name,
@@ -38,27 +50,36 @@ def _parser() -> argparse.ArgumentParser:
             description=summary,
         )
         module.add_arguments(command)
+        command.set_defaults(run=module.run)
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    args = _parser().parse_args(arguments)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")  # the pictures, where they cannot be shown
+    program = "tessera"
     try:
-        code: int = _COMMANDS[args.command].run(args)
-        sys.stdout.flush()
+        parser = _parser()
+        _starting.started()
+        args = parser.parse_args(arguments)
+        program = f"tessera {args.command}"
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # the pictures, where they cannot be shown
+        code: int = args.run(args)
+        print(end="", flush=True)
+        _starting.guard()  # for what others do at exit
         return code
     except BrokenPipeError:
         # The reader has gone, as `head` does; the interpreter must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return 130
+        return _starting.INTERRUPTED
     except MemoryError:
         message = "not enough memory"
-    except (OSError, RuntimeError, TypeError, ValueError) as error:
+    except OSError as error:
+        named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        message = f"{named}{error.strerror}" if error.strerror else str(error)
+    except (RuntimeError, TypeError, ValueError) as error:
         message = str(error)
-    print(f"tessera {args.command}: {message}", file=sys.stderr)
+    print(f"{program}: {message}", file=sys.stderr)
     return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,12 +13,14 @@ from rich.progress import (
     DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
 from tessera import routing_log
+from tessera.info import version
 
 # Files of this size take about two seconds.
 _BYTES_WORTH_A_BAR = 100_000_000
@@ -35,6 +38,34 @@ def counting_bar() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def working(what: str, *, is_timed: bool = False) -> Iterator[None]:
+    """For one thing of which nobody knows how long it takes; shows for how long it has run.
+
+    is_timed: nothing may run beside it, so that nothing moves.
+    """
+    console = Console(stderr=True)
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        auto_refresh=not is_timed,
+        disable=not console.is_terminal,
+    ) as bar:
+        bar.add_task(what, total=None)
+        bar.refresh()
+        yield
+
+
+def load_library() -> None:
+    """Load what every command needs, which takes seconds where torch is installed."""
+    if "tvm_ffi" not in sys.modules:
+        with working("loading"):
+            version()
 
 
 @contextmanager

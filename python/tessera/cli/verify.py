@@ -10,9 +10,12 @@ import tessera
 from tessera._device import HOST
 from tessera.cli import verify_implementation
 from tessera.cli.devices import add_device_argument, chosen_device
-from tessera.cli.progress_bars import counting_bar
+from tessera.cli.integers import integer, seed
+from tessera.cli.progress_bars import counting_bar, load_library
 from tessera.contract import Case, case_named, cases
 from tessera.verification import problems
+
+_MAX_IDS = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,13 +29,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--random",
-        type=int,
+        type=integer(0),
         metavar="N",
         help="number of random cases (default: 100 beside all cases, none beside a named one)",
     )
-    add("--max-ids", type=int, default=4096, help="ids in a random case (default: %(default)s)")
     add(
-        "--seed", type=int, default=0, help="seed of inputs and random cases (default: %(default)s)"
+        "--max-ids",
+        type=integer(1),
+        metavar="N",
+        help=f"ids in a random case (default: {_MAX_IDS})",
+    )
+    add(
+        "--seed",
+        type=seed,
+        default=0,
+        help="seed of inputs and random cases (default: %(default)s)",
     )
     add("--implementation", metavar="NAME", help="verify only this one (default: all that can run)")
     add_device_argument(parser, "verify its implementations; auto: the CPU's, and what CUDA has")
@@ -42,13 +53,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
     num_random = args.random
     if num_random is None:
         num_random = 100 if args.cases == "all" else 0
+    if args.max_ids is not None and num_random == 0:
+        raise ValueError("--max-ids: is of random cases; expected --random beside it")
+    max_ids = _MAX_IDS if args.max_ids is None else args.max_ids
+    load_library()
+    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
     chosen += [
-        case_named(f"random:{seed}:{args.max_ids}")
-        for seed in range(args.seed, args.seed + num_random)
+        case_named(f"random:{seed}:{max_ids}") for seed in range(args.seed, args.seed + num_random)
     ]
     if args.impl is not None:
         return verify_implementation.run(args, chosen)

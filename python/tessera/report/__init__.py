@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from tessera.inspection.document import Document
+from tessera.output_files import write_files
 from tessera.report.figures import model_figures
 
 
@@ -26,10 +26,7 @@ def write_html(document: Document, path: Path) -> None:
 
     `document` is what `tessera inspect --json` prints.
     """
-    require()
-    from tessera.report.page import page
-
-    _write(path, page(document))
+    write_files({path: html(document)})
 
 
 def write_pictures(document: Document, folder: Path) -> list[Path]:
@@ -38,26 +35,29 @@ def write_pictures(document: Document, folder: Path) -> list[Path]:
     The names say what is shown, such as `padding.svg`; where there are several models they begin
     with the model's.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
+    contents = pictures(document, folder)
+    write_files(contents)
+    return list(contents)
+
+
+def html(document: Document) -> bytes:
+    """The report as the content of a file."""
+    require()
+    from tessera.report.page import page
+
+    return page(document).encode()
+
+
+def pictures(document: Document, folder: Path) -> dict[Path, bytes]:
+    """The files of `write_pictures` and their contents."""
+    found = {}
     for place, model in enumerate(document["models"]):
         start = f"{place}_{_slug(model['name'])}_" if len(document["models"]) > 1 else ""
         for figure in model_figures(document, model).all():
             path = folder / f"{start}{figure.name}.svg"
-            _write(path, figure.drawing.svg(figure.alternative, standalone=True))
-            written.append(path)
-    return written
+            found[path] = figure.drawing.svg(figure.alternative, standalone=True).encode()
+    return found
 
 
 def _slug(name: str) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
-
-
-def _write(path: Path, text: str) -> None:
-    """Whole or not at all: readers see the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""Files that a command writes: refused before any work, or written whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+# What a file is to hold, or what writes it to an open one.
+Content = bytes | Callable[[IO[bytes]], object]
+
+
+class Output(NamedTuple):
+    """What an option names to be written.
+
+    suffix: of the files that go into a folder; empty where `path` is a file itself.
+    """
+
+    option: str
+    path: Path
+    suffix: str = ""
+
+
+def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: bool) -> None:
+    """Refuse, before anything is read or takes time, what could not or must not be written.
+
+    Args:
+        outputs: what is to be written.
+        inputs: files to be read, which no output may be, whatever their spellings and links.
+        force: other files may be overwritten.
+
+    Raises:
+        ValueError: an output is an input or another output, or it exists and is not to be
+            overwritten, or it is a folder in place of a file, or the other way round.
+        OSError: it cannot be written.
+    """
+    for place, output in enumerate(outputs):
+        (_check_folder if output.suffix else _check_file)(output, inputs, force)
+        for other in outputs[:place]:
+            if _collide(output, other):
+                raise ValueError(
+                    f"{output.option}: expected another file than {other.option} writes, "
+                    f"got {output.path}"
+                )
+    for output in outputs:
+        _try_to_write(output)
+
+
+def write_files(contents: Mapping[Path, Content]) -> None:
+    """Write all of the files or, where one cannot be written, none.
+
+    Their readers find the old file or the whole new one. A file that is replaced keeps its mode, a
+    link is followed, a device or a pipe is written to, and missing folders are made.
+
+    Raises:
+        OSError: a file cannot be written; the error has its name.
+    """
+    drafts: list[tuple[Path, Path, Path]] = []
+    folders: list[Path] = []
+    try:
+        for path, content in contents.items():
+            with _naming(path):
+                if path.exists() and not path.is_file():
+                    with path.open("wb") as file:
+                        _fill(file, content)
+                    continue
+                target = Path(os.path.realpath(path))
+                for folder in _missing_folders(target.parent):
+                    folder.mkdir()
+                    folders.append(folder)
+                draft = _draft_beside(target)
+                drafts.append((draft, target, path))
+                with draft.open("xb") as file:
+                    _fill(file, content)
+                    os.fsync(file.fileno())
+                if target.exists():
+                    draft.chmod(stat.S_IMODE(target.stat().st_mode))
+        for draft, target, path in drafts:
+            with _naming(path):
+                draft.replace(target)
+    except BaseException:
+        for draft, _, _ in drafts:
+            draft.unlink(missing_ok=True)
+        for folder in reversed(folders):
+            with suppress(OSError):  # not empty: others have written to it
+                folder.rmdir()
+        raise
+
+
+def tell_written(paths: Sequence[Path], *, beside_json: bool) -> None:
+    """Say what was written: on stdout, unless that carries a JSON document."""
+    for path in paths:
+        print(f"wrote {path}", file=sys.stderr if beside_json else sys.stdout)
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, or would, if it were there."""
+    with suppress(OSError):
+        return one.samefile(other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
+    option, path, _ = output
+    if path.is_dir():
+        raise ValueError(f"{option}: expected a file, got the folder {path}")
+    for read in inputs:
+        if is_same_file(path, read):
+            raise ValueError(f"{option}: expected another file than the input {read}, got {path}")
+    folder = path.parent
+    if not folder.is_dir():
+        raise ValueError(f"{option}: there is no folder {folder}")
+    if path.is_file() and not force:  # a device or a pipe loses nothing
+        raise ValueError(f"{path}: exists already; --force overwrites it")
+
+
+def _check_folder(output: Output, inputs: Sequence[Path], force: bool) -> None:
+    option, path, suffix = output
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{option}: expected a folder, got the file {path}")
+    held = list(path.iterdir()) if path.is_dir() else []
+    for file in held:
+        for read in inputs:
+            if file.suffix == suffix and is_same_file(file, read):
+                raise ValueError(
+                    f"{option}: expected a folder without the input {read}, got {path}, where "
+                    f"{file.name} is that file"
+                )
+    if held and not force:
+        raise ValueError(f"{path}: exists already, and is not empty; --force overwrites it")
+
+
+def _collide(one: Output, other: Output) -> bool:
+    """Whether both may write one file."""
+    if bool(one.suffix) == bool(other.suffix):
+        return is_same_file(one.path, other.path)
+    file, folder = (other, one) if one.suffix else (one, other)
+    target = Path(os.path.realpath(file.path))
+    if target.suffix == folder.suffix and is_same_file(target.parent, folder.path):
+        return True
+    held = folder.path.iterdir() if folder.path.is_dir() else ()
+    return any(kept.suffix == folder.suffix and is_same_file(kept, file.path) for kept in held)
+
+
+def _try_to_write(output: Output) -> None:
+    """Raise what writing would raise, as far as that can be known."""
+    path = output.path
+    with _naming(path):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(13, "")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            return
+        folder = Path(os.path.realpath(path)) / "file" if output.suffix else os.path.realpath(path)
+        nearest = Path(folder).parent
+        while not nearest.exists():
+            nearest = nearest.parent
+        draft = _draft_beside(nearest / "file")
+        try:
+            draft.open("xb").close()
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def _draft_beside(path: Path) -> Path:
+    return path.with_name(f".tessera-{secrets.token_hex(8)}")
+
+
+def _fill(file: IO[bytes], content: Content) -> None:
+    if isinstance(content, bytes):
+        file.write(content)
+    else:
+        content(file)
+    file.flush()
+
+
+def _missing_folders(folder: Path) -> list[Path]:
+    """From the outermost on."""
+    missing: list[Path] = []
+    while not folder.exists():
+        missing.insert(0, folder)
+        folder = folder.parent
+    return missing
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors of the system get the name of what is to be written, not of a draft."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
