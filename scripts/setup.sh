@@ -32,7 +32,7 @@ show_progress() {
     cat >/dev/null
     return
   fi
-  columns=$(tput cols 2>/dev/null || echo 80)
+  columns=$(tput cols 2>/dev/tty || echo 80)
   while IFS= read -r line; do
     line=${line//[^[:print:]]/}
     line=${line#"${line%%[^ ]*}"}
@@ -140,7 +140,7 @@ tessera_package() {
     what="for the CPU and the CUDA architectures '$architectures'"
   fi
   say "building Python package tessera $(<VERSION) $what"
-  say "compiling takes a minute or two on two cores; it is installed with what it requires"
+  say "compiling takes about two minutes on two cores; it is installed with what it requires"
   pip_install package "$inputs" --verbose -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$architectures" .
   say "built and installed in $SECONDS s"
 }
