@@ -63,8 +63,8 @@ case $stage in
       say "installing the wheels of $WHEELS and the package into $site"
       rm -rf "$site"
       "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$WHEELS"/*.whl
-      "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --target "$site" \
-        -C cmake.define.CMAKE_CUDA_ARCHITECTURES=native -C cmake.define.TESSERA_CUDA=ON .
+      CUDAARCHS=native TESSERA_CUDA=ON "$python" -m pip install --quiet --no-index --no-deps \
+        --no-build-isolation --target "$site" .
     fi
     say "building for the GPUs here"
     cmake --preset gpu -DCMAKE_CUDA_ARCHITECTURES=native

@@ -123,25 +123,26 @@ python_packages() {
 # With the CUDA backend for the GPUs of this machine only, and without where there is none: it takes
 # minutes to compile for others.
 tessera_package() {
-  local inputs gpus what architectures=${CUDAARCHS:-native}
+  local inputs gpus what
+  export CUDAARCHS=${CUDAARCHS:-native}
   gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null) || gpus=
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
-  inputs+=" $architectures $gpus $(command -v nvcc || true)"
+  inputs+=" $CUDAARCHS $gpus $(command -v nvcc || true)"
   is_fresh package "$inputs" && return
   command -v c++ >/dev/null || debian_packages g++
-  if [[ $architectures == native && -z $gpus ]]; then
+  if [[ $CUDAARCHS == native && -z $gpus ]]; then
     what='for the CPU, as there is no NVIDIA GPU here'
   elif ! command -v nvcc >/dev/null; then
     what='for the CPU, as there is no nvcc here: to use a GPU install the CUDA toolkit 12.8 or newer'
     what+=' (https://developer.nvidia.com/cuda-downloads)'
   else
-    what="for the CPU and the CUDA architectures '$architectures'"
+    what="for the CPU and the CUDA architectures '$CUDAARCHS'"
   fi
   say "building Python package tessera $(<VERSION) $what"
   say "compiling takes about two minutes on two cores; it is installed with what it requires"
-  pip_install package "$inputs" --verbose -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$architectures" .
+  pip_install package "$inputs" --verbose .
   say "built and installed in $SECONDS s"
 }
 

@@ -109,7 +109,7 @@ def test_unknown_architectures(tmp_path: Path, value: str) -> None:
         (
             ["-DCMAKE_CUDA_ARCHITECTURES=native"],
             "no GPU of compute capability 8.0 or newer was found when it was built",
-            "CMAKE_CUDA_ARCHITECTURES=all builds one for every GPU",
+            "CUDAARCHS=all in the environment has one for every GPU",
         ),
         ([], "no working nvcc 12.8 or newer was found", "install the CUDA toolkit"),
         (["-DTESSERA_SANITIZE=address"], "it was built with TESSERA_SANITIZE", "without that"),
