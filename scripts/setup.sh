@@ -129,7 +129,7 @@ tessera_package() {
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
-  inputs+=" $CUDAARCHS $gpus $(command -v nvcc || true)"
+  inputs+=" $CUDAARCHS ${TESSERA_CUDA:-} $gpus $(command -v nvcc || true)"
   is_fresh package "$inputs" && return
   command -v c++ >/dev/null || debian_packages g++
   if [[ $CUDAARCHS == native && -z $gpus ]]; then
