@@ -150,9 +150,14 @@ def measured_row(device: str, workload: Workload, effort: Effort) -> dict[str, A
 
 
 def measure(device: str, commit: str | None = None, effort: Effort = THOROUGH) -> dict[str, Any]:
-    """The results as one JSON document."""
+    """The results as one JSON document; each is printed as soon as it is there."""
     place, method = place_on(device), METHOD[device]
-    rows = [measured_row(device, one, effort) for make in WORKLOADS for one in make(place)]
+    rows = []
+    for workload in (one for make in WORKLOADS for one in make(place)):
+        row = measured_row(device, workload, effort)
+        times = (f"{name} {us:.2f}" for name, us in row["us"].items())
+        print(row["op"], row["shape"], *times, flush=True)
+        rows.append(row)
     return {**description(device, commit), "methods": {method: MEANINGS[method]}, "rows": rows}
 
 
@@ -164,8 +169,6 @@ def main() -> None:
     parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
     options = parser.parse_args()
     document = measure(options.device, options.commit)
-    for row in document["rows"]:
-        print(row["op"], row["shape"], *(f"{name} {us:.2f}" for name, us in row["us"].items()))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -48,15 +48,16 @@ def calls_of(shape: Shape) -> dict[str, Call]:
 
 
 def measure(commit: str | None = None) -> dict[str, Any]:
-    """The results as one JSON document."""
+    """The results as one JSON document; each is printed as soon as it is there."""
     rows = []
     for shape in SHAPES:
         times = METHODS[METHOD](calls_of(shape), THOROUGH)
         if times.failures:
             raise RuntimeError(f"{shape.name}: {times.failures}")
-        rows.append({"shape": shape.name, "us": times.us})
         if invalid := tessera.check(raise_invalid=False):
             raise RuntimeError(f"{shape.name}: {invalid} invalid ids or map entries")
+        print(shape.name, *(f"{name} {us:.2f}" for name, us in times.us.items()), flush=True)
+        rows.append({"shape": shape.name, "us": times.us})
     return {**description("cuda", commit), "methods": {METHOD: MEANINGS[METHOD]}, "rows": rows}
 
 
@@ -67,8 +68,6 @@ def main() -> None:
     parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
     options = parser.parse_args()
     document = measure(options.commit)
-    for row in document["rows"]:
-        print(row["shape"], *(f"{name} {us:.2f}" for name, us in row["us"].items()))
     options.json.parent.mkdir(parents=True, exist_ok=True)
     options.json.write_text(json.dumps(document, indent=1) + "\n")
 

@@ -13,7 +13,8 @@ if(NOT TARGET DLPack::DLPack)
     endif()
   endif()
   if(NOT DLPACK_INCLUDE_DIR)
-    message(FATAL_ERROR "dlpack/dlpack.h not found: install libdlpack-dev (Debian), or set "
+    message(FATAL_ERROR "dlpack/dlpack.h not found: install libdlpack-dev (Debian) or run "
+                        "'pip install apache-tvm-ffi', which needs no root, or set "
                         "DLPACK_INCLUDE_DIR to the folder that holds dlpack/dlpack.h")
   endif()
   add_library(DLPack::DLPack INTERFACE IMPORTED)

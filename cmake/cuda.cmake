@@ -1,34 +1,52 @@
 # The CUDA backend, libtessera_cuda.so: loaded at run time from where the library lies, or missed.
 set(TESSERA_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO (if nvcc is there)")
-# Machine code for these. PTX of 10.0 serves 11.0, that of 12.0 what comes after it.
-set(cuda_architectures 80-real 86-real 89-real 90-real 100 120)
+if(NOT TESSERA_CUDA MATCHES "^(ON|OFF|AUTO)$")
+  message(FATAL_ERROR "TESSERA_CUDA: expected ON, OFF or AUTO, got '${TESSERA_CUDA}'")
+endif()
 set(cuda_min_toolkit 12.8)
+include(cmake/cuda_architectures.cmake)
 
 set(TESSERA_HAS_CUDA OFF)
-if(TESSERA_CUDA STREQUAL "OFF" OR TESSERA_SANITIZE)
-  return()
-endif()
-if(NOT CMAKE_CUDA_ARCHITECTURES)
-  set(CMAKE_CUDA_ARCHITECTURES ${cuda_architectures})
-endif()
-include(CheckLanguage)
-check_language(CUDA)
-if(CMAKE_CUDA_COMPILER)
-  enable_language(CUDA)
-  find_package(CUDAToolkit ${cuda_min_toolkit})
-endif()
-# An old CMake may drive a new nvcc, and not know that it speaks C++20.
-if(NOT CUDAToolkit_FOUND OR NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
-  set(reason "it needs nvcc ${cuda_min_toolkit} or newer (https://developer.nvidia.com/cuda-toolkit) and a CMake that knows it")
-  if(TESSERA_CUDA STREQUAL "ON")
-    message(FATAL_ERROR "The CUDA backend cannot be built: ${reason}")
+# Why there is no backend, and what would change that: recorded in the library for `tessera info`.
+set(cuda_left_out "")
+if(TESSERA_CUDA STREQUAL "OFF")
+  set(cuda_left_out "it was built with TESSERA_CUDA=OFF (AUTO builds one where there is nvcc ${cuda_min_toolkit} or newer)")
+elseif(TESSERA_SANITIZE)
+  set(cuda_left_out "it was built with TESSERA_SANITIZE (only a build without that has one)")
+elseif(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(cuda_left_out "no GPU of compute capability 8.0 or newer was found when it was built (with nvcc, a build with CUDAARCHS=all in the environment has one for every GPU)")
+else()
+  include(CheckLanguage)
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit ${cuda_min_toolkit})
+    # CMake 3.25, which Debian 12 has, and older ones do not know how nvcc 12 and newer are told.
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+    endif()
   endif()
-  message(STATUS "The CUDA backend is left out: ${reason}")
+  if(NOT CUDAToolkit_FOUND)
+    set(cuda_left_out "no working nvcc ${cuda_min_toolkit} or newer was found when it was built (install the CUDA toolkit, https://developer.nvidia.com/cuda-downloads, put nvcc on the PATH, and build again)")
+  endif()
+endif()
+if(cuda_left_out)
+  if(TESSERA_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "TESSERA_CUDA=ON: the CUDA backend cannot be built: ${cuda_left_out}")
+  endif()
+  message(STATUS "CUDA backend: left out: ${cuda_left_out}. Everything is built but that, and runs on the CPU")
+  set_property(SOURCE src/cuda/loader.cpp PROPERTY
+    COMPILE_DEFINITIONS "TESSERA_CUDA_LEFT_OUT=\"${cuda_left_out}\"")
   return()
 endif()
 set(TESSERA_HAS_CUDA ON)
 
 list(JOIN CMAKE_CUDA_ARCHITECTURES " " built_architectures)
+list(JOIN all_cuda_architectures " " known_architectures)
+message(STATUS "CUDA backend: built for ${built_architectures}; CMAKE_CUDA_ARCHITECTURES chooses: "
+               "native (the GPUs here), all (${known_architectures}) or a list")
+set_property(SOURCE src/registry.cpp PROPERTY COMPILE_DEFINITIONS
+  "TESSERA_CUDA_BUILD=\"CUDA ${CUDAToolkit_VERSION} for ${built_architectures} (CMAKE_CUDA_ARCHITECTURES chooses)\"")
 
 add_library(tessera_cuda_objects OBJECT
   src/core/errors.cpp

@@ -8,6 +8,7 @@ scripts/setup.sh cxx
 export PATH="$PWD/.venv/bin:$PATH"
 readonly log=build/configure-$preset.log
 mkdir -p build
+echo "build: configuring the preset $preset"
 # A build folder that an interruption or a move left unusable is made anew.
 if ! cmake --preset "$preset" >"$log" 2>&1; then
   cmake --fresh --preset "$preset" >"$log" 2>&1 || {
@@ -15,4 +16,5 @@ if ! cmake --preset "$preset" >"$log" 2>&1; then
     exit 1
   }
 fi
+grep -o 'CUDA backend: .*' "$log" | sed 's/^/build: /'
 cmake --build "build/$preset"

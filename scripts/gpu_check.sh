@@ -45,8 +45,6 @@ fi
 # "NVIDIA H200" -> h200
 results=bench/results/$(tr '[:upper:] ' '[:lower:]-' <<<"${gpu#NVIDIA }")
 readonly gpu results
-architectures=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | tr -d . | sort -u |
-  paste -sd ';')
 readonly build=build/gpu older=build/gpu-older site=build/gpu-site
 
 if [[ -n ${WHEELS:-} ]]; then
@@ -65,11 +63,11 @@ case $stage in
       say "installing the wheels of $WHEELS and the package into $site"
       rm -rf "$site"
       "$python" -m pip install --quiet --no-index --no-deps --target "$site" "$WHEELS"/*.whl
-      "$python" -m pip install --quiet --no-index --no-deps --no-build-isolation --target "$site" \
-        -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$architectures" -C cmake.define.TESSERA_CUDA=ON .
+      CUDAARCHS=native TESSERA_CUDA=ON "$python" -m pip install --quiet --no-index --no-deps \
+        --no-build-isolation --target "$site" .
     fi
-    say "building for compute capability $architectures"
-    cmake --preset gpu "-DCMAKE_CUDA_ARCHITECTURES=$architectures"
+    say "building for the GPUs here"
+    cmake --preset gpu -DCMAKE_CUDA_ARCHITECTURES=native
     cmake --build "$build"
     say "building for compute capability 8.0 alone"
     cmake --preset gpu -B "$older" -DCMAKE_CUDA_ARCHITECTURES=80

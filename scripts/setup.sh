@@ -25,10 +25,26 @@ die() {
   exit 1
 }
 
-# Runs a command and shows its output only if it fails.
+# Shows the last line of what comes in, on a line of the terminal that the next one overwrites.
+show_progress() {
+  local line columns
+  if [[ ! -t 1 ]]; then
+    cat >/dev/null
+    return
+  fi
+  columns=$(tput cols 2>/dev/tty || echo 80)
+  while IFS= read -r line; do
+    line=${line//[^[:print:]]/}
+    line=${line#"${line%%[^ ]*}"}
+    printf '\r\e[K%s' "${line:0:columns-1}"
+  done
+  printf '\r\e[K'
+}
+
+# Runs a command. Its output is seen in passing, on a terminal, and stays only if it fails.
 quietly() {
   mkdir -p "$(dirname "$log")"
-  if ! "$@" >"$log" 2>&1 </dev/null; then
+  if ! "$@" 2>&1 </dev/null | tee "$log" | show_progress; then
     tail -n 40 "$log" >&2
     die "this command failed (full output: $log): $*"
   fi
@@ -104,34 +120,30 @@ python_packages() {
   pip_install "$1" "$inputs" -r "$file"
 }
 
-# The CUDA backend takes minutes to compile for every architecture: here, for the GPUs of this
-# machine only, and not at all where there is none. `pip install .` makes all of it.
-cuda_definitions() {
-  local capabilities
-  capabilities=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null |
-    tr -d . | sort -u | paste -sd ';') || capabilities=
-  if [[ -z $capabilities ]]; then
-    printf '%s\n' -C cmake.define.TESSERA_CUDA=OFF
-  elif ! command -v nvcc >/dev/null; then
-    say "this machine has a GPU, but no nvcc: install the CUDA toolkit 12.8 or newer" \
-      "(https://developer.nvidia.com/cuda-downloads) to use it; Tessera will run on the CPU" >&2
-    printf '%s\n' -C cmake.define.TESSERA_CUDA=OFF
-  else
-    printf '%s\n' -C "cmake.define.CMAKE_CUDA_ARCHITECTURES=$capabilities"
-  fi
-}
-
+# With the CUDA backend for the GPUs of this machine only, and without where there is none: it takes
+# minutes to compile for others.
 tessera_package() {
-  local inputs definitions
-  mapfile -t definitions < <(cuda_definitions)
+  local inputs gpus what
+  export CUDAARCHS=${CUDAARCHS:-native}
+  gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null) || gpus=
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
-  inputs+=" ${definitions[*]}"
+  inputs+=" $CUDAARCHS ${TESSERA_CUDA:-} $gpus $(command -v nvcc || true)"
   is_fresh package "$inputs" && return
   command -v c++ >/dev/null || debian_packages g++
-  say "building Python package tessera $(<VERSION), and installing it with what it requires"
-  pip_install package "$inputs" "${definitions[@]}" .
+  if [[ $CUDAARCHS == native && -z $gpus ]]; then
+    what='for the CPU, as there is no NVIDIA GPU here'
+  elif ! command -v nvcc >/dev/null; then
+    what='for the CPU, as there is no nvcc here: to use a GPU install the CUDA toolkit 12.8 or newer'
+    what+=' (https://developer.nvidia.com/cuda-downloads)'
+  else
+    what="for the CPU and the CUDA architectures '$CUDAARCHS'"
+  fi
+  say "building Python package tessera $(<VERSION) $what"
+  say "compiling takes about two minutes on two cores; it is installed with what it requires"
+  pip_install package "$inputs" --verbose .
+  say "built and installed in $SECONDS s"
 }
 
 check_python

@@ -63,10 +63,14 @@ const char* build_description() noexcept {
       "gcc " __VERSION__
 #endif
 #ifdef NDEBUG
-      ", optimised";
+      ", optimised"
 #else
-      ", with assertions";
+      ", with assertions"
 #endif
+#ifdef TESSERA_CUDA_BUILD
+      ", " TESSERA_CUDA_BUILD
+#endif
+      ;
 }
 
 }  // namespace tessera

@@ -33,7 +33,8 @@ TESSERA_API const char* version() noexcept;
 /// callers in a language with exceptions do about invalid ids unless a call says otherwise.
 TESSERA_API const char* validate_default() noexcept;
 
-/// Compiler and build type of the library in use.
+/// Compiler and build type of the library in use, and what its CUDA backend was built for, if it
+/// has one.
 TESSERA_API const char* build_description() noexcept;
 
 }  // namespace tessera

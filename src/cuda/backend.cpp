@@ -17,8 +17,11 @@ std::string detail() {
   std::string why_none;
   const int num_devices = count_devices(&why_none);
   for (int id = 0; id < num_devices; ++id) {
-    text += (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " + describe(id) +
-            (can_run_on(id) ? "" : ", for which this build has no code");
+    text +=
+        (id == 0 ? "" : "; ") + core::to_string(DLDevice{kDLCUDA, id}) + " " + describe(id) +
+        (can_run_on(id) ? ""
+                        : ", for which this build has no code (it has " TESSERA_CUDA_ARCHITECTURES
+                          ": CMAKE_CUDA_ARCHITECTURES chooses when it is built)");
   }
   return text;
 }

@@ -27,6 +27,15 @@ std::string own_folder() {
   return slash == std::string_view::npos ? std::string() : std::string(path.substr(0, slash + 1));
 }
 
+/// Why nothing lies at `path`: left out when this library was built, or lost since.
+std::string why_absent([[maybe_unused]] const std::string& path) {
+#ifdef TESSERA_CUDA_LEFT_OUT
+  return "this build has no CUDA backend: " TESSERA_CUDA_LEFT_OUT;
+#else
+  return "the CUDA backend that was built with this library is not beside it: " + path;
+#endif
+}
+
 Loaded load() {
   const core::Uncancellable guard;
   const std::string path = own_folder() + kFileName;
@@ -35,7 +44,7 @@ Loaded load() {
     const std::string reason = dlerror();
     const bool absent = reason.find("No such file") != std::string::npos &&
                         reason.find(kFileName) < reason.find("No such file");
-    if (absent) return {nullptr, "this build has no CUDA backend"};
+    if (absent) return {nullptr, why_absent(path)};
     return {nullptr, "the CUDA backend does not load: " + reason};
   }
   // Never closed: a device may be running its code.

@@ -50,7 +50,7 @@ NOT_RUN = {
     r"scripts/build\.sh .*": "builds the C++ tests; `make test` does that and runs them",
     r"cmake .*": "tests/install/install_test.cmake builds, installs and uses the library",
     r"\.venv/bin/python bench/.*": "tests/python/test_bench_page.py runs it",
-    r"pip install .*": "changes the environment of this test; .ci/run installs the package",
+    r"(\w+=\w+ )*pip (install|wheel) .*": "changes this environment; .ci/run installs the package",
     r".*vllm serve .*|.*sglang\.launch_server.*": "needs the engine, a model and a GPU",
     r".*--device cuda.*|.*--method \S*cold.*": "needs a GPU",
     r"tessera verify --impl vllm\..*": "needs the engine and a GPU",

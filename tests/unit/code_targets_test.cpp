@@ -34,11 +34,12 @@ TEST(CodeTargets, WhatIsSpecificToAnArchitectureRunsOnThatAlone) {
 }
 
 TEST(CodeTargets, AnyTargetOfTheListWillDo) {
-  constexpr const char* kReleased = "80-real 86-real 89-real 90-real 100 120";
-  for (const int capability : {80, 86, 87, 89, 90, 100, 103, 110, 120, 121, 130}) {
-    EXPECT_TRUE(has_code_for(capability, kReleased)) << capability;
+  for (const char* architectures : {ALL_ARCHITECTURES, PORTABLE_ARCHITECTURES}) {
+    for (const int capability : {80, 86, 87, 89, 90, 100, 103, 110, 120, 121, 130}) {
+      EXPECT_TRUE(has_code_for(capability, architectures)) << capability << ": " << architectures;
+    }
+    EXPECT_FALSE(has_code_for(75, architectures)) << architectures;
   }
-  EXPECT_FALSE(has_code_for(75, kReleased));
   // Without PTX for 10.0 there is nothing for 11.0.
   EXPECT_FALSE(has_code_for(110, "80-real 86-real 89-real 90-real 100-real 120"));
   EXPECT_FALSE(has_code_for(90, ""));

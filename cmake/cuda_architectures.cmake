@@ -1,0 +1,49 @@
+# Turns CMAKE_CUDA_ARCHITECTURES into a list of architectures: the one place that knows which they are.
+#   native  the GPUs of this machine; an empty list where none can run Tessera
+#   all     machine code for every generation, PTX for what comes after
+#   LIST    as in CMake, such as "80-real;90"
+# Unset, it is what the environment variable CUDAARCHS says, or else `native` where there is a GPU that
+# can run Tessera, and where there is none what every such GPU can run.
+# Machine code runs on later minor versions too, PTX on all later ones.
+set(all_cuda_architectures 80-real 90-real 100 120)
+set(portable_cuda_architectures 80-real 90)
+
+# The compute capabilities of the GPUs here, such as "80;90".
+function(find_cuda_capabilities result)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+                  OUTPUT_VARIABLE printed ERROR_QUIET RESULT_VARIABLE exit_status)
+  set(found "")
+  if(exit_status EQUAL 0)
+    string(REGEX MATCHALL "[0-9]+\\.[0-9]" capabilities "${printed}")
+    foreach(capability IN LISTS capabilities)
+      if(NOT capability VERSION_LESS 8.0)
+        string(REPLACE "." "" architecture ${capability})
+        list(APPEND found ${architecture})
+      endif()
+    endforeach()
+    list(REMOVE_DUPLICATES found)
+    list(SORT found COMPARE NATURAL)
+  endif()
+  set(${result} "${found}" PARENT_SCOPE)
+endfunction()
+
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES "$ENV{CUDAARCHS}")
+endif()
+if(CMAKE_CUDA_ARCHITECTURES STREQUAL "all")
+  set(CMAKE_CUDA_ARCHITECTURES ${all_cuda_architectures})
+elseif(CMAKE_CUDA_ARCHITECTURES STREQUAL "native")
+  find_cuda_capabilities(CMAKE_CUDA_ARCHITECTURES)
+elseif(NOT CMAKE_CUDA_ARCHITECTURES)
+  find_cuda_capabilities(CMAKE_CUDA_ARCHITECTURES)
+  if(NOT CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES ${portable_cuda_architectures})
+  endif()
+else()
+  foreach(architecture IN LISTS CMAKE_CUDA_ARCHITECTURES)
+    if(NOT architecture MATCHES "^[0-9]+[af]?(-real|-virtual)?$")
+      message(FATAL_ERROR "CMAKE_CUDA_ARCHITECTURES: expected native, all or a list such as "
+                          "80-real;90, got '${CMAKE_CUDA_ARCHITECTURES}'")
+    endif()
+  endforeach()
+endif()
