@@ -15,7 +15,8 @@ Shape = tokens x experts x top_k / block_size; ids are int32 unless stated. Tess
 order at every size; most peers give each expert's tokens in random order. **Best peer** is the
 fastest of all that were measured: those of the run (torch; `cub_radix`, `textbook`: written here
 from their description; the engines' own, where they could be loaded) and those of
-`bench/results/h200/peers.json`, measured once on the same kind of machine. **Floor** is the best of
+`bench/results/h200/peers.json`, measured once on the same kind of machine, by graph alone: chain's
+best peer is one of the run. **Floor** is the best of
 several grids of a kernel that reads the ids, passes one barrier of the block, writes outputs of the
 same sizes, and sorts nothing, with and without programmatic dependent launch.
 """

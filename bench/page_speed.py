@@ -163,7 +163,8 @@ def _count(result: dict[str, Any], peers: BestPeers, method: str) -> str:
     ]
     if not ratios:
         return f"by {method}: {NOT_MEASURED}"
-    return f"by {method} on {sum(ratio < 1 for ratio in ratios)} of {len(ratios)}"
+    whose = "" if method == "graph" else ", where the best is one of the run itself,"
+    return f"by {method}{whose} on {sum(ratio < 1 for ratio in ratios)} of {len(ratios)}"
 
 
 def _other_runs() -> dict[str, list[float]]:

@@ -59,10 +59,10 @@ def picture_note() -> str | None:
 
 
 def pictured() -> dict[str, Any]:
-    """The results of the grid, with the engines as they were measured before."""
+    """The results of the grid; engines that are not in it as they were measured before."""
     result = read_results(PICTURED)
     known = {row["shape"]: row["us"] for row in read_results(PEERS)["rows"]}
-    for name in PICTURED_PEERS:
+    for name in (name for name in PICTURED_PEERS if name not in result["rows"][0]["us"]):
         result["contenders"][name] = {"kind": "peer", "unavailable": ""}
         for row in result["rows"]:
             row["us"][name] = {"graph": known[row["shape"]][name]}
