@@ -14,6 +14,8 @@ from tessera.cli.progress_bars import counting_bar
 from tessera.contract import Case, case_named, cases
 from tessera.verification import problems
 
+_DEFAULT_MAX_IDS = 4096
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -30,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of random cases (default: 100 beside all cases, none beside a named one)",
     )
-    add("--max-ids", type=int, default=4096, help="ids in a random case (default: %(default)s)")
+    add("--max-ids", type=int, help=f"ids in a random case (default: {_DEFAULT_MAX_IDS})")
     add(
         "--seed", type=int, default=0, help="seed of inputs and random cases (default: %(default)s)"
     )
@@ -42,17 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
-    num_random = args.random
-    if num_random is None:
-        num_random = 100 if args.cases == "all" else 0
-    chosen += [
-        case_named(f"random:{seed}:{args.max_ids}")
-        for seed in range(args.seed, args.seed + num_random)
-    ]
     if args.impl is not None:
-        return verify_implementation.run(args, chosen)
+        return verify_implementation.run(args, _chosen)
     verify_implementation.refuse_stray_options(args)
+    chosen = _chosen(args)
     cuda_index = chosen_device(args.device)
     present, skipped = _implementations(args.implementation, args.device, cuda_index)
 
@@ -98,6 +93,23 @@ def run(args: argparse.Namespace) -> int:
         f"{passed} passed, {len(failures)} failed"
     )
     return 1 if failures else 0
+
+
+def _chosen(args: argparse.Namespace) -> list[Case]:
+    """The cases that the arguments ask for."""
+    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
+    num_random = args.random
+    if num_random is None:
+        num_random = 100 if args.cases == "all" else 0
+    if num_random < 0:
+        raise ValueError(f"--random: expected 0 or more, got {num_random}")
+    if num_random == 0 and args.max_ids is not None:
+        raise ValueError("--max-ids: expected random cases beside it, got none (--random N)")
+    max_ids = _DEFAULT_MAX_IDS if args.max_ids is None else args.max_ids
+    chosen += [
+        case_named(f"random:{seed}:{max_ids}") for seed in range(args.seed, args.seed + num_random)
+    ]
+    return chosen
 
 
 def _implementations(
