@@ -207,7 +207,7 @@ def test_a_dead_process(judged: Judge) -> None:
 
 def test_a_process_that_hangs(judged: Judge) -> None:
     finding = only(judged("hangs", "--random", 5, "--seconds", 20), "no_hang")
-    assert size(finding)[:2] == (0, 13)
+    assert size(finding)[1] == 13
     assert finding["message"].startswith("the call was ended after ")
 
 

@@ -19,6 +19,8 @@ from tessera.judge.worker import Plan
 # Shares of the time for a finding by which it has been found again in a process of its own, been
 # shrunk in others, and been made simple in one of its own. What remains is for its snippet.
 _REPRODUCING, _SHRINKING, _CHECKING = 0.3, 0.6, 0.8
+# Of the same time, what the snippet of a call that hangs may take.
+_HANGING = 0.6
 # The tries of a snippet: whether free memory is dirty. What is done by chance needs more than one.
 _DIRTY = (False, True, False)
 
@@ -66,8 +68,14 @@ def _finish(
     started = time.monotonic()
     name = " ".join(filter(None, finding.fault.key))
 
+    trial = Trial(search.runner("fresh"), plan.folder, search.clock)
+    seconds = until - started
+    # A snippet that hangs takes its time; the others are soon run.
+    hangs = finding.fault.rule == "no_hang"
+    reserved = min(trial.limit(finding.call), _HANGING * seconds) if hangs else 0.0
+
     def moment(share: float) -> float:
-        return started + share * (until - started)
+        return started + share * (seconds - reserved)
 
     progress(f"shrinking {name}", None, None)
     first = Reproducer(search, finding, moment(_REPRODUCING))
@@ -88,7 +96,6 @@ def _finish(
     elif first.has_time:
         finding.reproduced = False
     progress(f"trying the snippet of {name}", None, None)
-    trial = Trial(search.runner("fresh"), plan.folder, search.clock)
     texts = [
         snippet(finding.program, finding.fault, search.told, plan, dirty=dirty) for dirty in _DIRTY
     ]

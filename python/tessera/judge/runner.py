@@ -82,7 +82,6 @@ class Runner:
     history: the calls that the process has made and answered with outputs, or the latest of them.
     seconds_to_start: how long it took to start the process.
     pace: of its calls, and of those of other processes that share it.
-    limit: seconds after which the latest call would have been said to hang.
 
     Raises:
         ValueError: the implementation cannot be judged at all.
@@ -99,7 +98,7 @@ class Runner:
         self.fresh = True
         self.history: list[Call] = []
         self._words = 0
-        self.seconds_to_start = self.limit = 0.0
+        self.seconds_to_start = 0.0
         try:
             self.told = self._start()
         except BaseException:
@@ -132,11 +131,11 @@ class Runner:
         """Make the call."""
         if self._process is None:
             self._start()
-        self.limit = self.pace.limit(call, self.told.device)
+        limit = self.pace.limit(call, self.told.device)
         self.fresh = False
         with contextlib.suppress(BrokenPipeError):
             self._connection.send((call, arguments_of(self.told.judged, call)))
-        reply = self._reply(self.limit)
+        reply = self._reply(limit)
         if isinstance(reply, Outcome):
             self.pace.note(call, reply.seconds)
             if not reply.lost:

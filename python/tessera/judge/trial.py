@@ -47,7 +47,7 @@ from tessera.judge.trial import tell
 tell(names, failure, *sys.argv[2:])
 """
 # How much longer than a forked process an interpreter may take until it makes the calls.
-_TIMES_TO_START, _SECONDS_TO_START = 5.0, 5.0
+_TIMES_TO_START, _SECONDS_TO_START = 5.0, 3.0
 _INPUTS = ("topk_ids", "expert_map")
 
 
@@ -59,14 +59,18 @@ class Trial:
         self._folder = folder
         self._clock = clock
 
+    def limit(self, call: Call) -> float:
+        """Seconds after which a snippet whose last call is this one is said to hang."""
+        started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
+        return started + self._runner.pace.limit(call, self._runner.told.device)
+
     def breaks(self, text: str, program: tuple[Call, ...], key: Key) -> bool:
         """Whether the text, which makes the calls of the program, breaks the rule of the key.
 
         Raises:
             TimeUpError: the end came before the text had come to one.
         """
-        started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
-        outcome, before, inputs = self._run(text, started + self._runner.limit)
+        outcome, before, inputs = self._run(text, self.limit(program[-1]))
         call = program[-1]
         if isinstance(outcome, Outcome):
             outcome = outcome._replace(changed=changed_inputs(call, inputs))
