@@ -314,11 +314,6 @@ def order_in_turns(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
     return chosen(topk_ids, block_size=block_size, num_experts=num_experts)
 
 
-def order_by_the_clock(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
-    chosen = unstable if time.perf_counter_ns() // 100 % 2 else right
-    return chosen(topk_ids, block_size=block_size, num_experts=num_experts)
-
-
 def tires(topk_ids: Any, *, block_size: int, num_experts: int) -> Blocks:
     """Leaves the tail as it is from the 30th call on."""
     _calls["tired"] += 1

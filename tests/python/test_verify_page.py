@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from tessera import contract_violations
 
 ROOT = Path(__file__).parents[2]
 MARKED = "".join(
@@ -98,3 +101,12 @@ def test_what_programs_show(generator: Any) -> None:
     lines = generator._details({"verdict": {"findings": [shown, other]}})
     assert "found 0. Smallest program: 2 calls, the last one of 6 int64 ids" in lines[0]
     assert "which its program does not show in a new process. Smallest call: 6" in lines[1]
+
+
+@pytest.mark.parametrize("name", ["numpy_composition", "textbook", "thread_local_counts"])
+def test_peers_that_are_judged_can_be_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    topk_ids = np.array([[2, 0], [1, 2]], np.int32)
+    sizes = {"block_size": 2, "num_experts": 3}
+    result = getattr(importlib.import_module("judged_peers"), name)(topk_ids, **sizes)
+    assert contract_violations(topk_ids, result, **sizes) == []

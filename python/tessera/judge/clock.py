@@ -6,10 +6,10 @@ import time
 from typing import NamedTuple
 
 # Less is gone before the first call where torch has to be loaded by two processes on busy cores.
-LEAST_SECONDS = 10.0
+LEAST_SECONDS = 20.0
 # Shares of the time by which something has to be done. Calls are made until the first of these, and
 # to the second while nothing is broken; what remains is for the process's own end.
-CALLS_WITH_FINDINGS, CALLS, FINDINGS, END = 0.4, 0.85, 0.9, 0.95
+CALLS_WITH_FINDINGS, CALLS, FINDINGS, END = 0.4, 0.8, 0.85, 0.9
 
 
 class TimeUpError(BaseException):
