@@ -1,6 +1,7 @@
 """Entry point of `tessera` and `python -m tessera`.
 
-Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input.
+Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, `verify --impl` came to no
+verdict in its time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tessera",
         description="Expert-aligned token blocks for Mixture-of-Experts inference.",
-        epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input.",
+        epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, verify "
+        "--impl came to no verdict in its time.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module in _COMMANDS.items():

@@ -159,7 +159,7 @@ def _made_from(source: str, more: str) -> str:
 # Each makes one part of a call simpler; None where it has nothing to make so.
 SIMPLER: tuple[Callable[[Call], Call | None], ...] = (
     lambda call: replace(call, **{name: DEFAULTS[name] for name in OPTIONS}),
-    *(_with_fewer_ids(number) for number in (64, 4, 1, 0)),
+    *(_with_fewer_ids(number) for number in (0, 1, 4, 64)),
     lambda call: _with_fewer_ids(call.topk_ids.size // 2)(call),
     lambda call: _with_fewer_ids(call.topk_ids.size - 1)(call) if call.topk_ids.size else None,
     lambda call: _without_the_first_id(call) if call.topk_ids.size else None,
