@@ -79,7 +79,8 @@ def _finish(
 
     progress(f"shrinking {name}", None, None)
     first = Reproducer(search, finding, moment(_REPRODUCING))
-    if reproduce(first, finding):
+    others = [one.program for one in search.verdict.findings.values() if one.reproduced]
+    if reproduce(first, finding, others):
         assert first.best is not None
         finding.reproduced, finding.program, finding.history = True, first.best, ()
         fault = finding.fault

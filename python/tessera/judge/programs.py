@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -56,15 +56,20 @@ class Reproducer:
         return False
 
 
-def reproduce(reproducer: Reproducer, finding: Finding) -> bool:
-    """Find calls that do it in a process of their own: the finding's, or with more before it."""
-    return any(reproducer.breaks(program, tries) for program, tries in _programs(finding))
+def reproduce(reproducer: Reproducer, finding: Finding, others: Iterable[Program] = ()) -> bool:
+    """Find calls that do it in a process of their own: the finding's, or with more before it.
+
+    others: programs that break other rules, and perhaps this one too.
+    """
+    return any(reproducer.breaks(program, tries) for program, tries in _programs(finding, others))
 
 
-def _programs(finding: Finding) -> Iterator[tuple[Program, int]]:
+def _programs(finding: Finding, others: Iterable[Program]) -> Iterator[tuple[Program, int]]:
     """Programs, and how often to try each."""
     yield (finding.call,), 1
     yield (finding.call, finding.call), 1
+    for program in others:
+        yield program, 1
     yield finding.program, _TRIES
     number = 1
     while number < 2 * len(finding.history):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from tessera.judge.call import Call
 from tessera.judge.classes import CLASSES, class_of, in_order
 from tessera.judge.clock import Clock
-from tessera.judge.faults import CALLING_RULES, Fault, faults_of, judged_rules
+from tessera.judge.faults import Fault, faults_of, judged_rules
 from tessera.judge.forms import adapted
 from tessera.judge.runner import Death, Runner
 from tessera.judge.worker import Outcome, Plan
@@ -18,7 +18,6 @@ from tessera.judge.worker import Outcome, Plan
 Key = tuple[str, str]
 # What an implementation does that cannot do with the arrays that it is given.
 UNFIT_ARRAYS = ("no_exception", "output_form")
-assert {*UNFIT_ARRAYS} <= {rule.name for rule in CALLING_RULES}
 
 
 @dataclass
@@ -175,7 +174,7 @@ class Search:
 
     def _ask(self, call: Call) -> list[Key]:
         runner = self.runner("valid" if call.has_valid_inputs else "other")
-        history, length, was_fresh = runner.history, len(runner.history), runner.fresh
+        history, was_fresh = tuple(runner.history), runner.fresh
         first = runner.run(call)
         found: list[tuple[Fault, tuple[Call, ...]]]
         found = [(fault, (call,)) for fault in faults_of(call, first, None)]
@@ -192,7 +191,7 @@ class Search:
         for fault, program in found:
             if fault.rule not in self._accepted and fault.key not in keys:
                 keys.append(fault.key)
-                self._keep(Finding(program, fault, history[:length]))
+                self._keep(Finding(program, fault, history))
         return keys
 
     def _keep(self, new: Finding) -> None:
