@@ -45,5 +45,5 @@ def _native(name: str, topk_ids: Any, block_size: int, num_experts: int) -> Any:
     num_slots, num_blocks, _ = output_sizes(topk_ids.size, block_size, num_experts, False)
     outputs = tuple(np.empty(length, np.int32) for length in (num_slots, num_blocks, 1))
     call = native_library("tessera_bench.so").function("host_seconds")
-    call(name, topk_ids, None, *outputs, block_size, num_experts, 2, 1)
+    call(name, topk_ids, None, *outputs, block_size, num_experts, 2, 1, 1)  # 2 threads, 1 window
     return outputs

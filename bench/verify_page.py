@@ -52,8 +52,9 @@ def verdicts() -> str:
     documents = [json.loads(file.read_text()) for file in sorted(VERDICTS.glob("*.json"))]
     documents.sort(key=lambda one: (one["device"] == "cuda", one["name"] != "Tessera", one["name"]))
     lines = [
-        "| implementation | version | device | calls | broken | broken, not with valid ids |",
-        "|---|---|---|---:|---|---|",
+        "| implementation | version | device | calls | broken | broken, not with valid ids "
+        "| programs that show it |",
+        "|---|---|---|---:|---|---|---|",
     ]
     lines += [_row(one) for one in documents]
     for one in documents:
@@ -78,10 +79,21 @@ def _row(one: dict[str, Any]) -> str:
         one["name"],
         one["version"] or "–",
         one["device"],
-        str(verdict["num_calls"]),
+        f"{verdict['num_calls']} of {verdict['num_cases']}",
         *(", ".join(f"`{rule}`" for rule in rules) or "nothing" for rules in (always, others)),
+        _shown(found),
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _shown(findings: list[dict[str, Any]]) -> str:
+    """How many of the snippets were seen to show their finding in a new interpreter."""
+    if not findings:
+        return "–"
+    # Verdicts of earlier builds do not say.
+    if not all("shown" in each for each in findings):
+        return "not recorded"
+    return f"{sum(each['shown'] is True for each in findings)} of {len(findings)}"
 
 
 def _details(one: dict[str, Any]) -> list[str]:
@@ -93,10 +105,16 @@ def _details(one: dict[str, Any]) -> list[str]:
         dtype = "" if call["dtype"] == "int32" else f"{call['dtype']} "
         kind = f" ({each['kind']})" if each["kind"] else ""
         shown = each["message"].removeprefix(f"{each['rule']}: ").removesuffix(".")
-        if not each["alone"]:
+        number, smallest = each.get("num_program_calls", 1), "Smallest call"
+        if number > 1 and not each["alone"]:
+            smallest = f"Smallest program: {number} calls, the last one of"
+        elif not each["alone"]:
             shown += ", which an earlier call of the same process has caused"
+        if each.get("shown") is False:
+            shown += ", which its program does not show in a new process"
+        smallest += ":" if smallest == "Smallest call" else ""
         lines.append(
-            f"- `{each['rule']}`{kind}: {shown}. Smallest call: {_counted(ids, f'{dtype}id')}"
+            f"- `{each['rule']}`{kind}: {shown}. {smallest} {_counted(ids, f'{dtype}id')}"
             f"{_ids(each['snippet'])}, {_counted(call['num_experts'], 'expert')}, "
             f"blocks of {call['block_size']}{options}."
         )
@@ -109,8 +127,8 @@ def _counted(number: int, what: str) -> str:
 
 def _ids(snippet: str) -> str:
     """The ids of the call, if they are few."""
-    literal = re.search(r"^topk_ids = .*?np\.array\((\[.*\]), ", snippet, re.MULTILINE)
-    return f" `{literal[1]}`" if literal and len(literal[1]) <= _SHOWN_IDS else ""
+    literals = re.findall(r"^topk_ids = .*?np\.array\((\[.*\]), ", snippet, re.MULTILINE)
+    return f" `{literals[-1]}`" if literals and len(literals[-1]) <= _SHOWN_IDS else ""
 
 
 def _origin(one: dict[str, Any]) -> str:

@@ -45,14 +45,15 @@ def run(capfd: pytest.CaptureFixture[str]) -> Run:
 
 @pytest.fixture
 def judged(run: Run) -> Judge:
-    """The document; the exit code says whether it has findings."""
+    """The document of a verdict on small calls; every snippet was seen to show it."""
 
     def judge(name: str, *arguments: object) -> dict[str, Any]:
-        usual = ("--json", "--max-ids", 300, "--seconds", 300)
+        usual = ("--json", "--cases", "block_7", "--max-ids", 300, "--seconds", 120)
         done = run(f"faulty:{name}", *usual, *arguments)
         assert done.stderr == ""
         document: dict[str, Any] = json.loads(done.stdout)
         assert done.returncode == (1 if document["findings"] else 0)
+        assert all(finding["shown"] for finding in document["findings"])
         return document
 
     return judge
@@ -92,7 +93,7 @@ def executed(finding: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_nothing_is_broken(judged: Judge, name: str, form: str) -> None:
-    document = judged(name, "--random", 20)
+    document = judged(name, "--random", 60)
     assert document["findings"] == []
     assert document["form"] == form
     assert document["num_calls"] == document["num_cases"] > 50
@@ -105,6 +106,15 @@ def test_tessera_itself_takes_every_option(run: Run) -> None:
     done = run("tessera:align_block_size", "--json", "--random", 20, "--max-ids", 300)
     document = json.loads(done.stdout)
     assert (done.returncode, document["findings"], document["not_asked"]) == (0, [], {})
+    # Every class of calls was made, small ones of every kind first.
+    classes = document["classes"]
+    assert all(one["num_calls"] == one["num_cases"] > 0 for one in classes)
+    assert [one["name"] for one in classes][:3] == [
+        "small calls with invalid ids",
+        "small calls with an expert map",
+        "small calls with ids of another type",
+    ]
+    assert classes[-1]["name"] == "large calls with valid ids"
 
 
 def test_what_takes_any_keyword_takes_every_option(judged: Judge) -> None:
@@ -196,8 +206,8 @@ def test_a_dead_process(judged: Judge) -> None:
 
 
 def test_a_process_that_hangs(judged: Judge) -> None:
-    finding = only(judged("hangs", "--random", 5, "--seconds", 30), "no_hang")
-    assert size(finding)[:2] == (0, 13)
+    finding = only(judged("hangs", "--random", 5, "--seconds", 20), "no_hang")
+    assert size(finding)[1] == 13
     assert finding["message"].startswith("the call was ended after ")
 
 
@@ -219,6 +229,10 @@ def test_arrays_that_it_does_not_take(run: Run) -> None:
     assert done.returncode == 1
     done = run("faulty:of_numpy", *small, "--arrays", "numpy")
     assert (done.returncode, "--arrays" in done.stdout) == (0, False)
+    # One that takes them, and has arrays of NumPy to give back.
+    done = run("faulty:of_other_arrays", *small)
+    assert "expected three arrays, got sorted_token_ids of type ndarray" in done.stdout
+    assert "it was given torch arrays; --arrays numpy gives others" in done.stdout
 
 
 def test_the_same_seed_gives_the_same_findings(judged: Judge) -> None:
@@ -237,7 +251,14 @@ def test_the_same_seed_gives_the_same_findings(judged: Judge) -> None:
         (["faulty:order_unknown"], "--form: cannot be told from the parameters (ids, num_experts"),
         (["faulty:right", "--form", "x"], "--form: expected one of tessera (topk_ids, *, block_si"),
         (["faulty:right", "--except", "speed"], "--except: expected some of no_crash, no_hang, "),
-        (["faulty:right", "--seconds", "0"], "--seconds: expected more than 0, got 0"),
+        (["faulty:right", "--seconds", "0"], "--seconds: expected 20 or more, got 0"),
+        (["faulty:right", "--seconds", "19.9"], "--seconds: expected 20 or more, got 19.9"),
+        (["faulty:right", "--seconds", "nan"], "--seconds: expected 20 or more, got nan"),
+        (["faulty:right", "--random", "0", "--max-ids", "5"], "--max-ids: is of random cases; "),
+        (
+            ["faulty:right", "--random", "-1"],
+            "--random: expected an integer in [0, 2147483647], got",
+        ),
         (["faulty:right", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got"),
         (["faulty:right", "--implementation", "cpu/reference"], "--implementation: names one of"),
     ],
@@ -269,7 +290,8 @@ def test_without_hypothesis(
 ) -> None:
     from tessera.cli.main import main
 
-    monkeypatch.delitem(sys.modules, "tessera.judge.shrinking", raising=False)
+    for name in ("judging", "shrinking"):
+        monkeypatch.delitem(sys.modules, f"tessera.judge.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert main(["verify", "--impl", "faulty:right"]) == 2
     assert "hypothesis is not installed: pip install 'tessera[verify]'" in capsys.readouterr().err

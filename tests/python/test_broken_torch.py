@@ -79,7 +79,7 @@ COMMANDS = {
     "info --json": "info --json",
     "align": "align --tokens 64 --time",
     "verify": "verify --cases random:1:50",
-    "verify --impl": "verify --impl tessera:align_block_size --arrays numpy --seconds 1",
+    "verify --impl": "verify --impl tessera:align_block_size --arrays numpy --random 0",
     "bench": "bench --tokens 16 --experts 8 --peers none",
 }
 
@@ -164,12 +164,50 @@ def test_an_interrupt_is_none_of_its_failures(tmp_path: Path) -> None:
 
 
 def test_tensors_asked_for(tmp_path: Path) -> None:
-    command = "verify --impl tessera:align_block_size --arrays torch --seconds 1"
+    command = "verify --impl tessera:align_block_size --arrays torch"
     code, word = FAILURES["OSError"]
     done = run_beside(tmp_path, code, "-m", "tessera", *command.split())
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert word in line
+    assert line.endswith("give it NumPy's arrays with --arrays numpy")
+    assert "pip install" not in line  # it is installed
+
+
+NOT_INSTALLED = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+IMPLEMENTATION = """
+from tessera import align_block_size
+
+def align(topk_ids, block_size, num_experts):
+    return align_block_size(topk_ids, block_size=block_size, num_experts=num_experts)
+"""
+
+
+def test_without_torch_what_needs_it_says_how_to_go_on(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text(IMPLEMENTATION)
+    command = [sys.executable, "-m", "tessera", "verify", "--impl", "kernels:align"]
+    done = run_beside(tmp_path, NOT_INSTALLED, *command[1:])
+    assert done.stderr == (
+        "tessera verify: --arrays: the form vllm is given torch's tensors, and torch is not "
+        "installed: pip install torch, or give it NumPy's arrays with --arrays numpy\n"
+    )
+    more = ["--arrays", "numpy", "--cases", "1x8x2/16"]
+    done = run_program([*command, *more], PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        (NOT_INSTALLED, "is not installed: pip install torch"),
+        (FAILURES["ImportError"][0], "cannot be imported (ImportError: undefined symbol: x)"),
+    ],
+)
+def test_a_program_for_vllm(tmp_path: Path, code: str, why: str) -> None:
+    (tmp_path / "program.py").write_text("print('run')\n")
+    done = run_beside(tmp_path, code, "-m", "tessera.vllm", str(tmp_path / "program.py"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"tessera.vllm: vLLM's functions take torch's tensors, and torch {why}\n"
 
 
 def test_info_of_a_torch_that_is_not_there(tmp_path: Path) -> None:

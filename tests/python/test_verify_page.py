@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from tessera import contract_violations
 
 ROOT = Path(__file__).parents[2]
 MARKED = "".join(
@@ -57,6 +60,7 @@ def test_what_is_broken_with_valid_ids_is_told_apart(
 ) -> None:
     verdict = {
         "num_calls": 7,
+        "num_cases": 9,
         "tessera": "1.0",
         "seed": 3,
         "seconds": 60.0,
@@ -76,7 +80,8 @@ def test_what_is_broken_with_valid_ids_is_told_apart(
     (tmp_path / "one.json").write_text(json.dumps(one))
     monkeypatch.setattr(generator, "VERDICTS", tmp_path)
     text = generator.page(MARKED)
-    assert "| an engine's | 2.0 | cpu | 7 | `expert_tail` | `no_crash` |\n" in text
+    row = "| an engine's | 2.0 | cpu | 7 of 9 | `expert_tail` | `no_crash` | not recorded |\n"
+    assert row in text
     assert (
         "- `expert_tail`: expert_ids[1]: expected -1, found 0. Smallest call: 6 int64 ids "
         "`[[7, 8]]`, 4 experts, blocks of 5, with expert_map.\n"
@@ -85,3 +90,23 @@ def test_what_is_broken_with_valid_ids_is_told_apart(
     assert "- a processor; Tessera 1.0, seed 3, 60 s each; 2026-01-02\n" in text
     assert "| `sglang-op` | `(topk_ids, num_buckets, block_size, " in text
     assert "| `no_hang` | A call comes to an end. |" in text
+
+
+def test_what_programs_show(generator: Any) -> None:
+    shown = finding("padding", valid=True, alone=False) | {"shown": True, "num_program_calls": 2}
+    other = finding("no_crash", valid=True) | {"shown": False, "num_program_calls": 1}
+    untried = other | {"shown": None}
+    assert generator._shown([shown, other, untried]) == "1 of 3"
+    assert generator._shown([]) == "–"
+    lines = generator._details({"verdict": {"findings": [shown, other]}})
+    assert "found 0. Smallest program: 2 calls, the last one of 6 int64 ids" in lines[0]
+    assert "which its program does not show in a new process. Smallest call: 6" in lines[1]
+
+
+@pytest.mark.parametrize("name", ["numpy_composition", "textbook", "thread_local_counts"])
+def test_peers_that_are_judged_can_be_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    topk_ids = np.array([[2, 0], [1, 2]], np.int32)
+    sizes = {"block_size": 2, "num_experts": 3}
+    result = getattr(importlib.import_module("judged_peers"), name)(topk_ids, **sizes)
+    assert contract_violations(topk_ids, result, **sizes) == []

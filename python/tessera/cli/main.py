@@ -1,6 +1,7 @@
 """Entry point of `tessera` and `python -m tessera`.
 
-Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input.
+Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, `verify --impl` came to no
+verdict in its time.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tessera",
         description="Expert-aligned token blocks for Mixture-of-Experts inference.",
-        epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input.",
+        epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, verify "
+        "--impl came to no verdict in its time.",
     )
     parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)

@@ -53,20 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    num_random = args.random
-    if num_random is None:
-        num_random = 100 if args.cases == "all" else 0
-    if args.max_ids is not None and num_random == 0:
-        raise ValueError("--max-ids: is of random cases; expected --random beside it")
-    max_ids = _MAX_IDS if args.max_ids is None else args.max_ids
-    load_library()
-    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
-    chosen += [
-        case_named(f"random:{seed}:{max_ids}") for seed in range(args.seed, args.seed + num_random)
-    ]
     if args.impl is not None:
-        return verify_implementation.run(args, chosen)
+        return verify_implementation.run(args, _chosen)
     verify_implementation.refuse_stray_options(args)
+    chosen = _chosen(args)
     cuda_index = chosen_device(args.device)
     present, skipped = _implementations(args.implementation, args.device, cuda_index)
 
@@ -112,6 +102,22 @@ def run(args: argparse.Namespace) -> int:
         f"{passed} passed, {len(failures)} failed"
     )
     return 1 if failures else 0
+
+
+def _chosen(args: argparse.Namespace) -> list[Case]:
+    """The cases that the arguments ask for."""
+    num_random = args.random
+    if num_random is None:
+        num_random = 100 if args.cases == "all" else 0
+    if args.max_ids is not None and num_random == 0:
+        raise ValueError("--max-ids: is of random cases; expected --random beside it")
+    max_ids = _MAX_IDS if args.max_ids is None else args.max_ids
+    load_library()
+    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
+    chosen += [
+        case_named(f"random:{seed}:{max_ids}") for seed in range(args.seed, args.seed + num_random)
+    ]
+    return chosen
 
 
 def _implementations(

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tessera.cli.devices import device_index
 from tessera.cli.progress_bars import counting_bar
 from tessera.contract import Case
 from tessera.judge.call import call_of_case
+from tessera.judge.clock import LEAST_SECONDS, Clock, TimeUpError
 from tessera.judge.faults import judged_rules
 from tessera.judge.forms import FORMS, listed_forms
-from tessera.judge.report import Asked, document, text
-from tessera.judge.runner import Runner
-from tessera.judge.search import Key, Search
+from tessera.judge.report import Asked, document, exit_code, text
+from tessera.judge.runner import Pace, Runner, start_server
 from tessera.judge.worker import Plan
 
 _DEFAULT_SECONDS = 60.0
@@ -26,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --impl and the arguments that go with it."""
     group = parser.add_argument_group(
         "an implementation of your own",
-        "Which rules of the contract it breaks, each with the simplest call that shows it.",
+        "Which rules of the contract it breaks, each with the simplest program that shows it.",
+    )
+    parser.epilog = (
+        "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input; 3, with --impl: "
+        "nothing is broken so far, but the time was up before every call was made."
     )
     add = group.add_argument
     add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in processes of its own")
@@ -36,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seconds",
         type=float,
         metavar="S",
-        help=f"time to take, about (default: {_DEFAULT_SECONDS:.0f})",
+        help=f"time to take, {LEAST_SECONDS:.0f} or more (default: {_DEFAULT_SECONDS:.0f})",
     )
     add("--except", dest="accepted", metavar="RULE,..", help="rules that it may break")
 
@@ -53,10 +59,11 @@ def refuse_stray_options(args: argparse.Namespace) -> None:
             raise ValueError(f"--{shown}: expected --impl beside it")
 
 
-def run(args: argparse.Namespace, chosen: list[Case]) -> int:
-    """Judge the implementation on the chosen cases."""
+def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Case]]) -> int:
+    """Judge the implementation on the cases that the arguments choose."""
+    started = time.monotonic()
     try:
-        from tessera.judge.shrinking import shrink
+        from tessera.judge.judging import judge
     except ImportError:
         raise ValueError(
             "--impl: hypothesis is not installed: pip install 'tessera[verify]'"
@@ -64,33 +71,37 @@ def run(args: argparse.Namespace, chosen: list[Case]) -> int:
     if args.implementation is not None:
         raise ValueError("--implementation: names one of Tessera's; expected it without --impl")
     seconds = _DEFAULT_SECONDS if args.seconds is None else args.seconds
-    if not seconds > 0:
-        raise ValueError(f"--seconds: expected more than 0, got {seconds:g}")
+    if not LEAST_SECONDS <= seconds < math.inf:
+        raise ValueError(f"--seconds: expected {LEAST_SECONDS:g} or more, got {seconds:g}")
     if args.form is not None and args.form not in FORMS:
         raise ValueError(f"--form: expected one of {listed_forms()}, got {args.form!r}")
     accepted = _accepted(args.accepted)
     if args.device != "auto":
         device_index(args.device)
     plan = Plan(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
-    with Runner(plan) as runner, counting_bar() as progress:
-        deadline = time.monotonic() + seconds
-        search = Search(runner, accepted, deadline)
-        task = progress.add_task("asking", total=len(chosen))
-        search.ask_all(
-            (call_of_case(case, args.seed) for case in chosen),
-            lambda done, total: progress.update(task, completed=done, total=total),
+    clock = Clock(started, seconds)
+    start_server(plan)
+    cases = chosen(args)
+    with counting_bar() as bar:
+        task = bar.add_task(f"importing {args.impl}", total=None)
+
+        def progress(what: str, done: int | None, total: int | None) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        try:
+            runner = Runner(plan, clock, Pace())
+        except TimeUpError:
+            raise ValueError(
+                f"--seconds: expected more than {args.impl} takes to be imported, got {seconds:g}"
+            ) from None
+        with runner:
+            calls = (call_of_case(case, args.seed) for case in cases)
+            verdict = judge(runner, plan, calls, accepted, args.seed, clock, progress)
+        found = document(
+            verdict, plan, runner.told, Asked(args.cases, args.seed, seconds, accepted)
         )
-        shrunk: set[Key] = set()
-        # What comes up on the way is made small too.
-        while left := [key for key in search.verdict.findings if key not in shrunk]:
-            name = " ".join(filter(None, left[0]))
-            progress.update(task, description=f"shrinking {name}", total=None)
-            shrink(search, left[0], args.seed, (deadline - time.monotonic()) / len(left))
-            shrunk.add(left[0])
-        asked = Asked(args.cases, args.seed, seconds, accepted)
-        found = document(search.verdict, plan, runner.told, asked)
     print(json.dumps(found, indent=2) if args.json else text(found))
-    return 1 if found["findings"] else 0
+    return exit_code(found)
 
 
 def _accepted(names: str | None) -> list[str]:

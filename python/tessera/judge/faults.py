@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tessera.contract import Rule, Violation, contract_violations, rules
 from tessera.judge.call import Call
 from tessera.judge.runner import Death
-from tessera.judge.worker import Outcome
+from tessera.judge.worker import Outcome, differing
 
 # What the checker, which sees only inputs and outputs, does not check.
 CALLING_RULES = (
@@ -21,6 +21,7 @@ CALLING_RULES = (
     Rule("inputs_kept", "The inputs are as they were before the call."),
     Rule("memory_kept", "No memory beside the caller's output arrays is written."),
     Rule("repeatable", "Two equal calls have equal outputs."),
+    Rule("outputs_kept", "The outputs of a call stay as they are when the next one is made."),
 )
 
 
@@ -35,16 +36,29 @@ class Fault(NamedTuple):
     kind: tells apart what one rule has several of, such as exceptions.
     message: what was expected and what came.
     outputs: the outputs that break the rule, if it is about them.
+    array, position: the argument or output that it is about, and where that breaks it first.
     """
 
     rule: str
     kind: str
     message: str
     outputs: dict[str, npt.NDArray[Any]] | None = None
+    array: str = ""
+    position: int = 0
+
+    @property
+    def num_calls(self) -> int:
+        """How many equal calls break the rule, where none before them have a part in it."""
+        return 2 if self.rule == "repeatable" else 1
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Rule and kind, which are equal for two faults of the same finding."""
+        return self.rule, self.kind
 
 
-def faults_of(call: Call, outcome: Outcome | Death) -> list[Fault]:
-    """The rules that the call breaks, each once."""
+def faults_of(call: Call, outcome: Outcome | Death, equal: Outcome | None) -> list[Fault]:
+    """The rules that the call breaks, each once. `equal`: of the equal call just before it."""
     if isinstance(outcome, Death):
         return [_death(outcome)]
     if outcome.error:
@@ -55,23 +69,27 @@ def faults_of(call: Call, outcome: Outcome | Death) -> list[Fault]:
         return [Fault("output_form", "", message)]
     found: dict[str, Fault] = {}
     for name in outcome.changed:
-        found["inputs_kept"] = Fault("inputs_kept", "", f"{name} was written to")
+        found["inputs_kept"] = Fault("inputs_kept", "", f"{name} was written to", array=name)
     for name in outcome.trampled:
         message = f"memory beside {name} was written"
-        found["memory_kept"] = Fault("memory_kept", "", message)
-    for outputs in outcome.runs:
-        for violation in _violations(call, outputs):
-            message = violation.message
-            if violation.rule == "output_sizes":
-                message = _size_message(call, outputs, violation.array)
-            fault = Fault(violation.rule, "", message, outputs)
-            found.setdefault(violation.rule, fault)
-    # An order that changes is what stable_order tells.
-    if len(outcome.runs) == 2 and "stable_order" not in found:
-        first, second = outcome.runs
-        differing = [name for name in first if not np.array_equal(first[name], second[name])]
-        message = f"{', '.join(differing)} differed between two equal calls"
-        found["repeatable"] = Fault("repeatable", "", message, second)
+        found["memory_kept"] = Fault("memory_kept", "", message, array=name)
+    for name in outcome.altered:
+        message = f"{name} of the call before was written to"
+        found["outputs_kept"] = Fault("outputs_kept", "", message, array=name)
+    outputs = outcome.outputs
+    for each in _violations(call, outputs):
+        message = each.message
+        if each.rule == "output_sizes":
+            message = _size_message(call, outputs, each.array)
+        fault = Fault(each.rule, "", message, outputs, each.array, each.position)
+        found.setdefault(each.rule, fault)
+    if equal is not None and (names := differing(equal.outputs, outputs)):
+        # Where only the order inside groups may differ, it is that.
+        order_alone = names == ("sorted_token_ids",) and found.keys() <= {"stable_order"}
+        order_alone &= {each.rule for each in _violations(call, equal.outputs)} <= {"stable_order"}
+        kind = "order" if order_alone else ""
+        message = f"{', '.join(names)} differed between two equal calls"
+        found["repeatable"] = Fault("repeatable", kind, message, outputs)
     return list(found.values())
 
 

@@ -12,7 +12,7 @@ from tessera.judge.call import DEFAULTS, OPTIONS, Call
 Arrays = Literal["numpy", "torch"]
 
 _OUTPUTS = ("sorted_token_ids", "expert_ids", "num_tokens_post_pad")
-_REPORTS = ("expert_counts", "num_dropped", "statistics")
+REPORTS = ("expert_counts", "num_dropped", "statistics")
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ FORMS = {
                 "tail_expert",
                 "map_tail",
                 "filtered_group",
-                *_REPORTS,
+                *REPORTS,
                 "out",
             ),
             arrays="numpy",
@@ -147,7 +147,7 @@ def adapted(judged: Judged, call: Call) -> tuple[Call, list[str]]:
     """The nearest call that an implementation can be asked, and the options that it cannot."""
     form, accepted = judged
     takes = {name for name in OPTIONS if name in accepted}
-    if {*_REPORTS} <= accepted:
+    if {*REPORTS} <= accepted:
         takes.add("reports")
     if form.in_place or "out" in accepted:
         takes.add("extra_length")
@@ -186,7 +186,7 @@ def arguments_of(judged: Judged, call: Call) -> Arguments:
     """What the call, which is `adapted`, passes to the implementation."""
     form, accepted = judged
     keywords = [name for name in call.changed_options() if name in accepted]
-    keywords += [name for name in _REPORTS if call.reports]
+    keywords += [name for name in REPORTS if call.reports]
     lengths = call.output_lengths()
     buffers = lengths if form.in_place else {}
     if call.extra_length and not form.in_place:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import tessera
 from tessera.judge.faults import judged_rules
 from tessera.judge.search import Finding, Verdict
-from tessera.judge.snippet import snippet
 from tessera.judge.worker import Plan, Told
 
 # Elements of an array that are shown, and how many of them around the first difference.
@@ -39,18 +38,42 @@ def document(verdict: Verdict, plan: Plan, told: Told, asked: Asked) -> dict[str
         "seed": asked.seed,
         "seconds": asked.seconds,
         "except": asked.accepted,
-        "num_cases": verdict.num_cases,
-        "num_calls": verdict.num_calls,
+        "num_cases": verdict.num_cases.total(),
+        "num_calls": verdict.num_calls.total(),
         "num_valid_calls": verdict.num_valid_calls,
+        "num_valid_unfit": verdict.num_valid_unfit,
+        "classes": [
+            {
+                "name": name,
+                "num_cases": verdict.num_cases[name],
+                "num_calls": verdict.num_calls[name],
+            }
+            for name in verdict.classes()
+        ],
         "not_asked": dict(verdict.not_asked),
         "findings": [
-            _finding(finding, meanings[finding.fault.rule], plan, told)
-            for finding in verdict.in_order()
+            _finding(finding, meanings[finding.fault.rule]) for finding in verdict.in_order()
         ],
     }
 
 
-def _finding(finding: Finding, meaning: str, plan: Plan, told: Told) -> dict[str, Any]:
+def not_made(found: dict[str, Any]) -> list[str]:
+    """The classes whose calls were not all made, with how many were."""
+    return [
+        f"{each['name']} ({each['num_calls']} of {each['num_cases']})"
+        for each in found["classes"]
+        if each["num_calls"] < each["num_cases"]
+    ]
+
+
+def exit_code(found: dict[str, Any]) -> int:
+    """1, a rule is broken; 3, none is, but not every call was made; 0, none is."""
+    if found["findings"]:
+        return 1
+    return 3 if not_made(found) else 0
+
+
+def _finding(finding: Finding, meaning: str) -> dict[str, Any]:
     call = finding.call
     return {
         "rule": finding.fault.rule,
@@ -60,7 +83,10 @@ def _finding(finding: Finding, meaning: str, plan: Plan, told: Told) -> dict[str
         "num_calls": finding.num_calls,
         "num_valid_calls": finding.num_valid_calls,
         "valid_ids": finding.valid,
-        "alone": finding.alone,
+        "num_program_calls": len(finding.program),
+        "alone": bool(finding.reproduced) and len(finding.program) == finding.fault.num_calls,
+        "reproduced": finding.reproduced,
+        "shown": finding.shown,
         "call": {
             "num_tokens": call.topk_ids.shape[0],
             "top_k": call.topk_ids.shape[1],
@@ -69,7 +95,7 @@ def _finding(finding: Finding, meaning: str, plan: Plan, told: Told) -> dict[str
             "dtype": str(call.topk_ids.dtype),
             "options": call.changed_options(),
         },
-        "snippet": snippet(call, told, plan),
+        "snippet": finding.snippet,
         "outputs": _differences(finding),
     }
 
@@ -101,35 +127,34 @@ def _shown(array: npt.NDArray[Any], at: int) -> str:
 def text(found: dict[str, Any]) -> str:
     """The document, for people."""
     lines = [_finding_text(each, found) for each in found["findings"]]
-    if any(_is_of_every_valid_call(each, found) for each in found["findings"]):
+    if 0 < found["num_valid_calls"] == found["num_valid_unfit"]:
         other = {"numpy": "torch", "torch": "numpy"}[found["arrays"]]
         lines.append(
-            f"every call with valid ids raised: it was given {found['arrays']} arrays; "
-            f"--arrays {other} gives others"
+            "every call with valid ids raised or did not return three arrays: "
+            f"it was given {found['arrays']} arrays; --arrays {other} gives others"
         )
     if found["not_asked"]:
         options = ", ".join(f"{name} ({n} calls)" for name, n in found["not_asked"].items())
         lines.append(f"not asked, since the form {found['form']} does not have it: {options}")
     if found["except"]:
         lines.append(f"not judged: {', '.join(found['except'])}")
-    if found["num_calls"] < found["num_cases"]:
+    if left := not_made(found):
         lines.append(
             f"the time was up after {found['num_calls']} of {found['num_cases']} calls: "
-            "more --seconds make the rest"
+            f"more --seconds make the rest of the {', '.join(left)}"
         )
     broken = {each["rule"] for each in found["findings"]}
-    verdict = f"{len(broken)} rules broken" if len(broken) != 1 else "1 rule broken"
+    verdict = "nothing broken"
+    if broken:
+        verdict = f"{len(broken)} rules broken" if len(broken) != 1 else "1 rule broken"
+    elif left:
+        verdict = "nothing broken so far, by part of the calls"
     lines.append(
         f"judged {found['implementation']} in the form {found['form']}, {found['arrays']} arrays "
         f"on {found['device']}, by {found['num_calls']} calls, {found['num_valid_calls']} of them "
-        f"with valid ids; seed {found['seed']}: {verdict if broken else 'nothing broken'}"
+        f"with valid ids; seed {found['seed']}: {verdict}"
     )
     return "\n".join(lines)
-
-
-def _is_of_every_valid_call(each: dict[str, Any], found: dict[str, Any]) -> bool:
-    every: int = found["num_valid_calls"]
-    return every > 0 and bool(each["rule"] == "no_exception" and each["num_valid_calls"] == every)
 
 
 def _finding_text(each: dict[str, Any], found: dict[str, Any]) -> str:
@@ -145,15 +170,29 @@ def _finding_text(each: dict[str, Any], found: dict[str, Any]) -> str:
     lines = [
         f"BROKEN {each['rule']}{kind}: {each['meaning']}",
         f"  {scope}",
-        "  the simplest call found:",
+        f"  {what_the_snippet_is(each)}:",
         *(f"    {line}".rstrip() for line in each["snippet"].splitlines()),
         f"  {each['message']}",
     ]
-    if not each["alone"]:
-        lines.append(
-            "  this call alone does no such thing: a call before it has written where it must not"
-        )
     for name, arrays in each["outputs"].items():
         lines.append(f"  {name}")
         lines += [f"    {kind:8} {shown}" for kind, shown in arrays.items()]
     return "\n".join(lines) + "\n"
+
+
+def what_the_snippet_is(each: dict[str, Any]) -> str:
+    """What a finding's snippet has in it, and whether that was seen to show it."""
+    number = each["num_program_calls"]
+    calls = "the simplest call found"
+    if number > 1:
+        calls = f"the simplest {number} calls found, the last of which does it"
+    if each["shown"]:
+        return f"{calls}; tried in a new process, this shows it"
+    if each["shown"] is None:
+        return f"{calls}; not tried in a new process, since the time was up"
+    if each["reproduced"]:
+        return (
+            f"{calls}; shown by these calls in a process forked for them, NOT by this program in a "
+            "new one"
+        )
+    return f"{calls}; it was seen after other calls, and in a new process this does NOT show it"

@@ -17,77 +17,61 @@ from hypothesis import strategies as st
 from hypothesis.errors import HypothesisException
 
 from tessera.judge.call import DEFAULTS, OPTIONS, Call
+from tessera.judge.clock import TimeUpError
 from tessera.judge.forms import adapted
-from tessera.judge.search import Finding, Key, Search
+from tessera.judge.programs import SIMPLER
+from tessera.judge.search import Finding, Search
 
 _MAX_EXAMPLES = 1000
 # So many ids, and entries of a map, can be drawn one by one.
 _FEW = 24
 
 
-def shrink(search: Search, key: Key, seed: int, seconds: float) -> None:
-    """Look for calls that are simpler than the finding's and break the same rule."""
-    finding = search.verdict.findings[key]
-    judged = search.runner.told.judged
-    deadline = time.monotonic() + seconds
-    valid = finding.valid
+def shrink(search: Search, finding: Finding, seed: int, until: float) -> None:
+    """Look for calls that are simpler than the finding's and break the same rule.
+
+    Many of them, so they are made in processes that have made others before.
+    """
+    key, valid = finding.fault.key, finding.valid
+    search.shrink_for(key)
 
     def breaks(call: Call) -> bool:
-        call = adapted(judged, call)[0]
+        if time.monotonic() > until:
+            raise TimeUpError
+        call = adapted(search.told.judged, call)[0]
         if valid and not call.has_valid_inputs:
             return False
-        return time.monotonic() < deadline and key in search.broken_by(call)
+        return key in search.broken_by(call)
 
-    # One part at a time, which takes few calls where each costs seconds.
-    for simpler in _SIMPLER:
-        if (call := simpler(finding.call)) is not None:
-            breaks(call)
+    with contextlib.suppress(TimeUpError):
+        # One part at a time, which takes few calls where each costs seconds.
+        before = None
+        while before is not finding.call:
+            before = finding.call
+            for simpler in SIMPLER:
+                if (call := simpler(finding.call)) is not None:
+                    breaks(call)
+        for few in (False, True):
+            if few or finding.call.topk_ids.size > _FEW or finding.call.num_experts > _FEW:
+                _search_near(finding, breaks, few, seed)
+
+
+def _search_near(finding: Finding, breaks: Callable[[Call], bool], few: bool, seed: int) -> None:
     # HypothesisException: none simpler was found, or the calls do not do the same every time.
-    for few in (False, True):
-        with warnings.catch_warnings(), contextlib.suppress(HypothesisException):
-            warnings.simplefilter("ignore")
-            find(
-                _calls_near(finding, few),
-                breaks,
-                settings=settings(
-                    max_examples=_MAX_EXAMPLES,
-                    database=None,
-                    deadline=None,
-                    phases=(Phase.generate, Phase.shrink),
-                    suppress_health_check=list(HealthCheck),
-                ),
-                random=random.Random(seed),
-            )
-
-
-def _with_fewer_ids(number: int) -> Callable[[Call], Call | None]:
-    def first_ids(call: Call) -> Call | None:
-        if call.topk_ids.size <= number:
-            return None
-        return replace(call, topk_ids=call.topk_ids.reshape(-1, 1)[:number].copy(), source="")
-
-    return first_ids
-
-
-def _with_few_experts(call: Call) -> Call:
-    number = max(1, min(call.num_experts, int(call.topk_ids.max(initial=0)) + 1))
-    expert_map = None if call.expert_map is None else call.expert_map[:number].copy()
-    return replace(call, num_experts=number, expert_map=expert_map)
-
-
-_SIMPLER: tuple[Callable[[Call], Call | None], ...] = (
-    lambda call: replace(call, **{name: DEFAULTS[name] for name in OPTIONS}),
-    *(_with_fewer_ids(number) for number in (64, 4, 1, 0)),
-    lambda call: replace(call, topk_ids=np.zeros_like(call.topk_ids), source=""),
-    lambda call: (
-        replace(call, topk_ids=np.full_like(call.topk_ids, -1), source="")
-        if call.topk_ids.dtype.kind == "i"
-        else None
-    ),
-    _with_few_experts,
-    lambda call: replace(call, block_size=2),
-    lambda call: replace(call, block_size=1),
-)
+    with warnings.catch_warnings(), contextlib.suppress(HypothesisException):
+        warnings.simplefilter("ignore")
+        find(
+            _calls_near(finding, few),
+            breaks,
+            settings=settings(
+                max_examples=_MAX_EXAMPLES,
+                database=None,
+                deadline=None,
+                phases=(Phase.generate, Phase.shrink),
+                suppress_health_check=list(HealthCheck),
+            ),
+            random=random.Random(seed),
+        )
 
 
 def _calls_near(finding: Finding, few: bool) -> st.SearchStrategy[Call]:

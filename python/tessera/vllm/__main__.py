@@ -16,6 +16,7 @@ from typing import NoReturn
 
 from tessera import warmup
 from tessera._device import HOST, cuda_index_of
+from tessera._library import torch_failure, torch_or_none
 
 _PROGRAM = "python -m tessera.vllm"
 
@@ -75,6 +76,19 @@ def _find(program: list[str]) -> None:
         raise ValueError(f"{refusal} ({error})") from None
     if spec is None:
         raise ValueError(refusal)
+
+
+def _expect_torch() -> None:
+    """Say what to do where there is no torch.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if torch_or_none() is None:
+        failure = torch_failure()
+        which = f"cannot be imported ({failure})" if failure else "is not installed"
+        remedy = "" if failure else ": pip install torch"
+        raise ValueError(f"vLLM's functions take torch's tensors, and torch {which}{remedy}")
 
 
 def _serve() -> None:
@@ -140,6 +154,7 @@ def main() -> None:
     device = parser.parse_args(own).device
     try:
         _find(program)
+        _expect_torch()
         _serve()
         index = _device_index(device)
         _make_ready(index)
