@@ -4,6 +4,7 @@
 if(NOT TARGET DLPack::DLPack)
   find_path(DLPACK_INCLUDE_DIR dlpack/dlpack.h)
   if(NOT DLPACK_INCLUDE_DIR)
+    unset(_Python3_EXECUTABLE CACHE)  # a virtual environment may have been activated since
     find_package(Python3 COMPONENTS Interpreter QUIET)
     if(Python3_FOUND)
       execute_process(
@@ -13,8 +14,8 @@ if(NOT TARGET DLPack::DLPack)
     endif()
   endif()
   if(NOT DLPACK_INCLUDE_DIR)
-    message(FATAL_ERROR "dlpack/dlpack.h not found: install libdlpack-dev (Debian) or run "
-                        "'pip install apache-tvm-ffi', which needs no root, or set "
+    message(FATAL_ERROR "dlpack/dlpack.h not found: install libdlpack-dev (Debian) or, in an "
+                        "active virtual environment, apache-tvm-ffi (pip), or set "
                         "DLPACK_INCLUDE_DIR to the folder that holds dlpack/dlpack.h")
   endif()
   add_library(DLPack::DLPack INTERFACE IMPORTED)

@@ -121,10 +121,12 @@ python_packages() {
 }
 
 # With the CUDA backend for the GPUs of this machine only, and without where there is none: it takes
-# minutes to compile for others.
+# minutes to compile for others. CUDAARCHS chooses otherwise, for later runs too.
 tessera_package() {
-  local inputs gpus what
-  export CUDAARCHS=${CUDAARCHS:-native}
+  local inputs gpus what chosen=$stamps/cudaarchs minutes='two CPU minutes'
+  [[ -z ${CUDAARCHS:-} ]] || printf '%s\n' "$CUDAARCHS" >"$chosen"
+  CUDAARCHS=$(cat "$chosen" 2>/dev/null || echo native)
+  export CUDAARCHS
   gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null) || gpus=
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
@@ -132,16 +134,19 @@ tessera_package() {
   inputs+=" $CUDAARCHS ${TESSERA_CUDA:-} $gpus $(command -v nvcc || true)"
   is_fresh package "$inputs" && return
   command -v c++ >/dev/null || debian_packages g++
-  if [[ $CUDAARCHS == native && -z $gpus ]]; then
-    what='for the CPU, as there is no NVIDIA GPU here'
+  if [[ ${TESSERA_CUDA:-} == OFF ]]; then
+    what='for the CPU, as TESSERA_CUDA=OFF says'
+  elif [[ $CUDAARCHS == native && -z $gpus ]]; then
+    what='for the CPU, as there is no NVIDIA GPU here (CUDAARCHS=all builds for every GPU)'
   elif ! command -v nvcc >/dev/null; then
     what='for the CPU, as there is no nvcc here: to use a GPU install the CUDA toolkit 12.8 or newer'
     what+=' (https://developer.nvidia.com/cuda-downloads)'
   else
     what="for the CPU and the CUDA architectures '$CUDAARCHS'"
+    minutes='three to six CPU minutes'
   fi
   say "building Python package tessera $(<VERSION) $what"
-  say "compiling takes about two minutes on two cores; it is installed with what it requires"
+  say "compiling takes about $minutes, spread over all cores; it is installed with what it requires"
   pip_install package "$inputs" --verbose .
   say "built and installed in $SECONDS s"
 }

@@ -38,8 +38,15 @@ def guard() -> None:
 
 
 def started() -> None:
-    """From now on, Ctrl-C raises KeyboardInterrupt."""
+    """From now on, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit: commands tidy up."""
     _replace_handler(_leave, signal.default_int_handler)
+    if _GUARDS and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        with suppress(ValueError):  # another thread than the main one
+            signal.signal(signal.SIGTERM, _terminate)
+
+
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 @contextmanager

@@ -115,6 +115,10 @@ def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise ValueError(f"{option}: there is no folder {folder}")
+    # A file that replaces the one behind /dev/stdout would not be the one that is open there.
+    within = os.path.realpath(folder)
+    if path.is_file() and (within == "/dev" or within.startswith("/proc/")):
+        raise ValueError(f"{option}: expected the file's own name, got {path}, where it is open")
     if path.is_file() and not force:  # a device or a pipe loses nothing
         raise ValueError(f"{path}: exists already; --force overwrites it")
 

@@ -217,7 +217,11 @@ def test_without_a_gpu_the_launcher_names_the_way_out(tmp_path: Path) -> None:
         ),
         (["--device"], "argument --device: expected one argument"),
         (["--dev", "cpu", "script.py"], "unrecognized arguments: --dev"),
-        (["--device", "cpu", "script.py"], "hidden from this process"),
+        (
+            ["--device", "cpu", "script.py"],
+            "vLLM's functions take torch's tensors, and torch cannot be imported "
+            "(ImportError: hidden from this process)",
+        ),
     ],
 )
 def test_what_cannot_be_started_is_told_in_one_line(

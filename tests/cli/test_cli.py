@@ -139,6 +139,8 @@ def test_ids_that_do_not_fit_into_memory(
         "tessera align: --tokens: expected ids and outputs that fit into 0.0 GB of memory, got "
         "5000 tokens, which take 0.0 GB\n"
     )
+    assert main(["bench", "--device", "cpu", "--tokens", "5000", "--block-size", "1"]) == 2
+    assert capsys.readouterr().err.startswith("tessera bench: --tokens: expected ids and outputs")
     monkeypatch.setattr(inputs, "_available_bytes", lambda: 120_000)
     assert main(["align", "--tokens", "5000", "--block-size", "1"]) == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -246,3 +247,13 @@ def test_a_narrow_terminal_loses_no_column(
     wide = tables(80)
     assert any("contiguous" in row for row in wide)
     assert tables(40) == wide
+
+
+def test_a_log_whose_name_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jinja2")
+    path = tmp_path / os.fsdecode(b"a\xff.npy")
+    np.save(path, np.zeros((4, 2), np.int32))
+    html, pictures = tmp_path / "a.html", tmp_path / "pictures"
+    assert main(["inspect", str(path), "--html", str(html), "--pictures", str(pictures)]) == 0
+    assert "a?.npy" in html.read_text()
+    assert sorted(pictures.iterdir())

@@ -172,6 +172,14 @@ def test_devices_and_pipes_are_written_to_in_place() -> None:
         write_files({Path("/dev/full"): b"a"})
 
 
+def test_a_stream_that_leads_to_a_file_is_no_output(folder: Path) -> None:
+    """The file would be replaced, and what is printed later would go to the old one."""
+    with Path("shown").open("w") as shown:
+        for path in (Path(f"/proc/self/fd/{shown.fileno()}"), Path(f"/dev/fd/{shown.fileno()}")):
+            with pytest.raises(ValueError, match=r"^--html: expected the file's own name, got /"):
+                check_outputs([Output("--html", path)], [], force=True)
+
+
 def test_a_failure_leaves_neither_files_nor_folders(folder: Path) -> None:
     Path("kept").write_text("old")
     before = content(folder)

@@ -27,6 +27,8 @@ PROGRAMS = {
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(folder)}
+    # The tests may run in the background, where shells have programs ignore SIGINT.
+    command = ["env", "--default-signal=INT", *command]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -49,20 +51,21 @@ def test_loading_is_shown_on_a_terminal(tmp_path: Path) -> None:
     assert shown.stdout.startswith("{")
 
 
-def test_an_interrupt_of_the_work(tmp_path: Path) -> None:
-    # Raised again, so that a command can tidy up.
+@pytest.mark.parametrize(("name", "exit_code"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_an_interrupt_of_the_work(name: str, exit_code: int, tmp_path: Path) -> None:
+    # An exception, so that a command can tidy up.
     (tmp_path / "torch.py").write_text("raise ImportError('none')\n")
     (tmp_path / "sitecustomize.py").write_text(
         "import os, signal, zipfile\n"
         "def closed(*args, **options):\n"
-        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
         "zipfile.ZipFile.writestr = zipfile.ZipFile.open = closed\n"
     )
     output = tmp_path / "new.npz"
     command = [*PROGRAMS["tessera"], "align", "--tokens", "9", "--output", str(output)]
     before = sorted(tmp_path.iterdir())
     done = run(command, tmp_path)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (exit_code, "", "")
     assert [path for path in sorted(tmp_path.iterdir()) if path not in before] in (
         [],
         [tmp_path / "__pycache__"],

@@ -276,9 +276,10 @@ def test_capture_needs_memory_made_before_it(capture: list[bool]) -> None:
         tessera.align_block_size(GOOD, validate="now", **OPTIONS)
 
 
-def test_no_such_way_to_validate() -> None:
+@pytest.mark.parametrize("validate", ["yes", "later", 2, 0.5, [True]], ids=str)
+def test_what_is_no_flag_is_refused(validate: Any) -> None:
     with pytest.raises(ValueError, match="align_block_size: validate: expected a bool or 'now'"):
-        tessera.align_block_size(GOOD, validate="later", **OPTIONS)  # type: ignore[call-overload]
+        tessera.align_block_size(GOOD, validate=validate, **OPTIONS)
 
 
 CALLS = """

@@ -29,12 +29,12 @@ def require_matplotlib(path: Path) -> None:
 
 def require_drawable(path: Path, shapes: Sequence[Shape], methods: Sequence[str]) -> None:
     """Refuse, before anything is measured, a picture that could not be drawn or would be empty."""
-    require_matplotlib(path)
     if not set(methods) & set(SPEED_METHODS):
         known = ", ".join(SPEED_METHODS)
         raise ValueError(f"--plot: expected one of the methods {known}, got {', '.join(methods)}")
     if not any(_is_plain(dataclasses.asdict(shape)) for shape in shapes):
         raise ValueError("--plot: nothing to draw: expected shapes of uniform int32 ids")
+    require_matplotlib(path)
 
 
 def _is_plain(row: Mapping[str, Any]) -> bool:

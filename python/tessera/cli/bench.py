@@ -30,7 +30,7 @@ from tessera.bench.shapes import (
 )
 from tessera.bench.tuning import Tuning, layer_names, tuning
 from tessera.bench.tuning_report import print_tuning
-from tessera.cli.inputs import refuse_repeated
+from tessera.cli.inputs import refuse_repeated, require_memory
 from tessera.cli.integers import MAX_INT, seed
 from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
 from tessera.output_files import Output, check_outputs, tell_written, write_files
@@ -162,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         methods = _methods(args, device)
         shapes = _shapes(args, methods)
+        for shape in shapes:
+            require_memory(shape.num_tokens, shape.top_k, shape.num_experts, shape.block_size)
         if args.plot is not None:
             require_drawable(args.plot, shapes, methods)
         requests = {"": _request(args, device, shapes, {})}

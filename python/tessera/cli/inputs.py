@@ -57,6 +57,20 @@ def synthetic_input(
     """
     if top_k > experts:
         raise ValueError(f"--top-k: expected at most as many as --experts, {experts}, got {top_k}")
+    require_memory(tokens, top_k, experts, block_size)
+    topk_ids = synthetic_topk_ids(tokens, experts, top_k, zipf=distribution == "zipf", seed=seed)
+    sizes = f"{tokens} tokens, {experts} experts, top {top_k}"
+    title = f"synthetic, {sizes}, {distribution}, seed {seed}"
+    return Input(title, [Workload(topk_ids, experts)])
+
+
+def require_memory(tokens: int, top_k: int, experts: int, block_size: int) -> None:
+    """Refuse synthetic ids before they are made.
+
+    Raises:
+        ValueError: they lie outside the op's domain, or they and their outputs need more memory
+            than there is.
+    """
     num_ids = tokens * top_k
     try:
         num_slots, num_blocks, _ = output_sizes(
@@ -71,10 +85,6 @@ def synthetic_input(
             f"--tokens: expected ids and outputs that fit into {available / 1e9:.1f} GB of memory, "
             f"got {tokens} tokens, which take {needed / 1e9:.1f} GB"
         )
-    topk_ids = synthetic_topk_ids(tokens, experts, top_k, zipf=distribution == "zipf", seed=seed)
-    sizes = f"{tokens} tokens, {experts} experts, top {top_k}"
-    title = f"synthetic, {sizes}, {distribution}, seed {seed}"
-    return Input(title, [Workload(topk_ids, experts)])
 
 
 def _available_bytes() -> int:

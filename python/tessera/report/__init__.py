@@ -1,4 +1,7 @@
-"""The document of `tessera inspect` as one HTML file, and its figures as files of their own."""
+"""The document of `tessera inspect` as one HTML file, and its figures as files of their own.
+
+Names of files that are no UTF-8 are shown with question marks.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,7 @@ def html(document: Document) -> bytes:
     require()
     from tessera.report.page import page
 
-    return page(document).encode()
+    return page(document).encode(errors="replace")
 
 
 def pictures(document: Document, folder: Path) -> dict[Path, bytes]:
@@ -55,7 +58,9 @@ def pictures(document: Document, folder: Path) -> dict[Path, bytes]:
         start = f"{place}_{_slug(model['name'])}_" if len(document["models"]) > 1 else ""
         for figure in model_figures(document, model).all():
             path = folder / f"{start}{figure.name}.svg"
-            found[path] = figure.drawing.svg(figure.alternative, standalone=True).encode()
+            found[path] = figure.drawing.svg(figure.alternative, standalone=True).encode(
+                errors="replace"
+            )
     return found
 
 
