@@ -1,6 +1,6 @@
 """Reader of recorded routing logs: which experts a model chose for each token.
 
-A log is a text file of one JSON object a line. The first is `{"type": "meta", ...}`, with
+A log is a text file of one JSON object per line. The first is `{"type": "meta", ...}`, with
 `model_id` and `num_experts` where they are known. Every other one is a token's routing in a layer,
 `{"type": "route", "layer": int, "topk_ids": [int, ...], ...}`. Further keys are ignored.
 """

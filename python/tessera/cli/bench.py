@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k",
         type=_integers(1),
         metavar="K,..",
-        help="ids a token, of different experts (default: 2)",
+        help="ids per token, of different experts (default: 2)",
     )
     lists.add_argument(
         "--block-size",
@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift",
         type=_integers(0),
         metavar="BYTES,..",
-        help="start all arrays so far past an allocation's begin, and allocate nothing in a call",
+        help="offsets of all arrays from the start of their allocations, with no allocation in a call",
     )
     add(
         "--device",

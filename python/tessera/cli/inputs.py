@@ -64,7 +64,7 @@ def synthetic_input(
         )
     except Exception as error:
         raise refusal("align_block_size", error, {}, {"num_ids": num_ids}) from None
-    # While they are made, 12 bytes an id; later the ids and the outputs.
+    # While they are made, 12 bytes per id; later the ids and the outputs.
     needed = max(12 * num_ids, 4 * (num_ids + num_slots + num_blocks))
     if needed > (available := _available_bytes()):
         raise ValueError(

@@ -66,7 +66,8 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
         from tessera.judge.judging import judge
     except ImportError:
         raise ValueError(
-            "--impl: hypothesis is not installed: pip install 'tessera[verify]'"
+            "--impl: hypothesis is not installed: pip install hypothesis, or pip install "
+            "'.[verify]' in a checkout of Tessera"
         ) from None
     if args.implementation is not None:
         raise ValueError("--implementation: names one of Tessera's; expected it without --impl")
