@@ -33,10 +33,10 @@ stands in [benchmarking.md](benchmarking.md). All times are microseconds per cal
 The figures of one table come from one run, so that a shape that several tables time has a figure in
 each; compare ratios, not machines.
 
-**Must** and **aim** are this project's own targets, from `bench/targets.json`. "target met" says that a
-figure is no greater than its must, "aim met" that it is no greater than its aim either. They are fixed
-figures: whether a peer is faster is stated beside them. The allowed ratio of Tessera's time to that of the
-best peer is {TARGETS["best_peer"]["must"]}.
+**Must** and **aim** are this project's own targets, from `bench/targets.json`. "target met" says
+that a figure is no greater than its must, "aim met" that it is no greater than its aim either.
+They are fixed figures: whether a peer is faster is stated beside them. The allowed ratio of
+Tessera's time to that of the best peer is {TARGETS["best_peer"]["must"]}.
 """
 
 

@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift",
         type=_integers(0),
         metavar="BYTES,..",
-        help="offsets of all arrays from the start of their allocations, with no allocation in a call",
+        help="start every array so many bytes into its allocation, and allocate nothing in a call",
     )
     add(
         "--device",

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in processes of its own")
-    add("--form", metavar="FORM", help=f"its signature (default: told from it): {listed_forms()}")
+    add("--form", metavar="FORM", help=f"its signature (default: recognised): {listed_forms()}")
     add("--arrays", choices=("numpy", "torch"), help="what it is given (default: by form)")
     add(
         "--seconds",
