@@ -106,7 +106,7 @@ def lora_workloads(place: Place) -> Iterator[Workload]:
         )
 
 
-# One entry an op.
+# One entry per op.
 WORKLOADS: tuple[Callable[[Place], Iterable[Workload]], ...] = (batched_workloads, lora_workloads)
 
 

@@ -71,5 +71,5 @@ def _spoiled(result: dict[str, Any]) -> list[str]:
         for row in result["rows"]
         if (names := row.get("spoiled"))
     ]
-    title = "Spoiled by other programs, for which threads waited during most repetitions:\n"
+    title = "Spoiled by other programs, as threads waited for a processor in most repetitions:\n"
     return [title, bullets(texts, "")] if texts else []

@@ -7,11 +7,11 @@ from page_text import figure, origin, read_results, table
 INTRODUCTION = """\
 ## The family
 
-**align_block_size** is a call of the main op that gives the same tokens to the same groups. Of
-batches, it has to find out what the op is told; of adapters, each expert of each is one of its own.
-**Floor** reads as many bytes as the op and writes as many, and computes nothing; on a GPU it is the
-best of several grids, with and without programmatic dependent launch, and on the CPU a loop in C++,
-while the ops are called from Python.
+**align_block_size** is a call of the main op that gives the same tokens to the same groups. For
+batches, it has to find out the groups that the op gets as counts; for adapters, it takes each
+expert of each adapter as an expert of its own. **Floor** reads as many bytes as the op and writes
+as many, and computes nothing; on a GPU it is the best of several grids, with and without
+programmatic dependent launch, and on the CPU a loop in C++, while the ops are called from Python.
 """
 
 FILES = {"On the NVIDIA H200": "h200/family.json", "On the CPU": "cpu_family.json"}

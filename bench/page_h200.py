@@ -13,12 +13,15 @@ INTRODUCTION = """\
 
 Shape = tokens x experts x top_k / block_size; ids are int32 unless stated. Tessera gives stable
 order at every size; most peers give each expert's tokens in random order. **Best peer** is the
-fastest of all that were measured: those of the run (torch; `cub_radix`, `textbook`: written here
-from their description; the engines' own, where they could be loaded) and those of
-`bench/results/h200/peers.json`, measured once on the same kind of machine, by graph alone: chain's
-best peer is one of the run. **Floor** is the best of
-several grids of a kernel that reads the ids, passes one barrier of the block, writes outputs of the
-same sizes, and sorts nothing, with and without programmatic dependent launch.
+fastest of all that were measured. Some were measured in the same run: torch; `cub_radix` and
+`textbook`, written here from their descriptions; and the engines' own ops, where they could be
+loaded. The others come from `bench/results/h200/peers.json`: they were measured once, on the same
+kind of machine, and by graph alone, so that the best peer by chain is always one of the same run.
+One of them, `sglang_v2_pdl`, is SGLang's just-in-time compiled kernel `moe_align_v2`, launched
+with programmatic dependent launch. **Floor** is the best of several grids of a kernel that reads
+the ids, passes one barrier of the block, writes outputs of the same sizes, and sorts nothing,
+each with and without programmatic dependent launch: `floor/132/pdl` has 132 CTAs and is launched
+with it, `floor/132` without.
 """
 
 
@@ -124,7 +127,7 @@ def _addresses() -> list[str]:
     shifts = dict.fromkeys(str(row["shift_bytes"]) for row in result["rows"])
     return [
         "### Addresses\n",
-        f"Every array starts {', '.join(shifts)} bytes past the begin of an allocation.\n",
+        f"Every array starts {', '.join(shifts)} bytes past the start of an allocation.\n",
         origin(result),
         table(["shape", *(cell for name in names for cell in (name, "spread"))], rows),
     ]

@@ -15,7 +15,7 @@ def inspection_section() -> str:
         [
             "## Inspecting a log\n",
             f"`tessera inspect` on a log of {result['bytes'] / 1e9:.1f} GB with "
-            f"{result['num_rows'] / 1e6:.1f} million rows, a token in a layer each, "
+            f"{result['num_rows'] / 1e6:.1f} million rows, one per token and layer, "
             f"{result['num_layers']} layers, {result['num_experts']} experts, top "
             f"{result['top_k']}: {figure(result['seconds'])} s, {figure(result['cpu_seconds'])} s "
             f"of them the processor's, and {result['peak_bytes'] / 1e6:.0f} MB of memory at most"

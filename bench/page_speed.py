@@ -28,7 +28,7 @@ METHODS_TEXT = """\
 launch and beginning overlap the call before. **chain** puts a plain kernel before and after every
 call, as an engine does, and takes their time off; the interquartile range is in brackets. Tessera
 stands beside the best peer and the floor of the same method; a verdict rests on the less flattering
-of the two methods. Per cent ahead or behind are of the peer's time.
+of the two methods. Percentages ahead or behind are relative to the peer's time.
 """
 
 FLOOR_TEXT = """\
@@ -111,9 +111,9 @@ def headline_parts(verdicts: Verdicts, peers: BestPeers) -> list[str]:
     return [
         "### Speed\n",
         METHODS_TEXT,
-        "Must and aim are of graph. " + other_runs
+        "Must and aim apply to the times by graph. " + other_runs
         if other_runs
-        else "Must and aim are of graph.\n",
+        else "Must and aim apply to the times by graph.\n",
         origin(result),
         *_versions(result),
         table(header, rows),
@@ -146,8 +146,9 @@ def grid_parts(verdicts: Verdicts, peers: BestPeers) -> list[str]:
         "![Time over the number of ids, for Tessera, its peers and the floor](performance.svg)\n",
         f"{len(rows)} shapes. Tessera is faster than the best peer "
         + "; ".join(_count(result, peers, method) for method in METHODS)
-        + f"; by the less flattering of what was measured on {len(rows) - len(losses)}, and slower "
-        f"by more than the allowed ratio of {limit} on {num_missed}.\n",
+        + ". Judged for each shape by the less flattering of these methods, it is faster on "
+        f"{len(rows) - len(losses)}, and slower by more than the allowed ratio of {limit} on "
+        f"{num_missed}.\n",
         "Where Tessera is slower, by the less flattering method:\n",
         bullets(losses, "Nowhere in this table."),
         table(header, rows),
@@ -163,7 +164,7 @@ def _count(result: dict[str, Any], peers: BestPeers, method: str) -> str:
     ]
     if not ratios:
         return f"by {method}: {NOT_MEASURED}"
-    whose = "" if method == "graph" else ", where the best is one of the run itself,"
+    whose = "" if method == "graph" else ", where the best peer is one of the same run,"
     return f"by {method}{whose} on {sum(ratio < 1 for ratio in ratios)} of {len(ratios)}"
 
 

@@ -27,7 +27,7 @@ class Verdicts:
             return f"**{missed}**"
         if value <= target.get("aim", float("-inf")):
             return "aim met"
-        return "met" if "must" in target else "aim missed"
+        return "target met" if "must" in target else "aim missed"
 
     def explained(self, title: str) -> list[str]:
         """The misses since the last call, explained; nothing if there are none."""

@@ -52,7 +52,7 @@ def verdicts() -> str:
     documents = [json.loads(file.read_text()) for file in sorted(VERDICTS.glob("*.json"))]
     documents.sort(key=lambda one: (one["device"] == "cuda", one["name"] != "Tessera", one["name"]))
     lines = [
-        "| implementation | version | device | calls | broken | broken, not with valid ids "
+        "| implementation | version | device | calls | broken | broken only with invalid ids "
         "| programs that show it |",
         "|---|---|---|---:|---|---|---|",
     ]

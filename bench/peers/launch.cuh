@@ -50,7 +50,7 @@ struct Problem {
   }
 };
 
-/// CTAs of `num_threads` that give each thread a few of `num_elements`, at most four an SM of a
+/// CTAs of `num_threads` that give each thread a few of `num_elements`, at most four per SM of a
 /// large GPU.
 inline int grid_for(std::int64_t num_elements, int num_threads) {
   const std::int64_t wanted = (num_elements + 4 * num_threads - 1) / (4 * num_threads);

@@ -1,5 +1,7 @@
 """A program written for vLLM, run with Tessera in vLLM's place without a change.
 
+It imports vLLM's function, and so needs vLLM, or the launcher, which needs torch alone:
+
 python vllm_swap.py                                with vLLM's own kernel, where vLLM is installed
 python -m tessera.vllm vllm_swap.py                with Tessera, whether vLLM is installed or not
 python -m tessera.vllm --device cpu vllm_swap.py   the same on a machine without a GPU

@@ -60,7 +60,7 @@ def batched_align_block_size(
     tail_expert: int = -1,
     out: tuple[Any, ...] | None = None,
 ) -> Any:
-    """Lay out the tokens of batches, one an expert, in padded blocks.
+    """Lay out the tokens of batches, one per expert, in padded blocks.
 
     Row j of batch b has index b * max_tokens_per_batch + j. The filler is num_batches *
     max_tokens_per_batch; the capacity is that with `max_tokens_per_batch` rounded up to whole

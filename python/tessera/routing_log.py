@@ -1,6 +1,6 @@
 """Reader of recorded routing logs: which experts a model chose for each token.
 
-A log is a text file of one JSON object a line. The first is `{"type": "meta", ...}`, with
+A log is a text file of one JSON object per line. The first is `{"type": "meta", ...}`, with
 `model_id` and `num_experts` where they are known. Every other one is a token's routing in a layer,
 `{"type": "route", "layer": int, "topk_ids": [int, ...], ...}`. Further keys are ignored.
 """
@@ -48,7 +48,7 @@ class RoutingLog:
     """A log's content.
 
     layers: for each layer, in the order of the file, its ids, int32 [tokens, top_k].
-    num_experts: None where the log does not tell.
+    num_experts: None where the log does not give it.
     """
 
     model_id: str | None
@@ -119,7 +119,7 @@ class RoutingLogReader:
     The attributes are complete when `pieces` has ended, `model_id` and `num_experts` when it has
     given its first piece.
 
-    model_id, num_experts: None where the log does not tell.
+    model_id, num_experts: None where the log does not give it.
     num_lines: lines read.
     num_skipped, skipped: lines skipped, and the messages of the first of them.
     """

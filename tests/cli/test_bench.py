@@ -258,5 +258,7 @@ def test_a_plot_without_matplotlib_is_refused_at_once(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert run("--plot", "a.svg") == 2
     shown = capsys.readouterr()
-    assert "matplotlib is not installed: pip install 'tessera[bench]'" in shown.err
+    assert "matplotlib is not installed: pip install matplotlib, or pip install '.[bench]'" in (
+        shown.err
+    )
     assert shown.out == ""

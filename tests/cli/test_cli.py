@@ -104,7 +104,7 @@ def test_align_routing_log_layer_by_layer(tmp_path: Path) -> None:
     log.write_text(META + ROUTE % (1, [3, 0]) + ROUTE % (4, [5, 1]) + ROUTE % (1, [2, 0]))
     done = run("align", log, "--block-size", 2)
     assert done.returncode == 0
-    assert "does not tell the number of experts: 6 is its largest id + 1" in done.stdout
+    assert "does not give the number of experts: 6 is its largest id + 1" in done.stdout
     assert re.findall(r"^layer +(\d+)$", done.stdout, re.MULTILINE) == ["1", "4"]
     document = read_json("align", log, "--experts", 7)
     assert document["note"] == ""

@@ -77,7 +77,7 @@ def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, recorded(QWEN[1]))
     assert max(map(len, out.splitlines())) <= 80
     words = " ".join(out.split())
-    assert "does not tell the number of experts: 60 is the largest id + 1" in words
+    assert "does not give the number of experts: 60 is the largest id + 1" in words
     assert (
         "Layer 12: 8,448 repeated rows left out as warm-up (8,448 from token 0 on are "
         "13, 15, 56, 34). With them max/mean would be 10.23." in words

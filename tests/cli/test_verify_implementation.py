@@ -217,7 +217,7 @@ def test_an_exception_as_text(run: Run) -> None:
     assert "BROKEN no_exception (KeyError): A call in the op's domain raises nothing" in done.stdout
     assert "raises(topk_ids, block_size=1, num_experts=6)\n" in done.stdout
     assert "raised KeyError: 'too many experts'" in done.stdout
-    assert "not asked, since the form tessera does not have it: " in done.stdout
+    assert "not asked, since the function has no such parameter: " in done.stdout
     assert done.stdout.rstrip().endswith("seed 0: 1 rule broken")
 
 
@@ -290,4 +290,6 @@ def test_without_hypothesis(
         monkeypatch.delitem(sys.modules, f"tessera.judge.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert main(["verify", "--impl", "faulty:right"]) == 2
-    assert "hypothesis is not installed: pip install 'tessera[verify]'" in capsys.readouterr().err
+    assert "hypothesis is not installed: pip install hypothesis, or pip install '.[verify]'" in (
+        capsys.readouterr().err
+    )

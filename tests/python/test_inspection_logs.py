@@ -315,7 +315,7 @@ def test_the_page_has_the_figures_of_the_program() -> None:
     for name, limit in (
         ("experts", f"{MAX_EXPERTS:,}, and {MAX_TOTAL_EXPERTS:,} over all layers of all logs"),
         ("layers in a log", f"{MAX_LAYERS:,}"),
-        ("ids a token", f"{MAX_TOP_K:,}"),
+        ("ids per token", f"{MAX_TOP_K:,}"),
         ("bytes in a line", f"{MAX_LINE_BYTES:,}"),
     ):
         assert f"| {name} | {limit} |" in page

@@ -23,7 +23,8 @@ def require_matplotlib(path: Path) -> None:
         import matplotlib  # noqa: F401
     except ImportError:
         raise ValueError(
-            "--plot: matplotlib is not installed: pip install 'tessera[bench]'"
+            "--plot: matplotlib is not installed: pip install matplotlib, or pip install "
+            "'.[bench]' in a checkout of Tessera"
         ) from None
 
 

@@ -161,9 +161,10 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
         for share in by_method.values()
     ]:
         yield (
-            f"{_MARK} spoiled by other programs: in most repetitions of such a figure, threads of "
-            f"this process waited for a processor for more than {SPOILED_ABOVE:.0%} of the time, "
-            f"here {min(shares):.0%} to {max(shares):.0%}; measure again on an idle machine"
+            f"{_MARK} spoiled by other programs: in most repetitions of such a figure, the "
+            "threads of this process waited for a processor, added up over all threads, for more "
+            f"than {SPOILED_ABOVE:.0%} of its duration, here {min(shares):.0%} to "
+            f"{max(shares):.0%}; measure again on an idle machine"
         )
     for row in rows(document):
         for name, by_method in row["within_noise"].items():

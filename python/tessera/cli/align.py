@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k",
         type=integer(1),
         metavar="K",
-        help=f"synthetic ids a token, of different experts {synthetic['top_k']}",
+        help=f"synthetic ids per token, of different experts {synthetic['top_k']}",
     )
     add(
         "--distribution",
@@ -297,7 +297,7 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     width = max(16, min(console.width, 100) - 10)
     hottest = int(counts.argmax())
     console.print(
-        f"load      {counts.mean():.1f} ids an expert; most: {counts[hottest]}, expert {hottest}"
+        f"load      {counts.mean():.1f} ids per expert; most: {counts[hottest]}, expert {hottest}"
     )
     for row in load_picture(counts, width):
         console.print(" " * 10 + row, style="cyan")

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k",
         type=_integers(1),
         metavar="K,..",
-        help="ids a token, of different experts (default: 2)",
+        help="ids per token, of different experts (default: 2)",
     )
     lists.add_argument(
         "--block-size",
@@ -121,7 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift",
         type=_integers(0),
         metavar="BYTES,..",
-        help="start all arrays so far past an allocation's begin, and allocate nothing in a call",
+        help="start every array so many bytes into its allocation, and allocate nothing in a call",
     )
     add(
         "--device",

@@ -78,7 +78,7 @@ def require_memory(tokens: int, top_k: int, experts: int, block_size: int) -> No
         )
     except Exception as error:
         raise refusal("align_block_size", error, {}, {"num_ids": num_ids}) from None
-    # While they are made, 12 bytes an id; later the ids and the outputs.
+    # While they are made, 12 bytes per id; later the ids and the outputs.
     needed = max(12 * num_ids, 4 * (num_ids + num_slots + num_blocks))
     if needed > (available := _available_bytes()):
         raise ValueError(
@@ -158,7 +158,7 @@ def _known_experts(
     if largest < 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
     count = largest + 1
-    told = f"the file does not tell the number of experts: {count} is its largest id + 1"
+    told = f"the file does not give the number of experts: {count} is its largest id + 1"
     return count, "; ".join(filter(None, [told, _repeated_note(arrays)]))
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Logs are streamed: the memory taken does not depend on their length, and stays below 1 GB "
         f"for all that is accepted: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
-        f"{MAX_TOP_K:,} ids a token, {MAX_LINE_BYTES:,} bytes a line. "
+        f"{MAX_TOP_K:,} ids per token, {MAX_LINE_BYTES:,} bytes per line. "
         "Exit codes: 0, all is well; 2, bad usage or input."
     )
     add = parser.add_argument

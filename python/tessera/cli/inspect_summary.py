@@ -59,7 +59,7 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
         skipped = log["num_skipped"]
         if log["num_experts_source"] == "largest id + 1":
             console.print(
-                f"{escape(log['file'])} does not tell the number of experts: "
+                f"{escape(log['file'])} does not give the number of experts: "
                 f"{log['num_experts']} is the largest id + 1"
             )
         if skipped:

@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add = group.add_argument
     add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in processes of its own")
-    add("--form", metavar="FORM", help=f"its signature (default: told from it): {listed_forms()}")
+    add("--form", metavar="FORM", help=f"its signature (default: recognised): {listed_forms()}")
     add("--arrays", choices=("numpy", "torch"), help="what it is given (default: by form)")
     add(
         "--seconds",
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
         from tessera.judge.judging import judge
     except ImportError:
         raise ValueError(
-            "--impl: hypothesis is not installed: pip install 'tessera[verify]'"
+            "--impl: hypothesis is not installed: pip install hypothesis, or pip install "
+            "'.[verify]' in a checkout of Tessera"
         ) from None
     if args.implementation is not None:
         raise ValueError("--implementation: names one of Tessera's; expected it without --impl")

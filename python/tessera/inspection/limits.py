@@ -27,7 +27,7 @@ def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
     ]
     if any(log["num_experts_source"] == "largest id + 1" for log in logs):
         sentences.append(
-            "Where a log does not tell the number of experts, it is the largest id + 1: experts "
+            "Where a log does not give the number of experts, it is the largest id + 1: experts "
             "above that, which no token chose, are unknown."
         )
     return sentences

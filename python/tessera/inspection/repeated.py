@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tessera.inspection.document import RepeatedRun
 
-# Shorter runs may be traffic: with one id a token, some tens of equal rows are nothing unusual.
+# Shorter runs may be traffic: with one id per token, some tens of equal rows are nothing unusual.
 SHORTEST_RUN = 64
 _MAX_RUNS_SHOWN = 10
 

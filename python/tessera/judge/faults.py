@@ -14,7 +14,7 @@ from tessera.judge.worker import Outcome, differing
 
 # What the checker, which sees only inputs and outputs, does not check.
 CALLING_RULES = (
-    Rule("no_crash", "A call leaves the process alive, and its device of use."),
+    Rule("no_crash", "After a call the process is alive, and its device can still be used."),
     Rule("no_hang", "A call comes to an end."),
     Rule("no_exception", "A call in the op's domain raises nothing, whatever its ids."),
     Rule("output_form", "A call returns three arrays, of the framework of its inputs."),

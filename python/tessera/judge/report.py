@@ -135,7 +135,7 @@ def text(found: dict[str, Any]) -> str:
         )
     if found["not_asked"]:
         options = ", ".join(f"{name} ({n} calls)" for name, n in found["not_asked"].items())
-        lines.append(f"not asked, since the form {found['form']} does not have it: {options}")
+        lines.append(f"not asked, since the function has no such parameter: {options}")
     if found["except"]:
         lines.append(f"not judged: {', '.join(found['except'])}")
     if left := not_made(found):

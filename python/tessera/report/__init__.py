@@ -21,7 +21,10 @@ def require() -> None:
     try:
         import jinja2  # noqa: F401
     except ImportError:
-        raise ValueError("report: jinja2 is not installed: pip install 'tessera[report]'") from None
+        raise ValueError(
+            "report: jinja2 is not installed: pip install jinja2, or pip install '.[report]' in a "
+            "checkout of Tessera"
+        ) from None
 
 
 def write_html(document: Document, path: Path) -> None:
