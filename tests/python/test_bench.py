@@ -294,6 +294,9 @@ def test_a_marked_time_and_what_the_mark_means(
         explained = "* spoiled by other programs: in most repetitions" in text
         assert explained == bool(mark)
         assert ("here 42% to 42%" in text) == bool(mark)
+        counted = "faster than the best peer on 1 of 1 shapes"
+        counted += ", 1 of which have spoiled times\n" if mark else "\n"
+        assert f"by call: {counted}" in text
 
 
 def test_the_report_measures_what_the_page_shows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -126,17 +127,20 @@ def _verdicts(document: Mapping[str, Any]) -> Iterator[str]:
     """On how many shapes Tessera is faster than every peer, by each method and by both."""
     kinds = kinds_of(document)
     by_method: dict[str, list[float]] = {}
+    num_spoiled: Counter[str] = Counter()
     for row in rows(document):
         judged = judged_methods(row["us"])
         for method in judged:
             if (one := ratio(row["us"], kinds, method, "peer")) is not None:
                 by_method.setdefault(method, []).append(one)
+                num_spoiled[method] += any(method in each for each in row["spoiled"].values())
         least = less_flattering(row["us"], kinds, "peer")
         if len(judged) > 1 and least is not None:
             by_method.setdefault(f"the less flattering of {' and '.join(judged)}", []).append(least)
     for method, ratios in by_method.items():
         faster = sum(one < 1 for one in ratios)
-        yield f"by {method}: faster than the best peer on {faster} of {len(ratios)} shapes"
+        spoiled = f", {num_spoiled[method]} of which have spoiled times" * bool(num_spoiled[method])
+        yield f"by {method}: faster than the best peer on {faster} of {len(ratios)} shapes{spoiled}"
 
 
 def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
