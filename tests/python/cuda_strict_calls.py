@@ -25,12 +25,6 @@ def ids_on_device(bad: bool) -> Any:
     return torch.from_numpy(ids).cuda()
 
 
-def take_memory_for_reports() -> None:
-    """A validated call, as there has to be one before a graph is captured; and nothing unread."""
-    tessera.align_block_size(ids_on_device(bad=False), validate=True, **OPTIONS)
-    tessera.check(raise_invalid=False)
-
-
 def memory_at_hand() -> list[Any]:
     """What to keep, so that this thread's next arrays need no memory from the driver.
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tessera
+from foreign_arrays import SpeaksDlpack
 from tessera import _eager_align_block_size, _frameworks
 from tessera._device import HOST, cuda_index_of
 from tessera._library import load
@@ -217,17 +218,8 @@ def test_unfinished_modules(array: str, monkeypatch: pytest.MonkeyPatch) -> None
     class Own(np.ndarray[Any, Any]):
         """A type that no call has seen."""
 
-    class Foreign:
+    class Foreign(SpeaksDlpack):
         """Another one, which is not NumPy's."""
-
-        def __init__(self, array: Any) -> None:
-            self.array = array
-
-        def __dlpack__(self, **options: Any) -> Any:
-            return self.array.__dlpack__(**options)
-
-        def __dlpack_device__(self) -> Any:
-            return self.array.__dlpack_device__()
 
     for topk_ids in (IDS.view(Own), Foreign(IDS)):
         found = tessera.align_block_size(topk_ids, **GOOD)

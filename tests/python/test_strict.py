@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 
 import tessera
+from foreign_arrays import SpeaksDlpack
 from programs import run_program
 from random_calls import calls
 from strict_device import defer
@@ -66,17 +67,6 @@ def test_calls_on_the_host_raise_at_once(framework: str) -> None:
             assert str(caught.value) == BAD_MESSAGE
         assert out[2].tolist() == [16]
         assert tessera.check() == 0
-
-
-class SpeaksDlpack:
-    def __init__(self, array: Any) -> None:
-        self.array = array
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return self.array.__dlpack__(**options)
-
-    def __dlpack_device__(self) -> Any:
-        return self.array.__dlpack_device__()
 
 
 def test_check_raises_once(deferred: None) -> None:

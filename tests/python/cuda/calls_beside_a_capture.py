@@ -20,14 +20,10 @@ from cuda_strict_calls import (
     calls_at_once,
     ids_on_device,
     memory_at_hand,
-    take_memory_for_reports,
 )
 from tessera import strict
 
-
-@pytest.fixture(autouse=True)
-def memory_for_reports() -> None:
-    take_memory_for_reports()
+pytestmark = pytest.mark.usefixtures("memory_for_reports")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Skips the tests of this folder, and says why, where calls cannot run on a CUDA device."""
+"""Skips the tests of this folder, and says why, where there is no CUDA device to run calls on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import tessera
+from cuda_strict_calls import OPTIONS, ids_on_device
 
 
 def _obstacle() -> str:
@@ -19,6 +20,13 @@ def _obstacle() -> str:
     except ImportError:
         return "no CUDA device: torch is not installed"
     return "" if torch.cuda.is_available() else "no CUDA device: torch finds none"
+
+
+@pytest.fixture
+def memory_for_reports() -> None:
+    """A validated call, as there has to be one before a graph is captured; and nothing unread."""
+    tessera.align_block_size(ids_on_device(bad=False), validate=True, **OPTIONS)
+    tessera.check(raise_invalid=False)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
