@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from page_text import bullets, figure, origin, read_results, table, times
+from page_text import bullets, origin, read_results, table, times
+
+from tessera.bench.report import figure
 
 INTRODUCTION = """\
 ## align_block_size on the CPU

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from page_text import figure, origin, read_results, table
+from page_text import origin, read_results, table
 
+from tessera.bench.report import figure
 from tessera.inspection.advice import choose, cost
 
 RESULT = "h200/expert_product.json"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from page_text import figure, origin, read_results, table
+from page_text import origin, read_results, table
+
+from tessera.bench.report import figure
 
 INTRODUCTION = """\
 ## The family

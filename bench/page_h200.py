@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from page_speed import BestPeers, grid_parts, headline_parts
-from page_text import bullets, figure, origin, read_results, table, times
+from page_text import bullets, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
+
+from tessera.bench.report import figure
 
 INTRODUCTION = """\
 ## align_block_size on the NVIDIA H200

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from page_text import figure, origin, read_results
+from page_text import origin, read_results
+
+from tessera.bench.report import figure
 
 
 def inspection_section() -> str:

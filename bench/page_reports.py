@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from page_text import figure, origin, read_results, table
+from page_text import origin, read_results, table
 from page_verdicts import TARGETS, Verdicts
+
+from tessera.bench.report import figure
 
 
 def reports_section() -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from page_text import best_of_kind, bullets, figure, origin, read_results, table, times
+from page_text import best_of_kind, bullets, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
-from tessera.bench.judgement import below_floor
+from tessera.bench.judgement import GPU_METHODS, below_floor
+from tessera.bench.report import figure, kinds_of
 
-METHODS = ("graph", "chain")
 NOT_MEASURED = "not measured"
 
 # The files whose rows may be of the same shapes, each of a run of its own.
@@ -60,7 +60,7 @@ def standing(result: dict[str, Any], row: dict[str, Any], peers: BestPeers) -> t
         LookupError: no peer was measured.
     """
     found = []
-    for method in METHODS:
+    for method in GPU_METHODS:
         ours, peer = times(row, method).get("tessera"), peers.of(result, row, method)
         if ours and peer:
             found.append((ours / peer[0], peer[1], method))
@@ -132,7 +132,7 @@ def grid_parts(verdicts: Verdicts, peers: BestPeers) -> list[str]:
     limit, num_missed = TARGETS["best_peer"]["must"], 0
     for row in result["rows"]:
         ratio, text = standing(result, row, peers)
-        cells = [cell for method in METHODS for cell in _beside(result, row, peers, method)]
+        cells = [cell for method in GPU_METHODS for cell in _beside(result, row, peers, method)]
         rows.append([row["shape"], *cells, text])
         if ratio > 1:
             num_missed += ratio > limit
@@ -145,7 +145,7 @@ def grid_parts(verdicts: Verdicts, peers: BestPeers) -> list[str]:
         origin(result),
         "![Time over the number of ids, for Tessera, its peers and the floor](performance.svg)\n",
         f"{len(rows)} shapes. Tessera is faster than the best peer "
-        + "; ".join(_count(result, peers, method) for method in METHODS)
+        + "; ".join(_count(result, peers, method) for method in GPU_METHODS)
         + ". Judged for each shape by the less flattering of these methods, it is faster on "
         f"{len(rows) - len(losses)}, and slower by more than the allowed ratio of {limit} on "
         f"{num_missed}.\n",
@@ -225,7 +225,7 @@ def _breaches(result: dict[str, Any]) -> list[str]:
 
 
 def _beaten_floors(result: dict[str, Any]) -> list[str]:
-    kinds = {name: one["kind"] for name, one in result["contenders"].items()}
+    kinds = kinds_of(result)
     texts = [
         f"{row['shape']}, {method}: {', '.join(f'{n} takes {figure(us)}' for n, us in of.items())}"
         for row in result["rows"]

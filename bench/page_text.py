@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tessera.bench.judgement import best, speeds
+from tessera.bench.report import kinds_of
+
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -13,11 +16,6 @@ def read_results(name: str) -> Any:
     """A file of results; None where it has not been measured."""
     path = RESULTS / name
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def figure(us: float) -> str:
-    """Three significant digits or so."""
-    return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 100 else f"{us:.0f}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -49,13 +47,12 @@ def origin(result: dict[str, Any]) -> str:
 
 def times(row: dict[str, Any], method: str) -> dict[str, float]:
     """The times of one method in a row, by contender."""
-    return {name: by[method] for name, by in row["us"].items() if method in by}
+    return speeds(row["us"], method)
 
 
 def best_of_kind(
     result: dict[str, Any], row: dict[str, Any], method: str, kind: str
 ) -> tuple[float, str] | None:
     """The least time of a kind of contender, and whose it is."""
-    kinds = {name: one["kind"] for name, one in result["contenders"].items()}
-    found = [(us, name) for name, us in times(row, method).items() if kinds.get(name) == kind]
-    return min(found, default=None)
+    found = best(times(row, method), kinds_of(result), kind)
+    return (found[1], found[0]) if found else None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 
-from page_text import best_of_kind, figure, origin, read_results, table, times
+from page_text import best_of_kind, origin, read_results, table, times
+
+from tessera.bench.report import figure
 
 
 def tuning_section() -> str:

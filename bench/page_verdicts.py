@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from page_text import bullets, figure, read_results
+from page_text import bullets, read_results
+
+from tessera.bench.report import figure
 
 TARGETS = json.loads((Path(__file__).resolve().parent / "targets.json").read_text())
 

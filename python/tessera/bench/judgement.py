@@ -10,8 +10,8 @@ _NOISE = 0.02
 
 # Those that compare the speed of contenders. By `graph` a call overlaps the one before, by `chain`
 # it has other kernels around it: neither alone decides.
-_ON_GPU = ("graph", "chain")
-SPEED_METHODS = (*_ON_GPU, "call", "l2")
+GPU_METHODS = ("graph", "chain")
+SPEED_METHODS = (*GPU_METHODS, "call", "l2")
 
 # Times by contender and method, as a row of results has them, and the kind of each contender.
 Row = Mapping[str, Mapping[str, float]]
@@ -32,11 +32,11 @@ def best(us: Mapping[str, float], kinds: Kinds, kind: str) -> tuple[str, float] 
 def judged_methods(us: Row) -> list[str]:
     """The methods that tell how fast contenders are: both of a GPU, or the best of the others."""
     measured = [method for method in SPEED_METHODS if speeds(us, method)]
-    return [method for method in measured if method in _ON_GPU] or measured[:1]
+    return [method for method in measured if method in GPU_METHODS] or measured[:1]
 
 
 def ratio(us: Row, kinds: Kinds, method: str, kind: str) -> float | None:
-    """Tessera's time over that of the fastest of a kind, by one method."""
+    """Tessera's time divided by the time of the fastest contender of a kind, by one method."""
     times = speeds(us, method)
     ours, other = best(times, kinds, "tessera"), best(times, kinds, kind)
     return ours[1] / other[1] if ours and other else None

@@ -190,11 +190,11 @@ class Runner:
             self._end()
             if wait < limit:
                 raise TimeUpError
-            return Death(limit, "", self._last_words())
+            return Death(limit, "", last_line(self._log))
         self._process.join()
         code = self._process.exitcode
         self._end()
-        return death_of(code, self._last_words())
+        return death_of(code, last_line(self._log))
 
     def _end(self) -> None:
         if self._process is not None:
@@ -207,9 +207,6 @@ class Runner:
             self._process = None
             self.history, self._words = [], 0
             self.fresh = True
-
-    def _last_words(self) -> str:
-        return last_line(self._log)
 
 
 def last_line(log: Path) -> str:
