@@ -35,8 +35,8 @@ each; compare ratios, not machines.
 
 **Must** and **aim** are this project's own targets, from `bench/targets.json`. "target met" says
 that a figure is no greater than its must, "aim met" that it is no greater than its aim either.
-They are fixed figures: whether a peer is faster is stated beside them. The allowed ratio of
-Tessera's time to that of the best peer is {TARGETS["best_peer"]["must"]}.
+They are fixed figures: whether a peer is faster is stated beside them. Tessera may take at most
+{TARGETS["best_peer"]["must"]} times as long as the best peer.
 """
 
 

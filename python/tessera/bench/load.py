@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-# Of a repetition, how long its threads may have waited. An idle machine stays below 1%; 5% is what
-# contenders are told apart by.
+# The share of a repetition that the process's threads may have waited. On an idle machine it stays
+# below 1%; contenders that differ by less than 5% are not told apart.
 SPOILED_ABOVE = 0.05
 
 _THREADS = Path("/proc/self/task")
@@ -14,8 +14,8 @@ _THREADS = Path("/proc/self/task")
 def waited_seconds() -> float:
     """How long this process's threads were ready to run and did not, since each began.
 
-    The kernel's own count, to which a thread that sleeps, as those of a pool do, does not add. 0
-    where the system does not tell.
+    The kernel counts this. A sleeping thread, such as an idle worker of a pool, adds nothing. The
+    result is 0 if the system does not count.
     """
     nanoseconds = 0
     for thread in _THREADS.iterdir() if _THREADS.is_dir() else ():

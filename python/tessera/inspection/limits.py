@@ -18,9 +18,9 @@ def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
         "The cost model was fitted on one GPU, an H200, and one kernel; others may prefer other "
         "block sizes, 8 among them, which is not advised here: measure what matters.",
         "Imbalance over ranks counts ids, for placements without copies of experts. Contiguous: "
-        f"{CONTIGUOUS}. Balanced: {BALANCED}. The loads are those of the first half of a layer's "
-        "tokens, and the second half judges; in hindsight they are those of the tokens that judge, "
-        "which are not known in advance.",
+        f"{CONTIGUOUS}. Balanced: {BALANCED}. The loads are counted on the first half of a layer's "
+        "tokens, and the placement is judged on the second half. In hindsight, the loads are "
+        "counted on the second half itself, which nobody knows in advance.",
         f"Runs of {SHORTEST_RUN} or more equal rows are counted as traffic, as asked for."
         if keep_repeated
         else f"Runs of {SHORTEST_RUN} or more equal rows are taken for warm-up, and left out.",
