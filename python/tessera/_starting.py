@@ -26,27 +26,33 @@ def _leave(number: int, frame: object) -> None:
     os._exit(INTERRUPTED)
 
 
-def _replace_handler(old: object, new: signal._HANDLER) -> None:
-    if _GUARDS and signal.getsignal(signal.SIGINT) is old:
+def _terminate(number: int, frame: object) -> None:
+    sys.exit(128 + number)
+
+
+# What a signal does while something is being loaded, and while a command works, which tidies up.
+_HANDLERS: dict[signal.Signals, tuple[signal._HANDLER, signal._HANDLER]] = {
+    signal.SIGINT: (_leave, signal.default_int_handler),
+    signal.SIGTERM: (signal.SIG_DFL, _terminate),
+}
+
+
+def _replace_handler(number: signal.Signals, old: object, new: signal._HANDLER) -> None:
+    if _GUARDS and signal.getsignal(number) is old:
         with suppress(ValueError):  # another thread than the main one imports this
-            signal.signal(signal.SIGINT, new)
+            signal.signal(number, new)
 
 
 def guard() -> None:
-    """From now on, Ctrl-C ends the program at once."""
-    _replace_handler(signal.default_int_handler, _leave)
+    """From now on, Ctrl-C and SIGTERM end the program at once."""
+    for number, (at_once, tidily) in _HANDLERS.items():
+        _replace_handler(number, tidily, at_once)
 
 
 def started() -> None:
     """From now on, Ctrl-C raises KeyboardInterrupt, and SIGTERM SystemExit: commands tidy up."""
-    _replace_handler(_leave, signal.default_int_handler)
-    if _GUARDS and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        with suppress(ValueError):  # another thread than the main one
-            signal.signal(signal.SIGTERM, _terminate)
-
-
-def _terminate(number: int, frame: object) -> None:
-    sys.exit(128 + number)
+    for number, (at_once, tidily) in _HANDLERS.items():
+        _replace_handler(number, at_once, tidily)
 
 
 @contextmanager

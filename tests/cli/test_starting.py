@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,14 @@ def test_an_interrupt_of_an_import(program: str, module: str, tmp_path: Path) ->
         (tmp_path / "torch.py").write_text("raise ImportError('none')\n")
     done = run([*PROGRAMS[program], "info"], tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_termination_while_torch_loads(program: str, tmp_path: Path) -> None:
+    """Nothing may take it for a torch that fails to load, and go on."""
+    (tmp_path / "torch.py").write_text(INTERRUPTED.replace("SIGINT", "SIGTERM"))
+    done = run([*PROGRAMS[program], "info"], tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "", "")
 
 
 def test_loading_is_shown_on_a_terminal(tmp_path: Path) -> None:
