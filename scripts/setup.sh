@@ -124,9 +124,7 @@ python_packages() {
 # minutes to compile for others. CUDAARCHS chooses otherwise, for later runs too.
 tessera_package() {
   local inputs gpus what chosen=$stamps/cudaarchs minutes='two CPU minutes'
-  [[ -z ${CUDAARCHS:-} ]] || printf '%s\n' "$CUDAARCHS" >"$chosen"
-  CUDAARCHS=$(cat "$chosen" 2>/dev/null || echo native)
-  export CUDAARCHS
+  export CUDAARCHS=${CUDAARCHS:-$(cat "$chosen" 2>/dev/null || echo native)}
   gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null) || gpus=
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
@@ -148,6 +146,7 @@ tessera_package() {
   say "building Python package tessera $(<VERSION) $what"
   say "compiling takes about $minutes, spread over all cores; it is installed with what it requires"
   pip_install package "$inputs" --verbose .
+  printf '%s\n' "$CUDAARCHS" >"$chosen"
   say "built and installed in $SECONDS s"
 }
 
