@@ -85,7 +85,10 @@ class Report:
                 while a graph is being captured.
             TypeError: there is no way to make memory beside `topk_ids`.
         """
-        if not isinstance(validate, int | np.bool_ | str) or validate not in (True, "now"):
+        if not isinstance(validate, int | np.integer | np.bool_ | str) or validate not in (
+            True,
+            "now",
+        ):
             raise ValueError(
                 "align_block_size: validate: expected a bool or 'now' (TESSERA_VALIDATE: 0, 1 or "
                 f"now), got {validate!r}"

@@ -266,6 +266,12 @@ def test_capture_needs_memory_made_before_it(capture: list[bool]) -> None:
         tessera.align_block_size(GOOD, validate="now", **OPTIONS)
 
 
+@pytest.mark.parametrize("validate", [True, 1, np.True_, np.int64(1)], ids=repr)
+def test_flags_of_python_and_numpy(validate: Any) -> None:
+    with pytest.raises(tessera.InvalidRoutingError):
+        tessera.align_block_size(BAD, validate=validate, **OPTIONS)
+
+
 @pytest.mark.parametrize("validate", ["yes", "later", 2, 0.5, [True]], ids=str)
 def test_what_is_no_flag_is_refused(validate: Any) -> None:
     with pytest.raises(ValueError, match="align_block_size: validate: expected a bool or 'now'"):
