@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
 import stat
 import subprocess
@@ -207,14 +206,10 @@ def test_a_failure_leaves_neither_files_nor_folders(folder: Path) -> None:
     ],
 )
 def test_a_full_disk(arguments: list[str], name: str, folder: Path) -> None:
-    def limit() -> None:
-        # Python ignores the signal, and gets an error. Bytecode must not be written either.
-        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-
     before = content(folder)
     done = subprocess.run(
-        [TESSERA, *arguments],
-        preexec_fn=limit,
+        # Python ignores the signal, and gets an error. Bytecode must not be written either.
+        ["prlimit", "--fsize=500:500", TESSERA, *arguments],
         env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
         text=True,
