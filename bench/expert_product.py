@@ -25,9 +25,9 @@ import triton
 import triton.language as tl
 
 import tessera
-from tessera.bench.machine import description
-from tessera.bench.tuning import WINDOW_SIZES, tuning
 from tessera.contract import synthetic_topk_ids
+from tessera.tools.bench.machine import description
+from tessera.tools.bench.tuning import WINDOW_SIZES, tuning
 
 MAX_WINDOWS = 8
 REPLAYS = 5

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 import tessera
-from tessera.bench.contender import Call, native_library
-from tessera.bench.cuda import floor_calls
-from tessera.bench.driver import ContractBrokenError
-from tessera.bench.machine import description
-from tessera.bench.methods import MEANINGS, METHODS, THOROUGH, Effort
 from tessera.contract import synthetic_topk_ids
+from tessera.tools.bench.contender import Call, native_library
+from tessera.tools.bench.cuda import floor_calls
+from tessera.tools.bench.driver import ContractBrokenError
+from tessera.tools.bench.machine import description
+from tessera.tools.bench.methods import MEANINGS, METHODS, THOROUGH, Effort
 
 # Puts a NumPy array where it is to be worked on.
 Place = Callable[[Any], Any]

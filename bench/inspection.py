@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from tessera.bench.machine import description
 from tessera.contract import synthetic_topk_ids
+from tessera.tools.bench.machine import description
 
 NUM_LAYERS = 16
 NUM_EXPERTS = 64

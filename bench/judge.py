@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tessera.bench.machine import description
+from tessera.tools.bench.machine import description
 
 
 def main() -> None:

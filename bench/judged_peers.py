@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tessera.align_block_size import output_sizes
-from tessera.bench.compositions import numpy_composition as compose_numpy
-from tessera.bench.compositions import torch_composition as compose_torch
-from tessera.bench.contender import native_library
+from tessera.tools.bench.compositions import numpy_composition as compose_numpy
+from tessera.tools.bench.compositions import torch_composition as compose_torch
+from tessera.tools.bench.contender import native_library
 
 
 def numpy_composition(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:

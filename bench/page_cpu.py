@@ -6,7 +6,7 @@ from typing import Any
 
 from page_text import bullets, origin, read_results, table, times
 
-from tessera.bench.report import figure
+from tessera.tools.bench.report import figure
 
 INTRODUCTION = """\
 ## align_block_size on the CPU

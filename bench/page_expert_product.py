@@ -9,8 +9,8 @@ from typing import Any
 
 from page_text import origin, read_results, table
 
-from tessera.bench.report import figure
-from tessera.inspection.advice import choose, cost
+from tessera.tools.bench.report import figure
+from tessera.tools.inspection.advice import choose, cost
 
 RESULT = "h200/expert_product.json"
 

@@ -8,7 +8,7 @@ from page_speed import BestPeers, grid_parts, headline_parts
 from page_text import bullets, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
-from tessera.bench.report import figure
+from tessera.tools.bench.report import figure
 
 INTRODUCTION = """\
 ## align_block_size on the NVIDIA H200

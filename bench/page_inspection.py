@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from page_text import origin, read_results
 
-from tessera.bench.report import figure
+from tessera.tools.bench.report import figure
 
 
 def inspection_section() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from page_text import origin, read_results, table
 from page_verdicts import TARGETS, Verdicts
 
-from tessera.bench.report import figure
+from tessera.tools.bench.report import figure
 
 
 def reports_section() -> str:

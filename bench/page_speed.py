@@ -8,8 +8,8 @@ from typing import Any
 from page_text import best_of_kind, bullets, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
-from tessera.bench.judgement import GPU_METHODS, below_floor
-from tessera.bench.report import figure, kinds_of
+from tessera.tools.bench.judgement import GPU_METHODS, below_floor
+from tessera.tools.bench.report import figure, kinds_of
 
 NOT_MEASURED = "not measured"
 

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tessera.bench.judgement import best, speeds
-from tessera.bench.report import kinds_of
+from tessera.tools.bench.judgement import best, speeds
+from tessera.tools.bench.report import kinds_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

@@ -6,7 +6,7 @@ import itertools
 
 from page_text import best_of_kind, origin, read_results, table, times
 
-from tessera.bench.report import figure
+from tessera.tools.bench.report import figure
 
 
 def tuning_section() -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from page_text import bullets, read_results
 
-from tessera.bench.report import figure
+from tessera.tools.bench.report import figure
 
 TARGETS = json.loads((Path(__file__).resolve().parent / "targets.json").read_text())
 

@@ -92,7 +92,7 @@ def main() -> None:
     if not options.check:
         PAGE.write_text(text)
         if not picture_is_current():
-            from tessera.bench.plot import plot
+            from tessera.tools.bench.plot import plot
 
             plot(pictured(), PICTURE, note=picture_note() or "")
     elif not PAGE.exists() or PAGE.read_text() != text:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import tessera
-from tessera.bench.contender import Call
-from tessera.bench.machine import description
-from tessera.bench.methods import MEANINGS, METHODS, THOROUGH
-from tessera.bench.problem import make_problem
-from tessera.bench.shapes import HEADLINE, Shape
+from tessera.tools.bench.contender import Call
+from tessera.tools.bench.machine import description
+from tessera.tools.bench.methods import MEANINGS, METHODS, THOROUGH
+from tessera.tools.bench.problem import make_problem
+from tessera.tools.bench.shapes import HEADLINE, Shape
 
 METHOD = "graph"
 SHAPES = [

@@ -10,8 +10,8 @@ from typing import Any
 
 from page_text import RESULTS
 
-from tessera.judge.faults import CALLING_RULES
-from tessera.judge.forms import FORMS
+from tessera.tools.judge.faults import CALLING_RULES
+from tessera.tools.judge.forms import FORMS
 
 VERDICTS = RESULTS / "verify"
 PAGE = RESULTS.parent.parent / "docs" / "verify.md"

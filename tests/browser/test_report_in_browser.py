@@ -18,7 +18,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from report_documents import many_layers, one_layer, two_models
-from tessera.report import write_html, write_pictures
+from tessera.tools.report import write_html, write_pictures
 
 DOCUMENTS: dict[str, Callable[[], Any]] = {
     "one_layer": one_layer,

@@ -345,7 +345,7 @@ def cut_off(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
 def only_forked(topk_ids: Any, *, block_size: int, num_experts: int) -> Blocks:
     """Wrong where it is judged, and right in an interpreter of its own."""
     result = right(topk_ids, block_size=block_size, num_experts=num_experts)
-    if "tessera.judge.worker" in sys.modules:
+    if "tessera.tools.judge.worker" in sys.modules:
         result.expert_ids[int(result.num_tokens_post_pad[0]) // block_size :] = 0
     return result
 

@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera.bench import cpu, driver
-from tessera.bench.contender import Call
-from tessera.bench.methods import Effort
-from tessera.bench.shapes import Shape, product
 from tessera.cli import bench
 from tessera.cli.main import main
-from tessera.inspection.document import BLOCK_SIZES
+from tessera.tools.bench import cpu, driver
+from tessera.tools.bench.contender import Call
+from tessera.tools.bench.methods import Effort
+from tessera.tools.bench.shapes import Shape, product
+from tessera.tools.inspection.document import BLOCK_SIZES
 
 META = '{"type": "meta", "num_experts": 9}\n'
 ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'

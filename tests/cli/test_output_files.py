@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tessera.cli.main import main
-from tessera.output_files import Content, Output, check_outputs, write_files
+from tessera.tools.output_files import Content, Output, check_outputs, write_files
 
 META = '{"type": "meta", "model_id": "m", "num_experts": 4}\n'
 ROUTE = '{"type": "route", "layer": 0, "topk_ids": [%d, 3]}\n'

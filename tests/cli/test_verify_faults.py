@@ -17,11 +17,11 @@ import tessera
 from tessera.cli import verify_implementation
 from tessera.cli.main import main
 from tessera.contract import cases
-from tessera.judge.call import Call, call_of_case
-from tessera.judge.classes import class_of, in_order
-from tessera.judge.faults import faults_of, judged_rules
-from tessera.judge.report import text, what_the_snippet_is
-from tessera.judge.worker import Outcome
+from tessera.tools.judge.call import Call, call_of_case
+from tessera.tools.judge.classes import class_of, in_order
+from tessera.tools.judge.faults import faults_of, judged_rules
+from tessera.tools.judge.report import text, what_the_snippet_is
+from tessera.tools.judge.worker import Outcome
 
 FOLDER = Path(__file__).parent
 Judge = Callable[..., dict[str, Any]]

@@ -287,7 +287,7 @@ def test_without_hypothesis(
     from tessera.cli.main import main
 
     for name in ("judging", "shrinking"):
-        monkeypatch.delitem(sys.modules, f"tessera.judge.{name}", raising=False)
+        monkeypatch.delitem(sys.modules, f"tessera.tools.judge.{name}", raising=False)
     monkeypatch.setitem(sys.modules, "hypothesis", None)
     assert main(["verify", "--impl", "faulty:right"]) == 2
     assert "hypothesis is not installed: pip install hypothesis, or pip install '.[verify]'" in (

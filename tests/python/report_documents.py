@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.inspection.ranks import rank_figures
+from tessera.tools.inspection.ranks import rank_figures
 
 BATCH_SIZES = [2**i for i in range(17)]
 BLOCK_SIZES = [8, 16, 32, 64, 128, 256]

@@ -17,14 +17,14 @@ import pytest
 from rich.console import Console
 
 import tessera
-from tessera.bench import cpu, driver, methods
-from tessera.bench.contender import Call, Contender, absent
-from tessera.bench.driver import ContractBrokenError, Request, measure
-from tessera.bench.problem import Problem, make_problem
-from tessera.bench.report import print_report
-from tessera.bench.requests import report_requests
-from tessera.bench.shapes import GRID, HEADLINE, Shape, product, varied
 from tessera.contract import synthetic_topk_ids
+from tessera.tools.bench import cpu, driver, methods
+from tessera.tools.bench.contender import Call, Contender, absent
+from tessera.tools.bench.driver import ContractBrokenError, Request, measure
+from tessera.tools.bench.problem import Problem, make_problem
+from tessera.tools.bench.report import print_report
+from tessera.tools.bench.requests import report_requests
+from tessera.tools.bench.shapes import GRID, HEADLINE, Shape, product, varied
 
 ROOT = Path(__file__).parents[2]
 SHAPE = Shape(16, 8, 2, 16)
@@ -262,7 +262,7 @@ def test_the_spread_of_host_times_is_kept() -> None:
 def test_waiting_for_a_processor_is_counted() -> None:
     script = (
         "import os, subprocess, sys, time\n"
-        "from tessera.bench.load import waited_seconds\n"
+        "from tessera.tools.bench.load import waited_seconds\n"
         "os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
         "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
         "time.sleep(0.3)\n"

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera.bench import cuda, methods
-from tessera.bench.compositions import torch_composition
-from tessera.bench.contender import Call
-from tessera.bench.problem import MAX_WINDOWS, Problem, make_problem
-from tessera.bench.shapes import Shape
+from tessera.tools.bench import cuda, methods
+from tessera.tools.bench.compositions import torch_composition
+from tessera.tools.bench.contender import Call
+from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
+from tessera.tools.bench.shapes import Shape
 
 SHAPES = [
     Shape(16, 8, 2, 16),

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tessera.bench.driver import ContractBrokenError
-from tessera.bench.methods import Effort
+from tessera.tools.bench.driver import ContractBrokenError
+from tessera.tools.bench.methods import Effort
 
 BENCH = Path(__file__).parents[2] / "bench"
 SHORT = Effort(repetitions=1, min_seconds=0.0)

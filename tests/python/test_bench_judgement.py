@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from tessera.bench.judgement import below_floor, judged_methods, less_flattering, ratio
-from tessera.bench.plot import beaten_floor, lines
-from tessera.bench.report import print_report
+from tessera.tools.bench.judgement import below_floor, judged_methods, less_flattering, ratio
+from tessera.tools.bench.plot import beaten_floor, lines
+from tessera.tools.bench.report import print_report
 
 KINDS = {"tessera": "tessera", "quick": "peer", "slow": "peer", "floor/1": "floor"}
 

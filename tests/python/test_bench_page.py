@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tessera.bench.driver import Request
-from tessera.bench.requests import report_requests
-from tessera.bench.shapes import Shape
+from tessera.tools.bench.driver import Request
+from tessera.tools.bench.requests import report_requests
+from tessera.tools.bench.shapes import Shape
 
 NOT_MEASURED = "not measured"
 ROOT = Path(__file__).parents[2]
@@ -308,7 +308,7 @@ def test_the_picture_belongs_to_its_results(
 
 def test_picture_is_drawn_with_its_note(page: Any, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from tessera.bench.plot import lines, plot
+    from tessera.tools.bench.plot import lines, plot
 
     write(tmp_path, documents({}))
     found = page.pictured()

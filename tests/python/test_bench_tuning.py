@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera.bench import cpu, driver
-from tessera.bench.contender import Call, Contender
-from tessera.bench.driver import ContractBrokenError, Request, measure
-from tessera.bench.problem import MAX_WINDOWS, Problem, make_problem
-from tessera.bench.shapes import Shape
-from tessera.bench.tuning import layer_names, tuning
+from tessera.tools.bench import cpu, driver
+from tessera.tools.bench.contender import Call, Contender
+from tessera.tools.bench.driver import ContractBrokenError, Request, measure
+from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
+from tessera.tools.bench.shapes import Shape
+from tessera.tools.bench.tuning import layer_names, tuning
 
 SHAPE = Shape(4, 8, 2, 8, skew="log", trace="a")
 # Each window's ids say which window it is.

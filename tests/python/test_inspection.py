@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.inspection.advice import advice, blocks_over, cost
-from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS, Layer
-from tessera.inspection.layer import LayerSums
-from tessera.inspection.load import gini, hot_experts, load_figures
-from tessera.inspection.ranks import balanced_placement, contiguous_placement, rank_figures
+from tessera.tools.inspection.advice import advice, blocks_over, cost
+from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS, Layer
+from tessera.tools.inspection.layer import LayerSums
+from tessera.tools.inspection.load import gini, hot_experts, load_figures
+from tessera.tools.inspection.ranks import balanced_placement, contiguous_placement, rank_figures
 
 Row = tuple[int, ...]
 

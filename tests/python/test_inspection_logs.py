@@ -16,11 +16,6 @@ from hypothesis import strategies as st
 
 import tessera
 from recorded_logs import OLMOE, QWEN, recorded
-from tessera.inspection import Document, inspect_logs
-from tessera.inspection.advice import COST_MODEL
-from tessera.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS
-from tessera.inspection.logs import MAX_TOTAL_EXPERTS
-from tessera.inspection.repeated import SHORTEST_RUN
 from tessera.routing_log import (
     MAX_EXPERTS,
     MAX_LAYERS,
@@ -28,6 +23,11 @@ from tessera.routing_log import (
     MAX_TOP_K,
     read_routing_log,
 )
+from tessera.tools.inspection import Document, inspect_logs
+from tessera.tools.inspection.advice import COST_MODEL
+from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS
+from tessera.tools.inspection.logs import MAX_TOTAL_EXPERTS
+from tessera.tools.inspection.repeated import SHORTEST_RUN
 
 ROOT = Path(__file__).resolve().parents[2]
 

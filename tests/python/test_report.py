@@ -15,7 +15,7 @@ pytest.importorskip("jinja2", reason="jinja2 is not installed")
 
 from report_documents import many_layers, one_layer, two_models
 from report_page import ReportPage
-from tessera.report import require, write_html, write_pictures
+from tessera.tools.report import require, write_html, write_pictures
 
 ADVICE = "Recommended block size for each batch size"
 BLOCKS = "Blocks of a batch, in the mean over batches; ✓ marks the recommended block size"

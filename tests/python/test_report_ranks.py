@@ -12,7 +12,7 @@ pytest.importorskip("jinja2", reason="jinja2 is not installed")
 
 from report_documents import many_layers, one_layer
 from report_page import ReportPage
-from tessera.report import write_html, write_pictures
+from tessera.tools.report import write_html, write_pictures
 
 RANKS = "Load of the busiest rank over the mean, on the second half of the tokens"
 RANKS_OF_ALL = "Load of the busiest rank over the mean, on all tokens"

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tessera.judge.call import Call
-from tessera.judge.forms import adapted, arguments_of, judged_as
+from tessera.tools.judge.call import Call
+from tessera.tools.judge.forms import adapted, arguments_of, judged_as
 
 # The parameters of vLLM 0.9.2's function; then 0.33's; its op; its Triton function; SGLang's
 # function and op; the benchmark scripts'; our own.

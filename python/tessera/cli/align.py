@@ -17,13 +17,13 @@ import tessera
 from tessera._device import HOST
 from tessera._frameworks import on_device, on_host
 from tessera._library import torch_or_none
-from tessera.bench.compositions import numpy_composition, torch_composition
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
 from tessera.cli.integers import integer, seed
 from tessera.cli.picture import load_picture, share_picture
 from tessera.cli.progress_bars import load_library, working
-from tessera.output_files import Output, check_outputs, tell_written, write_files
+from tessera.tools.bench.compositions import numpy_composition, torch_composition
+from tessera.tools.output_files import Output, check_outputs, tell_written, write_files
 
 # Of synthetic ids.
 _DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}

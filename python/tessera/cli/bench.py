@@ -14,11 +14,15 @@ import numpy.typing as npt
 from rich.console import Console
 
 import tessera
-from tessera.bench.driver import ContractBrokenError, Request, measure
-from tessera.bench.plot import plot, require_drawable
-from tessera.bench.report import print_report
-from tessera.bench.requests import report_requests
-from tessera.bench.shapes import (
+from tessera.cli.inputs import refuse_repeated, require_memory
+from tessera.cli.integers import MAX_INT, seed
+from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
+from tessera.routing_log import read_routing_log
+from tessera.tools.bench.driver import ContractBrokenError, Request, measure
+from tessera.tools.bench.plot import plot, require_drawable
+from tessera.tools.bench.report import print_report
+from tessera.tools.bench.requests import report_requests
+from tessera.tools.bench.shapes import (
     DTYPES,
     MAPS,
     PRESETS,
@@ -28,13 +32,9 @@ from tessera.bench.shapes import (
     product,
     varied,
 )
-from tessera.bench.tuning import Tuning, layer_names, tuning
-from tessera.bench.tuning_report import print_tuning
-from tessera.cli.inputs import refuse_repeated, require_memory
-from tessera.cli.integers import MAX_INT, seed
-from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
-from tessera.output_files import Output, check_outputs, tell_written, write_files
-from tessera.routing_log import read_routing_log
+from tessera.tools.bench.tuning import Tuning, layer_names, tuning
+from tessera.tools.bench.tuning_report import print_tuning
+from tessera.tools.output_files import Output, check_outputs, tell_written, write_files
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")

@@ -18,9 +18,9 @@ from tessera._library import refusal
 from tessera.align_block_size import output_sizes
 from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
-from tessera.inspection.repeated import SHORTEST_RUN, RepeatedRows
-from tessera.output_files import is_same_file
 from tessera.routing_log import read_routing_log
+from tessera.tools.inspection.repeated import SHORTEST_RUN, RepeatedRows
+from tessera.tools.output_files import is_same_file
 from tessera.verification import REFERENCE
 
 # What limits the memory of a control group, in the two versions of these, as a container sees it.

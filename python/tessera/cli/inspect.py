@@ -6,14 +6,14 @@ import argparse
 import json
 from pathlib import Path
 
-from tessera import report
 from tessera.cli.inputs import refuse_repeated
 from tessera.cli.inspect_summary import print_summary
 from tessera.cli.integers import integer
 from tessera.cli.progress_bars import load_library, reading_bar
-from tessera.inspection import inspect_logs
-from tessera.output_files import Content, Output, check_outputs, tell_written, write_files
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
+from tessera.tools import report
+from tessera.tools.inspection import inspect_logs
+from tessera.tools.output_files import Content, Output, check_outputs, tell_written, write_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,11 +10,11 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from tessera.cli.picture import load_picture
-from tessera.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
-from tessera.inspection.load import HOT_OVER_MEAN
-from tessera.report.findings import findings
-from tessera.report.tables import advice, comparison, layer_names
-from tessera.report.words import plural
+from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
+from tessera.tools.inspection.load import HOT_OVER_MEAN
+from tessera.tools.report.findings import findings
+from tessera.tools.report.tables import advice, comparison, layer_names
+from tessera.tools.report.words import plural
 
 _PICTURE_WIDTH = 16
 _WIDTH = 80  # that every table fits into

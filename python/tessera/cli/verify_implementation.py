@@ -12,13 +12,13 @@ from pathlib import Path
 from tessera.cli.devices import device_index
 from tessera.cli.progress_bars import counting_bar
 from tessera.contract import Case
-from tessera.judge.call import call_of_case
-from tessera.judge.clock import LEAST_SECONDS, Clock, TimeUpError
-from tessera.judge.faults import judged_rules
-from tessera.judge.forms import FORMS, listed_forms
-from tessera.judge.report import Asked, document, exit_code, text
-from tessera.judge.runner import Pace, Runner, start_server
-from tessera.judge.worker import Plan
+from tessera.tools.judge.call import call_of_case
+from tessera.tools.judge.clock import LEAST_SECONDS, Clock, TimeUpError
+from tessera.tools.judge.faults import judged_rules
+from tessera.tools.judge.forms import FORMS, listed_forms
+from tessera.tools.judge.report import Asked, document, exit_code, text
+from tessera.tools.judge.runner import Pace, Runner, start_server
+from tessera.tools.judge.worker import Plan
 
 _DEFAULT_SECONDS = 60.0
 _OPTIONS = ("form", "arrays", "seconds", "accepted")
@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
     """Judge the implementation on the cases that the arguments choose."""
     started = time.monotonic()
     try:
-        from tessera.judge.judging import judge
+        from tessera.tools.judge.judging import judge
     except ImportError:
         raise ValueError(
             "--impl: hypothesis is not installed: pip install hypothesis, or pip install "

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tessera.bench import cuda, methods
-from tessera.bench.problem import make_problem
-from tessera.bench.shapes import Shape
 from tessera.cli.main import main
+from tessera.tools.bench import cuda, methods
+from tessera.tools.bench.problem import make_problem
+from tessera.tools.bench.shapes import Shape
 
 
 def test_windows_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

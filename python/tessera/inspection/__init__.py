@@ -1,6 +1,0 @@
-"""What a model's routing looks like, and which block size suits it: `tessera inspect`."""
-
-from tessera.inspection.document import Document
-from tessera.inspection.logs import inspect_logs
-
-__all__ = ["Document", "inspect_logs"]

@@ -1,0 +1,116 @@
+"""What can be timed: Tessera, its peers, floors, and what a call costs at least."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import timeit
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tessera
+from tessera.tools.bench.problem import Problem
+from tessera.tools.bench.shapes import Shape
+
+Kind = Literal["tessera", "peer", "floor", "cost"]
+
+CUDA_LIBRARY = "tessera_bench_cuda.so"
+
+
+@dataclass(frozen=True)
+class Call:
+    """One contender on one problem.
+
+    run: one call; the arrays of its outputs, for the method `chain` also where it is no
+        implementation of the op.
+    seconds: host time of that many calls.
+    topk_ids: the tensor on a GPU that `run` reads, for the method `chain`; None for all others.
+    """
+
+    run: Callable[[], Any]
+    seconds: Callable[[int], float]
+    topk_ids: Any = None
+
+    @staticmethod
+    def of(function: Callable[[], Any], topk_ids: Any = None) -> Call:
+        """A call timed by a loop in Python."""
+        return Call(function, lambda number: timeit.timeit(function, number=number), topk_ids)
+
+    @staticmethod
+    def in_turn(calls: Sequence[Call]) -> Call:
+        """Goes round several calls, timed by a loop in Python."""
+        following = itertools.cycle([call.run for call in calls]).__next__
+        return Call.of(lambda: following()())
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A contender; `unavailable` and `refusal` say why not, and are empty if nothing is amiss.
+
+    `version` is that of a package of others.
+
+    A floor does what no implementation can do without, and sorts nothing. A cost is what a call
+    from Python takes that does nothing.
+    """
+
+    name: str
+    kind: Kind
+    methods: tuple[str, ...]
+    prepare: Callable[[Problem], Call]
+    unavailable: str = ""
+    version: str = ""
+    refusal: Callable[[Shape], str] = lambda shape: ""
+    # For those timed in C++: a call that goes round problems of one shape there.
+    prepare_in_turn: Callable[[Sequence[Problem]], Call] | None = None
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether its outputs are to be judged by the contract."""
+        return self.kind in ("tessera", "peer")
+
+    def prepare_all(self, problems: Sequence[Problem]) -> Call:
+        """A call that goes round these problems of one shape, or has only one."""
+        if len(problems) == 1:
+            return self.prepare(problems[0])
+        if self.prepare_in_turn is not None:
+            return self.prepare_in_turn(problems)
+        return Call.in_turn([self.prepare(problem) for problem in problems])
+
+
+def absent(name: str, kind: Kind, reason: str) -> Contender:
+    """A contender that cannot run here."""
+
+    def prepare(problem: Problem) -> Call:
+        raise RuntimeError(f"{name}: {reason}")
+
+    return Contender(name, kind, (), prepare, unavailable=reason)
+
+
+class NativeLibrary:
+    """A shared object of peers, beside Tessera's own."""
+
+    def __init__(self, file_name: str) -> None:
+        import tvm_ffi
+
+        path = Path(tessera.__file__).with_name("lib") / file_name
+        if not path.exists():
+            raise OSError(f"this build has no {file_name}")
+        self._module = tvm_ffi.load_module(path)
+
+    def function(self, name: str, *, release_gil: bool = True) -> Any:
+        """A function of it. A short one had better keep the interpreter lock, as the op does."""
+        function = self._module.get_function(name)
+        function.release_gil = release_gil
+        return function
+
+
+@functools.cache
+def native_library(file_name: str) -> NativeLibrary:
+    """A library of peers, loaded the first time.
+
+    Raises:
+        OSError: it is not part of this build.
+    """
+    return NativeLibrary(file_name)

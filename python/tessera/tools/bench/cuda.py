@@ -1,0 +1,260 @@
+"""The contenders on a CUDA device: Python-level functions of torch tensors."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import tessera
+from tessera.tools.bench.compositions import torch_composition
+from tessera.tools.bench.contender import (
+    CUDA_LIBRARY,
+    Call,
+    Contender,
+    Kind,
+    absent,
+    native_library,
+)
+from tessera.tools.bench.problem import Problem
+from tessera.tools.bench.shapes import Shape
+from tessera.tools.bench.torch_calls import torch_op_contenders
+
+_ALL = ("graph", "chain", "l2", "eager", "cold")
+
+# The textbook's counters have to fit into a CTA's shared memory.
+_TEXTBOOK_EXPERTS = 8192
+
+
+def contenders() -> list[Contender]:
+    """All of them, available or not."""
+    torch = importlib.import_module("torch")
+    ours = Contender("tessera", "tessera", _ALL, prepare_tessera)
+    out = Contender("tessera, out=", "cost", ("eager",), _prepare_tessera_out)
+    torch_peer = Contender("torch", "peer", _ALL, _prepare_torch, refusal=_refuse_shift)
+    empties = Contender("three torch.empty", "cost", ("eager",), _prepare_three_empty)
+    peers = [torch_peer, *_native_contenders(torch), _vllm(), _sgl_kernel()]
+    return [ours, out, *peers, empties, *torch_op_contenders()]
+
+
+def prepare_tessera(problem: Problem) -> Call:
+    """The op as a user calls it; with the problem's outputs, if those are given."""
+    ids, options, out = problem.topk_ids, problem.options, problem.outputs
+    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
+
+
+def _prepare_tessera_out(problem: Problem) -> Call:
+    ids, options, out = problem.topk_ids, problem.options, problem.empty_outputs()
+    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out))
+
+
+def _prepare_torch(problem: Problem) -> Call:
+    ids, shape, num_slots = problem.topk_ids, problem.shape, problem.num_slots
+    rest = (shape.block_size, shape.num_experts, num_slots, problem.expert_map)
+    return Call.of(lambda: torch_composition(ids, *rest), ids)
+
+
+def _prepare_three_empty(problem: Problem) -> Call:
+    import torch
+
+    empty, int32, device = torch.empty, torch.int32, problem.topk_ids.device
+    slots, blocks = problem.num_slots, problem.num_blocks
+
+    def run() -> object:
+        return (
+            empty(slots, dtype=int32, device=device),
+            empty(blocks, dtype=int32, device=device),
+            empty(1, dtype=int32, device=device),
+        )
+
+    return Call.of(run)
+
+
+def _refuse_shift(shape: Shape) -> str:
+    return "" if shape.shift_bytes is None else "allocates its own outputs"
+
+
+def _native_contenders(torch: Any) -> list[Contender]:
+    try:
+        native_library(CUDA_LIBRARY)
+    except OSError as error:
+        names: list[tuple[str, Kind]] = [("textbook", "peer"), ("cub_radix", "peer")]
+        names += [("floor", "floor"), ("empty kernel", "cost")]
+        return [absent(name, kind, str(error)) for name, kind in names]
+
+    def refuse_many_experts(shape: Shape) -> str:
+        fits = shape.num_experts <= _TEXTBOOK_EXPERTS
+        return "" if fits else f"takes at most {_TEXTBOOK_EXPERTS} experts"
+
+    found = [
+        Contender("textbook", "peer", _ALL, _prepare_textbook, refusal=refuse_many_experts),
+        Contender("cub_radix", "peer", _ALL, _prepare_cub_radix),
+        Contender("empty kernel", "cost", _ALL, _prepare_empty_kernel),
+    ]
+    for name, launch in _floor_launches(torch).items():
+        methods = ("graph", "chain", "l2")
+        found.append(Contender(name, "floor", methods, _prepare_floor(*launch)))
+    return found
+
+
+def _floor_launches(torch: Any) -> dict[str, tuple[int, bool]]:
+    """CTAs, and whether with programmatic dependent launch, by the name of the floor."""
+    num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
+    return {
+        f"floor/{num_ctas}" + ("/pdl" if pdl else ""): (num_ctas, pdl)
+        for num_ctas in (1, 16, num_sms // 2, num_sms, 2 * num_sms)
+        for pdl in (False, True)
+    }
+
+
+def _floor_call(ids: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
+    function = native_library(CUDA_LIBRARY).function("floor", release_gil=False)
+    # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
+    ids, outputs = ids.clone(), tuple(array.clone() for array in outputs)
+
+    def run() -> Any:
+        function(ids, *outputs, num_ctas, pdl)
+        return outputs
+
+    return Call.of(run, ids)
+
+
+def floor_calls(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
+    """Every floor, by name: reads int32 words, none negative, and writes arrays such as these."""
+    import torch
+
+    return {
+        name: _floor_call(words, outputs, *launch)
+        for name, launch in _floor_launches(torch).items()
+    }
+
+
+def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> Call:
+    """A call that allocates outputs and workspace, as a framework's op does."""
+    import torch
+
+    ids, expert_map, shape = problem.topk_ids, problem.expert_map, problem.shape
+    device, sizes = ids.device, (shape.block_size, shape.num_experts)
+    empty_outputs = problem.empty_outputs
+
+    def run() -> Any:
+        outputs = empty_outputs()
+        workspace = torch.empty(workspace_bytes, dtype=torch.uint8, device=device)
+        function(ids, expert_map, *outputs, workspace, *sizes)
+        return outputs
+
+    return Call.of(run, ids)
+
+
+def _prepare_textbook(problem: Problem) -> Call:
+    function = native_library(CUDA_LIBRARY).function("textbook", release_gil=False)
+    return _with_workspace(problem, function, 4 * problem.shape.num_experts)
+
+
+def _prepare_cub_radix(problem: Problem) -> Call:
+    library = native_library(CUDA_LIBRARY)
+    function = library.function("cub_radix", release_gil=False)
+    size = library.function("cub_radix_workspace_bytes")
+    ids = problem.host_ids
+    return _with_workspace(
+        problem, function, size(ids.size, problem.shape.num_experts, 8 * ids.itemsize)
+    )
+
+
+def _prepare_floor(num_ctas: int, pdl: bool) -> Callable[[Problem], Call]:
+    def prepare(problem: Problem) -> Call:
+        return _floor_call(problem.topk_ids, problem.empty_outputs(), num_ctas, pdl)
+
+    return prepare
+
+
+def _prepare_empty_kernel(problem: Problem) -> Call:
+    function = native_library(CUDA_LIBRARY).function("empty_kernel", release_gil=False)
+    # All zero, so that a reader finds no slot in use.
+    ids, outputs = problem.topk_ids, tuple(one.zero_() for one in problem.empty_outputs())
+
+    def run() -> Any:
+        function(ids, *outputs)
+        return outputs
+
+    return Call.of(run, ids)
+
+
+def _foreign(module: str, parameters: list[str]) -> Any:
+    """`moe_align_block_size` of an engine, if its parameters begin with these.
+
+    Raises:
+        ImportError: it cannot be called as expected; the message says why.
+    """
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise ImportError(f"{package} is not installed")
+    try:
+        function = importlib.import_module(module).moe_align_block_size
+    except Exception as error:  # an engine of another CUDA version fails in many ways
+        raise ImportError(f"{type(error).__name__}: {error}".partition("\n")[0]) from error
+    found = list(inspect.signature(function).parameters)
+    if found[: len(parameters)] != parameters:
+        raise ImportError(f"expected the parameters {parameters}, got {found}")
+    return function
+
+
+def _version_of(package: str) -> str:
+    return str(getattr(sys.modules.get(package), "__version__", ""))
+
+
+def _vllm() -> Contender:
+    module = "vllm.model_executor.layers.fused_moe.moe_align_block_size"
+    try:
+        align = _foreign(module, ["topk_ids", "block_size", "num_experts", "expert_map"])
+    except ImportError as error:
+        return absent("vllm", "peer", str(error))
+
+    def prepare(problem: Problem) -> Call:
+        ids, shape, expert_map = problem.topk_ids, problem.shape, problem.expert_map
+        return Call.of(lambda: align(ids, shape.block_size, shape.num_experts, expert_map), ids)
+
+    return Contender(
+        "vllm", "peer", _ALL, prepare, version=_version_of("vllm"), refusal=_refuse_shift
+    )
+
+
+def _sgl_kernel() -> Contender:
+    arrays = ["sorted_token_ids", "experts_ids", "num_tokens_post_pad", "cumsum_buffer"]
+    parameters = ["topk_ids", "num_experts", "block_size", *arrays, "pad_sorted_token_ids"]
+    try:
+        align = _foreign("sgl_kernel", parameters)
+    except ImportError as error:
+        return absent("sgl_kernel", "peer", str(error))
+
+    def prepare(problem: Problem) -> Call:
+        import torch
+
+        # As SGLang calls it: one expert more, for ids of -1.
+        ids, block_size = problem.topk_ids, problem.shape.block_size
+        num_experts = problem.shape.num_experts + 1
+        num_slots = ids.numel() * block_size
+        if ids.numel() >= num_experts:
+            num_slots = ids.numel() + num_experts * (block_size - 1)
+        lengths = (num_slots, -(-num_slots // block_size), 1, num_experts + 1)
+
+        def run() -> Any:
+            slots, blocks, total, sums = (
+                torch.empty(length, dtype=torch.int32, device=ids.device) for length in lengths
+            )
+            align(ids, num_experts, block_size, slots, blocks, total, sums, True)
+            return slots, blocks, total
+
+        return Call.of(run, ids)
+
+    def refusal(shape: Shape) -> str:
+        if shape.dtype != "int32":
+            return f"takes int32 ids only, not {shape.dtype}"
+        return "takes no expert map" if shape.map != "none" else _refuse_shift(shape)
+
+    return Contender(
+        "sgl_kernel", "peer", _ALL, prepare, version=_version_of("sgl_kernel"), refusal=refusal
+    )

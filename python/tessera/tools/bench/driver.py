@@ -1,0 +1,174 @@
+"""Measures: for every shape, checks every contender's outputs, then times all that can run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.tools.bench import cpu
+from tessera.tools.bench.cold import cold_times
+from tessera.tools.bench.contender import Contender
+from tessera.tools.bench.judgement import below_floor, judged_methods, less_flattering, speeds
+from tessera.tools.bench.machine import description
+from tessera.tools.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times, missing
+from tessera.tools.bench.problem import Problem, make_problem
+from tessera.tools.bench.shapes import Shape
+
+_DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "chain", "l2", "eager", "cold")}
+
+
+class ContractBrokenError(Exception):
+    """Tessera's own outputs break the contract: there is nothing to time."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure.
+
+    peers: None stands for all.
+    windows: by the shapes' `trace` and `num_tokens`, the ids of logs, [windows, tokens, top_k]. A
+        time is the mean over the windows.
+    """
+
+    device: str
+    shapes: Sequence[Shape]
+    methods: Sequence[str]
+    peers: Sequence[str] | None = None
+    windows: Mapping[tuple[str, int], npt.NDArray[np.int32]] = field(default_factory=dict)
+    seed: int = 0
+    effort: Effort = QUICK
+    commit: str | None = None
+
+    def check(self, contenders: Sequence[Contender]) -> None:
+        """Refuse what makes no sense, before anything takes time."""
+        for method in self.methods:
+            if method not in _DEVICE_METHODS[self.device]:
+                known = ", ".join(_DEVICE_METHODS[self.device])
+                raise ValueError(
+                    f"--method: expected some of {known} with --device {self.device}, got {method}"
+                )
+        known_peers = sorted({one.name.partition("/")[0] for one in contenders if _is_peer(one)})
+        for name in self.peers or ():
+            if name not in known_peers:
+                raise ValueError(f"--peers: expected some of {', '.join(known_peers)}, got {name}")
+
+    def wants(self, contender: Contender) -> bool:
+        """Whether a contender is to be measured; all but peers always are."""
+        if self.peers is None or not _is_peer(contender):
+            return True
+        return contender.name.partition("/")[0] in self.peers
+
+
+def _is_peer(contender: Contender) -> bool:
+    return contender.kind == "peer"
+
+
+def available_contenders(device: str) -> list[Contender]:
+    """All contenders on a device; those that cannot run say why."""
+    if device == "cpu":
+        return cpu.contenders()
+    from tessera.tools.bench import cuda
+
+    return cuda.contenders()
+
+
+def measure(request: Request, progress: Callable[[str], object] = lambda shape: None) -> Any:
+    """The results as one JSON document; `progress` is told of each shape before its turn.
+
+    Raises:
+        ValueError: the request makes no sense.
+        ContractBrokenError: Tessera's outputs are wrong.
+    """
+    everyone = available_contenders(request.device)
+    request.check(everyone)
+    wanted = [one for one in everyone if request.wants(one)]
+    present = [one for one in wanted if not one.unavailable]
+    unusable = {method: why for method in request.methods if (why := missing(method))}
+    usable = [method for method in request.methods if method not in unusable]
+    rows = []
+    for shape in request.shapes:
+        progress(shape.name)
+        rows.append(_measured_row(request, shape, usable, present))
+    return {
+        **description(request.device, request.commit),
+        "seed": request.seed,
+        "methods": {method: MEANINGS[method] for method in usable},
+        "methods_unavailable": unusable,
+        "contenders": {
+            one.name: {"kind": one.kind, "unavailable": one.unavailable, "version": one.version}
+            for one in wanted
+        },
+        "rows": rows,
+    }
+
+
+def _measured_row(
+    request: Request, shape: Shape, methods: Sequence[str], present: Sequence[Contender]
+) -> dict[str, Any]:
+    windows: Any = request.windows[shape.trace, shape.num_tokens] if shape.trace else [None]
+    problems = [make_problem(shape, request.device, request.seed, ids) for ids in windows]
+    row: dict[str, Any] = {"shape": shape.name, **dataclasses.asdict(shape)}
+    refusals = {one.name: why for one in present if (why := one.refusal(shape))}
+    runners = [one for one in present if one.name not in refusals]
+    found: dict[str, dict[str, dict[str, Any]]] = {
+        one.name: {} for one in dataclasses.fields(Times)
+    }
+    violations: dict[str, list[str]] = {}
+    judged: set[str] = set()
+    for method in methods:
+        entrants = [one for one in runners if method in one.methods]
+        for one in entrants:
+            if one.is_checked and one.name not in judged:
+                judged.add(one.name)
+                if broken := _broken_rules(problems, one):
+                    violations[one.name] = broken
+        calls = {one.name: one.prepare_all(problems) for one in entrants}
+        if method == "cold":
+            times = cold_times(shape, list(calls))
+        else:
+            times = METHODS[method](calls, request.effort)
+        _require_ours(shape, method, entrants, times)
+        for key, of_method in dataclasses.asdict(times).items():
+            for name, value in of_method.items():
+                found[key].setdefault(name, {})[method] = value
+    row |= {**found, "violations": violations, "refusals": refusals}
+    return row | _judgement(found["us"], {one.name: one.kind for one in present})
+
+
+def _broken_rules(problems: Sequence[Problem], contender: Contender) -> list[str]:
+    """What the contender breaks on the first of the problems that it breaks something on."""
+    for problem in problems:
+        call = contender.prepare(problem)
+        problem.poison()
+        if broken := problem.violations(call.run()):
+            if contender.kind == "tessera":
+                raise ContractBrokenError(
+                    f"{contender.name} breaks the contract on {problem.shape.name}: "
+                    f"{broken[0].message}"
+                )
+            return [violation.message for violation in broken]
+    return []
+
+
+def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], times: Times) -> None:
+    for one in entrants:
+        if one.kind == "tessera" and one.name in times.failures:
+            raise RuntimeError(
+                f"{one.name} on {shape.name}, method {method}: {times.failures[one.name]}"
+            )
+
+
+def _judgement(us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Ratios of the shape, the less flattering where two methods judge, and beaten floors."""
+    ratios = {}
+    for kind, name in (("peer", "Tessera / best peer"), ("floor", "Tessera / floor")):
+        if (found := less_flattering(us, kinds, kind)) is not None:
+            ratios[name] = found
+    if "call" in judged_methods(us):
+        ratios |= cpu.ratios(speeds(us, "call"))
+    return {"ratios": ratios, "below_floor": below_floor(us, kinds)}

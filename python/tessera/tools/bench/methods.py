@@ -1,0 +1,321 @@
+"""The ways of timing. Each takes all contenders of a shape, and gives microseconds a call."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib.util
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tessera._library import torch_or_none
+from tessera.tools.bench.contender import CUDA_LIBRARY, Call, native_library
+from tessera.tools.bench.load import SPOILED_ABOVE, waited_seconds
+from tessera.tools.bench.problem import MAX_WINDOWS
+
+# Every window of a log has its turn.
+_CALLS_PER_GRAPH = MAX_WINDOWS
+_REPLAYS = (5, 30)
+_GRAPH_ROUNDS = 2
+_REPLAY_BUDGET_US = 25_000.0
+
+# The GPU sleeps some 30 us before a graph, so that the host has enqueued the graph and both events.
+_SLEEP_CYCLES = 60_000
+
+_WARMUP_CALLS = 3
+
+# Few enough that the launches of a peer with several kernels fit into the GPU's queue: once it is
+# full, the host waits.
+_EAGER_CALLS = 100
+_EAGER_ROUNDS = 25
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure by the method `call`: repetitions, and the least time of one."""
+
+    repetitions: int
+    min_seconds: float
+
+
+# OpenMP's threads spin for some 8 ms after a call, at the cost of whoever is timed next: hence
+# repetitions of tens of milliseconds.
+QUICK = Effort(repetitions=5, min_seconds=0.02)
+THOROUGH = Effort(repetitions=21, min_seconds=0.04)
+
+
+@dataclass
+class Times:
+    """What was found, by contender.
+
+    us: median microseconds a call.
+    spread_us: the interquartile range of the samples, where the method knows it.
+    within_noise: a time that is no larger than its spread, and therefore not in `us`.
+    spoiled: of a host time, the share of it that threads of this process waited for a processor, in
+        the median repetition, where that is above `SPOILED_ABOVE`.
+    failures: why a contender could not be timed.
+    """
+
+    us: dict[str, float] = field(default_factory=dict)
+    spread_us: dict[str, float] = field(default_factory=dict)
+    within_noise: dict[str, float] = field(default_factory=dict)
+    spoiled: dict[str, float] = field(default_factory=dict)
+    failures: dict[str, str] = field(default_factory=dict)
+
+
+def host_calls(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """Host time of whole calls, contenders interleaved at random."""
+    numbers = {name: _enough_calls(call, effort.min_seconds) for name, call in calls.items()}
+    return _interleaved(calls, numbers, effort.repetitions, lambda: None)
+
+
+def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """Host time of enqueuing a call: a loop that does not synchronise. Interleaved at random."""
+    numbers = dict.fromkeys(calls, _EAGER_CALLS)
+    for call in calls.values():
+        for _ in range(_WARMUP_CALLS):
+            call.run()
+    return _interleaved(calls, numbers, _EAGER_ROUNDS, _synchronize_if_cuda())
+
+
+def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """GPU time of back-to-back calls in a CUDA graph, L2 warm, launches hidden."""
+    samples, failures = _samples_of_graphs(calls, lambda call: [call.run])
+    return Times(
+        {name: statistics.median(found) for name, (found,) in samples.items()},
+        {name: _interquartile_range(found) for name, (found,) in samples.items()},
+        failures=failures,
+    )
+
+
+def chain(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """GPU time that a call adds between a kernel that writes its ids and a reader of its outputs.
+
+    The same graph without the call is taken off, with the reader on outputs of an earlier call.
+    """
+    times = Times()
+    samples, times.failures = _samples_of_graphs(calls, _with_and_without)
+    for name, (with_call, without) in samples.items():
+        us, times.spread_us[name] = difference_of_medians(with_call, without)
+        (times.us if us > times.spread_us[name] else times.within_noise)[name] = us
+    return times
+
+
+def difference_of_medians(minuend: list[float], subtrahend: list[float]) -> tuple[float, float]:
+    """The difference, and its interquartile range where both vary on their own."""
+    spreads = (_interquartile_range(found) for found in (minuend, subtrahend))
+    return statistics.median(minuend) - statistics.median(subtrahend), math.hypot(*spreads)
+
+
+def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
+    """GPU time of single calls with the L2 cache flushed before each: triton's do_bench, median."""
+    from triton.testing import do_bench
+
+    times = Times()
+    for name, call in calls.items():
+        try:
+            times.us[name] = 1e3 * do_bench(call.run, warmup=5, rep=30, return_mode="median")
+        except Exception as error:
+            times.failures[name] = _first_line(error)
+    return times
+
+
+METHODS: dict[str, Callable[[Mapping[str, Call], Effort], Times]] = {
+    "call": host_calls,
+    "graph": graph,
+    "chain": chain,
+    "l2": l2,
+    "eager": eager,
+}
+
+MEANINGS = {
+    "call": "host time of a call, contenders interleaved at random, median of repetitions",
+    "graph": f"CUDA graph of {_CALLS_PER_GRAPH} back-to-back calls of the whole Python-level "
+    "function, launches hidden behind a sleep of the GPU, L2 warm, median of 2 rounds of 5 to "
+    "30 replays",
+    "chain": f"CUDA graph of {_CALLS_PER_GRAPH} times a kernel that writes the ids, the call and a "
+    "kernel that reads its outputs, both launched without programmatic dependent launch, less the "
+    "same graph without the call, L2 warm; difference of medians of as many replays, with their "
+    "interquartile range in brackets",
+    "l2": "triton's do_bench, L2 flushed before every call, median",
+    "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
+    "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "
+    "of 3 processes",
+}
+
+
+def missing(method: str) -> str:
+    """Why a method cannot be used here; empty if it can."""
+    if method == "l2" and importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    if method == "chain":
+        try:
+            native_library(CUDA_LIBRARY)
+        except OSError as error:
+            return str(error)
+    return ""
+
+
+def _enough_calls(call: Call, min_seconds: float) -> int:
+    """Calls that take that long."""
+    number, seconds = 1, call.seconds(1)
+    while seconds < min_seconds / 4:
+        number *= 2
+        seconds = call.seconds(number)
+    return max(1, round(number * min_seconds / seconds))
+
+
+def _interleaved(
+    calls: Mapping[str, Call],
+    numbers: Mapping[str, int],
+    repetitions: int,
+    settle: Callable[[], object],
+) -> Times:
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    waited: dict[str, list[float]] = {name: [] for name in calls}
+    order, shuffle = list(calls), random.Random(0).shuffle
+    for _ in range(repetitions):
+        shuffle(order)
+        for name in order:
+            settle()
+            waited_before, begin = waited_seconds(), time.perf_counter()
+            samples[name].append(1e6 * calls[name].seconds(numbers[name]) / numbers[name])
+            seconds = time.perf_counter() - begin
+            waited[name].append((waited_seconds() - waited_before) / seconds)
+    settle()
+    # The median of times is spoiled where most of them are.
+    shares = {name: statistics.median(found) for name, found in waited.items()}
+    return Times(
+        {name: statistics.median(found) for name, found in samples.items()},
+        {name: _interquartile_range(found) for name, found in samples.items()},
+        spoiled={name: share for name, share in shares.items() if share > SPOILED_ABOVE},
+    )
+
+
+def _synchronize_if_cuda() -> Callable[[], object]:
+    torch = torch_or_none()
+    if torch is None or not torch.cuda.is_initialized():
+        return lambda: None
+    return torch.cuda.synchronize  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def _garbage_uncollected() -> Iterator[None]:
+    """A graph or event freed while another graph is captured would end the capture."""
+    gc.collect(0)
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def _with_and_without(call: Call) -> list[Callable[[], Any]]:
+    """A call between its neighbours, and its neighbours alone."""
+    library = native_library(CUDA_LIBRARY)
+    write = library.function("write_ids", release_gil=False)
+    read = library.function("read_outputs", release_gil=False)
+    source, topk_ids = call.topk_ids.clone(), call.topk_ids
+    outputs = call.run()
+
+    def between() -> None:
+        write(source, topk_ids)
+        read(*call.run())
+
+    def alone() -> None:
+        write(source, topk_ids)
+        read(*outputs)
+
+    return [between, alone]
+
+
+def _samples_of_graphs(
+    calls: Mapping[str, Call], steps_of: Callable[[Call], Sequence[Callable[[], Any]]]
+) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
+    """Microseconds that every step of a call takes in a graph of its own, by contender and step.
+
+    Also why contenders could not be captured.
+    """
+    import torch
+
+    failures: dict[str, str] = {}
+    graphs: dict[str, list[Any]] = {}
+    # Steps own arrays that their graphs use.
+    steps: dict[str, Sequence[Callable[[], Any]]] = {}
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()), _garbage_uncollected():
+        for name, call in calls.items():
+            try:
+                steps[name] = steps_of(call)
+                graphs[name] = [_captured(torch, step) for step in steps[name]]
+            except Exception as error:
+                failures[name] = _first_line(error)
+        samples: dict[str, list[list[float]]] = {
+            name: [[] for _ in captured] for name, captured in graphs.items()
+        }
+        for _ in range(_GRAPH_ROUNDS):
+            for name, captured in graphs.items():
+                for found, one in zip(samples[name], captured, strict=True):
+                    found += _replay_us(torch, one)
+    graphs.clear()
+    torch.cuda.empty_cache()
+    return samples, failures
+
+
+def _interquartile_range(samples: list[float]) -> float:
+    if len(samples) == 1:
+        return 0.0
+    low, _, high = statistics.quantiles(samples, n=4)
+    return high - low
+
+
+def _captured(torch: Any, run: Callable[[], Any]) -> Any:
+    """A graph of calls on the current stream, and replayed once.
+
+    Not by `with torch.cuda.graph(...)`, which collects garbage and empties the cache first: most of
+    a second for all contenders of a shape.
+    """
+    for _ in range(_WARMUP_CALLS):
+        run()
+    torch.cuda.synchronize()
+    captured = torch.cuda.CUDAGraph()
+    captured.capture_begin()
+    try:
+        for _ in range(_CALLS_PER_GRAPH):
+            run()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            captured.capture_end()
+        raise
+    captured.capture_end()
+    captured.replay()
+    torch.cuda.synchronize()
+    return captured
+
+
+def _replay_us(torch: Any, captured: Any) -> list[float]:
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    samples: list[float] = []
+    wanted = _REPLAYS[0]
+    while len(samples) < wanted:
+        torch.cuda._sleep(_SLEEP_CYCLES)
+        begin.record()
+        captured.replay()
+        end.record()
+        end.synchronize()
+        replay_us = 1e3 * begin.elapsed_time(end)
+        samples.append(replay_us / _CALLS_PER_GRAPH)
+        if len(samples) == 1:
+            wanted = int(min(max(_REPLAY_BUDGET_US / replay_us, _REPLAYS[0]), _REPLAYS[1]))
+    return samples
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".partition("\n")[0]

@@ -1,0 +1,209 @@
+"""Results for the terminal: one table for each method, then what is lost, broken or unavailable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tessera.tools.bench.judgement import (
+    SPEED_METHODS,
+    best,
+    judged_methods,
+    less_flattering,
+    ratio,
+    speeds,
+)
+from tessera.tools.bench.load import SPOILED_ABOVE
+
+# Stands behind a time that other programs spoiled.
+_MARK = "*"
+
+
+def figure(us: float) -> str:
+    """Three significant digits or so."""
+    return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 100 else f"{us:.0f}"
+
+
+def print_report(console: Console, document: Mapping[str, Any]) -> None:
+    """Everything that a reader has to know of these results."""
+    print_head(console, document)
+    for method, meaning in document["methods"].items():
+        console.print()
+        console.print(f"{method}: {meaning}")
+        if method in SPEED_METHODS:
+            console.print(_comparison(document, method))
+            for line in _losses(document, method):
+                console.print(line)
+        else:
+            console.print(_listing(document, method))
+    console.print()
+    for line in _verdicts(document):
+        console.print(line)
+    print_remarks(console, document)
+
+
+def print_head(console: Console, document: Mapping[str, Any]) -> None:
+    """Where and on what the results were measured."""
+    where = document.get("gpu", document["machine"])
+    console.print(f"{where}; commit {(document['commit'] or 'unknown')[:10]}; us per call")
+
+
+def print_remarks(console: Console, document: Mapping[str, Any]) -> None:
+    """Who could not be measured, and what is wrong with those who were."""
+    for line in _remarks(document):
+        console.print(line)
+
+
+def kinds_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The kind of every contender."""
+    return {name: one["kind"] for name, one in document["contenders"].items()}
+
+
+def _comparison(document: Mapping[str, Any], method: str) -> Table:
+    kinds = kinds_of(document)
+    shown = [
+        name
+        for name, kind in kinds.items()
+        if kind in ("tessera", "peer")
+        and any(speeds(r["us"], method).get(name) for r in rows(document))
+    ]
+    table = Table("shape", box=None, pad_edge=False, header_style="bold")
+    for name in [*shown, "floor", "/ floor", "/ best peer"]:
+        table.add_column(name, justify="right")
+    for row in rows(document):
+        times = speeds(row["us"], method)
+        if not times:
+            continue
+        floor = best(times, kinds, "floor")
+        ratios = (ratio(row["us"], kinds, method, kind) for kind in ("floor", "peer"))
+        wrong = " wrong" if method in row["below_floor"] else ""
+        table.add_row(
+            row["shape"],
+            *(cell(row, name, method) for name in shown),
+            cell(row, floor[0], method) + wrong if floor else "-",
+            *("-" if one is None else f"{one:.2f}" for one in ratios),
+        )
+    return table
+
+
+def cell(row: Mapping[str, Any], name: str, method: str) -> str:
+    """A time: one that is a difference with its spread in brackets, a spoiled one with a mark."""
+    us = row["us"].get(name, {}).get(method)
+    if us is None:
+        return "-"
+    spread = f" ({figure(row['spread_us'][name][method])})" if method == "chain" else ""
+    return figure(us) + spread + _MARK * (method in row["spoiled"].get(name, {}))
+
+
+def _listing(document: Mapping[str, Any], method: str) -> Table:
+    """Contenders down, shapes across: for methods that are about the call, not the shape."""
+    measured = [row for row in rows(document) if speeds(row["us"], method)]
+    table = Table("call", box=None, pad_edge=False, header_style="bold")
+    for row in measured:
+        table.add_column(row["shape"], justify="right")
+    names = dict.fromkeys(name for row in measured for name in speeds(row["us"], method))
+    for name in names:
+        table.add_row(name, *(cell(row, name, method) for row in measured))
+    return table
+
+
+def _losses(document: Mapping[str, Any], method: str) -> Iterator[str]:
+    kinds = kinds_of(document)
+    for row in rows(document):
+        times = speeds(row["us"], method)
+        ours, peer = best(times, kinds, "tessera"), best(times, kinds, "peer")
+        if ours and peer and ours[1] > peer[1]:
+            yield (
+                f"slower than {peer[0]} on {row['shape']}: {figure(ours[1])} against "
+                f"{figure(peer[1])}"
+            )
+
+
+def _verdicts(document: Mapping[str, Any]) -> Iterator[str]:
+    """On how many shapes Tessera is faster than every peer, by each method and by both."""
+    kinds = kinds_of(document)
+    by_method: dict[str, list[float]] = {}
+    num_spoiled: Counter[str] = Counter()
+    for row in rows(document):
+        judged = judged_methods(row["us"])
+        for method in judged:
+            if (one := ratio(row["us"], kinds, method, "peer")) is not None:
+                by_method.setdefault(method, []).append(one)
+                num_spoiled[method] += any(method in each for each in row["spoiled"].values())
+        least = less_flattering(row["us"], kinds, "peer")
+        if len(judged) > 1 and least is not None:
+            by_method.setdefault(f"the less flattering of {' and '.join(judged)}", []).append(least)
+    for method, ratios in by_method.items():
+        faster = sum(one < 1 for one in ratios)
+        spoiled = f", {num_spoiled[method]} of which have spoiled times" * bool(num_spoiled[method])
+        yield f"by {method}: faster than the best peer on {faster} of {len(ratios)} shapes{spoiled}"
+
+
+def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
+    for name, one in document["contenders"].items():
+        if one["unavailable"]:
+            yield f"{name}: unavailable: {one['unavailable']}"
+    for method, why in document["methods_unavailable"].items():
+        yield f"{method}: unavailable: {why}"
+    titles = {
+        "refusals": "not measured",
+        "failures": "failed",
+        "violations": "breaks the contract",
+    }
+    for key, title in titles.items():
+        for name, (shape, why, count) in _first_of_each(document, key).items():
+            others = f", and {count - 1} more shapes" if count > 1 else ""
+            yield f"{name}: {title} on {shape}{others}: {why}"
+    if shares := [
+        share
+        for row in rows(document)
+        for by_method in row["spoiled"].values()
+        for share in by_method.values()
+    ]:
+        yield (
+            f"{_MARK} spoiled by other programs: in most repetitions of such a figure, the "
+            "threads of this process waited for a processor, added up over all threads, for more "
+            f"than {SPOILED_ABOVE:.0%} of its duration, here {min(shares):.0%} to "
+            f"{max(shares):.0%}; measure again on an idle machine"
+        )
+    for row in rows(document):
+        for name, by_method in row["within_noise"].items():
+            for method, us in by_method.items():
+                spread = figure(row["spread_us"][name][method])
+                yield (
+                    f"{name}: within the noise on {row['shape']}, method {method}: "
+                    f"{figure(us)} with an interquartile range of {spread}"
+                )
+        for method, times in row["below_floor"].items():
+            for name, time in times.items():
+                yield (
+                    f"the floor of {row['shape']} is wrong, method {method}: {name} takes "
+                    f"{figure(time)}"
+                )
+
+
+def _first_of_each(document: Mapping[str, Any], key: str) -> dict[str, tuple[str, str, int]]:
+    """For each contender the first shape with such a remark, the remark, and their number."""
+    found: dict[str, tuple[str, str, int]] = {}
+    for row in rows(document):
+        for name, why in row[key].items():
+            text = _text(why)
+            shape, first, count = found.get(name, (row["shape"], text, 0))
+            found[name] = (shape, first, count + 1)
+    return found
+
+
+def _text(why: str | list[str] | dict[str, str]) -> str:
+    if isinstance(why, dict):
+        return "; ".join(f"method {method}: {text}" for method, text in why.items())
+    return why if isinstance(why, str) else "; ".join(why)
+
+
+def rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results by shape."""
+    found: list[dict[str, Any]] = document["rows"]
+    return found

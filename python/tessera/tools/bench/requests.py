@@ -1,0 +1,77 @@
+"""What the performance page is made of: the files of results, and what each one measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.contract import cases
+from tessera.tools.bench.driver import Request
+from tessera.tools.bench.methods import THOROUGH
+from tessera.tools.bench.shapes import (
+    DTYPES,
+    GRID,
+    HEADLINE,
+    SIXTEEN_TOKENS,
+    SKEWS,
+    Shape,
+    varied,
+)
+
+_UNIFORM = [shape for shape in HEADLINE if shape.skew == "uniform"]
+_SKEWED = [shape for shape in _UNIFORM if shape.num_tokens >= 16]
+_ADDRESSED = [shape for shape in _UNIFORM if shape.num_tokens in (16, 1024, 4096, 65536)]
+
+# One, since every figure takes several processes, and each of them seconds.
+_COLD = Shape(4096, 64, 2, 128)
+
+# A word, a vector of four, a cache line, some pages, and what is none of these.
+_SHIFTS = (0, 4, 16, 128, 512, 4096, 69636)
+
+
+def report_requests(
+    device: str,
+    log_shapes: Sequence[Shape],
+    windows: Mapping[tuple[str, int], npt.NDArray[np.int32]],
+    seed: int,
+    commit: str | None,
+) -> dict[str, Request]:
+    """The requests by the file that their results go to."""
+
+    def request(
+        shapes: Sequence[Shape], *methods: str, peers: Sequence[str] | None = None
+    ) -> Request:
+        return Request(device, shapes, methods, peers, windows, seed, THOROUGH, commit)
+
+    if device == "cpu":
+        logs = [shape for shape in log_shapes if shape.trace]
+        return {
+            "cpu.json": request([*_cases(), *logs], "call"),
+            "cpu_python.json": request(SIXTEEN_TOKENS[:1], "eager"),
+        }
+    return {
+        "headline.json": request(HEADLINE, "graph", "chain", "l2"),
+        "grid.json": request(GRID, "graph", "chain"),
+        "skew.json": request([*varied(_SKEWED, skews=SKEWS), *log_shapes], "graph"),
+        "variants.json": request(
+            [*varied(_UNIFORM, dtypes=DTYPES), *varied(_UNIFORM, maps=("half-remote",))], "graph"
+        ),
+        "addresses.json": request(
+            varied(_ADDRESSED, shifts=_SHIFTS), "graph", peers=("textbook", "cub_radix")
+        ),
+        "eager.json": request(SIXTEEN_TOKENS, "eager"),
+        "cold.json": request([_COLD], "cold", peers=("textbook", "vllm", "sgl_kernel")),
+    }
+
+
+def _cases() -> list[Shape]:
+    """The shapes of the table of cases that are meant for benchmarks."""
+    found = []
+    for case in cases():
+        if case.benchmark:
+            shape = Shape(case.num_tokens, case.num_experts, case.top_k, case.block_size)
+            found.append(replace(shape, skew=case.distribution))
+    return found

@@ -1,0 +1,200 @@
+"""The tuning loop: a log's own tokens at the block sizes in question, beside the log's advice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.routing_log import Progress, open_log
+from tessera.tools.bench.problem import MAX_WINDOWS
+from tessera.tools.bench.shapes import Shape
+from tessera.tools.inspection import Document, inspect_logs
+from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, Advice, Layer
+from tessera.tools.inspection.reader import reader_of
+from tessera.tools.inspection.repeated import RepeatedRows
+
+WINDOW_SIZES = tuple(size for size in BATCH_SIZES if size <= 4096)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What there is to measure in logs, and what their inspection says of it.
+
+    shapes: each a layer, the tokens of a window, and a block size.
+    figures: of each shape, what is known without measuring.
+    windows: by the shapes' `trace` and `num_tokens`, int32 [windows, tokens, top_k].
+    left_out: sentences about windows that a layer is too short for.
+    layers: by the shapes' `trace`, the numbers of tokens, top k, experts and repeated rows.
+    """
+
+    inspection: Document
+    shapes: list[Shape]
+    figures: list[dict[str, Any]]
+    windows: dict[tuple[str, int], npt.NDArray[np.int32]]
+    left_out: list[str]
+    layers: dict[str, dict[str, int]]
+
+    def join(self, document: dict[str, Any]) -> None:
+        """Put what is known beside the results of these shapes."""
+        for row, figures in zip(document["rows"], self.figures, strict=True):
+            row |= figures
+        document["layers"] = self.layers
+        document["left_out"] = self.left_out
+        document["inspection"] = self.inspection
+
+
+def tuning(
+    paths: Sequence[Path],
+    window_sizes: Sequence[int] | None,
+    block_sizes: Sequence[int] | None,
+    seed: int,
+    progress: Progress | None = None,
+) -> Tuning:
+    """Inspect logs, and take a sample of their windows: consecutive tokens, warm-up left out.
+
+    Reads every log twice, and holds `MAX_WINDOWS` windows of each size and layer.
+
+    Args:
+        paths: routing logs (.jsonl), or ids [tokens, top_k] as .npy or .npz.
+        window_sizes: tokens in a window, some of `BATCH_SIZES`; None for `WINDOW_SIZES`.
+        block_sizes: some of `BLOCK_SIZES`; None for the one that is recommended for so many tokens,
+            and its neighbours.
+        seed: of the sample.
+        progress: called now and then with the bytes read since its last call.
+
+    Raises:
+        ValueError: a log cannot be read, a size is none of those, or no window fits.
+    """
+    _require_known("--tokens", window_sizes, BATCH_SIZES)
+    _require_known("--block-size", block_sizes, BLOCK_SIZES)
+    inspection = inspect_logs(paths, progress=progress)
+    layers = [(model, layer) for model in inspection["models"] for layer in model["layers"]]
+    names = layer_names([(paths[layer["log"]], layer["layer"]) for _, layer in layers])
+    samples = {}
+    found = Tuning(inspection, [], [], {}, [], {})
+    for name, (model, layer) in zip(names, layers, strict=True):
+        if layer["num_invalid_ids"]:
+            raise ValueError(
+                f"{paths[layer['log']]}: topk_ids: expected ids in [0, {model['num_experts']}), "
+                f"got {layer['num_invalid_ids']} others"
+            )
+        found.layers[name] = {
+            "num_tokens": layer["num_tokens"],
+            "num_repeated": layer["num_repeated"],
+            "num_experts": model["num_experts"],
+            "top_k": model["top_k"],
+        }
+        sizes = [size for size in window_sizes or WINDOW_SIZES if size <= layer["num_tokens"]]
+        if missing := {*(window_sizes or WINDOW_SIZES)} - {*sizes}:
+            found.left_out.append(
+                f"{name}: no windows of {min(missing)} tokens or more: it has {layer['num_tokens']}"
+            )
+        sample = _Sample(layer["num_tokens"], model["top_k"], sizes, seed)
+        samples[layer["log"], layer["layer"]] = sample
+        for size, ids in sample.windows.items():
+            found.windows[name, size] = ids
+            advice = next(one for one in model["advice"] if one["batch_size"] == size)
+            for block_size in block_sizes or _in_question(advice["block_size"]):
+                shape = Shape(size, model["num_experts"], model["top_k"], block_size)
+                found.shapes.append(shape.of_log(name))
+                found.figures.append(_figures(layer, advice, block_size))
+    if not found.shapes:
+        raise ValueError(f"--tokens: {found.left_out[0]}")
+    for log, path in enumerate(paths):
+        for number, tokens in _traffic(path, progress):
+            samples[log, number].add(tokens)
+    return found
+
+
+def layer_names(layers: Sequence[tuple[Path, int | None]]) -> list[str]:
+    """A name for each layer of each log: its file's, as short as can be, and its number if need be.
+
+    Args:
+        layers: the log, and the number of the layer; None where the log has no numbers.
+    """
+    paths = dict.fromkeys(path for path, _ in layers)
+    files_with_stem = Counter(path.stem for path in paths)
+    layers_of_log = Counter(path for path, _ in layers)
+    return [
+        (path.stem if files_with_stem[path.stem] == 1 else str(path))
+        + (f" layer {number}" if layers_of_log[path] > 1 else "")
+        for path, number in layers
+    ]
+
+
+def _require_known(option: str, values: Sequence[int] | None, known: Sequence[int]) -> None:
+    for value in values or ():
+        if value not in known:
+            raise ValueError(
+                f"{option}: expected some of {', '.join(map(str, known))} with --log, got {value}"
+            )
+
+
+def _in_question(block_size: int) -> Sequence[int]:
+    """The block size and its neighbours."""
+    index = BLOCK_SIZES.index(block_size)
+    return BLOCK_SIZES[max(0, index - 1) : index + 2]
+
+
+def _figures(layer: Layer, advice: Advice, block_size: int) -> dict[str, Any]:
+    """What an inspection says of windows at a block size."""
+    batch = next(one for one in layer["batches"] if one["batch_size"] == advice["batch_size"])
+    blocks = next(one for one in batch["blocks"] if one["block_size"] == block_size)
+    cost = next(one for one in advice["costs"] if one["block_size"] == block_size)
+    return {
+        "num_windows": batch["num_batches"],
+        "num_windows_timed": min(batch["num_batches"], MAX_WINDOWS),
+        "num_blocks": blocks["num_blocks"],
+        "padding_share": blocks["padding_share"],
+        "relative_cost": cost["relative_cost"],
+        "is_recommended": block_size == advice["block_size"],
+    }
+
+
+class _Sample:
+    """Windows of a layer, chosen at random, and filled while its tokens stream by.
+
+    windows: by the tokens of a window, int32 [windows, tokens, top_k].
+    """
+
+    def __init__(self, num_tokens: int, top_k: int, sizes: Sequence[int], seed: int) -> None:
+        self._num_seen = 0
+        self._starts = {size: _chosen(num_tokens // size, seed) * size for size in sizes}
+        self.windows = {
+            size: np.zeros((len(starts), size, top_k), np.int32)
+            for size, starts in self._starts.items()
+        }
+
+    def add(self, tokens: npt.NDArray[Any]) -> None:
+        """Take the next tokens, [tokens, top_k]."""
+        first, end = self._num_seen, self._num_seen + len(tokens)
+        for size, starts in self._starts.items():
+            for window, start in zip(self.windows[size], starts.tolist(), strict=True):
+                begin, stop = max(first, start), min(end, start + size)
+                if begin < stop:
+                    window[begin - start : stop - start] = tokens[begin - first : stop - first]
+        self._num_seen = end
+
+
+def _chosen(num_windows: int, seed: int) -> npt.NDArray[np.int64]:
+    """Numbers of at most `MAX_WINDOWS` windows, in ascending order."""
+    random = np.random.default_rng(seed)
+    return np.sort(random.choice(num_windows, min(num_windows, MAX_WINDOWS), replace=False))
+
+
+def _traffic(
+    path: Path, progress: Progress | None
+) -> Iterator[tuple[int | None, npt.NDArray[Any]]]:
+    """A layer and its next tokens, those that an inspection counts."""
+    repeated: dict[int | None, RepeatedRows] = {}
+    with open_log(path, progress) as file:
+        for layer, rows in reader_of(path, file).pieces():
+            yield layer, repeated.setdefault(layer, RepeatedRows()).split(rows)[0]
+    for layer, rest in repeated.items():
+        yield layer, rest.rest()[0]

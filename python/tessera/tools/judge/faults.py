@@ -1,0 +1,125 @@
+"""What is wrong with the outcome of a call: rules of the contract, and rules of being called."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.contract import Rule, Violation, contract_violations, rules
+from tessera.tools.judge.call import Call
+from tessera.tools.judge.runner import Death
+from tessera.tools.judge.worker import Outcome, differing
+
+# What the checker, which sees only inputs and outputs, does not check.
+CALLING_RULES = (
+    Rule("no_crash", "After a call the process is alive, and its device can still be used."),
+    Rule("no_hang", "A call comes to an end."),
+    Rule("no_exception", "A call in the op's domain raises nothing, whatever its ids."),
+    Rule("output_form", "A call returns three arrays, of the framework of its inputs."),
+    Rule("inputs_kept", "The inputs are as they were before the call."),
+    Rule("memory_kept", "No memory beside the caller's output arrays is written."),
+    Rule("repeatable", "Two equal calls have equal outputs."),
+    Rule("outputs_kept", "The outputs of a call stay as they are when the next one is made."),
+)
+
+
+def judged_rules() -> list[Rule]:
+    """All rules that an implementation is judged by: those of calling it, then the contract's."""
+    return [*CALLING_RULES, *rules()]
+
+
+class Fault(NamedTuple):
+    """A rule that a call breaks.
+
+    kind: tells apart what one rule has several of, such as exceptions.
+    message: what was expected and what came.
+    outputs: the outputs that break the rule, if it is about them.
+    array, position: the argument or output that it is about, and where that breaks it first.
+    """
+
+    rule: str
+    kind: str
+    message: str
+    outputs: dict[str, npt.NDArray[Any]] | None = None
+    array: str = ""
+    position: int = 0
+
+    @property
+    def num_calls(self) -> int:
+        """How many equal calls break the rule, where none before them have a part in it."""
+        return 2 if self.rule == "repeatable" else 1
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Rule and kind, which are equal for two faults of the same finding."""
+        return self.rule, self.kind
+
+
+def faults_of(call: Call, outcome: Outcome | Death, equal: Outcome | None) -> list[Fault]:
+    """The rules that the call breaks, each once. `equal`: of the equal call just before it."""
+    if isinstance(outcome, Death):
+        return [_death(outcome)]
+    if outcome.error:
+        kind, text = outcome.error
+        return [Fault("no_exception", kind, f"raised {kind}: {text}")]
+    if outcome.malformed:
+        message = f"expected three arrays, got {outcome.malformed}"
+        return [Fault("output_form", "", message)]
+    found: dict[str, Fault] = {}
+    for name in outcome.changed:
+        found["inputs_kept"] = Fault("inputs_kept", "", f"{name} was written to", array=name)
+    for name in outcome.trampled:
+        message = f"memory beside {name} was written"
+        found["memory_kept"] = Fault("memory_kept", "", message, array=name)
+    for name in outcome.altered:
+        message = f"{name} of the call before was written to"
+        found["outputs_kept"] = Fault("outputs_kept", "", message, array=name)
+    outputs = outcome.outputs
+    for each in _violations(call, outputs):
+        message = each.message
+        if each.rule == "output_sizes":
+            message = _size_message(call, outputs, each.array)
+        fault = Fault(each.rule, "", message, outputs, each.array, each.position)
+        found.setdefault(each.rule, fault)
+    if equal is not None and (names := differing(equal.outputs, outputs)):
+        # Where only the order inside groups may differ, it is that.
+        order_alone = names == ("sorted_token_ids",) and found.keys() <= {"stable_order"}
+        order_alone &= {each.rule for each in _violations(call, equal.outputs)} <= {"stable_order"}
+        kind = "order" if order_alone else ""
+        message = f"{', '.join(names)} differed between two equal calls"
+        found["repeatable"] = Fault("repeatable", kind, message, outputs)
+    return list(found.values())
+
+
+def _death(death: Death) -> Fault:
+    words = f": {death.last_words}" if death.last_words else ""
+    if death.hung is not None:
+        return Fault("no_hang", "", f"the call was ended after {death.hung:.0f} s{words}")
+    return Fault("no_crash", death.how, f"the process died with {death.how}{words}")
+
+
+def _size_message(call: Call, outputs: dict[str, npt.NDArray[Any]], name: str) -> str:
+    found, least = outputs[name], call.output_lengths()[name]
+    expected = f"a contiguous int32[{least}] or a longer one"
+    return f"output_sizes: {name}: expected {expected}, got {found.dtype}{list(found.shape)}"
+
+
+def _violations(call: Call, outputs: dict[str, npt.NDArray[Any]]) -> list[Violation]:
+    """All violations, those behind outputs of a wrong integer type too."""
+    found = _checked(call, outputs)
+    if [each.rule for each in found] != ["output_sizes"]:
+        return found
+    as_int32 = {
+        name: array.astype(np.int32) if array.dtype.kind in "iu" else array
+        for name, array in outputs.items()
+    }
+    more = _checked(call, as_int32)
+    return found + [each for each in more if each.rule != "output_sizes"]
+
+
+def _checked(call: Call, outputs: dict[str, npt.NDArray[Any]]) -> list[Violation]:
+    given: dict[str, Any] = dict(outputs)
+    result = tuple(given.pop(name) for name in call.output_lengths())
+    return contract_violations(call.topk_ids, result, **call.contract_options(), **given)

@@ -1,0 +1,106 @@
+"""Judges an implementation: makes the calls, simplifies what was found, tries what is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Collection, Iterable
+
+from tessera.tools.judge.call import Call
+from tessera.tools.judge.clock import CALLS, CALLS_WITH_FINDINGS, FINDINGS, Clock, TimeUpError
+from tessera.tools.judge.programs import Reproducer, reproduce, simplify
+from tessera.tools.judge.runner import Runner
+from tessera.tools.judge.search import Finding, Search, Verdict
+from tessera.tools.judge.shrinking import shrink
+from tessera.tools.judge.snippet import snippet
+from tessera.tools.judge.trial import Trial
+from tessera.tools.judge.worker import Plan
+
+# Shares of the time for a finding by which it has been found again in a process of its own, been
+# shrunk in others, and been made simple in one of its own. What remains is for its snippet.
+_REPRODUCING, _SHRINKING, _CHECKING = 0.3, 0.6, 0.8
+# Of the same time, what the snippet of a call that hangs may take.
+_HANGING = 0.6
+# The tries of a snippet: whether free memory is dirty. What is done by chance needs more than one.
+_DIRTY = (False, True, False)
+
+Progress = Callable[[str, int | None, int | None], None]
+
+
+def judge(
+    runner: Runner,
+    plan: Plan,
+    calls: Iterable[Call],
+    accepted: Collection[str],
+    seed: int,
+    clock: Clock,
+    progress: Progress,
+) -> Verdict:
+    """Which rules it breaks. `progress` is told what is done, and, of how many, the number done."""
+    search = Search(runner, plan, accepted, clock)
+    findings = search.verdict.findings
+    with contextlib.closing(search), contextlib.suppress(TimeUpError):
+        search.prepare(calls)
+        total = len(search.pending)
+        for share_with_findings in (CALLS_WITH_FINDINGS, CALLS):
+            search.shrink_for(None)
+            search.ask_pending(
+                CALLS,
+                share_with_findings,
+                lambda: progress("calling", total - len(search.pending), total),
+            )
+            # What comes up on the way is treated too.
+            while left := [one for one in findings.values() if not one.snippet]:
+                now = time.monotonic()
+                until = now + max(0.0, clock.at(FINDINGS) - now) / len(left)
+                _finish(search, left[0], plan, seed, until, progress)
+    for finding in findings.values():
+        finding.snippet = finding.snippet or snippet(
+            finding.program, finding.fault, search.told, plan
+        )
+    return search.verdict
+
+
+def _finish(
+    search: Search, finding: Finding, plan: Plan, seed: int, until: float, progress: Progress
+) -> None:
+    """Make the calls of a finding few and simple, and its snippet one that was tried."""
+    started = time.monotonic()
+    name = " ".join(filter(None, finding.fault.key))
+
+    trial = Trial(search.runner("fresh"), plan.folder, search.clock)
+    seconds = until - started
+    # A snippet that hangs takes its time; the others are soon run.
+    hangs = finding.fault.rule == "no_hang"
+    reserved = min(trial.limit(finding.call), _HANGING * seconds) if hangs else 0.0
+
+    def moment(share: float) -> float:
+        return started + share * (seconds - reserved)
+
+    progress(f"shrinking {name}", None, None)
+    first = Reproducer(search, finding, moment(_REPRODUCING))
+    others = [one.program for one in search.verdict.findings.values() if one.reproduced]
+    if reproduce(first, finding, others):
+        assert first.best is not None
+        finding.reproduced, finding.program, finding.history = True, first.best, ()
+        fault = finding.fault
+        best = Reproducer(search, finding, moment(_CHECKING))
+        if len(first.best) == finding.fault.num_calls:
+            shrink(search, finding, seed, moment(_SHRINKING))
+            finding.history = ()
+        # What was shrunk in a process that had made other calls need not do it in another.
+        if finding.program is first.best or not reproduce(best, finding):
+            best.best, finding.fault = first.best, fault
+            simplify(best)
+        assert best.best is not None
+        finding.program = best.best
+    elif first.has_time:
+        finding.reproduced = False
+    progress(f"trying the snippet of {name}", None, None)
+    texts = [
+        snippet(finding.program, finding.fault, search.told, plan, dirty=dirty) for dirty in _DIRTY
+    ]
+    shown = (text for text in texts if trial.breaks(text, finding.program, finding.fault.key))
+    text = next(shown, None)
+    finding.shown = text is not None
+    finding.snippet = text or texts[0]

@@ -1,0 +1,155 @@
+"""Runs the text of a snippet in an interpreter of its own, and tells what came of it.
+
+That interpreter loads nothing of the judge's before the snippet has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tessera.tools.judge.call import Call
+from tessera.tools.judge.clock import Clock, TimeUpError
+from tessera.tools.judge.faults import faults_of
+from tessera.tools.judge.forms import REPORTS, Arrays
+from tessera.tools.judge.runner import Death, Runner, death_of, last_line
+from tessera.tools.judge.search import Key
+from tessera.tools.judge.snippet import AROUND, AS_MADE, FIRST, KEPT, RETURNED, UNWRITTEN
+from tessera.tools.judge.worker import (
+    CANARIES,
+    OUTPUTS,
+    Outcome,
+    Place,
+    changed_inputs,
+    differing,
+    failed,
+    malformed_in,
+)
+
+_PROGRAM = """
+import sys
+names, failure = {"__name__": "__main__"}, None
+try:
+    with open(sys.argv[1]) as file:
+        exec(compile(file.read(), "snippet", "exec"), names)
+except BaseException as error:
+    failure = error
+from tessera.tools.judge.trial import tell
+tell(names, failure, *sys.argv[2:])
+"""
+# How much longer than a forked process an interpreter may take until it makes the calls.
+_TIMES_TO_START, _SECONDS_TO_START = 5.0, 3.0
+_INPUTS = ("topk_ids", "expert_map")
+
+
+class Trial:
+    """Runs snippets in the folder where the implementation is looked for."""
+
+    def __init__(self, runner: Runner, folder: str, clock: Clock) -> None:
+        self._runner = runner
+        self._folder = folder
+        self._clock = clock
+
+    def limit(self, call: Call) -> float:
+        """Seconds after which a snippet whose last call is this one is said to hang."""
+        started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
+        return started + self._runner.pace.limit(call, self._runner.told.device)
+
+    def breaks(self, text: str, program: tuple[Call, ...], key: Key) -> bool:
+        """Whether the text, which makes the calls of the program, breaks the rule of the key.
+
+        Raises:
+            TimeUpError: the end came before the text had come to one.
+        """
+        outcome, before, inputs = self._run(text, self.limit(program[-1]))
+        call = program[-1]
+        if isinstance(outcome, Outcome):
+            outcome = outcome._replace(changed=changed_inputs(call, inputs))
+        return any(fault.key == key for fault in faults_of(call, outcome, before))
+
+    def _run(self, text: str, limit: float) -> tuple[Outcome | Death, Outcome | None, Any]:
+        with tempfile.TemporaryDirectory(prefix="tessera-verify-") as name:
+            snippet, result, log = (Path(name) / one for one in ("snippet", "result", "stderr"))
+            snippet.write_text(text)
+            told = self._runner.told
+            arguments = [str(snippet), told.arrays, told.device, str(result)]
+            wait = self._clock.left(limit)
+            with log.open("wb") as errors:
+                process = subprocess.Popen(
+                    [sys.executable, "-c", _PROGRAM, *arguments],
+                    cwd=self._folder,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            try:
+                code = process.wait(wait)
+            except subprocess.TimeoutExpired:
+                if wait < limit:
+                    raise TimeUpError from None
+                return Death(limit, "", last_line(log)), None, {}
+            finally:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            if not result.exists():
+                return death_of(code, last_line(log)), None, {}
+            outcome, before, inputs = pickle.loads(result.read_bytes())
+        if outcome.lost:
+            return Death(None, "device lost", outcome.lost), None, {}
+        return outcome, before, inputs
+
+
+def tell(
+    names: dict[str, Any], failure: BaseException | None, arrays: Arrays, device: str, file: str
+) -> None:
+    """Write to the file what a snippet has left behind: outcomes and inputs."""
+    place = Place(arrays, device)
+    found: tuple[Outcome, Outcome | None, dict[str, Any]]
+    try:
+        if failure is not None:
+            raise failure
+        found = _told(names, place)
+        place.synchronize()
+    except BaseException as error:
+        found = failed(place, error), None, {}
+    Path(file).write_bytes(pickle.dumps(found))
+    sys.stdout.flush()
+    # Threads and handlers at exit of the implementation have no part in it any more.
+    os._exit(0)
+
+
+def _told(names: dict[str, Any], place: Place) -> tuple[Outcome, Outcome | None, dict[str, Any]]:
+    inputs = place.all_on_host({name: names[name] for name in _INPUTS if name in names})
+    if RETURNED in names:
+        return Outcome({}, malformed=malformed_in(place, names[RETURNED])), None, inputs
+    present = [name for name in (*OUTPUTS, *REPORTS) if name in names]
+    outputs = place.all_on_host({name: names[name] for name in present})
+
+    def remembered(variable: str) -> dict[str, Any]:
+        arrays = names.get(variable, [])
+        return place.all_on_host(dict(zip(present, arrays, strict=bool(arrays))))
+
+    altered = differing(remembered(AS_MADE), remembered(KEPT))
+    trampled = tuple(
+        name
+        for name in present
+        if AROUND + name in names and _is_trampled(place.host(names[AROUND + name]))
+    )
+    before = Outcome(remembered(FIRST)) if FIRST in names else None
+    return Outcome(outputs, trampled, altered=altered), before, inputs
+
+
+def _is_trampled(memory: Any) -> bool:
+    around = np.concatenate([memory[:CANARIES], memory[-CANARIES:]])
+    return bool(np.any(around != UNWRITTEN))

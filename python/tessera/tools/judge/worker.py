@@ -1,0 +1,295 @@
+"""The process that makes the calls: it may be killed by them, and is started again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera._library import torch_failure, torch_or_none
+from tessera.tools.judge.call import Call
+from tessera.tools.judge.forms import FORMS, Arguments, Arrays, Judged, judged_as
+from tessera.tools.judge.implementation import load_implementation
+
+# In every word of the outputs before a call, and around them: neither an index nor an expert.
+POISON = -0x21524111
+# Words before and after each output. Whole pages of them, so that little is hit behind them.
+CANARIES = 1024
+_MESSAGE_LENGTH = 400
+OUTPUTS = ("sorted_token_ids", "expert_ids", "num_tokens_post_pad")
+
+
+class Plan(NamedTuple):
+    """What is judged: names as on the command line, None where it is to be told.
+
+    folder: where the implementation's module may lie.
+    device: "cpu", "cuda", "cuda:N", or "auto": CUDA for torch's tensors where there is one.
+    """
+
+    implementation: str
+    folder: str
+    form: str | None
+    arrays: Arrays | None
+    device: str
+
+
+class Told(NamedTuple):
+    """What the process found: the form, the optional arguments that it takes, arrays and device."""
+
+    form: str
+    accepted: frozenset[str]
+    arrays: Arrays
+    device: str
+
+    @property
+    def judged(self) -> Judged:
+        """The same with the form itself."""
+        return Judged(FORMS[self.form], self.accepted)
+
+
+class Refused(NamedTuple):
+    """Why the implementation cannot be judged at all."""
+
+    message: str
+
+
+class Outcome(NamedTuple):
+    """What came of a call.
+
+    outputs: by name; empty where the call came to none.
+    trampled: the outputs beside which memory was written.
+    changed: the inputs that were written to.
+    altered: the outputs of the call before that are no longer what that call made them.
+    error: type and message of what the call raised.
+    malformed: what is wrong with the form of what it returned.
+    lost: why the device is of no more use to the process.
+    seconds: how long the call took.
+    """
+
+    outputs: dict[str, npt.NDArray[Any]]
+    trampled: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    altered: tuple[str, ...] = ()
+    error: tuple[str, str] | None = None
+    malformed: str = ""
+    lost: str = ""
+    seconds: float = 0.0
+
+
+def serve(connection: Connection, plan: Plan, log: str) -> None:
+    """Tell what there is to judge, then answer each call with its outcome, until told to end."""
+    os.setsid()  # the judge ends this process with all that it may have started
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the judge is told, and ends this process
+    _redirect_output(log)
+    try:
+        function = load_implementation(plan.implementation, plan.folder)
+        judged = judged_as(function, plan.form)
+        place = _place(plan, judged)
+    except (ValueError, ImportError) as error:
+        connection.send(Refused(str(error)))
+        return
+    arrays: Arrays = "numpy" if place.torch is None else "torch"
+    connection.send(Told(judged.form.name, judged.accepted, arrays, place.device))
+    before, kept = Outcome({}), dict[str, Any]()
+    while (request := connection.recv()) is not None:
+        started = time.perf_counter()
+        outcome, made = _made(function, place, *request)
+        outcome = outcome._replace(seconds=time.perf_counter() - started)
+        if not outcome.lost:
+            outcome = outcome._replace(altered=differing(before.outputs, place.all_on_host(kept)))
+        connection.send(outcome)
+        if outcome.lost:
+            return
+        before, kept = outcome, made
+
+
+def _redirect_output(log: str) -> None:
+    """What the implementation prints must not stand among the judge's own lines."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(nowhere, 1)
+    os.dup2(errors, 2)
+
+
+def differing(
+    one: dict[str, npt.NDArray[Any]], other: dict[str, npt.NDArray[Any]]
+) -> tuple[str, ...]:
+    """The names of arrays that are in both, and not the same."""
+    return tuple(name for name in one if name in other and not _equal(one[name], other[name]))
+
+
+def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
+    return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+
+
+def _place(plan: Plan, judged: Judged) -> Place:
+    usual: Arrays = "torch" if plan.device.startswith("cuda") else judged.form.arrays
+    arrays = plan.arrays or usual
+    if arrays == "torch" and torch_or_none() is None:
+        failure = torch_failure()
+        which = f"cannot be imported ({failure})" if failure else "is not installed"
+        remedy = "" if failure else "pip install torch, or "
+        raise ImportError(
+            f"--arrays: the form {judged.form.name} is given torch's tensors, and torch {which}: "
+            f"{remedy}give it NumPy's arrays with --arrays numpy"
+        )
+    return Place(arrays, plan.device)
+
+
+class Place:
+    """Makes the arrays that the implementation is given, and reads those that it gives back."""
+
+    def __init__(self, arrays: Arrays, device: str) -> None:
+        self.torch: Any = None
+        self.device = "cpu"
+        if arrays == "numpy":
+            if device.startswith("cuda"):
+                raise ValueError(f"--arrays: expected torch with --device {device}, got numpy")
+            return
+        self.torch = torch = torch_or_none()
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"--device {device}: unavailable: torch finds no CUDA device")
+        if device == "auto" and torch.cuda.is_available():
+            self.device = "cuda"
+        elif device.startswith("cuda"):
+            self.device = device
+
+    def array(self, host: npt.NDArray[Any]) -> Any:
+        """The same in the framework, on the device."""
+        return host if self.torch is None else self.torch.from_numpy(host).to(self.device)
+
+    def host(self, array: Any) -> npt.NDArray[Any]:
+        """A copy of it in NumPy."""
+        return np.array(array.detach().cpu().numpy() if self.torch is not None else array)
+
+    def all_on_host(self, arrays: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
+        """A copy of each."""
+        return {name: self.host(array) for name, array in arrays.items()}
+
+    def is_array(self, value: object) -> bool:
+        """Whether it is an array of the framework."""
+        return isinstance(value, np.ndarray if self.torch is None else self.torch.Tensor)
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device != "cpu":
+            self.torch.cuda.synchronize()
+
+
+class _Buffers:
+    """Poisoned arrays to write to, each in the middle of memory that must stay as it is."""
+
+    def __init__(self, place: Place, lengths: dict[str, tuple[int, Any]]) -> None:
+        self._place = place
+        self._memory = {
+            name: place.array(np.full(length + 2 * CANARIES, POISON, dtype))
+            for name, (length, dtype) in lengths.items()
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._memory[name][CANARIES:-CANARIES]
+
+    def contents(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
+        """What stands in each, and the names of those that were written beside."""
+        found = {name: self._place.host(memory) for name, memory in self._memory.items()}
+        trampled = [
+            name
+            for name, memory in found.items()
+            if np.any(memory[:CANARIES] != POISON) or np.any(memory[-CANARIES:] != POISON)
+        ]
+        inside = {name: memory[CANARIES:-CANARIES] for name, memory in found.items()}
+        return inside, tuple(trampled)
+
+
+def _made(
+    function: Any, place: Place, call: Call, arguments: Arguments
+) -> tuple[Outcome, dict[str, Any]]:
+    """Make the call; also the outputs themselves, which it may still hold."""
+    reports = call.report_arrays()
+    lengths: dict[str, tuple[int, Any]] = {
+        name: (length, np.int32) for name, length in arguments.buffers.items()
+    }
+    lengths |= {name: (len(array), array.dtype) for name, array in reports.items()}
+    buffers = _Buffers(place, lengths)
+    inputs = {"topk_ids": place.array(call.topk_ids.copy())}
+    if call.expert_map is not None:
+        inputs["expert_map"] = place.array(call.expert_map.copy())
+
+    def value(name: str) -> Any:
+        if name == "out":
+            return tuple(buffers[one] for one in OUTPUTS)
+        if name in inputs:
+            return inputs[name]
+        return buffers[name] if name in lengths else arguments.values[name]
+
+    if not arguments.buffers:
+        _poison_free_memory(place, arguments.output_lengths)
+    try:
+        returned = function(
+            *(value(name) for name in arguments.positional),
+            **{name: value(name) for name in arguments.keywords},
+        )
+        place.synchronize()
+    except BaseException as error:
+        return failed(place, error), {}
+    found, trampled = buffers.contents()
+    found.pop("cumsum_buffer", None)
+    made = {name: buffers[name] for name in found}
+    if not arguments.buffers:
+        if malformed := malformed_in(place, returned):
+            return Outcome({}, malformed=malformed), {}
+        made |= dict(zip(OUTPUTS, returned, strict=True))
+        found |= {name: place.host(made[name]) for name in OUTPUTS}
+    return Outcome(found, trampled, changed_inputs(call, place.all_on_host(inputs))), made
+
+
+def changed_inputs(call: Call, inputs: dict[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+    """The names of the inputs that are no longer as they were given."""
+    originals = {"topk_ids": call.topk_ids}
+    if call.expert_map is not None:
+        originals["expert_map"] = call.expert_map
+    return differing(originals, inputs)
+
+
+def _poison_free_memory(place: Place, lengths: dict[str, int]) -> None:
+    """Memory that the implementation takes and does not write had better not look written."""
+    for length in lengths.values():
+        place.array(np.full(length, POISON, np.int32))
+
+
+def failed(place: Place, error: BaseException) -> Outcome:
+    """What came of a call that raised this."""
+    message = (str(error).strip().splitlines() or [""])[0][:_MESSAGE_LENGTH]
+    try:
+        place.synchronize()
+    except Exception:  # every later use of the device raises too
+        return Outcome({}, lost=message)
+    return Outcome({}, error=(type(error).__name__, message))
+
+
+def malformed_in(place: Place, returned: Any) -> str:
+    """What is wrong with the form of what the implementation returned; empty if nothing is."""
+    if not isinstance(returned, (tuple, list)):
+        return f"a value of type {type(returned).__name__}"
+    if len(returned) != len(OUTPUTS):
+        return f"{len(returned)} values"
+    for name, array in zip(OUTPUTS, returned, strict=True):
+        if not place.is_array(array):
+            return f"{name} of type {type(array).__name__}"
+        on = "cpu" if place.torch is None else array.device.type
+        if on != place.device.partition(":")[0]:
+            return f"{name} on {on}"
+        try:
+            dtype = place.host(array).dtype
+        except Exception as error:
+            return f"{name} that NumPy cannot read: {type(error).__name__}: {error}"
+        if dtype.kind not in "biuf" or not dtype.isnative:
+            return f"{name} of dtype {dtype}"
+        if not (array.flags.c_contiguous if place.torch is None else array.is_contiguous()):
+            return f"{name} that is not contiguous"
+    return ""

@@ -1,0 +1,66 @@
+"""The report as a page: what the template is filled with."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePath
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from tessera.tools.inspection.document import Document, Model
+from tessera.tools.report.drawing import STYLE
+from tessera.tools.report.figures import model_figures
+from tessera.tools.report.findings import findings
+from tessera.tools.report.plot import Figure
+from tessera.tools.report.tables import advice, advice_runs, comparison, layer_names
+from tessera.tools.report.words import number, percent, plural, times
+
+_FOLDER = Path(__file__).parent
+
+
+def page(document: Document) -> str:
+    """The whole file; all that comes from logs is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(_FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "times": times,
+        "plural": plural,
+        "file_name": lambda path: PurePath(path).name,
+        "drawing": _drawing,
+    }
+    models = [_model(document, model) for model in document["models"]]
+    style = (_FOLDER / "page.css").read_text(encoding="utf-8")
+    text: str = environment.get_template("page.html.j2").render(
+        document=document,
+        models=models,
+        style=Markup(STYLE.read_text(encoding="utf-8") + style),
+    )
+    return text
+
+
+def _model(document: Document, model: Model) -> dict[str, Any]:
+    names = layer_names(document, model)
+    rows = advice(model)
+    return {
+        "name": model["name"],
+        "num_experts": model["num_experts"],
+        "top_k": model["top_k"],
+        "layers": list(zip(names, model["layers"], strict=True)),
+        "findings": findings(model, names),
+        "figures": model_figures(document, model),
+        "advice": rows,
+        "advice_starts": [run[0].batch_size for run in advice_runs(rows)],
+        "comparison": comparison(model),
+    }
+
+
+def _drawing(figure: Figure) -> Markup:
+    return Markup(figure.drawing.svg(figure.alternative, standalone=False))
