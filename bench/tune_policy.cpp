@@ -1,5 +1,5 @@
 // Measures the launches that the CUDA policy chooses among, over a grid of shapes, and prints them
-// as JSON; src/cuda/align_block_size_policy.cpp is written from what it prints. For every shape it
+// as JSON; src/cuda/align_block_size/policy.cpp is written from what it prints. For every shape it
 // also tells, on stderr, the fastest launch and how the policy's choice compares.
 //
 // Method: a CUDA graph of 20 back-to-back launches, the device kept busy while the graph is being
@@ -14,7 +14,7 @@
 #include <vector>
 
 #include "align_block_size_cases.hpp"
-#include "cuda/align_block_size.hpp"
+#include "cuda/align_block_size/launch.hpp"
 #include "cuda/device.hpp"
 #include "tessera/align_block_size.hpp"
 

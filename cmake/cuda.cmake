@@ -61,23 +61,23 @@ set_property(SOURCE src/registry.cpp PROPERTY COMPILE_DEFINITIONS
 
 add_library(tessera_cuda_objects OBJECT
   src/core/errors.cpp
-  src/cuda/align_block_size.cpp
-  src/cuda/align_block_size_policy.cpp
+  src/cuda/align_block_size/cluster.cu
+  src/cuda/align_block_size/few.cu
+  src/cuda/align_block_size/grid.cu
+  src/cuda/align_block_size/launch.cpp
+  src/cuda/align_block_size/one_cta.cu
+  src/cuda/align_block_size/policy.cpp
+  src/cuda/align_block_size/redundant.cu
+  src/cuda/align_block_size/wide.cu
   src/cuda/backend.cpp
-  src/cuda/batched_align_block_size.cpp
-  src/cuda/batched_align_block_size.cu
+  src/cuda/batched_align_block_size/kernel.cu
+  src/cuda/batched_align_block_size/launch.cpp
   src/cuda/device.cpp
   src/cuda/driver.cpp
   src/cuda/launch.cpp
-  src/cuda/lora_align_block_size.cpp
-  src/cuda/lora_align_block_size_policy.cpp
-  src/cuda/align_block_size_cluster.cu
-  src/cuda/align_block_size_few.cu
-  src/cuda/align_block_size_grid.cu
-  src/cuda/align_block_size_one_cta.cu
-  src/cuda/align_block_size_redundant.cu
-  src/cuda/align_block_size_wide.cu
-  src/cuda/lora_align_block_size_kernel.cu)
+  src/cuda/lora_align_block_size/kernel.cu
+  src/cuda/lora_align_block_size/launch.cpp
+  src/cuda/lora_align_block_size/policy.cpp)
 target_compile_options(tessera_cuda_objects PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 target_compile_definitions(tessera_cuda_objects PUBLIC

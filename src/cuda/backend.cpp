@@ -2,11 +2,11 @@
 #include "core/backend.hpp"
 
 #include "core/errors.hpp"
-#include "cuda/align_block_size.hpp"
-#include "cuda/batched_align_block_size.hpp"
+#include "cuda/align_block_size/launch.hpp"
+#include "cuda/batched_align_block_size/launch.hpp"
 #include "cuda/device.hpp"
 #include "cuda/driver.hpp"
-#include "cuda/lora_align_block_size.hpp"
+#include "cuda/lora_align_block_size/launch.hpp"
 #include "tessera/export.h"
 
 namespace tessera::cuda {

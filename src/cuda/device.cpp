@@ -6,7 +6,7 @@
 #include <mutex>
 
 #include "core/errors.hpp"
-#include "cuda/batched_align_block_size_kernel.hpp"
+#include "cuda/batched_align_block_size/kernel.hpp"
 #include "cuda/code_targets.hpp"
 #include "cuda/driver.hpp"
 

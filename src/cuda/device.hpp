@@ -6,7 +6,7 @@
 #include <string>
 #include <string_view>
 
-#include "cuda/align_block_size_policy.hpp"
+#include "cuda/device_properties.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 

@@ -1,12 +1,11 @@
 // The CUDA policy: a pure function of shape and device, tested where there is no GPU.
-#include "cuda/align_block_size_policy.hpp"
-
 #include <gtest/gtest.h>
 
 #include <string>
 #include <vector>
 
-#include "cuda/align_block_size_kernels.hpp"
+#include "cuda/align_block_size/kernels.hpp"
+#include "cuda/align_block_size/policy.hpp"
 
 namespace tessera::cuda {
 namespace {

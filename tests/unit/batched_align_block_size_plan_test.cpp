@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "cuda/batched_align_block_size_kernel.hpp"
+#include "cuda/batched_align_block_size/kernel.hpp"
 
 namespace tessera::cuda {
 namespace {

@@ -1,9 +1,8 @@
 // How the CUDA kernel of lora_align_block_size is launched, tested where there is no GPU.
-#include "cuda/lora_align_block_size_policy.hpp"
-
 #include <gtest/gtest.h>
 
-#include "cuda/lora_align_block_size_kernel.hpp"
+#include "cuda/lora_align_block_size/kernel.hpp"
+#include "cuda/lora_align_block_size/policy.hpp"
 
 namespace tessera::cuda {
 namespace {

@@ -5,8 +5,8 @@
 #include <string_view>
 
 #include "core/align_block_size_implementation.hpp"
-#include "cuda/align_block_size_kernels.hpp"
-#include "cuda/align_block_size_policy.hpp"
+#include "cuda/align_block_size/kernels.hpp"
+#include "cuda/align_block_size/policy.hpp"
 #include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 

@@ -5,7 +5,7 @@
 #include <cub/block/block_radix_sort.cuh>
 #include <cub/block/block_scan.cuh>
 
-#include "cuda/align_block_size_reports.cuh"
+#include "cuda/align_block_size/reports.cuh"
 
 namespace tessera::cuda {
 namespace {

@@ -1,6 +1,6 @@
 // A handful of ids: all threads of one CTA fill the outputs, then one warp places the ids. Where
 // something is to be reported, a second CTA does that.
-#include "cuda/align_block_size_reports.cuh"
+#include "cuda/align_block_size/reports.cuh"
 
 namespace tessera::cuda {
 namespace {

@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/align_block_size_policy.hpp"
-#include "cuda/division.hpp"
+#include "cuda/device_properties.hpp"
+#include "cuda/parts/division.hpp"
 
 namespace tessera::cuda {
 

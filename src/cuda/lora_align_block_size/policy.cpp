@@ -1,8 +1,8 @@
-#include "cuda/lora_align_block_size_policy.hpp"
+#include "cuda/lora_align_block_size/policy.hpp"
 
 #include <algorithm>
 
-#include "cuda/lora_align_block_size_kernel.hpp"
+#include "cuda/lora_align_block_size/kernel.hpp"
 
 namespace tessera::cuda {
 namespace {

@@ -1,4 +1,4 @@
-#include "cuda/align_block_size.hpp"
+#include "cuda/align_block_size/launch.hpp"
 
 #include <cuda_runtime_api.h>
 
@@ -9,7 +9,7 @@
 #include <string>
 
 #include "core/errors.hpp"
-#include "cuda/align_block_size_kernels.hpp"
+#include "cuda/align_block_size/kernels.hpp"
 #include "cuda/device.hpp"
 #include "cuda/launch.hpp"
 

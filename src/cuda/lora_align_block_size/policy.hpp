@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/align_block_size_policy.hpp"
+#include "cuda/device_properties.hpp"
 #include "tessera/lora_align_block_size.hpp"
 
 namespace tessera::cuda {

@@ -1,7 +1,7 @@
 // What the kernels of align_block_size tell about their input: `statistics` and `validation`.
 #pragma once
 
-#include "cuda/align_block_size_device.cuh"
+#include "cuda/align_block_size/device.cuh"
 #include "tessera/align_block_size.hpp"
 
 namespace tessera::cuda {

@@ -1,11 +1,11 @@
-#include "cuda/align_block_size_policy.hpp"
+#include "cuda/align_block_size/policy.hpp"
 
 #include <algorithm>
 #include <array>
 #include <limits>
 #include <span>
 
-#include "cuda/align_block_size_kernels.hpp"
+#include "cuda/align_block_size/kernels.hpp"
 
 namespace tessera::cuda {
 namespace {

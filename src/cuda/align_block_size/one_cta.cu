@@ -1,6 +1,6 @@
 // One CTA, and where something is to be reported a second one: every warp ranks its ids, the CTA
 // lays the groups out, every thread places its ids.
-#include "cuda/align_block_size_reports.cuh"
+#include "cuda/align_block_size/reports.cuh"
 
 namespace tessera::cuda {
 namespace {

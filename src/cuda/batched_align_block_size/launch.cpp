@@ -1,9 +1,9 @@
-#include "cuda/batched_align_block_size.hpp"
+#include "cuda/batched_align_block_size/launch.hpp"
 
 #include <string>
 
 #include "core/errors.hpp"
-#include "cuda/batched_align_block_size_kernel.hpp"
+#include "cuda/batched_align_block_size/kernel.hpp"
 #include "cuda/device.hpp"
 #include "cuda/launch.hpp"
 

@@ -1,15 +1,15 @@
-#include "cuda/lora_align_block_size.hpp"
+#include "cuda/lora_align_block_size/launch.hpp"
 
 #include <array>
 #include <cstdint>
 #include <string>
 
 #include "core/errors.hpp"
-#include "cuda/align_block_size.hpp"
+#include "cuda/align_block_size/launch.hpp"
 #include "cuda/device.hpp"
 #include "cuda/launch.hpp"
-#include "cuda/lora_align_block_size_kernel.hpp"
-#include "cuda/lora_align_block_size_policy.hpp"
+#include "cuda/lora_align_block_size/kernel.hpp"
+#include "cuda/lora_align_block_size/policy.hpp"
 
 namespace tessera::cuda {
 namespace {

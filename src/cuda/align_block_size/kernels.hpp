@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/division.hpp"
+#include "cuda/parts/division.hpp"
 
 namespace tessera::cuda {
 

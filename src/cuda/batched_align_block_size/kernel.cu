@@ -1,7 +1,10 @@
 // Several CTAs, none of which waits for another: each scans the counts of all batches, and then
 // writes its share of the outputs, whichever batches that belongs to.
-#include "cuda/batched_align_block_size_kernel.hpp"
-#include "cuda/kernel_parts.cuh"
+#include "cuda/batched_align_block_size/kernel.hpp"
+#include "cuda/parts/block_scan.cuh"
+#include "cuda/parts/division.cuh"
+#include "cuda/parts/fill.cuh"
+#include "cuda/parts/pdl.cuh"
 
 namespace tessera::cuda {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cuda/align_block_size_kernels.hpp"
+#include "cuda/align_block_size/kernels.hpp"
 
 namespace tessera::cuda {
 

@@ -4,7 +4,7 @@
 
 #include <utility>
 
-#include "cuda/align_block_size_reports.cuh"
+#include "cuda/align_block_size/reports.cuh"
 
 namespace tessera::cuda {
 namespace {

@@ -4,8 +4,13 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/align_block_size_kernels.hpp"
-#include "cuda/kernel_parts.cuh"
+#include "cuda/align_block_size/kernels.hpp"
+#include "cuda/parts/block_scan.cuh"
+#include "cuda/parts/division.cuh"
+#include "cuda/parts/fill.cuh"
+#include "cuda/parts/pdl.cuh"
+#include "cuda/parts/warp.cuh"
+#include "cuda/parts/warp_rank.cuh"
 
 namespace tessera::cuda {
 
@@ -144,60 +149,6 @@ __device__ __forceinline__ void finish_group(const Args& args, std::uint32_t gro
 __device__ __forceinline__ void place_counted(const AlignBlockSizeKernelArgs& args,
                                               std::uint32_t slot, std::int32_t i) {
   args.sorted_token_ids[min(slot, args.last_slot)] = i;
-}
-
-/// Zeroes `bytes` of shared memory, a multiple of 16.
-__device__ __forceinline__ void clear_shared(void* memory, int bytes, int thread, int num_threads) {
-  for (int i = thread; i < bytes / 16; i += num_threads) {
-    static_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);
-  }
-}
-
-/// Ranks 32 ids of a warp among the ids of the same bucket that the warp has seen, in their order.
-/// `counts` and `masks` are rows of the warp's own in shared memory; masks are zero on entry and on
-/// exit. An atomic OR gathers the lanes of a bucket, as in CUB's radix sort
-/// (AgentRadixSortOnesweep, "match any" by shared memory); `__match_any_sync` takes a turn for
-/// every distinct value.
-template <typename Count>
-__device__ __forceinline__ std::uint32_t rank_in_warp(Count* counts, std::uint32_t* masks,
-                                                      std::uint32_t bucket, int lane) {
-  atomicOr(&masks[bucket], 1u << lane);
-  __syncwarp();
-  const std::uint32_t peers = masks[bucket];
-  const std::uint32_t seen = counts[bucket];
-  const int before = __popc(peers & ((1u << lane) - 1));
-  __syncwarp();
-  if (before == 0) {
-    counts[bucket] = static_cast<Count>(seen + __popc(peers));
-    masks[bucket] = 0;
-  }
-  __syncwarp();
-  return seen + before;
-}
-
-/// Turns column `bucket` of the warps' counts into what comes before each warp, from `first` on;
-/// returns what comes after the last.
-template <typename Count>
-__device__ __forceinline__ std::uint32_t scan_column(Count* counts, int row_length, int num_rows,
-                                                     std::uint32_t bucket,
-                                                     std::uint32_t first = 0) {
-  constexpr int kBatch = 8;  // loads in flight
-  std::uint32_t sum = first;
-  for (int row = 0; row < num_rows; row += kBatch) {
-    std::uint32_t count[kBatch];
-#pragma unroll
-    for (int k = 0; k < kBatch; ++k) {
-      count[k] = row + k < num_rows ? counts[(row + k) * row_length + bucket] : 0;
-    }
-#pragma unroll
-    for (int k = 0; k < kBatch; ++k) {
-      if (row + k < num_rows) {
-        counts[(row + k) * row_length + bucket] = static_cast<Count>(sum);
-      }
-      sum += count[k];
-    }
-  }
-  return sum;
 }
 
 /// The instance of a kernel for these ids, one of kNumThreads threads, and these arguments, or

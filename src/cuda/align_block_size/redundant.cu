@@ -1,6 +1,6 @@
 // Several CTAs, none of which waits for another: each counts all ids, all of them and those before
 // its own, and then places its own. What counting costs more than once, a barrier would cost too.
-#include "cuda/align_block_size_reports.cuh"
+#include "cuda/align_block_size/reports.cuh"
 
 namespace tessera::cuda {
 namespace {

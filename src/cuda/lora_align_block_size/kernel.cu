@@ -6,8 +6,8 @@
 
 #include <utility>
 
-#include "cuda/align_block_size_device.cuh"
-#include "cuda/lora_align_block_size_kernel.hpp"
+#include "cuda/align_block_size/device.cuh"
+#include "cuda/lora_align_block_size/kernel.hpp"
 
 namespace tessera::cuda {
 namespace {
