@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.align_block_size import output_sizes
+from tessera._outputs import output_sizes
 from tessera.tools.bench.compositions import numpy_composition as compose_numpy
 from tessera.tools.bench.compositions import torch_composition as compose_torch
 from tessera.tools.bench.contender import native_library

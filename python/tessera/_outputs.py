@@ -13,6 +13,9 @@ from typing_extensions import NamedTuple
 from tessera._device import HOST
 from tessera._library import dlpack_device, load
 
+# An implementation that every build has, wherever the arrays are.
+REFERENCE = "cpu/reference"
+
 Array_co = TypeVar("Array_co", covariant=True)
 
 # Calls on the host whose outputs and number of experts are all below this take some ten

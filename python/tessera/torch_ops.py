@@ -12,8 +12,7 @@ import torch
 
 from tessera._device import HOST
 from tessera._eager_align_block_size import align_eagerly, refuse_followed
-from tessera._outputs import AlignedBlocks, output_sizes
-from tessera.verification import REFERENCE
+from tessera._outputs import REFERENCE, AlignedBlocks, output_sizes
 
 # Those of `tessera.align_block_size`, but `out`, and but `validate`, which has no type of a schema:
 # TESSERA_VALIDATE decides. Not keyword-only, which costs an eager call more.

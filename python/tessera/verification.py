@@ -9,12 +9,10 @@ import numpy as np
 from tessera._device import HOST
 from tessera._frameworks import on_device, on_host
 from tessera._library import load
-from tessera.align_block_size import AlignedBlocks, output_sizes
+from tessera._outputs import REFERENCE, AlignedBlocks, output_sizes
 from tessera.contract import Case, case_inputs, contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import Findings
-
-REFERENCE = "cpu/reference"
 
 # In every word of the outputs before a call, and around them: neither an index nor an expert.
 _POISON = -0x21524111

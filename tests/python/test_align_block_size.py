@@ -12,6 +12,7 @@ import pytest
 import tessera
 from oracle import expected_blocks
 from tessera import verification
+from tessera._outputs import REFERENCE
 from tessera.contract import Case, case_inputs, case_named, cases
 
 CASES = cases()
@@ -169,7 +170,7 @@ def test_verification_bites(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def broken(*args: Any) -> Any:
         outputs, _ = run(*args)
-        if args[3] != verification.REFERENCE:
+        if args[3] != REFERENCE:
             outputs["num_tokens_post_pad"][0] += 1
         return outputs, ["expert_ids"]
 

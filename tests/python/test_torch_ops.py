@@ -18,8 +18,7 @@ from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 import tessera  # noqa: E402
 from tessera import torch_ops  # noqa: E402
 from tessera._device import HOST  # noqa: E402
-from tessera.align_block_size import output_sizes  # noqa: E402
-from tessera.verification import REFERENCE  # noqa: E402
+from tessera._outputs import REFERENCE, output_sizes  # noqa: E402
 
 NUM_EXPERTS, TOP_K, BLOCK_SIZE = 12, 2, 16
 GOOD: dict[str, Any] = {"block_size": BLOCK_SIZE, "num_experts": NUM_EXPERTS}

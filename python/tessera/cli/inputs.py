@@ -15,13 +15,12 @@ import numpy.typing as npt
 
 from tessera._device import HOST
 from tessera._library import refusal
-from tessera.align_block_size import output_sizes
+from tessera._outputs import REFERENCE, output_sizes
 from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
 from tessera.routing_log import read_routing_log
 from tessera.tools.inspection.repeated import SHORTEST_RUN, RepeatedRows
 from tessera.tools.output_files import is_same_file
-from tessera.verification import REFERENCE
 
 # What limits the memory of a control group, in the two versions of these, as a container sees it.
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")

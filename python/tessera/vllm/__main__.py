@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tessera import warmup
+import tessera
 from tessera._device import HOST, cuda_index_of
 from tessera._library import torch_failure, torch_or_none
 
@@ -125,7 +125,7 @@ def _make_ready(index: int) -> None:
     import torch
 
     device = "cpu" if index == HOST else f"cuda:{index}"
-    warmup(device)
+    tessera.warmup(device)
     if index != HOST:
         torch.cuda.set_device(index)
     # The very function that the program will call, and sizes that other kernels run.

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._device import HOST
-from tessera.align_block_size import output_sizes
+from tessera._outputs import REFERENCE, output_sizes
 from tessera.contract import Violation, contract_violations, synthetic_topk_ids
 from tessera.tools.bench.shapes import Shape
-from tessera.verification import REFERENCE
 
 # Of one size in a log, those that are measured: enough for a mean, and few enough for a CUDA graph.
 MAX_WINDOWS = 20

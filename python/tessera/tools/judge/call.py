@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 import tessera
-from tessera.align_block_size import output_sizes
+from tessera._outputs import output_sizes
 from tessera.contract import Case, case_inputs
 
 # Longer arrays are written as an expression where there is one.
