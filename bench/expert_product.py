@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import multiprocessing
 import statistics
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ import triton.language as tl
 import tessera
 from tessera.contract import synthetic_topk_ids
 from tessera.tools.bench.machine import description
+from tessera.tools.bench.results import write_results
 from tessera.tools.bench.tuning import WINDOW_SIZES, tuning
 
 MAX_WINDOWS = 8
@@ -285,8 +285,7 @@ def main() -> None:
         "methods": {"product": METHOD},
         "rows": rows,
     }
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_results(options.json, document)
 
 
 if __name__ == "__main__":

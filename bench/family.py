@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from tessera.tools.bench.cuda import floor_calls
 from tessera.tools.bench.driver import ContractBrokenError
 from tessera.tools.bench.machine import description
 from tessera.tools.bench.methods import MEANINGS, METHODS, THOROUGH, Effort
+from tessera.tools.bench.results import write_results
 
 # Puts a NumPy array where it is to be worked on.
 Place = Callable[[Any], Any]
@@ -169,8 +169,7 @@ def main() -> None:
     parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
     options = parser.parse_args()
     document = measure(options.device, options.commit)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_results(options.json, document)
 
 
 if __name__ == "__main__":

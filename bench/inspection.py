@@ -18,6 +18,7 @@ from rich.progress import track
 
 from tessera.contract import synthetic_topk_ids
 from tessera.tools.bench.machine import description
+from tessera.tools.bench.results import write_results
 
 NUM_LAYERS = 16
 NUM_EXPERTS = 64
@@ -83,8 +84,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="FILE")
     options = parser.parse_args()
     document = measure(options.bytes)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_results(options.json, document)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from tessera.tools.bench.machine import description
+from tessera.tools.bench.results import write_results
 
 
 def main() -> None:
@@ -34,8 +35,7 @@ def main() -> None:
         "command": " ".join(["tessera", *command]),
         "verdict": found,
     }
-    options.file.parent.mkdir(parents=True, exist_ok=True)
-    options.file.write_text(json.dumps(document, indent=1) + "\n")
+    write_results(options.file, document)
 
 
 if __name__ == "__main__":

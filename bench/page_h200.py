@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from page_speed import BestPeers, grid_parts, headline_parts
+from page_strategies import strategy_parts
 from page_text import bullets, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
@@ -33,6 +34,7 @@ def h200_section() -> str:
     parts = [
         *headline_parts(verdicts, peers),
         *grid_parts(verdicts, peers),
+        *strategy_parts(),
         *_skew(verdicts),
         *_variants(verdicts),
         *_addresses(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import sys
 from typing import Any
 
@@ -60,8 +61,9 @@ def picture_note() -> str | None:
     """What the picture says that it was drawn from; None where there is nothing to draw."""
     if not (RESULTS / PICTURED).exists():
         return None
-    content = b"".join((RESULTS / name).read_bytes() for name in (PICTURED, PEERS))
-    return f"drawn from {PICTURED} and {PEERS}, sha256 {hashlib.sha256(content).hexdigest()}"
+    content = json.dumps([read_results(name) for name in (PICTURED, PEERS)], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return f"drawn from {PICTURED} and {PEERS}, sha256 {digest}"
 
 
 def pictured() -> dict[str, Any]:

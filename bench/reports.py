@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from tessera.tools.bench.contender import Call
 from tessera.tools.bench.machine import description
 from tessera.tools.bench.methods import MEANINGS, METHODS, THOROUGH
 from tessera.tools.bench.problem import make_problem
+from tessera.tools.bench.results import write_results
 from tessera.tools.bench.shapes import HEADLINE, Shape
 
 METHOD = "graph"
@@ -68,8 +68,7 @@ def main() -> None:
     parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
     options = parser.parse_args()
     document = measure(options.commit)
-    options.json.parent.mkdir(parents=True, exist_ok=True)
-    options.json.write_text(json.dumps(document, indent=1) + "\n")
+    write_results(options.json, document)
 
 
 if __name__ == "__main__":

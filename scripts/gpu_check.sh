@@ -113,7 +113,8 @@ case $stage in
   bench)
     mkdir -p "$results"
     say "measuring the launches that the policy chooses among"
-    "$build/tests/cuda/tune_policy" >"$results/policy.json"
+    "$python" bench/policy.py "$build/tests/cuda/tune_policy" --json "$results/policy.json" \
+      ${COMMIT:+--commit "$COMMIT"}
     options=(--device cuda --preset report --force --json "$results")
     [[ -z ${COMMIT:-} ]] || options+=(--commit "$COMMIT")
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)

@@ -21,6 +21,7 @@ from tessera.cli.main import main
 from tessera.tools.bench import cpu, driver
 from tessera.tools.bench.contender import Call
 from tessera.tools.bench.methods import Effort
+from tessera.tools.bench.results import results_text
 from tessera.tools.bench.shapes import Shape, product
 from tessera.tools.inspection.document import BLOCK_SIZES
 
@@ -59,6 +60,7 @@ def test_axes_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         lost = f"slower than textbook on {row['shape']}: "
         assert (lost in shown) == (ours > us["textbook"])
     assert document["build"] == tessera.build()
+    assert (tmp_path / "a.json").read_text() == results_text(document)
 
 
 @pytest.mark.parametrize(

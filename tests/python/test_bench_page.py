@@ -39,6 +39,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "page_inspection",
         "page_reports",
         "page_speed",
+        "page_strategies",
         "page_tuning",
         "page_verdicts",
         "performance_page",
@@ -337,3 +338,28 @@ def test_what_reports_add_is_held_against_the_targets(page: Any, tmp_path: Path)
         in text
     )
     assert "1x64x2/16, statistics: 1.20, missed by 0.15 (14%). No explanation yet." in text
+
+
+def launched(chosen: str, chosen_us: float, num_ids: int, **us: float) -> dict[str, Any]:
+    """A shape with two launches of each strategy, of which the first is the faster."""
+    launches = [{"plan": f"{name}: 1 CTA", "us": us[name] + more} for name in us for more in (0, 9)]
+    shape = {"num_ids": num_ids, "num_experts": 8, "block_size": 16, "launches": launches}
+    return {**shape, "chosen": f"{chosen}: 1 CTA", "chosen_us": chosen_us}
+
+
+def test_what_each_strategy_is_worth(page: Any, tmp_path: Path) -> None:
+    shapes = [
+        launched("few", 1.0, 2, few=0.9, one_cta=1.5, wide=3.0),
+        launched("few", 2.0, 16, few=2.0, one_cta=2.6, grid=2.2),
+        launched("grid", 4.0, 4096, one_cta=3.8, grid=4.0),
+    ]
+    result = {"device": "a GPU", "method": "graphs", "shapes": shapes}
+    write(tmp_path, {"policy.json": result})
+    text = page.page()
+    assert line(text, "a GPU;") == "a GPU; 3 shapes of 8 to 8 experts. graphs."
+    # 1.5 over 1.0, and 2.2 over 2.0.
+    assert line(text, "| `few` |") == "`few` 2 2 to 16 `one_cta` 1, `grid` 1 30% 10% 50%"
+    assert line(text, "| `grid` |") == "`grid` 1 4,096 to 4,096 `one_cta` 1 -5% -5% -5%"
+    assert "Chosen for none of these shapes: `one_cta`, `wide`.\n" in text
+    write(tmp_path, {"policy.json": {**result, "commit": "0123456789ab", "date": "2026-01-02"}})
+    assert line(page.page(), "a GPU;").endswith("; commit 0123456789; 2026-01-02. graphs.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.plot import plot, require_drawable
 from tessera.tools.bench.report import print_report
 from tessera.tools.bench.requests import report_requests
+from tessera.tools.bench.results import results_text
 from tessera.tools.bench.shapes import (
     DTYPES,
     MAPS,
@@ -303,7 +303,7 @@ def _written(args: argparse.Namespace, name: str, document: dict[str, Any]) -> l
     written = []
     if args.json is not None:
         path = args.json / name if name else args.json
-        write_files({path: (json.dumps(document, indent=1) + "\n").encode()})
+        write_files({path: results_text(document).encode()})
         written.append(path)
     if args.plot is not None:
         plot(document, args.plot)

@@ -1,0 +1,67 @@
+"""Files of results: one line per row, in every file that is committed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tessera.tools.bench.results import results_text, write_results
+
+BENCH = Path(__file__).parents[2] / "bench"
+RESULTS = BENCH / "results"
+
+
+def test_a_row_is_a_line_and_so_is_a_field(tmp_path: Path) -> None:
+    document = {
+        "commit": None,
+        "contenders": {"tessera": {"kind": "tessera"}, "textbook": {"kind": "peer"}},
+        "left_out": [],
+        "rows": [{"shape": "1x8x2/16", "us": {"tessera": {"graph": 1.125}}}, {"shape": "é"}],
+    }
+    path = tmp_path / "a" / "b.json"
+    write_results(path, document)
+    assert path.read_text().splitlines() == [
+        "{",
+        '"commit": null,',
+        '"contenders": {"tessera": {"kind": "tessera"}, "textbook": {"kind": "peer"}},',
+        '"left_out": [],',
+        '"rows": [',
+        '{"shape": "1x8x2/16", "us": {"tessera": {"graph": 1.125}}},',
+        '{"shape": "\\u00e9"}',
+        "]",
+        "}",
+    ]
+    assert json.loads(path.read_text()) == document
+
+
+@pytest.mark.parametrize(
+    "path", sorted(RESULTS.rglob("*.json")), ids=lambda path: str(path.relative_to(RESULTS))
+)
+def test_committed_results_are_as_they_would_be_written(path: Path) -> None:
+    text = path.read_text()
+    assert text == results_text(json.loads(text))
+
+
+def test_the_launches_are_kept_with_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    policy = importlib.import_module("policy")
+    sys.modules.pop("policy")
+    printed = '{"device":"a GPU","shapes":[\n{"launches":[\n {"us":1.5}]}\n]}\n'
+    done = SimpleNamespace(stdout=printed)
+    monkeypatch.setattr(policy.subprocess, "run", lambda command, **options: done)
+    monkeypatch.setattr(
+        policy, "description", lambda device, commit: {"commit": commit, "device": device}
+    )
+    path = tmp_path / "policy.json"
+    monkeypatch.setattr(sys, "argv", ["policy.py", "tune", "--json", str(path), "--commit", "abc"])
+    policy.main()
+    found = json.loads(path.read_text())
+    assert (found["commit"], found["device"]) == ("abc", "a GPU")
+    assert '\n{"launches": [{"us": 1.5}]}\n' in path.read_text()
