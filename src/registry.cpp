@@ -1,10 +1,11 @@
-// The one file that names every backend.
+// The one file that names every backend and every op.
 #include "core/backend.hpp"
 #include "core/dispatch.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
 #include "cpu/backend.hpp"
 #include "cuda/loader.hpp"
+#include "ops/ops.hpp"
 #include "tessera/info.hpp"
 
 namespace tessera {
@@ -24,6 +25,19 @@ const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
 }
 
 }  // namespace core
+
+std::span<const OpEntry> all_ops() noexcept {
+  static const OpEntry kAll[] = {ops::kAlignBlockSize, ops::kBatchedAlignBlockSize,
+                                 ops::kLoraAlignBlockSize};
+  return kAll;
+}
+
+const OpEntry* find_op(std::string_view name) noexcept {
+  for (const OpEntry& op : all_ops()) {
+    if (op.schema->op == name) return &op;
+  }
+  return nullptr;
+}
 
 std::vector<BackendInfo> backends() try {
   std::string why_not;

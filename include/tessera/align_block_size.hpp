@@ -58,6 +58,7 @@
 
 #include "tessera/context.hpp"
 #include "tessera/export.h"
+#include "tessera/schema.hpp"
 #include "tessera/status.hpp"
 #include "tessera/tensor_view.hpp"
 
@@ -130,6 +131,41 @@ struct AlignBlockSizeArgs {
   TensorView validation;           ///< optional int64[kAlignBlockSizeValidationLength]
 };
 
+namespace align_block_size_schema {
+
+enum Symbol : std::int8_t { kNumIds, kNumExperts, kCapacity, kNumBlocks };
+inline constexpr const char* kSymbols[] = {"N", "num_experts", "capacity", "blocks"};
+
+using Args = AlignBlockSizeArgs;
+
+// Last come the arguments that few calls give.
+inline constexpr Argument kArguments[] = {
+    TESSERA_ARGUMENT(Args, topk_ids).input(dtypes::kIntegers, flat(gives(kNumIds))),
+    TESSERA_ARGUMENT(Args, expert_map).optional_input(dtypes::kInt32, flat(exactly(kNumExperts))),
+    TESSERA_ARGUMENT(Args, sorted_token_ids).output(dtypes::kInt32, flat(at_least(kCapacity))),
+    TESSERA_ARGUMENT(Args, expert_ids).output(dtypes::kInt32, flat(at_least(kNumBlocks))),
+    TESSERA_ARGUMENT(Args, num_tokens_post_pad).output(dtypes::kInt32, flat(constantly(1))),
+    TESSERA_ARGUMENT(Args, block_size).between(1, kInt32Max),
+    TESSERA_ARGUMENT(Args, num_experts).between(1, kAlignBlockSizeMaxExperts).giving(kNumExperts),
+    TESSERA_ARGUMENT(Args, ignore_invalid_experts),
+    TESSERA_ARGUMENT(Args, pad_sorted_ids),
+    TESSERA_ARGUMENT(Args, tail_expert),
+    TESSERA_ARGUMENT(Args, expert_counts)
+        .optional_output(dtypes::kInt32, flat(exactly(kNumExperts))),
+    TESSERA_ARGUMENT(Args, num_dropped).optional_output(dtypes::kInt32, flat(constantly(1))),
+    TESSERA_ARGUMENT(Args, statistics)
+        .optional_output(dtypes::kFloat64, flat(constantly(kAlignBlockSizeNumStatistics))),
+    TESSERA_ARGUMENT(Args, validation)
+        .optional_output(dtypes::kInt64, flat(constantly(kAlignBlockSizeValidationLength))),
+    TESSERA_ARGUMENT(Args, map_tail),
+    TESSERA_ARGUMENT(Args, filtered_group),
+};
+
+}  // namespace align_block_size_schema
+
+inline constexpr Schema kAlignBlockSizeSchema{
+    "align_block_size", align_block_size_schema::kArguments, align_block_size_schema::kSymbols};
+
 /// Sizes of outputs and workspace. Reads `context.device`, `num_threads` and `implementation`.
 /// Fails with kInvalidValue where the shape is outside its domain or the capacity exceeds int32,
 /// and with kUnsupported where no implementation can run in this context.
@@ -139,14 +175,6 @@ TESSERA_API Status align_block_size_sizes(const AlignBlockSizeShape& shape, cons
 /// Runs the op. Fails with kInvalidType (data types), kInvalidValue (values, sizes, devices,
 /// contiguity, overlap), kUnsupported (no implementation) or kRuntimeError, before any write.
 TESSERA_API Status align_block_size(const AlignBlockSizeArgs& args, const Context& context);
-
-/// One row of the dispatcher's reasoning.
-struct ImplementationReport {
-  std::string name;     ///< "cpu/counting_sort"
-  std::string refusal;  ///< why it does not run here; empty if it could
-  std::string plan;     ///< how it would run here; empty if there is nothing to tell
-  bool selected = false;
-};
 
 /// What align_block_size would run for this shape and context, and why not the others, fastest
 /// first. Goes through the dispatcher that a call goes through.

@@ -35,6 +35,7 @@
 
 #include "tessera/context.hpp"
 #include "tessera/export.h"
+#include "tessera/schema.hpp"
 #include "tessera/status.hpp"
 #include "tessera/tensor_view.hpp"
 
@@ -66,6 +67,29 @@ struct BatchedAlignBlockSizeArgs {
   TensorView expert_ids;           ///< [>= capacity / B]
   TensorView num_tokens_post_pad;  ///< [1]
 };
+
+namespace batched_align_block_size_schema {
+
+enum Symbol : std::int8_t { kNumBatches, kCapacity, kNumBlocks };
+inline constexpr const char* kSymbols[] = {"n", "capacity", "blocks"};
+
+using Args = BatchedAlignBlockSizeArgs;
+
+inline constexpr Argument kArguments[] = {
+    TESSERA_ARGUMENT(Args, expert_num_tokens).input(dtypes::kInt32, flat(gives(kNumBatches))),
+    TESSERA_ARGUMENT(Args, sorted_token_ids).output(dtypes::kInt32, flat(at_least(kCapacity))),
+    TESSERA_ARGUMENT(Args, expert_ids).output(dtypes::kInt32, flat(at_least(kNumBlocks))),
+    TESSERA_ARGUMENT(Args, num_tokens_post_pad).output(dtypes::kInt32, flat(constantly(1))),
+    TESSERA_ARGUMENT(Args, max_tokens_per_batch).between(0, kInt32Max),
+    TESSERA_ARGUMENT(Args, block_size).between(1, kInt32Max),
+    TESSERA_ARGUMENT(Args, tail_expert),
+};
+
+}  // namespace batched_align_block_size_schema
+
+inline constexpr Schema kBatchedAlignBlockSizeSchema{"batched_align_block_size",
+                                                     batched_align_block_size_schema::kArguments,
+                                                     batched_align_block_size_schema::kSymbols};
 
 /// Sizes of the outputs; workspace is not needed. Fails with kInvalidValue where the shape is
 /// outside its domain.

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "tessera/tensor_view.hpp"
@@ -32,6 +33,14 @@ struct Context {
   /// Runs this implementation ("cpu/reference") or fails; empty picks the first that can, unless
   /// TESSERA_IMPL names one.
   std::string_view implementation;
+};
+
+/// What the dispatcher says of one implementation.
+struct ImplementationReport {
+  std::string name;     ///< "cpu/counting_sort"
+  std::string refusal;  ///< why it does not run here; empty if it could
+  std::string plan;     ///< how it would run here; empty if there is nothing to tell
+  bool selected = false;
 };
 
 }  // namespace tessera

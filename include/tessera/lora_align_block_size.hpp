@@ -34,8 +34,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "tessera/align_block_size.hpp"
 #include "tessera/context.hpp"
 #include "tessera/export.h"
+#include "tessera/schema.hpp"
 #include "tessera/status.hpp"
 #include "tessera/tensor_view.hpp"
 
@@ -80,6 +82,38 @@ struct LoraAlignBlockSizeArgs {
   TensorView expert_ids;           ///< max_loras rows of >= ceil(capacity / B)
   TensorView num_tokens_post_pad;  ///< [max_loras]
 };
+
+namespace lora_align_block_size_schema {
+
+enum Symbol : std::int8_t { kNumIds, kNumTokens, kNumExperts, kMaxLoras, kCapacity, kNumBlocks };
+inline constexpr const char* kSymbols[] = {
+    "N", "N / top_k", "num_experts", "max_loras", "max_loras * capacity", "max_loras * blocks"};
+
+using Args = LoraAlignBlockSizeArgs;
+
+inline constexpr Argument kArguments[] = {
+    TESSERA_ARGUMENT(Args, topk_ids).input(dtypes::kIntegers, flat(gives(kNumIds))),
+    TESSERA_ARGUMENT(Args, token_lora_mapping).input(dtypes::kInt32, flat(exactly(kNumTokens))),
+    TESSERA_ARGUMENT(Args, adapter_enabled)
+        .optional_input(dtypes::kInt32, flat(at_least(kMaxLoras))),
+    TESSERA_ARGUMENT(Args, lora_ids).optional_input(dtypes::kInt32, flat(any_length())),
+    TESSERA_ARGUMENT(Args, expert_map).optional_input(dtypes::kInt32, flat(exactly(kNumExperts))),
+    TESSERA_ARGUMENT(Args, sorted_token_ids).output(dtypes::kInt32, flat(at_least(kCapacity))),
+    TESSERA_ARGUMENT(Args, expert_ids).output(dtypes::kInt32, flat(at_least(kNumBlocks))),
+    TESSERA_ARGUMENT(Args, num_tokens_post_pad).output(dtypes::kInt32, flat(exactly(kMaxLoras))),
+    TESSERA_ARGUMENT(Args, block_size).between(1, kInt32Max),
+    TESSERA_ARGUMENT(Args, num_experts).between(1, kAlignBlockSizeMaxExperts).giving(kNumExperts),
+    TESSERA_ARGUMENT(Args, max_loras).between(1, kLoraAlignBlockSizeMaxLoras).giving(kMaxLoras),
+    TESSERA_ARGUMENT(Args, top_k).between(1, kInt32Max).as_row_length_of(0),
+    TESSERA_ARGUMENT(Args, pad_sorted_ids),
+    TESSERA_ARGUMENT(Args, tail_expert),
+};
+
+}  // namespace lora_align_block_size_schema
+
+inline constexpr Schema kLoraAlignBlockSizeSchema{"lora_align_block_size",
+                                                  lora_align_block_size_schema::kArguments,
+                                                  lora_align_block_size_schema::kSymbols};
 
 /// Sizes of outputs and workspace. Reads `context.device`. Fails with kInvalidValue where the shape
 /// is outside its domain or the capacity exceeds int32, and with kUnsupported where it cannot run.

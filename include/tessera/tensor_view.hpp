@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <span>
 #include <type_traits>
 
@@ -12,15 +13,23 @@ namespace tessera {
 
 inline constexpr DLDevice kHostDevice{kDLCPU, 0};
 
-/// A flat view of memory that somebody else owns. Tessera's ops treat arrays as flattened in
-/// row-major order, so a view keeps the number of elements and whether they are contiguous,
-/// not the shape. A default-constructed view stands for "not given".
+/// Axes that a view keeps the extents of.
+inline constexpr int kMaxAxes = 4;
+
+/// A view of memory that somebody else owns. A default-constructed view stands for "not given".
+///
+/// Ops that take an array flattened in row-major order, as the alignment ops do, read
+/// `num_elements` and `contiguous` alone. Ops that take an array of so many axes read `ndim`,
+/// `shape` and `strides`, which every `of` fills in.
 struct TensorView {
   void* data = nullptr;
   std::int64_t num_elements = 0;
   DLDataType dtype{kDLInt, 0, 1};
   DLDevice device = kHostDevice;
   bool contiguous = true;
+  std::int32_t ndim = 0;
+  std::int64_t shape[kMaxAxes] = {};    ///< of the first kMaxAxes axes
+  std::int64_t strides[kMaxAxes] = {};  ///< of the same axes, in elements
 
   bool given() const noexcept { return dtype.bits != 0; }
 
@@ -28,11 +37,15 @@ struct TensorView {
   static TensorView of(const DLTensor& tensor) noexcept {
     TensorView view;
     view.num_elements = 1;
+    view.ndim = tensor.ndim;
     for (int i = tensor.ndim - 1; i >= 0; --i) {
       const std::int64_t extent = tensor.shape[i];
+      const std::int64_t stride = tensor.strides != nullptr ? tensor.strides[i] : view.num_elements;
       // The stride of an axis with a single element is never used to address anything.
-      if (tensor.strides != nullptr && extent > 1 && tensor.strides[i] != view.num_elements) {
-        view.contiguous = false;
+      if (extent > 1 && stride != view.num_elements) view.contiguous = false;
+      if (i < kMaxAxes) {
+        view.shape[i] = extent;
+        view.strides[i] = stride;
       }
       view.num_elements *= extent;
     }
@@ -44,20 +57,37 @@ struct TensorView {
     return view;
   }
 
+  /// View of contiguous elements, by default on the host.
+  static TensorView of(const void* data, DLDataType dtype,
+                       std::initializer_list<std::int64_t> shape,
+                       DLDevice device = kHostDevice) noexcept {
+    TensorView view;
+    // A view carries no constness: ops state which of their arguments they write.
+    view.data = const_cast<void*>(data);
+    view.num_elements = 1;
+    view.dtype = dtype;
+    view.device = device;
+    view.ndim = static_cast<std::int32_t>(shape.size());
+    for (int i = view.ndim - 1; i >= 0; --i) {
+      if (i < kMaxAxes) {
+        view.shape[i] = shape.begin()[i];
+        view.strides[i] = view.num_elements;
+      }
+      view.num_elements *= shape.begin()[i];
+    }
+    return view;
+  }
+
   /// View of contiguous numbers, by default on the host.
   template <typename T>
   requires std::is_arithmetic_v<T>
   static TensorView of(std::span<T> elements, DLDevice device = kHostDevice) noexcept {
-    TensorView view;
-    // A view carries no constness: ops state which of their arguments they write.
-    view.data = const_cast<std::remove_const_t<T>*>(elements.data());
-    view.num_elements = static_cast<std::int64_t>(elements.size());
     constexpr auto kCode = std::is_floating_point_v<T> ? kDLFloat
                            : std::is_signed_v<T>       ? kDLInt
                                                        : kDLUInt;
-    view.dtype = {static_cast<std::uint8_t>(kCode), static_cast<std::uint8_t>(8 * sizeof(T)), 1};
-    view.device = device;
-    return view;
+    return of(elements.data(),
+              {static_cast<std::uint8_t>(kCode), static_cast<std::uint8_t>(8 * sizeof(T)), 1},
+              {static_cast<std::int64_t>(elements.size())}, device);
   }
 };
 

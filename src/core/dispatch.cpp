@@ -10,27 +10,93 @@
 #include "core/uncancellable.hpp"
 
 namespace tessera::core {
-std::string_view forced_implementation(const Context& context) {
-  return context.implementation.empty() ? std::string_view(environment().implementation)
-                                        : context.implementation;
+namespace {
+
+/// The implementation that the context asks for, or TESSERA_IMPL where there is a choice at all;
+/// empty: any.
+std::string_view forced_name(std::span<const Implementation> candidates, const Context& context) {
+  if (!context.implementation.empty()) return context.implementation;
+  return candidates.size() > 1 ? std::string_view(environment().implementation)
+                               : std::string_view();
 }
 
-Status nothing_to_run(std::string_view op, const Context& context,
-                      const std::vector<ImplementationReport>& reports) {
+/// Why not `candidate`, whether or not it comes first; ok if it runs the problem.
+Status refusal(const Implementation& candidate, std::string_view forced, const void* problem,
+               const Context& context) {
+  if (!forced.empty() && forced != candidate.name) {
+    return Status(StatusCode::kUnsupported,
+                  "not the implementation asked for, " + std::string(forced));
+  }
+  if (candidate.refusal == nullptr) return {};
+  // What it cannot do says more than that another is preferred.
+  Status reason = candidate.refusal(problem, context, true);
+  if (reason.ok() && forced.empty()) reason = candidate.refusal(problem, context, false);
+  return reason;
+}
+
+}  // namespace
+
+std::span<const Implementation> implementations(std::string_view op, const Context& context) {
+  std::string why_not;
+  const Backend* backend = find_backend(context.device.device_type, &why_not);
+  if (backend == nullptr) return {};
+  for (const OpImplementations& entry : backend->ops) {
+    if (entry.op == op) return entry.implementations;
+  }
+  return {};
+}
+
+const Implementation* select(std::span<const Implementation> candidates, const void* problem,
+                             const Context& context) {
+  const std::string_view forced = forced_name(candidates, context);
+  for (const Implementation& candidate : candidates) {
+    if (!forced.empty() && forced != candidate.name) continue;
+    if (candidate.refusal == nullptr || candidate.refusal(problem, context, !forced.empty()).ok()) {
+      return &candidate;
+    }
+  }
+  return nullptr;
+}
+
+std::vector<ImplementationReport> report(std::span<const Implementation> candidates,
+                                         const void* problem, const Context& context) {
+  const std::string_view forced = forced_name(candidates, context);
+  std::vector<ImplementationReport> reports;
+  bool found = false;
+  for (const Implementation& candidate : candidates) {
+    ImplementationReport one;
+    one.name = candidate.name;
+    one.refusal = refusal(candidate, forced, problem, context).message();
+    if (one.refusal.empty()) {
+      one.selected = !found;
+      found = true;
+      if (candidate.plan != nullptr) one.plan = candidate.plan(problem, context);
+    }
+    reports.push_back(std::move(one));
+  }
+  return reports;
+}
+
+Status nothing_to_run(std::string_view op, std::span<const Implementation> candidates,
+                      const void* problem, const Context& context) {
+  // The refusal of an op's only implementation says which argument is to blame.
+  if (candidates.size() == 1 && context.implementation.empty()) {
+    return refusal(candidates[0], {}, problem, context);
+  }
   std::string got = "none";
   std::string why_not;
   if (find_backend(context.device.device_type, &why_not) == nullptr) got += "; " + why_not;
-  for (const ImplementationReport& report : reports) {
-    got += "; " + report.name + " " + report.refusal;
+  for (const ImplementationReport& one : report(candidates, problem, context)) {
+    got += "; " + one.name + " " + one.refusal;
   }
   return refuse(StatusCode::kUnsupported, op, "implementation",
                 "one in this build that can run on " + to_string(context.device), got);
 }
 
-void print_reports(std::string_view op, std::string_view shape, const Context& context,
+void print_reports(std::string_view op, std::string_view problem, const Context& context,
                    const std::vector<ImplementationReport>& reports) {
   std::string line = "tessera: ";
-  line.append(op).append(": ").append(shape).append(" on ").append(to_string(context.device));
+  line.append(op).append(": ").append(problem).append(" on ").append(to_string(context.device));
   for (const ImplementationReport& report : reports) {
     line += report.selected ? ": runs " : "; not ";
     line += report.name;

@@ -1,23 +1,34 @@
-// Picks the first implementation of an op that can run, and can say why not the others.
+// Picks the first implementation of an op that runs a problem, and can say why not the others.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
-#include "tessera/align_block_size.hpp"
+#include "core/implementation.hpp"
+#include "tessera/context.hpp"
+#include "tessera/status.hpp"
 
 namespace tessera::core {
 
-/// The implementation that this context or TESSERA_IMPL asks for; empty: any.
-std::string_view forced_implementation(const Context& context);
+/// Implementations of an op for the context's device; none where no backend can use it.
+std::span<const Implementation> implementations(std::string_view op, const Context& context);
 
-/// The Status when no implementation was left.
-Status nothing_to_run(std::string_view op, const Context& context,
-                      const std::vector<ImplementationReport>& reports);
+/// The first of these that runs the problem, or null.
+const Implementation* select(std::span<const Implementation> candidates, const void* problem,
+                             const Context& context);
+
+/// What select() goes by, of every candidate.
+std::vector<ImplementationReport> report(std::span<const Implementation> candidates,
+                                         const void* problem, const Context& context);
+
+/// The Status where select() finds none.
+Status nothing_to_run(std::string_view op, std::span<const Implementation> candidates,
+                      const void* problem, const Context& context);
 
 /// For TESSERA_VERBOSE.
-void print_reports(std::string_view op, std::string_view shape, const Context& context,
+void print_reports(std::string_view op, std::string_view problem, const Context& context,
                    const std::vector<ImplementationReport>& reports);
 
 /// An upper bound of max_threads(context) that never changes while the process lives: what a size

@@ -1,5 +1,7 @@
 #include "core/validation.hpp"
 
+#include <array>
+#include <limits>
 #include <string>
 
 #include "core/errors.hpp"
@@ -7,54 +9,315 @@
 namespace tessera::core {
 namespace {
 
+using Bound = Length::Bound;
+
+constexpr std::size_t kMaxArrays = 32;
+constexpr std::uintptr_t kAddressSpaceEnd = std::numeric_limits<std::uintptr_t>::max();
+
+/// Memory of one array.
+struct Extent {
+  const char* name;
+  std::uintptr_t begin;
+  std::uintptr_t end;
+};
+
 std::string bytes(std::size_t count) { return std::to_string(count) + " bytes"; }
 
-}  // namespace
+/// Of a view whose dtype has been checked: a power of two. 0 for one that is not given.
+std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
 
-bool Validator::fail(StatusCode code, std::string_view argument, std::string_view expected,
-                     std::string_view got) {
-  status = refuse(code, op_, argument, expected, got);
+std::size_t bytes_past_alignment(const TensorView& view) {
+  return reinterpret_cast<std::uintptr_t>(view.data) & (element_bytes(view) - 1);
+}
+
+bool is_same(DLDataType a, DLDataType b) {
+  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+}
+
+bool is_empty(const Argument& argument, const TensorView& view) {
+  if (argument.extents.ndim == 0) return view.num_elements == 0;
+  for (int i = 0; i < argument.extents.ndim; ++i) {
+    if (view.shape[i] == 0) return true;
+  }
   return false;
 }
 
-bool Validator::fail_range(const char* name, std::int64_t value, std::int64_t low,
+/// Whether the last axis is contiguous, and every other axis steps over all that the next ones
+/// hold: no two elements share memory.
+bool has_rows_apart(const TensorView& view) {
+  __extension__ using Wide = __int128;
+  Wide next = 1;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    const bool is_last = i == view.ndim - 1;
+    if (view.shape[i] > 1 && (is_last ? view.strides[i] != 1 : view.strides[i] < next)) {
+      return false;
+    }
+    // The stride of an axis with a single element is never used to address anything.
+    if (view.shape[i] > 1) next = Wide{view.strides[i]} * view.shape[i];
+    if (next > std::numeric_limits<std::int64_t>::max()) return false;
+  }
+  return true;
+}
+
+bool has_contiguous_axes(const TensorView& view) {
+  std::int64_t step = 1;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    if (view.shape[i] > 1 && view.strides[i] != step) return false;
+    if (__builtin_mul_overflow(step, view.shape[i], &step)) return false;
+  }
+  return true;
+}
+
+/// Elements from the first to past the last; false where 64 bits do not hold them.
+bool elements_spanned(const Argument& argument, const TensorView& view, std::uint64_t* spanned) {
+  if (argument.extents.ndim == 0) {
+    *spanned = static_cast<std::uint64_t>(view.num_elements);
+    return true;
+  }
+  *spanned = 1;
+  for (int i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] <= 1) continue;
+    std::uint64_t step = 0;
+    if (__builtin_mul_overflow(static_cast<std::uint64_t>(view.shape[i] - 1),
+                               static_cast<std::uint64_t>(view.strides[i]), &step) ||
+        __builtin_add_overflow(*spanned, step, spanned)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+/// "an integer type", "int32", "float16, bfloat16 or float32".
+std::string names_of(DtypeSet set) {
+  if (set == dtypes::kIntegers) return "an integer type";
+  std::string names;
+  for (int i = 0; i < dtypes::kNumDtypes; ++i) {
+    if ((set >> i & 1) == 0) continue;
+    const bool is_last = set >> i == 1;
+    names += names.empty() ? "" : is_last ? " or " : ", ";
+    names += dtypes::kAll[i].name;
+  }
+  return names;
+}
+
+/// "an array of integers", "an int32 array", "an array of float16, bfloat16 or float32".
+std::string array_of(DtypeSet set) {
+  if (set == dtypes::kIntegers) return "an array of integers";
+  const std::string names = names_of(set);
+  if ((set & (set - 1)) != 0) return "an array of " + names;
+  return (names[0] == 'i' ? "an " : "a ") + names + " array";
+}
+
+std::string length_name(const Argument& argument, int axis) {
+  return std::string(argument.name) +
+         (argument.extents.ndim == 0 ? ".num_elements" : ".shape[" + std::to_string(axis) + "]");
+}
+
+int num_lengths(const Argument& argument) {
+  return argument.extents.ndim == 0 ? 1 : argument.extents.ndim;
+}
+
+std::int64_t length_of(const Argument& argument, const TensorView& view, int axis) {
+  return argument.extents.ndim == 0 ? view.num_elements : view.shape[axis];
+}
+
+}  // namespace
+
+std::int64_t Validator::number(const Argument& argument) const {
+  const std::byte* member = args_ + argument.offset;
+  switch (argument.kind) {
+    case Argument::Kind::kInt32:
+      return *reinterpret_cast<const std::int32_t*>(member);
+    case Argument::Kind::kFlag:
+      return *reinterpret_cast<const bool*>(member) ? 1 : 0;
+    default:
+      return *reinterpret_cast<const std::int64_t*>(member);
+  }
+}
+
+bool Validator::giving_arrays() {
+  for (const Argument& argument : schema_.arguments) {
+    if (!argument.is_array() || !argument.gives_symbols) continue;
+    const TensorView& view = view_of(argument);
+    if (!good_dtype(argument, view) || !good_axes(argument, view) || !good_memory(argument, view)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Validator::numbers(std::int64_t* symbols) {
+  for (const Argument& argument : schema_.arguments) {
+    if (argument.is_array()) continue;
+    const std::int64_t value = number(argument);
+    if (!in_range(argument.name, value, argument.low, argument.high)) return false;
+    if (argument.symbol >= 0) symbols[argument.symbol] = value;
+  }
+  for (const Argument& argument : schema_.arguments) {
+    if (!argument.is_array() || !argument.gives_symbols) continue;
+    const TensorView& view = view_of(argument);
+    if (!good_axes(argument, view)) return false;
+    for (int i = 0; i < num_lengths(argument); ++i) {
+      const Length& length = argument.extents.lengths[i];
+      if (length.bound != Bound::kGives) continue;
+      const std::int64_t value = length_of(argument, view, i);
+      if (value < 0 || value > length.constant) {
+        return fail_range(length_name(argument, i), value, 0, length.constant);
+      }
+      symbols[length.symbol] = value;
+    }
+  }
+  return true;
+}
+
+bool Validator::arrays(const std::int64_t* symbols) {
+  for (const Argument& argument : schema_.arguments) {
+    if (!argument.is_array()) continue;
+    const TensorView& view = view_of(argument);
+    if (argument.is_optional() && !view.given()) continue;
+    if (argument.gives_symbols) {  // the rest is checked
+      if (!good_lengths(argument, view, symbols)) return false;
+    } else if (!good_dtype(argument, view) || !good_axes(argument, view) ||
+               !good_lengths(argument, view, symbols) || !good_memory(argument, view)) {
+      return false;
+    }
+  }
+  return true;
+}
+
+bool Validator::workspace(std::size_t min_bytes) {
+  return context_.workspace.size() >= min_bytes ||
+         fail(StatusCode::kInvalidValue, "workspace", "at least " + bytes(min_bytes),
+              std::to_string(context_.workspace.size()));
+}
+
+bool Validator::no_overlap() {
+  std::array<Extent, kMaxArrays> extents;
+  std::size_t n = 0;
+  const auto add_arrays = [&](bool outputs) {
+    for (const Argument& argument : schema_.arguments) {
+      if (!argument.is_array() || argument.is_output() != outputs) continue;
+      const TensorView& view = view_of(argument);
+      if (!view.given() || is_empty(argument, view)) continue;
+      const auto begin = reinterpret_cast<std::uintptr_t>(view.data);
+      const std::size_t width = element_bytes(view);
+      std::uint64_t spanned = 0;
+      if (!elements_spanned(argument, view, &spanned) ||
+          spanned > (kAddressSpaceEnd - begin) / width) {
+        return fail_end(argument, view);
+      }
+      extents[n++] = {argument.name, begin, begin + spanned * width};
+    }
+    return true;
+  };
+  if (!add_arrays(true)) return false;
+  const std::size_t num_outputs = n;
+  if (!add_arrays(false)) return false;
+  const std::size_t num_arrays = n;
+  const auto workspace_begin = reinterpret_cast<std::uintptr_t>(context_.workspace.data());
+  const std::size_t workspace_bytes = context_.workspace.size();
+  if (workspace_bytes > kAddressSpaceEnd - workspace_begin) {
+    return fail(StatusCode::kInvalidValue, "workspace", "an end within the address space",
+                bytes(workspace_bytes));
+  }
+  extents[n] = {"workspace", workspace_begin, workspace_begin + workspace_bytes};
+  n += workspace_bytes != 0 ? 1 : 0;
+
+  const auto overlap = [&](std::size_t i, std::size_t j) {
+    return extents[i].begin < extents[j].end && extents[j].begin < extents[i].end;
+  };
+  for (std::size_t i = 0; i < num_outputs; ++i) {
+    for (std::size_t j = i + 1; j < n; ++j) {
+      if (overlap(i, j)) return fail_overlap(extents[i].name, extents[j].name);
+    }
+  }
+  for (std::size_t i = num_outputs; n > num_arrays && i < num_arrays; ++i) {
+    if (overlap(i, num_arrays)) return fail_overlap("workspace", extents[i].name);
+  }
+  return true;
+}
+
+bool Validator::good_dtype(const Argument& argument, const TensorView& view) {
+  if ((dtypes::set_of(view.dtype) & argument.dtypes) == 0) return fail_dtype(argument, view);
+  if (argument.same_dtype_as < 0) return true;
+  const Argument& other = schema_.arguments[argument.same_dtype_as];
+  const DLDataType expected = view_of(other).dtype;
+  return is_same(view.dtype, expected) ||
+         fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
+              to_string(expected) + ", as " + other.name + " has", to_string(view.dtype));
+}
+
+bool Validator::good_axes(const Argument& argument, const TensorView& view) {
+  const int ndim = argument.extents.ndim;
+  return ndim == 0 || view.ndim == ndim ||
+         fail(StatusCode::kInvalidValue, std::string(argument.name) + ".ndim", std::to_string(ndim),
+              std::to_string(view.ndim));
+}
+
+bool Validator::good_lengths(const Argument& argument, const TensorView& view,
+                             const std::int64_t* symbols) {
+  for (int i = 0; i < num_lengths(argument); ++i) {
+    const Length& length = argument.extents.lengths[i];
+    if (length.bound == Bound::kGives) continue;
+    const std::int64_t expected = length.symbol < 0 ? length.constant : symbols[length.symbol];
+    const std::int64_t found = length_of(argument, view, i);
+    const bool at_least = length.bound == Bound::kAtLeast;
+    if (at_least ? found < expected : found != expected) {
+      return fail(StatusCode::kInvalidValue, length_name(argument, i),
+                  (at_least ? "at least " : "") + std::to_string(expected), std::to_string(found));
+    }
+  }
+  return true;
+}
+
+bool Validator::good_memory(const Argument& argument, const TensorView& view) {
+  const bool is_good = view.device.device_type == context_.device.device_type &&
+                       view.device.device_id == context_.device.device_id &&
+                       (argument.extents.ndim == 0   ? view.contiguous
+                        : argument.rows_may_be_apart ? has_rows_apart(view)
+                                                     : has_contiguous_axes(view)) &&
+                       (view.data != nullptr || is_empty(argument, view)) &&
+                       bytes_past_alignment(view) == 0;
+  return is_good || fail_memory(argument, view);
+}
+
+bool Validator::fail(StatusCode code, std::string_view argument, std::string_view expected,
+                     std::string_view got) {
+  status = refuse(code, schema_.op, argument, expected, got);
+  return false;
+}
+
+bool Validator::fail_range(std::string_view name, std::int64_t value, std::int64_t low,
                            std::int64_t high) {
   return fail(StatusCode::kInvalidValue, name,
               "an integer in [" + std::to_string(low) + ", " + std::to_string(high) + "]",
               std::to_string(value));
 }
 
-bool Validator::fail_integer(const char* name, const TensorView& view) {
-  if (!view.given()) return fail(StatusCode::kInvalidValue, name, "an array of integers", "none");
-  return fail(StatusCode::kInvalidType, std::string(name) + ".dtype", "an integer type",
-              to_string(view.dtype));
-}
-
-bool Validator::fail_dtype(const char* name, const TensorView& view, DLDataType dtype) {
-  const std::string expected = to_string(dtype);
+bool Validator::fail_dtype(const Argument& argument, const TensorView& view) {
   if (!view.given()) {
-    return fail(StatusCode::kInvalidValue, name, "an " + expected + " array", "none");
+    return fail(StatusCode::kInvalidValue, argument.name, array_of(argument.dtypes), "none");
   }
-  return fail(StatusCode::kInvalidType, std::string(name) + ".dtype", expected,
-              to_string(view.dtype));
+  return fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
+              names_of(argument.dtypes), to_string(view.dtype));
 }
 
-bool Validator::fail_length(const char* name, const TensorView& view, const char* bound,
-                            std::int64_t length) {
-  return fail(StatusCode::kInvalidValue, std::string(name) + ".num_elements",
-              bound + std::to_string(length), std::to_string(view.num_elements));
-}
-
-bool Validator::fail_memory(const char* name, const TensorView& view) {
+bool Validator::fail_memory(const Argument& argument, const TensorView& view) {
+  const std::string name = argument.name;
   if (view.device.device_type != context_.device.device_type ||
       view.device.device_id != context_.device.device_id) {
-    return fail(StatusCode::kInvalidValue, std::string(name) + ".device",
-                to_string(context_.device), to_string(view.device));
+    return fail(StatusCode::kInvalidValue, name + ".device", to_string(context_.device),
+                to_string(view.device));
   }
-  if (!view.contiguous) {
+  if (argument.rows_may_be_apart && !has_rows_apart(view)) {
+    return fail(StatusCode::kInvalidValue, name, "contiguous rows that share no memory",
+                "an array with other strides");
+  }
+  if (argument.extents.ndim == 0 ? !view.contiguous
+                                 : !argument.rows_may_be_apart && !has_contiguous_axes(view)) {
     return fail(StatusCode::kInvalidValue, name, "a contiguous array", "a strided one");
   }
-  const std::string data = std::string(name) + ".data";
+  const std::string data = name + ".data";
   if (view.data == nullptr) {
     return fail(StatusCode::kInvalidValue, data, "memory for its elements", "a null pointer");
   }
@@ -62,19 +325,13 @@ bool Validator::fail_memory(const char* name, const TensorView& view) {
               "an address " + std::to_string(bytes_past_alignment(view)) + " past such a boundary");
 }
 
-bool Validator::fail_workspace(std::size_t min_bytes) {
-  return fail(StatusCode::kInvalidValue, "workspace", "at least " + bytes(min_bytes),
-              std::to_string(context_.workspace.size()));
-}
-
-bool Validator::fail_end(const char* name, const TensorView& view) {
-  return fail(StatusCode::kInvalidValue, std::string(name) + ".num_elements",
+bool Validator::fail_end(const Argument& argument, const TensorView& view) {
+  if (argument.extents.ndim != 0) {
+    return fail(StatusCode::kInvalidValue, std::string(argument.name) + ".shape",
+                "an end within the address space", "more elements");
+  }
+  return fail(StatusCode::kInvalidValue, std::string(argument.name) + ".num_elements",
               "an end within the address space", std::to_string(view.num_elements));
-}
-
-bool Validator::fail_workspace_end() {
-  return fail(StatusCode::kInvalidValue, "workspace", "an end within the address space",
-              bytes(context_.workspace.size()));
 }
 
 bool Validator::fail_overlap(const char* written, const char* other) {

@@ -340,17 +340,16 @@ std::int32_t sort_ids(const AlignBlockSizeProblem& p, const Id* ids, Buckets buc
 
 }  // namespace
 
-std::size_t counting_sort_workspace_bytes(const AlignBlockSizeShape& shape,
-                                          const Context& context) {
-  if (shape.num_ids <= kFewIds) return 0;
-  if (is_sparse(shape.num_ids, shape.num_experts)) {
-    return Workspace::bytes_for<std::uint64_t>(shape.num_ids);
+std::size_t counting_sort_workspace_bytes(const AlignBlockSizeProblem& p, const Context& context) {
+  if (p.num_ids <= kFewIds) return 0;
+  if (is_sparse(p.num_ids, p.num_experts)) {
+    return Workspace::bytes_for<std::uint64_t>(p.num_ids);
   }
   // A table per slice, and the totals of several: enough for a call that may use more threads than
   // this one.
-  const Split largest(shape.num_ids, shape.num_experts, context, core::max_possible_threads);
+  const Split largest(p.num_ids, p.num_experts, context, core::max_possible_threads);
   const std::int64_t num_tables = largest.num_slices == 1 ? 1 : largest.num_slices + 1;
-  return Workspace::bytes_for<std::int32_t>(num_tables * table_stride(shape.num_experts));
+  return Workspace::bytes_for<std::int32_t>(num_tables * table_stride(p.num_experts));
 }
 
 Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Context& context) {

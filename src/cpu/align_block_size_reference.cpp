@@ -4,11 +4,12 @@
 #include <numeric>
 #include <utility>
 
-#include "core/align_block_size_implementation.hpp"
+#include "core/align_block_size_problem.hpp"
 #include "cpu/align_block_size.hpp"
 #include "cpu/integer_ids.hpp"
 #include "cpu/read_once.hpp"
 #include "cpu/workspace.hpp"
+#include "tessera/align_block_size.hpp"
 
 namespace tessera::cpu {
 namespace {
@@ -111,8 +112,8 @@ struct Loads {
 
 }  // namespace
 
-std::size_t reference_workspace_bytes(const AlignBlockSizeShape& shape, const Context&) {
-  return Workspace::bytes_for<Pair>(2 * shape.num_ids);
+std::size_t reference_workspace_bytes(const AlignBlockSizeProblem& p, const Context&) {
+  return Workspace::bytes_for<Pair>(2 * std::int64_t{p.num_ids});
 }
 
 Status align_block_size_reference(const AlignBlockSizeProblem& p, const Context& context) {

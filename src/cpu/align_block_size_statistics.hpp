@@ -4,8 +4,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/align_block_size_implementation.hpp"
+#include "core/align_block_size_problem.hpp"
 #include "cpu/read_once.hpp"
+#include "tessera/align_block_size.hpp"
 
 namespace tessera::cpu {
 

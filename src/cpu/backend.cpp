@@ -1,7 +1,5 @@
 #include "cpu/backend.hpp"
 
-#include <array>
-
 #include "core/dispatch.hpp"
 #include "cpu/align_block_size.hpp"
 #include "cpu/batched_align_block_size.hpp"
@@ -10,11 +8,29 @@
 namespace tessera::cpu {
 namespace {
 
-constexpr std::array<core::AlignBlockSizeImplementation, 2> kAlignBlockSize{{
-    {"cpu/counting_sort", counting_sort_workspace_bytes, align_block_size_counting_sort, nullptr,
-     nullptr},
-    {"cpu/reference", reference_workspace_bytes, align_block_size_reference, nullptr, nullptr},
-}};
+using core::implementation;
+
+constexpr core::Implementation kAlignBlockSize[] = {
+    implementation<core::AlignBlockSizeProblem, align_block_size_counting_sort,
+                   counting_sort_workspace_bytes>("cpu/counting_sort"),
+    implementation<core::AlignBlockSizeProblem, align_block_size_reference,
+                   reference_workspace_bytes>("cpu/reference"),
+};
+
+constexpr core::Implementation kBatchedAlignBlockSize[] = {
+    implementation<core::BatchedAlignBlockSizeProblem, batched_align_block_size>("cpu/reference"),
+};
+
+constexpr core::Implementation kLoraAlignBlockSize[] = {
+    implementation<core::LoraAlignBlockSizeProblem, lora_align_block_size, lora_workspace_bytes>(
+        "cpu/reference"),
+};
+
+constexpr core::OpImplementations kOps[] = {
+    {"align_block_size", kAlignBlockSize},
+    {"batched_align_block_size", kBatchedAlignBlockSize},
+    {"lora_align_block_size", kLoraAlignBlockSize},
+};
 
 std::string unavailable() { return {}; }
 
@@ -34,9 +50,7 @@ constinit const core::Backend kBackend{
     .detail = detail,
     .check_context = check_context,
     .warmup = warmup,
-    .align_block_size = kAlignBlockSize,
-    .batched_align_block_size = batched_align_block_size,
-    .lora_align_block_size = {nullptr, lora_workspace_bytes, lora_align_block_size},
+    .ops = kOps,
 };
 
 }  // namespace tessera::cpu

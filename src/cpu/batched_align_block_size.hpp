@@ -1,7 +1,9 @@
 // The CPU implementation of batched_align_block_size.
 #pragma once
 
-#include "core/batched_align_block_size_implementation.hpp"
+#include "core/batched_align_block_size_problem.hpp"
+#include "tessera/context.hpp"
+#include "tessera/status.hpp"
 
 namespace tessera::cpu {
 

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/align_block_size_implementation.hpp"
+#include "core/align_block_size_problem.hpp"
 
 namespace tessera::cpu {
 

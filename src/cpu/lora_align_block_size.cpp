@@ -150,13 +150,14 @@ void sort_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::in
 
 }  // namespace
 
-std::size_t lora_workspace_bytes(const LoraAlignBlockSizeShape& shape) {
+std::size_t lora_workspace_bytes(const LoraAlignBlockSizeProblem& p, const Context&) {
   // For each adapter whether it is active, and its counters or the pairs.
   constexpr std::int64_t kIntsPerPair = sizeof(Pair) / sizeof(std::int32_t);
-  const bool sorts = is_sparse(shape.num_ids, shape.max_loras, shape.num_experts);
+  const std::int64_t num_ids = p.first_row.num_ids;
+  const std::int64_t num_experts = p.first_row.num_experts;
+  const bool sorts = is_sparse(num_ids, p.max_loras, num_experts);
   return Workspace::bytes_for<std::int32_t>(
-      shape.max_loras +
-      (sorts ? kIntsPerPair * shape.num_ids : shape.max_loras * shape.num_experts));
+      p.max_loras + (sorts ? kIntsPerPair * num_ids : p.max_loras * num_experts));
 }
 
 Status lora_align_block_size(const LoraAlignBlockSizeProblem& p, const Context& context) {

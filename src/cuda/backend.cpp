@@ -58,15 +58,18 @@ Status warmup(DLDevice device) {
 
 extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
   using namespace tessera::cuda;
+  static const tessera::core::OpImplementations kOps[] = {
+      {"align_block_size", align_block_size_implementations()},
+      {"batched_align_block_size", batched_align_block_size_implementations()},
+      {"lora_align_block_size", lora_align_block_size_implementations()},
+  };
   static const tessera::core::Backend backend{
       .version = TESSERA_VERSION,
       .unavailable = unavailable,
       .detail = detail,
       .check_context = check_context,
       .warmup = warmup,
-      .align_block_size = align_block_size_implementations(),
-      .batched_align_block_size = batched_align_block_size,
-      .lora_align_block_size = lora_align_block_size_implementation(),
+      .ops = kOps,
   };
   return &backend;
 }

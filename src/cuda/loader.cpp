@@ -50,7 +50,8 @@ Loaded load() {
   // Never closed: a device may be running its code.
   const auto entry = reinterpret_cast<const core::Backend* (*)()>(dlsym(library, kEntryPoint));
   const core::Backend* backend = entry == nullptr ? nullptr : entry();
-  if (backend == nullptr || std::string_view(backend->version) != TESSERA_VERSION) {
+  if (backend == nullptr || backend->abi_size != sizeof(core::Backend) ||
+      std::string_view(backend->version) != TESSERA_VERSION) {
     return {nullptr, path + " belongs to another version of Tessera"};
   }
   if (std::string reason = backend->unavailable(); !reason.empty()) return {nullptr, reason};

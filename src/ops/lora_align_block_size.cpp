@@ -1,80 +1,60 @@
-// lora_align_block_size: validates a call once, for every backend, and hands it on.
+// lora_align_block_size: its sizes, and its arguments as implementations take them.
 #include "tessera/lora_align_block_size.hpp"
 
 #include <cstdint>
 #include <string>
 
-#include "core/backend.hpp"
-#include "core/dispatch.hpp"
-#include "core/errors.hpp"
-#include "core/validation.hpp"
-#include "ops/align_block_size_shape.hpp"
+#include "core/lora_align_block_size_problem.hpp"
+#include "core/op.hpp"
+#include "ops/align_block_size_sizes.hpp"
+#include "ops/ops.hpp"
 
 namespace tessera {
 namespace {
 
+using core::LoraAlignBlockSizeProblem;
 using core::Validator;
+using namespace lora_align_block_size_schema;
 
-constexpr std::string_view kOp = "lora_align_block_size";
-constexpr core::OutOfMemory kOutOfMemory(kOp);
+constexpr core::OutOfMemory kOutOfMemory("lora_align_block_size");
 
-/// Everything that does not depend on the arrays.
-Status prepare(const LoraAlignBlockSizeShape& shape, const Context& context, Validator* check,
-               LoraAlignBlockSizeSizes* sizes,
-               const core::LoraAlignBlockSizeImplementation** selected) {
-  if (Status s = core::check_context(kOp, context); !s.ok()) return s;
-  AlignBlockSizeSizes row;
-  if (!ops::output_sizes({shape.num_ids, shape.block_size, shape.num_experts, shape.pad_sorted_ids},
-                         check, &row) ||
-      !check->in_range("max_loras", shape.max_loras, 1, kLoraAlignBlockSizeMaxLoras)) {
-    return check->status;
+bool sizes(const LoraAlignBlockSizeArgs& args, std::int64_t* symbols, Validator* check) {
+  const std::int64_t num_ids = symbols[kNumIds];
+  std::int64_t row_capacity = 0;
+  std::int64_t row_blocks = 0;
+  if (!ops::output_sizes({num_ids, args.block_size, args.num_experts, args.pad_sorted_ids}, check,
+                         &row_capacity, &row_blocks)) {
+    return false;
   }
-  std::string why_not;
-  const core::Backend* backend = core::find_backend(context.device.device_type, &why_not);
-  if (backend == nullptr) return core::nothing_to_run(kOp, context, {});
-  const core::LoraAlignBlockSizeImplementation& implementation = backend->lora_align_block_size;
-  if (implementation.max_experts != nullptr &&
-      shape.num_experts > implementation.max_experts(context)) {
-    return core::refuse(StatusCode::kUnsupported, kOp, "num_experts",
-                        "at most " + std::to_string(implementation.max_experts(context)) +
-                            " experts on " + core::to_string(context.device),
-                        std::to_string(shape.num_experts));
-  }
-  *selected = &implementation;
-  *sizes = {row.sorted_token_ids, row.expert_ids, implementation.workspace_bytes(shape)};
-  return {};
-}
-
-/// An output of one row for each adapter.
-bool good_rows(const char* name, const TensorView& view, std::int64_t min_row_length,
-               std::int64_t max_loras, Validator* check) {
-  return check->int32_buffer(name, view, min_row_length * max_loras) &&
-         (view.num_elements % max_loras == 0 ||
-          check->fail(StatusCode::kInvalidValue, std::string(name) + ".num_elements",
-                      "a multiple of " + std::to_string(max_loras) + ", a row for each adapter",
-                      std::to_string(view.num_elements)));
-}
-
-/// One adapter for each token.
-bool good_mapping(const LoraAlignBlockSizeArgs& args, Validator* check) {
-  const std::int64_t num_ids = args.topk_ids.num_elements;
-  if (!check->in_range("top_k", args.top_k, 1, core::kInt32Max)) return false;
   if (num_ids % args.top_k != 0) {
     return check->fail(StatusCode::kInvalidValue, "top_k",
                        "a divisor of topk_ids.num_elements, " + std::to_string(num_ids),
                        std::to_string(args.top_k));
   }
-  return check->int32_array("token_lora_mapping", args.token_lora_mapping, num_ids / args.top_k);
+  symbols[kNumTokens] = num_ids / args.top_k;
+  // Below 2^51: no overflow in 64 bits.
+  symbols[kCapacity] = args.max_loras * row_capacity;
+  symbols[kNumBlocks] = args.max_loras * row_blocks;
+  return true;
 }
 
-bool good_optional_buffer(const char* name, const TensorView& view, std::int64_t min_length,
-                          Validator* check) {
-  return !view.given() || check->int32_buffer(name, view, min_length);
+/// An output of one row for each adapter.
+bool has_equal_rows(const char* name, const TensorView& view, std::int64_t max_loras,
+                    Validator* check) {
+  return view.num_elements % max_loras == 0 ||
+         check->fail(StatusCode::kInvalidValue, std::string(name) + ".num_elements",
+                     "a multiple of " + std::to_string(max_loras) + ", a row for each adapter",
+                     std::to_string(view.num_elements));
 }
 
-core::LoraAlignBlockSizeProblem problem_of(const LoraAlignBlockSizeArgs& args) {
+bool rules(const LoraAlignBlockSizeArgs& args, const std::int64_t*, Validator* check) {
+  return has_equal_rows("sorted_token_ids", args.sorted_token_ids, args.max_loras, check) &&
+         has_equal_rows("expert_ids", args.expert_ids, args.max_loras, check);
+}
+
+LoraAlignBlockSizeProblem make_problem(const LoraAlignBlockSizeArgs& args, const std::int64_t*) {
   const auto int32s = [](const TensorView& view) { return static_cast<std::int32_t*>(view.data); };
-  core::LoraAlignBlockSizeProblem problem{};
+  LoraAlignBlockSizeProblem problem{};
   core::AlignBlockSizeProblem& row = problem.first_row;
   row.topk_ids = args.topk_ids.data;
   row.id_dtype = args.topk_ids.dtype;
@@ -99,51 +79,39 @@ core::LoraAlignBlockSizeProblem problem_of(const LoraAlignBlockSizeArgs& args) {
   return problem;
 }
 
-}  // namespace
-
-Status lora_align_block_size_sizes(const LoraAlignBlockSizeShape& shape, const Context& context,
-                                   LoraAlignBlockSizeSizes* sizes) try {
-  Validator check(kOp, context);
-  LoraAlignBlockSizeSizes result;
-  const core::LoraAlignBlockSizeImplementation* selected = nullptr;
-  if (Status s = prepare(shape, context, &check, &result, &selected); !s.ok()) return s;
-  *sizes = result;
-  return {};
-} catch (...) {
-  return kOutOfMemory.status();
+std::string describe(const LoraAlignBlockSizeProblem& problem) {
+  const core::AlignBlockSizeProblem& row = problem.first_row;
+  return std::to_string(row.num_ids) + " ids, " + std::to_string(row.num_experts) +
+         " experts, block_size " + std::to_string(row.block_size) + ", " +
+         std::to_string(problem.max_loras) + " adapters";
 }
 
-Status lora_align_block_size(const LoraAlignBlockSizeArgs& args, const Context& context) try {
-  Validator check(kOp, context);
-  if (!check.integer_array("topk_ids", args.topk_ids)) return check.status;
-  const LoraAlignBlockSizeShape shape{args.topk_ids.num_elements, args.block_size, args.num_experts,
-                                      args.max_loras, args.pad_sorted_ids};
-  LoraAlignBlockSizeSizes sizes;
-  const core::LoraAlignBlockSizeImplementation* selected = nullptr;
-  if (Status s = prepare(shape, context, &check, &sizes, &selected); !s.ok()) return s;
+constexpr core::Op kOp =
+    core::make_op<LoraAlignBlockSizeArgs, LoraAlignBlockSizeProblem, sizes, make_problem, describe,
+                  rules>(kLoraAlignBlockSizeSchema, kOutOfMemory);
 
-  const core::NamedView outputs[] = {{"sorted_token_ids", args.sorted_token_ids},
-                                     {"expert_ids", args.expert_ids},
-                                     {"num_tokens_post_pad", args.num_tokens_post_pad}};
-  const core::NamedView inputs[] = {{"topk_ids", args.topk_ids},
-                                    {"token_lora_mapping", args.token_lora_mapping},
-                                    {"adapter_enabled", args.adapter_enabled},
-                                    {"lora_ids", args.lora_ids},
-                                    {"expert_map", args.expert_map}};
-  if (!good_mapping(args, &check) ||
-      !good_optional_buffer("adapter_enabled", args.adapter_enabled, args.max_loras, &check) ||
-      !good_optional_buffer("lora_ids", args.lora_ids, 0, &check) ||
-      !check.optional_array("expert_map", args.expert_map, Validator::kInt32, args.num_experts) ||
-      !good_rows("sorted_token_ids", args.sorted_token_ids, sizes.sorted_token_ids, args.max_loras,
-                 &check) ||
-      !good_rows("expert_ids", args.expert_ids, sizes.expert_ids, args.max_loras, &check) ||
-      !check.int32_array("num_tokens_post_pad", args.num_tokens_post_pad, args.max_loras) ||
-      !check.workspace(sizes.workspace_bytes) || !check.no_overlap(outputs, inputs)) {
-    return check.status;
-  }
-  return selected->run(problem_of(args), context);
-} catch (...) {
-  return kOutOfMemory.status();
+}  // namespace
+
+constinit const OpEntry ops::kLoraAlignBlockSize = core::make_entry<LoraAlignBlockSizeArgs, kOp>();
+
+Status lora_align_block_size(const LoraAlignBlockSizeArgs& args, const Context& context) {
+  return core::call(kOp, &args, context);
+}
+
+Status lora_align_block_size_sizes(const LoraAlignBlockSizeShape& shape, const Context& context,
+                                   LoraAlignBlockSizeSizes* sizes) {
+  LoraAlignBlockSizeArgs args;
+  args.topk_ids.num_elements = shape.num_ids;
+  args.top_k = 1;  // which no size depends on
+  args.block_size = shape.block_size;
+  args.num_experts = shape.num_experts;
+  args.max_loras = shape.max_loras;
+  args.pad_sorted_ids = shape.pad_sorted_ids;
+  OpSizes found;
+  if (Status s = core::sizes(kOp, &args, context, &found); !s.ok()) return s;
+  *sizes = {found.symbols[kCapacity] / shape.max_loras, found.symbols[kNumBlocks] / shape.max_loras,
+            found.workspace_bytes};
+  return {};
 }
 
 }  // namespace tessera

@@ -70,6 +70,33 @@ TEST(TensorView, ScalarHasOneElementAndEmptyHasNone) {
   EXPECT_TRUE(empty.contiguous);
 }
 
+TEST(TensorView, KeepsTheFirstAxes) {
+  const TensorView view = view_of({2, 3, 4}, {24, 8, 1});
+  EXPECT_EQ(view.ndim, 3);
+  EXPECT_EQ(std::vector<std::int64_t>(view.shape, view.shape + 3),
+            (std::vector<std::int64_t>{2, 3, 4}));
+  EXPECT_EQ(std::vector<std::int64_t>(view.strides, view.strides + 3),
+            (std::vector<std::int64_t>{24, 8, 1}));
+  const TensorView many = view_of({5, 1, 1, 1, 2}, {}, /*give_strides=*/false);
+  EXPECT_EQ(many.ndim, 5);
+  EXPECT_EQ(many.shape[0], 5);
+  EXPECT_EQ(many.strides[0], 2);
+  EXPECT_EQ(many.num_elements, 10);
+}
+
+TEST(TensorView, IsMadeFromAShape) {
+  float memory[6];
+  const TensorView view = TensorView::of(memory, {kDLFloat, 32, 1}, {2, 3});
+  EXPECT_EQ(view.data, memory);
+  EXPECT_EQ(view.num_elements, 6);
+  EXPECT_EQ(view.ndim, 2);
+  EXPECT_EQ(view.shape[1], 3);
+  EXPECT_EQ(view.strides[0], 3);
+  EXPECT_EQ(view.strides[1], 1);
+  EXPECT_TRUE(view.contiguous);
+  EXPECT_EQ(view.device.device_type, kDLCPU);
+}
+
 template <typename T>
 void expect_view_of_integers() {
   const std::vector<T> elements(5);

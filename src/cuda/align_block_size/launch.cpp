@@ -164,9 +164,9 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
 
 namespace {
 
-/// As the policy sees a shape: the kernels take a group for an expert.
-AlignBlockSizeShape by_groups(const AlignBlockSizeShape& shape) {
-  return {shape.num_ids, shape.block_size, core::num_groups(shape), shape.pad_sorted_ids};
+/// As the policy sees a problem: the kernels take a group for an expert.
+AlignBlockSizeShape by_groups(const AlignBlockSizeProblem& problem) {
+  return {problem.num_ids, problem.block_size, core::num_groups(problem)};
 }
 
 /// The policy's choice for a whole device. A call asks for it several times, a layer for the same
@@ -201,10 +201,9 @@ Plan plan_of(Strategy strategy, const AlignBlockSizeShape& shape, const Context&
 }
 
 template <Strategy kStrategy>
-struct Implementation {
-  static std::size_t workspace_bytes(const AlignBlockSizeShape& with_experts,
-                                     const Context& context) {
-    const AlignBlockSizeShape shape = by_groups(with_experts);
+struct StrategyImplementation {
+  static std::size_t workspace_bytes(const AlignBlockSizeProblem& problem, const Context& context) {
+    const AlignBlockSizeShape shape = by_groups(problem);
     const Choice choice = choice_for(shape, context);
     if (choice.plan.strategy != kStrategy) {
       return plan_for(kStrategy, shape, properties_in(context)).workspace_bytes;
@@ -214,41 +213,42 @@ struct Implementation {
   }
 
   static Status run(const AlignBlockSizeProblem& problem, const Context& context) {
-    const AlignBlockSizeShape shape{problem.num_ids, problem.block_size, problem.num_experts, false,
-                                    problem.filtered_group};
-    return launch(plan_of(kStrategy, by_groups(shape), context), problem, context);
+    return launch(plan_of(kStrategy, by_groups(problem), context), problem, context);
   }
 
-  static const char* refusal(const AlignBlockSizeShape& with_experts, const Context& context,
-                             bool forced) {
-    const AlignBlockSizeShape shape = by_groups(with_experts);
-    if (choice_for(shape, context).plan.strategy == kStrategy) return nullptr;
-    if (!forced) return "the policy picks another for this shape";
-    return limitation(kStrategy, shape, properties_in(context));
+  static Status refusal(const AlignBlockSizeProblem& problem, const Context& context, bool forced) {
+    static constexpr Status::Error kNotPreferred{StatusCode::kUnsupported,
+                                                 "the policy picks another for this shape"};
+    const AlignBlockSizeShape shape = by_groups(problem);
+    if (choice_for(shape, context).plan.strategy == kStrategy) return {};
+    if (!forced) return Status(&kNotPreferred);
+    const char* reason = limitation(kStrategy, shape, properties_in(context));
+    return reason == nullptr ? Status() : Status(StatusCode::kUnsupported, reason);
   }
 
-  static std::string plan(const AlignBlockSizeShape& shape, const Context& context) {
-    return to_string(plan_of(kStrategy, by_groups(shape), context)) +
-           (choice_for(by_groups(shape), context).is_measured
+  static std::string plan(const AlignBlockSizeProblem& problem, const Context& context) {
+    const AlignBlockSizeShape shape = by_groups(problem);
+    return to_string(plan_of(kStrategy, shape, context)) +
+           (choice_for(shape, context).is_measured
                 ? ""
                 : "; a conservative choice: the policy was never measured on such a device");
   }
 
-  static constexpr core::AlignBlockSizeImplementation descriptor(std::string_view name) {
-    return {name, workspace_bytes, run, refusal, plan};
+  static constexpr core::Implementation descriptor(std::string_view name) {
+    return core::implementation<AlignBlockSizeProblem, run, workspace_bytes, refusal, plan>(name);
   }
 };
 
 }  // namespace
 
-std::span<const core::AlignBlockSizeImplementation> align_block_size_implementations() {
-  static constexpr std::array<core::AlignBlockSizeImplementation, kNumStrategies> kAll{
-      Implementation<Strategy::kFew>::descriptor("cuda/few"),
-      Implementation<Strategy::kOneCta>::descriptor("cuda/one_cta"),
-      Implementation<Strategy::kRedundant>::descriptor("cuda/redundant"),
-      Implementation<Strategy::kCluster>::descriptor("cuda/cluster"),
-      Implementation<Strategy::kGrid>::descriptor("cuda/grid"),
-      Implementation<Strategy::kWide>::descriptor("cuda/wide"),
+std::span<const core::Implementation> align_block_size_implementations() {
+  static constexpr std::array<core::Implementation, kNumStrategies> kAll{
+      StrategyImplementation<Strategy::kFew>::descriptor("cuda/few"),
+      StrategyImplementation<Strategy::kOneCta>::descriptor("cuda/one_cta"),
+      StrategyImplementation<Strategy::kRedundant>::descriptor("cuda/redundant"),
+      StrategyImplementation<Strategy::kCluster>::descriptor("cuda/cluster"),
+      StrategyImplementation<Strategy::kGrid>::descriptor("cuda/grid"),
+      StrategyImplementation<Strategy::kWide>::descriptor("cuda/wide"),
   };
   return kAll;
 }

@@ -4,7 +4,8 @@
 #include <span>
 #include <string_view>
 
-#include "core/align_block_size_implementation.hpp"
+#include "core/align_block_size_problem.hpp"
+#include "core/implementation.hpp"
 #include "cuda/align_block_size/kernels.hpp"
 #include "cuda/align_block_size/policy.hpp"
 #include "cuda/driver.hpp"
@@ -13,7 +14,7 @@
 namespace tessera::cuda {
 
 /// One for each strategy. Workspaces may hold anything on entry.
-std::span<const core::AlignBlockSizeImplementation> align_block_size_implementations();
+std::span<const core::Implementation> align_block_size_implementations();
 
 /// Launches `plan`, which must be one that can run the problem's shape, on the context's stream.
 Status launch(const Plan& plan, const core::AlignBlockSizeProblem& problem, const Context& context);

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/batched_align_block_size_problem.hpp"
 #include "core/errors.hpp"
 #include "cuda/batched_align_block_size/kernel.hpp"
 #include "cuda/device.hpp"
@@ -9,6 +10,8 @@
 
 namespace tessera::cuda {
 namespace {
+
+using core::BatchedAlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "batched_align_block_size";
 
@@ -19,18 +22,18 @@ Kernel kernel() {
           .prepared = &prepared};
 }
 
-}  // namespace
+Status refusal(const BatchedAlignBlockSizeProblem& problem, const Context& context, bool) {
+  const std::int64_t max_batches = batched_max_batches(properties_of(context.device.device_id));
+  if (problem.num_batches <= max_batches) return {};
+  return core::refuse(StatusCode::kUnsupported, kOp, "expert_num_tokens.num_elements",
+                      "at most " + std::to_string(max_batches) +
+                          " batches, a word of shared memory each, on " +
+                          core::to_string(context.device),
+                      std::to_string(problem.num_batches));
+}
 
-Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& problem,
-                                const Context& context) {
+Status run(const BatchedAlignBlockSizeProblem& problem, const Context& context) {
   const DeviceProperties& device = properties_of(context.device.device_id);
-  if (problem.num_batches > batched_max_batches(device)) {
-    return core::refuse(StatusCode::kUnsupported, kOp, "expert_num_tokens.num_elements",
-                        "at most " + std::to_string(batched_max_batches(device)) +
-                            " batches, a word of shared memory each, on " +
-                            core::to_string(context.device),
-                        std::to_string(problem.num_batches));
-  }
   const BatchedPlan plan = plan_batched(problem.num_batches, problem.capacity, device);
   BatchedAlignBlockSizeKernelArgs args{};
   args.expert_num_tokens = problem.expert_num_tokens;
@@ -52,6 +55,15 @@ Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& proble
            std::to_string(problem.max_tokens_per_batch) + ", block_size " +
            std::to_string(problem.block_size);
   });
+}
+
+}  // namespace
+
+std::span<const core::Implementation> batched_align_block_size_implementations() {
+  static constexpr core::Implementation kAll[] = {
+      core::implementation<BatchedAlignBlockSizeProblem, run, nullptr, refusal>("cuda/batched"),
+  };
+  return kAll;
 }
 
 Status load_batched_align_block_size_kernel(std::string_view op, int device_id,

@@ -1,17 +1,17 @@
 // The implementation of batched_align_block_size on CUDA devices.
 #pragma once
 
+#include <span>
 #include <string_view>
 
-#include "core/batched_align_block_size_implementation.hpp"
+#include "core/implementation.hpp"
 #include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
 
-/// Puts one kernel into the context's stream.
-Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& problem,
-                                const Context& context);
+/// One, of a single launch.
+std::span<const core::Implementation> batched_align_block_size_implementations();
 
 /// Loads the kernel's code into the current context, which is one of the device.
 Status load_batched_align_block_size_kernel(std::string_view op, int device_id,

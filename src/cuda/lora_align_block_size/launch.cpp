@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/lora_align_block_size_problem.hpp"
 #include "cuda/align_block_size/launch.hpp"
 #include "cuda/device.hpp"
 #include "cuda/launch.hpp"
@@ -18,11 +19,14 @@ using core::LoraAlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "lora_align_block_size";
 
-std::int64_t max_experts(const Context& context) {
-  return max_lora_experts(properties_of(context.device.device_id));
+Status refusal(const LoraAlignBlockSizeProblem& problem, const Context& context, bool) {
+  const std::int64_t max_experts = max_lora_experts(properties_of(context.device.device_id));
+  if (problem.first_row.num_experts <= max_experts) return {};
+  return core::refuse(
+      StatusCode::kUnsupported, kOp, "num_experts",
+      "at most " + std::to_string(max_experts) + " experts on " + core::to_string(context.device),
+      std::to_string(problem.first_row.num_experts));
 }
-
-std::size_t workspace_bytes(const LoraAlignBlockSizeShape&) { return 0; }
 
 Kernel kernel_for(IdWidth width) {
   static std::array<PreparedContexts, kNumIdWidths> prepared;
@@ -65,8 +69,11 @@ Status run(const LoraAlignBlockSizeProblem& problem, const Context& context) {
 
 }  // namespace
 
-core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation() {
-  return {max_experts, workspace_bytes, run};
+std::span<const core::Implementation> lora_align_block_size_implementations() {
+  static constexpr core::Implementation kAll[] = {
+      core::implementation<LoraAlignBlockSizeProblem, run, nullptr, refusal>("cuda/lora"),
+  };
+  return kAll;
 }
 
 Status load_lora_align_block_size_kernels(std::string_view op, int device_id,

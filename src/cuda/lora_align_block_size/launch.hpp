@@ -1,16 +1,17 @@
 // The implementation of lora_align_block_size on CUDA devices.
 #pragma once
 
+#include <span>
 #include <string_view>
 
-#include "core/lora_align_block_size_implementation.hpp"
+#include "core/implementation.hpp"
 #include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
 
-/// One launch, without a workspace.
-core::LoraAlignBlockSizeImplementation lora_align_block_size_implementation();
+/// One, of a single launch without a workspace.
+std::span<const core::Implementation> lora_align_block_size_implementations();
 
 /// Loads the code of its kernels into the current context, which is one of the device.
 Status load_lora_align_block_size_kernels(std::string_view op, int device_id,

@@ -1,11 +1,9 @@
-// What stands between the op lora_align_block_size and its implementations, one a backend.
+// What an implementation of lora_align_block_size takes.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 
-#include "core/align_block_size_implementation.hpp"
-#include "tessera/lora_align_block_size.hpp"
+#include "core/align_block_size_problem.hpp"
 
 namespace tessera::core {
 
@@ -21,13 +19,6 @@ struct LoraAlignBlockSizeProblem {
   bool has_lora_ids;                    ///< else all adapters are in use
   const std::int32_t* lora_ids;
   std::int64_t num_lora_ids;
-};
-
-struct LoraAlignBlockSizeImplementation {
-  /// The most experts that it takes. A null function stands for one without such a limit.
-  std::int64_t (*max_experts)(const Context& context);
-  std::size_t (*workspace_bytes)(const LoraAlignBlockSizeShape& shape);
-  Status (*run)(const LoraAlignBlockSizeProblem& problem, const Context& context);
 };
 
 }  // namespace tessera::core

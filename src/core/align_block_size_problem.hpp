@@ -1,12 +1,9 @@
-// What stands between the op align_block_size and its implementations.
+// What an implementation of align_block_size takes.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <string>
-#include <string_view>
+#include <dlpack/dlpack.h>
 
-#include "tessera/align_block_size.hpp"
+#include <cstdint>
 
 namespace tessera::core {
 
@@ -34,21 +31,9 @@ struct AlignBlockSizeProblem {
   std::int64_t* validation;     ///< null: not asked for
 };
 
-/// One way to run the op. Names read "<backend>/<strategy>".
-struct AlignBlockSizeImplementation {
-  std::string_view name;
-  std::size_t (*workspace_bytes)(const AlignBlockSizeShape& shape, const Context& context);
-  Status (*run)(const AlignBlockSizeProblem& problem, const Context& context);
-  /// Why it leaves this shape to another, null if it does not; `forced`: asked for by name, it
-  /// refuses only what it cannot do. A null function stands for one that takes everything.
-  const char* (*refusal)(const AlignBlockSizeShape& shape, const Context& context, bool forced);
-  /// How it would run this shape, in words. A null function stands for one with nothing to tell.
-  std::string (*plan)(const AlignBlockSizeShape& shape, const Context& context);
-};
-
 /// Groups that pairs can be in, G in the contract.
-inline std::int64_t num_groups(const AlignBlockSizeShape& shape) {
-  return shape.num_experts + (shape.filtered_group ? 1 : 0);
+inline std::int64_t num_groups(const AlignBlockSizeProblem& problem) {
+  return std::int64_t{problem.num_experts} + (problem.filtered_group ? 1 : 0);
 }
 
 }  // namespace tessera::core

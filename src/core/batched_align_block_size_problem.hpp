@@ -1,10 +1,7 @@
-// What stands between the op batched_align_block_size and its implementations.
+// What an implementation of batched_align_block_size takes.
 #pragma once
 
 #include <cstdint>
-
-#include "tessera/context.hpp"
-#include "tessera/status.hpp"
 
 namespace tessera::core {
 
@@ -24,9 +21,5 @@ struct BatchedAlignBlockSizeProblem {
   std::int64_t expert_ids_length;
   std::int32_t* num_tokens_post_pad;
 };
-
-/// A backend's implementation.
-using BatchedAlignBlockSizeFunction = Status (*)(const BatchedAlignBlockSizeProblem& problem,
-                                                 const Context& context);
 
 }  // namespace tessera::core

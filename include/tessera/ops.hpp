@@ -1,0 +1,46 @@
+// Every op by its table: for bindings, tools and tests that serve all ops alike.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "tessera/context.hpp"
+#include "tessera/export.h"
+#include "tessera/schema.hpp"
+#include "tessera/status.hpp"
+
+namespace tessera {
+
+/// What a size query answers.
+struct OpSizes {
+  /// Values of the table's symbols, in its order: the lengths of the outputs among them.
+  std::int64_t symbols[kMaxSymbols] = {};
+  /// For the implementation that the same context selects.
+  std::size_t workspace_bytes = 0;
+};
+
+/// An op whose argument struct is known by its table alone. The functions are the op's own: `args`
+/// points to its argument struct.
+struct OpEntry {
+  const Schema* schema;
+  std::size_t args_bytes;
+  const void* default_args;  ///< an argument struct as its constructor leaves it
+
+  Status (*call)(const void* args, const Context& context) noexcept;
+  /// Reads numbers, data types and lengths of `args`, and no array's memory.
+  Status (*sizes)(const void* args, const Context& context, OpSizes* sizes) noexcept;
+  /// What a call would run and why not the others, fastest first. Reads what `sizes` reads.
+  Status (*explain)(const void* args, const Context& context,
+                    std::vector<ImplementationReport>* reports) noexcept;
+};
+
+/// All ops.
+TESSERA_API std::span<const OpEntry> all_ops() noexcept;
+
+/// The op of that name, or null.
+TESSERA_API const OpEntry* find_op(std::string_view name) noexcept;
+
+}  // namespace tessera

@@ -1,0 +1,244 @@
+// The arguments of an op as one table. Validation with its messages, the bindings, the tests of all
+// arguments and the pages' tables are driven by it; signatures and contracts are written by hand.
+#pragma once
+
+#include <dlpack/dlpack.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <span>
+#include <type_traits>
+
+#include "tessera/tensor_view.hpp"
+
+namespace tessera {
+
+inline constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
+
+/// A set of data types, one bit each.
+using DtypeSet = std::uint32_t;
+
+namespace dtypes {
+
+/// DLPack's code of float8_e4m3fn, which headers older than DLPack 1.1 do not name.
+inline constexpr std::uint8_t kFloat8E4m3Code = 10;
+
+/// A data type of the ops. `name` is what messages, NumPy and torch call it.
+struct Dtype {
+  DLDataType dtype;
+  const char* name;
+};
+
+/// Bit i of a DtypeSet stands for element i.
+inline constexpr Dtype kAll[] = {
+    {{kDLInt, 8, 1}, "int8"},
+    {{kDLUInt, 8, 1}, "uint8"},
+    {{kDLInt, 16, 1}, "int16"},
+    {{kDLUInt, 16, 1}, "uint16"},
+    {{kDLInt, 32, 1}, "int32"},
+    {{kDLUInt, 32, 1}, "uint32"},
+    {{kDLInt, 64, 1}, "int64"},
+    {{kDLUInt, 64, 1}, "uint64"},
+    {{kDLFloat, 16, 1}, "float16"},
+    {{kDLBfloat, 16, 1}, "bfloat16"},
+    {{kDLFloat, 32, 1}, "float32"},
+    {{kDLFloat, 64, 1}, "float64"},
+    {{kFloat8E4m3Code, 8, 1}, "float8_e4m3fn"},
+};
+inline constexpr int kNumDtypes = static_cast<int>(std::size(kAll));
+
+inline constexpr DtypeSet kIntegers = 0xff;
+inline constexpr DtypeSet kInt32 = 1 << 4;
+inline constexpr DtypeSet kInt64 = 1 << 6;
+inline constexpr DtypeSet kFloat16 = 1 << 8;
+inline constexpr DtypeSet kBfloat16 = 1 << 9;
+inline constexpr DtypeSet kFloat32 = 1 << 10;
+inline constexpr DtypeSet kFloat64 = 1 << 11;
+inline constexpr DtypeSet kFloat8E4m3 = 1 << 12;
+
+/// The set of this data type alone; empty where no op takes it.
+constexpr DtypeSet set_of(DLDataType dtype) noexcept {
+  if (dtype.lanes != 1) return 0;
+  const int width = dtype.bits == 8 ? 0 : dtype.bits == 16 ? 1 : dtype.bits == 32 ? 2 : 3;
+  if (dtype.bits != 8 << width) return 0;
+  switch (dtype.code) {
+    case kDLInt:
+      return 1U << (2 * width);
+    case kDLUInt:
+      return 1U << (2 * width + 1);
+    case kDLFloat:
+      return width == 1 ? kFloat16 : width == 2 ? kFloat32 : width == 3 ? kFloat64 : 0;
+    case kDLBfloat:
+      return width == 1 ? kBfloat16 : 0;
+    case kFloat8E4m3Code:
+      return width == 0 ? kFloat8E4m3 : 0;
+    default:
+      return 0;
+  }
+}
+
+}  // namespace dtypes
+
+/// A length that the table names: a constant, or the value of a symbol.
+struct Length {
+  enum class Bound : std::uint8_t {
+    kExactly,  ///< so many elements
+    kAtLeast,  ///< so many or more
+    kGives,    ///< any number up to `constant`: gives the symbol its value
+  };
+
+  Bound bound = Bound::kAtLeast;
+  std::int8_t symbol = -1;  ///< index into Schema::symbols; -1: `constant`
+  std::int64_t constant = 0;
+};
+
+constexpr Length exactly(std::int8_t symbol) { return {Length::Bound::kExactly, symbol, 0}; }
+constexpr Length at_least(std::int8_t symbol) { return {Length::Bound::kAtLeast, symbol, 0}; }
+constexpr Length constantly(std::int64_t length) { return {Length::Bound::kExactly, -1, length}; }
+constexpr Length gives(std::int8_t symbol, std::int64_t most = kInt32Max) {
+  return {Length::Bound::kGives, symbol, most};
+}
+constexpr Length any_length() { return {}; }
+
+/// How large an array is.
+struct Extents {
+  std::int8_t ndim = 0;  ///< axes; 0: any, as `lengths[0]` counts all elements
+  Length lengths[kMaxAxes] = {};
+};
+
+/// An array of any shape, which the op reads in row-major order.
+constexpr Extents flat(Length num_elements) { return {0, {num_elements}}; }
+
+/// An array of as many axes as there are lengths.
+template <typename... Lengths>
+constexpr Extents axes(Lengths... lengths) {
+  static_assert(sizeof...(lengths) <= kMaxAxes);
+  return {sizeof...(lengths), {lengths...}};
+}
+
+/// One argument: an array, a number or a flag. Made by TESSERA_ARGUMENT and the functions below.
+struct Argument {
+  enum class Kind : std::uint8_t { kArray, kInt64, kInt32, kFlag };
+  enum class Role : std::uint8_t { kInput, kOptionalInput, kOutput, kOptionalOutput };
+
+  const char* name = nullptr;
+  Kind kind = Kind::kArray;
+  std::uint32_t offset = 0;  ///< of the member in the op's argument struct
+
+  // Arrays.
+  Role role = Role::kInput;
+  DtypeSet dtypes = 0;
+  std::int8_t same_dtype_as = -1;  ///< index of an earlier argument that it shares its dtype with
+  bool rows_may_be_apart = false;  ///< the last axis is contiguous, the others are as strides say
+  Extents extents;
+  bool gives_symbols = false;  ///< one of the lengths does
+
+  // Numbers.
+  std::int8_t symbol = -1;  ///< that the number gives its value; -1: none
+  std::int64_t low = std::numeric_limits<std::int64_t>::min();
+  std::int64_t high = std::numeric_limits<std::int64_t>::max();
+  /// Index of an array argument: bindings that know its axes give the number as the elements that
+  /// one step along its first axis passes; -1: callers give it.
+  std::int8_t row_length_of = -1;
+
+  constexpr bool is_array() const { return kind == Kind::kArray; }
+  constexpr bool is_output() const {
+    return role == Role::kOutput || role == Role::kOptionalOutput;
+  }
+  constexpr bool is_optional() const {
+    return role == Role::kOptionalInput || role == Role::kOptionalOutput;
+  }
+
+  constexpr Argument input(DtypeSet set, Extents size) const {
+    return array(Role::kInput, set, size);
+  }
+  constexpr Argument optional_input(DtypeSet set, Extents size) const {
+    return array(Role::kOptionalInput, set, size);
+  }
+  constexpr Argument output(DtypeSet set, Extents size) const {
+    return array(Role::kOutput, set, size);
+  }
+  constexpr Argument optional_output(DtypeSet set, Extents size) const {
+    return array(Role::kOptionalOutput, set, size);
+  }
+
+  constexpr Argument with_dtype_of(std::int8_t argument) const {
+    Argument changed = *this;
+    changed.same_dtype_as = argument;
+    return changed;
+  }
+
+  constexpr Argument with_rows_apart() const {
+    Argument changed = *this;
+    changed.rows_may_be_apart = true;
+    return changed;
+  }
+
+  constexpr Argument between(std::int64_t new_low, std::int64_t new_high) const {
+    Argument changed = *this;
+    changed.low = new_low;
+    changed.high = new_high;
+    return changed;
+  }
+
+  constexpr Argument as_row_length_of(std::int8_t argument) const {
+    Argument changed = *this;
+    changed.row_length_of = argument;
+    return changed;
+  }
+
+  constexpr Argument giving(std::int8_t new_symbol) const {
+    Argument changed = *this;
+    changed.symbol = new_symbol;
+    return changed;
+  }
+
+ private:
+  constexpr Argument array(Role new_role, DtypeSet set, Extents size) const {
+    Argument changed = *this;
+    changed.role = new_role;
+    changed.dtypes = set;
+    changed.extents = size;
+    for (const Length& length : size.lengths) {
+      changed.gives_symbols |= length.bound == Length::Bound::kGives;
+    }
+    return changed;
+  }
+};
+
+/// The row of a member of an argument struct, whose type decides the kind.
+template <typename Member>
+constexpr Argument argument(const char* name, std::size_t offset) {
+  Argument row;
+  row.name = name;
+  row.offset = static_cast<std::uint32_t>(offset);
+  if constexpr (std::is_same_v<Member, std::int64_t>) {
+    row.kind = Argument::Kind::kInt64;
+  } else if constexpr (std::is_same_v<Member, std::int32_t>) {
+    row.kind = Argument::Kind::kInt32;
+    row = row.between(std::numeric_limits<std::int32_t>::min(),
+                      std::numeric_limits<std::int32_t>::max());
+  } else if constexpr (std::is_same_v<Member, bool>) {
+    row.kind = Argument::Kind::kFlag;
+  } else {
+    static_assert(std::is_same_v<Member, TensorView>);
+  }
+  return row;
+}
+
+#define TESSERA_ARGUMENT(Args, member) \
+  ::tessera::argument<decltype(Args::member)>(#member, offsetof(Args, member))
+
+/// An op's table. The first argument is an array, whose device the op's arrays share.
+struct Schema {
+  const char* op;
+  std::span<const Argument> arguments;
+  /// What the lengths of this op are called on its page, such as "N" and "capacity".
+  std::span<const char* const> symbols;
+};
+
+/// Symbols that a schema may have.
+inline constexpr std::size_t kMaxSymbols = 8;
+
+}  // namespace tessera

@@ -1,0 +1,12 @@
+// The ops of this folder, each defined in the file of its name.
+#pragma once
+
+#include "tessera/ops.hpp"
+
+namespace tessera::ops {
+
+extern const OpEntry kAlignBlockSize;
+extern const OpEntry kBatchedAlignBlockSize;
+extern const OpEntry kLoraAlignBlockSize;
+
+}  // namespace tessera::ops
