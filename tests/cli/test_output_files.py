@@ -152,7 +152,7 @@ def test_a_file_keeps_its_mode_and_links_their_target() -> None:
     Path("a").chmod(0o640)
     Path("link").symlink_to("a")
     Path("dangling").symlink_to("b")
-    write_files({Path("link"): b"new", Path("dangling"): lambda file: file.write(b"b")})
+    write_files({Path("link"): b"new", Path("dangling"): lambda file: file.write(b"b")}, force=True)
     assert Path("link").is_symlink()
     assert Path("a").read_bytes() == b"new"
     assert stat.S_IMODE(Path("a").stat().st_mode) == 0o640
@@ -165,10 +165,10 @@ def test_a_file_keeps_its_mode_and_links_their_target() -> None:
 
 def test_devices_and_pipes_are_written_to_in_place() -> None:
     check_outputs([Output("--html", Path("/dev/null"))], [], force=False)
-    write_files({Path("/dev/null"): b"a"})
+    write_files({Path("/dev/null"): b"a"}, force=False)
     assert Path("/dev/null").is_char_device()
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'$"):
-        write_files({Path("/dev/full"): b"a"})
+        write_files({Path("/dev/full"): b"a"}, force=False)
 
 
 def test_a_stream_that_leads_to_a_file_is_no_output(folder: Path) -> None:
@@ -192,8 +192,72 @@ def test_a_failure_leaves_neither_files_nor_folders(folder: Path) -> None:
         Path("deep/est/b"): fail,
     }
     with pytest.raises(KeyboardInterrupt):
-        write_files(files)
+        write_files(files, force=True)
     assert content(folder) == before
+
+
+def test_what_comes_during_a_run_is_kept(folder: Path) -> None:
+    """None of the files is written, whichever of them somebody else has made meanwhile."""
+
+    def theirs(file: object) -> None:
+        Path("second").write_text("theirs")
+
+    files: dict[Path, Content] = {
+        Path("new/first"): b"mine",
+        Path("second"): theirs,
+        Path("third"): b"mine",
+    }
+    with pytest.raises(ValueError, match=r"^second: exists already; --force overwrites it$"):
+        write_files(files, force=False)
+    assert Path("second").read_text() == "theirs"
+    assert not Path("new").exists()
+    assert not Path("third").exists()
+    assert not list(folder.rglob(".tessera-*"))
+    write_files({Path("second"): b"mine"}, force=True)
+    assert Path("second").read_text() == "mine"
+
+
+def test_a_move_that_fails_leaves_no_new_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(folder)
+    move = Path.replace
+
+    def fail_once(draft: Path, target: Path) -> Path:
+        if target.name == "second":
+            raise OSError(5, "")
+        return move(draft, target)
+
+    monkeypatch.setattr(Path, "replace", fail_once)
+    with pytest.raises(OSError, match=r"Input/output error: 'second'$"):
+        write_files({Path("first"): b"a", Path("second"): b"b"}, force=False)
+    assert content(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("inspect log.jsonl --html a.html", "a.html"),
+        ("inspect log.jsonl --pictures pictures", "pictures/load.svg"),
+        ("align --tokens 9 --output a.npz", "a.npz"),
+        ("bench --device cpu --tokens 1 --peers none --json a.json", "a.json"),
+        ("bench --device cpu --tokens 1 --peers none --plot a.svg", "a.svg"),
+    ],
+)
+def test_commands_keep_what_comes_during_their_run(
+    arguments: str, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Until `--force` says otherwise."""
+    command = arguments.split()
+    monkeypatch.setattr(f"tessera.cli.{command[0]}.check_outputs", lambda *_, **__: None)
+    Path(name).parent.mkdir(exist_ok=True)
+    Path(name).write_text("theirs")
+    assert main(command) == 2
+    line = f"tessera {command[0]}: {name}: exists already; --force overwrites it\n"
+    assert capsys.readouterr().err == line
+    assert Path(name).read_text() == "theirs"
+    assert main([*command, "--force"]) == 0
+    assert Path(name).read_bytes() != b"theirs"
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ def run(args: argparse.Namespace) -> int:
         saved |= {prefix + name: array for name, array in arrays.items()}
         reports.append(report)
     with working("writing"):
-        write_files({path: lambda file: np.savez(file, **saved) for path in written})
+        write_files(
+            {path: lambda file: np.savez(file, **saved) for path in written}, force=args.force
+        )
 
     if args.json:
         document = {"input": source.title, "note": source.note, "workloads": reports}

@@ -303,9 +303,9 @@ def _written(args: argparse.Namespace, name: str, document: dict[str, Any]) -> l
     written = []
     if args.json is not None:
         path = args.json / name if name else args.json
-        write_files({path: results_text(document).encode()})
+        write_files({path: results_text(document).encode()}, force=args.force)
         written.append(path)
     if args.plot is not None:
-        plot(document, args.plot)
+        plot(document, args.plot, force=args.force)
         written.append(args.plot)
     return written

@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         contents[args.html] = report.html(document)
     if args.pictures is not None:
         contents |= report.pictures(document, args.pictures)
-    write_files(contents)
+    write_files(contents, force=args.force)
     if args.json:
         print(json.dumps(document, indent=2))
     else:

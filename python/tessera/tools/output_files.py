@@ -51,17 +51,24 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: b
         _try_to_write(output)
 
 
-def write_files(contents: Mapping[Path, Content]) -> None:
+def write_files(contents: Mapping[Path, Content], *, force: bool) -> None:
     """Write all of the files or, where one cannot be written, none.
 
     Their readers find the old file or the whole new one. A file that is replaced keeps its mode, a
     link is followed, a device or a pipe is written to, and missing folders are made.
 
+    Args:
+        contents: of each file.
+        force: files that are there may be overwritten. Otherwise each name is taken before its file
+            is moved there, so that none is replaced that came there after `check_outputs`.
+
     Raises:
+        ValueError: a file is there, and is not to be overwritten.
         OSError: a file cannot be written; the error has its name.
     """
     drafts: list[tuple[Path, Path, Path]] = []
     folders: list[Path] = []
+    taken: list[Path] = []
     try:
         for path, content in contents.items():
             with _naming(path):
@@ -80,12 +87,16 @@ def write_files(contents: Mapping[Path, Content]) -> None:
                     os.fsync(file.fileno())
                 if target.exists():
                     draft.chmod(stat.S_IMODE(target.stat().st_mode))
+        if not force:
+            for _, target, path in drafts:
+                _take(target, path)
+                taken.append(target)
         for draft, target, path in drafts:
             with _naming(path):
                 draft.replace(target)
     except BaseException:
-        for draft, _, _ in drafts:
-            draft.unlink(missing_ok=True)
+        for mine in (*taken, *(draft for draft, _, _ in drafts)):
+            mine.unlink(missing_ok=True)
         for folder in reversed(folders):
             with suppress(OSError):  # not empty: others have written to it
                 folder.rmdir()
@@ -120,7 +131,7 @@ def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
     if path.is_file() and (within == "/dev" or within.startswith("/proc/")):
         raise ValueError(f"{option}: expected the file's own name, got {path}, where it is open")
     if path.is_file() and not force:  # a device or a pipe loses nothing
-        raise ValueError(f"{path}: exists already; --force overwrites it")
+        raise _existing(path)
 
 
 def _check_folder(output: Output, inputs: Sequence[Path], force: bool) -> None:
@@ -168,6 +179,19 @@ def _try_to_write(output: Output) -> None:
             draft.open("xb").close()
         finally:
             draft.unlink(missing_ok=True)
+
+
+def _existing(path: Path) -> ValueError:
+    return ValueError(f"{path}: exists already; --force overwrites it")
+
+
+def _take(target: Path, path: Path) -> None:
+    """Make the empty file `target`; refuse if there is one, by the name `path`."""
+    with _naming(path):
+        try:
+            target.open("xb").close()
+        except FileExistsError:
+            raise _existing(path) from None
 
 
 def _draft_beside(path: Path) -> Path:

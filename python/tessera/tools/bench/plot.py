@@ -85,10 +85,10 @@ def _geometric_mean(values: list[float]) -> float:
     return product
 
 
-def plot(document: Mapping[str, Any], path: Path, note: str = "") -> None:
+def plot(document: Mapping[str, Any], path: Path, note: str = "", *, force: bool = True) -> None:
     """Draw the lines, a panel for each method that judges; the same results, the same file.
 
-    `note` goes into the file's description.
+    `note` goes into the file's description. Without `force` a file that is there is not replaced.
     """
     require_matplotlib(path)
     import matplotlib
@@ -142,6 +142,6 @@ def plot(document: Mapping[str, Any], path: Path, note: str = "") -> None:
         figure.savefig(file, format=path.suffix[1:], metadata=metadata, bbox_inches="tight")
 
     try:
-        write_files({path: save})
+        write_files({path: save}, force=force)
     finally:
         pyplot.close(figure)

@@ -32,7 +32,7 @@ def write_html(document: Document, path: Path) -> None:
 
     `document` is what `tessera inspect --json` prints.
     """
-    write_files({path: html(document)})
+    write_files({path: html(document)}, force=True)
 
 
 def write_pictures(document: Document, folder: Path) -> list[Path]:
@@ -42,7 +42,7 @@ def write_pictures(document: Document, folder: Path) -> list[Path]:
     with the model's.
     """
     contents = pictures(document, folder)
-    write_files(contents)
+    write_files(contents, force=True)
     return list(contents)
 
 
