@@ -281,6 +281,17 @@ def test_an_import_that_dies(tmp_path: Path) -> None:
     assert "dies:f cannot be imported: its process died with SIGABRT" in done.stderr
 
 
+def test_the_current_folder_is_left_as_it_is(tmp_path: Path) -> None:
+    """Making a call small leaves none of hypothesis's files, which depend on the program's own."""
+    (tmp_path / "faulty.py").write_bytes((FOLDER / "faulty.py").read_bytes())
+    program = Path(sys.executable).with_name("tessera")
+    command = [program, "verify", "--impl", "faulty:tail_zero", "--cases", "block_7", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert size(only(json.loads(done.stdout), "expert_tail")) == (2, 1, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["faulty.py"]
+
+
 def test_without_hypothesis(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

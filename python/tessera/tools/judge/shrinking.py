@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import HealthCheck, Phase, find, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.errors import HypothesisException
 
 from tessera.tools.judge.call import DEFAULTS, OPTIONS, Call
@@ -43,7 +45,7 @@ def shrink(search: Search, finding: Finding, seed: int, until: float) -> None:
             return False
         return key in search.broken_by(call)
 
-    with contextlib.suppress(TimeUpError):
+    with _files_elsewhere(), contextlib.suppress(TimeUpError):
         # One part at a time, which takes few calls where each costs seconds.
         before = None
         while before is not finding.call:
@@ -54,6 +56,17 @@ def shrink(search: Search, finding: Finding, seed: int, until: float) -> None:
         for few in (False, True):
             if few or finding.call.topk_ids.size > _FEW or finding.call.num_experts > _FEW:
                 _search_near(finding, breaks, few, seed)
+
+
+@contextlib.contextmanager
+def _files_elsewhere() -> Iterator[None]:
+    """Hypothesis keeps what it reads of programs in files: not in the user's current folder."""
+    with tempfile.TemporaryDirectory(prefix="tessera-verify-") as folder:
+        set_hypothesis_home_dir(folder)
+        try:
+            yield
+        finally:
+            set_hypothesis_home_dir(None)  # its default
 
 
 def _search_near(finding: Finding, breaks: Callable[[Call], bool], few: bool, seed: int) -> None:
