@@ -10,7 +10,7 @@ from tessera._device import HOST
 from tessera._frameworks import FRAMEWORKS, exportable
 from tessera._library import Library, load, refusal
 from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_triple
-from tessera.strict import Report
+from tessera.strict import Report, require_flag
 
 _OP = "align_block_size"
 
@@ -142,6 +142,8 @@ def align_eagerly(
         library = load()
         if validate is None:
             validate = library.validate_default
+        elif validate is not False and validate is not True:
+            require_flag(validate)
         # A flag may be NumPy's, which the FFI does not take; most are the default.
         if ignore_invalid_experts is not False:
             ignore_invalid_experts = bool(ignore_invalid_experts)

@@ -66,6 +66,16 @@ class _Place(NamedTuple):
     free: deque[_Place]
 
 
+def require_flag(validate: object) -> None:
+    """Refuse what is neither a flag, of Python or NumPy, nor "now"."""
+    is_scalar = isinstance(validate, int | np.integer | np.bool_ | str)
+    if not is_scalar or validate not in (False, True, "now"):
+        raise ValueError(
+            "align_block_size: validate: expected a bool or 'now' (TESSERA_VALIDATE: 0, 1 or now), "
+            f"got {validate!r}"
+        )
+
+
 class Report:
     """What one call reports, from before the call until it has been read."""
 
@@ -85,14 +95,7 @@ class Report:
                 while a graph is being captured.
             TypeError: there is no way to make memory beside `topk_ids`.
         """
-        if not isinstance(validate, int | np.integer | np.bool_ | str) or validate not in (
-            True,
-            "now",
-        ):
-            raise ValueError(
-                "align_block_size: validate: expected a bool or 'now' (TESSERA_VALIDATE: 0, 1 or "
-                f"now), got {validate!r}"
-            )
+        require_flag(validate)
         self.at_once = validate == "now"
         self.framework = framework
         self.cuda_index = cuda_index

@@ -272,7 +272,16 @@ def test_flags_of_python_and_numpy(validate: Any) -> None:
         tessera.align_block_size(BAD, validate=validate, **OPTIONS)
 
 
-@pytest.mark.parametrize("validate", ["yes", "later", 2, 0.5, [True]], ids=str)
+@pytest.mark.parametrize("validate", [False, 0, np.False_, np.int64(0)], ids=repr)
+def test_flags_that_are_off(validate: Any) -> None:
+    tessera.align_block_size(BAD, validate=validate, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    "validate",
+    ["yes", "later", "", 2, 0.5, 0.0, [True], [], (), {}, np.array([0, 1]), np.float32(0)],
+    ids=repr,
+)
 def test_what_is_no_flag_is_refused(validate: Any) -> None:
     with pytest.raises(ValueError, match="align_block_size: validate: expected a bool or 'now'"):
         tessera.align_block_size(GOOD, validate=validate, **OPTIONS)

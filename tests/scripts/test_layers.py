@@ -32,11 +32,12 @@ def test_this_repository_has_one_direction() -> None:
 
 
 def test_the_table_has_one_direction() -> None:
-    """A layer uses only layers above it in the table, and names each of them rightly."""
+    """A layer uses only layers above it in the table, and every pattern of its files finds some."""
     layers = runpy.run_path(str(SCRIPT))["LAYERS"]
     names = list(layers)
-    for place, (_, uses) in enumerate(layers.values()):
+    for place, (patterns, uses) in enumerate(layers.values()):
         assert set(uses) <= set(names[:place]), names[place]
+        assert all(any(ROOT.glob(pattern)) for pattern in patterns), patterns
 
 
 @pytest.mark.parametrize(
