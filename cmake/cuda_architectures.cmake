@@ -45,5 +45,10 @@ else()
       message(FATAL_ERROR "CMAKE_CUDA_ARCHITECTURES: expected native, all or a list such as "
                           "80-real;90, got '${CMAKE_CUDA_ARCHITECTURES}'")
     endif()
+    string(REGEX MATCH "^[0-9]+" number ${architecture})
+    if(number LESS 80)
+      message(FATAL_ERROR "CMAKE_CUDA_ARCHITECTURES: expected compute capability 8.0 or newer, 80 "
+                          "and above, got '${architecture}'")
+    endif()
   endforeach()
 endif()

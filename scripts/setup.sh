@@ -123,26 +123,36 @@ python_packages() {
 # With the CUDA backend for the GPUs of this machine only, and without where there is none: it takes
 # minutes to compile for others. CUDAARCHS chooses otherwise, for later runs too.
 tessera_package() {
-  local inputs gpus what chosen=$stamps/cudaarchs minutes='two CPU minutes'
+  local inputs gpus what lacking='' chosen=$stamps/cudaarchs minutes='two CPU minutes'
   export CUDAARCHS=${CUDAARCHS:-$(cat "$chosen" 2>/dev/null || echo native)}
-  gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null) || gpus=
+  gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null |
+    awk -F ', ' '$NF >= 8.0') || gpus=
   inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
   inputs+=" $CUDAARCHS ${TESSERA_CUDA:-} $gpus $(command -v nvcc || true)"
   is_fresh package "$inputs" && return
-  command -v c++ >/dev/null || debian_packages g++
+  case ${TESSERA_CUDA:-AUTO} in
+    ON | OFF | AUTO) ;;
+    *) die "TESSERA_CUDA: expected ON, OFF or AUTO, got '$TESSERA_CUDA'" ;;
+  esac
   if [[ ${TESSERA_CUDA:-} == OFF ]]; then
     what='for the CPU, as TESSERA_CUDA=OFF says'
   elif [[ $CUDAARCHS == native && -z $gpus ]]; then
-    what='for the CPU, as there is no NVIDIA GPU here (CUDAARCHS=all builds for every GPU)'
+    lacking='no NVIDIA GPU of compute capability 8.0 or newer here (CUDAARCHS=all builds for every GPU)'
   elif ! command -v nvcc >/dev/null; then
-    what='for the CPU, as there is no nvcc here: to use a GPU install the CUDA toolkit 12.8 or newer'
-    what+=' (https://developer.nvidia.com/cuda-downloads)'
+    lacking='no nvcc here: to use a GPU install the CUDA toolkit 12.8 or newer'
+    lacking+=' (https://developer.nvidia.com/cuda-downloads)'
   else
     what="for the CPU and the CUDA architectures '$CUDAARCHS'"
     minutes='three to six CPU minutes'
   fi
+  if [[ -n $lacking ]]; then
+    [[ ${TESSERA_CUDA:-} != ON ]] ||
+      die "TESSERA_CUDA=ON: the CUDA backend cannot be built: there is $lacking"
+    what="for the CPU, as there is $lacking"
+  fi
+  command -v c++ >/dev/null || debian_packages g++
   say "building Python package tessera $(<VERSION) $what"
   say "compiling takes about $minutes, spread over all cores; it is installed with what it requires"
   pip_install package "$inputs" --verbose .

@@ -102,6 +102,17 @@ def test_unknown_architectures(tmp_path: Path, value: str) -> None:
     assert f"got '{value}'" in said
 
 
+@pytest.mark.parametrize("value", ["75", "90;70-real", "9"])
+def test_architectures_that_are_too_old(tmp_path: Path, value: str) -> None:
+    """The kernels would compile for some of them, and run on none."""
+    env = machine(tmp_path, NO_GPU) | {"CUDAARCHS": value}
+    done = cmake("-P", ROOT / "cmake/cuda_architectures.cmake", env=env)
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())
+    expected = "CMAKE_CUDA_ARCHITECTURES: expected compute capability 8.0 or newer, 80 and above, "
+    assert f"{expected}got '{value.rpartition(';')[2]}'" in said
+
+
 @pytest.mark.parametrize(
     ("options", "why", "remedy"),
     [
