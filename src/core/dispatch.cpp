@@ -86,6 +86,10 @@ Status nothing_to_run(std::string_view op, std::span<const Implementation> candi
   std::string got = "none";
   std::string why_not;
   if (find_backend(context.device.device_type, &why_not) == nullptr) got += "; " + why_not;
+  const std::string& asked_for = environment().implementation;
+  if (!candidates.empty() && context.implementation.empty() && !asked_for.empty()) {
+    got += "; TESSERA_IMPL asks for " + asked_for;
+  }
   for (const ImplementationReport& one : report(candidates, problem, context)) {
     got += "; " + one.name + " " + one.refusal;
   }

@@ -47,7 +47,7 @@ def test_impl_that_is_not_there() -> None:
     assert last_line(done.stderr).startswith(
         "NotImplementedError: align_block_size: implementation: expected one in this build"
     )
-    assert "cpu/quantum" in last_line(done.stderr)
+    assert "; TESSERA_IMPL asks for cpu/quantum; " in last_line(done.stderr)
 
 
 def test_verbose_explains_each_call_in_one_line() -> None:

@@ -162,7 +162,16 @@ TEST_F(EnvironmentDeathTest, ContextGoesBeforeImpl) {
 TEST_F(EnvironmentDeathTest, UnknownImplIsRefused) {
   EXPECT_EXIT(call_and_exit("TESSERA_IMPL", "cpu/magic"),
               testing::ExitedWithCode(static_cast<int>(StatusCode::kUnsupported)),
-              "align_block_size: implementation: expected .*cpu/magic");
+              "align_block_size: implementation: expected .*, got none; TESSERA_IMPL asks for "
+              "cpu/magic; cpu/counting_sort not the implementation asked for, cpu/magic; ");
+}
+
+TEST_F(EnvironmentDeathTest, ImplThatTheContextOverridesIsNotBlamed) {
+  Context context;
+  context.implementation = "cpu/magic";
+  EXPECT_EXIT(call_and_exit("TESSERA_IMPL", "cpu/reference", context),
+              testing::ExitedWithCode(static_cast<int>(StatusCode::kUnsupported)),
+              "got none; cpu/counting_sort not the implementation asked for, cpu/magic; ");
 }
 
 TEST_F(EnvironmentDeathTest, VerboseSaysWhatRunsAndWhyNotTheRest) {
