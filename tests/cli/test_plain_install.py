@@ -91,7 +91,7 @@ def test_commands_that_need_no_extra(arguments: str, shown: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "module", "extra"),
     [
-        ("inspect log.jsonl --html a.html", "jinja2", "report"),
+        ("inspect none.jsonl --html a.html", "jinja2", "report"),
         ("verify --impl json:loads", "hypothesis", "verify"),
         ("bench --device cpu --tokens 1 --plot a.png", "matplotlib", "bench"),
     ],
