@@ -32,7 +32,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "src/cuda/<op>": (("src/cuda/*/*",), CUDA),
     # The descriptor names every op; device.cpp asks whether the code of one op's kernel runs.
     "src/cuda/backend": (("src/cuda/backend.cpp", "src/cuda/device.cpp"), (*CUDA, "src/cuda/<op>")),
-    "src/registry": (("src/registry.cpp",), (*BACKEND, "src/cpu", "src/cuda")),
+    "src/registry": (("src/registry.cpp",), (*BACKEND, "src/ops", "src/cpu", "src/cuda")),
     "src/c_api": (("src/c_api/*",), BACKEND),
     "contract": (("contract/*",), ("include",)),
     "python/ffi": (("python/ffi/*",), ("include", "contract")),
