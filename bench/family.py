@@ -13,7 +13,7 @@ import numpy as np
 
 import tessera
 from tessera.contract import synthetic_topk_ids
-from tessera.tools.bench.contender import Call, native_library
+from tessera.tools.bench.contender import HOST_LIBRARY, Call, native_library
 from tessera.tools.bench.cuda import floor_calls
 from tessera.tools.bench.driver import ContractBrokenError
 from tessera.tools.bench.machine import description
@@ -121,7 +121,7 @@ def place_on(device: str) -> Place:
 
 def host_floor(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
     """Reads the words and writes arrays of the outputs' lengths, in C++."""
-    function = native_library("tessera_bench.so").function("host_seconds")
+    function = native_library(HOST_LIBRARY).function("host_seconds")
     written = [np.empty_like(array) for array in outputs]
     seconds = functools.partial(function, "floor", words, None, *written, 1, 1, 1, 1)
     return {"floor": Call(lambda: seconds(1), seconds)}

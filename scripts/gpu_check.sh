@@ -69,6 +69,9 @@ case $stage in
     say "building for the GPUs here"
     cmake --preset gpu -DCMAKE_CUDA_ARCHITECTURES=native
     cmake --build "$build"
+    cmake --preset bench -DCMAKE_CUDA_ARCHITECTURES=native \
+      -DPython_EXECUTABLE="$(command -v "$python")"
+    cmake --build --preset bench
     say "building for compute capability 8.0 alone"
     cmake --preset gpu -B "$older" -DCMAKE_CUDA_ARCHITECTURES=80
     cmake --build "$older" --target check_align_block_size check_batched_align_block_size \

@@ -339,10 +339,10 @@ def test_one_that_is_faster_than_nothing_is_within_the_noise(
 
 def test_a_chain_without_its_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
-        raise OSError(f"this build has no {name}")
+        raise OSError(f"{name} is missing")
 
     monkeypatch.setattr(methods, "native_library", absent)
-    assert methods.missing("chain") == "this build has no tessera_bench_cuda.so"
+    assert methods.missing("chain") == "tessera_bench_cuda.so is missing"
 
 
 def test_one_that_cannot_be_captured_does_not_stop_the_others(

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import itertools
+import json
 import timeit
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
-import tessera
 from tessera.tools.bench.problem import Problem
 from tessera.tools.bench.shapes import Shape
 
 Kind = Literal["tessera", "peer", "floor", "cost"]
 
+HOST_LIBRARY = "tessera_bench.so"
 CUDA_LIBRARY = "tessera_bench_cuda.so"
+
+# Where scripts/build.sh bench puts them, in a checkout.
+_BUILD = Path("build", "bench")
 
 
 @dataclass(frozen=True)
@@ -89,14 +96,20 @@ def absent(name: str, kind: Kind, reason: str) -> Contender:
 
 
 class NativeLibrary:
-    """A shared object of peers, beside Tessera's own."""
+    """A shared object of peers, from the checkout that this package was installed from."""
 
     def __init__(self, file_name: str) -> None:
         import tvm_ffi
 
-        path = Path(tessera.__file__).with_name("lib") / file_name
+        checkout = _checkout()
+        if checkout is None:
+            raise OSError(
+                f"{file_name} is in no package: in a checkout of Tessera, run scripts/build.sh "
+                "bench and then .venv/bin/tessera bench"
+            )
+        path = checkout / _BUILD / file_name
         if not path.exists():
-            raise OSError(f"this build has no {file_name}")
+            raise OSError(f"{path} is missing: run scripts/build.sh bench in {checkout}")
         self._module = tvm_ffi.load_module(path)
 
     def function(self, name: str, *, release_gil: bool = True) -> Any:
@@ -106,11 +119,19 @@ class NativeLibrary:
         return function
 
 
+def _checkout() -> Path | None:
+    """The folder that pip installed the package from; None if that was a wheel."""
+    text = importlib.metadata.distribution("tessera").read_text("direct_url.json")
+    url = json.loads(text or "{}").get("url", "")
+    path = Path(url2pathname(urlsplit(url).path))
+    return path if url.startswith("file:") and path.is_dir() else None
+
+
 @functools.cache
 def native_library(file_name: str) -> NativeLibrary:
     """A library of peers, loaded the first time.
 
     Raises:
-        OSError: it is not part of this build.
+        OSError: it is not built; the message says how to build it.
     """
     return NativeLibrary(file_name)
