@@ -123,9 +123,6 @@ case $stage in
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"
     "$python" -m tessera bench "${options[@]}"
-    "$python" bench/family.py --device cuda --json "$results/family.json" \
-      ${COMMIT:+--commit "$COMMIT"}
-    "$python" bench/reports.py --json "$results/reports.json" ${COMMIT:+--commit "$COMMIT"}
     "$python" bench/performance_page.py
     ;;
 esac

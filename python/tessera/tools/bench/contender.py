@@ -14,10 +14,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from tessera.tools.bench.problem import Problem
-from tessera.tools.bench.shapes import Shape
-
-Kind = Literal["tessera", "peer", "floor", "cost"]
+Kind = Literal["tessera", "peer", "related", "floor", "cost"]
 
 HOST_LIBRARY = "tessera_bench.so"
 CUDA_LIBRARY = "tessera_bench_cuda.so"
@@ -33,17 +30,21 @@ class Call:
     run: one call; the arrays of its outputs, for the method `chain` also where it is no
         implementation of the op.
     seconds: host time of that many calls.
-    topk_ids: the tensor on a GPU that `run` reads, for the method `chain`; None for all others.
+    source: the tensor on a GPU that `run` reads, for the method `chain`; None for all others.
+    is_aligned: whether `run` gives the three arrays of an alignment op, of which `chain` reads what
+        is in use; of others it reads everything.
     """
 
     run: Callable[[], Any]
     seconds: Callable[[int], float]
-    topk_ids: Any = None
+    source: Any = None
+    is_aligned: bool = True
 
     @staticmethod
-    def of(function: Callable[[], Any], topk_ids: Any = None) -> Call:
+    def of(function: Callable[[], Any], source: Any = None, *, is_aligned: bool = True) -> Call:
         """A call timed by a loop in Python."""
-        return Call(function, lambda number: timeit.timeit(function, number=number), topk_ids)
+        seconds = functools.partial(timeit.timeit, function)
+        return Call(function, lambda number: seconds(number=number), source, is_aligned)
 
     @staticmethod
     def in_turn(calls: Sequence[Call]) -> Call:
@@ -58,26 +59,26 @@ class Contender:
 
     `version` is that of a package of others.
 
-    A floor does what no implementation can do without, and sorts nothing. A cost is what a call
-    from Python takes that does nothing.
+    A related contender is another op that does comparable work. A floor does what no implementation
+    can do without, and computes nothing. A cost is what a call from Python takes that does nothing.
     """
 
     name: str
     kind: Kind
     methods: tuple[str, ...]
-    prepare: Callable[[Problem], Call]
+    prepare: Callable[[Any], Call]
     unavailable: str = ""
     version: str = ""
-    refusal: Callable[[Shape], str] = lambda shape: ""
+    refusal: Callable[[Any], str] = lambda shape: ""
     # For those timed in C++: a call that goes round problems of one shape there.
-    prepare_in_turn: Callable[[Sequence[Problem]], Call] | None = None
+    prepare_in_turn: Callable[[Sequence[Any]], Call] | None = None
 
     @property
     def is_checked(self) -> bool:
         """Whether its outputs are to be judged by the contract."""
         return self.kind in ("tessera", "peer")
 
-    def prepare_all(self, problems: Sequence[Problem]) -> Call:
+    def prepare_all(self, problems: Sequence[Any]) -> Call:
         """A call that goes round these problems of one shape, or has only one."""
         if len(problems) == 1:
             return self.prepare(problems[0])
@@ -89,7 +90,7 @@ class Contender:
 def absent(name: str, kind: Kind, reason: str) -> Contender:
     """A contender that cannot run here."""
 
-    def prepare(problem: Problem) -> Call:
+    def prepare(problem: Any) -> Call:
         raise RuntimeError(f"{name}: {reason}")
 
     return Contender(name, kind, (), prepare, unavailable=reason)
