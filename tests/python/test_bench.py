@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,29 @@ def test_the_report_measures_what_the_page_shows() -> None:
     assert names[0] == "1x8x2/16"
     assert "4096x64x2/128/zipf" in names
     assert names[-1] == "a: 5x8x2/128"
+
+
+def test_l2_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    assert methods.missing("l2") == "triton is not installed"
+    assert methods.missing("graph") == ""
+
+
+def test_l2_is_the_median_of_do_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    testing: Any = types.ModuleType("triton.testing")
+
+    def do_bench(run: Any, *, warmup: int, rep: int, return_mode: str) -> float:
+        assert return_mode == "median"
+        run()
+        return 0.004  # milliseconds
+
+    testing.do_bench = do_bench
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.testing", testing)
+    ran = np.zeros(1, int)
+
+    def run() -> None:
+        ran[0] += 1
+
+    assert methods.l2({"a": Call.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
+    assert ran[0] == 1

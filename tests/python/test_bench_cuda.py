@@ -381,29 +381,3 @@ def test_one_that_cannot_be_captured_does_not_stop_the_others(
     assert times.failures == {
         "bad": "RuntimeError: operation not permitted when stream is capturing"
     }
-
-
-def test_l2_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    assert methods.missing("l2") == "triton is not installed"
-    assert methods.missing("graph") == ""
-
-
-def test_l2_is_the_median_of_do_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    testing: Any = types.ModuleType("triton.testing")
-
-    def do_bench(run: Any, *, warmup: int, rep: int, return_mode: str) -> float:
-        assert return_mode == "median"
-        run()
-        return 0.004  # milliseconds
-
-    testing.do_bench = do_bench
-    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
-    monkeypatch.setitem(sys.modules, "triton.testing", testing)
-    ran = np.zeros(1, int)
-
-    def run() -> None:
-        ran[0] += 1
-
-    assert methods.l2({"a": Call.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
-    assert ran[0] == 1

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from rich.console import Console
 
 import tessera
+from tessera.tools.bench import cuda
 from tessera.tools.bench.calls import CallProblem, call_contenders
 from tessera.tools.bench.contender import Call, Contender
 from tessera.tools.bench.driver import ContractBrokenError, Request, joined, measure
@@ -85,6 +87,42 @@ def test_outputs_that_are_not_written_are_noticed(op: Op) -> None:
     assert idle.violations(outputs) == []
     idle.poison()
     assert idle.violations(idle.call.run()) != []
+
+
+@pytest.mark.parametrize("op", OTHERS, ids=lambda op: op.name)
+def test_contenders_of_a_gpu_on_torch_tensors_of_the_host(
+    op: Op, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = pytest.importorskip("torch")
+    got: list[Any] = []
+
+    class Library:
+        def function(self, name: str, release_gil: bool = True) -> Any:
+            return lambda *arguments: got.append((name, arguments))
+
+    monkeypatch.setattr(cuda, "native_library", lambda file_name: Library())
+    properties = SimpleNamespace(multi_processor_count=4)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    contenders = {one.name: one for one in op.contenders("cuda")}
+    floors = [f"floor/{n}{pdl}" for n in (1, 16, 2, 4, 8) for pdl in ("", "/pdl")]
+    assert list(contenders) == ["tessera", "align_block_size", *floors]
+    assert all({"graph", "chain"} <= set(one.methods) for one in contenders.values())
+    problem: Any = op.make_problem(op.usual_shapes[0], "cpu:0", 0)
+    call = contenders["tessera"].prepare(problem)
+    problem.poison()
+    outputs = call.run()
+    assert problem.violations(outputs) == []
+    assert isinstance(call.source, torch.Tensor)
+    beside = contenders["align_block_size"].prepare(problem)
+    assert beside.source.dtype == torch.int32
+    assert beside.run().num_tokens_post_pad.sum() == outputs.num_tokens_post_pad.sum()
+    floor = contenders["floor/8/pdl"].prepare(problem)
+    written = floor.run()
+    ((name, (words, *arrays, num_ctas, pdl)),) = got
+    assert (name, len(words), num_ctas, pdl) == ("floor", problem.num_words, 8, True)
+    assert words is floor.source
+    assert [id(one) for one in arrays] == [id(one) for one in written]
+    assert [one.shape for one in arrays] == [one.shape for one in outputs]
 
 
 def test_calls_that_report_are_timed_beside_one_that_does_not() -> None:
