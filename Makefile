@@ -18,8 +18,8 @@ test: ## Run all C++ and Python tests; TORCH=none BROWSER=none leave out large d
 
 bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/performance.md
 	@scripts/setup.sh package torch bench
+	@scripts/build.sh bench
 	@.venv/bin/tessera bench --device cpu --preset report --force --json bench/results $(if $(TRACES),--log $(TRACES))
-	@.venv/bin/python bench/family.py --device cpu --json bench/results/cpu_family.json
 	@.venv/bin/python bench/inspection.py --json bench/results/inspection.json
 	@.venv/bin/python bench/performance_page.py
 

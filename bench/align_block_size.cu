@@ -96,23 +96,42 @@ void run_empty_kernel(const TensorView& topk_ids, const TensorView&, const Tenso
   launch("empty_kernel", empty_kernel, 1, 32, 0, stream_of(topk_ids), false);
 }
 
+/// Words of 32 bits in a contiguous array, whose length has to be a multiple of them.
+std::int64_t num_words_of(const TensorView& array) {
+  const std::int64_t bits = array.numel() * array.dtype().bits * array.dtype().lanes;
+  if (bits % 32 != 0) {
+    TVM_FFI_THROW(ValueError) << "expected an array of whole words of 32 bits, got " << bits
+                              << " bits";
+  }
+  return bits / 32;
+}
+
 /// Both arrays have the same length and type.
-void run_write_ids(const TensorView& source, const TensorView& topk_ids) {
-  with_id_type(topk_ids.dtype().bits, [&](auto id) {
-    using Id = decltype(id);
-    write_ids(data_of<const Id>(source), data_of<Id>(topk_ids),
-              static_cast<std::int32_t>(topk_ids.numel()), stream_of(topk_ids));
-  });
+void run_write_input(const TensorView& values, const TensorView& input) {
+  const cudaStream_t stream = stream_of(input);
+  if (input.dtype().bits == 64) {
+    write_input(data_of<const std::int64_t>(values), data_of<std::int64_t>(input),
+                static_cast<std::int32_t>(input.numel()), stream);
+  } else {
+    write_input(data_of<const std::int32_t>(values), data_of<std::int32_t>(input),
+                static_cast<std::int32_t>(num_words_of(input)), stream);
+  }
 }
 
 void run_read_outputs(const TensorView& sorted_token_ids, const TensorView& expert_ids,
                       const TensorView& num_tokens_post_pad) {
+  const auto num_rows = static_cast<std::int32_t>(num_tokens_post_pad.numel());
   const ReadArrays arrays{data_of<const std::int32_t>(sorted_token_ids),
-                          static_cast<std::int32_t>(sorted_token_ids.numel()),
+                          static_cast<std::int32_t>(sorted_token_ids.numel()) / num_rows,
                           data_of<const std::int32_t>(expert_ids),
                           static_cast<std::int32_t>(expert_ids.numel()),
-                          data_of<const std::int32_t>(num_tokens_post_pad)};
+                          data_of<const std::int32_t>(num_tokens_post_pad),
+                          num_rows};
   read_outputs(arrays, stream_of(sorted_token_ids));
+}
+
+void run_read_array(const TensorView& array) {
+  read_array(data_of<const std::int32_t>(array), num_words_of(array), stream_of(array));
 }
 
 }  // namespace
@@ -123,5 +142,6 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(cub_radix, tessera::bench::run_cub_radix)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(cub_radix_workspace_bytes, tessera::bench::cub_radix_workspace_bytes)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(floor, tessera::bench::run_floor)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(empty_kernel, tessera::bench::run_empty_kernel)
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(write_ids, tessera::bench::run_write_ids)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(write_input, tessera::bench::run_write_input)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(read_outputs, tessera::bench::run_read_outputs)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(read_array, tessera::bench::run_read_array)

@@ -12,7 +12,7 @@ import numpy as np
 from tessera._outputs import output_sizes
 from tessera.tools.bench.compositions import numpy_composition as compose_numpy
 from tessera.tools.bench.compositions import torch_composition as compose_torch
-from tessera.tools.bench.contender import native_library
+from tessera.tools.bench.contender import HOST_LIBRARY, native_library
 
 
 def numpy_composition(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
@@ -44,6 +44,6 @@ def _native(name: str, topk_ids: Any, block_size: int, num_experts: int) -> Any:
         raise TypeError(f"{name}: topk_ids: expected int32, got {topk_ids.dtype}")
     num_slots, num_blocks, _ = output_sizes(topk_ids.size, block_size, num_experts, False)
     outputs = tuple(np.empty(length, np.int32) for length in (num_slots, num_blocks, 1))
-    call = native_library("tessera_bench.so").function("host_seconds")
+    call = native_library(HOST_LIBRARY).function("host_seconds")
     call(name, topk_ids, None, *outputs, block_size, num_experts, 2, 1, 1)  # 2 threads, 1 window
     return outputs

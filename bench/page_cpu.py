@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from page_text import bullets, origin, read_results, table, times
+from page_text import bullets, listing, origin, read_results, table, times
 
 from tessera.tools.bench.report import figure
 
@@ -57,12 +57,10 @@ def cpu_section() -> str:
     ]
     calls = read_results("cpu_python.json")
     if calls is not None:
-        (row,) = calls["rows"]
         parts += [
             "## A call from Python, on the CPU\n",
-            "16 tokens, 64 experts, top 2, block 16.\n",
             origin(calls),
-            table(["call", "us"], [[n, f"{us:.2f}"] for n, us in times(row, "eager").items()]),
+            listing(calls, "eager"),
         ]
     return "\n".join(parts)
 

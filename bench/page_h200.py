@@ -6,7 +6,7 @@ from typing import Any
 
 from page_speed import BestPeers, grid_parts, headline_parts
 from page_strategies import strategy_parts
-from page_text import bullets, origin, read_results, table, times
+from page_text import bullets, listing, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
 from tessera.tools.bench.report import figure
@@ -74,7 +74,7 @@ def _skew(verdicts: Verdicts) -> list[str]:
         f"{limit} times the uniform time is allowed.\n",
         origin(result),
         table(["ids", "Tessera", "uniform", "ratio", "verdict"], rows + logs),
-        *verdicts.explained("Missed, and why:"),
+        *verdicts.explained(),
     ]
 
 
@@ -108,7 +108,7 @@ def _variants(verdicts: Verdicts) -> list[str]:
         "map.\n",
         origin(result),
         table(["shape", "Tessera", "int32, no map", "ratio", "verdict"], rows),
-        *verdicts.explained("Missed, and why:"),
+        *verdicts.explained(),
     ]
 
 
@@ -163,9 +163,9 @@ def _eager(verdicts: Verdicts) -> list[str]:
         f"{TARGETS['eager_out_above_empty_kernel_us']['must']} us above an empty kernel. Measured "
         f"before: {_known('eager_us')}.\n",
         origin(result),
-        _listing(result, "eager"),
+        listing(result, "eager"),
         bullets(texts, ""),
-        *verdicts.explained("Missed, and why:"),
+        *verdicts.explained(),
     ]
 
 
@@ -189,9 +189,9 @@ def _cold(verdicts: Verdicts) -> list[str]:
         f"Allowed are {warm['must']} us after `tessera.warmup(device)` (aim {warm['aim']}); the "
         f"aim without it is {cold['aim']}. Measured before: {_known('cold_us')}.\n",
         origin(result),
-        _listing(result, "cold"),
+        listing(result, "cold"),
         bullets(texts, ""),
-        *verdicts.explained("Missed, and why:"),
+        *verdicts.explained(),
     ]
 
 
@@ -201,10 +201,3 @@ def _known(key: str) -> str:
         n: us if not isinstance(us, list) else f"{us[0]} to {us[1]}" for n, us in known.items()
     }
     return "; ".join(f"{name} {us}" for name, us in shown.items())
-
-
-def _listing(result: dict[str, Any], method: str) -> str:
-    measured = [times(row, method) for row in result["rows"]]
-    names = dict.fromkeys(name for us in measured for name in us)
-    rows = [[n, *(figure(us[n]) if n in us else "-" for us in measured)] for n in names]
-    return table(["call", *(row["shape"] for row in result["rows"])], rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from page_text import origin, read_results, table
+from page_text import origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
 from tessera.tools.bench.report import figure
@@ -16,7 +16,7 @@ def reports_section() -> str:
     verdicts = Verdicts()
     rows = []
     for row in result["rows"]:
-        us = row["us"]
+        us = times(row, "graph")
         base = us["nothing"]
         cells = [row["shape"], figure(base), f"{us['expert_counts'] / base:.2f}"]
         for name in ("statistics", "validation"):
@@ -34,6 +34,6 @@ def reports_section() -> str:
             "A call that asks for neither runs kernels that know neither.\n",
             origin(result),
             table([*header, "all three /"], rows),
-            *verdicts.explained("Missed, and why:"),
+            *verdicts.explained(),
         ]
     )

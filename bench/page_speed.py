@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from page_text import best_of_kind, bullets, origin, read_results, table, times
+from page_text import best_of_kind, bullets, compared, origin, read_results, table, times
 from page_verdicts import TARGETS, Verdicts
 
 from tessera.tools.bench.judgement import GPU_METHODS, below_floor
@@ -117,7 +117,7 @@ def headline_parts(verdicts: Verdicts, peers: BestPeers) -> list[str]:
         origin(result),
         *_versions(result),
         table(header, rows),
-        *verdicts.explained("Missed, and why:"),
+        *verdicts.explained(),
         *_breaches(result),
         *_beaten_floors(result),
     ]
@@ -198,9 +198,7 @@ def _beside(
     spread = f" ({figure(row['spread_us']['tessera'][method])})" if method == "chain" else ""
     cells = [figure(ours) + spread]
     for other in (peers.of(result, row, method), best_of_kind(result, row, method, "floor")):
-        cells += (
-            [f"{figure(other[0])} {other[1]}", f"{ours / other[0]:.2f}"] if other else ["-"] * 2
-        )
+        cells += compared(ours, other)
     return cells
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from tessera.tools.bench.judgement import best, speeds
-from tessera.tools.bench.report import kinds_of
+from tessera.tools.bench.report import figure, kinds_of
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -56,3 +58,35 @@ def best_of_kind(
     """The least time of a kind of contender, and whose it is."""
     found = best(times(row, method), kinds_of(result), kind)
     return (found[1], found[0]) if found else None
+
+
+def compared(ours: float | None, other: tuple[float, str] | None) -> list[str]:
+    """Cells of another's time, with its name, and of our time over it."""
+    if other is None:
+        return ["-", "-"]
+    us, name = other
+    return [f"{figure(us)} {name}".rstrip(), "-" if ours is None else f"{ours / us:.2f}"]
+
+
+def listing(result: dict[str, Any], method: str) -> str:
+    """Calls down, shapes across."""
+    measured = [times(row, method) for row in result["rows"]]
+    names = dict.fromkeys(name for us in measured for name in us)
+    rows = [[n, *(figure(us[n]) if n in us else "-" for us in measured)] for n in names]
+    return table(["call", *(row["shape"] for row in result["rows"])], rows)
+
+
+def is_check(description: str | None) -> bool:
+    """Whether the command line of a page's generator asks for a check only."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; fail if the page is out of date"
+    )
+    return bool(parser.parse_args().check)
+
+
+def require_current(is_current: bool, path: Path) -> None:
+    """End a check with the exit code 1 where a file is not what would be written."""
+    if not is_current:
+        name = path.relative_to(RESULTS.parent.parent)
+        sys.exit(f"{name} is out of date: run bench/{Path(sys.argv[0]).name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from page_text import best_of_kind, origin, read_results, table, times
+from page_text import best_of_kind, compared, origin, read_results, table, times
 
 from tessera.tools.bench.report import figure
 
@@ -34,8 +34,7 @@ def tuning_section() -> str:
             floor = best_of_kind(result, row, "graph", "floor")
             cells = [str(row["num_tokens"]), str(row["block_size"]), figure(ours)]
             for other in (peer, floor):
-                assert other is not None
-                cells += [f"{figure(other[0])} {other[1]}", f"{ours / other[0]:.2f}"]
+                cells += compared(ours, other)
             rows.append([*cells, f"{row['num_blocks']:.1f}", f"{row['padding_share']:.0%}"])
         header = ["tokens", "block size", "Tessera", "best peer", "ratio", "floor", "ratio"]
         parts += [f"### {layer}\n", table([*header, "blocks", "padding"], rows)]

@@ -31,7 +31,7 @@ class Verdicts:
             return "aim met"
         return "target met" if "must" in target else "aim missed"
 
-    def explained(self, title: str) -> list[str]:
+    def explained(self) -> list[str]:
         """The misses since the last call, explained; nothing if there are none."""
         misses, self.misses = self.misses, []
-        return [f"{title}\n", bullets(misses, "")] if misses else []
+        return ["Missed, and why:\n", bullets(misses, "")] if misses else []

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
 from typing import Any
 
 from page_cpu import cpu_section
 from page_expert_product import expert_product_section
-from page_family import family_section
 from page_guards import guards_section
 from page_h200 import h200_section
 from page_inspection import inspection_section
+from page_ops import ops_sections
 from page_reports import reports_section
-from page_text import RESULTS, read_results
+from page_text import RESULTS, is_check, read_results, require_current
 from page_tuning import tuning_section
 from page_verdicts import TARGETS
 
@@ -47,7 +45,7 @@ def page() -> str:
         INTRODUCTION,
         h200_section(),
         reports_section(),
-        family_section(),
+        *ops_sections(),
         tuning_section(),
         expert_product_section(),
         inspection_section(),
@@ -85,22 +83,17 @@ def picture_is_current() -> bool:
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail if the page is out of date"
-    )
-    options = parser.parse_args()
+    is_checked = is_check(__doc__)
     text = page()
-    if not options.check:
-        PAGE.write_text(text)
-        if not picture_is_current():
-            from tessera.tools.bench.plot import plot
+    if is_checked:
+        require_current(PAGE.exists() and PAGE.read_text() == text, PAGE)
+        require_current(picture_is_current(), PICTURE)
+        return
+    PAGE.write_text(text)
+    if not picture_is_current():
+        from tessera.tools.bench.plot import plot
 
-            plot(pictured(), PICTURE, note=picture_note() or "")
-    elif not PAGE.exists() or PAGE.read_text() != text:
-        sys.exit(f"{PAGE.relative_to(ROOT)} is out of date: run bench/performance_page.py")
-    elif not picture_is_current():
-        sys.exit(f"{PICTURE.relative_to(ROOT)} is out of date: run bench/performance_page.py")
+        plot(pictured(), PICTURE, note=picture_note() or "")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
-import sys
 from typing import Any
 
-from page_text import RESULTS
+from page_text import RESULTS, is_check, require_current
 
 from tessera.tools.judge.faults import CALLING_RULES
 from tessera.tools.judge.forms import FORMS
@@ -142,17 +140,13 @@ def _origin(one: dict[str, Any]) -> str:
 
 def main() -> None:
     """Write or check the page."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail if the page is out of date"
-    )
-    options = parser.parse_args()
+    is_checked = is_check(__doc__)
     text = PAGE.read_text()
     made = page(text)
-    if not options.check:
+    if is_checked:
+        require_current(made == text, PAGE)
+    else:
         PAGE.write_text(made)
-    elif made != text:
-        sys.exit("docs/verify.md is out of date: run bench/verify_page.py")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,14 @@
 #!/usr/bin/env bash
 # Builds a CMake preset into build/PRESET: scripts/build.sh PRESET
+# The preset bench needs the installed package, and is built for the same GPUs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly preset=$1
 
+if [[ $preset == bench ]]; then
+  scripts/setup.sh package
+  export CUDAARCHS=${CUDAARCHS:-$(<.venv/stamps/cudaarchs)}
+fi
 scripts/setup.sh cxx
 export PATH="$PWD/.venv/bin:$PATH"
 readonly log=build/configure-$preset.log
@@ -17,4 +22,4 @@ if ! cmake --preset "$preset" >"$log" 2>&1; then
   }
 fi
 grep -o 'CUDA backend: .*' "$log" | sed 's/^/build: /'
-cmake --build "build/$preset"
+cmake --build --preset "$preset"

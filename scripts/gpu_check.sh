@@ -69,6 +69,9 @@ case $stage in
     say "building for the GPUs here"
     cmake --preset gpu -DCMAKE_CUDA_ARCHITECTURES=native
     cmake --build "$build"
+    cmake --preset bench -DCMAKE_CUDA_ARCHITECTURES=native \
+      -DPython_EXECUTABLE="$(command -v "$python")"
+    cmake --build --preset bench
     say "building for compute capability 8.0 alone"
     cmake --preset gpu -B "$older" -DCMAKE_CUDA_ARCHITECTURES=80
     cmake --build "$older" --target check_align_block_size check_batched_align_block_size \
@@ -120,9 +123,6 @@ case $stage in
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"
     "$python" -m tessera bench "${options[@]}"
-    "$python" bench/family.py --device cuda --json "$results/family.json" \
-      ${COMMIT:+--commit "$COMMIT"}
-    "$python" bench/reports.py --json "$results/reports.json" ${COMMIT:+--commit "$COMMIT"}
     "$python" bench/performance_page.py
     ;;
 esac

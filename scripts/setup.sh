@@ -127,7 +127,7 @@ tessera_package() {
   export CUDAARCHS=${CUDAARCHS:-$(cat "$chosen" 2>/dev/null || echo native)}
   gpus=$(nvidia-smi --query-gpu=name,compute_cap --format=csv,noheader 2>/dev/null |
     awk -F ', ' '$NF >= 8.0') || gpus=
-  inputs=$(find CMakeLists.txt VERSION pyproject.toml bench cmake contract include python src \
+  inputs=$(find CMakeLists.txt VERSION pyproject.toml cmake contract include python src \
     -type f ! -name '*.pyc' -print0 |
     LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum)
   inputs+=" $CUDAARCHS ${TESSERA_CUDA:-} $gpus $(command -v nvcc || true)"

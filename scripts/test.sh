@@ -15,6 +15,7 @@ esac
 # Any other value is the user's own, of a variable that desktops know.
 [[ ${BROWSER:-} == none ]] || parts+=(browser)
 scripts/setup.sh "${parts[@]}"
+scripts/build.sh bench
 
 export PATH="$PWD/.venv/bin:$PATH"
 readonly results=$PWD/build/test-results

@@ -18,7 +18,7 @@ import pytest
 import tessera
 from tessera.cli import bench
 from tessera.cli.main import main
-from tessera.tools.bench import cpu, driver
+from tessera.tools.bench import cpu, driver, ops
 from tessera.tools.bench.contender import Call
 from tessera.tools.bench.methods import Effort
 from tessera.tools.bench.results import results_text
@@ -181,7 +181,7 @@ def test_report_writes_the_files_of_the_page(
 ) -> None:
     def requests(
         device: str, shapes: list[Shape], windows: dict[Any, Any], *rest: object
-    ) -> dict[str, driver.Request]:
+    ) -> dict[str, list[driver.Request]]:
         assert device == "cpu"
         assert [shape.name for shape in shapes] == [
             "75x9x2/128",
@@ -193,11 +193,53 @@ def test_report_writes_the_files_of_the_page(
         assert windows["log layer 3", 75].shape == (1, 75, 2)
         shapes = product([1], [8], [2])
         effort = Effort(repetitions=1, min_seconds=1e-4)
-        return {"cpu.json": driver.Request("cpu", shapes, ["call"], effort=effort)}
+        return {"cpu.json": [driver.Request("cpu", shapes, ["call"], effort=effort)]}
 
     monkeypatch.setattr(bench, "report_requests", requests)
     assert run("--preset", "report", "--json", tmp_path / "new", "--log", log) == 0
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["cpu.json"]
+
+
+def test_another_op_has_its_own_shapes_and_peers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = results(tmp_path / "a.json", "--op", "lora_align_block_size", "--seed", 3)
+    assert {row["op"] for row in document["rows"]} == {"lora_align_block_size"}
+    assert document["rows"][0]["shape"] == "16x64x8/16, 4 adapters"
+    assert document["seed"] == 3
+    assert document["rows"][0]["violations"] == {}
+    shown = capsys.readouterr().out
+    assert "; lora_align_block_size; commit " in shown
+    header = r"^shape +tessera +align_block_size +floor +/ floor +/ align_block_size$"
+    assert re.search(header, shown, re.MULTILINE)
+    assert re.search(r"^16x64x8/16, 4 adapters( +[\d.]+\*?){5}$", shown, re.MULTILINE)
+
+
+def test_the_preset_outputs_times_what_reports_add(tmp_path: Path) -> None:
+    document = results(tmp_path / "a.json", "--preset", "outputs", "--op", "align_block_size")
+    assert len(document["rows"]) == 22
+    for row in document["rows"]:
+        assert set(row["us"]) == {"nothing", "expert_counts", "statistics", "validation", "all"}
+
+
+def test_results_of_several_ops_are_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    effort = Effort(repetitions=1, min_seconds=0.0)
+    parts = [
+        driver.Request("cpu", op.usual_shapes[:1], ["call"], effort=effort, op=op)
+        for op in list(ops.OPS.values())[1:]
+    ]
+    monkeypatch.setattr(bench, "report_requests", lambda *rest: {"cpu_family.json": parts})
+    assert run("--preset", "report", "--json", tmp_path / "new") == 0
+    written = (tmp_path / "new/cpu_family.json").read_text()
+    assert [row["op"] for row in json.loads(written)["rows"]] == [
+        "batched_align_block_size",
+        "lora_align_block_size",
+    ]
+    shown = capsys.readouterr().out
+    assert shown.index("; batched_align_block_size; ") < shown.index("; lora_align_block_size; ")
+    assert shown.count("cpu_family.json") == 1
 
 
 def test_a_broken_contract_ends_with_1(
@@ -215,7 +257,10 @@ def test_a_broken_contract_ends_with_1(
         return Call(run, call.seconds)
 
     broken = dataclasses.replace(right[0], prepare=wrong)
-    monkeypatch.setattr(driver, "available_contenders", lambda device: [broken, *right[1:]])
+    op = dataclasses.replace(
+        ops.align_block_size.OP, contenders=lambda device: [broken, *right[1:]]
+    )
+    monkeypatch.setitem(ops.OPS, op.name, op)
     assert run("--tokens", 9) == 1
     message = capsys.readouterr().err
     assert message.startswith("tessera bench: tessera/1 breaks the contract on 9x64x2/16: num_")
@@ -239,6 +284,33 @@ def test_a_broken_contract_ends_with_1(
         (["--log", "a.jsonl", "--method", "eager"], "--log: expected no --method beside it"),
         (["--log", "a.jsonl", "--tokens", "3"], "--tokens: expected some of 1, 2, 4, 8, 16, 32"),
         (["--log", "a.jsonl", "--block-size", "4"], "--block-size: expected some of 8, 16, 32"),
+        (["--op", "moe"], "argument --op: invalid choice: 'moe' (choose from"),
+        (
+            ["--op", "lora_align_block_size", "--tokens", "4"],
+            "--op lora_align_block_size: expected no --tokens beside it",
+        ),
+        (
+            ["--op", "batched_align_block_size", "--preset", "grid"],
+            "--preset: expected some of quick with --op batched_align_block_size, got grid",
+        ),
+        (
+            ["--op", "batched_align_block_size", "--preset", "outputs"],
+            "--preset: expected some of quick with --op batched_align_block_size, got outputs",
+        ),
+        (
+            ["--op", "batched_align_block_size", "--plot", "a.png"],
+            "--op batched_align_block_size: expected no --plot beside it",
+        ),
+        (
+            ["--op", "batched_align_block_size", "--log", "a.jsonl"],
+            "--log: expected --op align_block_size, got batched_align_block_size",
+        ),
+        (["--op", "batched_align_block_size", "--method", "eager"], "expected some of call with"),
+        (["--preset", "outputs", "--map", "none"], "--preset outputs: expected no --map beside it"),
+        (
+            ["--preset", "report", "--json", "x", "--op", "align_block_size"],
+            "--preset report: expected no --op beside it",
+        ),
         (["--plot", "a.pdf"], "--plot: expected a .png or .svg file, got a.pdf"),
     ],
 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 import json
 import re
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,11 @@ from rich.console import Console
 
 import tessera
 from tessera.contract import synthetic_topk_ids
-from tessera.tools.bench import cpu, driver, methods
+from tessera.tools.bench import methods
 from tessera.tools.bench.contender import Call, Contender, absent
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
+from tessera.tools.bench.op import Op
+from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.problem import Problem, make_problem
 from tessera.tools.bench.report import print_report
 from tessera.tools.bench.requests import report_requests
@@ -47,11 +51,14 @@ def contender(
     return Contender(name, kind, ("call",), prepare)
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, *contenders: Contender, **options: Any) -> Any:
-    """The only row of a measurement of these contenders, which bring no ratios of their own."""
-    monkeypatch.setattr(driver, "available_contenders", lambda device: list(contenders))
-    monkeypatch.setattr(cpu, "ratios", lambda us: {})
-    document = measure(Request("cpu", [SHAPE], ["call"], **options))
+def only(*contenders: Contender) -> Op:
+    """The op with these contenders, which bring no ratios of their own."""
+    return dataclasses.replace(OP, contenders=lambda device: list(contenders), ratios=lambda us: {})
+
+
+def measured(*contenders: Contender, **options: Any) -> Any:
+    """The only row of a measurement of these contenders."""
+    document = measure(Request("cpu", [SHAPE], ["call"], op=only(*contenders), **options))
     (row,) = document["rows"]
     return row
 
@@ -130,9 +137,8 @@ def test_shifted_arrays_start_where_they_should() -> None:
         make_problem(Shape(16, 8, 2, 16, shift_bytes=2), "cpu", seed=0)
 
 
-def test_times_ratios_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_ratios_and_losses() -> None:
     row = measured(
-        monkeypatch,
         contender("tessera/1", "tessera", 3e-6),
         contender("tessera/2", "tessera", 2e-6),
         contender("peer", "peer", 4e-6),
@@ -145,9 +151,8 @@ def test_times_ratios_and_losses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (row["below_floor"], row["violations"]) == ({}, {})
 
 
-def test_a_floor_that_is_beaten_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_floor_that_is_beaten_is_told() -> None:
     row = measured(
-        monkeypatch,
         contender("tessera/1", "tessera", 0.99e-6),  # within the noise
         contender("peer", "peer", 0.97e-6),
         contender("floor", "floor", 1e-6),
@@ -163,11 +168,8 @@ def unordered(problem: Problem) -> Any:
     return slots, blocks, total
 
 
-def test_a_peer_that_breaks_the_contract_is_timed_all_the_same(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_peer_that_breaks_the_contract_is_timed_all_the_same() -> None:
     row = measured(
-        monkeypatch,
         contender("tessera/1", "tessera", 1e-6),
         contender("peer", "peer", 1e-6, unordered),
     )
@@ -178,37 +180,33 @@ def test_a_peer_that_breaks_the_contract_is_timed_all_the_same(
     assert row["us"]["peer"]["call"] == pytest.approx(1)
 
 
-def test_what_a_contender_does_not_write_is_not_left_from_the_one_before(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_what_a_contender_does_not_write_is_not_left_from_the_one_before() -> None:
     shifted = Shape(16, 8, 2, 16, shift_bytes=0)  # all contenders share the outputs
     idle = contender("idle", "peer", 1e-6, lambda problem: problem.empty_outputs())
     ours = contender("tessera/1", "tessera", 1e-6)
-    monkeypatch.setattr(driver, "available_contenders", lambda device: [ours, idle])
-    monkeypatch.setattr(cpu, "ratios", lambda us: {})
-    (row,) = measure(Request("cpu", [shifted], ["call"]))["rows"]
+    (row,) = measure(Request("cpu", [shifted], ["call"], op=only(ours, idle)))["rows"]
     assert set(row["violations"]) == {"idle"}
 
 
-def test_tessera_has_to_hold_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tessera_has_to_hold_the_contract() -> None:
     with pytest.raises(
         ContractBrokenError, match=r"^tessera/1 breaks the contract on 16x8x2/16: stable_order: "
     ):
-        measured(monkeypatch, contender("tessera/1", "tessera", 1e-6, unordered))
+        measured(contender("tessera/1", "tessera", 1e-6, unordered))
 
 
-def test_peers_are_chosen_by_the_first_part_of_their_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_peers_are_chosen_by_the_first_part_of_their_name() -> None:
     everyone = [
         contender("tessera/1", "tessera", 1e-6),
         contender("peer/1", "peer", 1e-6),
         contender("peer/2", "peer", 1e-6),
         contender("other", "peer", 1e-6),
     ]
-    row = measured(monkeypatch, *everyone, peers=["peer"])
+    row = measured(*everyone, peers=["peer"])
     assert set(row["us"]) == {"tessera/1", "peer/1", "peer/2"}
-    assert set(measured(monkeypatch, *everyone, peers=[])["us"]) == {"tessera/1"}
+    assert set(measured(*everyone, peers=[])["us"]) == {"tessera/1"}
     with pytest.raises(ValueError, match="--peers: expected some of other, peer, got tessera"):
-        measured(monkeypatch, *everyone, peers=["tessera"])
+        measured(*everyone, peers=["tessera"])
 
 
 def test_calls_are_counted_and_interleaved() -> None:
@@ -277,13 +275,9 @@ def test_waiting_for_a_processor_is_counted() -> None:
     assert float(done.stdout) > 0.3
 
 
-def test_a_marked_time_and_what_the_mark_means(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_marked_time_and_what_the_mark_means() -> None:
     ours, peer = contender("tessera/1", "tessera", 3e-6), contender("peer", "peer", 4e-6)
-    monkeypatch.setattr(driver, "available_contenders", lambda device: [ours, peer])
-    monkeypatch.setattr(cpu, "ratios", lambda us: {})
-    document = measure(Request("cpu", [SHAPE], ["call"]))
+    document = measure(Request("cpu", [SHAPE], ["call"], op=only(ours, peer)))
     (row,) = document["rows"]
     for spoiled, mark in (({}, ""), ({"peer": {"call": 0.42}}, "*")):
         row["spoiled"] = spoiled
@@ -310,16 +304,60 @@ def test_the_report_measures_what_the_page_shows() -> None:
         "addresses.json",
         "eager.json",
         "cold.json",
+        "reports.json",
+        "family.json",
     ]
-    assert all(request.commit == "abc" for request in found.values())
-    assert list(found["headline.json"].methods) == ["graph", "chain", "l2"]
-    assert list(found["grid.json"].methods) == ["graph", "chain"]
+    assert all(request.commit == "abc" for of_file in found.values() for request in of_file)
+    assert [len(of_file) for of_file in found.values()] == 8 * [1] + [2]
+    assert list(found["headline.json"][0].methods) == ["graph", "chain", "l2"]
+    assert list(found["grid.json"][0].methods) == ["graph", "chain"]
+    for request, op in zip(found["family.json"], ("batched", "lora"), strict=True):
+        assert request.op.name == f"{op}_align_block_size"
+        assert list(request.methods) == ["graph", "chain"]
+        assert len(request.shapes) == 6
+    (reports,) = found["reports.json"]
+    assert list(reports.methods) == ["graph"]
+    assert [one.name for one in reports.op.contenders("cuda")] == [
+        "nothing",
+        "expert_counts",
+        "statistics",
+        "validation",
+        "all",
+    ]
     assert {"4096x64x2/128", "4096x64x2/128/zipf", "a: 5x8x2/128", "5x8x2/128"} <= {
-        shape.name for shape in found["skew.json"].shapes
+        shape.name for shape in found["skew.json"][0].shapes
     }
-    assert {shape.shift_bytes for shape in found["addresses.json"].shapes} >= {0, 4, 4096}
+    assert {shape.shift_bytes for shape in found["addresses.json"][0].shapes} >= {0, 4, 4096}
     on_cpu = report_requests("cpu", [Shape(5, 8, 2, 128), log], {}, 0, None)
-    names = [shape.name for shape in on_cpu["cpu.json"].shapes]
+    assert list(on_cpu) == ["cpu.json", "cpu_python.json", "cpu_family.json"]
+    assert [list(request.methods) for request in on_cpu["cpu_family.json"]] == 2 * [["call"]]
+    names = [shape.name for shape in on_cpu["cpu.json"][0].shapes]
     assert names[0] == "1x8x2/16"
     assert "4096x64x2/128/zipf" in names
     assert names[-1] == "a: 5x8x2/128"
+
+
+def test_l2_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
+    assert methods.missing("l2") == "triton is not installed"
+    assert methods.missing("graph") == ""
+
+
+def test_l2_is_the_median_of_do_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    testing: Any = types.ModuleType("triton.testing")
+
+    def do_bench(run: Any, *, warmup: int, rep: int, return_mode: str) -> float:
+        assert return_mode == "median"
+        run()
+        return 0.004  # milliseconds
+
+    testing.do_bench = do_bench
+    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
+    monkeypatch.setitem(sys.modules, "triton.testing", testing)
+    ran = np.zeros(1, int)
+
+    def run() -> None:
+        ran[0] += 1
+
+    assert methods.l2({"a": Call.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
+    assert ran[0] == 1

@@ -217,12 +217,12 @@ def test_a_chain_knows_what_native_contenders_read_and_write(
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda device: SimpleNamespace(multi_processor_count=4)
     )
-    (contender,) = [one for one in cuda._native_contenders(torch) if one.name == name]
+    (contender,) = [one for one in cuda._native_contenders() if one.name == name]
     assert "chain" in contender.methods
     call = contender.prepare(on_torch(SHAPES[0]))
     outputs = call.run()
     arguments = [one for one in got[-1] if one is not None]
-    assert arguments[0] is call.topk_ids
+    assert arguments[0] is call.source
     assert [id(one) for one in arguments[1:4]] == [id(one) for one in outputs]
     assert [len(one) for one in outputs] == [
         len(one) for one in on_torch(SHAPES[0]).empty_outputs()
@@ -238,17 +238,22 @@ class FakeNeighbours:
         self.read: list[Any] = []
 
     def function(self, name: str, *, release_gil: bool) -> Any:
-        return {"write_ids": self._write, "read_outputs": self._read}[name]
+        readers = {"read_outputs": self._read, "read_array": self._read_array}
+        return {"write_input": self._write, **readers}[name]
 
-    def _write(self, source: Any, topk_ids: Any) -> None:
-        assert source is not topk_ids
-        np.testing.assert_array_equal(source, topk_ids)
-        self.written.append(topk_ids)
+    def _write(self, values: Any, source: Any) -> None:
+        assert values is not source
+        np.testing.assert_array_equal(values, source)
+        self.written.append(source)
         self.gpu.take(1.0)
 
     def _read(self, slots: Any, blocks: Any, total: Any) -> None:
         self.read.append(slots)
         self.gpu.take(1.0 + 0.5 * len(slots))
+
+    def _read_array(self, array: Any) -> None:
+        self.read.append(array)
+        self.gpu.take(1.0)
 
 
 class Ids(np.ndarray):  # type: ignore[type-arg]
@@ -286,7 +291,7 @@ def test_neighbours_are_taken_off(beside: tuple[FakeGpu, FakeNeighbours]) -> Non
     assert (times.within_noise, times.failures) == ({}, {})
     # Each call's own ids are written; its outputs are those that are read.
     written, read = ({id(one) for one in of} for of in (neighbours.written, neighbours.read))
-    assert written == {id(call.topk_ids) for call in calls.values()}
+    assert written == {id(call.source) for call in calls.values()}
     assert len(neighbours.read) == len(neighbours.written) == 2 * 2 * (3 + 20)
     assert len(read) >= 2
 
@@ -307,6 +312,22 @@ def test_a_chain_reads_the_outputs_of_its_own_calls(
     with_call, without = neighbours.read[:23], neighbours.read[23:]
     assert [id(one) for one in with_call] == [id(one) for one in of_calls]
     assert {id(one) for one in without} == {id(static)}
+
+
+def test_a_chain_reads_every_output_of_an_op_that_aligns_nothing(
+    beside: tuple[FakeGpu, FakeNeighbours],
+) -> None:
+    gpu, neighbours = beside
+    outputs = np.zeros(3), np.zeros(5)
+
+    def run() -> Any:
+        gpu.take(2.0)
+        return outputs
+
+    call = Call.of(run, np.arange(4).view(Ids), is_aligned=False)
+    times = methods.chain({"a": call}, methods.QUICK)
+    assert times.us == pytest.approx({"a": 2.0})
+    assert [len(one) for one in neighbours.read] == 2 * (3 + 20) * [3, 5]
 
 
 def test_a_difference_within_the_noise_is_no_time(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
@@ -339,10 +360,10 @@ def test_one_that_is_faster_than_nothing_is_within_the_noise(
 
 def test_a_chain_without_its_kernels_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> Any:
-        raise OSError(f"this build has no {name}")
+        raise OSError(f"{name} is missing")
 
     monkeypatch.setattr(methods, "native_library", absent)
-    assert methods.missing("chain") == "this build has no tessera_bench_cuda.so"
+    assert methods.missing("chain") == "tessera_bench_cuda.so is missing"
 
 
 def test_one_that_cannot_be_captured_does_not_stop_the_others(
@@ -360,29 +381,3 @@ def test_one_that_cannot_be_captured_does_not_stop_the_others(
     assert times.failures == {
         "bad": "RuntimeError: operation not permitted when stream is capturing"
     }
-
-
-def test_l2_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda package: None)
-    assert methods.missing("l2") == "triton is not installed"
-    assert methods.missing("graph") == ""
-
-
-def test_l2_is_the_median_of_do_bench(monkeypatch: pytest.MonkeyPatch) -> None:
-    testing: Any = types.ModuleType("triton.testing")
-
-    def do_bench(run: Any, *, warmup: int, rep: int, return_mode: str) -> float:
-        assert return_mode == "median"
-        run()
-        return 0.004  # milliseconds
-
-    testing.do_bench = do_bench
-    monkeypatch.setitem(sys.modules, "triton", types.ModuleType("triton"))
-    monkeypatch.setitem(sys.modules, "triton.testing", testing)
-    ran = np.zeros(1, int)
-
-    def run() -> None:
-        ran[0] += 1
-
-    assert methods.l2({"a": Call.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
-    assert ran[0] == 1

@@ -25,7 +25,13 @@ US = {
 
 
 def row(us: dict[str, dict[str, float]], **others: Any) -> dict[str, Any]:
-    known = {"shape": "16x8x2/16", "num_tokens": 16, "top_k": 2, "skew": "uniform"}
+    known = {
+        "op": "align_block_size",
+        "shape": "16x8x2/16",
+        "num_tokens": 16,
+        "top_k": 2,
+        "skew": "uniform",
+    }
     known |= {"dtype": "int32", "map": "none", "shift_bytes": None, "trace": "", "us": us}
     known |= {"spread_us": {name: dict.fromkeys(of, 0.125) for name, of in us.items()}}
     known |= {key: {} for key in ("within_noise", "spoiled", "violations", "refusals", "failures")}

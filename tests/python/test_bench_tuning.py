@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera.tools.bench import cpu, driver
+from tessera.tools.bench import cpu
 from tessera.tools.bench.contender import Call, Contender
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
+from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
 from tessera.tools.bench.shapes import Shape
 from tessera.tools.bench.tuning import layer_names, tuning
@@ -74,10 +76,10 @@ def fake(run: Callable[[Problem], Any], kind: Any = "tessera") -> Contender:
     return Contender("one", kind, ("call",), lambda problem: Call.of(lambda: run(problem)))
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, contender: Contender) -> Any:
-    monkeypatch.setattr(driver, "available_contenders", lambda device: [contender])
-    monkeypatch.setattr(cpu, "ratios", lambda us: {})
-    (row,) = measure(Request("cpu", [SHAPE], ["call"], windows={("a", 4): WINDOWS}))["rows"]
+def measured(contender: Contender) -> Any:
+    op = dataclasses.replace(OP, contenders=lambda device: [contender], ratios=lambda us: {})
+    windows = {("a", 4): WINDOWS}
+    (row,) = measure(Request("cpu", [SHAPE], ["call"], windows=windows, op=op))["rows"]
     return row
 
 
@@ -85,19 +87,19 @@ def align(problem: Problem) -> Any:
     return tessera.align_block_size(problem.topk_ids, **problem.options)
 
 
-def test_every_window_is_checked_and_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_window_is_checked_and_has_its_turn() -> None:
     taken: list[int] = []
 
     def run(problem: Problem) -> Any:
         taken.append(int(problem.topk_ids[0, 0]))
         return align(problem)
 
-    measured(monkeypatch, fake(run))
+    measured(fake(run))
     assert taken[:15] == 3 * [0, 1, 2, 3, 4]  # once to be checked, then in turn
     assert abs(taken.count(0) - taken.count(4)) <= 1
 
 
-def test_what_is_wrong_in_one_window_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_wrong_in_one_window_is_found() -> None:
     def wrong(problem: Problem) -> Any:
         outputs = align(problem)
         if problem.topk_ids[0, 0] == 3:
@@ -105,8 +107,8 @@ def test_what_is_wrong_in_one_window_is_found(monkeypatch: pytest.MonkeyPatch) -
         return outputs
 
     with pytest.raises(ContractBrokenError, match=r"^one breaks the contract on a: 4x8x2/8: "):
-        measured(monkeypatch, fake(wrong))
-    row = measured(monkeypatch, fake(wrong, "peer"))
+        measured(fake(wrong))
+    row = measured(fake(wrong, "peer"))
     assert [message.partition(":")[0] for message in row["violations"]["one"]] == ["block_experts"]
 
 

@@ -1,4 +1,4 @@
-"""tessera bench: time align_block_size beside its peers and the floor."""
+"""tessera bench: time align_block_size, or another op, beside its peers and the floor."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from tessera.cli.inputs import refuse_repeated, require_memory
 from tessera.cli.integers import MAX_INT, seed
 from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
 from tessera.routing_log import read_routing_log
-from tessera.tools.bench.driver import ContractBrokenError, Request, measure
+from tessera.tools.bench.driver import ContractBrokenError, Request, joined, measure
+from tessera.tools.bench.op import AnyShape, Op
+from tessera.tools.bench.ops import OPS
+from tessera.tools.bench.ops.align_block_size import OP, REPORTING
 from tessera.tools.bench.plot import plot, require_drawable
 from tessera.tools.bench.report import print_report
 from tessera.tools.bench.requests import report_requests
@@ -74,6 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add = parser.add_argument
     shown = "(default: %(default)s)"
+    add(
+        "--op",
+        choices=tuple(OPS),
+        help=f"what to time (default: {OP.name}); the others have a list of shapes of their own",
+    )
     lists = parser.add_argument_group("shapes", "Lists are comma-separated; all combinations run.")
     lists.add_argument("--tokens", type=_integers(1), metavar="N,..", help="tokens (default: 4096)")
     lists.add_argument("--experts", type=_integers(1), metavar="E,..", help="(default: 64)")
@@ -91,10 +99,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     lists.add_argument(
         "--preset",
-        choices=(*PRESETS, "report"),
+        choices=(*PRESETS, *REPORTING.presets, "report"),
         help="shapes instead of those lists: quick (the default); headline, the performance page's "
-        "first table; grid, 90 shapes from 2 to 2 million ids; or report: all that the page is "
-        "made of, one file each in the folder --json",
+        "first table; grid, 90 shapes from 2 to 2 million ids; outputs, what expert_counts=, "
+        "statistics= and validate=True add to a call; or report: all that the page is made of, of "
+        "all ops, one file each in the folder --json",
     )
     lists.add_argument(
         "--log",
@@ -150,15 +159,20 @@ def run(args: argparse.Namespace) -> int:
     load_library()
     device = _device(args.device)
     found = None
+    op = _op(args)
     if args.preset == "report":
-        _require_alone("--preset report", args, (*_SHAPE_OPTIONS, "method", "peers", "plot"))
+        _require_alone("--preset report", args, (*_SHAPE_OPTIONS, "op", "method", "peers", "plot"))
         if args.json is None:
             raise ValueError("--preset report: expected --json FOLDER")
         requests = report_requests(device, *_whole_layers(args.log), args.seed, args.commit)
     elif args.log:
         _require_alone("--log", args, _NOT_OF_LOGS)
         found = _inspected(args)
-        requests = {"": _request(args, device, found.shapes, found.windows)}
+        requests = {"": [_request(args, device, op, found.shapes, found.windows)]}
+    elif op is not OPS[OP.name]:
+        special = f"--preset {args.preset}" if op is REPORTING else f"--op {op.name}"
+        _require_alone(special, args, (*_SHAPE_OPTIONS, "plot"))
+        requests = {"": [_request(args, device, op, op.usual_shapes, {})]}
     else:
         methods = _methods(args, device)
         shapes = _shapes(args, methods)
@@ -166,26 +180,43 @@ def run(args: argparse.Namespace) -> int:
             require_memory(shape.num_tokens, shape.top_k, shape.num_experts, shape.block_size)
         if args.plot is not None:
             require_drawable(args.plot, shapes, methods)
-        requests = {"": _request(args, device, shapes, {})}
+        requests = {"": [_request(args, device, op, shapes, {})]}
     # Wider than any table: a terminal that is narrower wraps the lines, and nothing is cut.
     console = Console(highlight=False, markup=False, soft_wrap=True, width=1000)
     try:
-        for name, request in requests.items():
-            document = _measure(request, name)
+        for name, parts in requests.items():
+            documents = [_measure(request, name) for request in parts]
+            document = joined(documents)
             document["command"] = " ".join(["tessera", *sys.argv[1:]])
             if found is not None:
                 found.join(document)
             # Before anything is shown, whose reader may have gone.
             written = _written(args, name, document)
-            if found is None:
-                print_report(console, document)
-            else:
-                print_tuning(console, document)
+            for part in documents:
+                if found is None:
+                    print_report(console, part)
+                else:
+                    print_tuning(console, document)
             tell_written(written, beside_json=False)
     except ContractBrokenError as error:
         print(f"tessera bench: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _op(args: argparse.Namespace) -> Op:
+    """What is timed: an op, or calls of one that only a preset has."""
+    op = OPS[args.op or OP.name]
+    if args.log and op.name != OP.name:
+        raise ValueError(f"--log: expected --op {OP.name}, got {op.name}")
+    if op.name == OP.name and args.preset in REPORTING.presets:
+        return REPORTING
+    if args.preset not in (None, "report", *op.presets):
+        known = ", ".join(op.presets)
+        raise ValueError(
+            f"--preset: expected some of {known} with --op {op.name}, got {args.preset}"
+        )
+    return op
 
 
 def _check_files(args: argparse.Namespace) -> None:
@@ -270,7 +301,8 @@ def _shapes(args: argparse.Namespace, methods: Sequence[str]) -> list[Shape]:
 def _request(
     args: argparse.Namespace,
     device: str,
-    shapes: Sequence[Shape],
+    op: Op,
+    shapes: Sequence[AnyShape],
     windows: Mapping[tuple[str, int], npt.NDArray[np.int32]],
 ) -> Request:
     return Request(
@@ -281,6 +313,7 @@ def _request(
         windows,
         args.seed,
         commit=args.commit,
+        op=op,
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import tessera
 from tessera.cli.main import main
 from tessera.tools.bench import cuda, methods
 from tessera.tools.bench.problem import make_problem
@@ -47,6 +48,33 @@ def test_a_chain_times_every_contender(tmp_path: Path, capsys: pytest.CaptureFix
         assert row["us"]["torch"]["chain"] > 5
     assert {"tessera", "peer", "floor"} <= {kinds[name] for name in document["rows"][0]["us"]}
     assert "the less flattering of graph and chain" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("op", ["batched_align_block_size", "lora_align_block_size"])
+def test_other_ops_are_timed_by_both_methods(
+    op: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.json"
+    assert main(["bench", "--device", "cuda", "--op", op, "--json", str(results)]) == 0
+    for row in json.loads(results.read_text())["rows"]:
+        assert (row["violations"], row["failures"]) == ({}, {})
+        assert row["op"] == op
+        for name in ("tessera", "align_block_size"):
+            assert row["us"][name]["graph"] > 0
+            assert row["spread_us"][name]["chain"] >= 0
+        assert any(name.startswith("floor/") for name in row["us"])
+    assert f"; {op}; commit " in capsys.readouterr().out
+
+
+def test_calls_that_report_are_timed(tmp_path: Path) -> None:
+    results = tmp_path / "results.json"
+    arguments = ["--preset", "outputs", "--method", "graph", "--json", str(results)]
+    assert main(["bench", "--device", "cuda", *arguments]) == 0
+    assert tessera.check(raise_invalid=False) == 0
+    for row in json.loads(results.read_text())["rows"]:
+        assert (row["violations"], row["failures"]) == ({}, {})
+        names = {"nothing", "expert_counts", "statistics", "validation", "all"}
+        assert set(row["us"]) == names
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])

@@ -11,7 +11,14 @@ import numpy as np
 import tessera
 from tessera._library import torch_failure, torch_or_none
 from tessera.tools.bench.compositions import torch_composition
-from tessera.tools.bench.contender import Call, Contender, Kind, absent, native_library
+from tessera.tools.bench.contender import (
+    HOST_LIBRARY,
+    Call,
+    Contender,
+    Kind,
+    absent,
+    native_library,
+)
 from tessera.tools.bench.problem import Problem
 from tessera.tools.bench.shapes import Shape
 from tessera.tools.bench.torch_calls import torch_op_contenders
@@ -19,7 +26,7 @@ from tessera.tools.bench.torch_calls import torch_op_contenders
 
 def contenders() -> list[Contender]:
     """All of them, available or not."""
-    native = native_library("tessera_bench.so")
+    native = native_library(HOST_LIBRARY)
     found = [
         _native("tessera/1", "tessera", "tessera", 1),
         _native("tessera/2", "tessera", "tessera", 2),
@@ -62,7 +69,7 @@ def _native(name: str, kind: Kind, function: str, num_threads: int) -> Contender
     def timed(problem: Problem, topk_ids: Any, num_windows: int) -> Call:
         outputs = problem.empty_outputs()
         host_seconds = functools.partial(
-            native_library("tessera_bench.so").function("host_seconds"),
+            native_library(HOST_LIBRARY).function("host_seconds"),
             function,
             topk_ids,
             problem.expert_map,
@@ -122,7 +129,7 @@ def _costs(torch: Any) -> list[Contender]:
         return make
 
     def empty_call(problem: Problem) -> Callable[[], Any]:
-        native = native_library("tessera_bench.so")
+        native = native_library(HOST_LIBRARY)
         function = native.function("empty_call", release_gil=False)
         arrays = (problem.topk_ids, *problem.empty_outputs())
         return lambda: function(*arrays)

@@ -31,12 +31,11 @@ _TEXTBOOK_EXPERTS = 8192
 
 def contenders() -> list[Contender]:
     """All of them, available or not."""
-    torch = importlib.import_module("torch")
     ours = Contender("tessera", "tessera", _ALL, prepare_tessera)
     out = Contender("tessera, out=", "cost", ("eager",), _prepare_tessera_out)
     torch_peer = Contender("torch", "peer", _ALL, _prepare_torch, refusal=_refuse_shift)
     empties = Contender("three torch.empty", "cost", ("eager",), _prepare_three_empty)
-    peers = [torch_peer, *_native_contenders(torch), _vllm(), _sgl_kernel()]
+    peers = [torch_peer, *_native_contenders(), _vllm(), _sgl_kernel()]
     return [ours, out, *peers, empties, *torch_op_contenders()]
 
 
@@ -77,59 +76,64 @@ def _refuse_shift(shape: Shape) -> str:
     return "" if shape.shift_bytes is None else "allocates its own outputs"
 
 
-def _native_contenders(torch: Any) -> list[Contender]:
-    try:
-        native_library(CUDA_LIBRARY)
-    except OSError as error:
+def _native_contenders() -> list[Contender]:
+    floors = floor_contenders(lambda problem: (problem.topk_ids, problem.empty_outputs()))
+    if why := floors[0].unavailable:
         names: list[tuple[str, Kind]] = [("textbook", "peer"), ("cub_radix", "peer")]
-        names += [("floor", "floor"), ("empty kernel", "cost")]
-        return [absent(name, kind, str(error)) for name, kind in names]
+        empty = absent("empty kernel", "cost", why)
+        return [*(absent(name, kind, why) for name, kind in names), *floors, empty]
 
     def refuse_many_experts(shape: Shape) -> str:
         fits = shape.num_experts <= _TEXTBOOK_EXPERTS
         return "" if fits else f"takes at most {_TEXTBOOK_EXPERTS} experts"
 
-    found = [
+    return [
         Contender("textbook", "peer", _ALL, _prepare_textbook, refusal=refuse_many_experts),
         Contender("cub_radix", "peer", _ALL, _prepare_cub_radix),
         Contender("empty kernel", "cost", _ALL, _prepare_empty_kernel),
+        *floors,
     ]
-    for name, launch in _floor_launches(torch).items():
-        methods = ("graph", "chain", "l2")
-        found.append(Contender(name, "floor", methods, _prepare_floor(*launch)))
-    return found
 
 
-def _floor_launches(torch: Any) -> dict[str, tuple[int, bool]]:
-    """CTAs, and whether with programmatic dependent launch, by the name of the floor."""
-    num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
-    return {
-        f"floor/{num_ctas}" + ("/pdl" if pdl else ""): (num_ctas, pdl)
-        for num_ctas in (1, 16, num_sms // 2, num_sms, 2 * num_sms)
-        for pdl in (False, True)
-    }
+def floor_contenders(arrays_of: Callable[[Any], tuple[Any, tuple[Any, ...]]]) -> list[Contender]:
+    """Floors of five grids, with and without programmatic dependent launch.
 
-
-def _floor_call(ids: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
-    function = native_library(CUDA_LIBRARY).function("floor", release_gil=False)
-    # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
-    ids, outputs = ids.clone(), tuple(array.clone() for array in outputs)
-
-    def run() -> Any:
-        function(ids, *outputs, num_ctas, pdl)
-        return outputs
-
-    return Call.of(run, ids)
-
-
-def floor_calls(words: Any, outputs: tuple[Any, ...]) -> dict[str, Call]:
-    """Every floor, by name: reads int32 words, none negative, and writes arrays such as these."""
+    Args:
+        arrays_of: of a problem, what a floor reads, 32-bit words of which none is negative, and
+            three arrays such as those that it writes.
+    """
+    try:
+        native_library(CUDA_LIBRARY)
+    except OSError as error:
+        return [absent("floor", "floor", str(error))]
     import torch
 
-    return {
-        name: _floor_call(words, outputs, *launch)
-        for name, launch in _floor_launches(torch).items()
-    }
+    num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
+
+    def floor(num_ctas: int, pdl: bool) -> Contender:
+        def prepare(problem: Any) -> Call:
+            return _floor_call(*arrays_of(problem), num_ctas, pdl)
+
+        name = f"floor/{num_ctas}" + ("/pdl" if pdl else "")
+        return Contender(name, "floor", ("graph", "chain", "l2"), prepare)
+
+    return [
+        floor(num_ctas, pdl)
+        for num_ctas in (1, 16, num_sms // 2, num_sms, 2 * num_sms)
+        for pdl in (False, True)
+    ]
+
+
+def _floor_call(words: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
+    function = native_library(CUDA_LIBRARY).function("floor", release_gil=False)
+    # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
+    words, outputs = words.clone(), tuple(array.clone() for array in outputs)
+
+    def run() -> Any:
+        function(words, *outputs, num_ctas, pdl)
+        return outputs
+
+    return Call.of(run, words)
 
 
 def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> Call:
@@ -162,13 +166,6 @@ def _prepare_cub_radix(problem: Problem) -> Call:
     return _with_workspace(
         problem, function, size(ids.size, problem.shape.num_experts, 8 * ids.itemsize)
     )
-
-
-def _prepare_floor(num_ctas: int, pdl: bool) -> Callable[[Problem], Call]:
-    def prepare(problem: Problem) -> Call:
-        return _floor_call(problem.topk_ids, problem.empty_outputs(), num_ctas, pdl)
-
-    return prepare
 
 
 def _prepare_empty_kernel(problem: Problem) -> Call:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera.tools.bench import cpu
 from tessera.tools.bench.cold import cold_times
 from tessera.tools.bench.contender import Contender
 from tessera.tools.bench.judgement import below_floor, judged_methods, less_flattering, speeds
 from tessera.tools.bench.machine import description
 from tessera.tools.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times, missing
-from tessera.tools.bench.problem import Problem, make_problem
+from tessera.tools.bench.op import AnyProblem, AnyShape, Op
+from tessera.tools.bench.ops import align_block_size
 from tessera.tools.bench.shapes import Shape
 
 _DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "chain", "l2", "eager", "cold")}
@@ -30,32 +30,37 @@ class ContractBrokenError(Exception):
 class Request:
     """What to measure.
 
+    shapes: those of the op, as its presets have them.
     peers: None stands for all.
     windows: by the shapes' `trace` and `num_tokens`, the ids of logs, [windows, tokens, top_k]. A
         time is the mean over the windows.
     """
 
     device: str
-    shapes: Sequence[Shape]
+    shapes: Sequence[Any]
     methods: Sequence[str]
     peers: Sequence[str] | None = None
     windows: Mapping[tuple[str, int], npt.NDArray[np.int32]] = field(default_factory=dict)
     seed: int = 0
     effort: Effort = QUICK
     commit: str | None = None
+    op: Op = align_block_size.OP
 
     def check(self, contenders: Sequence[Contender]) -> None:
         """Refuse what makes no sense, before anything takes time."""
+        offered = {method for one in contenders for method in one.methods}
+        known = [method for method in _DEVICE_METHODS[self.device] if method in offered]
         for method in self.methods:
-            if method not in _DEVICE_METHODS[self.device]:
-                known = ", ".join(_DEVICE_METHODS[self.device])
+            if method not in known:
                 raise ValueError(
-                    f"--method: expected some of {known} with --device {self.device}, got {method}"
+                    f"--method: expected some of {', '.join(known)} with --device {self.device}, "
+                    f"got {method}"
                 )
         known_peers = sorted({one.name.partition("/")[0] for one in contenders if _is_peer(one)})
         for name in self.peers or ():
             if name not in known_peers:
-                raise ValueError(f"--peers: expected some of {', '.join(known_peers)}, got {name}")
+                some = f"some of {', '.join(known_peers)}" if known_peers else "none"
+                raise ValueError(f"--peers: expected {some}, got {name}")
 
     def wants(self, contender: Contender) -> bool:
         """Whether a contender is to be measured; all but peers always are."""
@@ -63,18 +68,17 @@ class Request:
             return True
         return contender.name.partition("/")[0] in self.peers
 
+    def problems(self, shape: AnyShape) -> list[AnyProblem]:
+        """The shape's problem, or one for each window of its log."""
+        make = self.op.make_problem
+        if isinstance(shape, Shape) and shape.trace:
+            windows = self.windows[shape.trace, shape.num_tokens]
+            return [make(shape, self.device, self.seed, ids) for ids in windows]
+        return [make(shape, self.device, self.seed)]
+
 
 def _is_peer(contender: Contender) -> bool:
     return contender.kind == "peer"
-
-
-def available_contenders(device: str) -> list[Contender]:
-    """All contenders on a device; those that cannot run say why."""
-    if device == "cpu":
-        return cpu.contenders()
-    from tessera.tools.bench import cuda
-
-    return cuda.contenders()
 
 
 def measure(request: Request, progress: Callable[[str], object] = lambda shape: None) -> Any:
@@ -84,7 +88,7 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
         ValueError: the request makes no sense.
         ContractBrokenError: Tessera's outputs are wrong.
     """
-    everyone = available_contenders(request.device)
+    everyone = request.op.contenders(request.device)
     request.check(everyone)
     wanted = [one for one in everyone if request.wants(one)]
     present = [one for one in wanted if not one.unavailable]
@@ -107,12 +111,18 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
     }
 
 
+def joined(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of several measurements by the same methods, with all their contenders."""
+    contenders = {name: one for each in documents for name, one in each["contenders"].items()}
+    found = [row for each in documents for row in each["rows"]]
+    return {**documents[0], "contenders": contenders, "rows": found}
+
+
 def _measured_row(
-    request: Request, shape: Shape, methods: Sequence[str], present: Sequence[Contender]
+    request: Request, shape: Any, methods: Sequence[str], present: Sequence[Contender]
 ) -> dict[str, Any]:
-    windows: Any = request.windows[shape.trace, shape.num_tokens] if shape.trace else [None]
-    problems = [make_problem(shape, request.device, request.seed, ids) for ids in windows]
-    row: dict[str, Any] = {"shape": shape.name, **dataclasses.asdict(shape)}
+    problems = request.problems(shape)
+    row: dict[str, Any] = {"op": request.op.name, "shape": shape.name, **dataclasses.asdict(shape)}
     refusals = {one.name: why for one in present if (why := one.refusal(shape))}
     runners = [one for one in present if one.name not in refusals]
     found: dict[str, dict[str, dict[str, Any]]] = {
@@ -136,11 +146,12 @@ def _measured_row(
         for key, of_method in dataclasses.asdict(times).items():
             for name, value in of_method.items():
                 found[key].setdefault(name, {})[method] = value
+    request.op.after_shape()
     row |= {**found, "violations": violations, "refusals": refusals}
-    return row | _judgement(found["us"], {one.name: one.kind for one in present})
+    return row | _judgement(request.op, found["us"], {one.name: one.kind for one in present})
 
 
-def _broken_rules(problems: Sequence[Problem], contender: Contender) -> list[str]:
+def _broken_rules(problems: Sequence[AnyProblem], contender: Contender) -> list[str]:
     """What the contender breaks on the first of the problems that it breaks something on."""
     for problem in problems:
         call = contender.prepare(problem)
@@ -155,7 +166,9 @@ def _broken_rules(problems: Sequence[Problem], contender: Contender) -> list[str
     return []
 
 
-def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], times: Times) -> None:
+def _require_ours(
+    shape: AnyShape, method: str, entrants: Sequence[Contender], times: Times
+) -> None:
     for one in entrants:
         if one.kind == "tessera" and one.name in times.failures:
             raise RuntimeError(
@@ -163,12 +176,14 @@ def _require_ours(shape: Shape, method: str, entrants: Sequence[Contender], time
             )
 
 
-def _judgement(us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]) -> dict[str, Any]:
+def _judgement(
+    op: Op, us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
+) -> dict[str, Any]:
     """Ratios of the shape, the less flattering where two methods judge, and beaten floors."""
     ratios = {}
     for kind, name in (("peer", "Tessera / best peer"), ("floor", "Tessera / floor")):
         if (found := less_flattering(us, kinds, kind)) is not None:
             ratios[name] = found
     if "call" in judged_methods(us):
-        ratios |= cpu.ratios(speeds(us, "call"))
+        ratios |= op.ratios(speeds(us, "call"))
     return {"ratios": ratios, "below_floor": below_floor(us, kinds)}

@@ -94,7 +94,7 @@ def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
 
 
 def chain(calls: Mapping[str, Call], effort: Effort) -> Times:
-    """GPU time that a call adds between a kernel that writes its ids and a reader of its outputs.
+    """GPU time that a call adds between a kernel that writes its input and a reader of its outputs.
 
     The same graph without the call is taken off, with the reader on outputs of an earlier call.
     """
@@ -138,10 +138,10 @@ MEANINGS = {
     "graph": f"CUDA graph of {_CALLS_PER_GRAPH} back-to-back calls of the whole Python-level "
     "function, launches hidden behind a sleep of the GPU, L2 warm, median of 2 rounds of 5 to "
     "30 replays",
-    "chain": f"CUDA graph of {_CALLS_PER_GRAPH} times a kernel that writes the ids, the call and a "
-    "kernel that reads its outputs, both launched without programmatic dependent launch, less the "
-    "same graph without the call, L2 warm; difference of medians of as many replays, with their "
-    "interquartile range in brackets",
+    "chain": f"CUDA graph of {_CALLS_PER_GRAPH} times a kernel that writes the input, the call and "
+    "a kernel that reads its outputs, both launched without programmatic dependent launch, less "
+    "the same graph without the call, L2 warm; difference of medians of as many replays, with "
+    "their interquartile range in brackets",
     "l2": "triton's do_bench, L2 flushed before every call, median",
     "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
     "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "
@@ -220,18 +220,26 @@ def _garbage_uncollected() -> Iterator[None]:
 def _with_and_without(call: Call) -> list[Callable[[], Any]]:
     """A call between its neighbours, and its neighbours alone."""
     library = native_library(CUDA_LIBRARY)
-    write = library.function("write_ids", release_gil=False)
-    read = library.function("read_outputs", release_gil=False)
-    source, topk_ids = call.topk_ids.clone(), call.topk_ids
+    write = library.function("write_input", release_gil=False)
+    read_outputs = library.function("read_outputs", release_gil=False)
+    read_array = library.function("read_array", release_gil=False)
+    values, source = call.source.clone(), call.source
     outputs = call.run()
 
+    def read(outputs: Any) -> None:
+        if call.is_aligned:
+            read_outputs(*outputs)
+        else:
+            for array in outputs:
+                read_array(array)
+
     def between() -> None:
-        write(source, topk_ids)
-        read(*call.run())
+        write(values, source)
+        read(call.run())
 
     def alone() -> None:
-        write(source, topk_ids)
-        read(*outputs)
+        write(values, source)
+        read(outputs)
 
     return [between, alone]
 

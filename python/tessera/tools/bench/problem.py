@@ -17,7 +17,7 @@ from tessera.tools.bench.shapes import Shape
 MAX_WINDOWS = 20
 
 # In every word of the outputs before a contender writes them: neither an index nor an expert.
-_POISON = -0x21524111
+POISON = -0x21524111
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Problem:
     def poison(self) -> None:
         """Overwrite the outputs, or the memory that the next call's will be allocated from."""
         for array in self.empty_outputs():
-            array[...] = _POISON
+            array[...] = POISON
 
     def violations(self, outputs: tuple[Any, ...]) -> list[Violation]:
         """What the contract's checker says of these outputs, on any device."""

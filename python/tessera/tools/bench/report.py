@@ -49,7 +49,9 @@ def print_report(console: Console, document: Mapping[str, Any]) -> None:
 def print_head(console: Console, document: Mapping[str, Any]) -> None:
     """Where and on what the results were measured."""
     where = document.get("gpu", document["machine"])
-    console.print(f"{where}; commit {(document['commit'] or 'unknown')[:10]}; us per call")
+    others = {row["op"]: None for row in rows(document) if row["op"] != "align_block_size"}
+    parts = [where, *others, f"commit {(document['commit'] or 'unknown')[:10]}", "us per call"]
+    console.print("; ".join(parts))
 
 
 def print_remarks(console: Console, document: Mapping[str, Any]) -> None:
@@ -68,18 +70,23 @@ def _comparison(document: Mapping[str, Any], method: str) -> Table:
     shown = [
         name
         for name, kind in kinds.items()
-        if kind in ("tessera", "peer")
+        if kind in ("tessera", "peer", "related")
         and any(speeds(r["us"], method).get(name) for r in rows(document))
     ]
+    related = [name for name in shown if kinds[name] == "related"]
+    compared = ["floor", "peer"] if "peer" in kinds.values() or not related else ["floor"]
+    titles = {"floor": "/ floor", "peer": "/ best peer"}
     table = Table("shape", box=None, pad_edge=False, header_style="bold")
-    for name in [*shown, "floor", "/ floor", "/ best peer"]:
+    ratio_titles = [titles[kind] for kind in compared] + [f"/ {name}" for name in related]
+    for name in [*shown, "floor", *ratio_titles]:
         table.add_column(name, justify="right")
     for row in rows(document):
         times = speeds(row["us"], method)
         if not times:
             continue
-        floor = best(times, kinds, "floor")
-        ratios = (ratio(row["us"], kinds, method, kind) for kind in ("floor", "peer"))
+        floor, ours = (best(times, kinds, kind) for kind in ("floor", "tessera"))
+        ratios = [ratio(row["us"], kinds, method, kind) for kind in compared]
+        ratios += [ours[1] / times[name] if ours and name in times else None for name in related]
         wrong = " wrong" if method in row["below_floor"] else ""
         table.add_row(
             row["shape"],

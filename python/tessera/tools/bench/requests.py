@@ -10,7 +10,11 @@ import numpy.typing as npt
 
 from tessera.contract import cases
 from tessera.tools.bench.driver import Request
+from tessera.tools.bench.judgement import GPU_METHODS
 from tessera.tools.bench.methods import THOROUGH
+from tessera.tools.bench.op import Op
+from tessera.tools.bench.ops import OPS
+from tessera.tools.bench.ops.align_block_size import REPORTING
 from tessera.tools.bench.shapes import (
     DTYPES,
     GRID,
@@ -38,19 +42,28 @@ def report_requests(
     windows: Mapping[tuple[str, int], npt.NDArray[np.int32]],
     seed: int,
     commit: str | None,
-) -> dict[str, Request]:
+) -> dict[str, list[Request]]:
     """The requests by the file that their results go to."""
 
     def request(
         shapes: Sequence[Shape], *methods: str, peers: Sequence[str] | None = None
-    ) -> Request:
-        return Request(device, shapes, methods, peers, windows, seed, THOROUGH, commit)
+    ) -> list[Request]:
+        return [Request(device, shapes, methods, peers, windows, seed, THOROUGH, commit)]
 
+    def of_op(op: Op, *methods: str) -> Request:
+        shapes = op.usual_shapes
+        return Request(device, shapes, methods, seed=seed, effort=THOROUGH, commit=commit, op=op)
+
+    family: dict[str, list[Request]] = {}
+    prefix, methods = ("cpu_", ("call",)) if device == "cpu" else ("", GPU_METHODS)
+    for op in list(OPS.values())[1:]:
+        family.setdefault(f"{prefix}{op.results}.json", []).append(of_op(op, *methods))
     if device == "cpu":
         logs = [shape for shape in log_shapes if shape.trace]
         return {
             "cpu.json": request([*_cases(), *logs], "call"),
             "cpu_python.json": request(SIXTEEN_TOKENS[:1], "eager"),
+            **family,
         }
     return {
         "headline.json": request(HEADLINE, "graph", "chain", "l2"),
@@ -64,6 +77,8 @@ def report_requests(
         ),
         "eager.json": request(SIXTEEN_TOKENS, "eager"),
         "cold.json": request([_COLD], "cold", peers=("textbook", "vllm", "sgl_kernel")),
+        f"{REPORTING.results}.json": [of_op(REPORTING, "graph")],
+        **family,
     }
 
 

@@ -1,0 +1,67 @@
+"""The part of the performance page about the ops besides `align_block_size`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from page_text import best_of_kind, compared, origin, read_results, table, times
+
+from tessera.tools.bench.ops import OPS
+from tessera.tools.bench.report import figure, kinds_of
+
+# By the name of the files of results.
+INTRODUCTIONS = {
+    "family": """\
+## The family
+
+**align_block_size** is a call of the main op that gives the same tokens to the same groups. For
+batches, it has to find out the groups that the op gets as counts; for adapters, it takes each
+expert of each adapter as an expert of its own. **Floor** reads as many bytes as the op and writes
+as many, and computes nothing; on a GPU it is the best of several grids, with and without
+programmatic dependent launch, and on the CPU a loop in C++, while the ops are called from Python.
+"""
+}
+
+FILES = {"On the NVIDIA H200": "h200/{}.json", "On the CPU": "cpu_{}.json"}
+
+
+def ops_sections() -> list[str]:
+    """A section for each file of results that ops share, as far as they were measured."""
+    names = dict.fromkeys(op.results for op in OPS.values() if op.results)
+    return [section for name in names if (section := _section(name))]
+
+
+def _section(name: str) -> str:
+    parts = []
+    for title, path in FILES.items():
+        result = read_results(path.format(name))
+        if result is None:
+            continue
+        parts += [f"### {title}\n", origin(result)]
+        for method in result["methods"]:
+            if len(result["methods"]) > 1:
+                parts.append(f"By {method}:\n")
+            parts.append(_table(result, method))
+    return "\n".join([INTRODUCTIONS.get(name, f"## {name}\n"), *parts]) if parts else ""
+
+
+def _table(result: dict[str, Any], method: str) -> str:
+    """Tessera beside related ops, the best peer where there are peers, and the floor."""
+    kinds = kinds_of(result)
+    related = [name for name, kind in kinds.items() if kind == "related"]
+    others = ["peer", "floor"] if "peer" in kinds.values() else ["floor"]
+    rows = []
+    for row in result["rows"]:
+        us = times(row, method)
+        ours = us.get("tessera")
+        cells = [f"{row['op']} {row['shape']}", "-" if ours is None else figure(ours)]
+        for name in related:
+            cells += compared(ours, (us[name], "") if name in us else None)
+        for kind in others:
+            cells += compared(ours, best_of_kind(result, row, method, kind))
+        rows.append(cells)
+    titles = {"peer": "best peer", "floor": "floor"}
+    names = [*related, *(titles[kind] for kind in others)]
+    return table(
+        ["op and shape", "us", *(cell for name in names for cell in (name, "ratio"))], rows
+    )

@@ -1,0 +1,6 @@
+# Finds tvm_ffi in the Python that is first on the PATH, or is Python_EXECUTABLE.
+find_package(Python COMPONENTS Interpreter REQUIRED)
+execute_process(COMMAND ${Python_EXECUTABLE} -m tvm_ffi.config --cmakedir
+                OUTPUT_VARIABLE tvm_ffi_ROOT OUTPUT_STRIP_TRAILING_WHITESPACE
+                COMMAND_ERROR_IS_FATAL ANY)
+find_package(tvm_ffi CONFIG REQUIRED)

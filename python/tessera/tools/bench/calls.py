@@ -1,0 +1,81 @@
+"""Ops that are timed as Python calls, on either device: one problem and its contenders for all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tessera.contract import Violation
+from tessera.tools.bench.contender import HOST_LIBRARY, Call, Contender, native_library
+from tessera.tools.bench.problem import POISON
+
+_GPU_METHODS = ("graph", "chain", "l2", "eager")
+
+
+@dataclass(frozen=True)
+class CallProblem:
+    """A call of an op on the arrays of a shape, and the calls beside it.
+
+    judge: what the op's checker says of the call's outputs.
+    others: calls of peers and of related ops, by the name of the contender.
+    num_words: words of 32 bits that the op reads, for the floor.
+    """
+
+    shape: Any
+    device: str
+    call: Call
+    judge: Callable[[tuple[Any, ...]], list[Violation]]
+    others: Mapping[str, Call]
+    num_words: int
+
+    def poison(self) -> None:
+        """Overwrite the outputs of a call, whose memory the next call is likely to get."""
+        for array in self.call.run():
+            array[...] = POISON
+
+    def violations(self, outputs: tuple[Any, ...]) -> list[Violation]:
+        """What the op's checker says of these outputs."""
+        return self.judge(outputs)
+
+    def floor_arrays(self) -> tuple[Any, tuple[Any, ...]]:
+        """As many words as the op reads, none negative, and arrays such as it writes."""
+        return placed(np.zeros(self.num_words, np.int32), self.device), self.call.run()
+
+
+def placed(array: Any, device: str) -> Any:
+    """A NumPy array where a call on the device wants it."""
+    if device == "cpu":
+        return array
+    import torch
+
+    return torch.from_numpy(array).to(device)
+
+
+def call_contenders(device: str, *related: str) -> list[Contender]:
+    """Tessera, related ops that each problem has a call of, and the floor."""
+    methods = ("call",) if device == "cpu" else _GPU_METHODS
+    ours = Contender("tessera", "tessera", methods, lambda problem: problem.call)
+    beside = [Contender(name, "related", methods, _other(name)) for name in related]
+    if device == "cpu":
+        floors = [Contender("floor", "floor", methods, _host_floor)]
+    else:
+        from tessera.tools.bench.cuda import floor_contenders
+
+        floors = floor_contenders(CallProblem.floor_arrays)
+    return [ours, *beside, *floors]
+
+
+def _other(name: str) -> Callable[[CallProblem], Call]:
+    return lambda problem: problem.others[name]
+
+
+def _host_floor(problem: CallProblem) -> Call:
+    words, outputs = problem.floor_arrays()
+    function = native_library(HOST_LIBRARY).function("host_seconds")
+    written = [np.empty_like(array) for array in outputs]
+    seconds = functools.partial(function, "floor", words, None, *written, 1, 1, 1, 1)
+    return Call(lambda: seconds(1), seconds)
