@@ -1,9 +1,9 @@
 #include "align_block_size_cases.hpp"
 
 #include <algorithm>
-#include <charconv>
 #include <string_view>
 
+#include "random_case.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
@@ -172,21 +172,6 @@ class JsonObject {
   std::string text_ = "{";
 };
 
-constexpr std::string_view kRandomPrefix = "random:";
-
-/// Reads "<seed>:<max_ids>".
-std::optional<Case> random_case_from(std::string_view text) {
-  std::uint64_t seed = 0;
-  std::int64_t max_ids = 0;
-  const char* const end = text.data() + text.size();
-  const auto first = std::from_chars(text.data(), end, seed);
-  if (first.ec != std::errc() || first.ptr == end || *first.ptr != ':') return std::nullopt;
-  const auto second = std::from_chars(first.ptr + 1, end, max_ids);
-  if (second.ec != std::errc() || second.ptr != end) return std::nullopt;
-  if (max_ids < 0 || max_ids > kMaxRandomIds) return std::nullopt;
-  return random_align_block_size_case(seed, max_ids);
-}
-
 /// Draws some arguments of a random case again, from their whole range as far as memory goes: the
 /// first draw stays with what users run. It comes last, so that other cases stay as they are.
 void widen(Case* c, std::int64_t num_ids, RandomNumbers& random) {
@@ -219,7 +204,7 @@ std::span<const AlignBlockSizeCase> align_block_size_cases() {
 AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t max_ids) {
   RandomNumbers random(seed);
   Case c;
-  c.name = std::string(kRandomPrefix) + std::to_string(seed) + ":" + std::to_string(max_ids);
+  c.name = random_case_name(seed, max_ids);
   const std::int64_t num_ids = random.magnitude_below(max_ids + 1);
   c.top_k = 1 + random.magnitude_below(16);
   c.num_tokens = num_ids / c.top_k;
@@ -247,7 +232,9 @@ AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t
 }
 
 std::optional<AlignBlockSizeCase> find_case(std::string_view name) {
-  if (name.starts_with(kRandomPrefix)) return random_case_from(name.substr(kRandomPrefix.size()));
+  if (const auto random = find_random_case(name)) {
+    return random_align_block_size_case(random->seed, random->size);
+  }
   const auto table = align_block_size_cases();
   const auto found =
       std::find_if(table.begin(), table.end(), [&](const Case& c) { return c.name == name; });

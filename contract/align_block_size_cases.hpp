@@ -9,6 +9,8 @@
 #include <string_view>
 #include <vector>
 
+#include "case_arguments.hpp"
+#include "random_case.hpp"
 #include "tessera/align_block_size.hpp"
 
 namespace tessera::contract {
@@ -59,12 +61,9 @@ struct AlignBlockSizeCase {
 /// The table: written by hand, small enough to read.
 std::span<const AlignBlockSizeCase> align_block_size_cases();
 
-/// The largest `max_ids` of a random case.
-inline constexpr std::int64_t kMaxRandomIds = std::int64_t{1} << 30;
-
 /// A random case, of any shape and with anything broken, with N at most `max_ids`, itself at most
-/// kMaxRandomIds, up to 2^20 experts and blocks of up to 2^18. A pure function of its arguments, on
-/// every platform.
+/// kMaxRandomSize, up to 2^20 experts and blocks of up to 2^18. A pure function of its arguments,
+/// on every platform.
 AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
 
 /// The case of that name: one of the table, or, as "random:<seed>:<max_ids>", a random one.
@@ -88,5 +87,11 @@ struct AlignBlockSizeInputs {
 
 /// A token's ids do not repeat unless top_k exceeds num_experts or the distribution forces it.
 AlignBlockSizeInputs make_inputs(const AlignBlockSizeCase& c, std::uint64_t seed);
+
+/// Smallest legal lengths of the outputs, by the contract.
+AlignBlockSizeSizes smallest_sizes(const AlignBlockSizeCase& c);
+
+/// Asks for expert_counts and num_dropped, and for the other optional outputs that the case does.
+CaseArguments make_arguments(const AlignBlockSizeCase& c, std::uint64_t seed);
 
 }  // namespace tessera::contract

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "align_block_size_cases.hpp"
+#include "arrays.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
@@ -232,6 +233,40 @@ AlignBlockSizeInputs make_inputs(const AlignBlockSizeCase& c, std::uint64_t seed
   }
   if (c.map != MapKind::kNone) inputs.expert_map = make_map(c);
   return inputs;
+}
+
+AlignBlockSizeSizes smallest_sizes(const AlignBlockSizeCase& c) {
+  const std::int64_t num_ids = c.num_tokens * c.top_k;
+  const std::int64_t num_groups = c.num_experts + (c.filtered_group ? 1 : 0);
+  AlignBlockSizeSizes sizes;
+  sizes.sorted_token_ids = num_ids + std::min(num_ids, num_groups) * (c.block_size - 1);
+  sizes.expert_ids = (sizes.sorted_token_ids + c.block_size - 1) / c.block_size;
+  if (c.pad_sorted_ids) sizes.sorted_token_ids = sizes.expert_ids * c.block_size;
+  return sizes;
+}
+
+CaseArguments make_arguments(const AlignBlockSizeCase& c, std::uint64_t seed) {
+  AlignBlockSizeInputs inputs = make_inputs(c, seed);
+  const AlignBlockSizeSizes sizes = smallest_sizes(c);
+  CaseBuilder<AlignBlockSizeArgs> made("align_block_size");
+  AlignBlockSizeArgs& args = made.args();
+  args.topk_ids = made.input(std::move(inputs.topk_ids), c.dtype, {c.num_tokens, c.top_k});
+  args.block_size = c.block_size;
+  args.num_experts = c.num_experts;
+  if (inputs.expert_map) args.expert_map = made.input(*inputs.expert_map);
+  args.ignore_invalid_experts = c.ignore_invalid_experts;
+  args.pad_sorted_ids = c.pad_sorted_ids;
+  args.tail_expert = c.tail_expert;
+  args.map_tail = c.map_tail;
+  args.filtered_group = c.filtered_group;
+  args.sorted_token_ids = output(kInt32, {sizes.sorted_token_ids + c.extra_length});
+  args.expert_ids = output(kInt32, {sizes.expert_ids + c.extra_length});
+  args.num_tokens_post_pad = output(kInt32, {1});
+  args.expert_counts = output(kInt32, {c.num_experts});
+  args.num_dropped = output(kInt32, {1});
+  if (c.statistics) args.statistics = output(kFloat64, {kAlignBlockSizeNumStatistics});
+  if (c.validation) args.validation = output(kInt64, {kAlignBlockSizeValidationLength});
+  return made.finish();
 }
 
 }  // namespace tessera::contract

@@ -4,6 +4,8 @@
 #include <iterator>
 #include <limits>
 
+#include "arrays.hpp"
+#include "random_case.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
@@ -69,7 +71,7 @@ BatchedAlignBlockSizeCase random_batched_align_block_size_case(std::uint64_t see
                                                                std::int64_t max_slots) {
   RandomNumbers random(seed);
   Case c;
-  c.name = "random:" + std::to_string(seed) + ":" + std::to_string(max_slots);
+  c.name = random_case_name(seed, max_slots);
   c.block_size = random.one_in(2) ? std::int64_t{1} << random.below(9) : 1 + random.below(300);
   c.num_batches = random.magnitude_below(max_slots / c.block_size + 1);
   const std::int64_t max_blocks =
@@ -113,6 +115,26 @@ std::vector<std::int32_t> make_counts(const BatchedAlignBlockSizeCase& c, std::u
     }
   }
   return counts;
+}
+
+BatchedAlignBlockSizeSizes smallest_sizes(const BatchedAlignBlockSizeCase& c) {
+  const std::int64_t blocks_per_batch = (c.max_tokens_per_batch + c.block_size - 1) / c.block_size;
+  const std::int64_t num_blocks = c.num_batches * blocks_per_batch;
+  return {num_blocks * c.block_size, num_blocks};
+}
+
+CaseArguments make_arguments(const BatchedAlignBlockSizeCase& c, std::uint64_t seed) {
+  const BatchedAlignBlockSizeSizes sizes = smallest_sizes(c);
+  CaseBuilder<BatchedAlignBlockSizeArgs> made("batched_align_block_size");
+  BatchedAlignBlockSizeArgs& args = made.args();
+  args.expert_num_tokens = made.input(make_counts(c, seed));
+  args.max_tokens_per_batch = c.max_tokens_per_batch;
+  args.block_size = c.block_size;
+  args.tail_expert = c.tail_expert;
+  args.sorted_token_ids = output(kInt32, {sizes.sorted_token_ids + c.extra_length});
+  args.expert_ids = output(kInt32, {sizes.expert_ids + c.extra_length});
+  args.num_tokens_post_pad = output(kInt32, {1});
+  return made.finish();
 }
 
 }  // namespace tessera::contract

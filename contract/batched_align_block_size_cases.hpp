@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "case_arguments.hpp"
 #include "tessera/batched_align_block_size.hpp"
 
 namespace tessera::contract {
@@ -39,5 +40,10 @@ BatchedAlignBlockSizeCase random_batched_align_block_size_case(std::uint64_t see
 
 /// `expert_num_tokens` of a case, a pure function of case and seed on every platform.
 std::vector<std::int32_t> make_counts(const BatchedAlignBlockSizeCase& c, std::uint64_t seed);
+
+/// Smallest legal lengths of the outputs, by the contract.
+BatchedAlignBlockSizeSizes smallest_sizes(const BatchedAlignBlockSizeCase& c);
+
+CaseArguments make_arguments(const BatchedAlignBlockSizeCase& c, std::uint64_t seed);
 
 }  // namespace tessera::contract

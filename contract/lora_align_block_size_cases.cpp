@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <limits>
+#include <utility>
 
+#include "arrays.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
@@ -143,6 +145,32 @@ LoraAlignBlockSizeInputs make_inputs(const LoraAlignBlockSizeCase& c, std::uint6
   if (c.enabled != AdapterSet::kNotGiven) inputs.adapter_enabled = make_enabled(c, random);
   if (c.in_use != AdapterSet::kNotGiven) inputs.lora_ids = make_lora_ids(c);
   return inputs;
+}
+
+CaseArguments make_arguments(const LoraAlignBlockSizeCase& c, std::uint64_t seed) {
+  LoraAlignBlockSizeInputs inputs = make_inputs(c, seed);
+  AlignBlockSizeCase pairs = c.pairs;
+  pairs.filtered_group = false;  // which this op has not
+  const AlignBlockSizeSizes row = smallest_sizes(pairs);
+  CaseBuilder<LoraAlignBlockSizeArgs> made("lora_align_block_size");
+  LoraAlignBlockSizeArgs& args = made.args();
+  args.topk_ids =
+      made.input(std::move(inputs.pairs.topk_ids), pairs.dtype, {pairs.num_tokens, pairs.top_k});
+  args.top_k = pairs.top_k;
+  args.token_lora_mapping = made.input(inputs.token_lora_mapping);
+  args.block_size = pairs.block_size;
+  args.num_experts = pairs.num_experts;
+  args.max_loras = c.max_loras;
+  if (inputs.adapter_enabled) args.adapter_enabled = made.input(*inputs.adapter_enabled);
+  if (inputs.lora_ids) args.lora_ids = made.input(*inputs.lora_ids);
+  if (inputs.pairs.expert_map) args.expert_map = made.input(*inputs.pairs.expert_map);
+  args.pad_sorted_ids = pairs.pad_sorted_ids;
+  args.tail_expert = pairs.tail_expert;
+  args.sorted_token_ids =
+      output(kInt32, {c.max_loras * (row.sorted_token_ids + pairs.extra_length)});
+  args.expert_ids = output(kInt32, {c.max_loras * (row.expert_ids + pairs.extra_length)});
+  args.num_tokens_post_pad = output(kInt32, {c.max_loras});
+  return made.finish();
 }
 
 }  // namespace tessera::contract

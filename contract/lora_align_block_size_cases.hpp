@@ -54,4 +54,6 @@ struct LoraAlignBlockSizeInputs {
 /// Inputs of a case, a pure function of case and seed on every platform.
 LoraAlignBlockSizeInputs make_inputs(const LoraAlignBlockSizeCase& c, std::uint64_t seed);
 
+CaseArguments make_arguments(const LoraAlignBlockSizeCase& c, std::uint64_t seed);
+
 }  // namespace tessera::contract

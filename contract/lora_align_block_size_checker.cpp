@@ -45,7 +45,7 @@ class Checker : private Findings {
       find_adapters();
       for (std::int64_t adapter = 0; adapter < args_.max_loras; ++adapter) check_row(adapter);
     }
-    return in_order(kAlignBlockSizeRules);
+    return in_order(kLoraAlignBlockSizeRules);
   }
 
  private:

@@ -3,17 +3,22 @@
 // O(max_loras * (N + E) + length of the outputs). Shares no code with the implementations.
 #pragma once
 
+#include <span>
 #include <vector>
 
+#include "align_block_size_checker.hpp"
 #include "findings.hpp"
 #include "tessera/lora_align_block_size.hpp"
 
 namespace tessera::contract {
 
-/// Takes the arguments of a finished call, in host memory. The rules are those of
-/// kAlignBlockSizeRules but for the last two, whose outputs this op has not. Returns at most one
-/// violation per rule, in their order, that of the first row that breaks it; none if the contract
-/// holds. `position` counts from the start of the array; a message tells the adapter and the
+/// The rules of align_block_size, without the four about outputs that this op has not.
+inline constexpr std::span<const Rule> kLoraAlignBlockSizeRules =
+    std::span(kAlignBlockSizeRules).first<std::size(kAlignBlockSizeRules) - 4>();
+
+/// Takes the arguments of a finished call, in host memory. Returns at most one violation per rule,
+/// in the order of the rules, that of the first row that breaks it; none if the contract holds.
+/// `position` counts from the start of the array; a message tells the adapter and the
 /// position in its row. Outputs may hold anything. If the inputs or the sizes are wrong, nothing
 /// else is checked.
 std::vector<Violation> check_lora_align_block_size(const LoraAlignBlockSizeArgs& args);

@@ -1,0 +1,67 @@
+// The arguments of one call, of whatever op.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tessera/tensor_view.hpp"
+
+namespace tessera::contract {
+
+/// An argument struct of the op, with the inputs' memory. Inputs are views of that memory. Outputs
+/// that the call is to write are views without memory, as long as they have to be or longer;
+/// optional ones that it is not to write are not given. Numbers and flags are set.
+struct CaseArguments {
+  std::string_view op;
+  /// Points to the op's argument struct, and keeps the inputs' memory alive. Null: no such case.
+  std::shared_ptr<void> args;
+
+  template <typename Args>
+  Args& as() const {
+    return *static_cast<Args*>(args.get());
+  }
+};
+
+/// Makes the arguments of one case.
+template <typename Args>
+class CaseBuilder {
+ public:
+  explicit CaseBuilder(std::string_view op) : op_(op), made_(std::make_shared<Made>()) {}
+
+  Args& args() { return made_->args; }
+
+  TensorView input(std::vector<std::byte> contents, DLDataType dtype,
+                   std::initializer_list<std::int64_t> shape) {
+    const std::vector<std::byte>& kept = made_->memory.emplace_back(std::move(contents));
+    return TensorView::of(kept.data(), dtype, shape);
+  }
+
+  TensorView input(const std::vector<std::int32_t>& values) {
+    std::vector<std::byte> bytes(values.size() * sizeof(std::int32_t));
+    if (!values.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
+    return input(std::move(bytes), {kDLInt, 32, 1}, {static_cast<std::int64_t>(values.size())});
+  }
+
+  CaseArguments finish() { return {op_, std::shared_ptr<void>(made_, &made_->args)}; }
+
+ private:
+  struct Made {
+    Args args;
+    std::vector<std::vector<std::byte>> memory;
+  };
+
+  std::string_view op_;
+  std::shared_ptr<Made> made_;
+};
+
+inline TensorView output(DLDataType dtype, std::initializer_list<std::int64_t> shape) {
+  return TensorView::of(nullptr, dtype, shape);
+}
+
+}  // namespace tessera::contract

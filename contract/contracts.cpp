@@ -1,0 +1,61 @@
+#include "contracts.hpp"
+
+#include "align_block_size_cases.hpp"
+#include "align_block_size_checker.hpp"
+#include "batched_align_block_size_cases.hpp"
+#include "batched_align_block_size_checker.hpp"
+#include "lora_align_block_size_cases.hpp"
+#include "lora_align_block_size_checker.hpp"
+#include "random_case.hpp"
+
+namespace tessera::contract {
+namespace {
+
+const std::string& name_of(const auto& c) { return c.name; }
+const std::string& name_of(const LoraAlignBlockSizeCase& c) { return c.pairs.name; }
+
+/// A contract from functions of the op's own types: its table of cases, its random cases, and its
+/// checker.
+template <typename Args, auto kCases, auto kRandomCase, auto kCheck>
+constexpr OpContract contract_of(std::string_view op, std::span<const Rule> rules) {
+  return {op, rules,
+          [] {
+            std::vector<std::string> names;
+            for (const auto& c : kCases()) names.push_back(name_of(c));
+            return names;
+          },
+          [](std::string_view name, std::uint64_t seed) -> CaseArguments {
+            if (const auto random = find_random_case(name)) {
+              return make_arguments(kRandomCase(random->seed, random->size), seed);
+            }
+            for (const auto& c : kCases()) {
+              if (name_of(c) == name) return make_arguments(c, seed);
+            }
+            return {};
+          },
+          [](const void* args) { return kCheck(*static_cast<const Args*>(args)); }};
+}
+
+constexpr OpContract kContracts[] = {
+    contract_of<AlignBlockSizeArgs, align_block_size_cases, random_align_block_size_case,
+                check_align_block_size>("align_block_size", kAlignBlockSizeRules),
+    contract_of<BatchedAlignBlockSizeArgs, batched_align_block_size_cases,
+                random_batched_align_block_size_case, check_batched_align_block_size>(
+        "batched_align_block_size", kBatchedAlignBlockSizeRules),
+    contract_of<LoraAlignBlockSizeArgs, lora_align_block_size_cases,
+                random_lora_align_block_size_case, check_lora_align_block_size>(
+        "lora_align_block_size", kLoraAlignBlockSizeRules),
+};
+
+}  // namespace
+
+std::span<const OpContract> contracts() { return kContracts; }
+
+const OpContract* find_contract(std::string_view op) {
+  for (const OpContract& contract : kContracts) {
+    if (contract.op == op) return &contract;
+  }
+  return nullptr;
+}
+
+}  // namespace tessera::contract
