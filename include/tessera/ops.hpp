@@ -14,6 +14,9 @@
 
 namespace tessera {
 
+/// No op's argument struct has more bytes.
+inline constexpr std::size_t kMaxArgsBytes = 2048;
+
 /// What a size query answers.
 struct OpSizes {
   /// Values of the table's symbols, in its order: the lengths of the outputs among them.

@@ -230,7 +230,8 @@ constexpr Argument argument(const char* name, std::size_t offset) {
 #define TESSERA_ARGUMENT(Args, member) \
   ::tessera::argument<decltype(Args::member)>(#member, offsetof(Args, member))
 
-/// An op's table. The first argument is an array, whose device the op's arrays share.
+/// An op's table, in this order: inputs, of which the first is required, and its device that of the
+/// call; required outputs; numbers and flags; optional outputs and flags that few calls give.
 struct Schema {
   const char* op;
   std::span<const Argument> arguments;

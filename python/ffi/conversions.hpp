@@ -1,4 +1,4 @@
-// What the exports of every op share: conversions between Python's FFI and Tessera, no logic.
+// Conversions between Python's FFI and Tessera, for every op by its table.
 #pragma once
 
 #include <tvm/ffi/container/tensor.h>
@@ -8,42 +8,21 @@
 #include <tvm/ffi/optional.h>
 #include <tvm/ffi/string.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
-#include <memory>
-#include <new>
-#include <optional>
 #include <span>
 #include <string>
-#include <string_view>
-#include <vector>
 
-#include "findings.hpp"
-#include "tessera/context.hpp"
+#include "tessera/ops.hpp"
 #include "tessera/status.hpp"
 #include "tessera/tensor_view.hpp"
 
 namespace tessera::python {
 
 namespace ffi = tvm::ffi;
-using OptionalTensor = ffi::Optional<ffi::TensorView>;
-using OptionalString = ffi::Optional<ffi::String>;
-
-inline TensorView view_of(const ffi::TensorView& tensor) {
-  DLTensor fields{};
-  fields.data = tensor.data_ptr();
-  fields.device = tensor.device();
-  fields.ndim = tensor.ndim();
-  fields.dtype = tensor.dtype();
-  fields.shape = const_cast<std::int64_t*>(tensor.shape().data());
-  fields.strides = const_cast<std::int64_t*>(tensor.strides().data());
-  fields.byte_offset = tensor.byte_offset();
-  return TensorView::of(fields);
-}
-
-inline TensorView view_of(const OptionalTensor& tensor) {
-  return tensor.has_value() ? view_of(*tensor) : TensorView{nullptr, 0, DLDataType{}};
-}
 
 inline void throw_unless_ok(const Status& status) {
   switch (status.code()) {
@@ -60,7 +39,7 @@ inline void throw_unless_ok(const Status& status) {
   }
 }
 
-/// Python's integers arrive as 64 bits; the ops take some as 32.
+/// Python's integers arrive as 64 bits; some are taken as 32.
 inline std::int32_t int32_of(const char* op, const char* argument, std::int64_t value) {
   if (value < std::numeric_limits<std::int32_t>::min() ||
       value > std::numeric_limits<std::int32_t>::max()) {
@@ -70,137 +49,140 @@ inline std::int32_t int32_of(const char* op, const char* argument, std::int64_t 
   return static_cast<std::int32_t>(value);
 }
 
-inline std::span<std::byte> bytes_of(const ffi::TensorView& tensor) {
-  const TensorView view = view_of(tensor);
-  const std::size_t bytes = static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8;
-  return {static_cast<std::byte*>(view.data), bytes};
+/// A value of this type. Python's side finds out which argument is none, and says so.
+template <typename T>
+T value_of(ffi::AnyView value) {
+  const auto converted = value.try_cast<T>();
+  if (!converted.has_value()) TVM_FFI_THROW(TypeError) << "an argument has another type";
+  return *converted;
 }
 
-/// Scratch memory of one host call of `op`. Each thread keeps up to kKeptBytes for its next calls;
-/// a call that needs more takes memory of its own and gives it back.
-class HostWorkspace {
+/// A span whose elements are checked: too few values are an error of the caller, and no crash.
+class Values {
  public:
-  static constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
+  Values(const ffi::AnyView* values, std::size_t size) : values_(values), size_(size) {}
 
-  HostWorkspace(const char* op, std::size_t bytes) : bytes_(bytes) {
-    thread_local std::unique_ptr<std::byte[]> kept;
-    thread_local std::size_t kept_bytes = 0;
-    if (bytes > kKeptBytes) {
-      own_ = allocate(op, bytes);
-      data_ = own_.get();
-      return;
-    }
-    if (kept_bytes < bytes) {
-      kept = allocate(op, bytes);
-      kept_bytes = bytes;
-    }
-    data_ = kept.get();
+  std::size_t size() const { return size_; }
+
+  ffi::AnyView operator[](std::size_t i) const {
+    if (i >= size_) TVM_FFI_THROW(TypeError) << "expected more than " << size_ << " values";
+    return values_[i];
   }
 
-  std::span<std::byte> span() const { return {data_, bytes_}; }
+  Values from(std::size_t first) const {
+    const std::size_t start = std::min(first, size_);
+    return {values_ + start, size_ - start};
+  }
 
  private:
-  static std::unique_ptr<std::byte[]> allocate(const char* op, std::size_t bytes) {
-    std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[bytes]);
-    if (memory == nullptr) {
-      TVM_FFI_THROW(RuntimeError) << op << ": workspace: expected " << bytes
-                                  << " bytes of host memory, got none";
-    }
-    return memory;
-  }
-
-  std::unique_ptr<std::byte[]> own_;
-  std::byte* data_ = nullptr;
-  std::size_t bytes_;
+  const ffi::AnyView* values_;
+  std::size_t size_;
 };
 
-/// Each output in a joined array begins at a multiple of so many elements of int32: 128 bytes, so
-/// that 16-byte loads and TMA may read it, and a compiler that specialises on the alignment of
-/// pointers compiles for one alignment only.
-inline constexpr std::int64_t kOutputAlignment = 32;
-
-/// Where expert_ids and num_tokens_post_pad begin in a joined array that sorted_token_ids opens.
-struct JoinedOutputs {
-  JoinedOutputs(std::int64_t num_slots, std::int64_t num_blocks)
-      : blocks_begin(aligned(num_slots)), totals_begin(aligned(blocks_begin + num_blocks)) {}
-
-  static std::int64_t aligned(std::int64_t elements) {
-    return (elements + kOutputAlignment - 1) / kOutputAlignment * kOutputAlignment;
-  }
-
-  std::int64_t blocks_begin;
-  std::int64_t totals_begin;
-};
-
-/// Writes to `sizes`, int64[5], what Python needs to allocate and cut a joined array: the lengths
-/// of sorted_token_ids and expert_ids, where the second and third output begin, and the whole
-/// length.
-inline void write_joined_sizes(std::int64_t num_slots, std::int64_t num_blocks,
-                               std::int64_t num_totals, std::int64_t* sizes) {
-  const JoinedOutputs joined(num_slots, num_blocks);
-  sizes[0] = num_slots;
-  sizes[1] = num_blocks;
-  sizes[2] = joined.blocks_begin;
-  sizes[3] = joined.totals_begin;
-  sizes[4] = joined.totals_begin + num_totals;
+/// A view; None stands for an array that is not given.
+inline TensorView view_of(ffi::AnyView value) {
+  if (value == nullptr) return {};
+  return TensorView::of(*value_of<DLTensor*>(value));
 }
 
-/// Elements [begin, begin + length) of an array of int32.
-inline TensorView part_of(const TensorView& array, std::int64_t begin, std::int64_t length) {
-  if (length < 0 || begin > array.num_elements - length || array.dtype.bits != 32) {
-    TVM_FFI_THROW(ValueError) << "expected an int32 array of at least " << begin + length
-                              << " elements";
-  }
-  TensorView part = array;
-  part.data = static_cast<std::int32_t*>(array.data) + begin;
-  part.num_elements = length;
-  return part;
-}
-
-template <typename Args>
-void set_outputs(const ffi::TensorView& sorted_token_ids, const ffi::TensorView& expert_ids,
-                 const ffi::TensorView& num_tokens_post_pad, Args* args) {
-  args->sorted_token_ids = view_of(sorted_token_ids);
-  args->expert_ids = view_of(expert_ids);
-  args->num_tokens_post_pad = view_of(num_tokens_post_pad);
-}
-
-/// The three outputs in one array, as JoinedOutputs places them; all that follows the last begin is
-/// num_tokens_post_pad.
-template <typename Args>
-void set_joined_outputs(const ffi::TensorView& outputs, std::int64_t num_slots,
-                        std::int64_t num_blocks, Args* args) {
-  const TensorView array = view_of(outputs);
-  const JoinedOutputs joined(num_slots, num_blocks);
-  args->sorted_token_ids = part_of(array, 0, num_slots);
-  args->expert_ids = part_of(array, joined.blocks_begin, num_blocks);
-  args->num_tokens_post_pad =
-      part_of(array, joined.totals_begin, array.num_elements - joined.totals_begin);
-}
-
-/// The stream that the framework of the arrays has made current; none on the host.
-inline void* current_stream(DLDevice device) {
-  return device.device_type == kDLCPU ? nullptr
-                                      : TVMFFIEnvGetStream(device.device_type, device.device_id);
-}
-
-inline Context context_on(const char* op, DLDevice device, std::int64_t num_threads,
-                          std::string_view implementation) {
-  Context context;
-  context.device = device;
-  context.num_threads = int32_of(op, "num_threads", num_threads);
-  context.implementation = implementation;
-  return context;
+/// Memory of an array of bytes; empty for None.
+inline std::span<std::byte> bytes_of(ffi::AnyView value) {
+  const TensorView view = view_of(value);
+  return {static_cast<std::byte*>(view.data),
+          static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8};
 }
 
 /// A copy: the FFI hands the text out by value, and a short one lies inside that value.
-inline std::string text_of(const OptionalString& string) {
-  return string.has_value() ? std::string(*string) : std::string();
+inline std::string text_of(ffi::AnyView value) {
+  return value == nullptr ? std::string() : std::string(value_of<ffi::String>(value));
 }
 
-inline DLDevice device_of(const char* op, std::int64_t type, std::int64_t index) {
-  return {static_cast<DLDeviceType>(type), int32_of(op, "device", index)};
-}
+/// An op's argument struct, filled in by the table.
+class Arguments {
+ public:
+  /// `asks_sizes`: the values are those of a size query, which may have a number of elements in
+  /// place of an array, and leaves out arrays that no size depends on.
+  explicit Arguments(const OpEntry& op, bool asks_sizes = false)
+      : op_(op), asks_sizes_(asks_sizes) {
+    std::memcpy(memory_, op.default_args, op.args_bytes);
+  }
+
+  const void* get() const { return memory_; }
+
+  TensorView& view(const Argument& argument) {
+    return *reinterpret_cast<TensorView*>(memory_ + argument.offset);
+  }
+
+  /// Reads values in the order of the table; what is missing at the end keeps its default.
+  void read(Values values) {
+    const auto rows = op_.schema->arguments;
+    for (std::size_t i = 0; i < std::min(rows.size(), values.size()); ++i) read(rows[i], values[i]);
+  }
+
+  /// Reads the inputs, with which a table begins. Returns their number.
+  std::size_t read_inputs(Values values) {
+    std::size_t i = 0;
+    for (const Argument& argument : op_.schema->arguments) {
+      if (!argument.is_array() || argument.is_output()) break;
+      read(argument, values[i++]);
+    }
+    return i;
+  }
+
+  /// Reads all that follows the required outputs; what is missing at the end keeps its default.
+  void read_options(Values values) {
+    std::size_t i = 0;
+    bool found = false;
+    for (const Argument& argument : op_.schema->arguments) {
+      found |= is_required_output(argument);
+      if (!found || is_required_output(argument)) continue;
+      if (i == values.size()) return;
+      read(argument, values[i++]);
+    }
+  }
+
+  static bool is_required_output(const Argument& argument) {
+    return argument.is_array() && argument.is_output() && !argument.is_optional();
+  }
+
+ private:
+  void read(const Argument& argument, ffi::AnyView value) {
+    std::byte* const member = memory_ + argument.offset;
+    switch (argument.kind) {
+      case Argument::Kind::kArray:
+        if (asks_sizes_ && value.type_index() == ffi::TypeIndex::kTVMFFIInt) {
+          view(argument).num_elements = value_of<std::int64_t>(value);
+        } else if (value == nullptr && !argument.is_optional() && !asks_sizes_) {
+          TVM_FFI_THROW(TypeError) << "a required array is None";
+        } else {
+          view(argument) = view_of(value);
+        }
+        return;
+      case Argument::Kind::kInt64:
+        *reinterpret_cast<std::int64_t*>(member) =
+            value == nullptr && argument.row_length_of >= 0
+                ? row_length(op_.schema->arguments[argument.row_length_of])
+                : value_of<std::int64_t>(value);
+        return;
+      case Argument::Kind::kInt32:
+        *reinterpret_cast<std::int32_t*>(member) =
+            int32_of(op_.schema->op, argument.name, value_of<std::int64_t>(value));
+        return;
+      case Argument::Kind::kFlag:
+        *reinterpret_cast<bool*>(member) = value_of<bool>(value);
+        return;
+    }
+  }
+
+  std::int64_t row_length(const Argument& array) {
+    const TensorView& rows = view(array);
+    return rows.num_elements == 0 || rows.ndim == 0 ? 1 : rows.num_elements / rows.shape[0];
+  }
+
+  const OpEntry& op_;
+  bool asks_sizes_;
+  alignas(std::max_align_t) std::byte memory_[kMaxArgsBytes];
+};
 
 inline std::string json_string(const std::string& text) {
   return ffi::EscapeString(ffi::String(text));
@@ -216,22 +198,10 @@ std::string json_array(const Elements& elements, ToJson to_json) {
   return "[" + json + "]";
 }
 
-inline std::string violations_json(const std::vector<contract::Violation>& violations) {
-  return json_array(violations, [](const contract::Violation& violation) {
-    return "{\"rule\":" + json_string(violation.rule) +
-           ",\"array\":" + json_string(violation.array) +
-           ",\"position\":" + std::to_string(violation.position) +
-           ",\"expected\":" + std::to_string(violation.expected) +
-           ",\"found\":" + std::to_string(violation.found) +
-           ",\"message\":" + json_string(violation.message) + "}";
-  });
-}
-
-inline std::string rules_json(std::span<const contract::Rule> rules) {
-  return json_array(rules, [](const contract::Rule& rule) {
-    return "{\"name\":" + json_string(rule.name) + ",\"meaning\":" + json_string(rule.meaning) +
-           "}";
-  });
+inline const OpEntry& op_named(const ffi::String& name) {
+  const OpEntry* op = find_op(std::string(name));
+  if (op == nullptr) TVM_FFI_THROW(ValueError) << "no op is named '" << std::string(name) << "'";
+  return *op;
 }
 
 }  // namespace tessera::python

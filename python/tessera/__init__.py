@@ -9,14 +9,15 @@ assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_exp
 """
 
 from tessera import _starting  # noqa: F401  # before what takes long to import
-from tessera.align_block_size import AlignedBlocks, align_block_size
-from tessera.batched_align_block_size import (
+from tessera._outputs import AlignedBlocks
+from tessera.contract import Violation, contract_violations
+from tessera.info import Backend, Implementation, backends, build, explain, version
+from tessera.ops.align_block_size import align_block_size
+from tessera.ops.batched_align_block_size import (
     batched_align_block_size,
     batched_contract_violations,
 )
-from tessera.contract import Violation, contract_violations
-from tessera.info import Backend, Implementation, backends, build, explain, version
-from tessera.lora_align_block_size import lora_align_block_size, lora_contract_violations
+from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import InvalidRoutingError, check
 from tessera.warmup import warmup

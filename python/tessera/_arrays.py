@@ -42,6 +42,15 @@ def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
             raise TypeError(f"{op}: {name}: expected eager execution, got a call that torch traces")
 
 
+def refuse_followed(op: str, name: str, array: object) -> None:
+    """Refuse an output that autograd follows, which would not see it written."""
+    if array is not None and getattr(array, "requires_grad", False):
+        raise ValueError(
+            f"{op}: {name}: expected a tensor that autograd does not follow, got one that "
+            "requires grad (its detach() does not)"
+        )
+
+
 def refused_array(
     op: str, arrays: Mapping[str, object], written: Iterable[str] = ()
 ) -> Exception | None:

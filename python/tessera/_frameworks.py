@@ -43,6 +43,8 @@ class Framework(NamedTuple):
     cuda_index: Callable[[Any], int]
     # (like, length): int32 where `like` is.
     empty_int32: Callable[[Any, int], Any]
+    # (like, shape, dtype's name): where `like` is, of its dtype where the name is None.
+    empty_like: Callable[[Any, tuple[int, ...], str | None], Any]
     # (like, bytes): scratch memory where `like` is.
     empty_bytes: Callable[[Any, int], Any]
     # The three outputs in an array that `empty_int32` made, as views.
@@ -123,6 +125,10 @@ def _empty_numpy(like: object, length: int) -> Any:
     return np.empty(length, _INT32)
 
 
+def _empty_like_numpy(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
+    return np.empty(shape, like.dtype if dtype is None else dtype)
+
+
 def _zeros_numpy(like: object, length: int) -> Any:
     return np.zeros(length, np.int64)
 
@@ -135,6 +141,7 @@ def _numpy_framework(kind: type) -> Framework:
         attrgetter("size"),
         lambda array: HOST,
         _empty_numpy,
+        _empty_like_numpy,
         _empty_numpy,
         _slices,
         _zeros_numpy,
@@ -158,6 +165,9 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         return (
             like.new_empty(length) if like.dtype is int32 else like.new_empty(length, dtype=int32)
         )
+
+    def empty_like(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
+        return like.new_empty(shape, dtype=like.dtype if dtype is None else getattr(torch, dtype))
 
     def split(array: Any, layout: Layout) -> Sequence[Any]:
         if type(array) is np.ndarray:
@@ -198,6 +208,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         torch.Tensor.numel,
         torch.Tensor.get_device,
         empty_int32,
+        empty_like,
         lambda like, length: like.new_empty(length, dtype=int8),
         split,
         zeros_int64,
@@ -216,9 +227,9 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
 
 def _cupy_framework(cupy: Any) -> Framework:
     # Memory and streams are those of the current device, which need not be that of the array.
-    def empty(like: Any, length: int, dtype: Any) -> Any:
+    def empty(like: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
         with like.device:
-            return cupy.empty(length, dtype)
+            return cupy.empty(shape, dtype)
 
     def zeros_int64(like: Any, length: int) -> Any:
         with like.device, beside_captures():
@@ -252,6 +263,7 @@ def _cupy_framework(cupy: Any) -> Framework:
         lambda array: array.size,
         lambda array: array.device.id,
         lambda like, length: empty(like, length, cupy.int32),
+        lambda like, shape, dtype: empty(like, shape, dtype or like.dtype),
         lambda like, length: empty(like, length, cupy.int8),
         _slices,
         zeros_int64,
@@ -279,6 +291,11 @@ def _dlpack_framework(kind: type) -> Framework:
             f"got {kind.__name__}"
         )
 
+    def empty_like(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
+        if cuda_index(like) == HOST:
+            return _empty_like_numpy(like, shape, dtype)
+        return empty(like, 0)  # which says why not
+
     def zeros_int64(like: Any, length: int) -> Any:
         if cuda_index(like) == HOST:
             return np.zeros(length, np.int64)
@@ -294,6 +311,7 @@ def _dlpack_framework(kind: type) -> Framework:
         num_elements,
         cuda_index,
         empty,
+        empty_like,
         empty,
         _slices,
         zeros_int64,
@@ -325,10 +343,10 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     zeros, from_dlpack = jax.numpy.zeros, jax.dlpack.from_dlpack
     general = _dlpack_framework(kind)
 
-    def empty(like: Any, length: int, dtype: Any) -> Any:
+    def empty(like: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
         if general.cuda_index(like) == HOST:
-            return np.empty(length, dtype)
-        return zeros(length, dtype, device=like.device)
+            return np.empty(shape, dtype)
+        return zeros(shape, dtype, device=like.device)
 
     # JAX may look at memory only after it was written: what was made above is imported anew.
     def split(array: Any, layout: Layout) -> Sequence[Any]:
@@ -353,6 +371,7 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     return general._replace(
         num_elements=lambda array: array.size,
         empty_int32=lambda like, length: empty(like, length, _INT32),
+        empty_like=lambda like, shape, dtype: empty(like, shape, dtype or like.dtype),
         empty_bytes=lambda like, length: empty(like, length, np.int8),
         split=split,
         adopt=adopt,

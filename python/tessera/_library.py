@@ -123,18 +123,9 @@ class Library:
         module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
         self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
         self._module = module
-        self.align_long: Any = self.function("align_block_size")
-        self.align_joined_long: Any = self.function("align_block_size_joined")
-        # Once more with the interpreter lock held: to let go of it and take it back costs a short
-        # call more than other threads gain.
-        self.align_short: Any = module.get_function("align_block_size")
-        self.align_joined_short: Any = module.get_function("align_block_size_joined")
-        self.align_short.release_gil = self.align_joined_short.release_gil = False
         # What calls validate that do not say; the environment is read once.
         default = module.get_function("validate_default")()
         self.validate_default: Any = {"": False, "0": False, "1": True}.get(default, default)
-        self.align_with_options: Any = self.function("align_block_size_with_options")
-        self.align_joined_with_options: Any = self.function("align_block_size_joined_with_options")
 
     def function(self, name: str) -> Callable[..., Any]:
         """An exported function, which runs without the interpreter lock.
@@ -163,6 +154,11 @@ class Library:
 def load() -> Library:
     """The library; loads it the first time."""
     return Library()
+
+
+def validate_default() -> Any:
+    """What calls validate that do not say."""
+    return load().validate_default
 
 
 def refusal(

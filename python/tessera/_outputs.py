@@ -11,20 +11,21 @@ import numpy as np
 from typing_extensions import NamedTuple
 
 from tessera._device import HOST
-from tessera._library import dlpack_device, load
-
-# An implementation that every build has, wherever the arrays are.
-REFERENCE = "cpu/reference"
+from tessera._library import dlpack_device
+from tessera._op import Op
 
 Array_co = TypeVar("Array_co", covariant=True)
 
-# Calls on the host whose outputs and number of experts are all below this take some ten
-# microseconds, and keep the interpreter lock.
+# Every build has it, wherever the arrays are.
+REFERENCE = "cpu/reference"
+
+# Calls on the host whose outputs and counters are all below this take some ten microseconds, and
+# keep the interpreter lock.
 LONG_CALL = 16384
 
 
 class AlignedBlocks(NamedTuple, Generic[Array_co]):
-    """Outputs of `align_block_size`: int32 arrays of one dimension.
+    """Outputs of the alignment ops: int32 arrays, of one dimension but for `lora_align_block_size`.
 
     sorted_token_ids: [capacity or more], indices into the flattened `topk_ids`, grouped by expert
         and ascending inside a group. Padding, and all that follows the last group, is N.
@@ -37,92 +38,131 @@ class AlignedBlocks(NamedTuple, Generic[Array_co]):
     num_tokens_post_pad: Array_co
 
 
-def require_triple(op: str, out: object) -> None:
-    """Refuse an `out` that is no tuple of three."""
-    if not isinstance(out, tuple) or len(out) != 3:
+_WORDS = {2: "two", 3: "three"}
+
+
+def require_outputs(op: Op, out: Any) -> tuple[Any, ...]:
+    """The arrays of an `out`, one for each output of the op; refuses another number of them."""
+    count = len(op.outputs)
+    if count == 1:
+        return (out,)
+    if not isinstance(out, tuple) or len(out) != count:
         got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__
-        raise TypeError(f"{op}: out: expected a tuple of three arrays, got {got}")
+        raise TypeError(f"{op.name}: out: expected a tuple of {_WORDS[count]} arrays, got {got}")
+    return out
 
 
-def named_outputs(op: str, result: object) -> dict[str, Any]:
+def named_outputs(op: Op, result: object) -> dict[str, Any]:
     """The arrays of a result by their names; refuses what is none."""
-    if isinstance(result, (tuple, list)) and len(result) == len(AlignedBlocks._fields):
-        return dict(zip(AlignedBlocks._fields, result, strict=True))
+    names = [row.name for row in op.outputs]
+    if len(names) == 1:
+        return {names[0]: result}
+    if isinstance(result, (tuple, list)) and len(result) == len(names):
+        return dict(zip(names, result, strict=True))
     got = f"{len(result)} of them" if isinstance(result, (tuple, list)) else type(result).__name__
-    raise TypeError(f"{op}: result: expected a tuple of three arrays, got {got}")
+    raise TypeError(
+        f"{op.name}: result: expected a tuple of {_WORDS[len(names)]} arrays, got {got}"
+    )
 
 
 class Layout(NamedTuple):
-    """Parts of an int32 array, each beginning at a multiple of 128 bytes, as the FFI cuts it."""
+    """Outputs in one int32 array, each beginning at a multiple of 128 bytes, as the FFI cuts it."""
 
-    num_slots: int
-    num_blocks: int
+    # The length of each output but the last, which the FFI gives the rest.
+    inner_lengths: tuple[int, ...]
     length: int  # of the array
-    # `sorted_token_ids`, `expert_ids` and `num_tokens_post_pad` in it.
-    slices: tuple[slice, slice, slice]
+    slices: tuple[slice, ...]  # of the outputs
     # Lengths of consecutive pieces, gaps between the outputs included, and what takes the outputs
     # from these pieces; None where there is no gap.
     pieces: tuple[int, ...]
     outputs_of: Callable[[Sequence[Any]], tuple[Any, ...]] | None
 
 
-def layout_of(sizes: Sequence[int]) -> Layout:
-    """The layout that the FFI's size queries describe.
-
-    Args:
-        sizes: elements of `sorted_token_ids` and of `expert_ids`, where `expert_ids` and
-            `num_tokens_post_pad` begin, and the length of the array.
-    """
-    num_slots, num_blocks, blocks_begin, totals_begin, length = sizes
-    begins = (0, blocks_begin, totals_begin)
-    ends = (num_slots, blocks_begin + num_blocks, length)
+def layout_of(lengths: Sequence[int], begins: Sequence[int]) -> Layout:
+    """The layout of outputs of these lengths, which begin where the FFI's size query says."""
     pieces: list[int] = []
     places: list[int] = []
     end_before = 0
-    for begin, end in zip(begins, ends, strict=True):
+    for length, begin in zip(lengths, begins, strict=True):
         if begin > end_before:
             pieces.append(begin - end_before)
         places.append(len(pieces))
-        pieces.append(end - begin)
-        end_before = end
-    first, second, third = map(slice, begins, ends)
+        pieces.append(length)
+        end_before = begin + length
     return Layout(
-        num_slots,
-        num_blocks,
-        length,
-        (first, second, third),
+        tuple(lengths[:-1]),
+        end_before,
+        tuple(slice(begin, begin + length) for length, begin in zip(lengths, begins, strict=True)),
         tuple(pieces),
         None if len(pieces) == len(places) else itemgetter(*places),
     )
 
 
 class Plan(NamedTuple):
-    """What calls of `align_block_size` of one shape on one device have in common."""
+    """What calls of an op with the same numbers on one device have in common."""
 
     layout: Layout
     workspace_bytes: int  # on the device
     is_short: bool  # whether a call with outputs of this layout may keep the interpreter lock
 
 
+def _sizes(
+    op: Op, inputs: Sequence[Any], options: Sequence[Any], cuda_index: int, implementation: str
+) -> list[int]:
+    """What the FFI's size query answers, in its order."""
+    sizes = np.empty(16, np.int64)
+    op.sizes(*dlpack_device(cuda_index), 0, implementation, sizes, *inputs, *options)
+    return sizes.tolist()  # type: ignore[no-any-return]
+
+
 @functools.lru_cache(maxsize=4096)
 def plan_of(
-    num_ids: int,
-    block_size: int,
-    num_experts: int,
-    pad_sorted_ids: bool,
+    op: Op,
+    num_elements: int,
+    options: tuple[Any, ...],
     cuda_index: int = HOST,
     implementation: str = "",
-    filtered_group: bool = False,
 ) -> Plan:
-    """The plan, of which the core knows the sizes."""
-    sizes = np.empty(6, np.int64)
-    shape = (num_ids, block_size, num_experts, pad_sorted_ids, filtered_group)
-    query = load().function("align_block_size_sizes")
-    query(*shape, *dlpack_device(cuda_index), implementation, sizes)
-    *joined_sizes, workspace_bytes = sizes.tolist()
-    layout = layout_of(joined_sizes)
-    longest = max(layout.num_slots, layout.num_blocks, num_experts)
-    return Plan(layout, workspace_bytes, cuda_index == HOST and longest < LONG_CALL)
+    """The plan of an op whose outputs are joined.
+
+    Args:
+        op: the op.
+        num_elements: of its first array.
+        options: the numbers, and of the rest as much as changes a size, None for arrays.
+        cuda_index: the device.
+        implementation: one to be asked for by name; empty: the one that dispatch selects.
+    """
+    inputs = (num_elements, *(None,) * (len(op.inputs) - 1))
+    workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, implementation)
+    symbols = tuple(others[: op.num_symbols])
+    begins = others[op.num_symbols : op.num_symbols + len(op.outputs)]
+    lengths = [output.lengths[0].value(symbols) for output in op.outputs]
+    longest = max(*symbols, *lengths)
+    is_short = cuda_index == HOST and longest < LONG_CALL
+    return Plan(layout_of(lengths, begins), workspace_bytes, is_short)
+
+
+class ShapedPlan(NamedTuple):
+    """The same where each output has axes and an allocation of its own."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    workspace_bytes: int
+    is_short: bool
+
+
+def shaped_plan_of(
+    op: Op, inputs: Sequence[Any], options: Sequence[Any], cuda_index: int = HOST
+) -> ShapedPlan:
+    """The plan of an op for these inputs."""
+    workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, "")
+    symbols = tuple(others[: op.num_symbols])
+    shapes = tuple(
+        tuple(length.value(symbols) for length in output.lengths) for output in op.outputs
+    )
+    return ShapedPlan(shapes, workspace_bytes, cuda_index == HOST and max(symbols) < LONG_CALL)
+
+
+ALIGN = Op("align_block_size")
 
 
 def output_sizes(
@@ -135,6 +175,9 @@ def output_sizes(
     filtered_group: bool = False,
 ) -> tuple[int, int, int]:
     """Lengths of `sorted_token_ids` and `expert_ids`, and bytes of workspace on the device."""
-    shape = (num_ids, block_size, num_experts, pad_sorted_ids)
-    plan = plan_of(*shape, cuda_index, implementation, filtered_group)
-    return plan.layout.num_slots, plan.layout.num_blocks, plan.workspace_bytes
+    options: tuple[Any, ...] = (block_size, num_experts, False, pad_sorted_ids, -1)
+    if filtered_group:
+        options = (*options, None, None, None, None, False, True)
+    plan = plan_of(ALIGN, num_ids, options, cuda_index, implementation)
+    num_slots, num_blocks = plan.layout.inner_lengths
+    return num_slots, num_blocks, plan.workspace_bytes

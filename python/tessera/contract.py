@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
@@ -10,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._arrays import host_arrays
+from tessera._call import named_arguments, named_integers
 from tessera._library import load, refusal
-from tessera._outputs import AlignedBlocks, named_outputs
+from tessera._op import Op
+from tessera._outputs import ALIGN, named_outputs
 
 _MAX_IDS = 2**31 - 1
 
@@ -63,7 +66,7 @@ class Case:
 
 def rules() -> list[Rule]:
     """The rules, in the order in which they are checked."""
-    return [Rule(**fields) for fields in load().read_json("align_block_size_rules")]
+    return [Rule(**fields) for fields in load().read_json("op_rules", ALIGN.name)]
 
 
 def cases() -> list[Case]:
@@ -154,31 +157,36 @@ def contract_violations(
     Returns:
         At most one violation for each rule of `rules()`; none if the contract holds.
     """
-    inputs = {"topk_ids": topk_ids, "expert_map": expert_map}
-    outputs = {
-        **named_outputs("align_block_size", result),
-        "expert_counts": expert_counts,
-        "num_dropped": num_dropped,
-        "statistics": statistics,
-        "validation": validation,
-    }
-    arrays = host_arrays("align_block_size", inputs | outputs)
-    integers = {"block_size": block_size, "num_experts": num_experts}
-    flags = (bool(ignore_invalid_experts), bool(pad_sorted_ids))
-    more_flags = (bool(map_tail), bool(filtered_group))
+    numbers = (
+        block_size,
+        num_experts,
+        bool(ignore_invalid_experts),
+        bool(pad_sorted_ids),
+        tail_expert,
+    )
+    reports = (expert_counts, num_dropped, statistics, validation)
+    rest = (*reports, bool(map_tail), bool(filtered_group))
+    return violations(ALIGN, (topk_ids, expert_map), result, numbers, rest)
+
+
+def violations(
+    op: Op,
+    inputs: tuple[Any, ...],
+    result: Any,
+    numbers: tuple[Any, ...],
+    rest: tuple[Any, ...] = (),
+) -> list[Violation]:
+    """Judge a call of any op; the arguments are those of `tessera._call.call`."""
+    outputs = tuple(named_outputs(op, result).values())
+    arrays, _ = named_arguments(op, inputs, outputs, rest)
+    arrays = host_arrays(op.name, arrays)
+    given = [arrays.get(row.name) for row in (*op.inputs, *op.outputs)]
+    more = [
+        arrays.get(row.name) if row.is_array else value
+        for row, value in zip(op.rest, rest, strict=False)
+    ]
     try:
-        found = load().read_json(
-            "align_block_size_check",
-            *arrays.values(),
-            *integers.values(),
-            *flags,
-            tail_expert,
-            *more_flags,
-        )
+        found = json.loads(op.checker(*given, *numbers, *more))
     except Exception as error:
-        required = ("topk_ids", *AlignedBlocks._fields)
-        given = {name: a for name, a in arrays.items() if a is not None or name in required}
-        raise refusal(
-            "align_block_size", error, given, {**integers, "tail_expert": tail_expert}
-        ) from None
+        raise refusal(op.name, error, arrays, named_integers(op, numbers)) from None
     return [Violation(**fields) for fields in found]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
 from tessera._device import cuda_index_of
 from tessera._library import dlpack_device, load, refusal
+from tessera._outputs import ALIGN
 
 
 @dataclass(frozen=True)
@@ -74,15 +76,8 @@ def explain(
     threads = 0 if num_threads is None else num_threads
     place = dlpack_device(cuda_index_of("align_block_size", device))
     try:
-        reports = load().read_json(
-            "align_block_size_explain",
-            num_ids,
-            block_size,
-            num_experts,
-            pad_sorted_ids,
-            threads,
-            *place,
-        )
+        numbers = (block_size, num_experts, False, pad_sorted_ids, -1)
+        reports = json.loads(ALIGN.explain(*place, threads, num_ids, None, *numbers))
     except Exception as error:
         integers = {
             "num_ids": num_ids,

@@ -1,117 +1,152 @@
-"""`torch.ops.tessera.align_block_size`: the op for compiled code. Importing this registers it.
+"""`torch.ops.tessera.*`: the ops for compiled code. Importing this registers them.
 
-`tessera.align_block_size` becomes this op inside `torch.compile`, which imports this by itself.
+`tessera.align_block_size` and the others become these ops inside `torch.compile`, which imports
+this by itself.
 """
 
 from __future__ import annotations
 
+import inspect
+import string
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
+import tessera.ops  # noqa: F401  # whose modules register what follows
+from tessera._arrays import refuse_followed
 from tessera._device import HOST
-from tessera._eager_align_block_size import align_eagerly, refuse_followed
-from tessera._outputs import REFERENCE, AlignedBlocks, output_sizes
-
-# Those of `tessera.align_block_size`, but `out`, and but `validate`, which has no type of a schema:
-# TESSERA_VALIDATE decides. Not keyword-only, which costs an eager call more.
-_ARGUMENTS = """
-    Tensor topk_ids, SymInt block_size, SymInt num_experts, Tensor? expert_map=None,
-    bool ignore_invalid_experts=False, bool pad_sorted_ids=False, int tail_expert=-1,
-    bool map_tail=False, bool filtered_group=False, Tensor(a!)? expert_counts=None,
-    Tensor(b!)? num_dropped=None, Tensor(c!)? statistics=None, int? num_threads=None
-"""
-_RETURNS = "(Tensor sorted_token_ids, Tensor expert_ids, Tensor num_tokens_post_pad)"
-_WRITTEN = "Tensor(d!) sorted_token_ids, Tensor(e!) expert_ids, Tensor(f!) num_tokens_post_pad"
+from tessera._op import Argument
+from tessera._outputs import REFERENCE, AlignedBlocks, plan_of
+from tessera._torch_hook import TORCH_OPS, Shape, TorchOp
 
 _library = torch.library.Library("tessera", "DEF")  # the ops live as long as this object
-for _schema in (
-    f"align_block_size({_ARGUMENTS}) -> {_RETURNS}",
-    f"align_block_size.out({_ARGUMENTS}, *, {_WRITTEN}) -> ()",
-):
-    _library.define(_schema, tags=torch.Tag.pt2_compliant_tag)
-_op = torch.ops.tessera.align_block_size
 
-_OPTIONS = [argument.name for argument in _op.default._schema.arguments[1:]]
+# `validate` has no type of a schema: TESSERA_VALIDATE decides.
+_LEFT_OUT = ("out", "validate")
 
 
-def _options(values: Sequence[Any]) -> dict[str, Any]:
-    """Keyword arguments of a call; the dispatcher leaves out the last ones with their defaults."""
-    return dict(zip(_OPTIONS, values, strict=False))
+class _Registered:
+    """One op, and what torch calls for it."""
+
+    def __init__(self, torch_op: TorchOp) -> None:
+        self.torch_op = torch_op
+        self.op = torch_op.op
+        self.rows = {row.name: row for row in self.op.arguments}
+        parameters = inspect.signature(torch_op.function).parameters.values()
+        self.parameters = [one for one in parameters if one.name not in _LEFT_OUT]
+        self.defaults = {
+            one.name: one.default
+            for one in self.parameters
+            if one.default is not inspect.Parameter.empty
+        }
+        aliases = iter(string.ascii_lowercase)
+        # Not keyword-only, which costs an eager call more.
+        arguments = ", ".join(self.declaration(one, aliases) for one in self.parameters)
+        names = [row.name for row in self.op.outputs]
+        returns = ", ".join(f"Tensor {name}" for name in names)
+        written = ", ".join(f"Tensor({next(aliases)}!) {name}" for name in names)
+        for schema in (
+            f"{self.op.name}({arguments}) -> ({returns})",
+            f"{self.op.name}.out({arguments}, *, {written}) -> ()",
+        ):
+            _library.define(schema, tags=torch.Tag.pt2_compliant_tag)
+        self.packet = getattr(torch.ops.tessera, self.op.name)
+        for device in ("CPU", "CUDA"):
+            _library.impl(self.op.name, self.run, device)
+            _library.impl(f"{self.op.name}.out", self.run_out, device)
+        torch.library.register_fake(self.packet.default, self.fake, lib=_library)
+        torch.library.register_fake(self.packet.out, self.fake_out, lib=_library)
+
+    def declaration(self, parameter: inspect.Parameter, aliases: Any) -> str:
+        """A parameter of the function in a schema of torch."""
+        row = self.rows.get(parameter.name)
+        text = f"{_type_of(row, aliases)} {parameter.name}"
+        if parameter.default is inspect.Parameter.empty:
+            return text
+        return f"{text}={parameter.default}"
+
+    def named(self, values: Sequence[Any]) -> dict[str, Any]:
+        """Arguments by name; the dispatcher leaves out the last ones with their defaults."""
+        names = [one.name for one in self.parameters]
+        return self.defaults | dict(zip(names, values, strict=False))
+
+    def refuse_followed(self, arguments: dict[str, Any]) -> None:
+        """While code is compiled, for the graph hides it."""
+        for row in self.op.rest:
+            if row.is_array and "float64" in row.dtypes:
+                refuse_followed(self.op.name, row.name, arguments.get(row.name))
+
+    def shapes(self, arguments: dict[str, Any]) -> tuple[Shape, ...]:
+        """Of the outputs."""
+        source = arguments[self.op.inputs[0].name]
+        rows = (*self.op.numbers, *self.op.rest)
+        options = [None if row.is_array else arguments.get(row.name) for row in rows]
+        sizes = (*source.shape, *options)
+        if not self.op.is_joined or any(isinstance(size, torch.SymInt) for size in sizes):
+            return self.torch_op.shapes(arguments)
+        # Asked of the reference, which every build has, wherever the tensors are.
+        layout = plan_of(self.op, source.numel(), tuple(options), HOST, REFERENCE).layout
+        num_rows = arguments.get("max_loras")
+        lengths = [part.stop - part.start for part in layout.slices]
+        if num_rows is None:
+            return tuple((length,) for length in lengths)
+        *others, last = lengths
+        return (*((num_rows, length // num_rows) for length in others), (last,))
+
+    def empty_outputs(self, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        """Tensors of their own, not parts of one: a functional op's outputs may not alias."""
+        source = arguments[self.op.inputs[0].name]
+        return tuple(
+            source.new_empty(
+                shape, dtype=source.dtype if row.same_dtype_as else getattr(torch, row.dtypes[0])
+            )
+            for row, shape in zip(self.op.outputs, self.shapes(arguments), strict=True)
+        )
+
+    def run(self, *values: Any) -> Any:
+        arguments = self.named(values)
+        outputs = self.empty_outputs(arguments)
+        self.torch_op.eagerly(**arguments, out=_as_out(outputs))
+        return _as_out(outputs)
+
+    def run_out(self, *values: Any, **outputs: torch.Tensor) -> None:
+        out = tuple(outputs[row.name] for row in self.op.outputs)
+        self.torch_op.eagerly(**self.named(values), out=_as_out(out))
+
+    def fake(self, *values: Any) -> Any:
+        arguments = self.named(values)
+        self.refuse_followed(arguments)
+        return _as_out(self.empty_outputs(arguments))
+
+    def fake_out(self, *values: Any, **outputs: torch.Tensor) -> None:
+        self.refuse_followed(self.named(values))
 
 
-def _shape(topk_ids: torch.Tensor, options: dict[str, Any]) -> tuple[Any, Any, Any, bool, bool]:
-    """What the lengths of the outputs depend on."""
-    return (
-        topk_ids.numel(),
-        options["block_size"],
-        options["num_experts"],
-        options.get("pad_sorted_ids", False),
-        options.get("filtered_group", False),
-    )
+def _type_of(row: Argument | None, aliases: Any) -> str:
+    if row is None:
+        return "int?"  # num_threads
+    if row.is_array:
+        tensor = f"Tensor({next(aliases)}!)" if row.is_output else "Tensor"
+        return f"{tensor}?" if row.is_optional else tensor
+    return {"int64": "SymInt", "int32": "int", "flag": "bool"}[row.kind]
 
 
-def _core_sizes(shape: tuple[int, int, int, bool, bool]) -> tuple[int, int]:
-    # Asked of the reference, which every build has, wherever the tensors are.
-    return output_sizes(*shape[:4], HOST, REFERENCE, shape[4])[:2]
+def _as_out(outputs: tuple[Any, ...]) -> Any:
+    return outputs[0] if len(outputs) == 1 else outputs
 
 
-def symbolic_sizes(shape: tuple[Any, Any, Any, bool, bool]) -> tuple[Any, Any]:
-    """Lengths of `sorted_token_ids` and `expert_ids`, where the core cannot be asked: for SymInts.
-
-    The one formula in Python; a test holds it to the core's.
-    """
-    num_ids, block_size, num_experts, pad_sorted_ids, filtered_group = shape
-    num_groups = num_experts + 1 if filtered_group else num_experts
-    capacity = num_ids + torch.sym_min(num_ids, num_groups) * (block_size - 1)
-    num_blocks = (capacity + block_size - 1) // block_size
-    return (num_blocks * block_size if pad_sorted_ids else capacity), num_blocks
+_REGISTERED = {name: _Registered(torch_op) for name, torch_op in TORCH_OPS.items()}
 
 
-def _empty_outputs(
-    topk_ids: torch.Tensor, num_slots: Any, num_blocks: Any
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Three tensors of their own, not parts of one: a functional op's outputs may not alias."""
-    empty, int32 = topk_ids.new_empty, torch.int32
-    return empty(num_slots, dtype=int32), empty(num_blocks, dtype=int32), empty(1, dtype=int32)
-
-
-def _align(topk_ids: torch.Tensor, *values: Any) -> tuple[torch.Tensor, ...]:
-    options = _options(values)
-    out = _empty_outputs(topk_ids, *_core_sizes(_shape(topk_ids, options)))
-    align_eagerly(topk_ids, **options, out=out)
-    return out
-
-
-def _align_fake(topk_ids: torch.Tensor, *values: Any) -> tuple[torch.Tensor, ...]:
-    options = _options(values)
-    refuse_followed(options.get("statistics"))  # while it is compiled, for the graph hides it
-    shape = _shape(topk_ids, options)
-    is_symbolic = any(isinstance(size, torch.SymInt) for size in shape)
-    return _empty_outputs(topk_ids, *(symbolic_sizes if is_symbolic else _core_sizes)(shape))
-
-
-def _align_out(topk_ids: torch.Tensor, *values: Any, **outputs: torch.Tensor) -> None:
-    out = tuple(outputs[name] for name in AlignedBlocks._fields)
-    align_eagerly(topk_ids, **_options(values), out=out)
-
-
-def _align_out_fake(topk_ids: torch.Tensor, *values: Any, **outputs: torch.Tensor) -> None:
-    refuse_followed(_options(values).get("statistics"))
-
-
-for _device in ("CPU", "CUDA"):
-    _library.impl("align_block_size", _align, _device)
-    _library.impl("align_block_size.out", _align_out, _device)
-torch.library.register_fake(_op.default, _align_fake, lib=_library)
-torch.library.register_fake(_op.out, _align_out_fake, lib=_library)
-
-
-def align_in_graph(topk_ids: Any, *, out: Any = None, **options: Any) -> Any:
-    """`tessera.align_block_size` in terms of the ops, for Dynamo to trace."""
+def call_in_graph(name: str, source: Any, *others: Any, out: Any = None, **options: Any) -> Any:
+    """A call of a function of Tessera's in terms of the ops, for Dynamo to trace."""
+    registered = _REGISTERED[name]
     if out is None:
-        return AlignedBlocks(*_op.default(topk_ids, **options))
-    outputs = dict(zip(AlignedBlocks._fields, out, strict=True))
-    _op.out(topk_ids, **options, **outputs)
+        outputs = registered.packet.default(source, *others, **options)
+        return AlignedBlocks(*outputs) if isinstance(outputs, (tuple, list)) else outputs
+    arrays = out if isinstance(out, tuple) else (out,)
+    names = [row.name for row in registered.op.outputs]
+    written = dict(zip(names, arrays, strict=True))
+    registered.packet.out(source, *others, **options, **written)
     return out

@@ -8,8 +8,7 @@ import numpy as np
 
 from tessera._device import HOST
 from tessera._frameworks import on_device, on_host
-from tessera._library import load
-from tessera._outputs import REFERENCE, AlignedBlocks, output_sizes
+from tessera._outputs import ALIGN, REFERENCE, AlignedBlocks, output_sizes
 from tessera.contract import Case, case_inputs, contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import Findings
@@ -84,20 +83,22 @@ def _run(
     workspace_memory, workspace = _workspace(case, implementation, cuda_index)
     outputs = _outputs(case)
     guarded = [_guarded(output, cuda_index) for output in outputs]
-    load().align_with_options(
+    arrays = [array for _, array in guarded]
+    ALIGN.call_long(
+        workspace,
+        0,
+        implementation,
         on_device(topk_ids, cuda_index),
         on_device(expert_map, cuda_index),
-        *(array for _, array in guarded),
-        workspace,
+        *arrays[:3],
         case.block_size,
         case.num_experts,
         case.ignore_invalid_experts,
         case.pad_sorted_ids,
         case.tail_expert,
+        *arrays[3:],
         case.map_tail,
         case.filtered_group,
-        0,
-        implementation,
     )
     around = {
         output.name: np.asarray(on_host(memory))

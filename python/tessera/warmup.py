@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera._device import HOST, cuda_index_of
 from tessera._library import dlpack_device, load, refusal
-from tessera.align_block_size import align_block_size
+from tessera.ops.align_block_size import align_block_size
 
 
 def warmup(device: Any = "cuda") -> None:

@@ -74,6 +74,7 @@ inline constexpr Args kDefaultArgs{};
 /// The op among `all_ops()`.
 template <typename Args, const Op& kOp>
 constexpr OpEntry make_entry() {
+  static_assert(sizeof(Args) <= kMaxArgsBytes && std::is_trivially_copyable_v<Args>);
   return {
       &kOp.schema,
       sizeof(Args),

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 import tessera
-from tessera._library import load
-from tessera.align_block_size import output_sizes
+from tessera._outputs import ALIGN, output_sizes
 from tessera.contract import synthetic_topk_ids
 
 # (tokens, experts, top_k, block_size): one for each way in which the policy runs a call, and more.
@@ -99,22 +98,24 @@ def call_shifted(
     ]
     outputs = [shifted(array, shift) for array in poison]
     workspace, workspace_memory = shifted(np.full(workspace_bytes, 0xDE, np.uint8), shift)
-    load().align_with_options(
+    arrays = [array for array, _ in outputs]
+    ALIGN.call_long(
+        workspace,
+        0,
+        implementation,
         ids,
         expert_map,
-        *(array for array, _ in outputs),
-        None,
-        None,
-        workspace,
+        *arrays[:3],
         block_size,
         num_experts,
         options.get("ignore_invalid_experts", False),
         pad_sorted_ids,
         options.get("tail_expert", -1),
+        *arrays[3:],
+        None,
+        None,
         options.get("map_tail", False),
         filtered_group,
-        0,
-        implementation,
     )
     for array, memory in [*outputs, (workspace, workspace_memory)]:
         around = torch.cat([memory[:shift], memory[shift + array.numel() :]])

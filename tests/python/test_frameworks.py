@@ -12,10 +12,11 @@ import pytest
 
 import tessera
 from foreign_arrays import SpeaksDlpack
-from tessera import _eager_align_block_size, _frameworks
+from tessera import _call, _frameworks
 from tessera._device import HOST, cuda_index_of
 from tessera._library import load
-from tessera._outputs import Plan, plan_of
+from tessera._op import Op
+from tessera._outputs import ALIGN, Plan, plan_of
 
 IDS = np.array([[2, 0], [1, 2], [2, 3], [0, 9]], np.int32)
 GOOD: dict[str, Any] = {"block_size": 4, "num_experts": 4}
@@ -57,15 +58,21 @@ def test_outputs_of_torch_on_the_host_are_tensors_of_their_own_call() -> None:
 
 
 class Recorder:
-    """Stands for a function of the library, and keeps the workspaces that it was called with."""
+    """Stands for a function of the library on a device, where calls want `size` bytes.
 
-    def __init__(self, function: Any, place: int) -> None:
-        self.function, self.place = function, place
+    Keeps the workspaces that it ran with.
+    """
+
+    def __init__(self, function: Any, size: int) -> None:
+        self.function, self.size = function, size
         self.workspaces: list[Any] = []
 
-    def __call__(self, *args: Any) -> None:
-        self.workspaces.append(args[self.place])
-        self.function(*args)
+    def __call__(self, workspace: Any, *args: Any) -> int:
+        if workspace is None and self.size != 0:
+            return self.size
+        self.workspaces.append(workspace)
+        self.function(workspace, *args)
+        return 0
 
 
 def on_a_device_with(
@@ -74,14 +81,14 @@ def on_a_device_with(
     """Lets arrays of this type pass for some on device 3, where calls want `size` bytes."""
     monkeypatch.setitem(_frameworks.FRAMEWORKS, kind, framework)
 
-    def plan(*shape: Any) -> Plan:
-        assert shape[4] == 3
-        return plan_of(*shape[:4])._replace(workspace_bytes=size, is_short=False)
+    def plan(op: Op, num_elements: int, options: tuple[Any, ...], cuda_index: int) -> Plan:
+        assert cuda_index == 3
+        return plan_of(op, num_elements, options)._replace(workspace_bytes=size, is_short=False)
 
-    monkeypatch.setattr(_eager_align_block_size, "plan_of", plan)
-    recorders = [Recorder(load().align_long, 7), Recorder(load().align_joined_long, 7)]
-    monkeypatch.setattr(load(), "align_long", recorders[0])
-    monkeypatch.setattr(load(), "align_joined_long", recorders[1])
+    monkeypatch.setattr(_call, "plan_of", plan)
+    recorders = [Recorder(ALIGN.call_long, size), Recorder(ALIGN.joined_long, size)]
+    monkeypatch.setattr(ALIGN, "call_long", recorders[0])
+    monkeypatch.setattr(ALIGN, "joined_long", recorders[1])
     return recorders
 
 
@@ -145,7 +152,7 @@ def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> No
     on_a_device_with(monkeypatch, CupyArray, framework, 100)
     found = tessera.align_block_size(IDS.view(CupyArray), **GOOD)
     assert [array.tolist() for array in found] == EXPECTED
-    layout = plan_of(IDS.size, 4, 4, False).layout
+    layout = plan_of(ALIGN, IDS.size, (4, 4)).layout
     assert asked == [(3, 100, np.int8), (3, layout.length, np.int32)]
     assert streams == [(3, 0x5E3)]
 

@@ -13,7 +13,7 @@ import tessera
 from programs import run_program
 from tessera import _frameworks
 from tessera._library import load
-from tessera._outputs import plan_of
+from tessera._outputs import ALIGN, plan_of
 
 jax = pytest.importorskip("jax", reason="jax is not installed")
 
@@ -205,7 +205,7 @@ def test_on_a_device_memory_is_jax_s_and_the_call_is_waited_for(
     monkeypatch.setattr(load(), "on_stream", on_stream)
     topk_ids = jax.numpy.asarray(IDS)
     expected = tessera.align_block_size(IDS, **GOOD)
-    layout = plan_of(IDS.size, 4, 4, False).layout
+    layout = plan_of(ALIGN, IDS.size, (4, 4)).layout
     memory = framework.empty_int32(topk_ids, layout.length)
     scratch = framework.empty_bytes(topk_ids, 100)
     assert all(isinstance(array, jax.Array) for array in (memory, scratch))
@@ -213,10 +213,8 @@ def test_on_a_device_memory_is_jax_s_and_the_call_is_waited_for(
 
     def call() -> None:
         events.append("call")
-        outputs = (memory, layout.num_slots, layout.num_blocks)
-        load().align_joined_short(
-            *(topk_ids, None, *outputs, None, None, None, 4, 4, False, False, -1, 0, None)
-        )
+        outputs = (memory, *layout.inner_lengths)
+        ALIGN.joined_short(None, 0, None, topk_ids, None, *outputs, 4, 4)
 
     assert framework.launch is not None
     framework.launch(topk_ids, call)

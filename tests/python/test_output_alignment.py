@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tessera
 from tessera import _frameworks
-from tessera._outputs import AlignedBlocks, layout_of, plan_of
+from tessera._outputs import ALIGN, layout_of, plan_of
 
 PROMISED = 16
 WITHIN_ALLOCATION = 128
@@ -142,10 +142,10 @@ def test_jax(num_ids: int, num_experts: int) -> None:
 @settings(deadline=None)
 @given(num_ids=SIZES, num_experts=COUNTS, block_size=COUNTS)
 def test_parts_of_one_allocation(num_ids: int, num_experts: int, block_size: int) -> None:
-    layout = plan_of(num_ids, block_size, num_experts, False).layout
+    layout = plan_of(ALIGN, num_ids, (block_size, num_experts)).layout
     memory = np.arange(layout.length, dtype=np.int32)
     slots, blocks, totals = (part.tolist() for part in _frameworks._slices(memory, layout))
-    assert (len(slots), len(blocks), len(totals)) == (layout.num_slots, layout.num_blocks, 1)
+    assert (len(slots), len(blocks), len(totals)) == (*layout.inner_lengths, 1)
     for part in (slots, blocks, totals):
         assert not part or 4 * part[0] % WITHIN_ALLOCATION == 0
     joined = [*slots, *blocks, *totals]
@@ -168,7 +168,8 @@ def test_parts_of_one_allocation(num_ids: int, num_experts: int, block_size: int
     ],
 )
 def test_no_piece_for_no_gap(sizes: tuple[int, ...], pieces: tuple[int, ...]) -> None:
-    assert layout_of(sizes).pieces == pieces
+    *lengths, second, third, end = sizes
+    assert layout_of([*lengths, end - third], [0, second, third]).pieces == pieces
 
 
 def test_torch_tensors_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,58 +189,6 @@ def test_torch_tensors_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
         for array in found:
             assert array.numel() == 0 or (array.data_ptr() - memory) % WITHIN_ALLOCATION == 0
         assert tessera.contract_violations(ids, found, block_size=3, num_experts=5) == []
-
-
-def test_the_short_way_of_cuda_tensors() -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    from tessera._eager_align_block_size import _align_cuda_tensors
-    from tessera._library import load
-
-    # The library's, which has no GPU here, with tensors that lie on the host.
-    for num_ids, dtype in ((7, torch.int32), (64, torch.int64), (0, torch.uint8)):
-        ids = (torch.arange(num_ids) % 5).to(dtype)
-        counts, dropped = (torch.full((n,), -9, dtype=torch.int32) for n in (5, 1))
-        arguments = (load(), ids, 3, 5, None, False, False, -1, counts, dropped, None)
-        found = _align_cuda_tensors(*arguments, None)
-        assert counts.tolist() == torch.bincount(ids.int(), minlength=5).tolist()
-        assert dropped.tolist() == [0]
-        counts.fill_(-9)
-        assert isinstance(found, AlignedBlocks)
-        assert tessera.contract_violations(ids, found, block_size=3, num_experts=5) == []
-        offsets = [array.storage_offset() * 4 for array in found]
-        assert [offset % WITHIN_ALLOCATION for offset in offsets] == [0, 0, 0]
-        out = tuple(torch.full_like(array, -9) for array in found)
-        assert _align_cuda_tensors(*arguments, out) is out
-        for got, want in zip(out, found, strict=True):
-            assert torch.equal(got, want)
-        assert int(counts.sum()) == num_ids
-
-
-@pytest.mark.parametrize("missing", [0, 100])
-def test_workspace_on_the_short_way(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch = pytest.importorskip("torch", reason="torch is not installed")
-    from tessera import _eager_align_block_size as eager
-
-    ids = torch.arange(8, dtype=torch.int32)
-    workspaces: list[Any] = []
-
-    def run(*arguments: Any) -> int:
-        workspace = arguments[-8]
-        workspaces.append(workspace)
-        return missing if workspace is None else 0
-
-    def plan(*shape: Any) -> Any:
-        return plan_of(*shape)._replace(workspace_bytes=missing)
-
-    monkeypatch.setattr(eager, "plan_of", plan)
-    library: Any = SimpleNamespace(align_long=run, align_joined_long=run)
-    arguments = (ids, 3, 5, None, False, False, -1, None, None, None)
-    out = tuple(torch.empty(n, dtype=torch.int32) for n in (20, 7, 1))
-    eager._align_cuda_tensors(library, *arguments, out)
-    eager._align_cuda_tensors(library, *arguments, None)
-    given = [None if one is None else (one.dtype, one.numel()) for one in workspaces]
-    memory = (torch.int8, missing)
-    assert given == ([None, memory, memory] if missing else [None, None])
 
 
 def test_the_op_of_torch() -> None:

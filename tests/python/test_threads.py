@@ -15,7 +15,8 @@ import pytest
 
 import tessera
 from programs import run_program
-from tessera._library import load
+from tessera._op import op_names
+from tessera._outputs import ALIGN
 from tessera.contract import synthetic_topk_ids
 
 
@@ -116,12 +117,12 @@ def test_long_calls_let_other_threads_run(reason: str) -> None:
 
 LOCKS = """
 from tessera._library import load
-library = load()
-print([library.function(name).release_gil for name in (
-    "lora_align_block_size", "batched_align_block_size_joined", "align_block_size_check")])
-print([library.align_long.release_gil, library.align_joined_long.release_gil,
-       library.align_with_options.release_gil, library.align_joined_with_options.release_gil])
-print([library.align_short.release_gil, library.align_joined_short.release_gil])
+from tessera._op import Op, op_names
+for op in map(Op, op_names()):
+    print(op.name, [function.release_gil for function in (
+        op.call_long, op.joined_long, op.sizes, op.explain, op.checker, op.call_short,
+        op.joined_short)])
+print(load().function("version").release_gil)
 """
 
 
@@ -129,7 +130,8 @@ print([library.align_short.release_gil, library.align_joined_short.release_gil])
 def test_the_ffi_s_default_does_not_decide(default: str) -> None:
     program = [sys.executable, "-c", LOCKS]
     done = run_program(program, TVM_FFI_RELEASE_GIL_BY_DEFAULT=default)
-    assert done.stdout.splitlines() == [str([True] * 3), str([True] * 4), str([False] * 2)]
+    locks = str([True] * 5 + [False] * 2)
+    assert done.stdout.splitlines() == [*(f"{name} {locks}" for name in op_names()), "True"]
 
 
 @pytest.mark.parametrize(
@@ -150,18 +152,18 @@ def test_short_calls_keep_the_lock(
     options: dict[str, Any], is_short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    for name in ("align_short", "align_joined_short", "align_long", "align_joined_long"):
-        monkeypatch.setattr(load(), name, lambda *arguments, name=name: ran.append(name))
+    for name in ("call_short", "joined_short", "call_long", "joined_long"):
+        monkeypatch.setattr(ALIGN, name, lambda *arguments, name=name: ran.append(name))
     tessera.align_block_size(FEW, **options)
-    joined = "" if "out" in options else "joined_"
-    assert ran == [f"align_{joined}{'short' if is_short else 'long'}"]
+    way = "call" if "out" in options else "joined"
+    assert ran == [f"{way}_{'short' if is_short else 'long'}"]
 
 
 WORKSPACE = """
 import sys
 import numpy as np
 import tessera
-from tessera.align_block_size import output_sizes
+from tessera._outputs import output_sizes
 
 def resident():
     with open("/proc/self/statm") as memory:
@@ -190,7 +192,7 @@ NO_MEMORY = """
 import resource
 import numpy as np
 import tessera
-from tessera.align_block_size import output_sizes
+from tessera._outputs import output_sizes
 
 ids = np.zeros(1 << 21, dtype=np.int32)  # so many that experts are counted in a table
 mapping = np.zeros(1 << 21, dtype=np.int32)

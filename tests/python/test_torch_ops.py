@@ -16,9 +16,11 @@ torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 import tessera  # noqa: E402
-from tessera import torch_ops  # noqa: E402
+import tessera.torch_ops  # noqa: E402
 from tessera._device import HOST  # noqa: E402
 from tessera._outputs import REFERENCE, output_sizes  # noqa: E402
+from tessera._torch_hook import TORCH_OPS  # noqa: E402
+from tessera.ops.align_block_size import symbolic_sizes  # noqa: E402
 
 NUM_EXPERTS, TOP_K, BLOCK_SIZE = 12, 2, 16
 GOOD: dict[str, Any] = {"block_size": BLOCK_SIZE, "num_experts": NUM_EXPERTS}
@@ -228,15 +230,39 @@ def test_the_formula_for_symbols_is_the_cores() -> None:
     blocks, experts = (1, 2, 7, 16, 128), (1, 2, 8, 513, 65_536)
     for num_ids, block_size, num_experts in itertools.product(sizes, blocks, experts):
         for pad, filtered in itertools.product((False, True), repeat=2):
-            shape = (num_ids, block_size, num_experts, pad, filtered)
-            expected = output_sizes(*shape[:4], HOST, REFERENCE, filtered)[:2]
-            assert torch_ops.symbolic_sizes(shape) == expected
+            shape = (num_ids, block_size, num_experts, pad)
+            expected = output_sizes(*shape, HOST, REFERENCE, filtered)[:2]
+            assert symbolic_sizes(*shape, filtered) == expected
 
 
-def test_arguments_are_those_of_the_function() -> None:
-    parameters = dict(inspect.signature(tessera.align_block_size).parameters)
-    del parameters["out"], parameters["validate"]
-    for overload in (op.default, op.out):
+@pytest.mark.parametrize("name", TORCH_OPS)
+def test_shapes_for_symbols_are_those_of_outputs(name: str) -> None:
+    torch_op = TORCH_OPS[name]
+    for num_tokens, block_size, rows in itertools.product((0, 3, 40), (1, 7, 16), (1, 5)):
+        ids = ids_of(num_tokens).int()
+        values = {
+            "topk_ids": ids,
+            "token_lora_mapping": torch.zeros(num_tokens, dtype=torch.int32),
+            "expert_num_tokens": ids.flatten(),
+            "block_size": block_size,
+            "num_experts": NUM_EXPERTS,
+            "max_loras": rows,
+            "max_tokens_per_batch": rows,
+            "tail_expert": -1,
+        }
+        parameters = inspect.signature(torch_op.function).parameters
+        arguments = {key: value for key, value in values.items() if key in parameters}
+        found = torch_op.function(**arguments)
+        assert torch_op.shapes(arguments) == tuple(tuple(array.shape) for array in found)
+
+
+@pytest.mark.parametrize("name", TORCH_OPS)
+def test_arguments_are_those_of_the_function(name: str) -> None:
+    parameters = dict(inspect.signature(TORCH_OPS[name].function).parameters)
+    del parameters["out"]
+    parameters.pop("validate", None)
+    packet = getattr(torch.ops.tessera, name)
+    for overload in (packet.default, packet.out):
         arguments = [one for one in overload._schema.arguments if not one.kwarg_only]
         assert [one.name for one in arguments] == list(parameters)
         for argument in arguments:

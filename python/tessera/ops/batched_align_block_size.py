@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tessera._arrays import host_arrays
-from tessera._family import Op, aligned_blocks
-from tessera._library import load, refusal
-from tessera._outputs import AlignedBlocks, Layout, layout_of, named_outputs
-from tessera.align_block_size import Array
-from tessera.contract import Violation
+from tessera._call import call
+from tessera._frameworks import FRAMEWORKS
+from tessera._op import Op
+from tessera._outputs import AlignedBlocks
+from tessera._torch_hook import Shape, TorchOp, call_traced, is_traced, register
+from tessera.contract import Violation, violations
 
-_OP = Op(
-    "batched_align_block_size",
-    ("expert_num_tokens",),
-    (),
-    ("max_tokens_per_batch", "block_size", "tail_expert"),
-)
+Array = TypeVar("Array")
 
-
-@functools.lru_cache(maxsize=4096)
-def _layout(num_batches: int, max_tokens_per_batch: int, block_size: int) -> Layout:
-    sizes = np.empty(5, np.int64)
-    load().function(f"{_OP.name}_sizes")(num_batches, max_tokens_per_batch, block_size, sizes)
-    return layout_of(sizes.tolist())
+_OP = Op("batched_align_block_size")
 
 
 @overload
@@ -93,13 +83,34 @@ def batched_align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    return aligned_blocks(
-        _OP,
-        (expert_num_tokens,),
-        (max_tokens_per_batch, block_size, tail_expert),
-        lambda num_batches: _layout(num_batches, max_tokens_per_batch, block_size),
-        out,
-    )
+    if is_traced(FRAMEWORKS[type(expert_num_tokens)]):
+        return call_traced(
+            _OP,
+            expert_num_tokens,
+            out,
+            max_tokens_per_batch=max_tokens_per_batch,
+            block_size=block_size,
+            tail_expert=tail_expert,
+        )
+    return _eagerly(expert_num_tokens, max_tokens_per_batch, block_size, tail_expert, out)
+
+
+def _eagerly(
+    expert_num_tokens: Any, max_tokens_per_batch: int, block_size: int, tail_expert: int, out: Any
+) -> Any:
+    numbers = (max_tokens_per_batch, block_size, tail_expert)
+    framework = FRAMEWORKS[type(expert_num_tokens)]
+    return call(_OP, framework, (expert_num_tokens,), numbers, out)
+
+
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
+    block_size = arguments["block_size"]
+    blocks_per_batch = (arguments["max_tokens_per_batch"] + block_size - 1) // block_size
+    num_blocks = arguments["expert_num_tokens"].numel() * blocks_per_batch
+    return (num_blocks * block_size,), (num_blocks,), (1,)
+
+
+register(TorchOp(_OP, batched_align_block_size, _eagerly, _shapes))
 
 
 def batched_contract_violations(
@@ -118,15 +129,5 @@ def batched_contract_violations(
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.
     """
-    outputs = named_outputs(_OP.name, result)
-    arrays = host_arrays(_OP.name, {"expert_num_tokens": expert_num_tokens, **outputs})
-    integers = {
-        "max_tokens_per_batch": max_tokens_per_batch,
-        "block_size": block_size,
-        "tail_expert": tail_expert,
-    }
-    try:
-        found = load().read_json(f"{_OP.name}_check", *arrays.values(), *integers.values())
-    except Exception as error:
-        raise refusal(_OP.name, error, arrays, integers) from None
-    return [Violation(**fields) for fields in found]
+    numbers = (max_tokens_per_batch, block_size, tail_expert)
+    return violations(_OP, (expert_num_tokens,), result, numbers)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tessera._arrays import refused_array
-from tessera._eager_align_block_size import align_eagerly
-from tessera._frameworks import FRAMEWORKS
-from tessera._outputs import AlignedBlocks as AlignedBlocks
-from tessera._outputs import output_sizes as output_sizes
-from tessera._outputs import require_triple
+from tessera._arrays import UNFIT, any_unfit
+from tessera._call import call, call_refusal
+from tessera._frameworks import FRAMEWORKS, Framework
+from tessera._library import validate_default
+from tessera._outputs import ALIGN, AlignedBlocks
+from tessera._torch_hook import Shape, TorchOp, call_traced, is_traced, register
+from tessera.strict import Report, require_flag
 
 Array = TypeVar("Array")
 
@@ -127,11 +129,15 @@ def align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    framework = FRAMEWORKS[type(topk_ids)]
-    if framework.num_modes is not None and (framework.num_modes() or framework.is_tracing()):
-        return _align_traced(
+    if is_traced(FRAMEWORKS[type(topk_ids)]):
+        if validate is not None:
+            raise ValueError(
+                "align_block_size: validate: expected None in a call that torch traces, where "
+                f"TESSERA_VALIDATE decides, got {validate!r}"
+            )
+        return call_traced(
+            ALIGN,
             topk_ids,
-            validate,
             out,
             block_size=block_size,
             num_experts=num_experts,
@@ -165,36 +171,108 @@ def align_block_size(
     )
 
 
-def _align_traced(
-    topk_ids: Any, validate: object, out: tuple[Any, ...] | None, **options: Any
+def align_eagerly(
+    topk_ids: Any,
+    block_size: int,
+    num_experts: int,
+    expert_map: Any = None,
+    ignore_invalid_experts: bool = False,
+    pad_sorted_ids: bool = False,
+    tail_expert: int = -1,
+    map_tail: bool = False,
+    filtered_group: bool = False,
+    expert_counts: Any = None,
+    num_dropped: Any = None,
+    statistics: Any = None,
+    num_threads: int | None = None,
+    validate: bool | Literal["now"] | None = None,
+    out: tuple[Any, ...] | None = None,
 ) -> Any:
-    """The call as an op of torch's, for what traces it to see, and to call when it pleases."""
-    if validate is not None:
-        raise ValueError(
-            "align_block_size: validate: expected None in a call that torch traces, where "
-            f"TESSERA_VALIDATE decides, got {validate!r}"
-        )
-    if out is not None:
-        require_triple("align_block_size", out)
+    """`align_block_size`, whatever records what is done with its arrays."""
+    framework = FRAMEWORKS[type(topk_ids)]
+    if validate is None:
+        validate = validate_default()
+    # A flag may be NumPy's, which the FFI does not take; most are the default.
+    if ignore_invalid_experts is not False:
+        ignore_invalid_experts = bool(ignore_invalid_experts)
+    if pad_sorted_ids is not False:
+        pad_sorted_ids = bool(pad_sorted_ids)
+    numbers = (block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert)
+    inputs = (topk_ids, expert_map)
+    threads = 0 if num_threads is None else num_threads
+    if validate is False and not (map_tail or filtered_group) and statistics is None:
+        rest: tuple[Any, ...] = ()
+        if not (expert_counts is num_dropped is None):
+            rest = (expert_counts, num_dropped)
+        return call(ALIGN, framework, inputs, numbers, out, threads, rest)
+    flags = bool(map_tail), bool(filtered_group)
+    require_flag(validate)
+    if not validate:
+        rest = (expert_counts, num_dropped, statistics, None, *flags)
+        return call(ALIGN, framework, inputs, numbers, out, threads, rest)
+    return _align_validated(
+        framework,
+        inputs,
+        numbers,
+        out,
+        threads,
+        (expert_counts, num_dropped, statistics),
+        flags,
+        validate,
+    )
+
+
+def _align_validated(
+    framework: Framework,
+    inputs: tuple[Any, ...],
+    numbers: tuple[Any, ...],
+    out: tuple[Any, ...] | None,
+    num_threads: object,
+    reports: tuple[Any, ...],
+    flags: tuple[bool, bool],
+    validate: object,
+) -> Any:
+    """The call with a report of invalid ids and map entries."""
+    topk_ids = inputs[0]
     try:
-        return _align_in_graph(topk_ids, out=out, **options)
-    except (NotImplementedError, TypeError) as error:
-        # Some subclasses of tensors take no op that they do not know.
-        refused = refused_array("align_block_size", {"topk_ids": topk_ids})
-        if refused is None or str(error).startswith("align_block_size: "):
-            raise
-        try:
-            raise refused from error
-        finally:
-            del refused  # its traceback holds this frame, and so the arrays
+        if any_unfit(inputs):
+            raise TypeError(UNFIT)
+        cuda_index = framework.cuda_index(topk_ids)
+        report = Report(validate, topk_ids, framework, cuda_index, numbers[1], flags[1])
+    except Exception as error:
+        rest = (*reports, None, *flags)
+        raise call_refusal(ALIGN, error, inputs, out, numbers, num_threads, rest) from None
+    try:
+        rest = (*reports, report.array, *flags)
+        result = call(ALIGN, framework, inputs, numbers, out, num_threads, rest)
+    except BaseException:
+        report.cancel()
+        raise
+    report.submit()
+    return result
 
 
-def _align_in_graph(*args: Any, **kwargs: Any) -> Any:
-    """What `torch.compile` traces in place of `align_block_size`."""
-    from tessera.torch_ops import align_in_graph
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
+    num_slots, num_blocks = symbolic_sizes(
+        arguments["topk_ids"].numel(),
+        arguments["block_size"],
+        arguments["num_experts"],
+        arguments.get("pad_sorted_ids", False),
+        arguments.get("filtered_group", False),
+    )
+    return (num_slots,), (num_blocks,), (1,)
 
-    return align_in_graph(*args, **kwargs)
+
+def symbolic_sizes(
+    num_ids: Any, block_size: Any, num_experts: Any, pad_sorted_ids: bool, filtered_group: bool
+) -> tuple[Any, Any]:
+    """Lengths of `sorted_token_ids` and `expert_ids`, also for SymInts."""
+    import torch
+
+    num_groups = num_experts + 1 if filtered_group else num_experts
+    capacity = num_ids + torch.sym_min(num_ids, num_groups) * (block_size - 1)
+    num_blocks = (capacity + block_size - 1) // block_size
+    return (num_blocks * block_size if pad_sorted_ids else capacity), num_blocks
 
 
-# Told to Dynamo by this attribute, so that an eager call does not have to ask whether it is traced.
-align_block_size.__dict__["_torchdynamo_inline"] = _align_in_graph
+register(TorchOp(ALIGN, align_block_size, align_eagerly, _shapes))

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-from typing import Any, overload
+from collections.abc import Mapping
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from tessera._arrays import host_arrays
-from tessera._family import Op, aligned_blocks
-from tessera._library import load, refusal
-from tessera._outputs import AlignedBlocks, Layout, layout_of, named_outputs
-from tessera.align_block_size import Array
-from tessera.contract import Violation
+from tessera._call import call
+from tessera._frameworks import FRAMEWORKS
+from tessera._op import Op
+from tessera._outputs import AlignedBlocks
+from tessera._torch_hook import Shape, TorchOp, call_traced, is_traced, register
+from tessera.contract import Violation, violations
+from tessera.ops.align_block_size import symbolic_sizes
 
-_OP = Op(
-    "lora_align_block_size",
-    ("topk_ids", "token_lora_mapping"),
-    ("adapter_enabled", "lora_ids", "expert_map"),
-    ("block_size", "num_experts", "max_loras", "pad_sorted_ids", "tail_expert"),
-)
+Array = TypeVar("Array")
 
-
-@functools.lru_cache(maxsize=4096)
-def _layout(
-    num_ids: int, block_size: int, num_experts: int, max_loras: int, pad_sorted_ids: bool
-) -> Layout:
-    sizes = np.empty(5, np.int64)
-    shape = (num_ids, block_size, num_experts, max_loras, pad_sorted_ids)
-    load().function(f"{_OP.name}_sizes")(*shape, sizes)
-    return layout_of(sizes.tolist())
+_OP = Op("lora_align_block_size")
 
 
 @overload
@@ -124,15 +112,68 @@ def lora_align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    pad_sorted_ids = bool(pad_sorted_ids)
-    return aligned_blocks(
-        _OP,
-        (topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map),
-        (block_size, num_experts, max_loras, pad_sorted_ids, tail_expert),
-        lambda num_ids: _layout(num_ids, block_size, num_experts, max_loras, pad_sorted_ids),
+    if is_traced(FRAMEWORKS[type(topk_ids)]):
+        return call_traced(
+            _OP,
+            topk_ids,
+            out,
+            token_lora_mapping=token_lora_mapping,
+            block_size=block_size,
+            num_experts=num_experts,
+            max_loras=max_loras,
+            adapter_enabled=adapter_enabled,
+            lora_ids=lora_ids,
+            expert_map=expert_map,
+            pad_sorted_ids=pad_sorted_ids,
+            tail_expert=tail_expert,
+        )
+    return _eagerly(
+        topk_ids,
+        token_lora_mapping,
+        block_size,
+        num_experts,
+        max_loras,
+        adapter_enabled,
+        lora_ids,
+        expert_map,
+        pad_sorted_ids,
+        tail_expert,
         out,
-        num_rows=max_loras,
     )
+
+
+def _eagerly(
+    topk_ids: Any,
+    token_lora_mapping: Any,
+    block_size: int,
+    num_experts: int,
+    max_loras: int,
+    adapter_enabled: Any,
+    lora_ids: Any,
+    expert_map: Any,
+    pad_sorted_ids: bool,
+    tail_expert: int,
+    out: Any,
+) -> Any:
+    inputs = (topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map)
+    # `top_k` is read off the shape of `topk_ids`.
+    numbers = (block_size, num_experts, max_loras, None, bool(pad_sorted_ids), tail_expert)
+    return call(_OP, FRAMEWORKS[type(topk_ids)], inputs, numbers, out, num_rows=max_loras)
+
+
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
+    num_slots, num_blocks = symbolic_sizes(
+        arguments["topk_ids"].numel(),
+        arguments["block_size"],
+        arguments["num_experts"],
+        arguments.get("pad_sorted_ids", False),
+        False,
+    )
+    num_rows = arguments["max_loras"]
+    return (num_rows, num_slots), (num_rows, num_blocks), (num_rows,)
+
+
+register(TorchOp(_OP, lora_align_block_size, _eagerly, _shapes))
 
 
 def lora_contract_violations(
@@ -157,26 +198,6 @@ def lora_contract_violations(
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.
     """
-    given = {
-        "topk_ids": topk_ids,
-        "token_lora_mapping": token_lora_mapping,
-        "adapter_enabled": adapter_enabled,
-        "lora_ids": lora_ids,
-        "expert_map": expert_map,
-        **named_outputs(_OP.name, result),
-    }
-    arrays = host_arrays(_OP.name, given)
-    integers = {"block_size": block_size, "num_experts": num_experts, "max_loras": max_loras}
-    try:
-        found = load().read_json(
-            f"{_OP.name}_check",
-            *arrays.values(),
-            *integers.values(),
-            bool(pad_sorted_ids),
-            tail_expert,
-        )
-    except Exception as error:
-        required = (*_OP.arrays, *AlignedBlocks._fields)
-        there = {name: a for name, a in arrays.items() if a is not None or name in required}
-        raise refusal(_OP.name, error, there, {**integers, "tail_expert": tail_expert}) from None
-    return [Violation(**fields) for fields in found]
+    inputs = (topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map)
+    numbers = (block_size, num_experts, max_loras, None, bool(pad_sorted_ids), tail_expert)
+    return violations(_OP, inputs, result, numbers)

@@ -1,0 +1,215 @@
+"""How every op runs from Python: from arrays and numbers to the FFI and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tessera._arrays import UNFIT, any_unfit, refuse_followed, refused_array, require_eager
+from tessera._device import HOST
+from tessera._frameworks import Framework, exportable
+from tessera._library import refusal
+from tessera._op import Op
+from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_outputs, shaped_plan_of
+
+
+def call(
+    op: Op,
+    framework: Framework,
+    inputs: tuple[Any, ...],
+    numbers: tuple[Any, ...],
+    out: Any,
+    num_threads: Any = 0,
+    rest: tuple[Any, ...] = (),
+    num_rows: Any = None,
+) -> Any:
+    """Call an op, and let it write to `out`, or to new arrays of the first input's framework.
+
+    Args:
+        op: the op.
+        framework: of the first input, which decides about the device.
+        inputs: the arrays that it reads, in the order of its table; None where one is not given.
+        numbers: its numbers and flags, in this order; flags are bools.
+        out: a tuple of its outputs, or the output if it has one; or None.
+        num_threads: host threads to use at most; 0: as many as pay.
+        rest: optional outputs and rarer flags, in this order, cut short where defaults will do.
+        num_rows: rows that new outputs have, but the last; None where they have one axis.
+
+    Returns:
+        `out`, or new arrays: an `AlignedBlocks` of parts of one allocation, or the output.
+
+    Raises:
+        TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
+    """
+    source = inputs[0]
+    try:
+        is_unfit = framework.is_unfit
+        if is_unfit is not None and is_unfit(source):
+            raise TypeError(UNFIT)
+        sent = inputs
+        for array in inputs[1:]:
+            if array is not None:
+                sent = _others_checked(op, framework, inputs)
+                break
+        if framework.exportable is not None:
+            sent = (framework.exportable(source), *sent[1:])
+        if rest:
+            _check_rest(op, framework, rest)
+        workspace = layout = None  # on the host the workspace is the library's own
+        if out is not None:
+            outputs, is_short = _given_outputs(op, framework, source, numbers, out)
+            function = op.call_short if is_short else op.call_long
+        elif op.is_joined:
+            options = (*numbers, *_flags(op, rest)) if rest else numbers
+            cuda_index = framework.cuda_index(source)
+            layout, workspace_bytes, is_short = plan_of(
+                op, framework.num_elements(source), options, cuda_index
+            )
+            # Freed when this function returns, which may be before the call has run: the allocators
+            # of torch and CuPy reuse memory in the order of the stream that the call is on, under
+            # graph capture too. An allocation of its own, so that the outputs do not keep it alive.
+            if workspace_bytes and cuda_index != HOST:
+                workspace = framework.empty_bytes(source, workspace_bytes)
+            # One allocation, and one array across the boundary, in place of several.
+            memory = framework.empty_int32(source, layout.length)
+            outputs = (memory, *layout.inner_lengths)
+            function = op.joined_short if is_short else op.joined_long
+        else:
+            options = (*numbers, *_flags(op, rest)) if rest else numbers
+            plan = shaped_plan_of(op, sent, options, framework.cuda_index(source))
+            outputs = tuple(
+                framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
+                for row, shape in zip(op.outputs, plan.shapes, strict=True)
+            )
+            function = op.call_short if plan.is_short else op.call_long
+        if framework.launch is None:
+            # Most calls need no workspace; one on a device that does says how much, and has done
+            # nothing.
+            if missing := function(workspace, num_threads, None, *sent, *outputs, *numbers, *rest):
+                workspace = framework.empty_bytes(source, missing)
+                function(workspace, num_threads, None, *sent, *outputs, *numbers, *rest)
+        else:
+            arguments = (num_threads, None, *sent, *outputs, *numbers, *rest)
+            framework.launch(
+                source, lambda: _run(function, framework, source, workspace, arguments)
+            )
+    except Exception as error:
+        # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
+        raise call_refusal(op, error, inputs, out, numbers, num_threads, rest) from None
+    if out is not None:
+        return out
+    parts = outputs if layout is None else tuple(framework.split(memory, layout))
+    if num_rows is not None:
+        rows = int(num_rows)  # a bool is a number to the library, and none to reshape
+        *others, last = parts
+        parts = (*(part.reshape((rows, -1)) for part in others), last)
+    if framework.adopt is not None:
+        parts = tuple(framework.adopt(source, part) for part in parts)
+    return parts[0] if len(parts) == 1 else tuple.__new__(AlignedBlocks, parts)
+
+
+def _run(
+    function: Any, framework: Framework, source: Any, workspace: Any, arguments: Sequence[Any]
+) -> None:
+    if missing := function(workspace, *arguments):
+        function(framework.empty_bytes(source, missing), *arguments)
+
+
+def _others_checked(op: Op, framework: Framework, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs as the FFI takes them, the first as it is, once the others have been looked at."""
+    others = inputs[1:]
+    if any_unfit(others):
+        raise TypeError(UNFIT)
+    if framework.num_modes is None:  # else the caller has asked
+        require_eager(op.name, zip((row.name for row in op.inputs[1:]), others, strict=True))
+    return inputs[0], *map(exportable, others)
+
+
+def _given_outputs(
+    op: Op, framework: Framework, source: Any, numbers: tuple[Any, ...], out: Any
+) -> tuple[tuple[Any, ...], bool]:
+    """The arrays in `out`, and whether a call that writes to them may keep the interpreter lock."""
+    outputs = require_outputs(op, out)
+    kind, is_unfit = type(source), framework.is_unfit
+    for array in outputs:
+        if type(array) is not kind:
+            if any_unfit(outputs, written=True):
+                raise TypeError(UNFIT)
+            if framework.num_modes is None:  # else the caller has asked
+                require_eager(op.name, zip((row.name for row in op.outputs), outputs, strict=True))
+            return outputs, False
+        if framework.immutable or (is_unfit is not None and is_unfit(array)):
+            raise TypeError(UNFIT)
+    if op.float_outputs:
+        for place in op.float_outputs:
+            refuse_followed(op.name, op.outputs[place].name, outputs[place])
+    if framework.cuda_index(source) != HOST:
+        return outputs, False
+    for array in outputs:
+        if framework.num_elements(array) >= LONG_CALL:
+            return outputs, False
+    for place in op.counters:
+        if numbers[place] >= LONG_CALL:
+            return outputs, False
+    return outputs, True
+
+
+def _check_rest(op: Op, framework: Framework, rest: tuple[Any, ...]) -> None:
+    """Refuse what the FFI would take without a word, of the optional outputs."""
+    arrays = [(row, value) for row, value in zip(op.rest, rest, strict=False) if row.is_array]
+    if any_unfit((array for _, array in arrays), written=True):
+        raise TypeError(UNFIT)
+    for row, array in arrays:
+        if "float64" in row.dtypes:
+            refuse_followed(op.name, row.name, array)
+    if framework.num_modes is None:  # else the caller has asked
+        require_eager(op.name, ((row.name, array) for row, array in arrays))
+
+
+def _flags(op: Op, rest: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The rest as far as sizes may depend on it: without the arrays."""
+    return tuple(None if row.is_array else value for row, value in zip(op.rest, rest, strict=False))
+
+
+def named_arguments(
+    op: Op, inputs: Sequence[Any], out: object, rest: Sequence[Any] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The given arrays of a call by name; and of them those that it writes."""
+    arrays = {
+        row.name: array
+        for row, array in zip(op.inputs, inputs, strict=True)
+        if array is not None or not row.is_optional
+    }
+    outputs = out if isinstance(out, tuple) else () if out is None else (out,)
+    written = {row.name: array for row, array in zip(op.outputs, outputs, strict=False)}
+    written |= {
+        row.name: array
+        for row, array in zip(op.rest, rest, strict=False)
+        if row.is_array and array is not None
+    }
+    return arrays | written, written
+
+
+def named_integers(op: Op, numbers: Sequence[Any]) -> dict[str, Any]:
+    """The numbers by name, without the flags and what the library fills in."""
+    return {
+        row.name: number
+        for row, number in zip(op.numbers, numbers, strict=True)
+        if row.kind != "flag" and row.row_length_of is None
+    }
+
+
+def call_refusal(
+    op: Op,
+    error: Exception,
+    inputs: tuple[Any, ...],
+    out: object,
+    numbers: tuple[Any, ...],
+    num_threads: object,
+    rest: tuple[Any, ...],
+) -> Exception:
+    """What to raise for `error`, which a call with these arguments raised."""
+    arrays, written = named_arguments(op, inputs, out, rest)
+    integers = named_integers(op, numbers) | {"num_threads": num_threads}
+    refused = refused_array(op.name, arrays, written)
+    return refusal(op.name, refused or error, arrays, integers)

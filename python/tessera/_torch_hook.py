@@ -1,0 +1,68 @@
+"""What torch needs to see of an op whose calls it traces; torch itself is imported only then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from tessera._arrays import refused_array
+from tessera._frameworks import Framework
+from tessera._op import Op
+from tessera._outputs import require_outputs
+
+Shape = tuple[Any, ...]
+
+
+class TorchOp(NamedTuple):
+    """An op as `tessera.torch_ops` registers it with torch."""
+
+    op: Op
+    # Whose parameters the op of torch has, but `out` and `validate`.
+    function: Callable[..., Any]
+    # The same with `out`, whatever records what is done with its arrays.
+    eagerly: Callable[..., Any]
+    # Shapes of the outputs by the arguments, where the core cannot be asked: for SymInts. The one
+    # formula in Python; a test holds it to the core's.
+    shapes: Callable[[Mapping[str, Any]], tuple[Shape, ...]]
+
+
+TORCH_OPS: dict[str, TorchOp] = {}
+
+
+def register(torch_op: TorchOp) -> None:
+    """Let torch see calls of this function as one op."""
+    name = torch_op.op.name
+    TORCH_OPS[name] = torch_op
+
+    def in_graph(*args: Any, **kwargs: Any) -> Any:
+        from tessera.torch_ops import call_in_graph
+
+        return call_in_graph(name, *args, **kwargs)
+
+    # Told to Dynamo by this attribute, so that an eager call does not have to ask whether it is
+    # traced.
+    torch_op.function.__dict__["_torchdynamo_inline"] = in_graph
+
+
+def is_traced(framework: Framework) -> bool:
+    """Whether torch traces calls now, so that it must see one op."""
+    return framework.num_modes is not None and bool(framework.num_modes() or framework.is_tracing())
+
+
+def call_traced(op: Op, source: Any, out: Any, **arguments: Any) -> Any:
+    """The call as an op of torch's, for what traces it to see, and to call when it pleases."""
+    if out is not None:
+        require_outputs(op, out)
+    from tessera.torch_ops import call_in_graph
+
+    try:
+        return call_in_graph(op.name, source, out=out, **arguments)
+    except (NotImplementedError, TypeError) as error:
+        # Some subclasses of tensors take no op that they do not know.
+        refused = refused_array(op.name, {op.inputs[0].name: source})
+        if refused is None or str(error).startswith(f"{op.name}: "):
+            raise
+        try:
+            raise refused from error
+        finally:
+            del refused  # its traceback holds this frame, and so the arrays
