@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 HOST = ("tessera._starting", "tessera._library", "tessera._frameworks")
-RUNTIME = (*HOST, "tessera.<op>", "tessera")
+RUNTIME = (*HOST, "tessera._call", "tessera.<op>", "tessera")
 BACKEND = ("include", "src/core")
 CUDA = (*BACKEND, "src/cuda/parts", "src/cuda")
 
@@ -42,10 +42,20 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "tessera._library": (("python/tessera/_library.py",), ("tessera._starting",)),
     "tessera._frameworks": (
-        tuple(f"python/tessera/{name}.py" for name in ("_frameworks", "_outputs", "_arrays")),
+        tuple(
+            f"python/tessera/{name}.py"
+            for name in ("_op", "_outputs", "_framework", "_frameworks", "_arrays")
+        ),
         ("tessera._starting", "tessera._library"),
     ),
-    "tessera.<op>": (("python/tessera/*.py",), HOST),
+    "tessera._call": (
+        tuple(
+            f"python/tessera/{name}.py"
+            for name in ("_call", "_torch_hook", "_torch_registry", "torch_ops")
+        ),
+        HOST,
+    ),
+    "tessera.<op>": (("python/tessera/*.py", "python/tessera/ops/*.py"), (*HOST, "tessera._call")),
     "tessera": (("python/tessera/__init__.py",), (*HOST, "tessera.<op>")),
     "tessera._patching": (
         ("python/tessera/_patching.py", "python/tessera/_plain_tensor.py"),

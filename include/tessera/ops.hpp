@@ -25,6 +25,13 @@ struct OpSizes {
   std::size_t workspace_bytes = 0;
 };
 
+/// Where a call that knows how much workspace it needs gets it. Less than `bytes` is refused as a
+/// workspace in the context is.
+struct WorkspaceSource {
+  std::span<std::byte> (*get)(void* state, std::size_t bytes);
+  void* state;
+};
+
 /// An op whose argument struct is known by its table alone. The functions are the op's own: `args`
 /// points to its argument struct.
 struct OpEntry {
@@ -33,6 +40,9 @@ struct OpEntry {
   const void* default_args;  ///< an argument struct as its constructor leaves it
 
   Status (*call)(const void* args, const Context& context) noexcept;
+  /// The same without a size query before it: the workspace is asked for when all else is checked.
+  Status (*call_with)(const void* args, const Context& context,
+                      const WorkspaceSource& source) noexcept;
   /// Reads numbers, data types and lengths of `args`, and no array's memory.
   Status (*sizes)(const void* args, const Context& context, OpSizes* sizes) noexcept;
   /// What a call would run and why not the others, fastest first. Reads what `sizes` reads.

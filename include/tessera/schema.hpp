@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 #include <span>
+#include <string_view>
 #include <type_traits>
 
 #include "tessera/tensor_view.hpp"
@@ -233,7 +234,7 @@ constexpr Argument argument(const char* name, std::size_t offset) {
 /// An op's table, in this order: inputs, of which the first is required, and its device that of the
 /// call; required outputs; numbers and flags; optional outputs and flags that few calls give.
 struct Schema {
-  const char* op;
+  std::string_view op;
   std::span<const Argument> arguments;
   /// What the lengths of this op are called on its page, such as "N" and "capacity".
   std::span<const char* const> symbols;

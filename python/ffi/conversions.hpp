@@ -15,6 +15,7 @@
 #include <limits>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "tessera/ops.hpp"
 #include "tessera/status.hpp"
@@ -40,7 +41,7 @@ inline void throw_unless_ok(const Status& status) {
 }
 
 /// Python's integers arrive as 64 bits; some are taken as 32.
-inline std::int32_t int32_of(const char* op, const char* argument, std::int64_t value) {
+inline std::int32_t int32_of(std::string_view op, const char* argument, std::int64_t value) {
   if (value < std::numeric_limits<std::int32_t>::min() ||
       value > std::numeric_limits<std::int32_t>::max()) {
     TVM_FFI_THROW(ValueError) << op << ": " << argument << ": expected an integer of 32 bits, got "

@@ -10,48 +10,53 @@
 namespace tessera::python {
 namespace {
 
-/// Scratch memory of one host call. Each thread keeps up to kKeptBytes for its next calls; a call
-/// that needs more takes memory of its own and gives it back.
-class HostWorkspace {
+/// Where a call gets its workspace. On a device it is the caller's. On the host each thread keeps
+/// up to kKeptBytes for its next calls; a call that needs more takes memory of its own and gives it
+/// back.
+class Workspace {
  public:
   static constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
 
-  HostWorkspace(const char* op, std::size_t bytes) : bytes_(bytes) {
-    thread_local std::unique_ptr<std::byte[]> kept;
-    thread_local std::size_t kept_bytes = 0;
-    if (bytes > kKeptBytes) {
-      own_ = allocate(op, bytes);
-      data_ = own_.get();
-      return;
-    }
-    if (kept_bytes < bytes) {
-      kept = allocate(op, bytes);
-      kept_bytes = bytes;
-    }
-    data_ = kept.get();
-  }
+  Workspace(bool is_on_host, std::span<std::byte> given) : is_on_host_(is_on_host), given_(given) {}
 
-  std::span<std::byte> span() const { return {data_, bytes_}; }
+  /// Bytes that the call asked for and that there are not: none were given, or the host has none.
+  std::size_t lacking() const { return lacking_; }
+
+  WorkspaceSource source() {
+    return {[](void* state, std::size_t bytes) {
+              auto* self = static_cast<Workspace*>(state);
+              const std::span<std::byte> found = self->get(bytes);
+              if (found.data() == nullptr) self->lacking_ = bytes;
+              return found;
+            },
+            this};
+  }
 
  private:
-  static std::unique_ptr<std::byte[]> allocate(const char* op, std::size_t bytes) {
-    std::unique_ptr<std::byte[]> memory(new (std::nothrow) std::byte[bytes]);
-    if (memory == nullptr) {
-      TVM_FFI_THROW(RuntimeError) << op << ": workspace: expected " << bytes
-                                  << " bytes of host memory, got none";
+  std::span<std::byte> get(std::size_t bytes) {
+    if (!is_on_host_ || bytes == 0) return given_;
+    if (bytes > kKeptBytes) {
+      own_.reset(new (std::nothrow) std::byte[bytes]);
+      return {own_.get(), own_ == nullptr ? 0 : bytes};
     }
-    return memory;
+    thread_local std::unique_ptr<std::byte[]> kept;
+    thread_local std::size_t kept_bytes = 0;
+    if (kept_bytes < bytes) {
+      kept.reset(new (std::nothrow) std::byte[bytes]);
+      kept_bytes = kept == nullptr ? 0 : bytes;
+    }
+    return {kept.get(), kept == nullptr ? 0 : bytes};
   }
 
+  bool is_on_host_;
+  std::span<std::byte> given_;
   std::unique_ptr<std::byte[]> own_;
-  std::byte* data_ = nullptr;
-  std::size_t bytes_;
+  std::size_t lacking_ = 0;
 };
 
-/// Runs a call on the device of its first array. On a device the workspace is the caller's, and the
-/// stream the one that the framework of the arrays has made current; on the host the workspace is
-/// found here. Returns 0, or, where a call on a device needs a workspace and got none, its bytes:
-/// nothing has run then.
+/// Runs a call on the device of its first array, and there on the stream that the framework of the
+/// arrays has made current. Returns 0, or, where a call on a device needs a workspace and got none,
+/// its bytes: nothing has run then.
 std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace,
                  ffi::AnyView num_threads, ffi::AnyView implementation) {
   const std::string chosen = text_of(implementation);  // outlives the context
@@ -59,24 +64,19 @@ std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace
   context.device = arguments.view(op.schema->arguments[0]).device;
   context.num_threads = int32_of(op.schema->op, "num_threads", value_of<std::int64_t>(num_threads));
   context.implementation = chosen;
-  std::optional<HostWorkspace> host_workspace;
   const bool is_on_host = context.device.device_type == kDLCPU;
-  if (!is_on_host && workspace != nullptr) {
-    context.workspace = bytes_of(workspace);
-  } else {
-    OpSizes sizes;
-    throw_unless_ok(op.sizes(arguments.get(), context, &sizes));
-    if (is_on_host) {
-      context.workspace = host_workspace.emplace(op.schema->op, sizes.workspace_bytes).span();
-    } else if (sizes.workspace_bytes != 0) {
-      return static_cast<std::int64_t>(sizes.workspace_bytes);
-    }
-  }
   if (!is_on_host) {
     context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
   }
-  throw_unless_ok(op.call(arguments.get(), context));
-  return 0;
+  Workspace memory(is_on_host, is_on_host ? std::span<std::byte>() : bytes_of(workspace));
+  const Status status = op.call_with(arguments.get(), context, memory.source());
+  if (memory.lacking() == 0) {
+    throw_unless_ok(status);
+  } else if (is_on_host) {
+    TVM_FFI_THROW(RuntimeError) << op.schema->op << ": workspace: expected " << memory.lacking()
+                                << " bytes of host memory, got none";
+  }
+  return static_cast<std::int64_t>(memory.lacking());
 }
 
 /// values: workspace, num_threads, implementation, then the op's arguments.
@@ -258,7 +258,7 @@ std::string argument_json(const Argument& argument, const OpEntry& op) {
 /// The tables of all ops.
 std::string schemas() {
   return json_array(all_ops(), [](const OpEntry& op) {
-    return "{\"op\":" + json_string(op.schema->op) +
+    return "{\"op\":" + json_string(std::string(op.schema->op)) +
            ",\"symbols\":" + json_array(op.schema->symbols, json_string) + ",\"arguments\":" +
            json_array(op.schema->arguments,
                       [&](const Argument& argument) { return argument_json(argument, op); }) +

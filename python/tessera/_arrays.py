@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tessera._frameworks import FRAMEWORKS, exportable, on_host
+from tessera._framework import exportable, on_host
+from tessera._frameworks import FRAMEWORKS
 
 # What a call raises where it finds an unfit array: `refused_array` then says which, and why.
 UNFIT = "an array is unfit"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tessera._arrays import UNFIT, any_unfit, refuse_followed, refused_array, require_eager
 from tessera._device import HOST
-from tessera._frameworks import Framework, exportable
+from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op
 from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_outputs, shaped_plan_of
@@ -16,7 +16,8 @@ from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_outputs,
 def call(
     op: Op,
     framework: Framework,
-    inputs: tuple[Any, ...],
+    source: Any,
+    others: tuple[Any, ...],
     numbers: tuple[Any, ...],
     out: Any,
     num_threads: Any = 0,
@@ -28,7 +29,9 @@ def call(
     Args:
         op: the op.
         framework: of the first input, which decides about the device.
-        inputs: the arrays that it reads, in the order of its table; None where one is not given.
+        source: the first input.
+        others: the other inputs, in the order of the table, None where one is not given; the empty
+            tuple stands for none of them.
         numbers: its numbers and flags, in this order; flags are bools.
         out: a tuple of its outputs, or the output if it has one; or None.
         num_threads: host threads to use at most; 0: as many as pay.
@@ -41,24 +44,37 @@ def call(
     Raises:
         TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
     """
-    source = inputs[0]
     try:
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(source):
             raise TypeError(UNFIT)
-        sent = inputs
-        for array in inputs[1:]:
-            if array is not None:
-                sent = _others_checked(op, framework, inputs)
-                break
-        if framework.exportable is not None:
-            sent = (framework.exportable(source), *sent[1:])
+        sent = source if framework.exportable is None else framework.exportable(source)
+        sent_others = _checked(op, framework, others) if others else op.no_others
         if rest:
             _check_rest(op, framework, rest)
-        workspace = layout = None  # on the host the workspace is the library's own
+        workspace = None  # on the host it is the library's own
         if out is not None:
-            outputs, is_short = _given_outputs(op, framework, source, numbers, out)
+            outputs = out if isinstance(out, tuple) else (out,)
+            if len(outputs) != op.num_outputs:
+                outputs = require_outputs(op, out)  # which refuses it
+            kind, num_elements = type(source), framework.num_elements
+            is_short = framework.cuda_index(source) == HOST
+            for array in outputs:
+                if type(array) is not kind:
+                    _check_unlike(op, framework, outputs)
+                    is_short = False
+                    break
+                if framework.immutable or (is_unfit is not None and is_unfit(array)):
+                    raise TypeError(UNFIT)
+                if is_short and num_elements(array) >= LONG_CALL:
+                    is_short = False
+            if is_short:
+                for place in op.counters:
+                    if numbers[place] >= LONG_CALL:
+                        is_short = False
             function = op.call_short if is_short else op.call_long
+            for place in op.float_outputs:
+                refuse_followed(op.name, op.outputs[place].name, outputs[place])
         elif op.is_joined:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             cuda_index = framework.cuda_index(source)
@@ -76,82 +92,71 @@ def call(
             function = op.joined_short if is_short else op.joined_long
         else:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
-            plan = shaped_plan_of(op, sent, options, framework.cuda_index(source))
+            inputs = (sent, *sent_others)
+            plan = shaped_plan_of(op, inputs, options, framework.cuda_index(source))
             outputs = tuple(
                 framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
                 for row, shape in zip(op.outputs, plan.shapes, strict=True)
             )
             function = op.call_short if plan.is_short else op.call_long
-        if framework.launch is None:
-            # Most calls need no workspace; one on a device that does says how much, and has done
-            # nothing.
-            if missing := function(workspace, num_threads, None, *sent, *outputs, *numbers, *rest):
-                workspace = framework.empty_bytes(source, missing)
-                function(workspace, num_threads, None, *sent, *outputs, *numbers, *rest)
-        else:
-            arguments = (num_threads, None, *sent, *outputs, *numbers, *rest)
-            framework.launch(
-                source, lambda: _run(function, framework, source, workspace, arguments)
-            )
+        if framework.launch is not None:
+            arguments = (num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
+            _launch(framework.launch, function, framework, source, workspace, arguments)
+        # Most calls need no workspace; one on a device that does says how much, and has done
+        # nothing.
+        elif missing := function(
+            workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest
+        ):
+            workspace = framework.empty_bytes(source, missing)
+            function(workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
     except Exception as error:
         # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
+        inputs = (source, *(others or op.no_others))
         raise call_refusal(op, error, inputs, out, numbers, num_threads, rest) from None
     if out is not None:
         return out
-    parts = outputs if layout is None else tuple(framework.split(memory, layout))
+    parts = tuple(framework.split(memory, layout)) if op.is_joined else outputs
     if num_rows is not None:
         rows = int(num_rows)  # a bool is a number to the library, and none to reshape
-        *others, last = parts
-        parts = (*(part.reshape((rows, -1)) for part in others), last)
+        *first, last = parts
+        parts = (*(part.reshape((rows, -1)) for part in first), last)
     if framework.adopt is not None:
         parts = tuple(framework.adopt(source, part) for part in parts)
-    return parts[0] if len(parts) == 1 else tuple.__new__(AlignedBlocks, parts)
+    return parts[0] if op.num_outputs == 1 else tuple.__new__(AlignedBlocks, parts)
 
 
-def _run(
-    function: Any, framework: Framework, source: Any, workspace: Any, arguments: Sequence[Any]
+def _launch(
+    launch: Callable[[Any, Callable[[], object]], None],
+    function: Any,
+    framework: Framework,
+    source: Any,
+    workspace: Any,
+    arguments: tuple[Any, ...],
 ) -> None:
-    if missing := function(workspace, *arguments):
-        function(framework.empty_bytes(source, missing), *arguments)
+    """Make the call the way that the framework asks for."""
+
+    def run() -> None:
+        if missing := function(workspace, *arguments):
+            function(framework.empty_bytes(source, missing), *arguments)
+
+    launch(source, run)
 
 
-def _others_checked(op: Op, framework: Framework, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The inputs as the FFI takes them, the first as it is, once the others have been looked at."""
-    others = inputs[1:]
+def _checked(op: Op, framework: Framework, others: tuple[Any, ...]) -> tuple[Any, ...]:
+    """All inputs but the first as the FFI takes them."""
     if any_unfit(others):
         raise TypeError(UNFIT)
     if framework.num_modes is None:  # else the caller has asked
         require_eager(op.name, zip((row.name for row in op.inputs[1:]), others, strict=True))
-    return inputs[0], *map(exportable, others)
+    return tuple(map(exportable, others))
 
 
-def _given_outputs(
-    op: Op, framework: Framework, source: Any, numbers: tuple[Any, ...], out: Any
-) -> tuple[tuple[Any, ...], bool]:
-    """The arrays in `out`, and whether a call that writes to them may keep the interpreter lock."""
-    outputs = require_outputs(op, out)
-    kind, is_unfit = type(source), framework.is_unfit
-    for array in outputs:
-        if type(array) is not kind:
-            if any_unfit(outputs, written=True):
-                raise TypeError(UNFIT)
-            if framework.num_modes is None:  # else the caller has asked
-                require_eager(op.name, zip((row.name for row in op.outputs), outputs, strict=True))
-            return outputs, False
-        if framework.immutable or (is_unfit is not None and is_unfit(array)):
-            raise TypeError(UNFIT)
-    if op.float_outputs:
-        for place in op.float_outputs:
-            refuse_followed(op.name, op.outputs[place].name, outputs[place])
-    if framework.cuda_index(source) != HOST:
-        return outputs, False
-    for array in outputs:
-        if framework.num_elements(array) >= LONG_CALL:
-            return outputs, False
-    for place in op.counters:
-        if numbers[place] >= LONG_CALL:
-            return outputs, False
-    return outputs, True
+def _check_unlike(op: Op, framework: Framework, outputs: tuple[Any, ...]) -> None:
+    """Refuse what the FFI would take without a word, of outputs of various frameworks."""
+    if any_unfit(outputs, written=True):
+        raise TypeError(UNFIT)
+    if framework.num_modes is None:  # else the caller has asked
+        require_eager(op.name, zip((row.name for row in op.outputs), outputs, strict=True))
 
 
 def _check_rest(op: Op, framework: Framework, rest: tuple[Any, ...]) -> None:

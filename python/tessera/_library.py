@@ -156,11 +156,6 @@ def load() -> Library:
     return Library()
 
 
-def validate_default() -> Any:
-    """What calls validate that do not say."""
-    return load().validate_default
-
-
 def refusal(
     op: str, error: Exception, arrays: Mapping[str, object], integers: Mapping[str, object]
 ) -> Exception:

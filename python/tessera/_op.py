@@ -3,27 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from tessera._library import load
-
-Value = TypeVar("Value")
-
-
-class _lazy(Generic[Value]):  # noqa: N801
-    """An attribute made when it is first asked for.
-
-    `functools.cached_property` takes a lock in Python before 3.12, which a child that is forked
-    meanwhile would wait for.
-    """
-
-    def __init__(self, make: Callable[[Any], Value]) -> None:
-        self.make = make
-
-    def __get__(self, op: Any, owner: type) -> Value:
-        op.__dict__[self.make.__name__] = value = self.make(op)
-        return value
 
 
 class Length(NamedTuple):
@@ -90,107 +72,80 @@ def _schemas() -> dict[str, _Schema]:
 
 
 class Op:
-    """An op, by its name. Nothing is loaded before one of its attributes is asked for.
+    """An op, by its name. All else is loaded when it is first asked for.
 
     A table has the inputs first, then the required outputs, then the numbers, then what few calls
     give: optional outputs, and further flags.
     """
 
+    arguments: tuple[Argument, ...]  # the table
+    inputs: tuple[Argument, ...]
+    outputs: tuple[Argument, ...]  # that every call writes
+    numbers: tuple[Argument, ...]  # and flags, of every call
+    rest: tuple[Argument, ...]  # from the first optional output on
+    num_symbols: int  # values that a size query answers
+    num_outputs: int
+    no_others: tuple[None, ...]  # in the place of all inputs but the first
+    is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
+    float_outputs: tuple[int, ...]  # places of the outputs that autograd could follow
+    counters: tuple[int, ...]  # places of the numbers that lengths are, such as `num_experts`
+
+    # (workspace, num_threads, implementation, *arguments) -> missing bytes of workspace
+    # Twice, as to let go of the interpreter lock and take it back costs a short call more than
+    # other threads gain: with `short` the lock is held.
+    call_long: Any
+    call_short: Any
+    # The same with one array, and all lengths but the last, in place of the outputs.
+    joined_long: Any
+    joined_short: Any
+    sizes: Any  # (device type, device, num_threads, implementation, int64 array, *arguments)
+    explain: Any  # (device type, device, num_threads, *arguments) -> JSON
+    checker: Any  # (*arguments) -> JSON
+
     def __init__(self, name: str) -> None:
         self.name = name
 
-    @_lazy
-    def arguments(self) -> tuple[Argument, ...]:
-        """The table."""
-        return _schemas()[self.name].arguments
+    def __getattr__(self, attribute: str) -> Any:
+        # Not `functools.cached_property`, which takes a lock in Python before 3.12, for which a
+        # child that is forked meanwhile would wait; nor another descriptor, as each look would ask
+        # it first.
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        self._load()
+        return object.__getattribute__(self, attribute)
 
-    @_lazy
-    def num_symbols(self) -> int:
-        """Values that a size query answers."""
-        return len(_schemas()[self.name].symbols)
+    def _load(self) -> None:
+        library = load()
+        symbols, rows = _schemas()[self.name]
+        optional = [i for i, row in enumerate(rows) if row.role == "optional_output"]
+        end = optional[0] if optional else len(rows)
+        self.arguments = rows
+        self.rest = rows[end:]
+        self.inputs = tuple(row for row in rows if row.is_array and not row.is_output)
+        self.outputs = tuple(row for row in rows if row.role == "output")
+        self.numbers = tuple(row for row in rows[:end] if not row.is_array)
+        self.num_symbols = len(symbols)
+        self.num_outputs = len(self.outputs)
+        self.no_others = (None,) * (len(self.inputs) - 1)
+        self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
+        self.float_outputs = tuple(
+            i for i, row in enumerate(self.outputs) if any("float" in name for name in row.dtypes)
+        )
+        self.counters = tuple(i for i, row in enumerate(self.numbers) if row.symbol is not None)
 
-    @_lazy
-    def inputs(self) -> tuple[Argument, ...]:
-        """The arrays that a call reads."""
-        return tuple(row for row in self.arguments if row.is_array and not row.is_output)
+        def function(name: str, *, keeps_lock: bool = False) -> Any:
+            made = library.function("op_function")(self.name, name)
+            made.release_gil = not keeps_lock
+            return made
 
-    @_lazy
-    def outputs(self) -> tuple[Argument, ...]:
-        """The arrays that every call writes."""
-        return tuple(row for row in self.arguments if row.role == "output")
-
-    @_lazy
-    def rest(self) -> tuple[Argument, ...]:
-        """From the first optional output on, what few calls give."""
-        optional = [i for i, row in enumerate(self.arguments) if row.role == "optional_output"]
-        return self.arguments[optional[0] :] if optional else ()
-
-    @_lazy
-    def numbers(self) -> tuple[Argument, ...]:
-        """The numbers and flags of every call."""
-        end = len(self.arguments) - len(self.rest)
-        return tuple(row for row in self.arguments[:end] if not row.is_array)
-
-    @_lazy
-    def is_joined(self) -> bool:
-        """Whether new outputs are parts of one allocation: all are flat, and int32."""
-        return all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
-
-    @_lazy
-    def float_outputs(self) -> tuple[int, ...]:
-        """Places of the outputs that autograd could follow."""
-        places = enumerate(self.outputs)
-        return tuple(i for i, row in places if any("float" in name for name in row.dtypes))
-
-    @_lazy
-    def counters(self) -> tuple[int, ...]:
-        """Places of the numbers that lengths depend on as they are, such as `num_experts`."""
-        return tuple(i for i, row in enumerate(self.numbers) if row.symbol is not None)
-
-    def function(self, name: str, *, keeps_lock: bool = False) -> Any:
-        """A function of the op in the library; runs without the interpreter lock unless told."""
-        function = load().function("op_function")(self.name, name)
-        function.release_gil = not keeps_lock
-        return function
-
-    # Of each way to call the op one that lets go of the interpreter lock, and one that does not: to
-    # let go of it and take it back costs a short call more than other threads gain.
-    @_lazy
-    def call_long(self) -> Any:
-        """(workspace, num_threads, implementation, *arguments) -> missing bytes of workspace."""
-        return self.function("call")
-
-    @_lazy
-    def call_short(self) -> Any:
-        """The same with the interpreter lock held."""
-        return self.function("call", keeps_lock=True)
-
-    @_lazy
-    def joined_long(self) -> Any:
-        """The same with one array, and all lengths but the last, in place of the outputs."""
-        return self.function("call_joined")
-
-    @_lazy
-    def joined_short(self) -> Any:
-        """The same with the interpreter lock held."""
-        return self.function("call_joined", keeps_lock=True)
-
-    @_lazy
-    def sizes(self) -> Any:
-        """(device type, device, num_threads, implementation, int64 array, *arguments)."""
-        return self.function("sizes")
-
-    @_lazy
-    def explain(self) -> Any:
-        """(device type, device, num_threads, *arguments) -> JSON."""
-        return self.function("explain")
-
-    @_lazy
-    def checker(self) -> Any:
-        """(*arguments) -> JSON."""
-        checker: Any = load().function("op_checker")(self.name)
-        checker.release_gil = True
-        return checker
+        self.call_long = function("call")
+        self.call_short = function("call", keeps_lock=True)
+        self.joined_long = function("call_joined")
+        self.joined_short = function("call_joined", keeps_lock=True)
+        self.sizes = function("sizes")
+        self.explain = function("explain")
+        self.checker = library.function("op_checker")(self.name)
+        self.checker.release_gil = True
 
 
 def op_names() -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tessera._frameworks import on_host
+from tessera._framework import on_host
 
 
 class RoutingStatistics(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tessera._frameworks import Framework, on_host
+from tessera._framework import Framework, on_host
 
 # Reports that may wait for `check()`; the call after that many reads them itself.
 MAX_UNREAD = 1024

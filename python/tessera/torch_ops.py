@@ -13,12 +13,11 @@ from typing import Any
 
 import torch
 
-import tessera.ops  # noqa: F401  # whose modules register what follows
 from tessera._arrays import refuse_followed
 from tessera._device import HOST
 from tessera._op import Argument
 from tessera._outputs import REFERENCE, AlignedBlocks, plan_of
-from tessera._torch_hook import TORCH_OPS, Shape, TorchOp
+from tessera._torch_registry import TORCH_OPS, Shape, TorchOp
 
 _library = torch.library.Library("tessera", "DEF")  # the ops live as long as this object
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tessera._device import HOST
-from tessera._frameworks import on_device, on_host
+from tessera._framework import on_device, on_host
 from tessera._outputs import ALIGN, REFERENCE, AlignedBlocks, output_sizes
 from tessera.contract import Case, case_inputs, contract_violations
 from tessera.statistics import RoutingStatistics

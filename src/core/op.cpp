@@ -36,7 +36,8 @@ std::size_t workspace_bytes(const Implementation& selected, const Prepared& prep
 
 }  // namespace
 
-Status call(const Op& op, const void* args, const Context& context) noexcept try {
+Status call(const Op& op, const void* args, const Context& context,
+            const WorkspaceSource* source) noexcept try {
   Validator check(op.schema, args, context);
   if (!check.giving_arrays()) return check.status;
   Prepared prepared;
@@ -46,15 +47,21 @@ Status call(const Op& op, const void* args, const Context& context) noexcept try
     return nothing_to_run(op.schema.op, prepared.candidates, prepared.problem, context);
   }
   if (!check.arrays(prepared.symbols) ||
-      (op.rules != nullptr && !op.rules(args, prepared.symbols, &check)) ||
-      !check.workspace(workspace_bytes(*selected, prepared, context)) || !check.no_overlap()) {
+      (op.rules != nullptr && !op.rules(args, prepared.symbols, &check))) {
+    return check.status;
+  }
+  const std::size_t bytes = workspace_bytes(*selected, prepared, context);
+  Context with_workspace = context;
+  if (source != nullptr) with_workspace.workspace = source->get(source->state, bytes);
+  if (!check.workspace(with_workspace.workspace, bytes) ||
+      !check.no_overlap(with_workspace.workspace)) {
     return check.status;
   }
   if (environment().verbose) {
     print_reports(op.schema.op, op.describe(prepared.problem), context,
                   report(prepared.candidates, prepared.problem, context));
   }
-  return selected->run(prepared.problem, context);
+  return selected->run(prepared.problem, with_workspace);
 } catch (...) {
   return op.out_of_memory.status();
 }

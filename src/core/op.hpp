@@ -63,7 +63,9 @@ constexpr Op make_op(const Schema& schema, const OutOfMemory& out_of_memory) {
   return op;
 }
 
-Status call(const Op& op, const void* args, const Context& context) noexcept;
+/// The workspace is the context's, unless there is a `source`.
+Status call(const Op& op, const void* args, const Context& context,
+            const WorkspaceSource* source = nullptr) noexcept;
 Status sizes(const Op& op, const void* args, const Context& context, OpSizes* sizes) noexcept;
 Status explain(const Op& op, const void* args, const Context& context,
                std::vector<ImplementationReport>* reports) noexcept;
@@ -75,18 +77,22 @@ inline constexpr Args kDefaultArgs{};
 template <typename Args, const Op& kOp>
 constexpr OpEntry make_entry() {
   static_assert(sizeof(Args) <= kMaxArgsBytes && std::is_trivially_copyable_v<Args>);
-  return {
-      &kOp.schema,
-      sizeof(Args),
-      &kDefaultArgs<Args>,
-      [](const void* args, const Context& context) noexcept { return call(kOp, args, context); },
-      [](const void* args, const Context& context, OpSizes* result) noexcept {
-        return sizes(kOp, args, context, result);
-      },
-      [](const void* args, const Context& context,
-         std::vector<ImplementationReport>* reports) noexcept {
-        return explain(kOp, args, context, reports);
-      }};
+  return {.schema = &kOp.schema,
+          .args_bytes = sizeof(Args),
+          .default_args = &kDefaultArgs<Args>,
+          .call = [](const void* args,
+                     const Context& context) noexcept { return call(kOp, args, context); },
+          .call_with =
+              [](const void* args, const Context& context, const WorkspaceSource& source) noexcept {
+                return call(kOp, args, context, &source);
+              },
+          .sizes = [](const void* args, const Context& context,
+                      OpSizes* result) noexcept { return sizes(kOp, args, context, result); },
+          .explain =
+              [](const void* args, const Context& context,
+                 std::vector<ImplementationReport>* reports) noexcept {
+                return explain(kOp, args, context, reports);
+              }};
 }
 
 }  // namespace tessera::core

@@ -125,19 +125,14 @@ std::int64_t length_of(const Argument& argument, const TensorView& view, int axi
 
 std::int64_t Validator::number(const Argument& argument) const {
   const std::byte* member = args_ + argument.offset;
-  switch (argument.kind) {
-    case Argument::Kind::kInt32:
-      return *reinterpret_cast<const std::int32_t*>(member);
-    case Argument::Kind::kFlag:
-      return *reinterpret_cast<const bool*>(member) ? 1 : 0;
-    default:
-      return *reinterpret_cast<const std::int64_t*>(member);
-  }
+  return argument.kind == Argument::Kind::kInt32 ? *reinterpret_cast<const std::int32_t*>(member)
+                                                 : *reinterpret_cast<const std::int64_t*>(member);
 }
 
 bool Validator::giving_arrays() {
   for (const Argument& argument : schema_.arguments) {
-    if (!argument.is_array() || !argument.gives_symbols) continue;
+    if (argument.is_output()) break;  // the inputs come first
+    if (!argument.gives_symbols) continue;
     const TensorView& view = view_of(argument);
     if (!good_dtype(argument, view) || !good_axes(argument, view) || !good_memory(argument, view)) {
       return false;
@@ -148,13 +143,14 @@ bool Validator::giving_arrays() {
 
 bool Validator::numbers(std::int64_t* symbols) {
   for (const Argument& argument : schema_.arguments) {
-    if (argument.is_array()) continue;
+    if (argument.is_array() || argument.kind == Argument::Kind::kFlag) continue;
     const std::int64_t value = number(argument);
     if (!in_range(argument.name, value, argument.low, argument.high)) return false;
     if (argument.symbol >= 0) symbols[argument.symbol] = value;
   }
   for (const Argument& argument : schema_.arguments) {
-    if (!argument.is_array() || !argument.gives_symbols) continue;
+    if (argument.is_output()) break;
+    if (!argument.gives_symbols) continue;
     const TensorView& view = view_of(argument);
     if (!good_axes(argument, view)) return false;
     for (int i = 0; i < num_lengths(argument); ++i) {
@@ -185,13 +181,13 @@ bool Validator::arrays(const std::int64_t* symbols) {
   return true;
 }
 
-bool Validator::workspace(std::size_t min_bytes) {
-  return context_.workspace.size() >= min_bytes ||
+bool Validator::workspace(std::span<std::byte> workspace, std::size_t min_bytes) {
+  return workspace.size() >= min_bytes ||
          fail(StatusCode::kInvalidValue, "workspace", "at least " + bytes(min_bytes),
-              std::to_string(context_.workspace.size()));
+              std::to_string(workspace.size()));
 }
 
-bool Validator::no_overlap() {
+bool Validator::no_overlap(std::span<std::byte> workspace) {
   std::array<Extent, kMaxArrays> extents;
   std::size_t n = 0;
   const auto add_arrays = [&](bool outputs) {
@@ -214,8 +210,8 @@ bool Validator::no_overlap() {
   const std::size_t num_outputs = n;
   if (!add_arrays(false)) return false;
   const std::size_t num_arrays = n;
-  const auto workspace_begin = reinterpret_cast<std::uintptr_t>(context_.workspace.data());
-  const std::size_t workspace_bytes = context_.workspace.size();
+  const auto workspace_begin = reinterpret_cast<std::uintptr_t>(workspace.data());
+  const std::size_t workspace_bytes = workspace.size();
   if (workspace_bytes > kAddressSpaceEnd - workspace_begin) {
     return fail(StatusCode::kInvalidValue, "workspace", "an end within the address space",
                 bytes(workspace_bytes));

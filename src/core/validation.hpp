@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "tessera/context.hpp"
@@ -28,11 +29,11 @@ class Validator {
   /// Everything else that the table says of single arrays, once all symbols have their values.
   bool arrays(const std::int64_t* symbols);
 
-  bool workspace(std::size_t min_bytes);
+  bool workspace(std::span<std::byte> workspace, std::size_t min_bytes);
 
   /// What is written, outputs and workspace, may not share memory with anything else of the call;
   /// and everything must end within the address space. Call it once the arrays are checked.
-  bool no_overlap();
+  bool no_overlap(std::span<std::byte> workspace);
 
   bool in_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
     return (value >= low && value <= high) || fail_range(name, value, low, high);

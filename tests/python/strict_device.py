@@ -34,7 +34,7 @@ class Device:
         self.waited_for: list[str] = []
         self.before: Callable[[str], None] = lambda name: None  # every function that strict calls
         self.after_call: Callable[[], None] = lambda: None
-        self.framework = FRAMEWORKS[np.ndarray]._replace(
+        self.framework = FRAMEWORKS[np.ndarray].but(
             is_capturing=self.is_capturing,
             current_stream=self.current_stream,
             wait_for=self.wait_for,
@@ -70,7 +70,7 @@ class Device:
 def defer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls with NumPy's arrays report later, as calls on a stream of a device do."""
     monkeypatch.setattr(strict, "_reports", strict._Reports())
-    streamed = FRAMEWORKS[np.ndarray]._replace(current_stream=lambda index: "first")
+    streamed = FRAMEWORKS[np.ndarray].but(current_stream=lambda index: "first")
     monkeypatch.setitem(FRAMEWORKS, np.ndarray, streamed)
 
 

@@ -37,9 +37,7 @@ def test_torch_outputs_are_cut_from_one_allocation(
         elsewhere = types.SimpleNamespace(is_cpu=False, dtype=like.dtype, new_empty=like.new_empty)
         return ours.empty_int32(elsewhere, length)
 
-    monkeypatch.setitem(
-        _frameworks.FRAMEWORKS, torch.Tensor, ours._replace(empty_int32=empty_int32)
-    )
+    monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, ours.but(empty_int32=empty_int32))
     found = tessera.align_block_size(topk_ids, **GOOD)
     assert isinstance(found, tessera.AlignedBlocks)
     assert [array.tolist() for array in found] == EXPECTED
@@ -95,7 +93,7 @@ def on_a_device_with(
 @pytest.mark.parametrize("size", [0, 100])
 def test_workspace_comes_from_torch(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
-    framework = _frameworks.FRAMEWORKS[torch.Tensor]._replace(cuda_index=lambda array: 3)
+    framework = _frameworks.FRAMEWORKS[torch.Tensor].but(cuda_index=lambda array: 3)
     recorders = on_a_device_with(monkeypatch, torch.Tensor, framework, size)
     found = tessera.align_block_size(torch.from_numpy(IDS), **GOOD)
     assert [array.tolist() for array in found] == EXPECTED

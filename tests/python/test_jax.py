@@ -192,7 +192,7 @@ def test_on_a_device_memory_is_jax_s_and_the_call_is_waited_for(
 ) -> None:
     events: list[Any] = []
     kind = type(jax.numpy.asarray(IDS))
-    general = _frameworks._dlpack_framework(kind)._replace(cuda_index=lambda array: 3)
+    general = _frameworks._dlpack_framework(kind).but(cuda_index=lambda array: 3)
     monkeypatch.setattr(_frameworks, "_dlpack_framework", lambda kind: general)
     framework = _frameworks._jax_framework(jax, kind)
 

@@ -180,7 +180,7 @@ def test_torch_tensors_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     def empty_int32(like: Any, length: int) -> Any:
         return torch.empty(length, dtype=torch.int32)
 
-    ours = ours._replace(empty_int32=empty_int32)
+    ours = ours.but(empty_int32=empty_int32)
     monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, ours)
     for num_ids in range(0, 70, 3):
         ids = torch.arange(num_ids, dtype=torch.int32) % 5

@@ -233,7 +233,7 @@ def capture(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     state = [False]
     monkeypatch.setattr(strict, "_reports", strict._Reports())
     monkeypatch.setitem(
-        FRAMEWORKS, np.ndarray, FRAMEWORKS[np.ndarray]._replace(is_capturing=lambda _: state[0])
+        FRAMEWORKS, np.ndarray, FRAMEWORKS[np.ndarray].but(is_capturing=lambda _: state[0])
     )
     yield state
     state[0] = False

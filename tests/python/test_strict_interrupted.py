@@ -178,7 +178,7 @@ import numpy as np, tessera
 from tessera import strict
 from tessera._frameworks import FRAMEWORKS
 # As if the arrays were on a device, whose calls report later.
-FRAMEWORKS[np.ndarray] = FRAMEWORKS[np.ndarray]._replace(current_stream=lambda index: "first")
+FRAMEWORKS[np.ndarray] = FRAMEWORKS[np.ndarray].but(current_stream=lambda index: "first")
 ids = np.array([0, 99], np.int32)
 num_calls = 0
 totals = []
@@ -260,7 +260,7 @@ def zero(array):
     if child is None:
         child = os.fork()
     array[:] = 0
-FRAMEWORKS[np.ndarray] = FRAMEWORKS[np.ndarray]._replace(zero=zero)
+FRAMEWORKS[np.ndarray] = FRAMEWORKS[np.ndarray].but(zero=zero)
 call()
 found = check()
 if child == 0:

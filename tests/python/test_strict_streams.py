@@ -22,7 +22,7 @@ from strict_device import (
 )
 from tessera import _frameworks, strict
 from tessera._device import HOST
-from tessera._frameworks import Framework
+from tessera._framework import Framework
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import tessera  # noqa: E402
 import tessera.torch_ops  # noqa: E402
 from tessera._device import HOST  # noqa: E402
 from tessera._outputs import REFERENCE, output_sizes  # noqa: E402
-from tessera._torch_hook import TORCH_OPS  # noqa: E402
+from tessera._torch_registry import TORCH_OPS  # noqa: E402
 from tessera.ops.align_block_size import symbolic_sizes  # noqa: E402
 
 NUM_EXPERTS, TOP_K, BLOCK_SIZE = 12, 2, 16

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import tessera
 from tessera._device import HOST
-from tessera._frameworks import on_device, on_host
+from tessera._framework import on_device, on_host
 from tessera._library import torch_or_none
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input

@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from tessera._arrays import UNFIT, any_unfit
 from tessera._call import call, call_refusal
-from tessera._frameworks import FRAMEWORKS, Framework
-from tessera._library import validate_default
+from tessera._framework import Framework
+from tessera._frameworks import FRAMEWORKS
+from tessera._library import load
 from tessera._outputs import ALIGN, AlignedBlocks
-from tessera._torch_hook import Shape, TorchOp, call_traced, is_traced, register
+from tessera._torch_hook import call_traced, register
+from tessera._torch_registry import Shape, TorchOp
 from tessera.strict import Report, require_flag
 
 Array = TypeVar("Array")
@@ -129,7 +131,9 @@ def align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    if is_traced(FRAMEWORKS[type(topk_ids)]):
+    framework = FRAMEWORKS[type(topk_ids)]
+    num_modes = framework.num_modes
+    if num_modes is not None and (num_modes() or framework.is_tracing()):
         if validate is not None:
             raise ValueError(
                 "align_block_size: validate: expected None in a call that torch traces, where "
@@ -152,6 +156,14 @@ def align_block_size(
             statistics=statistics,
             num_threads=num_threads,
         )
+    is_plain = ignore_invalid_experts is pad_sorted_ids is map_tail is filtered_group is False
+    if (
+        is_plain
+        and expert_map is expert_counts is num_dropped is statistics is num_threads is None
+        and (validate is False or (validate is None and load().validate_default is False))
+    ):  # most calls, without a detour
+        numbers = (block_size, num_experts, False, False, tail_expert)
+        return call(ALIGN, framework, topk_ids, (), numbers, out)
     return align_eagerly(
         topk_ids,
         block_size,
@@ -191,28 +203,28 @@ def align_eagerly(
     """`align_block_size`, whatever records what is done with its arrays."""
     framework = FRAMEWORKS[type(topk_ids)]
     if validate is None:
-        validate = validate_default()
+        validate = load().validate_default
     # A flag may be NumPy's, which the FFI does not take; most are the default.
     if ignore_invalid_experts is not False:
         ignore_invalid_experts = bool(ignore_invalid_experts)
     if pad_sorted_ids is not False:
         pad_sorted_ids = bool(pad_sorted_ids)
     numbers = (block_size, num_experts, ignore_invalid_experts, pad_sorted_ids, tail_expert)
-    inputs = (topk_ids, expert_map)
+    others = () if expert_map is None else (expert_map,)
     threads = 0 if num_threads is None else num_threads
     if validate is False and not (map_tail or filtered_group) and statistics is None:
         rest: tuple[Any, ...] = ()
         if not (expert_counts is num_dropped is None):
             rest = (expert_counts, num_dropped)
-        return call(ALIGN, framework, inputs, numbers, out, threads, rest)
+        return call(ALIGN, framework, topk_ids, others, numbers, out, threads, rest)
     flags = bool(map_tail), bool(filtered_group)
     require_flag(validate)
     if not validate:
         rest = (expert_counts, num_dropped, statistics, None, *flags)
-        return call(ALIGN, framework, inputs, numbers, out, threads, rest)
+        return call(ALIGN, framework, topk_ids, others, numbers, out, threads, rest)
     return _align_validated(
         framework,
-        inputs,
+        (topk_ids, expert_map),
         numbers,
         out,
         threads,
@@ -244,7 +256,7 @@ def _align_validated(
         raise call_refusal(ALIGN, error, inputs, out, numbers, num_threads, rest) from None
     try:
         rest = (*reports, report.array, *flags)
-        result = call(ALIGN, framework, inputs, numbers, out, num_threads, rest)
+        result = call(ALIGN, framework, topk_ids, inputs[1:], numbers, out, num_threads, rest)
     except BaseException:
         report.cancel()
         raise

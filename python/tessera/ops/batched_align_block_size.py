@@ -12,7 +12,8 @@ from tessera._call import call
 from tessera._frameworks import FRAMEWORKS
 from tessera._op import Op
 from tessera._outputs import AlignedBlocks
-from tessera._torch_hook import Shape, TorchOp, call_traced, is_traced, register
+from tessera._torch_hook import call_traced, is_traced, register
+from tessera._torch_registry import Shape, TorchOp
 from tessera.contract import Violation, violations
 
 Array = TypeVar("Array")
@@ -100,7 +101,7 @@ def _eagerly(
 ) -> Any:
     numbers = (max_tokens_per_batch, block_size, tail_expert)
     framework = FRAMEWORKS[type(expert_num_tokens)]
-    return call(_OP, framework, (expert_num_tokens,), numbers, out)
+    return call(_OP, framework, expert_num_tokens, (), numbers, out)
 
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:

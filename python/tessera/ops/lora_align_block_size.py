@@ -12,7 +12,8 @@ from tessera._call import call
 from tessera._frameworks import FRAMEWORKS
 from tessera._op import Op
 from tessera._outputs import AlignedBlocks
-from tessera._torch_hook import Shape, TorchOp, call_traced, is_traced, register
+from tessera._torch_hook import call_traced, is_traced, register
+from tessera._torch_registry import Shape, TorchOp
 from tessera.contract import Violation, violations
 from tessera.ops.align_block_size import symbolic_sizes
 
@@ -155,10 +156,11 @@ def _eagerly(
     tail_expert: int,
     out: Any,
 ) -> Any:
-    inputs = (topk_ids, token_lora_mapping, adapter_enabled, lora_ids, expert_map)
+    others = (token_lora_mapping, adapter_enabled, lora_ids, expert_map)
     # `top_k` is read off the shape of `topk_ids`.
     numbers = (block_size, num_experts, max_loras, None, bool(pad_sorted_ids), tail_expert)
-    return call(_OP, FRAMEWORKS[type(topk_ids)], inputs, numbers, out, num_rows=max_loras)
+    framework = FRAMEWORKS[type(topk_ids)]
+    return call(_OP, framework, topk_ids, others, numbers, out, num_rows=max_loras)
 
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
