@@ -79,7 +79,6 @@ def test_what_is_hidden() -> None:
         ("inspect log.jsonl --json", '"model_id": "m"'),
         ("inspect log.jsonl --pictures pictures", "wrote pictures/load.svg"),
         ("verify --cases block_7", "0 failed"),
-        ("bench --device cpu --tokens 1 --peers none", "us per call"),
     ],
 )
 def test_commands_that_need_no_extra(arguments: str, shown: str, tmp_path: Path) -> None:
