@@ -1,4 +1,4 @@
-"""What Tessera needs of the frameworks that arrays come from: sizes, places, memory."""
+"""Access to the frameworks of arrays: sizes, devices, memory, streams."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def _zero(array: Any) -> None:
 
 
 class Framework(NamedTuple):
-    """Functions of one array of the framework, called `like` where new memory is to be like it."""
+    """Functions for arrays of one framework; `like` is an array whose device new memory is on."""
 
     num_elements: Callable[[Any], int]
     # Index of the array's CUDA device, or HOST.
     cuda_index: Callable[[Any], int]
-    # (like, length): int32 where `like` is.
+    # (like, length): int32 on the device of `like`.
     empty_int32: Callable[[Any, int], Any]
-    # (like, shape, dtype's name): where `like` is, of its dtype where the name is None.
+    # (like, shape, dtype's name): on the device of `like`, of its dtype if the name is None.
     empty_like: Callable[[Any, tuple[int, ...], str | None], Any]
-    # (like, bytes): scratch memory where `like` is.
+    # (like, bytes): scratch memory on the device of `like`.
     empty_bytes: Callable[[Any, int], Any]
     # The three outputs in an array that `empty_int32` made, as views.
     split: Callable[[Any, Layout], Sequence[Any]]
-    # (like, length): int64 zeros where `like` is, which may be written to and read at any time.
+    # (like, length): int64 zeros on the device of `like`, which any stream may use at once.
     zeros_int64: Callable[[Any, int], Any]
     # (index): whether a graph is being captured on the device's current stream.
     is_capturing: Callable[[int], bool] = _never_captures
@@ -60,22 +60,22 @@ class Framework(NamedTuple):
     wait_for: Callable[[int, Any], bool] = _is_done
     # (array): zeroes it, in the order of its device's current stream.
     zero: Callable[[Any], None] = _zero
-    # Turns an output into the caller's framework, where it is not made there. (like, array)
+    # (like, array): converts an output to the caller's framework. None: it is already made there.
     adopt: Callable[[Any, Any], Any] | None = None
-    # An input of the op such that the FFI can carry it, where it cannot carry all.
+    # Converts an input so that the FFI can export it. None: the FFI exports all arrays as they are.
     exportable: Callable[[Any], Any] | None = None
-    # (like, call): makes the call, on the stream that it belongs on. None: the FFI asks for the
-    # stream itself, or there is none.
+    # (like, call): makes the call on the right stream. None: the FFI finds the stream itself, or
+    # there is none.
     launch: Callable[[Any, Callable[[], object]], None] | None = None
-    # Arrays promise never to change, so that they cannot be written to.
+    # Arrays never change, so that they cannot be written to.
     immutable: bool = False
-    # Whether the array's memory does not hold its values, which DLPack does not tell; and the
-    # refusal of such an array. None: it always does.
+    # Whether the array's memory does not hold its values, which DLPack does not detect; and the
+    # message that refuses such an array. None: the memory always holds the values.
     is_unfit: Callable[[Any], bool] | None = None
     unfit: str = ""
-    # Whether something records or replaces what is done with arrays, so that it must see one op in
-    # place of what the op does. Two functions of C and none of Python, for a call asks every time:
-    # the first counts, the second tells. None: nothing can.
+    # Whether something traces or redirects operations on arrays, and so must see the op as one.
+    # Both are C functions, because every call evaluates them: the number of active modes, and
+    # whether a trace is being recorded. None: the framework has no such modes.
     num_modes: Callable[[], int] | None = None
     is_tracing: Callable[[], bool] = bool
 
@@ -90,14 +90,14 @@ class _Memory:
 
 
 def exportable(array: Any) -> Any:
-    """An input of the op, such that DLPack can carry it: NumPy refuses read-only arrays."""
+    """An input of the op that DLPack can export: NumPy refuses read-only arrays."""
     if isinstance(array, np.ndarray) and not array.flags.writeable and array.dtype.isnative:
         return np.asarray(_Memory(array))
     return array
 
 
 def on_device(array: Any, cuda_index: int) -> Any:
-    """A NumPy array, or None, as it is; or, unless the index is HOST, as a torch tensor there."""
+    """A NumPy array or None, unchanged for HOST, else as a torch tensor on the CUDA device."""
     if array is None or cuda_index == HOST:
         return array
     import torch
@@ -106,7 +106,7 @@ def on_device(array: Any, cuda_index: int) -> Any:
 
 
 def on_host(array: Any) -> Any:
-    """The array, or a copy in host memory of one that lies elsewhere; waits for it."""
+    """The array, copied to host memory if it is elsewhere; waits for it."""
     device = getattr(array, "__dlpack_device__", None)
     if device is None or device()[0] == _DLPACK_HOST:
         return array
@@ -134,7 +134,7 @@ def _zeros_numpy(like: object, length: int) -> Any:
 
 
 def _numpy_framework(kind: type) -> Framework:
-    # To ask NumPy for it would import it, in the middle of a call.
+    # Accessing numpy.ma would import it in the middle of a call.
     masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
     is_masked = masked is not None and issubclass(kind, masked)
     return Framework(
@@ -154,11 +154,11 @@ def _numpy_framework(kind: type) -> Framework:
 def _torch_framework(torch: Any, kind: type) -> Framework:
     int8, int32, from_numpy = torch.int8, torch.int32, torch.from_numpy
     cut = torch.unsafe_split_with_sizes
-    # A subclass that torch hands all ops to, such as the tensors without values that it traces
-    # with: not all of these have memory, and what is done there behind their back is lost on them.
+    # torch passes all ops on such a subclass to it. It may have no memory, as tensors for tracing,
+    # and it would not notice writes that bypass it.
     is_handed_ops = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
-    # On the host, to go through NumPy takes two thirds of the time.
+    # On the host, allocating with NumPy takes two thirds of the time.
     def empty_int32(like: Any, length: int) -> Any:
         if like.is_cpu:
             return np.empty(length, _INT32)
@@ -179,7 +179,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
     def zeros_int64(like: Any, length: int) -> Any:
         if like.is_cpu:
             return np.zeros(length, np.int64)
-        # What is made in inference mode stays bound to it.
+        # Tensors made in inference mode stay bound to it.
         with beside_captures(), torch.inference_mode(False):
             return like.new_zeros(length, dtype=torch.int64)
 
@@ -226,7 +226,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
 
 
 def _cupy_framework(cupy: Any) -> Framework:
-    # Memory and streams are those of the current device, which need not be that of the array.
+    # CuPy allocates, and looks up streams, on the current device, which may not be the array's.
     def empty(like: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
         with like.device:
             return cupy.empty(shape, dtype)
@@ -322,8 +322,8 @@ def _dlpack_framework(kind: type) -> Framework:
 class _Launch:
     """For `jax.dlpack.from_dlpack`: an array that is ready when a call is done.
 
-    Importing is when JAX names a stream; what the exporter puts there comes before whatever JAX
-    does with the array.
+    JAX names a stream only when it imports an array; work that the exporter enqueues there precedes
+    all that JAX does with the array.
     """
 
     def __init__(self, array: Any, call: Callable[[], object]) -> None:
@@ -348,7 +348,7 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
             return np.empty(shape, dtype)
         return zeros(shape, dtype, device=like.device)
 
-    # JAX may look at memory only after it was written: what was made above is imported anew.
+    # JAX may read memory only after it was written, so the array made above is imported anew.
     def split(array: Any, layout: Layout) -> Sequence[Any]:
         if isinstance(array, np.ndarray):
             return _slices(array, layout)
@@ -358,9 +358,9 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     def adopt(like: Any, array: Any) -> Any:
         return from_dlpack(array, device=like.device) if isinstance(array, np.ndarray) else array
 
-    # JAX shows no stream on which inputs would stay alive until a call has run, so that the call
-    # has to be waited for. Some of JAX's clients take an import for ready at once, and are right
-    # only for their own later work: what is waited for is such work, an addition.
+    # JAX exposes no stream that would keep inputs alive until a call has run, so this waits for the
+    # call. Some of JAX's clients treat an imported array as ready at once, which holds only for
+    # their own later work; so this waits for such work, an addition.
     def launch(like: Any, call: Callable[[], object]) -> None:
         if general.cuda_index(like) == HOST:
             call()
@@ -381,16 +381,16 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
 
 
 def _is_of(kind: type, module: str, name: str) -> bool:
-    """Whether it is the module's type of array, or a subclass.
+    """Whether `kind` is the module's array type, or a subclass.
 
-    The module may be a stub, or one that another thread has not finished to import.
+    The module may be a stub, or another thread may still be importing it.
     """
     array = getattr(sys.modules.get(module), name, None)
     return isinstance(array, type) and issubclass(kind, array)
 
 
 class _Frameworks(dict[type, Framework]):
-    """The framework of each type of array; a new type is looked into once."""
+    """The framework of each array type; examines a new type once."""
 
     def __missing__(self, kind: type) -> Framework:
         if issubclass(kind, np.ndarray):
