@@ -9,9 +9,9 @@ from tessera.tools.judge.faults import Fault
 from tessera.tools.judge.forms import REPORTS, arguments_of
 from tessera.tools.judge.worker import CANARIES, OUTPUTS, Plan, Told
 
-# What an array to write to holds before: neither an index nor an expert.
+# The initial value of output arrays: neither an index nor an expert.
 UNWRITTEN = -7
-# The variables that tell what a program shows, beside those named after arguments and outputs.
+# The variables of a program that show a fault, besides arguments and outputs.
 FIRST, KEPT, AS_MADE, GIVEN, RETURNED, AROUND = (
     "first",
     "kept",
@@ -20,16 +20,16 @@ FIRST, KEPT, AS_MADE, GIVEN, RETURNED, AROUND = (
     "returned",
     "around_",
 )
-# So many elements of an array are printed, from so many before the one in question.
+# Number of elements of an array that are printed, and how many of them precede the fault.
 _PRINTED, _BEFORE = 16, 3
 
 
 def snippet(
     program: tuple[Call, ...], fault: Fault, told: Told, plan: Plan, *, dirty: bool = False
 ) -> str:
-    """The program that makes these calls and prints what is wrong with the last one.
+    """The source of a program that makes these calls and prints the fault of the last one.
 
-    dirty: the last call finds memory that was written to before and is free.
+    dirty: writes to free memory before the last call, which may then allocate it.
     """
     return _Writer(program, fault, told, plan).text(dirty)
 
@@ -73,7 +73,7 @@ class _Writer:
         return "\n".join([*imports, "", written])
 
     def _inputs(self, call: Call, before: list[Call] | tuple[Call, ...]) -> list[str]:
-        """The inputs of a call; nothing where the call before it has the same ones."""
+        """The inputs of a call; nothing if the call before it has the same ones."""
         if before and before[-1].identity == call.identity and self._fault.rule != "inputs_kept":
             return []
         names = ["topk_ids"] + (["expert_map"] if call.expert_map is not None else [])
@@ -107,7 +107,7 @@ class _Writer:
         return [*lines, made]
 
     def _remembered(self) -> list[str]:
-        """What keeps the outputs of a call for a comparison after the next one."""
+        """Lines that keep the outputs of a call for a comparison after the next one."""
         outputs = f"({', '.join(self._outputs())})"
         if self._fault.rule == "repeatable":
             return [f"{FIRST} = [array.{self._copy}() for array in {outputs}]"]
@@ -120,7 +120,7 @@ class _Writer:
         return (*OUTPUTS, *REPORTS) if self._program[-1].reports else OUTPUTS
 
     def _printed(self) -> list[str]:
-        """What shows the fault, where the call comes to an end at all."""
+        """Lines that print the fault, if the call ends at all."""
         rule, array = self._fault.rule, self._fault.array
         equal = "np.array_equal" if self._is_numpy else "torch.equal"
         if rule == "output_form":
@@ -143,7 +143,7 @@ class _Writer:
         return [f"print({array}[{start or ''}:{start + _PRINTED}])"]
 
     def _dirtied(self, call: Call) -> list[str]:
-        """What takes memory of the sizes of the outputs, writes to it and lets go of it."""
+        """Lines that allocate memory of the outputs' sizes, write to it and free it."""
         lengths = ", ".join(map(str, call.output_lengths().values()))
         unwritten = self._placed(f"np.full(length, {UNWRITTEN}, np.int32)")
         return [f"for length in ({lengths}):", f"    {unwritten}"]

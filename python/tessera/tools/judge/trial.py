@@ -1,6 +1,6 @@
-"""Runs the text of a snippet in an interpreter of its own, and tells what came of it.
+"""Runs a snippet in a new interpreter, and returns the outcome.
 
-That interpreter loads nothing of the judge's before the snippet has ended.
+That interpreter loads no code of the judge before the snippet has ended.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ except BaseException as error:
 from tessera.tools.judge.left_behind import tell
 tell(names, failure, *sys.argv[2:])
 """
-# How much longer than a forked process an interpreter may take until it makes the calls.
+# An interpreter may take this much longer than a forked process until it makes the calls.
 _TIMES_TO_START, _SECONDS_TO_START = 5.0, 3.0
 
 
 class Trial:
-    """Runs snippets in the folder where the implementation is looked for."""
+    """Runs snippets in the folder of the implementation."""
 
     def __init__(self, runner: Runner, folder: str, clock: Clock) -> None:
         self._runner = runner
@@ -46,7 +46,7 @@ class Trial:
         self._clock = clock
 
     def limit(self, call: Call) -> float:
-        """Seconds after which a snippet whose last call is this one is said to hang."""
+        """Seconds after which a snippet whose last call is this one counts as hanging."""
         started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
         return started + self._runner.pace.limit(call, self._runner.told.device)
 
@@ -54,7 +54,7 @@ class Trial:
         """Whether the text, which makes the calls of the program, breaks the rule of the key.
 
         Raises:
-            TimeUpError: the end came before the text had come to one.
+            TimeUpError: the time of the command ended before the snippet did.
         """
         outcome, before, inputs = self._run(text, self.limit(program[-1]))
         call = program[-1]
