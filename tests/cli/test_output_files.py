@@ -342,10 +342,13 @@ def test_a_log_that_is_given_twice(command: tuple[str, ...], refused: Refused) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["align", "ids.npz", "--tokens", "5"], "--tokens: is of synthetic ids; expected no FILE"),
-        (["align", "ids.npz", "--top-k", "2"], "--top-k: is of synthetic ids; expected no FILE"),
-        (["align", "log.jsonl", "--seed", "0"], "--seed: is of synthetic ids; expected no FILE"),
-        (["align", "ids.npz", "--distribution", "zipf"], "--distribution: is of synthetic ids; "),
+        (["align", "ids.npz", "--tokens", "5"], "--tokens: applies to synthetic ids; "),
+        (["align", "ids.npz", "--top-k", "2"], "--top-k: applies to synthetic ids; "),
+        (["align", "log.jsonl", "--seed", "0"], "--seed: applies to synthetic ids; "),
+        (
+            ["align", "ids.npz", "--distribution", "zipf"],
+            "--distribution: applies to synthetic ids; ",
+        ),
         (["align", "--force"], "--force: expected --output beside it"),
         (["inspect", "log.jsonl", "--force"], "--force: expected --html or --pictures beside it"),
         (["inspect", "ids.npz", "--skip-bad-lines"], "--skip-bad-lines: expected a .jsonl file"),
@@ -359,9 +362,9 @@ def test_a_log_that_is_given_twice(command: tuple[str, ...], refused: Refused) -
         (["info", "--device", "cpu"], "--device: expected --explain beside it"),
         (
             ["verify", "--cases", "random:1:4", "--max-ids", "5"],
-            "--max-ids: is of random cases; expected --random beside it",
+            "--max-ids: applies to random cases; expected --random beside it",
         ),
-        (["verify", "--random", "0", "--max-ids", "5"], "--max-ids: is of random cases; "),
+        (["verify", "--random", "0", "--max-ids", "5"], "--max-ids: applies to random cases; "),
     ],
 )
 def test_options_that_would_do_nothing(

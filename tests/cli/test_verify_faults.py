@@ -229,7 +229,7 @@ def test_what_was_not_tried_is_not_called_unbroken(
     assert main(command) == 3
     document = json.loads(capfd.readouterr().out)
     words = text(document)
-    assert "more --seconds make the rest of the small calls " in words
+    assert "more --seconds complete the small calls " in words
     assert "large calls with valid ids (0 of 10)" in words
     assert words.endswith("nothing broken so far, by part of the calls")
     assert document["num_calls"] < document["num_cases"] == 95

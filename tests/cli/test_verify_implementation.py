@@ -254,7 +254,7 @@ def test_the_same_seed_gives_the_same_findings(judged: Judge) -> None:
         (["faulty:right", "--seconds", "0"], "--seconds: expected 20 or more, got 0"),
         (["faulty:right", "--seconds", "19.9"], "--seconds: expected 20 or more, got 19.9"),
         (["faulty:right", "--seconds", "nan"], "--seconds: expected 20 or more, got nan"),
-        (["faulty:right", "--random", "0", "--max-ids", "5"], "--max-ids: is of random cases; "),
+        (["faulty:right", "--random", "0", "--max-ids", "5"], "--max-ids: applies to random "),
         (["faulty:right", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got"),
         (["faulty:right", "--implementation", "cpu/reference"], "--implementation: names one of"),
     ],

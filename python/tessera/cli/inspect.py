@@ -19,8 +19,8 @@ from tessera.tools.output_files import Content, Output, check_outputs, tell_writ
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Logs are streamed: the memory taken does not depend on their length, and stays below 1 GB "
-        f"for all that is accepted: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
+        "Logs are streamed: memory use does not depend on their length, and stays below 1 GB "
+        f"for every accepted log: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
         f"{MAX_TOP_K:,} ids per token, {MAX_LINE_BYTES:,} bytes per line. "
         "Exit codes: 0, all is well; 2, bad usage or input."
     )
@@ -31,15 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="LOG",
         help="routing logs (.jsonl), or ids [tokens, top_k] as .npy, or .npz of topk_ids and, "
-        "where known, num_experts",
+        "if known, num_experts",
     )
     add(
         "--experts",
         type=integer(1, MAX_EXPERTS),
         metavar="E",
-        help="number of experts (default: what a log says, else its model's largest id + 1)",
+        help="number of experts (default: the log's number, else its model's largest id + 1)",
     )
-    add("--skip-bad-lines", action="store_true", help="count bad lines of logs, and go on")
+    add("--skip-bad-lines", action="store_true", help="skip and count bad lines of logs")
     add(
         "--keep-repeated",
         action="store_true",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
     add("--pictures", type=Path, metavar="FOLDER", help="write the report's pictures as SVG files")
-    add("--force", action="store_true", help="overwrite what --html and --pictures name")
+    add("--force", action="store_true", help="overwrite the files of --html and --pictures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse, before anything is read, what does nothing, and what could not be written."""
+    """Before anything is read, refuse options without effect, and files that cannot be written."""
     refuse_repeated("LOG", args.logs)
     if args.skip_bad_lines and all(path.suffix in (".npy", ".npz") for path in args.logs):
         raise ValueError("--skip-bad-lines: expected a .jsonl file, whose lines may be bad")

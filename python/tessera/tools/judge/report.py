@@ -141,7 +141,7 @@ def text(found: dict[str, Any]) -> str:
     if left := not_made(found):
         lines.append(
             f"the time was up after {found['num_calls']} of {found['num_cases']} calls: "
-            f"more --seconds make the rest of the {', '.join(left)}"
+            f"more --seconds complete the {', '.join(left)}"
         )
     broken = {each["rule"] for each in found["findings"]}
     verdict = "nothing broken"
