@@ -62,8 +62,8 @@ struct AlignBlockSizeCase {
 std::span<const AlignBlockSizeCase> align_block_size_cases();
 
 /// A random case of any shape, possibly with broken ids or map, with N <= `max_ids` <=
-/// kMaxRandomSize, up to 2^20 experts and blocks of up to 2^18. A pure function of its arguments, on
-/// every platform.
+/// kMaxRandomSize, up to 2^20 experts and blocks of up to 2^18. A pure function of its arguments,
+/// on every platform.
 AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
 
 /// The case of this name, from the table or, for "random:<seed>:<max_ids>", a random one.
