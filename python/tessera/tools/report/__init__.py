@@ -1,6 +1,6 @@
-"""The document of `tessera inspect` as one HTML file, and its figures as files of their own.
+"""The document of `tessera inspect` as one HTML file, and its figures as separate files.
 
-Names of files that are no UTF-8 are shown with question marks.
+File names that are not UTF-8 are shown with question marks.
 """
 
 from __future__ import annotations
