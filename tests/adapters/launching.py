@@ -1,4 +1,4 @@
-"""Runs `python -m tessera.vllm` for tests, in a process of its own."""
+"""Runs `python -m tessera.vllm` for tests, in a separate process."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def report(
 
 
 def opened(browser: Browser, path: Path, width: int = DESKTOP, scheme: Any = "light") -> Page:
-    """A page of its own; a word on the console, or a request but for the file, fails the test."""
+    """A new page; console output, or a request for anything but the file, fails the test."""
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.set_default_timeout(20_000)
     heard = list[str]()

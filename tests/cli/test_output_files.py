@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Refused:
-    """The message of a command that ends with exit code 2, and leaves the folder as it is."""
+    """The message of a command that ends with exit code 2, and does not change the folder."""
 
     def run(*arguments: str) -> str:
         before = content(folder)

@@ -61,7 +61,7 @@ def test_calls_on_the_host_raise_at_once(framework: str) -> None:
     for _ in range(2):
         with pytest.raises(tessera.InvalidRoutingError) as caught:
             tessera.align_block_size(ids, validate=True, out=out, **OPTIONS)
-        if framework == "dlpack":  # whose shape nobody tells
+        if framework == "dlpack":  # of unknown shape
             assert str(caught.value).startswith("align_block_size: topk_ids[2]: expected an id in ")
         else:
             assert str(caught.value) == BAD_MESSAGE

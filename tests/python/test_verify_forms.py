@@ -1,4 +1,4 @@
-"""Signatures as they are found in the field, and the form that each is told to be."""
+"""Signatures found in practice, and the form detected for each."""
 
 from __future__ import annotations
 
