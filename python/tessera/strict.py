@@ -47,7 +47,7 @@ class Findings(NamedTuple):
     first_invalid_map_entry_value: int
 
 
-class _Told(NamedTuple):
+class _Summary(NamedTuple):
     """The findings of one or several calls. Tuples compare by the number of the call."""
 
     number: int  # of the (first) call, in the order of the calls
@@ -55,15 +55,15 @@ class _Told(NamedTuple):
     message: str
 
 
-class _Place(NamedTuple):
+class _Row(NamedTuple):
     """Memory of one report."""
 
     memory: Any  # [_PIECE, 6]
-    row: int
-    array: Any  # int64[6], a view of that row
-    # Holds this place while no report uses it. Free memory contains no finding, and no stream
+    number: int
+    array: Any  # int64[6], a view of that row of `memory`
+    # Holds this row while no report uses it. Free memory contains no finding, and no stream
     # is about to write one: a captured call must report nothing before its first replay.
-    free: deque[_Place]
+    free: deque[_Row]
 
 
 def require_flag(validate: object) -> None:
@@ -113,12 +113,12 @@ class Report:
         # On the host a call has run when it returns, so it can raise at once.
         self.at_once |= self.stream is None and not self.is_captured
         self.number = 0
-        self.place = _reports.take(self, topk_ids)
+        self.row = _reports.take(self, topk_ids)
 
     @property
     def array(self) -> Any:
         """int64[6] for the call to write to."""
-        return self.place.array
+        return self.row.array
 
     def cancel(self) -> None:
         """Handle a call that was refused, or that an exception interrupted, perhaps after it ran.
@@ -126,7 +126,7 @@ class Report:
         A refused call has written nothing; a later check finds that out, so this need not wait.
         """
         if self.is_captured:
-            self.place.free.append(self.place)
+            self.row.free.append(self.row)
         else:
             _reports.add(self)
 
@@ -146,7 +146,7 @@ class Report:
         finally:
             if message != "":  # something was invalid, or an exception interrupted this
                 _zero([self])
-            self.place.free.append(self.place)
+            self.row.free.append(self.row)
         if message:
             raise InvalidRoutingError(message)
 
@@ -190,17 +190,17 @@ class _Reports:
     """The unread reports of this process, and their memory."""
 
     def __init__(self) -> None:
-        self.free: dict[tuple[int, int], deque[_Place]] = {}  # of a framework's id and a device
+        self.free: dict[tuple[int, int], deque[_Row]] = {}  # of a framework's id and a device
         self.submitted: deque[Report] = deque()
         self.captured: deque[Report] = deque()  # a check takes them out and puts them back
-        self.told: deque[_Told] = deque()  # findings already read, for the next check
+        self.summaries: deque[_Summary] = deque()  # findings already read, for the next check
 
     def add(self, report: Report) -> None:
         """Keeps a report until it is read."""
         report.number = next(_numbers)
         (self.captured if report.is_captured else self.submitted).append(report)
 
-    def take(self, report: Report, topk_ids: Any) -> _Place:
+    def take(self, report: Report, topk_ids: Any) -> _Row:
         """Memory for a report."""
         key = (id(report.framework), report.cuda_index)
         free = self.free.get(key)
@@ -208,8 +208,8 @@ class _Reports:
             free = self.free.setdefault(key, deque())
         if not report.is_captured and len(self.submitted) >= MAX_UNREAD:
             self.read(self.submitted)
-            if (told := self.take_told()).message:
-                self.told.append(told)  # merged, so that the deque stays short without any check
+            if (summary := self.take_summary()).message:
+                self.summaries.append(summary)  # merged, so that the deque stays short
         while True:
             if not report.is_captured and len(free) < _PIECE // 2:
                 free.extend(self.new_piece(report, topk_ids, free))
@@ -224,15 +224,15 @@ class _Reports:
                     ) from None
 
     @staticmethod
-    def new_piece(report: Report, topk_ids: Any, free: deque[_Place]) -> list[_Place]:
+    def new_piece(report: Report, topk_ids: Any, free: deque[_Row]) -> list[_Row]:
         length = len(Findings._fields)
         memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
         # From now on, calls on any stream may write to it.
         report.framework.wait_for(report.cuda_index, report.stream)
-        return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
+        return [_Row(memory, number, array, free) for number, array in enumerate(memory)]
 
     def read(self, queue: deque[Report]) -> bool:
-        """Moves the findings of a queue's reports to `told`, and frees or zeroes their memory.
+        """Moves the findings of a queue's reports to `summaries`; frees or zeroes their memory.
 
         Reports whose streams must not be waited for stay in the queue. So do all reports if an
         exception occurs before they are read; if it occurs later, while memory is zeroed, a
@@ -242,34 +242,34 @@ class _Reports:
             False if this thread captures a graph on the current stream of a device with reports.
         """
         stay: list[Report] = []
-        told: list[_Told] = []
+        summaries: list[_Summary] = []
         try:
             _take_all(queue, stay)
             ready, waiting, may_wait = _wait_for(stay)
             found = _found_in(ready)
             captured = [report for report in ready if report.is_captured]
             # Before this line no report counts as read, after it all do.
-            stay, told = [*waiting, *captured], [one for _, one in found]
+            stay, summaries = [*waiting, *captured], [one for _, one in found]
             _zero([report for report, _ in found])
             for report in ready:
                 if not report.is_captured:
-                    report.place.free.append(report.place)
+                    report.row.free.append(report.row)
             return may_wait
         finally:
             try:
                 queue.extend(stay)
             finally:
-                self.told.extend(told)
+                self.summaries.extend(summaries)
 
-    def take_told(self) -> _Told:
-        """Takes all of `told`, merged: the message of the earliest call, the sum of all counts."""
-        told: list[_Told] = []
+    def take_summary(self) -> _Summary:
+        """Takes all `summaries`, merged: the message of the earliest call, the sum of counts."""
+        summaries: list[_Summary] = []
         try:
-            _take_all(self.told, told)
-            number, _, message = min(told, default=_Told(0, 0, ""))
-            return _Told(number, sum(one.num_invalid for one in told), message)
+            _take_all(self.summaries, summaries)
+            number, _, message = min(summaries, default=_Summary(0, 0, ""))
+            return _Summary(number, sum(one.num_invalid for one in summaries), message)
         except BaseException:  # raised by a signal handler
-            self.told.extend(told)
+            self.summaries.extend(summaries)
             raise
 
 
@@ -296,18 +296,18 @@ def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bo
     return ready, waiting, not any(capturing.values())
 
 
-def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Told]]:
+def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Summary]]:
     """The reports with invalid ids or entries, and these. Copies each piece of memory once."""
     on_hosts: dict[int, Any] = {}
     found = []
     for report in reports:
-        memory, row, _, _ = report.place
+        memory, number, _, _ = report.row
         if id(memory) not in on_hosts:
             on_hosts[id(memory)] = np.asarray(on_host(memory))
-        findings = Findings._make(on_hosts[id(memory)][row].tolist())
+        findings = Findings._make(on_hosts[id(memory)][number].tolist())
         if num_invalid := findings.num_invalid_ids + findings.num_invalid_map_entries:
-            told = _Told(report.number, num_invalid, report.message(findings))
-            found.append((report, told))
+            summary = _Summary(report.number, num_invalid, report.message(findings))
+            found.append((report, summary))
     return found
 
 
@@ -359,7 +359,7 @@ def check(*, raise_invalid: bool = True) -> int:
         reports = _reports
         if not reports.read(reports.submitted) & reports.read(reports.captured):
             raise RuntimeError("check: expected no graph to be captured meanwhile")
-        told = reports.take_told()
-    if told.message and raise_invalid:
-        raise InvalidRoutingError(told.message)
-    return told.num_invalid
+        summary = reports.take_summary()
+    if summary.message and raise_invalid:
+        raise InvalidRoutingError(summary.message)
+    return summary.num_invalid

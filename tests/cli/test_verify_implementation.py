@@ -248,7 +248,10 @@ def test_the_same_seed_gives_the_same_findings(judged: Judge) -> None:
         (["absent:f"], "--impl: absent cannot be imported: ModuleNotFoundError: No module named"),
         (["faulty:absent"], "--impl: faulty has no absent"),
         (["faulty:not_a_function"], "expected faulty:not_a_function to be a function, got int"),
-        (["faulty:order_unknown"], "--form: cannot be told from the parameters (ids, num_experts"),
+        (
+            ["faulty:order_unknown"],
+            "--form: cannot be detected from the parameters (ids, num_experts",
+        ),
         (["faulty:right", "--form", "x"], "--form: expected one of tessera (topk_ids, *, block_si"),
         (["faulty:right", "--except", "speed"], "--except: expected some of no_crash, no_hang, "),
         (["faulty:right", "--seconds", "0"], "--seconds: expected 20 or more, got 0"),

@@ -187,8 +187,8 @@ def test_many_unread_reports_take_little_memory_and_none_is_lost(deferred: None)
     with pytest.raises(ValueError, match="topk_ids") as caught:
         tessera.check()
     assert str(caught.value) == BAD_MESSAGE
-    pieces = [place for places in strict._reports.free.values() for place in places]
-    assert all(not place.array.any() for place in pieces)
+    pieces = [row for rows in strict._reports.free.values() for row in rows]
+    assert all(not row.array.any() for row in pieces)
 
 
 def test_a_refused_call_reports_nothing_and_keeps_no_memory() -> None:

@@ -23,7 +23,7 @@ from tessera.cli.integers import integer, seed
 from tessera.cli.picture import load_picture, share_picture
 from tessera.cli.progress_bars import load_library, working
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
-from tessera.tools.output_files import Output, check_outputs, tell_written, write_files
+from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 
 # Defaults of synthetic ids.
 _DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     else:
         _print(source, reports)
-    tell_written(written, beside_json=args.json)
+    print_written(written, beside_json=args.json)
     return 1 if any(report["violations"] for report in reports) else 0
 
 

@@ -37,7 +37,7 @@ from tessera.tools.bench.shapes import (
 )
 from tessera.tools.bench.tuning import Tuning, layer_names, tuning
 from tessera.tools.bench.tuning_report import print_tuning
-from tessera.tools.output_files import Output, check_outputs, tell_written, write_files
+from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
@@ -197,7 +197,7 @@ def run(args: argparse.Namespace) -> int:
                     print_report(console, part)
                 else:
                     print_tuning(console, document)
-            tell_written(written, beside_json=False)
+            print_written(written, beside_json=False)
     except ContractBrokenError as error:
         print(f"tessera bench: {error}", file=sys.stderr)
         return 1

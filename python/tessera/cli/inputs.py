@@ -157,8 +157,8 @@ def _known_experts(
     if largest < 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
     count = largest + 1
-    told = f"the file does not give the number of experts: {count} is its largest id + 1"
-    return count, "; ".join(filter(None, [told, _repeated_note(arrays)]))
+    origin = f"the file does not give the number of experts: {count} is its largest id + 1"
+    return count, "; ".join(filter(None, [origin, _repeated_note(arrays)]))
 
 
 def _repeated_note(arrays: list[npt.NDArray[Any]]) -> str:

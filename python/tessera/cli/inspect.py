@@ -13,7 +13,7 @@ from tessera.cli.progress_bars import load_library, reading_bar
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
 from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
-from tessera.tools.output_files import Content, Output, check_outputs, tell_written, write_files
+from tessera.tools.output_files import Content, Output, check_outputs, print_written, write_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     else:
         print_summary(document)
-    tell_written(list(contents), beside_json=args.json)
+    print_written(list(contents), beside_json=args.json)
     return 0
 
 

@@ -18,7 +18,7 @@ from tessera.tools.judge.faults import judged_rules
 from tessera.tools.judge.forms import FORMS, listed_forms
 from tessera.tools.judge.report import Asked, document, exit_code, text
 from tessera.tools.judge.runner import Pace, Runner, start_server
-from tessera.tools.judge.worker import Plan
+from tessera.tools.judge.worker import Target
 
 _DEFAULT_SECONDS = 60.0
 _OPTIONS = ("form", "arrays", "seconds", "accepted")
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
     accepted = _accepted(args.accepted)
     if args.device != "auto":
         device_index(args.device)
-    plan = Plan(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
+    target = Target(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
     clock = Clock(started, seconds)
-    start_server(plan)
+    start_server(target)
     cases = chosen(args)
     with counting_bar() as bar:
         task = bar.add_task(f"importing {args.impl}", total=None)
@@ -90,16 +90,16 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
             bar.update(task, description=what, completed=done, total=total)
 
         try:
-            runner = Runner(plan, clock, Pace())
+            runner = Runner(target, clock, Pace())
         except TimeUpError:
             raise ValueError(
                 f"--seconds: expected more than {args.impl} takes to be imported, got {seconds:g}"
             ) from None
         with runner:
             calls = (call_of_case(case, args.seed) for case in cases)
-            verdict = judge(runner, plan, calls, accepted, args.seed, clock, progress)
+            verdict = judge(runner, target, calls, accepted, args.seed, clock, progress)
         found = document(
-            verdict, plan, runner.told, Asked(args.cases, args.seed, seconds, accepted)
+            verdict, target, runner.detected, Asked(args.cases, args.seed, seconds, accepted)
         )
     print(json.dumps(found, indent=2) if args.json else text(found))
     return exit_code(found)

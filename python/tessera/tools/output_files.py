@@ -103,7 +103,7 @@ def write_files(contents: Mapping[Path, Content], *, force: bool) -> None:
         raise
 
 
-def tell_written(paths: Sequence[Path], *, beside_json: bool) -> None:
+def print_written(paths: Sequence[Path], *, beside_json: bool) -> None:
     """Print what was written, to stdout unless that carries a JSON document."""
     for path in paths:
         print(f"wrote {path}", file=sys.stderr if beside_json else sys.stdout)

@@ -35,13 +35,13 @@ def _gpu() -> dict[str, Any]:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     values = _output([*command, f"--id={torch.cuda.current_device()}"])
     names = ("driver", "clock_sm", "clock_sm_max", "clock_memory", "power")
-    told = [value.strip() for value in (values or "").split(",")]
+    found = [value.strip() for value in (values or "").split(",")]
     return {
         "gpu": torch.cuda.get_device_name(),
         "num_sms": torch.cuda.get_device_properties("cuda").multi_processor_count,
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
-        **(dict(zip(names, told, strict=True)) if len(told) == len(names) else {}),
+        **(dict(zip(names, found, strict=True)) if len(found) == len(names) else {}),
     }
 
 

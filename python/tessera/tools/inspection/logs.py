@@ -42,11 +42,11 @@ class _Source:
             self.largest_id = max(self.largest_id, largest)
             sums = self.layers.get(layer)
             if sums is None:
-                width = self.told_experts or _FIRST_WIDTH
+                width = self.known_experts or _FIRST_WIDTH
                 sums = self.layers[layer] = LayerSums(self._index, layer, width, keep_repeated)
                 self.top_k[layer] = topk_ids.shape[1]
                 self._check_width(room)
-            if self.told_experts is None and largest >= sums.width:
+            if self.known_experts is None and largest >= sums.width:
                 if largest >= MAX_EXPERTS:
                     raise ValueError(
                         f"{self.path}: topk_ids: expected ids below {MAX_EXPERTS}, got {largest}"
@@ -65,7 +65,7 @@ class _Source:
             )
 
     @property
-    def told_experts(self) -> int | None:
+    def known_experts(self) -> int | None:
         """The number of experts, from the caller or else from the log."""
         return self.reader.num_experts if self._given_experts is None else self._given_experts
 
@@ -149,14 +149,14 @@ def _figures(source: _Source, sums: LayerSums, num_experts: int) -> Layer:
 
 def _log(source: _Source, sources: Sequence[_Source], is_given: bool) -> Log:
     reader = source.reader
-    num_experts, origin = source.told_experts, "--experts" if is_given else "log"
+    num_experts, origin = source.known_experts, "--experts" if is_given else "log"
     if num_experts is None:
         # Layers of one model have the same experts, whichever layer has the largest id.
         origin = "largest id + 1"
         num_experts = 1 + max(
             other.largest_id
             for other in sources
-            if other.told_experts is None and other.model == source.model
+            if other.known_experts is None and other.model == source.model
         )
         if num_experts == 0:
             raise ValueError(

@@ -114,17 +114,17 @@ def judged_as(function: Callable[..., Any], wanted: str | None) -> Judged:
         parameters = []
     named = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    form = FORMS.get(wanted or _told(named, positional))
+    form = FORMS.get(wanted or _detected(named, positional))
     if form is None:
         raise ValueError(
-            f"--form: cannot be told from the parameters ({', '.join(named)}); "
+            f"--form: cannot be detected from the parameters ({', '.join(named)}); "
             f"expected one of {listed_forms()}"
         )
     takes_all = not parameters or len(named) < len(parameters)
     return Judged(form, frozenset(form.optional if takes_all else {*form.optional} & {*named}))
 
 
-def _told(named: list[str], positional: list[str]) -> str:
+def _detected(named: list[str], positional: list[str]) -> str:
     """The name of the form with these parameters; empty if it cannot be detected."""
     sizes = [name for name in named if name in ("block_size", "num_experts")]
     if "cumsum_buffer" in named:

@@ -14,7 +14,7 @@ from tessera.tools.judge.search import Finding, Search, Verdict
 from tessera.tools.judge.shrinking import shrink
 from tessera.tools.judge.snippet import snippet
 from tessera.tools.judge.trial import Trial
-from tessera.tools.judge.worker import Plan
+from tessera.tools.judge.worker import Target
 
 # Shares of the time for a finding by which it has been reproduced in a fresh process, shrunk in
 # others, and simplified in fresh processes. The remaining time is for its snippet.
@@ -29,7 +29,7 @@ Progress = Callable[[str, int | None, int | None], None]
 
 def judge(
     runner: Runner,
-    plan: Plan,
+    target: Target,
     calls: Iterable[Call],
     accepted: Collection[str],
     seed: int,
@@ -37,7 +37,7 @@ def judge(
     progress: Progress,
 ) -> Verdict:
     """Find the rules that it breaks. Calls `progress` with the step, and the done and all calls."""
-    search = Search(runner, plan, accepted, clock)
+    search = Search(runner, target, accepted, clock)
     findings = search.verdict.findings
     with contextlib.closing(search), contextlib.suppress(TimeUpError):
         search.prepare(calls)
@@ -53,22 +53,22 @@ def judge(
             while left := [one for one in findings.values() if not one.snippet]:
                 now = time.monotonic()
                 until = now + max(0.0, clock.at(FINDINGS) - now) / len(left)
-                _finish(search, left[0], plan, seed, until, progress)
+                _finish(search, left[0], target, seed, until, progress)
     for finding in findings.values():
         finding.snippet = finding.snippet or snippet(
-            finding.program, finding.fault, search.told, plan
+            finding.program, finding.fault, search.detected, target
         )
     return search.verdict
 
 
 def _finish(
-    search: Search, finding: Finding, plan: Plan, seed: int, until: float, progress: Progress
+    search: Search, finding: Finding, target: Target, seed: int, until: float, progress: Progress
 ) -> None:
     """Make the calls of a finding few and simple, and try its snippet."""
     started = time.monotonic()
     name = " ".join(filter(None, finding.fault.key))
 
-    trial = Trial(search.runner("fresh"), plan.folder, search.clock)
+    trial = Trial(search.runner("fresh"), target.folder, search.clock)
     seconds = until - started
     # A snippet that hangs takes long; the others run quickly.
     hangs = finding.fault.rule == "no_hang"
@@ -98,7 +98,8 @@ def _finish(
         finding.reproduced = False
     progress(f"trying the snippet of {name}", None, None)
     texts = [
-        snippet(finding.program, finding.fault, search.told, plan, dirty=dirty) for dirty in _DIRTY
+        snippet(finding.program, finding.fault, search.detected, target, dirty=dirty)
+        for dirty in _DIRTY
     ]
     shown = (text for text in texts if trial.breaks(text, finding.program, finding.fault.key))
     text = next(shown, None)

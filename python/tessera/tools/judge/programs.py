@@ -39,7 +39,7 @@ class Reproducer:
 
     def breaks(self, program: Program, tries: int = 1) -> bool:
         """Whether the program breaks the rule in one of these tries."""
-        judged = self._search.told.judged
+        judged = self._search.detected.judged
         program = tuple(adapted(judged, call)[0] for call in program)
         if self._finding.valid and not all(call.has_valid_inputs for call in program):
             return False

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tessera
 from tessera.tools.judge.faults import judged_rules
 from tessera.tools.judge.search import Finding, Verdict
-from tessera.tools.judge.worker import Plan, Told
+from tessera.tools.judge.worker import Detected, Target
 
 # Elements of an array that are shown, and how many of them precede the first difference.
 _SHOWN, _BEFORE = 16, 3
@@ -25,14 +25,14 @@ class Asked(NamedTuple):
     accepted: list[str]
 
 
-def document(verdict: Verdict, plan: Plan, told: Told, asked: Asked) -> dict[str, Any]:
+def document(verdict: Verdict, target: Target, detected: Detected, asked: Asked) -> dict[str, Any]:
     """The complete result, for JSON."""
     meanings = {rule.name: rule.meaning for rule in judged_rules()}
     return {
-        "implementation": plan.implementation,
-        "form": told.form,
-        "arrays": told.arrays,
-        "device": told.device,
+        "implementation": target.implementation,
+        "form": detected.form,
+        "arrays": detected.arrays,
+        "device": detected.device,
         "tessera": tessera.__version__,
         "cases": asked.cases,
         "seed": asked.seed,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from tessera.tools.judge.call import Call
 from tessera.tools.judge.clock import Clock, TimeUpError
 from tessera.tools.judge.forms import arguments_of
-from tessera.tools.judge.worker import Outcome, Plan, Refused, Told, serve
+from tessera.tools.judge.worker import Detected, Outcome, Refused, Target, serve
 
 # A call counts as hanging if it takes this many times as long as the slowest before it, per call or
 # per word that it reads and writes, within these bounds. The very first call may have to compile
@@ -47,10 +47,10 @@ class Death(NamedTuple):
 _SERVER = get_context("forkserver")
 
 
-def start_server(plan: Plan) -> None:
+def start_server(target: Target) -> None:
     """Start the process that all others are forked from, without waiting until it is ready."""
     # It imports slow modules once. These imports neither start threads nor open a device.
-    modules = ["worker"] if plan.arrays == "numpy" else ["worker", "torch_first"]
+    modules = ["worker"] if target.arrays == "numpy" else ["worker", "torch_first"]
     _SERVER.set_forkserver_preload([f"tessera.tools.judge.{name}" for name in modules])
     forkserver.ensure_running()
 
@@ -78,7 +78,7 @@ class Pace:
 class Runner:
     """Makes calls of an implementation, each in a process that is still alive.
 
-    told: what is judged, as the process found it.
+    detected: form, arguments, arrays and device, as the process found them.
     fresh: whether the next call will be the first one of its process.
     history: the latest calls that the process has answered with outputs.
     seconds_to_start: the time to start the process.
@@ -88,8 +88,8 @@ class Runner:
         ValueError: the implementation cannot be judged at all.
     """
 
-    def __init__(self, plan: Plan, clock: Clock, pace: Pace) -> None:
-        self._plan = plan
+    def __init__(self, target: Target, clock: Clock, pace: Pace) -> None:
+        self._target = target
         self._clock = clock
         self._folder = tempfile.TemporaryDirectory(prefix="tessera-verify-")
         self._log = Path(self._folder.name) / "stderr"
@@ -101,7 +101,7 @@ class Runner:
         self._words = 0
         self.seconds_to_start = 0.0
         try:
-            self.told = self._start()
+            self.detected = self._start()
         except BaseException:
             self._end()
             self._folder.cleanup()
@@ -132,10 +132,10 @@ class Runner:
         """Make the call."""
         if self._process is None:
             self._start()
-        limit = self.pace.limit(call, self.told.device)
+        limit = self.pace.limit(call, self.detected.device)
         self.fresh = False
         with contextlib.suppress(BrokenPipeError):
-            self._connection.send((call, arguments_of(self.told.judged, call)))
+            self._connection.send((call, arguments_of(self.detected.judged, call)))
         reply = self._reply(limit)
         if isinstance(reply, Outcome):
             self.pace.note(call, reply.seconds)
@@ -154,16 +154,16 @@ class Runner:
         while self._words > _REMEMBERED_WORDS:
             self._words -= self.history.pop(0).topk_ids.size
 
-    def _start(self) -> Told:
+    def _start(self) -> Detected:
         started = time.monotonic()
         ours, theirs = _SERVER.Pipe()
-        arguments = (theirs, self._plan, str(self._log))
+        arguments = (theirs, self._target, str(self._log))
         self._process = _SERVER.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self._connection = ours
         reply = self._reply(_START_SECONDS)
-        if isinstance(reply, Told):
+        if isinstance(reply, Detected):
             self.seconds_to_start = time.monotonic() - started
             return reply
         if isinstance(reply, Refused):
@@ -172,7 +172,7 @@ class Runner:
         assert isinstance(reply, Death)
         died = f"hung for {reply.hung:.0f} s" if reply.hung else f"died with {reply.how}"
         raise ValueError(
-            f"--impl: {self._plan.implementation} cannot be imported: its process {died}: "
+            f"--impl: {self._target.implementation} cannot be imported: its process {died}: "
             f"{reply.last_words}"
         )
 

@@ -13,7 +13,7 @@ from tessera.tools.judge.clock import Clock
 from tessera.tools.judge.faults import Fault, faults_of, judged_rules
 from tessera.tools.judge.forms import adapted
 from tessera.tools.judge.runner import Death, Runner
-from tessera.tools.judge.worker import Outcome, Plan
+from tessera.tools.judge.worker import Outcome, Target
 
 Key = tuple[str, str]
 # The rules that an implementation breaks if it cannot use the arrays that it gets.
@@ -90,13 +90,15 @@ class Search:
     pending: calls to make.
     """
 
-    def __init__(self, runner: Runner, plan: Plan, accepted: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self, runner: Runner, target: Target, accepted: Collection[str], clock: Clock
+    ) -> None:
         self.clock = clock
-        self.told = runner.told
+        self.detected = runner.detected
         self.verdict = Verdict()
         self.pending: list[Call] = []
         self._shrinking: Key | None = None
-        self._plan = plan
+        self._target = target
         self._pace = runner.pace
         self._runners = {"valid": runner}
         self._accepted = accepted
@@ -111,7 +113,7 @@ class Search:
     def runner(self, name: str) -> Runner:
         """The process for "valid" calls, for "other" calls, or for a "fresh" start."""
         if name not in self._runners:
-            self._runners[name] = Runner(self._plan, self.clock, self._pace)
+            self._runners[name] = Runner(self._target, self.clock, self._pace)
         return self._runners[name]
 
     def shrink_for(self, key: Key | None) -> None:
@@ -122,7 +124,7 @@ class Search:
     def prepare(self, calls: Iterable[Call]) -> None:
         """Take the calls to make."""
         for call in calls:
-            call, lacking = adapted(self.told.judged, call)
+            call, lacking = adapted(self.detected.judged, call)
             self.verdict.not_asked.update(lacking)
             self.verdict.num_cases[class_of(call)] += 1
             self.pending.append(call)

@@ -40,7 +40,7 @@ def shrink(search: Search, finding: Finding, seed: int, until: float) -> None:
     def breaks(call: Call) -> bool:
         if time.monotonic() > until:
             raise TimeUpError
-        call = adapted(search.told.judged, call)[0]
+        call = adapted(search.detected.judged, call)[0]
         if valid and not call.has_valid_inputs:
             return False
         return key in search.broken_by(call)

@@ -7,7 +7,7 @@ from itertools import groupby
 from tessera.tools.judge.call import Call
 from tessera.tools.judge.faults import Fault
 from tessera.tools.judge.forms import REPORTS, arguments_of
-from tessera.tools.judge.worker import CANARIES, OUTPUTS, Plan, Told
+from tessera.tools.judge.worker import CANARIES, OUTPUTS, Detected, Target
 
 # The initial value of output arrays: neither an index nor an expert.
 UNWRITTEN = -7
@@ -25,22 +25,29 @@ _PRINTED, _BEFORE = 16, 3
 
 
 def snippet(
-    program: tuple[Call, ...], fault: Fault, told: Told, plan: Plan, *, dirty: bool = False
+    program: tuple[Call, ...],
+    fault: Fault,
+    detected: Detected,
+    target: Target,
+    *,
+    dirty: bool = False,
 ) -> str:
     """The source of a program that makes these calls and prints the fault of the last one.
 
     dirty: writes to free memory before the last call, which may then allocate it.
     """
-    return _Writer(program, fault, told, plan).text(dirty)
+    return _Writer(program, fault, detected, target).text(dirty)
 
 
 class _Writer:
-    def __init__(self, program: tuple[Call, ...], fault: Fault, told: Told, plan: Plan) -> None:
+    def __init__(
+        self, program: tuple[Call, ...], fault: Fault, detected: Detected, target: Target
+    ) -> None:
         self._program = program
         self._fault = fault
-        self._told = told
-        self._module, _, self._function = plan.implementation.partition(":")
-        self._is_numpy = told.arrays == "numpy"
+        self._detected = detected
+        self._module, _, self._function = target.implementation.partition(":")
+        self._is_numpy = detected.arrays == "numpy"
         self._copy = "copy" if self._is_numpy else "clone"
 
     def text(self, dirty: bool) -> str:
@@ -80,9 +87,9 @@ class _Writer:
         return [f"{name} = {self._placed(call.written(name))}" for name in names]
 
     def _call(self, call: Call, *, is_last: bool = False) -> list[str]:
-        arguments, lines = arguments_of(self._told.judged, call), []
+        arguments, lines = arguments_of(self._detected.judged, call), []
         reports = {name: len(array) for name, array in call.report_arrays().items()}
-        accepted = self._told.accepted
+        accepted = self._detected.accepted
         buffers = arguments.buffers | {n: size for n, size in reports.items() if n in accepted}
         guarded = is_last and self._fault.rule == "memory_kept"
         for name, length in buffers.items():
@@ -152,5 +159,5 @@ class _Writer:
         if self._is_numpy:
             return expression
         tensor = f"torch.from_numpy({expression})"
-        device = self._told.device
+        device = self._detected.device
         return tensor if device == "cpu" else f'{tensor}.to("{device}")'

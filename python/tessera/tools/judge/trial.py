@@ -30,8 +30,8 @@ try:
         exec(compile(file.read(), "snippet", "exec"), names)
 except BaseException as error:
     failure = error
-from tessera.tools.judge.left_behind import tell
-tell(names, failure, *sys.argv[2:])
+from tessera.tools.judge.left_behind import write_outcomes
+write_outcomes(names, failure, *sys.argv[2:])
 """
 # An interpreter may take this much longer than a forked process until it makes the calls.
 _TIMES_TO_START, _SECONDS_TO_START = 5.0, 3.0
@@ -48,7 +48,7 @@ class Trial:
     def limit(self, call: Call) -> float:
         """Seconds after which a snippet whose last call is this one counts as hanging."""
         started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
-        return started + self._runner.pace.limit(call, self._runner.told.device)
+        return started + self._runner.pace.limit(call, self._runner.detected.device)
 
     def breaks(self, text: str, program: tuple[Call, ...], key: Key) -> bool:
         """Whether the text, which makes the calls of the program, breaks the rule of the key.
@@ -66,8 +66,8 @@ class Trial:
         with tempfile.TemporaryDirectory(prefix="tessera-verify-") as name:
             snippet, result, log = (Path(name) / one for one in ("snippet", "result", "stderr"))
             snippet.write_text(text)
-            told = self._runner.told
-            arguments = [str(snippet), told.arrays, told.device, str(result)]
+            detected = self._runner.detected
+            arguments = [str(snippet), detected.arrays, detected.device, str(result)]
             wait = self._clock.left(limit)
             with log.open("wb") as errors:
                 process = subprocess.Popen(

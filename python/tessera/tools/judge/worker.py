@@ -24,7 +24,7 @@ _MESSAGE_LENGTH = 400
 OUTPUTS = ("sorted_token_ids", "expert_ids", "num_tokens_post_pad")
 
 
-class Plan(NamedTuple):
+class Target(NamedTuple):
     """What to judge: names as on the command line, None if the worker is to detect it.
 
     folder: a folder that may contain the implementation's module.
@@ -38,7 +38,7 @@ class Plan(NamedTuple):
     device: str
 
 
-class Told(NamedTuple):
+class Detected(NamedTuple):
     """What the process detected: form, accepted optional arguments, arrays and device."""
 
     form: str
@@ -81,20 +81,20 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
 
-def serve(connection: Connection, plan: Plan, log: str) -> None:
+def serve(connection: Connection, target: Target, log: str) -> None:
     """Send what was detected, then answer each call with its outcome, until None is received."""
     os.setsid()  # the judge ends this process with all processes that it may have started
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the judge gets the signal and ends this process
     _redirect_output(log)
     try:
-        function = load_implementation(plan.implementation, plan.folder)
-        judged = judged_as(function, plan.form)
-        place = _place(plan, judged)
+        function = load_implementation(target.implementation, target.folder)
+        judged = judged_as(function, target.form)
+        place = _place(target, judged)
     except (ValueError, ImportError) as error:
         connection.send(Refused(str(error)))
         return
     arrays: Arrays = "numpy" if place.torch is None else "torch"
-    connection.send(Told(judged.form.name, judged.accepted, arrays, place.device))
+    connection.send(Detected(judged.form.name, judged.accepted, arrays, place.device))
     before, kept = Outcome({}), dict[str, Any]()
     while (request := connection.recv()) is not None:
         started = time.perf_counter()
@@ -127,9 +127,9 @@ def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
 
 
-def _place(plan: Plan, judged: Judged) -> Place:
-    usual: Arrays = "torch" if plan.device.startswith("cuda") else judged.form.arrays
-    arrays = plan.arrays or usual
+def _place(target: Target, judged: Judged) -> Place:
+    usual: Arrays = "torch" if target.device.startswith("cuda") else judged.form.arrays
+    arrays = target.arrays or usual
     if arrays == "torch" and torch_or_none() is None:
         failure = torch_failure()
         which = f"cannot be imported ({failure})" if failure else "is not installed"
@@ -138,7 +138,7 @@ def _place(plan: Plan, judged: Judged) -> Place:
             f"--arrays: the form {judged.form.name} is given torch's tensors, and torch {which}: "
             f"{remedy}give it NumPy's arrays with --arrays numpy"
         )
-    return Place(arrays, plan.device)
+    return Place(arrays, target.device)
 
 
 class Place:
