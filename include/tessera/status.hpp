@@ -8,7 +8,7 @@
 
 namespace tessera {
 
-/// The values are part of the ABI and equal those of `tessera_status` in tessera.h.
+/// The values are part of the ABI and equal the values of `tessera_status` in tessera.h.
 enum class StatusCode : int {
   kOk = 0,
   kInvalidType = 1,   ///< an argument has the wrong data type        (Python: TypeError)

@@ -68,7 +68,7 @@ struct ThreadPool::Job {
   }
 };
 
-/// A worker's mailbox, on a cache line of its own.
+/// A worker's mailbox, on its own cache line.
 struct alignas(64) ThreadPool::Worker {
   static constexpr std::uint32_t kIdle = 0;
   static constexpr std::uint32_t kPosted = 1;   // a job waits, and may still be recalled

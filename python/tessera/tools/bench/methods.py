@@ -248,7 +248,7 @@ def _with_and_without(call: Call) -> list[Callable[[], Any]]:
 def _samples_of_graphs(
     calls: Mapping[str, Call], steps_of: Callable[[Call], Sequence[Callable[[], Any]]]
 ) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
-    """Microseconds of every step of a call in a graph of its own, by contender and step.
+    """Microseconds of every step of a call, each in its own graph, by contender and step.
 
     Also returns why contenders could not be captured.
     """

@@ -85,7 +85,7 @@ class Problem:
 def make_problem(
     shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
 ) -> Problem:
-    """The inputs of a shape, a function of the seed; `log_ids` are those of its routing log."""
+    """The inputs of a shape, a function of the seed; `log_ids` are the ids of its routing log."""
     host_ids = _host_ids(shape, seed) if log_ids is None else log_ids.astype(shape.dtype)
     host_map = _half_remote(shape.num_experts) if shape.map == "half-remote" else None
     # Uses the reference, because with TESSERA_IMPL calls on the host may be refused.

@@ -71,7 +71,7 @@ class _Source:
 
     @property
     def model(self) -> str | Path:
-        """Identifies the model among those of all logs."""
+        """Identifies the model among the models of all logs."""
         return self.reader.model_id or self.path
 
     def total_width(self) -> int:
