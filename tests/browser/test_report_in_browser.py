@@ -73,7 +73,7 @@ def opened(browser: Browser, path: Path, width: int = DESKTOP, scheme: Any = "li
 
 
 def rows(page: Page, caption: str, table: int = 0) -> list[list[str]]:
-    """What a table shows, by cell, without its head."""
+    """The cells of a table without its head."""
     found = page.locator("table", has=page.locator(f"caption:text-is('{caption}')")).nth(table)
     cells: list[list[str]] = found.locator("tbody tr").evaluate_all(
         "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"

@@ -26,7 +26,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the tests run, with a log, ids and links to them."""
+    """The folder of the tests, with a log, ids and links to them."""
     monkeypatch.chdir(tmp_path)
     Path("log.jsonl").write_text(META + "".join(ROUTE % (row % 3) for row in range(9)))
     np.savez("ids.npz", topk_ids=np.array([[0, 1], [2, 1]]))

@@ -232,7 +232,7 @@ def test_every_block_is_accounted_for() -> None:
 
 
 def test_output_is_that_of_a_command() -> None:
-    """What is marked as output follows the one command that prints it."""
+    """A block marked as output follows the command that prints it."""
     marked = sum(block.kind == "text output" for block in BLOCKS)
     printing = [block for block in BLOCKS if block.kind == "sh" and block.output is not None]
     assert marked == len(printing)

@@ -19,7 +19,7 @@ NUM_INVALID = 2
 
 
 class InterruptError(Exception):
-    """What a signal handler raises."""
+    """The exception of a signal handler."""
 
 
 class Device:

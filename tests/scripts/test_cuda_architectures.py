@@ -1,4 +1,4 @@
-"""What a build makes CUDA code for, and what it says where it makes none."""
+"""The architectures of a build's CUDA code, and the message of a build without any."""
 
 import json
 import re

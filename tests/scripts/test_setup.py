@@ -1,4 +1,4 @@
-"""What `scripts/setup.sh package` says that it builds, and what it refuses to begin."""
+"""What `scripts/setup.sh package` prints before it builds, and what it refuses to build."""
 
 from __future__ import annotations
 
