@@ -1,4 +1,4 @@
-# Every target sets up what it needs, and says so; repeated, it starts its real work at once.
+# Every target sets up what it needs, and says so; a repeated run starts its actual work at once.
 .DEFAULT_GOAL := help
 TRACES ?= $(wildcard $(or $(TESSERA_TRACES),../shared/traces)/*.jsonl)
 .PHONY: help setup demo test bench book gpu-check sanitize lint format
@@ -13,7 +13,7 @@ demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 	@scripts/setup.sh package
 	@.venv/bin/tessera align --time $(if $(TRACE),"$(TRACE)")
 
-test: ## Run all C++ and Python tests; TORCH=none BROWSER=none leave out large downloads
+test: ## Run all C++ and Python tests; TORCH=none BROWSER=none skip large downloads
 	@TORCH="$(TORCH)" BROWSER="$(BROWSER)" scripts/test.sh
 
 bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/performance.md
@@ -23,7 +23,7 @@ bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/perfor
 	@.venv/bin/python bench/inspection.py --json bench/results/inspection.json
 	@.venv/bin/python bench/performance_page.py
 
-book: ## Make the book of docs/ in build/book/; LINKS=external checks links to other sites too
+book: ## Build the book of docs/ in build/book/; LINKS=external also checks links to other sites
 	@LINKS="$(LINKS)" scripts/book.sh
 
 gpu-check: ## Build for the GPU here, test, sanitize, benchmark; STAGE=build|test|sanitize|bench

@@ -1,6 +1,6 @@
-# Defines DLPack::DLPack from the header dlpack/dlpack.h (Debian: libdlpack-dev), or, where that is
-# not installed, from the copy inside Python's apache-tvm-ffi package. Installed beside
-# tesseraConfig.cmake, so that a consumer finds the header in the same way.
+# Defines DLPack::DLPack from the header dlpack/dlpack.h (Debian: libdlpack-dev), or, if that is not
+# installed, from the copy in Python's apache-tvm-ffi package. Installed with tesseraConfig.cmake,
+# so that a consumer finds the header in the same way.
 if(NOT TARGET DLPack::DLPack)
   find_path(DLPACK_INCLUDE_DIR dlpack/dlpack.h)
   if(NOT DLPACK_INCLUDE_DIR)

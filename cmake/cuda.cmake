@@ -1,4 +1,5 @@
-# The CUDA backend, libtessera_cuda.so: loaded at run time from where the library lies, or missed.
+# The CUDA backend, libtessera_cuda.so: loaded at run time from the library's folder, if it is
+# there.
 set(TESSERA_CUDA AUTO CACHE STRING "Build the CUDA backend: ON, OFF, or AUTO (if nvcc is there)")
 if(NOT TESSERA_CUDA MATCHES "^(ON|OFF|AUTO)$")
   message(FATAL_ERROR "TESSERA_CUDA: expected ON, OFF or AUTO, got '${TESSERA_CUDA}'")
@@ -7,7 +8,7 @@ set(cuda_min_toolkit 12.8)
 include(cmake/cuda_architectures.cmake)
 
 set(TESSERA_HAS_CUDA OFF)
-# Why there is no backend, and what would change that: recorded in the library for `tessera info`.
+# The reason why there is no backend, with a remedy: compiled into the library for `tessera info`.
 set(cuda_left_out "")
 if(TESSERA_CUDA STREQUAL "OFF")
   set(cuda_left_out "it was built with TESSERA_CUDA=OFF (AUTO builds one where there is nvcc ${cuda_min_toolkit} or newer)")
@@ -18,14 +19,14 @@ elseif(NOT CMAKE_CUDA_ARCHITECTURES)
 else()
   include(CheckLanguage)
   if(NOT CMAKE_CUDA_COMPILER)
-    unset(CMAKE_CUDA_COMPILER CACHE)  # one that was not found before may be there now
+    unset(CMAKE_CUDA_COMPILER CACHE)  # a compiler that was missing before may exist now
   endif()
   check_language(CUDA)
   set(cuda_remedy "install the CUDA toolkit, https://developer.nvidia.com/cuda-downloads, put its nvcc on the PATH, and build again")
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
     find_package(CUDAToolkit ${cuda_min_toolkit} QUIET)
-    # CMake 3.25, which Debian 12 has, and older ones do not know how nvcc 12 and newer are told.
+    # CMake 3.25, as in Debian 12, and older versions do not know the C++20 option of nvcc 12.
     if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
       set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
     endif()
@@ -93,5 +94,5 @@ target_link_libraries(tessera_cuda PRIVATE tessera_cuda_objects)
 target_link_options(tessera_cuda PRIVATE -Wl,--exclude-libs,ALL)
 set_target_properties(tessera_cuda PROPERTIES
   CUDA_RUNTIME_LIBRARY Static LINKER_LANGUAGE CXX
-  # Found beside the library in the build tree as in an installation.
+  # The library finds it in its own folder, both in the build tree and in an installation.
   LIBRARY_OUTPUT_DIRECTORY $<TARGET_FILE_DIR:tessera>)

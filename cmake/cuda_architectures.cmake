@@ -1,14 +1,14 @@
-# Turns CMAKE_CUDA_ARCHITECTURES into a list of architectures: the one place that knows which they are.
-#   native  the GPUs of this machine; an empty list where none can run Tessera
-#   all     machine code for every generation, PTX for what comes after
+# Turns CMAKE_CUDA_ARCHITECTURES into a list of architectures; the only place that defines them.
+#   native  the GPUs of this machine; an empty list if none can run Tessera
+#   all     machine code for every generation, PTX for later ones
 #   LIST    as in CMake, such as "80-real;90"
-# Unset, it is what the environment variable CUDAARCHS says, or else `native` where there is a GPU that
-# can run Tessera, and where there is none what every such GPU can run.
-# Machine code runs on later minor versions too, PTX on all later ones.
+# If unset, it is the value of the environment variable CUDAARCHS. Without that it is `native` if
+# there is a GPU that can run Tessera, else a list that every such GPU can run. Machine code also
+# runs on later minor versions, PTX on all later versions.
 set(all_cuda_architectures 80-real 90-real 100 120)
 set(portable_cuda_architectures 80-real 90)
 
-# The compute capabilities of the GPUs here, such as "80;90".
+# The compute capabilities of the GPUs of this machine, such as "80;90".
 function(find_cuda_capabilities result)
   execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
                   OUTPUT_VARIABLE printed ERROR_QUIET RESULT_VARIABLE exit_status)

@@ -1,4 +1,4 @@
-# `cmake --install`: the library, its headers, and what find_package(tessera) reads.
+# `cmake --install`: the library, its headers, and the files that find_package(tessera) reads.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 

@@ -28,7 +28,7 @@ constexpr std::string_view kBrokenNames[] = {"none", "some", "all"};
 constexpr std::string_view kMapNames[] = {"none",       "identity", "half_remote",
                                           "all_remote", "broken",   "merged"};
 
-/// The shapes that users run, named as they are written: tokens x experts x top_k / block_size.
+/// The shapes that users run, named tokens x experts x top_k / block_size.
 Case served(std::int64_t num_tokens, std::int64_t num_experts, std::int64_t top_k,
             std::int64_t block_size, IdDistribution distribution = kUniform) {
   Case c;
@@ -172,15 +172,15 @@ class JsonObject {
   std::string text_ = "{";
 };
 
-/// Draws some arguments of a random case again, from their whole range as far as memory goes: the
-/// first draw stays with what users run. It comes last, so that other cases stay as they are.
+/// Draws some arguments of a random case again, from as much of their range as memory allows: the
+/// first draw covers typical use. It comes last, so that other cases do not change.
 void widen(Case* c, std::int64_t num_ids, RandomNumbers& random) {
   constexpr std::int64_t kMaxPadding = std::int64_t{1} << 18;
-  // Elements by which some implementations make their outputs longer, whatever the ids.
+  // Elements that some implementations add to their outputs, whatever the ids.
   constexpr std::int64_t kMaxPaddingOfAllExperts = std::int64_t{1} << 26;
   if (random.one_in(32)) c->num_experts = 1 + random.magnitude_below(std::int64_t{1} << 20);
   if (random.one_in(8)) {
-    // Few enough that drawing experts until they differ ends soon.
+    // Small enough that drawing experts until they differ ends soon.
     const std::int64_t top_k = 1 + random.magnitude_below(256);
     if (2 * top_k <= nameable_experts(*c)) c->top_k = top_k;
     c->num_tokens = num_ids / c->top_k;

@@ -1,5 +1,5 @@
-// The one table of cases that drives the C++ tests, the Python tests, `tessera verify`, the fuzz
-// seeds and the benchmarks; and the generator that turns a case into the same inputs everywhere.
+// The table of cases that drives the C++ tests, the Python tests, `tessera verify`, the fuzz seeds
+// and the benchmarks; and the generator that turns a case into the same inputs everywhere.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +25,7 @@ enum class IdDistribution {
 enum class BrokenIds {
   kNone,
   kSome,  ///< about one id in eight is -1, E, the type's smallest or its largest value
-  kAll,   ///< every id is one of those that lie outside [0, E)
+  kAll,   ///< every id lies outside [0, E)
 };
 
 enum class MapKind {
@@ -52,24 +52,24 @@ struct AlignBlockSizeCase {
   std::int32_t tail_expert = -1;
   bool map_tail = false;
   bool filtered_group = false;
-  bool statistics = false;        ///< asked for
-  bool validation = false;        ///< asked for
+  bool statistics = false;        ///< requested
+  bool validation = false;        ///< requested
   std::int64_t extra_length = 0;  ///< elements by which the output buffers exceed the minimum
   bool benchmark = false;         ///< belongs to the benchmark's default set of shapes
 };
 
-/// The table: written by hand, small enough to read.
+/// The table, written by hand and small enough to read.
 std::span<const AlignBlockSizeCase> align_block_size_cases();
 
-/// A random case, of any shape and with anything broken, with N at most `max_ids`, itself at most
+/// A random case of any shape, possibly with broken ids or map, with N <= `max_ids` <=
 /// kMaxRandomSize, up to 2^20 experts and blocks of up to 2^18. A pure function of its arguments,
 /// on every platform.
 AlignBlockSizeCase random_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
 
-/// The case of that name: one of the table, or, as "random:<seed>:<max_ids>", a random one.
+/// The case of this name, from the table or, for "random:<seed>:<max_ids>", a random one.
 std::optional<AlignBlockSizeCase> find_case(std::string_view name);
 
-/// Experts below E that the case's type can name.
+/// Number of experts below E that the case's type can represent.
 std::int64_t nameable_experts(const AlignBlockSizeCase& c);
 
 /// A JSON object with the fields of the case and `num_ids`; enumerators are lowercase words without

@@ -148,9 +148,9 @@ class Checker : private Findings {
   }
 
   void check_members(const Slots& slots, std::span<const std::int32_t> sorted) {
-    std::int64_t stranger = -1;  // slot of the first value that is no member
-    std::int64_t repeat = -1;    // slot of the first member that stood before
-    std::int64_t previous = -1;  // member in the slot before
+    std::int64_t stranger = -1;  // slot of the first value that is not a member
+    std::int64_t repeat = -1;    // slot of the first member that has occurred before
+    std::int64_t previous = -1;  // member in the previous slot
     for (std::int64_t slot = slots.begin; slot < slots.members_end; ++slot) {
       const std::int64_t index = sorted[static_cast<std::size_t>(slot)];
       if (index < 0 || index >= num_ids_ || group(index) != slots.group) {
@@ -170,7 +170,7 @@ class Checker : private Findings {
     if (repeat >= 0) report_missing("no_repeats", repeat, slots, sorted);
   }
 
-  /// A slot of `group` holds what it must not, so one of the group's members stands nowhere.
+  /// A slot of the group holds a wrong value, so one of the group's members is missing.
   void report_missing(const char* rule, std::int64_t slot, const Slots& slots,
                       std::span<const std::int32_t> sorted) {
     if (broken(rule)) return;
@@ -238,7 +238,7 @@ class Checker : private Findings {
     expected.back() = static_cast<double>(assigned) / static_cast<double>(num_experts_);
     const auto* const found = static_cast<const double*>(args_.statistics.data);
     for (std::size_t i = 0; i < expected.size(); ++i) {
-      // Bit for bit: a mean is one division, and no statistic is a zero with a sign.
+      // Compares bits: a mean is one division, and no statistic is negative zero.
       if (std::bit_cast<std::int64_t>(found[i]) == std::bit_cast<std::int64_t>(expected[i])) {
         continue;
       }

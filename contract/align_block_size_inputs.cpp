@@ -44,7 +44,7 @@ class ZipfExperts {
     for (std::size_t i = 0; i < experts_.size(); ++i) {
       std::swap(experts_[i], experts_[i + static_cast<std::size_t>(random.below(
                                               num_experts - static_cast<std::int64_t>(i)))]);
-      // Whole numbers, few enough bits that the platform's last digit of pow() does not show.
+      // Integers with so few bits that differences in the last digit of pow() do not show.
       total += 1 + std::llround(0x1p24 * std::pow(static_cast<double>(i + 1), -1.2));
       ceilings_[i] = total;
     }
@@ -84,7 +84,7 @@ class UniformExperts {
   std::int64_t num_experts_;
 };
 
-/// Draws experts by weight, none of those that are taken; time is logarithmic in their number.
+/// Draws experts by weight, without those already taken, in time logarithmic in their number.
 class RemainingExperts {
  public:
   explicit RemainingExperts(std::vector<std::int64_t> weights)
@@ -125,9 +125,9 @@ class RemainingExperts {
   std::int64_t total_ = 0;
 };
 
-/// Ids of all tokens, without repetition inside a token where there are enough experts. What
-/// repeats is drawn again; where a token takes so many experts that this would take long, the draw
-/// is from those that remain, with the same probabilities.
+/// Ids of all tokens, without repetition inside a token if there are enough experts. Repeated ids
+/// are drawn again; if a token takes so many experts that this would take long, the draw is from
+/// the remaining experts, with the same probabilities.
 template <typename Experts>
 std::vector<std::int64_t> draw_ids(const AlignBlockSizeCase& c, RandomNumbers& random,
                                    const Experts& experts) {

@@ -1,4 +1,4 @@
-// What checkers ask of arrays, and say about them.
+// Access to arrays for checkers, and their description in messages.
 #pragma once
 
 #include <array>
@@ -24,13 +24,13 @@ inline std::string name_of(DLDataType dtype) {
   return (dtype.code == kDLFloat ? "float" : "int") + std::to_string(dtype.bits);
 }
 
-/// All digits that tell it from its neighbours.
+/// The shortest text that converts back to the same value.
 inline std::string text_of(double value) {
   std::array<char, 32> text{};
   return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
 }
 
-/// Whether the elements may be read: contiguous, there, and aligned to their size.
+/// Whether the elements may be read: contiguous, not null, and aligned to their size.
 inline bool readable(const TensorView& view) {
   const auto address = reinterpret_cast<std::uintptr_t>(view.data);
   return view.contiguous && view.num_elements >= 0 &&
@@ -49,7 +49,7 @@ inline std::span<const std::int32_t> int32s(const TensorView& view) {
   return {static_cast<const std::int32_t*>(view.data), static_cast<std::size_t>(view.num_elements)};
 }
 
-/// Stands where there is no expert and no group, not even the one of the pairs with id -1.
+/// No expert and no group, not even the group of the pairs with id -1.
 inline constexpr std::int64_t kNoGroup = -2;
 
 struct Id {
@@ -67,7 +67,7 @@ Id read_id(const void* ids, std::int64_t i, std::int64_t num_experts) {
   return {in_range ? value : kNoGroup, value};
 }
 
-/// Reads ids of that type. Null for every type that is not one of the eight integer types.
+/// A reader for ids of this type; null if it is not one of the eight integer types.
 inline IdReader id_reader(DLDataType dtype) {
   if (dtype.lanes != 1) return nullptr;
   if (dtype.code == kDLInt) {

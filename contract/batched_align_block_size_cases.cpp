@@ -20,7 +20,7 @@ constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 // clang-format off
 std::vector<Case> make_table() {
   return {
-      // Local experts x tokens that each has room for / block size, as engines run them.
+      // Local experts x room for tokens per expert / block size, as engines run them.
       {.name = "8x64/16", .num_batches = 8, .max_tokens_per_batch = 64, .block_size = 16},
       {.name = "32x128/16", .num_batches = 32, .max_tokens_per_batch = 128, .block_size = 16},
       {.name = "32x256/64", .num_batches = 32, .max_tokens_per_batch = 256, .block_size = 64},
@@ -82,7 +82,7 @@ BatchedAlignBlockSizeCase random_batched_align_block_size_case(std::uint64_t see
   c.tail_expert = random.one_in(2) ? -1 : static_cast<std::int32_t>(random.below(1 << 20)) - 1000;
   c.extra_length = random.one_in(2) ? 0 : random.below(300);
   // The rest is drawn from the whole range: blocks that a few batches fill, and arguments without
-  // a slot. It comes last, so that other cases stay as they are.
+  // a slot. It comes last, so that other cases do not change.
   if (random.one_in(4)) {
     c.block_size = 1 + random.magnitude_below(max_slots + 1);
     c.num_batches = random.below(max_slots / c.block_size + 1);

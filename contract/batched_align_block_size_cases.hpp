@@ -1,4 +1,4 @@
-// The one table of cases that drives the tests of batched_align_block_size, and the generator that
+// The table of cases that drives the tests of batched_align_block_size, and the generator that
 // turns a case into the same inputs everywhere.
 #pragma once
 
@@ -30,10 +30,10 @@ struct BatchedAlignBlockSizeCase {
   std::int64_t extra_length = 0;  ///< elements by which the output buffers exceed the minimum
 };
 
-/// The table: written by hand, small enough to read.
+/// The table, written by hand and small enough to read.
 std::span<const BatchedAlignBlockSizeCase> batched_align_block_size_cases();
 
-/// A random case, of any shape, with a capacity of at most `max_slots`. A pure function of its
+/// A random case of any shape, with a capacity of at most `max_slots`. A pure function of its
 /// arguments, on every platform.
 BatchedAlignBlockSizeCase random_batched_align_block_size_case(std::uint64_t seed,
                                                                std::int64_t max_slots);

@@ -21,8 +21,8 @@ struct OpContract {
   std::vector<std::string> (*case_names)();
 
   /// The arguments of a case, a pure function of name and seed on every platform. The case is one
-  /// of the table or a random one, "random:SEED:SIZE" with SIZE at most kMaxRandomSize; the
-  /// elements of its arrays number about SIZE at most. `args` is null where there is no such case.
+  /// from the table or a random one, "random:SEED:SIZE" with SIZE at most kMaxRandomSize; its
+  /// arrays have at most about SIZE elements. `args` is null if there is no such case.
   CaseArguments (*arguments)(std::string_view name, std::uint64_t seed);
 
   /// Judges a finished call by its argument struct, all arrays in host memory.
@@ -31,7 +31,7 @@ struct OpContract {
 
 std::span<const OpContract> contracts();
 
-/// The contract of the op of that name, or null.
+/// The contract of the op with this name, or null.
 const OpContract* find_contract(std::string_view op);
 
 }  // namespace tessera::contract

@@ -1,4 +1,4 @@
-// What a checker finds, and how it says so. The same for every op.
+// Violations of a contract, and their collection; common to the checkers of all ops.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,10 @@ namespace tessera::contract {
 struct Violation {
   std::string rule;           ///< the name of one of the op's rules
   std::string array;          ///< the argument, as the contract names it
-  std::int64_t position = 0;  ///< element of `array`; 0 where the rule is about the whole array
+  std::int64_t position = 0;  ///< element of `array`; 0 if the rule is about the whole array
 
-  /// The value that the rule asks for; where several would do, the smallest of them. For
-  /// output_sizes the smallest legal length; for valid_inputs unused, and for statistics, which
-  /// need not be whole.
+  /// The value that the rule requires, or the smallest of them. For output_sizes it is the smallest
+  /// legal length. Unused for valid_inputs, and for statistics, which need not be integers.
   std::int64_t expected = 0;
   std::int64_t found = 0;
 
@@ -32,7 +31,7 @@ struct Rule {
   const char* meaning;  ///< one plain sentence
 };
 
-/// The violations that a checker has found, at most one a rule.
+/// Base of the checkers: collects violations, at most one per rule.
 class Findings {
  protected:
   bool none() const { return violations_.empty(); }
@@ -41,18 +40,18 @@ class Findings {
   /// In the order of the rules.
   std::vector<Violation> in_order(std::span<const Rule> rules) const;
 
-  /// Breaks valid_inputs.
+  /// Adds a violation of valid_inputs.
   void invalid_input(const char* argument, const char* expected, const std::string& found);
 
-  /// Break output_sizes unless an output holds at least so many int32 values; exactly so many of a
-  /// type; or is not given.
+  /// Add a violation of output_sizes unless the output is readable and has: int32 type and at least
+  /// `min_length` elements; this type and length; the same, or is not given.
   void check_buffer(const char* array, const TensorView& view, std::int64_t min_length);
   void check_array(const char* array, const TensorView& view, DLDataType dtype,
                    std::int64_t length);
   void check_optional(const char* array, const TensorView& view, DLDataType dtype,
                       std::int64_t length);
 
-  /// Breaks `rule` at the first int32 of [begin, end) that is not `expected`.
+  /// Adds a violation of `rule` at the first int32 in [begin, end) that is not `expected`.
   void check_values(const char* rule, const char* array, const TensorView& view, std::int64_t begin,
                     std::int64_t end, std::int64_t expected);
 
@@ -61,7 +60,7 @@ class Findings {
   void report(const char* rule, const char* array, std::int64_t position, std::int64_t expected,
               std::int64_t found, const std::string& expected_text, const std::string& found_text);
 
-  /// What another checker found.
+  /// Adds a violation that another checker found.
   void report(const Violation& violation);
 
  private:

@@ -23,7 +23,7 @@ std::vector<Case> make_table() {
   constexpr DLDataType kUint8{kDLUInt, 8, 1};
   constexpr DLDataType kInt16{kDLInt, 16, 1};
   return {
-      // As a server calls it: decoding, one prompt, a batch of prompts.
+      // As servers call it: decoding, one prompt, a batch of prompts.
       {.pairs = {.name = "decode", .num_tokens = 64, .num_experts = 64, .top_k = 8, .block_size = 16}, .max_loras = 4, .enabled = Set::kAll, .in_use = Set::kAll},
       {.pairs = {.name = "prompt", .num_tokens = 2000, .num_experts = 128, .top_k = 8, .block_size = 64}, .max_loras = 8, .choice = Choice::kOne, .enabled = Set::kAll, .in_use = Set::kBroken},
       {.pairs = {.name = "prompts", .num_tokens = 4096, .num_experts = 64, .top_k = 6, .block_size = 32, .pad_sorted_ids = true}, .max_loras = 8, .choice = Choice::kRuns, .enabled = Set::kEven, .in_use = Set::kAll},
@@ -86,7 +86,7 @@ std::vector<std::int32_t> make_mapping(const Case& c, RandomNumbers& random) {
   return mapping;
 }
 
-/// One element more than there are adapters, as vLLM has it.
+/// Has one more element than there are adapters, as in vLLM.
 std::vector<std::int32_t> make_enabled(const Case& c, RandomNumbers& random) {
   const std::int32_t truths[] = {1, -1, 256, kSmallest};
   std::vector<std::int32_t> enabled(static_cast<std::size_t>(c.max_loras) + 1, 0);
@@ -127,7 +127,7 @@ LoraAlignBlockSizeCase random_lora_align_block_size_case(std::uint64_t seed, std
   c.choice = static_cast<AdapterChoice>(random.below(5));
   c.enabled = static_cast<AdapterSet>(random.below(5));
   c.in_use = static_cast<AdapterSet>(random.below(5));
-  // As many rows as fit into some memory: the checker goes through all experts for each.
+  // Limits the rows by the checker's work: it goes through all experts for each row.
   const std::int64_t num_ids = c.pairs.num_tokens * c.pairs.top_k;
   const std::int64_t row = num_ids + std::min(num_ids, c.pairs.num_experts) * c.pairs.block_size +
                            c.pairs.num_experts + c.pairs.extra_length;

@@ -1,4 +1,4 @@
-// The table of cases of lora_align_block_size, a generator of random ones, and the inputs of both.
+// The table of cases of lora_align_block_size, a generator of random cases, and the inputs of both.
 #pragma once
 
 #include <cstdint>
@@ -13,11 +13,11 @@ namespace tessera::contract {
 
 /// Which adapter each token uses.
 enum class AdapterChoice {
-  kUniform,  ///< every adapter, and none, equally likely
+  kUniform,  ///< every adapter, and no adapter, equally likely
   kRuns,     ///< the same, but the tokens of a request follow each other
   kOne,      ///< all tokens use the last adapter
-  kNone,     ///< no token uses any
-  kBroken,   ///< like kUniform, half of them values that name no adapter
+  kNone,     ///< no token uses an adapter
+  kBroken,   ///< like kUniform, but half of the values name no adapter
 };
 
 /// Which adapters are enabled, or in use.
@@ -26,22 +26,23 @@ enum class AdapterSet {
   kAll,
   kEven,
   kNone,
-  kBroken,  ///< like kEven; an adapter is enabled by any number but 0, or listed twice, between
-            ///< values that name no adapter
+  kBroken,  ///< like kEven, but enabled by any number except 0, or listed twice among values that
+            ///< name no adapter
 };
 
 struct LoraAlignBlockSizeCase {
-  AlignBlockSizeCase pairs;  ///< its name is that of the case; extra_length is that of every row
+  AlignBlockSizeCase pairs;  ///< has the name of the case; extra_length applies to every row
   std::int64_t max_loras = 1;
   AdapterChoice choice = AdapterChoice::kUniform;
   AdapterSet enabled = AdapterSet::kNotGiven;
   AdapterSet in_use = AdapterSet::kNotGiven;
 };
 
-/// The table: written by hand, small enough to read.
+/// The table, written by hand and small enough to read.
 std::span<const LoraAlignBlockSizeCase> lora_align_block_size_cases();
 
-/// A random case, with anything broken, and N at most `max_ids`. A pure function of its arguments.
+/// A random case, possibly with broken inputs, and N <= `max_ids`. A pure function of its
+/// arguments.
 LoraAlignBlockSizeCase random_lora_align_block_size_case(std::uint64_t seed, std::int64_t max_ids);
 
 struct LoraAlignBlockSizeInputs {

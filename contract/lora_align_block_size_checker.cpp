@@ -19,7 +19,7 @@ std::vector<std::int64_t> widen(const TensorView& ids) {
   return {data, data + ids.num_elements};
 }
 
-/// Valid ids keep their value, and no other becomes valid.
+/// Valid ids keep their value; invalid ids stay invalid.
 std::vector<std::int64_t> widened(const TensorView& ids) {
   const bool is_signed = ids.dtype.code == kDLInt;
   switch (ids.dtype.bits) {
@@ -49,7 +49,7 @@ class Checker : private Findings {
   }
 
  private:
-  /// The arguments that align_block_size has, too, but for its outputs.
+  /// The arguments that align_block_size also has, without its outputs.
   AlignBlockSizeArgs row_args() const {
     AlignBlockSizeArgs row;
     row.topk_ids = args_.topk_ids;
@@ -63,7 +63,7 @@ class Checker : private Findings {
   }
 
   void check_inputs() {
-    // Without outputs, its checker stops behind the inputs.
+    // Without outputs, its checker stops after the inputs.
     const Violation of_row = check_align_block_size(row_args()).front();
     if (of_row.rule == "valid_inputs") {
       report(of_row);
@@ -91,7 +91,7 @@ class Checker : private Findings {
     invalid_input(argument, "contiguous int32 values, one for each adapter", describe(view));
   }
 
-  /// That the outputs can be cut into rows; whether these are long enough, each row tells.
+  /// Checks that the outputs can be cut into rows; check_row() checks the length of each row.
   void check_rows_are_there() {
     check_array("num_tokens_post_pad", args_.num_tokens_post_pad, kInt32, args_.max_loras);
     for (const auto& [name, view] : {std::pair("sorted_token_ids", &args_.sorted_token_ids),
@@ -152,7 +152,7 @@ class Checker : private Findings {
 
   const LoraAlignBlockSizeArgs& args_;
   std::vector<std::int64_t> ids_;
-  std::vector<std::int64_t> adapters_;  ///< of each token; kNoAdapter: its pairs are in no row
+  std::vector<std::int64_t> adapters_;  ///< per token; kNoAdapter: its pairs are in no row
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Names of random cases, which no table holds.
+// Names of random cases, which are in no table.
 #pragma once
 
 #include <cstdint>
@@ -19,7 +19,7 @@ struct RandomCase {
 /// "random:SEED:SIZE"
 std::string random_case_name(std::uint64_t seed, std::int64_t size);
 
-/// Reads such a name; nothing where it is none, or its size is above kMaxRandomSize.
+/// Parses such a name; empty if it is not one, or its size is above kMaxRandomSize.
 std::optional<RandomCase> find_random_case(std::string_view name);
 
 }  // namespace tessera::contract

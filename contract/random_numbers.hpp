@@ -1,4 +1,4 @@
-// Random numbers that are the same on every platform; those of the standard distributions are not.
+// Random numbers that are the same on every platform, unlike the standard distributions.
 #pragma once
 
 #include <bit>
@@ -37,7 +37,7 @@ class RandomNumbers {
   std::uint64_t state_;
 };
 
-/// Any value, one in three of them the smallest or the largest.
+/// Any value; one in three is the smallest or the largest.
 inline std::int32_t any_int32(RandomNumbers& random) {
   using Limits = std::numeric_limits<std::int32_t>;
   if (random.one_in(3)) return random.one_in(2) ? Limits::min() : Limits::max();

@@ -29,7 +29,7 @@ html_theme_options = {"navigation_with_keys": True}
 linkcheck_timeout = 20
 
 LISTED_PAGE = re.compile(r"^- \[.+?\]\((\S+)\.md\)", re.MULTILINE)
-# Files of the repository that pages link to; each has a page in the book that shows it.
+# Files of the repository that pages link to; a page of the book shows each of them.
 linked_files: set[Path] = set()
 
 
@@ -65,6 +65,6 @@ def file_pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_contents)
-    # Before Sphinx collects the files that it would offer for download.
+    # Runs before Sphinx collects the files that it would offer for download.
     app.connect("doctree-read", link_files, priority=100)
     app.connect("html-collect-pages", file_pages)

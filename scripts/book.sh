@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the book in build/book/. Every warning is an error, broken links among the pages included.
-# LINKS=external checks the links to other sites as well, which needs a network.
+# Builds the book in build/book/. Every warning is an error, including broken links between the
+# pages. LINKS=external also checks the links to other sites, which needs a network.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,7 +14,7 @@ esac
 scripts/setup.sh docs
 export PATH="$PWD/.venv/bin:$PATH"
 
-# Always made whole: it takes seconds, and leftovers of deleted pages would go unseen.
+# Always built from scratch: it takes seconds, and otherwise leftovers of deleted pages would stay.
 rm -rf build/book
 sphinx-build --fresh-env --nitpicky --fail-on-warning --builder html docs build/book
 python scripts/check_offline.py build/book

@@ -14,7 +14,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 readonly log=build/configure-$preset.log
 mkdir -p build
 echo "build: configuring the preset $preset"
-# A build folder that an interruption or a move left unusable is made anew.
+# Recreates a build folder that an interruption or a move has left unusable.
 if ! cmake --preset "$preset" >"$log" 2>&1; then
   cmake --fresh --preset "$preset" >"$log" 2>&1 || {
     cat "$log" >&2

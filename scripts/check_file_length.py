@@ -1,4 +1,4 @@
-"""Names the files that are longer than 400 lines; exits with 1 if there are any.
+"""Lists the files that are longer than 400 lines; exits with 1 if there are any.
 
 Usage: check_file_length.py FILE...
 """
@@ -10,7 +10,7 @@ LIMIT = 400
 
 
 def main(files: list[str]) -> int:
-    """Prints one line for each file that is too long."""
+    """Prints one line per file that is too long."""
     lengths = {file: len(Path(file).read_bytes().splitlines()) for file in files}
     too_long = {file: length for file, length in lengths.items() if length > LIMIT}
     for file, length in too_long.items():

@@ -1,4 +1,4 @@
-"""Names imports and includes that point upwards or close a circle; exits with 1 if there are any.
+"""Lists imports and includes that point upwards or close a circle; exits with 1 if there are any.
 
 Every `import` of Python counts, also one inside a function, and every `#include` of a file that is
 in the repository.
@@ -20,8 +20,8 @@ RUNTIME = (*HOST, "tessera._call", "tessera.<op>", "tessera")
 BACKEND = ("include", "src/core")
 CUDA = (*BACKEND, "src/cuda/parts", "src/cuda")
 
-# From the bottom up: each layer, its files, and the layers that these may use beside their own. A
-# file that several patterns match belongs to the longest of them.
+# From the bottom up: each layer, its files, and the layers that these may use besides their own. A
+# file that matches several patterns belongs to the longest of them.
 LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "include": (("include/tessera/*",), ()),
     "src/core": (("src/core/*",), ("include",)),
@@ -72,20 +72,20 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (*RUNTIME, "tessera.tools"),
     ),
 }
-# These may use whatever they want to measure or to test.
+# These may use everything that they measure or test.
 LAYERS["bench"] = (("bench/**/*",), tuple(LAYERS))
 LAYERS["tests"] = (("tests/**/*",), tuple(LAYERS))
 
 FOLDERS = ("include", "src", "contract", "python", "bench", "tests")
 SOURCES = (".py", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
-# Where the compiler and Python look; an include first looks beside the file that has it.
+# The search paths of the compiler and Python; an include is first searched beside its file.
 INCLUDE_FOLDERS = ("include", "src", "contract", "bench", "tests")
 IMPORT_FOLDERS = ("python", "bench", "tests/python", "tests/adapters")
 
 
 class Use(NamedTuple):
-    """An import of a file of the repository, or an include, whose target may not be there."""
+    """An import or include of a file of the repository; the file may not exist."""
 
     file: Path
     line: int
@@ -103,7 +103,7 @@ def layers_of_files(root: Path) -> dict[Path, str]:
 
 
 def includes(file: Path, root: Path) -> Iterator[Use]:
-    """What a C or C++ file includes of the repository."""
+    """The files of the repository that a C or C++ file includes."""
     folders = [file.parent, *(root / folder for folder in INCLUDE_FOLDERS)]
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
         if found := INCLUDE.match(line):
@@ -124,7 +124,7 @@ def module_file(name: str, folders: list[Path]) -> Path | None:
 
 
 def imports(file: Path, root: Path) -> Iterator[Use]:
-    """What a Python file imports of the repository."""
+    """The files of the repository that a Python file imports."""
     folders = [root / folder for folder in IMPORT_FOLDERS]
     for node in ast.walk(ast.parse(file.read_bytes(), file)):
         if isinstance(node, ast.Import):
@@ -187,7 +187,7 @@ def faults(root: Path) -> Iterator[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Prints one line for each fault."""
+    """Prints one line per fault."""
     root = Path(arguments[0] if arguments else Path(__file__).parents[1]).resolve()
     lines = list(faults(root))
     print(*lines, sep="\n", end="\n" if lines else "")

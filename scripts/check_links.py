@@ -1,6 +1,6 @@
-"""Names the relative links of Markdown files that lead nowhere; exits with 1 if there are any.
+"""Lists the broken relative links of Markdown files; exits with 1 if there are any.
 
-A link resolves if its file exists and, where it names a section, that file has such a heading.
+A link resolves if its file exists and, if it names a section, that file has such a heading.
 
 Usage: check_links.py FILE.md...
 """
@@ -35,7 +35,7 @@ def broken_links(page: Path) -> list[str]:
 
 
 def main(files: list[str]) -> int:
-    """Prints one line for each broken link."""
+    """Prints one line per broken link."""
     lines = [f"{file}: broken link: {link}" for file in files for link in broken_links(Path(file))]
     print(*lines, sep="\n", end="\n" if lines else "")
     return 1 if lines else 0

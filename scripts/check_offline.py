@@ -1,4 +1,4 @@
-"""Names what a folder of HTML pages would load from a network; exits with 1 if there is anything.
+"""Lists what a folder of HTML pages would load from a network; exits with 1 if there is anything.
 
 Usage: check_offline.py FOLDER
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ADDRESS = re.compile(r"(https?:)?//")
 STYLE_ADDRESS = re.compile(r"(?:url\(|@import)\s*['\"]?((?:https?:)?//[^'\")]+)")
-# Attributes of elements that a browser follows by itself; a link's only for what it loads.
+# Attributes that a browser follows by itself; on a link element only if it loads its target.
 LOADING_RELATIONS = {"stylesheet", "icon", "preload", "prefetch", "modulepreload", "manifest"}
 
 
@@ -42,7 +42,7 @@ def loads_of(file: Path) -> list[str]:
 
 
 def main(folder: str) -> int:
-    """Prints one line for each address."""
+    """Prints one line per address."""
     files = [file for kind in ("*.html", "*.css") for file in sorted(Path(folder).rglob(kind))]
     if not files:
         print(f"{folder}: expected HTML pages, found none")

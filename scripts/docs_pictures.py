@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TRACES = Path(os.environ.get("TESSERA_TRACES", ROOT / "../shared/traces"))
 PAGE = ROOT / "docs/choosing-a-block-size.md"
 PICTURE = re.compile(r"\((pictures/(\w+)/\w+\.svg)\)")
-# For each folder of pictures the log.
+# The log of each folder of pictures.
 LOGS = {
     "olmoe": "olmoe-1b-7b_layer0.jsonl",
     "qwen0": "qwen1.5-moe-a2.7b_layer0.jsonl",

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fuzzes each op of the C API for some seconds, starting from its table of cases:
 #   scripts/fuzz.sh SECONDS
-# A finding is left in build/fuzz/ and replayed by giving its file to the program instead.
+# A failing input is left in build/fuzz/; pass the file to the program to replay it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds the CUDA backend and checks it on the GPU of this machine:
 #   scripts/gpu_check.sh [build|test|sanitize|bench]
-# Without an argument all four, one after the other. The last writes bench/results/<gpu>/ and
+# Without an argument it runs all four in order. The last writes bench/results/<gpu>/ and
 # docs/performance.md.
 #
-# Where there is no network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
-# python3 lacks (apache-tvm-ffi, msgspec); python3 must then bring torch, pytest, hypothesis, NumPy,
-# rich, matplotlib, scikit-build-core, CMake and Ninja itself. TESSERA_TRACES=FOLDER adds routing logs
-# to tests and benchmark. COMMIT=REVISION is written to the results where this is no git checkout.
+# Without a network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
+# python3 lacks (apache-tvm-ffi, msgspec); python3 must then have torch, pytest, hypothesis, NumPy,
+# rich, matplotlib, scikit-build-core, CMake and Ninja. TESSERA_TRACES=FOLDER adds routing logs to
+# tests and benchmark. COMMIT=REVISION is written to the results if this is not a git checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly stage=${1:-all}
@@ -92,14 +92,14 @@ case $stage in
     done
     "$older/tests/cuda/check_contexts"
     pytest_exit=0
-    # The commands on the pages are run by `make test`, where the package is installed.
+    # `make test` runs the commands of the pages, because it installs the package.
     "$python" -m pytest tests/python/cuda tests/docs -p no:cacheprovider \
       --deselect tests/docs/test_code_blocks.py::test_command \
       --junitxml="$results_folder/pytest.xml" || pytest_exit=$?
     "$python" scripts/test_summary.py pytest "$results_folder/pytest.xml" "$pytest_exit"
     ;;
   sanitize)
-    # Racecheck takes some hundred times as long as the kernel alone; the others little.
+    # Racecheck takes some hundred times as long as the kernel alone; the other tools take little.
     for tool in memcheck initcheck synccheck racecheck; do
       random=200
       [[ $tool != racecheck ]] || random=40
@@ -108,7 +108,7 @@ case $stage in
         compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
           "$build/tests/cuda/check_$op" --exact --random "$random" --max-ids 4000
       done
-      # Writes to ids beside a call are races on purpose.
+      # Writes to ids during a call are intentional races.
       [[ $tool != memcheck ]] ||
         compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/cuda/check_racing_writes"
     done

@@ -2,16 +2,17 @@
 # Installs what a part of the repository needs: scripts/setup.sh PART...
 #   package  the Python package tessera, in .venv
 #   cxx      CMake, Ninja and the libraries of the C++ tests
-#   test     what the Python tests import
-#   torch    PyTorch, for the tests that hand tensors to Tessera
-#   jax      JAX for the CPU, for the tests that hand its arrays to Tessera
-#   browser  Chromium and what drives it, for the tests that look at reports
-#   bench    what draws the performance page's picture
-#   docs     what makes the book
+#   test     requirements of the Python tests
+#   torch    PyTorch, for the tests that pass tensors to Tessera
+#   jax      JAX for the CPU, for the tests that pass JAX arrays to Tessera
+#   browser  Chromium and its driver, for the tests of reports
+#   bench    requirements of the performance page's picture
+#   docs     requirements of the book
 #   fuzz     clang
 #   lint     formatters and checkers
-# A part whose inputs have not changed costs a checksum. A stamp in .venv is written after a part is
-# complete and removed before it is touched, so that an interrupted run is repaired by the next one.
+# A part whose inputs have not changed only costs a checksum. A stamp in .venv is written when a
+# part is complete and removed before the part changes, so that the next run repairs an interrupted
+# one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -25,7 +26,7 @@ die() {
   exit 1
 }
 
-# Shows the last line of what comes in, on a line of the terminal that the next one overwrites.
+# Shows the last line of its input, on a line of the terminal that the next one overwrites.
 show_progress() {
   local line columns
   if [[ ! -t 1 ]]; then
@@ -41,7 +42,7 @@ show_progress() {
   printf '\r\e[K'
 }
 
-# Runs a command. Its output is seen in passing, on a terminal, and stays only if it fails.
+# Runs a command. A terminal shows its output in passing; it stays only if the command fails.
 quietly() {
   mkdir -p "$(dirname "$log")"
   if ! "$@" 2>&1 </dev/null | tee "$log" | show_progress; then
@@ -88,8 +89,7 @@ check_python() {
     die "Tessera needs Python 3.10 or newer, but python3 is $(python3 --version 2>&1)"
 }
 
-# A virtual environment knows its own path and its Python: moved, or with another Python, it is made
-# anew.
+# A virtual environment contains its own path and Python: if either has changed, it is recreated.
 virtual_environment() {
   local inputs
   inputs="$PWD $(python3 --version)"
@@ -120,8 +120,8 @@ python_packages() {
   pip_install "$1" "$inputs" -r "$file"
 }
 
-# With the CUDA backend for the GPUs of this machine only, and without where there is none: it takes
-# minutes to compile for others. CUDAARCHS chooses otherwise, for later runs too.
+# Builds the CUDA backend only for the GPUs of this machine, or not at all if there are none, since
+# compiling for others takes minutes. CUDAARCHS overrides this, also for later runs.
 tessera_package() {
   local inputs gpus what lacking='' chosen=$stamps/cudaarchs minutes='two CPU minutes'
   export CUDAARCHS=${CUDAARCHS:-$(cat "$chosen" 2>/dev/null || echo native)}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs every test and closes with one line over all of them. TORCH=none leaves PyTorch and JAX out,
-# BROWSER=none Chromium.
+# Runs every test and ends with one summary line. TORCH=none skips PyTorch and JAX, BROWSER=none
+# skips Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ case ${TORCH:-} in
     exit 2
     ;;
 esac
-# Any other value is the user's own, of a variable that desktops know.
+# Other values of BROWSER are the user's: desktops use a variable of this name.
 [[ ${BROWSER:-} == none ]] || parts+=(browser)
 scripts/setup.sh "${parts[@]}"
 scripts/build.sh bench

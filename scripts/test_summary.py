@@ -15,7 +15,7 @@ from pathlib import Path
 
 
 def skip_reason(case: ET.Element, skipped: ET.Element) -> str:
-    """Reason of one skip: GoogleTest prints it to the output, pytest puts it into the report."""
+    """The reason of a skip: GoogleTest prints it to the output, pytest puts it into the report."""
     printed = re.search(
         r": Skipped\n(.*?)\n*\[  SKIPPED \]", case.findtext("system-out") or "", re.DOTALL
     )
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> int:
             failed.append(f"{runner}: exit status {exit_status} without a failed test")
 
     print()
-    # The parameters of a skipped test say nothing that its reason does not.
+    # The parameters of a skipped test add nothing to its reason.
     for line, count in Counter(re.sub(r"\[.*\](?=: )", "", line) for line in skipped).items():
         print(f"skipped  {line}" + (f" ({count} tests)" if count > 1 else ""))
     for line in failed:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# clang-tidy over the library and the checker, with the compile commands of the dev preset.
+# Runs clang-tidy on the library and the checker, with the compile commands of the dev preset.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,7 +12,7 @@ compiled() {
   done
 }
 
-# On stderr clang-tidy counts the warnings of system headers, which it does not show.
+# On stderr clang-tidy counts warnings of system headers, although it does not show them.
 find src contract -name '*.cpp' | compiled |
   xargs -0 -n 1 -P "$(nproc)" clang-tidy-14 -p build/dev --quiet 2> >(
     grep -v 'warnings generated\.$' >&2

@@ -1,4 +1,4 @@
-// Memory that tells whether somebody wrote beside it.
+// Memory with canaries that detect writes beside it.
 #pragma once
 
 #include <algorithm>

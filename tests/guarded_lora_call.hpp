@@ -21,7 +21,7 @@ struct LoraOutputs {
   bool operator==(const LoraOutputs&) const = default;
 };
 
-/// Lengths of the outputs of a case as the contract has them, those of all rows together.
+/// Lengths of the outputs of a case by the contract, over all rows together.
 struct LoraLengths {
   explicit LoraLengths(const contract::LoraAlignBlockSizeCase& c);
 

@@ -16,7 +16,7 @@ NUM_TOKENS, NUM_EXPERTS, TOP_K, BLOCK_SIZE = 4096, 64, 8, 128
 
 with cupy.cuda.Stream(non_blocking=True):
     scores = cupy.random.default_rng(0).random((NUM_TOKENS, NUM_EXPERTS))
-    topk_ids = cupy.ascontiguousarray(scores.argsort(axis=1)[:, :TOP_K])  # int64 is taken as it is
+    topk_ids = cupy.ascontiguousarray(scores.argsort(axis=1)[:, :TOP_K])  # int64, not converted
     counts = cupy.empty(NUM_EXPERTS, dtype=cupy.int32)
     blocks = tessera.align_block_size(
         topk_ids, block_size=BLOCK_SIZE, num_experts=NUM_EXPERTS, expert_counts=counts

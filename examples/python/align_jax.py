@@ -22,7 +22,7 @@ print("devices of ids and outputs:", {array.device for array in (topk_ids, *bloc
 
 
 def align_on_host(ids: jax.Array) -> tuple[np.ndarray, ...]:
-    """What the callback runs: JAX asks that it gives NumPy arrays and calls nothing of JAX."""
+    """The callback: it must return NumPy arrays and must not call JAX."""
     return tuple(
         tessera.align_block_size(np.asarray(ids), block_size=BLOCK_SIZE, num_experts=NUM_EXPERTS)
     )
@@ -32,7 +32,7 @@ def align_on_host(ids: jax.Array) -> tuple[np.ndarray, ...]:
 def tokens_of_slots(scores: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The token that each slot loads, NUM_TOKENS in slots without one, and the padded total."""
     ids = jax.lax.top_k(scores, TOP_K)[1]
-    # Shapes must be known before the ids are: those of the call above, which has the same sizes.
+    # Shapes must be known before the ids: the call above has the same sizes.
     shapes = tuple(jax.ShapeDtypeStruct(array.shape, array.dtype) for array in blocks)
     sorted_token_ids, _, num_tokens_post_pad = jax.pure_callback(align_on_host, shapes, ids)
     return sorted_token_ids // TOP_K, num_tokens_post_pad

@@ -1,4 +1,4 @@
-"""A Mixture-of-Experts layer in NumPy: one matrix product a block, on blocks of one expert each."""
+"""A Mixture-of-Experts layer in NumPy: one matrix product per block, each of one expert."""
 
 import numpy as np
 
@@ -16,7 +16,7 @@ sorted_ids, expert_ids, num_post_pad = tessera.align_block_size(
     topk_ids, block_size=BLOCK_SIZE, num_experts=NUM_EXPERTS, expert_counts=counts
 )
 
-# A row of zeros stands where a slot holds filler, and a row that nobody reads takes its result.
+# Filler slots read a row of zeros, and write their result to a row that is not read.
 rows = np.vstack([np.repeat(tokens, TOP_K, axis=0), np.zeros(WIDTH)])
 results = np.empty_like(rows)
 for block in range(int(num_post_pad[0]) // BLOCK_SIZE):

@@ -11,7 +11,7 @@ out = None
 addresses = set()
 for step in range(3):
     scores = torch.rand(NUM_TOKENS, NUM_EXPERTS)
-    topk_ids = scores.topk(TOP_K, dim=1).indices  # int64: every integer type is taken as it is
+    topk_ids = scores.topk(TOP_K, dim=1).indices  # int64: no integer type needs conversion
     out = tessera.align_block_size(
         topk_ids, block_size=BLOCK_SIZE, num_experts=NUM_EXPERTS, out=out
     )

@@ -33,5 +33,5 @@ for num_tokens in (1, 16, 1000):
     uncompiled = tessera.align_block_size(topk_ids, block_size=BLOCK_SIZE, num_experts=NUM_EXPERTS)
     for found, expected in zip(blocks, uncompiled, strict=True):
         assert torch.equal(found, expected)
-    assert weights.requires_grad  # the gate can be trained; the blocks have no part in it
+    assert weights.requires_grad  # the gate can be trained; the blocks need no gradient
     print(f"{num_tokens} tokens: {int(blocks.num_tokens_post_pad)} slots, the same as uncompiled")

@@ -12,7 +12,7 @@ NUM_RANKS, TOKENS_PER_RANK, NUM_EXPERTS, TOP_K, BLOCK_SIZE = 2, 256, 16, 4, 16
 
 
 def align_local_experts(rank: int, store: str) -> None:
-    """What one process does: its experts are an even share of all, in order."""
+    """The work of one process, whose experts are an equal share of all, in order."""
     on_gpu = torch.cuda.device_count() >= NUM_RANKS
     device = torch.device("cuda", rank) if on_gpu else torch.device("cpu")
     if on_gpu:
@@ -24,7 +24,7 @@ def align_local_experts(rank: int, store: str) -> None:
         world_size=NUM_RANKS,
     )
 
-    # Every process routes its own tokens, and all hear of everyone's routes.
+    # Every process routes its own tokens, and all gather the routes of all.
     torch.manual_seed(rank)
     own_ids = torch.rand(TOKENS_PER_RANK, NUM_EXPERTS, device=device).topk(TOP_K).indices
     topk_ids = own_ids.new_empty(NUM_RANKS * TOKENS_PER_RANK, TOP_K)
@@ -42,7 +42,7 @@ def align_local_experts(rank: int, store: str) -> None:
         ignore_invalid_experts=True,
     )
 
-    # For show: nobody needs the other's blocks to compute its own experts.
+    # Only for display: no process needs the other's blocks to compute its own experts.
     gathered = [[torch.empty_like(array) for _ in range(NUM_RANKS)] for array in blocks]
     for everyones, array in zip(gathered, blocks, strict=True):
         dist.all_gather(everyones, array)
@@ -58,7 +58,7 @@ def compare(
     alone: tessera.AlignedBlocks[torch.Tensor],
     experts_per_rank: int,
 ) -> None:
-    """The used blocks of all ranks, one after the other, are those of a single process."""
+    """Checks that the concatenated blocks of all ranks equal the blocks of a single process."""
     slots, experts = [], []
     for rank, (ids, expert_ids, total) in enumerate(zip(*gathered, strict=True)):
         num_slots = int(total)

@@ -1,4 +1,4 @@
-"""A program written for vLLM, run with Tessera in vLLM's place without a change.
+"""A program written for vLLM, run unchanged with Tessera in place of vLLM.
 
 It imports vLLM's function, and so needs vLLM, or the launcher, which needs torch alone:
 

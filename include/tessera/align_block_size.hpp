@@ -23,15 +23,15 @@
 //     on every run, backend and number of threads.
 //  3. Every other element of sorted_token_ids, to the end of the caller's buffer, is N.
 //  4. expert_ids[b], for a block b of group g, is g; with a map and `ignore_invalid_experts` off it
-//     is map(g), for g = -1 as for a remote expert -1. Every element past the last block, to the
-//     end of the caller's buffer, is `tail_expert`; with a map and `map_tail` it is
+//     is map(g), which is -1 for a remote expert, and -1 for g = -1. Every element past the last
+//     block, to the end of the caller's buffer, is `tail_expert`; with a map and `map_tail` it is
 //     map(tail_expert).
 //  5. If given: expert_counts[g] = count[g] for g >= 0; num_dropped[0] = number of ids < 0 or >= E
-//     that are in no group. Pairs of remote experts are not dropped ids. `statistics` and
-//     `validation` hold what AlignBlockSizeStatistic and AlignBlockSizeValidation name.
-//  6. Any ids and any map entries are safe: nothing is read or written out of bounds. That
-//     holds even if somebody else changes them during the call; the outputs then have unspecified
-//     values.
+//     that are in no group. Pairs of remote experts are not dropped ids. The elements of
+//     `statistics` and `validation` are AlignBlockSizeStatistic and AlignBlockSizeValidation.
+//  6. Any ids and any map entries are safe: nothing is read or written out of bounds. This holds
+//     even if another thread or stream changes them during the call; the outputs then have
+//     unspecified values.
 //  7. Bad arguments are refused before anything is written.
 //  8. N = 0 is valid.
 //
@@ -39,16 +39,17 @@
 // device memory or read device data back, and may be captured into a graph. Calls from several
 // threads or streams at once are correct if they share no output and no workspace.
 //
-// A call runs in the current context if that is one of the device, else in the device's primary
-// one; it leaves the thread's current context as it was, and creates none on another device. In a
-// green context or another partition with fewer multiprocessors it runs what fits there.
+// A call runs in the current context if that belongs to the device, else in the device's primary
+// context. It restores the thread's current context, and creates no context on another device. In a
+// green context or another partition with fewer multiprocessors it runs an implementation that fits
+// there.
 //
-// Programmatic dependent launch: a call may start while the kernel before it in the stream runs,
-// waits for that before it touches global memory (griddepcontrol.wait), and lets the kernel after
-// it start before that wait. So what a kernel launched after it in the same way does before its own
-// wait may run beside the call and beside whatever the call waits for: until then it may rely on
-// nothing that earlier work in the stream writes, and may write nothing that earlier work reads.
-// Once its wait returns, the call and all that came before it are complete.
+// Programmatic dependent launch: a call may start while the kernel before it in the stream runs. It
+// waits for that kernel before it touches global memory (griddepcontrol.wait), and lets the kernel
+// after it start before that wait. So before its own wait, a kernel launched after it in the same
+// way may run concurrently with the call and with everything that the call waits for: until then it
+// must not rely on anything that earlier work in the stream writes, nor write anything that earlier
+// work reads. Once its wait returns, the call and everything before it are complete.
 #pragma once
 
 #include <cstddef>
@@ -68,7 +69,7 @@ namespace tessera {
 /// expert numbers in 32 bits.
 inline constexpr std::int64_t kAlignBlockSizeMaxExperts = std::int64_t{1} << 30;
 
-/// What decides the sizes of the outputs.
+/// The arguments that determine the sizes of the outputs.
 struct AlignBlockSizeShape {
   std::int64_t num_ids = 0;      ///< N = tokens * top_k, 0 <= N <= 2^31 - 1
   std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
@@ -77,7 +78,7 @@ struct AlignBlockSizeShape {
   bool filtered_group = false;   ///< the pairs with id -1 form a group of their own
 };
 
-/// What `statistics` holds, as exact float64 numbers. Loads are counts of pairs per expert.
+/// Elements of `statistics`, exact float64 numbers. Loads are counts of pairs per expert.
 enum class AlignBlockSizeStatistic : int {
   kAssignedPairs,  ///< sum of expert_counts
   kActiveExperts,  ///< experts with at least one pair
@@ -88,9 +89,9 @@ enum class AlignBlockSizeStatistic : int {
 };
 inline constexpr std::int64_t kAlignBlockSizeNumStatistics = 6;
 
-/// What `validation` holds, as int64. An id is invalid if it is in no group and not remote, a map
-/// entry if it lies outside [-1, E). Positions are flat; those of something that is nowhere are -1,
-/// and its value 0. Values are sign-extended, and those of uint64 taken as int64.
+/// Elements of `validation`, int64. An id is invalid if it is in no group and not remote, a map
+/// entry if it lies outside [-1, E). Positions index the flattened array; -1, with value 0, if
+/// there is none. Values are sign-extended; uint64 values are cast to int64.
 enum class AlignBlockSizeValidation : int {
   kNumInvalidIds,
   kFirstInvalidId,       ///< position in topk_ids
@@ -117,10 +118,10 @@ struct AlignBlockSizeArgs {
   bool ignore_invalid_experts = false;  ///< with a map: leave out the pairs of remote experts
   bool pad_sorted_ids = false;
   std::int32_t tail_expert = -1;  ///< value of expert_ids past the last block
-  bool map_tail = false;          ///< with a map: there, the map's entry of tail_expert instead
+  bool map_tail = false;          ///< with a map: use the map's entry of tail_expert there
   bool filtered_group = false;    ///< the pairs with id -1 form a group of their own, the first
 
-  // Outputs, int32 but for the last two. Neither an output nor the workspace may overlap another
+  // Outputs, int32 except the last two. Neither an output nor the workspace may overlap another
   // array of the call.
   TensorView sorted_token_ids;     ///< [>= capacity]
   TensorView expert_ids;           ///< [>= ceil(capacity / B)]
@@ -167,8 +168,8 @@ inline constexpr Schema kAlignBlockSizeSchema{
     "align_block_size", align_block_size_schema::kArguments, align_block_size_schema::kSymbols};
 
 /// Sizes of outputs and workspace. Reads `context.device`, `num_threads` and `implementation`.
-/// Fails with kInvalidValue where the shape is outside its domain or the capacity exceeds int32,
-/// and with kUnsupported where no implementation can run in this context.
+/// Fails with kInvalidValue if the shape is outside its domain or the capacity exceeds int32, and
+/// with kUnsupported if no implementation can run in this context.
 TESSERA_API Status align_block_size_sizes(const AlignBlockSizeShape& shape, const Context& context,
                                           AlignBlockSizeSizes* sizes);
 
@@ -176,8 +177,8 @@ TESSERA_API Status align_block_size_sizes(const AlignBlockSizeShape& shape, cons
 /// contiguity, overlap), kUnsupported (no implementation) or kRuntimeError, before any write.
 TESSERA_API Status align_block_size(const AlignBlockSizeArgs& args, const Context& context);
 
-/// What align_block_size would run for this shape and context, and why not the others, fastest
-/// first. Goes through the dispatcher that a call goes through.
+/// Lists the implementations, fastest first: which one align_block_size would run for this shape
+/// and context, and why it would not run the others. Uses the same dispatch as a call.
 TESSERA_API Status explain_align_block_size(const AlignBlockSizeShape& shape,
                                             const Context& context,
                                             std::vector<ImplementationReport>* reports);

@@ -1,10 +1,10 @@
-// batched_align_block_size: lays out the tokens of batches that are already sorted, one batch an
+// batched_align_block_size: lays out the tokens of batches that are already sorted, one batch per
 // expert, in padded blocks: align_block_size for the batched layout of activations.
 //
 // THE CONTRACT
 //
-// Let M be `max_tokens_per_batch`, the rows that every batch has room for, B `block_size`, and
-// n the number of batches, which is that of the elements of `expert_num_tokens`. Row j of batch b
+// Let M be `max_tokens_per_batch`, the rows that every batch has room for, B `block_size`, and n
+// the number of batches, which is the number of elements of `expert_num_tokens`. Row j of batch b
 // has index b * M + j.
 //
 //   count[b]   = expert_num_tokens[b], or 0 if it is below 0, or M if it is above M
@@ -20,15 +20,15 @@
 //  3. Every other element of sorted_token_ids, to the end of the caller's buffer, is the filler.
 //  4. expert_ids[k], for a block k of batch b, is b. Every element past the last block, to the end
 //     of the caller's buffer, is `tail_expert`.
-//  5. Any counts are safe: nothing is read or written out of bounds. That holds even if somebody
-//     else changes them during the call; the outputs then have unspecified values.
+//  5. Any counts are safe: nothing is read or written out of bounds. This holds even if another
+//     thread or stream changes them during the call; the outputs then have unspecified values.
 //  6. Bad arguments are refused before anything is written.
 //  7. No batches, and batches without room for a token, are valid.
 //
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several
-// threads or streams at once are correct if they share no output. What align_block_size.hpp says of
-// contexts and of programmatic dependent launch holds here too.
+// threads or streams at once are correct if they share no output. The paragraphs of
+// align_block_size.hpp on contexts and programmatic dependent launch also apply.
 #pragma once
 
 #include <cstdint>
@@ -41,7 +41,7 @@
 
 namespace tessera {
 
-/// What decides the sizes of the outputs. The capacity is at most 2^31 - 1, and so is the filler.
+/// The arguments that determine the sizes of the outputs. Capacity and filler are at most 2^31 - 1.
 struct BatchedAlignBlockSizeShape {
   std::int64_t num_batches = 0;           ///< n, 0 <= n <= 2^31 - 1
   std::int64_t max_tokens_per_batch = 0;  ///< M, 0 <= M <= 2^31 - 1
@@ -61,8 +61,8 @@ struct BatchedAlignBlockSizeArgs {
   std::int64_t block_size = 0;
   std::int32_t tail_expert = -1;  ///< value of expert_ids past the last block
 
-  // Outputs, int32. Neither an output nor a workspace in the context, which this op leaves alone,
-  // may overlap another array of the call.
+  // Outputs, int32. Neither an output nor the context's workspace, which this op does not use, may
+  // overlap another array of the call.
   TensorView sorted_token_ids;     ///< [>= capacity]
   TensorView expert_ids;           ///< [>= capacity / B]
   TensorView num_tokens_post_pad;  ///< [1]
@@ -91,15 +91,15 @@ inline constexpr Schema kBatchedAlignBlockSizeSchema{"batched_align_block_size",
                                                      batched_align_block_size_schema::kArguments,
                                                      batched_align_block_size_schema::kSymbols};
 
-/// Sizes of the outputs; workspace is not needed. Fails with kInvalidValue where the shape is
+/// Sizes of the outputs; the op needs no workspace. Fails with kInvalidValue if the shape is
 /// outside its domain.
 TESSERA_API Status batched_align_block_size_sizes(const BatchedAlignBlockSizeShape& shape,
                                                   BatchedAlignBlockSizeSizes* sizes);
 
-/// Runs the op, on the context's device and stream; there is one implementation a backend, so that
-/// nothing else of the context matters. Fails with kInvalidType (data types), kInvalidValue
-/// (values, sizes, devices, contiguity, overlap), kUnsupported (no backend, or on a CUDA device
-/// more batches than its shared memory has words) or kRuntimeError, before any write.
+/// Runs the op on the context's device and stream; the rest of the context has no effect, as there
+/// is one implementation per backend. Fails with kInvalidType (data types), kInvalidValue (values,
+/// sizes, devices, contiguity, overlap), kUnsupported (no backend, or on a CUDA device more batches
+/// than its shared memory has words) or kRuntimeError, before any write.
 TESSERA_API Status batched_align_block_size(const BatchedAlignBlockSizeArgs& args,
                                             const Context& context);
 

@@ -1,4 +1,4 @@
-// Where and with what a call runs.
+// Device, stream, workspace and threads of a call.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -12,26 +12,28 @@
 
 namespace tessera {
 
-/// The defaults run on the host, on as many threads as pay, with the fastest implementation.
+/// With the defaults a call runs on the host, on as many threads as are worthwhile, with the
+/// fastest implementation.
 struct Context {
   DLDevice device = kHostDevice;
 
-  /// The device's stream (a cudaStream_t); ignored on the host. One of another device is refused.
+  /// The device's stream (a cudaStream_t); ignored on the host. A stream of another device is
+  /// refused.
   void* stream = nullptr;
 
-  /// Scratch memory on `device`, at least as large as the op's size query says, of any alignment
-  /// and content. Two calls that may run at the same time need two workspaces.
+  /// Scratch memory on `device`, at least as large as the op's size query returns, of any alignment
+  /// and content. Calls that may run at the same time need separate workspaces.
   std::span<std::byte> workspace;
 
-  /// Host threads a call may use, at most, and never more than TESSERA_NUM_THREADS; 0 stands for
-  /// that, or, where it is unset, for the cores that this process can keep busy when the call runs:
-  /// the cores in the affinity of its main thread or of the caller, but no more than the CPU quota
-  /// of its control groups. The affinity may change between the size query and the call. Never
-  /// changes the result.
+  /// Maximum number of host threads of a call, capped by TESSERA_NUM_THREADS. 0 stands for
+  /// TESSERA_NUM_THREADS or, if that is unset, for the cores that this process can use when the
+  /// call runs: the cores in the affinity of its main thread or of the caller, but no more than the
+  /// CPU quota of its control groups. The affinity may change between the size query and the call.
+  /// The number never changes the result.
   int num_threads = 0;
 
-  /// Runs this implementation ("cpu/reference") or fails; empty picks the first that can, unless
-  /// TESSERA_IMPL names one.
+  /// The call runs this implementation ("cpu/reference") or fails. If empty, it runs the first one
+  /// that can, unless TESSERA_IMPL names one.
   std::string_view implementation;
 };
 

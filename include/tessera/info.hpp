@@ -1,4 +1,4 @@
-// What this build of Tessera is and can do.
+// Version, backends and warm-up of this build of Tessera.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -17,23 +17,23 @@ struct BackendInfo {
   std::string detail;  ///< what it runs on, or why it is unavailable
 };
 
-/// Every backend Tessera knows, available or not. Empty where there is no memory for the answer.
+/// Every backend of Tessera, available or not. Empty if memory runs out.
 TESSERA_API std::vector<BackendInfo> backends();
 
-/// Does ahead of time what makes the first call on a device slow: creates its context and loads the
-/// code of every kernel. No call needs it. Nothing to do on the CPU. Fails with kUnsupported where
-/// no backend can use the device, with kInvalidValue where there is no such device, and with
-/// kRuntimeError where memory runs out.
+/// Does the work in advance that makes the first call on a device slow: creates its context and
+/// loads the code of every kernel. No call requires it; on the CPU it does nothing. Fails with
+/// kUnsupported if no backend can use the device, with kInvalidValue if there is no such device,
+/// and with kRuntimeError if memory runs out.
 TESSERA_API Status warmup(DLDevice device);
 
 /// "major.minor.patch" of the library in use.
 TESSERA_API const char* version() noexcept;
 
-/// TESSERA_VALIDATE as it stands, empty where it is unset or there is no memory to read it: what
-/// callers in a language with exceptions do about invalid ids unless a call says otherwise.
+/// Value of TESSERA_VALIDATE, empty if it is unset or memory runs out: the default treatment of
+/// invalid ids in bindings to languages with exceptions.
 TESSERA_API const char* validate_default() noexcept;
 
-/// Compiler and build type of the library in use, and what its CUDA backend was built for, if it
+/// Compiler and build type of the library in use, and the architectures of its CUDA backend, if it
 /// has one.
 TESSERA_API const char* build_description() noexcept;
 

@@ -1,34 +1,35 @@
-// lora_align_block_size: align_block_size once for each LoRA adapter, of the pairs of the tokens
-// that use it, in one call. The tiles of an adapter's matrix products then hold one expert each.
+// lora_align_block_size: align_block_size for every LoRA adapter, applied to the pairs of the
+// tokens that use it, in one call. The tiles of an adapter's matrix products then hold one expert
+// each.
 //
 // THE CONTRACT
 //
 // Let N be the number of elements of `topk_ids`, K `top_k`, B `block_size` and E `num_experts`.
-// Element i of the flattened, row-major `topk_ids` is one (token, slot) pair, of token floor(i /
-// K).
+// Element i of the flattened, row-major `topk_ids` is one (token, slot) pair, of token
+// floor(i / K).
 //
 //   active(l)   = (lora_ids is not given, or one of its elements is l) and
 //                 (adapter_enabled is not given, or adapter_enabled[l] != 0)
 //   row(i)      = token_lora_mapping[floor(i / K)]  if that lies in [0, max_loras) and is active,
 //                                                   else none: the pair is left out
 //   capacity    = N + min(N, E) * (B - 1), rounded up to a multiple of B with `pad_sorted_ids`:
-//                 that of align_block_size, as if all pairs were in one row
+//                 the capacity of align_block_size, as if all pairs were in one row
 //
-//  1. Each output has max_loras rows of equal length, one after the other. Row l holds, and its
-//     element of num_tokens_post_pad is, what align_block_size gives for the pairs with row(i) = l
-//     and for outputs of that length: with `ignore_invalid_experts`, so that groups are formed by
-//     local expert where there is a map. Indices i are those over all pairs, and padding is N.
-//  2. So a row without pairs, as every row of an adapter that is not active, has a padded total of
-//     0; its sorted_token_ids are all N and its expert_ids all `tail_expert`.
+//  1. Each output has max_loras rows of equal length, one after the other. Row l, and element l of
+//     num_tokens_post_pad, are the outputs of align_block_size for the pairs with row(i) = l and
+//     for outputs of that length, with `ignore_invalid_experts`, so that groups are formed by local
+//     expert if there is a map. Indices i count all pairs, and padding is N.
+//  2. So a row without pairs, such as the row of an inactive adapter, has a padded total of 0; its
+//     sorted_token_ids are all N and its expert_ids all `tail_expert`.
 //  3. The order inside a group is ascending: the op is stable and a pure function of its inputs.
-//  4. Any values of any input array are safe: nothing is read or written out of bounds. That
-//     holds even if somebody else changes them during the call; the outputs then have unspecified
-//     values.
+//  4. Any values of any input array are safe: nothing is read or written out of bounds. This holds
+//     even if another thread or stream changes them during the call; the outputs then have
+//     unspecified values.
 //  5. Bad arguments are refused before anything is written.
 //  6. N = 0 is valid.
 //
-// On a device the call is asynchronous on the context's stream, as align_block_size is. What
-// align_block_size.hpp says of contexts and of programmatic dependent launch holds here too.
+// On a device the call is asynchronous on the context's stream, as align_block_size is. The
+// paragraphs of align_block_size.hpp on contexts and programmatic dependent launch also apply.
 #pragma once
 
 #include <cstddef>
@@ -47,7 +48,7 @@ namespace tessera {
 /// elements of all rows in 64 bits.
 inline constexpr std::int64_t kLoraAlignBlockSizeMaxLoras = std::int64_t{1} << 20;
 
-/// What decides the sizes of the outputs.
+/// The arguments that determine the sizes of the outputs.
 struct LoraAlignBlockSizeShape {
   std::int64_t num_ids = 0;      ///< N = tokens * top_k, 0 <= N <= 2^31 - 1
   std::int64_t block_size = 0;   ///< B, 1 <= B <= 2^31 - 1; no power of two required
@@ -58,15 +59,15 @@ struct LoraAlignBlockSizeShape {
 
 /// Smallest legal sizes. A caller's rows may be longer; each is filled over its length.
 struct LoraAlignBlockSizeSizes {
-  std::int64_t sorted_token_ids = 0;  ///< elements of a row: the capacity
-  std::int64_t expert_ids = 0;        ///< elements of a row: ceil(capacity / B)
+  std::int64_t sorted_token_ids = 0;  ///< elements per row: the capacity
+  std::int64_t expert_ids = 0;        ///< elements per row: ceil(capacity / B)
   std::size_t workspace_bytes = 0;    ///< on the context's device
 };
 
 struct LoraAlignBlockSizeArgs {
   // Inputs. All arrays are contiguous, aligned to their element size, on the context's device.
   TensorView topk_ids;            ///< [tokens, K]; int8 ... int64 or uint8 ... uint64
-  std::int64_t top_k = 0;         ///< K, pairs of a token, 1 <= K <= 2^31 - 1; divides N
+  std::int64_t top_k = 0;         ///< K, pairs per token, 1 <= K <= 2^31 - 1; divides N
   TensorView token_lora_mapping;  ///< int32[N / K], the adapter of each token
   std::int64_t block_size = 0;
   std::int64_t num_experts = 0;
@@ -115,8 +116,8 @@ inline constexpr Schema kLoraAlignBlockSizeSchema{"lora_align_block_size",
                                                   lora_align_block_size_schema::kArguments,
                                                   lora_align_block_size_schema::kSymbols};
 
-/// Sizes of outputs and workspace. Reads `context.device`. Fails with kInvalidValue where the shape
-/// is outside its domain or the capacity exceeds int32, and with kUnsupported where it cannot run.
+/// Sizes of outputs and workspace. Reads `context.device`. Fails with kInvalidValue if the shape is
+/// outside its domain or the capacity exceeds int32, and with kUnsupported if the op cannot run.
 TESSERA_API Status lora_align_block_size_sizes(const LoraAlignBlockSizeShape& shape,
                                                const Context& context,
                                                LoraAlignBlockSizeSizes* sizes);

@@ -1,4 +1,4 @@
-// What every fallible Tessera call returns. No exception crosses the library's boundary: a call
+// Every fallible Tessera call returns a Status. No exception crosses the library's boundary: a call
 // that runs out of memory fails with kRuntimeError, as "op: memory: expected ..., got ...".
 #pragma once
 
@@ -8,13 +8,13 @@
 
 namespace tessera {
 
-/// The values are part of the ABI and equal those of `tessera_status` in tessera.h.
+/// The values are part of the ABI and equal the values of `tessera_status` in tessera.h.
 enum class StatusCode : int {
   kOk = 0,
   kInvalidType = 1,   ///< an argument has the wrong data type        (Python: TypeError)
   kInvalidValue = 2,  ///< an argument has a value outside its domain (Python: ValueError)
   kUnsupported = 3,   ///< valid, but nothing in this build can do it (Python: NotImplementedError)
-  kRuntimeError = 4,  ///< the machine refused: memory, driver, launch (Python: RuntimeError)
+  kRuntimeError = 4,  ///< runtime failure: memory, driver, launch    (Python: RuntimeError)
 };
 
 /// A code and, unless it is kOk, a message "op: argument: expected ..., got ...".
@@ -29,7 +29,7 @@ class [[nodiscard]] Status {
   Status(StatusCode code, std::string message)
       : error_(std::make_shared<const OwnedError>(code, std::move(message))) {}
 
-  /// Refers to an error that outlives this Status and its copies, and so takes no memory.
+  /// Refers to an error that outlives this Status and its copies, and so allocates nothing.
   explicit Status(const Error* error) noexcept : error_(std::shared_ptr<const Error>(), error) {}
 
   bool ok() const noexcept { return error_ == nullptr; }
@@ -48,7 +48,7 @@ class [[nodiscard]] Status {
     std::string memory;
   };
 
-  // A null pointer for success: the ops return a Status from every check of every call.
+  // A null pointer for success, which is cheap: every validation step of every call returns one.
   std::shared_ptr<const Error> error_;
 };
 

@@ -1,11 +1,12 @@
 /* Tessera's C API: plain pointers and sizes, usable from C99.
  *
- * The contract of every op is in its C++ header: align_block_size.hpp holds that of
- * tessera_align_block_size, and so on. A function returns TESSERA_OK or a code, and then
- * tessera_last_error() tells what was wrong: op, argument, what was expected, what came.
+ * The contract of every op is in its C++ header, for tessera_align_block_size in
+ * align_block_size.hpp, and so on. A function returns TESSERA_OK or an error code; then
+ * tessera_last_error() returns a message with the op, the argument, what was expected and what
+ * came.
  *
- * Compatibility: an argument struct starts with its size as the caller was compiled to know it, and
- * new fields are only ever appended. A zero in an appended field means what older callers got.
+ * Compatibility: an argument struct starts with its size in the header that the caller was compiled
+ * with, and new fields are only appended. Zero in an appended field keeps the older behaviour.
  */
 #ifndef TESSERA_TESSERA_H_
 #define TESSERA_TESSERA_H_
@@ -27,7 +28,7 @@ typedef enum tessera_status {
   TESSERA_INVALID_TYPE = 1,  /* an argument has the wrong data type */
   TESSERA_INVALID_VALUE = 2, /* an argument has a value outside its domain */
   TESSERA_UNSUPPORTED = 3,   /* valid, but nothing in this build can do it */
-  TESSERA_RUNTIME_ERROR = 4  /* the machine refused: memory, driver, launch */
+  TESSERA_RUNTIME_ERROR = 4  /* runtime failure: memory, driver, launch */
 } tessera_status;
 
 typedef enum tessera_dtype {
@@ -60,7 +61,7 @@ typedef struct tessera_align_block_size_args {
   const int32_t* expert_map; /* [num_experts], or NULL */
   int ignore_invalid_experts;
   int pad_sorted_ids;
-  int32_t tail_expert; /* -1 is the usual value; zero-initialising the struct does not give it */
+  int32_t tail_expert; /* usually -1; a zero-initialised struct has 0 */
 
   /* Outputs, all written in full. */
   int32_t* sorted_token_ids; /* [sorted_token_ids_length] */
@@ -71,19 +72,19 @@ typedef struct tessera_align_block_size_args {
   int32_t* expert_counts;       /* [num_experts], or NULL */
   int32_t* num_dropped;         /* [1], or NULL */
 
-  /* Where and with what to run. Zeros run on the host, on as many threads as pay. */
+  /* Device and threads. Zeros run on the host, on as many threads as are worthwhile. */
   int device_type; /* a tessera_device_type */
   int device_id;
   void* stream;    /* the device's stream; ignored on the host */
   void* workspace; /* [workspace_bytes], any alignment and content */
   size_t workspace_bytes;
-  int num_threads; /* host threads at most, capped by TESSERA_NUM_THREADS; 0: that, else the cores
-                    * that the process can keep busy, as context.hpp says */
+  int num_threads; /* maximum number of host threads, capped by TESSERA_NUM_THREADS; 0: that, else
+                    * the cores that the process can use, see context.hpp */
 
   /* Since version 2. */
   double* statistics;  /* [TESSERA_ALIGN_BLOCK_SIZE_NUM_STATISTICS], or NULL */
   int64_t* validation; /* [TESSERA_ALIGN_BLOCK_SIZE_VALIDATION_LENGTH], or NULL */
-  int map_tail;        /* with a map: past the last block, the map's entry of tail_expert */
+  int map_tail;        /* with a map: use the map's entry of tail_expert past the last block */
   int filtered_group;  /* the pairs with id -1 form a group of their own, the first */
 } tessera_align_block_size_args;
 
@@ -99,7 +100,7 @@ typedef struct tessera_align_block_size_sizes {
 TESSERA_API tessera_status tessera_align_block_size_query(const tessera_align_block_size_args* args,
                                                           tessera_align_block_size_sizes* sizes);
 
-/* Runs the op. Nothing is written unless every argument is good. */
+/* Runs the op. Nothing is written unless every argument is valid. */
 TESSERA_API tessera_status tessera_align_block_size(const tessera_align_block_size_args* args);
 
 typedef struct tessera_batched_align_block_size_args {
@@ -110,7 +111,7 @@ typedef struct tessera_batched_align_block_size_args {
   int64_t num_batches;
   int64_t max_tokens_per_batch;
   int64_t block_size;
-  int32_t tail_expert; /* -1 is the usual value; zero-initialising the struct does not give it */
+  int32_t tail_expert; /* usually -1; a zero-initialised struct has 0 */
 
   /* Outputs, all written in full. */
   int32_t* sorted_token_ids; /* [sorted_token_ids_length] */
@@ -119,7 +120,7 @@ typedef struct tessera_batched_align_block_size_args {
   int64_t expert_ids_length;
   int32_t* num_tokens_post_pad; /* [1] */
 
-  /* Where to run. Zeros run on the host. No workspace is needed. */
+  /* Device. Zeros run on the host. No workspace is needed. */
   int device_type; /* a tessera_device_type */
   int device_id;
   void* stream; /* the device's stream; ignored on the host */
@@ -137,7 +138,7 @@ TESSERA_API tessera_status
 tessera_batched_align_block_size_query(const tessera_batched_align_block_size_args* args,
                                        tessera_batched_align_block_size_sizes* sizes);
 
-/* Runs the op. Nothing is written unless every argument is good. */
+/* Runs the op. Nothing is written unless every argument is valid. */
 TESSERA_API tessera_status
 tessera_batched_align_block_size(const tessera_batched_align_block_size_args* args);
 
@@ -159,16 +160,16 @@ typedef struct tessera_lora_align_block_size_args {
   int64_t num_lora_ids;
   const int32_t* expert_map; /* [num_experts], or NULL */
   int pad_sorted_ids;
-  int32_t tail_expert; /* -1 is the usual value; zero-initialising the struct does not give it */
+  int32_t tail_expert; /* usually -1; a zero-initialised struct has 0 */
 
-  /* Outputs, all written in full. Lengths are those of all rows together. */
+  /* Outputs, all written in full. Lengths count all rows together. */
   int32_t* sorted_token_ids; /* [sorted_token_ids_length] */
   int64_t sorted_token_ids_length;
   int32_t* expert_ids; /* [expert_ids_length] */
   int64_t expert_ids_length;
   int32_t* num_tokens_post_pad; /* [max_loras] */
 
-  /* Where and with what to run. Zeros run on the host. */
+  /* Device and workspace. Zeros run on the host. */
   int device_type; /* a tessera_device_type */
   int device_id;
   void* stream;    /* the device's stream; ignored on the host */
@@ -188,12 +189,12 @@ typedef struct tessera_lora_align_block_size_sizes {
 TESSERA_API tessera_status tessera_lora_align_block_size_query(
     const tessera_lora_align_block_size_args* args, tessera_lora_align_block_size_sizes* sizes);
 
-/* Runs the op. Nothing is written unless every argument is good. */
+/* Runs the op. Nothing is written unless every argument is valid. */
 TESSERA_API tessera_status
 tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args);
 
-/* Does ahead of time what makes the first call on a device slow: creates its context and loads the
- * code of every kernel. No call needs it. `device_type` is a tessera_device_type. */
+/* Does the work in advance that makes the first call on a device slow: creates its context and
+ * loads the code of every kernel. No call requires it. `device_type` is a tessera_device_type. */
 TESSERA_API tessera_status tessera_warmup(int device_type, int device_id);
 
 /* Message of the calling thread's last failed call; empty if none failed. Valid until this thread's

@@ -45,7 +45,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> str:
-    # Asked of the library, which is loaded only when something is needed of it.
+    # The library has the version, and is loaded only when it is needed.
     if name == "__version__":
         return version()
     raise AttributeError(f"module 'tessera' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Arrays that an op must refuse, since neither DLPack nor the library can tell."""
+"""Arrays that an op must refuse, because neither DLPack nor the library detects them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import numpy as np
 from tessera._framework import exportable, on_host
 from tessera._frameworks import FRAMEWORKS
 
-# What a call raises where it finds an unfit array: `refused_array` then says which, and why.
+# Message of the error that a call raises for an unfit array; `refused_array` finds which and why.
 UNFIT = "an array is unfit"
 
 
 def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
-    """Whether `refused_array` would find something; None stands for an array that is not given."""
+    """Whether `refused_array` would refuse an array; None stands for an array that is not given."""
     for array in arrays:
         kind = type(array)
         if array is None or kind is np.ndarray:  # what the FFI refuses itself
@@ -28,12 +28,12 @@ def any_unfit(arrays: Iterable[object], *, written: bool = False) -> bool:
 
 
 def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
-    """Refuse named arrays of torch in a call that torch traces and does not see as one op.
+    """Refuse torch arrays in a call that torch traces but does not see as one op.
 
-    What the call reads of them would become a constant of the traced program.
+    The values that the call reads would become constants of the traced program.
 
     Raises:
-        TypeError: torch traces, and one of the arrays is torch's.
+        TypeError: torch traces, and one of the arrays is a torch tensor.
     """
     for name, array in arrays:
         if array is None:
@@ -55,9 +55,9 @@ def refuse_followed(op: str, name: str, array: object) -> None:
 def refused_array(
     op: str, arrays: Mapping[str, object], written: Iterable[str] = ()
 ) -> Exception | None:
-    """What `op` has to raise where an array cannot be read, or written where it is to be.
+    """The error that `op` has to raise for an array that cannot be read, or cannot be written.
 
-    It is of arrays that DLPack carries without a word, or does not give the reason for.
+    Finds arrays that DLPack exports without an error, or refuses without a reason.
     """
     for name, array in arrays.items():
         framework = FRAMEWORKS[type(array)]
@@ -73,10 +73,10 @@ def refused_array(
 
 
 def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
-    """The arrays as a checker reads them, those elsewhere as copies on the host; waits for them.
+    """The arrays for a checker, copied to the host if they are elsewhere; waits for them.
 
     Raises:
-        TypeError: the memory of one does not hold its values.
+        TypeError: the memory of an array does not hold its values.
     """
     if refused := refused_array(op, arrays):
         try:

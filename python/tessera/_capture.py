@@ -13,7 +13,7 @@ _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 
 @functools.cache
 def _exchange_mode() -> Any:
-    """The driver's function; one that does nothing where there is no driver of NVIDIA's."""
+    """The driver's function, or one that does nothing if there is no NVIDIA driver."""
     try:
         return ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
     except OSError:
@@ -24,9 +24,9 @@ def _exchange_mode() -> Any:
 def beside_captures() -> Iterator[None]:
     """Lets this thread wait for streams, copy and allocate, whatever other threads capture.
 
-    In CUDA's default mode, "global", one capture makes every such call of every thread an error
-    that ends the capture, though it concern another stream. To wait for the device, or for a stream
-    that is being captured, stays an error.
+    In CUDA's default mode, "global", every such call of any thread during a capture is an error
+    that ends the capture, even if it uses another stream. Waiting for the device, or for a stream
+    that is being captured, remains an error.
     """
     mode = ctypes.c_int(_RELAXED)
     _exchange_mode()(ctypes.byref(mode))

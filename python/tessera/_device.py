@@ -1,4 +1,4 @@
-"""Names of devices, as users write them."""
+"""Device names in arguments."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import re
 import sys
 from typing import Any
 
-# Stands for the host where the index of a CUDA device is asked for.
+# Stands for the host in place of the index of a CUDA device.
 HOST = -1
 
 
 def cuda_index_of(op: str, device: Any) -> int:
     """Index of the CUDA device that "cuda", "cuda:1", 1 or a `torch.device` stands for, or HOST.
 
-    Without a number it is torch's current device, or 0 where torch has none yet.
+    Without a number it is torch's current device, or 0 if torch has not initialised CUDA.
 
     Raises:
-        TypeError: `device` is none of these.
-        ValueError: it names something else.
+        TypeError: `device` has none of these types.
+        ValueError: `device` names neither the host nor a CUDA device.
     """
     if isinstance(device, int) and not isinstance(device, bool):
         if device >= 0:

@@ -33,20 +33,20 @@ def _zero(array: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Framework:
-    """Functions of one array of the framework, called `like` where new memory is to be like it."""
+    """Functions for arrays of one framework; `like` is an array whose device new memory is on."""
 
     num_elements: Callable[[Any], int]
     # Index of the array's CUDA device, or HOST.
     cuda_index: Callable[[Any], int]
-    # (like, length): int32 where `like` is.
+    # (like, length): int32 on the device of `like`.
     empty_int32: Callable[[Any, int], Any]
-    # (like, shape, dtype's name): where `like` is, of its dtype where the name is None.
+    # (like, shape, dtype's name): on the device of `like`, of its dtype if the name is None.
     empty_like: Callable[[Any, tuple[int, ...], str | None], Any]
-    # (like, bytes): scratch memory where `like` is.
+    # (like, bytes): scratch memory on the device of `like`.
     empty_bytes: Callable[[Any, int], Any]
     # The three outputs in an array that `empty_int32` made, as views.
     split: Callable[[Any, Layout], Sequence[Any]]
-    # (like, length): int64 zeros where `like` is, which may be written to and read at any time.
+    # (like, length): int64 zeros on the device of `like`, which any stream may use at once.
     zeros_int64: Callable[[Any, int], Any]
     # (index): whether a graph is being captured on the device's current stream.
     is_capturing: Callable[[int], bool] = _never_captures
@@ -57,22 +57,22 @@ class Framework:
     wait_for: Callable[[int, Any], bool] = _is_done
     # (array): zeroes it, in the order of its device's current stream.
     zero: Callable[[Any], None] = _zero
-    # Turns an output into the caller's framework, where it is not made there. (like, array)
+    # (like, array): converts an output to the caller's framework. None: it is already made there.
     adopt: Callable[[Any, Any], Any] | None = None
-    # An input of the op such that the FFI can carry it, where it cannot carry all.
+    # Converts an input so that the FFI can export it. None: the FFI exports all arrays as they are.
     exportable: Callable[[Any], Any] | None = None
-    # (like, call): makes the call, on the stream that it belongs on. None: the FFI asks for the
-    # stream itself, or there is none.
+    # (like, call): makes the call on the right stream. None: the FFI finds the stream itself, or
+    # there is none.
     launch: Callable[[Any, Callable[[], object]], None] | None = None
-    # Arrays promise never to change, so that they cannot be written to.
+    # Arrays never change, so that they cannot be written to.
     immutable: bool = False
-    # Whether the array's memory does not hold its values, which DLPack does not tell; and the
-    # refusal of such an array. None: it always does.
+    # Whether the array's memory does not hold its values, which DLPack does not detect; and the
+    # message that refuses such an array. None: the memory always holds the values.
     is_unfit: Callable[[Any], bool] | None = None
     unfit: str = ""
-    # Whether something records or replaces what is done with arrays, so that it must see one op in
-    # place of what the op does. Two functions of C and none of Python, for a call asks every time:
-    # the first counts, the second tells. None: nothing can.
+    # Whether something traces or redirects operations on arrays, and so must see the op as one.
+    # Both are C functions, because every call evaluates them: the number of active modes, and
+    # whether a trace is being recorded. None: the framework has no such modes.
     num_modes: Callable[[], int] | None = None
     is_tracing: Callable[[], bool] = bool
 
@@ -91,14 +91,14 @@ class _Memory:
 
 
 def exportable(array: Any) -> Any:
-    """An input of the op, such that DLPack can carry it: NumPy refuses read-only arrays."""
+    """An input of the op that DLPack can export: NumPy refuses read-only arrays."""
     if isinstance(array, np.ndarray) and not array.flags.writeable and array.dtype.isnative:
         return np.asarray(_Memory(array))
     return array
 
 
 def on_device(array: Any, cuda_index: int) -> Any:
-    """A NumPy array, or None, as it is; or, unless the index is HOST, as a torch tensor there."""
+    """A NumPy array or None, unchanged for HOST, else as a torch tensor on the CUDA device."""
     if array is None or cuda_index == HOST:
         return array
     import torch
@@ -107,7 +107,7 @@ def on_device(array: Any, cuda_index: int) -> Any:
 
 
 def on_host(array: Any) -> Any:
-    """The array, or a copy in host memory of one that lies elsewhere; waits for it."""
+    """The array, copied to host memory if it is elsewhere; waits for it."""
     device = getattr(array, "__dlpack_device__", None)
     if device is None or device()[0] == DLPACK_HOST:
         return array

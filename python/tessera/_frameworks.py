@@ -1,4 +1,4 @@
-"""What Tessera needs of the frameworks that arrays come from: sizes, places, memory."""
+"""Access to the frameworks of arrays: sizes, devices, memory, streams."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _zeros_numpy(like: object, length: int) -> Any:
 
 
 def _numpy_framework(kind: type) -> Framework:
-    # To ask NumPy for it would import it, in the middle of a call.
+    # Accessing numpy.ma would import it in the middle of a call.
     masked = getattr(sys.modules.get("numpy.ma"), "MaskedArray", None)
     is_masked = masked is not None and issubclass(kind, masked)
     return Framework(
@@ -57,11 +57,11 @@ def _numpy_framework(kind: type) -> Framework:
 def _torch_framework(torch: Any, kind: type) -> Framework:
     int8, int32, from_numpy = torch.int8, torch.int32, torch.from_numpy
     cut = torch.unsafe_split_with_sizes
-    # A subclass that torch hands all ops to, such as the tensors without values that it traces
-    # with: not all of these have memory, and what is done there behind their back is lost on them.
+    # torch passes all ops on such a subclass to it. It may have no memory, as tensors for tracing,
+    # and it would not notice writes that bypass it.
     is_handed_ops = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
-    # On the host, to go through NumPy takes two thirds of the time.
+    # On the host, allocating with NumPy takes two thirds of the time.
     def empty_int32(like: Any, length: int) -> Any:
         if like.is_cpu:
             return np.empty(length, _INT32)
@@ -82,7 +82,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
     def zeros_int64(like: Any, length: int) -> Any:
         if like.is_cpu:
             return np.zeros(length, np.int64)
-        # What is made in inference mode stays bound to it.
+        # Tensors made in inference mode stay bound to it.
         with beside_captures(), torch.inference_mode(False):
             return like.new_zeros(length, dtype=torch.int64)
 
@@ -129,7 +129,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
 
 
 def _cupy_framework(cupy: Any) -> Framework:
-    # Memory and streams are those of the current device, which need not be that of the array.
+    # CuPy allocates, and looks up streams, on the current device, which may not be the array's.
     def empty(like: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
         with like.device:
             return cupy.empty(shape, dtype)
@@ -225,8 +225,8 @@ def _dlpack_framework(kind: type) -> Framework:
 class _Launch:
     """For `jax.dlpack.from_dlpack`: an array that is ready when a call is done.
 
-    Importing is when JAX names a stream; what the exporter puts there comes before whatever JAX
-    does with the array.
+    JAX names a stream only when it imports an array; work that the exporter enqueues there precedes
+    all that JAX does with the array.
     """
 
     def __init__(self, array: Any, call: Callable[[], object]) -> None:
@@ -251,7 +251,7 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
             return np.empty(shape, dtype)
         return zeros(shape, dtype, device=like.device)
 
-    # JAX may look at memory only after it was written: what was made above is imported anew.
+    # JAX may read memory only after it was written, so the array made above is imported anew.
     def split(array: Any, layout: Layout) -> Sequence[Any]:
         if isinstance(array, np.ndarray):
             return _slices(array, layout)
@@ -261,9 +261,9 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     def adopt(like: Any, array: Any) -> Any:
         return from_dlpack(array, device=like.device) if isinstance(array, np.ndarray) else array
 
-    # JAX shows no stream on which inputs would stay alive until a call has run, so that the call
-    # has to be waited for. Some of JAX's clients take an import for ready at once, and are right
-    # only for their own later work: what is waited for is such work, an addition.
+    # JAX exposes no stream that would keep inputs alive until a call has run, so this waits for the
+    # call. Some of JAX's clients treat an imported array as ready at once, which holds only for
+    # their own later work; so this waits for such work, an addition.
     def launch(like: Any, call: Callable[[], object]) -> None:
         if general.cuda_index(like) == HOST:
             call()
@@ -284,16 +284,16 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
 
 
 def _is_of(kind: type, module: str, name: str) -> bool:
-    """Whether it is the module's type of array, or a subclass.
+    """Whether `kind` is the module's array type, or a subclass.
 
-    The module may be a stub, or one that another thread has not finished to import.
+    The module may be a stub, or another thread may still be importing it.
     """
     array = getattr(sys.modules.get(module), name, None)
     return isinstance(array, type) and issubclass(kind, array)
 
 
 class _Frameworks(dict[type, Framework]):
-    """The framework of each type of array; a new type is looked into once."""
+    """The framework of each array type; examines a new type once."""
 
     def __missing__(self, kind: type) -> Framework:
         if issubclass(kind, np.ndarray):

@@ -1,4 +1,4 @@
-"""The compiled library, loaded at first use. The one module that knows apache-tvm-ffi."""
+"""The compiled library, loaded at first use. The only module that uses apache-tvm-ffi."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tessera._starting import loading
 
 Result = TypeVar("Result")
 
-# Reentrant, for torch's import may run code that calls Tessera.
+# Reentrant, because torch's import may run code that calls Tessera.
 _LOADING = threading.RLock()
 
 
@@ -29,10 +29,10 @@ _forked_while_loading = False
 
 
 def _after_fork() -> None:
-    """Notes in a child whether a thread that it does not have was loading.
+    """Records in a child whether a thread of the parent was loading the library.
 
-    That thread also held the locks of its imports, which nobody can give back. To wait in the
-    parent until it is done is no way out: other modules' hooks may hold what it needs.
+    That thread also held the locks of its imports, which nobody can release in the child. Waiting
+    in the parent until it is done does not help: hooks of other modules may hold what it needs.
     """
     global _forked_while_loading, _LOADING
     if _LOADING.acquire(blocking=False):
@@ -45,7 +45,7 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def _once(function: Callable[[], Result]) -> Callable[[], Result]:
-    """Its result, made by the first thread that asks, while others wait for it."""
+    """A function that calls `function` once, in the first thread, while others wait for it."""
     shared = functools.cache(function)
 
     @functools.cache  # so that later calls take no lock
@@ -78,29 +78,30 @@ def _torch_and_failure() -> tuple[Any, str]:
 
 
 def torch_or_none() -> Any:
-    """Torch; None where it is not installed, or cannot be imported. Takes seconds."""
+    """The module torch; None if it is not installed or cannot be imported. Takes seconds."""
     return _torch_and_failure()[0]
 
 
 def torch_failure() -> str:
-    """Why torch cannot be imported though it is installed; empty where neither is so."""
+    """Why an installed torch cannot be imported; empty if it can, or is not installed."""
     return _torch_and_failure()[1]
 
 
 def _import_ffi() -> Any:
-    """apache-tvm-ffi, which imports torch where it is installed, and expects it not to fail."""
+    """Import apache-tvm-ffi, which imports an installed torch and expects that not to fail."""
     if not torch_failure():
         with loading():
             import tvm_ffi
 
         return tvm_ffi
     before = sys.modules.get("torch")  # a stub, most likely
-    sys.modules["torch"] = None  # type: ignore[assignment]  # what Python takes for not installed
+    sys.modules["torch"] = None  # type: ignore[assignment]  # Python treats it as not installed
     try:
         with loading():
             import tvm_ffi
     finally:
-        # So that the program's own import fails with torch's reason. It may have put one there.
+        # So that the program's own import fails with torch's reason. The program may have set
+        # another module meanwhile.
         if sys.modules.get("torch", before) is None:
             sys.modules.pop("torch", None)
             if before is not None:
@@ -109,35 +110,35 @@ def _import_ffi() -> Any:
 
 
 def dlpack_device(cuda_index: int) -> tuple[int, int]:
-    """DLPack's type and number of a CUDA device, or of the host where the index is negative."""
+    """DLPack's type and number of a CUDA device, or of the host if the index is negative."""
     return (1, 0) if cuda_index < 0 else (2, cuda_index)
 
 
 class Library:
-    """What `python/ffi` exports."""
+    """The functions that `python/ffi` exports."""
 
     def __init__(self) -> None:
-        # It imports torch where torch is installed, which takes seconds: not for `import tessera`.
+        # Imports an installed torch, which takes seconds, and so not in `import tessera`.
         tvm_ffi = _import_ffi()
         tvm_ffi.register_error("NotImplementedError", NotImplementedError)
         module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
         self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
         self._module = module
-        # What calls validate that do not say; the environment is read once.
+        # The default of `validate=`; the environment is read once.
         default = module.get_function("validate_default")()
         self.validate_default: Any = {"": False, "0": False, "1": True}.get(default, default)
 
     def function(self, name: str) -> Callable[..., Any]:
         """An exported function, which runs without the interpreter lock.
 
-        TVM_FFI_RELEASE_GIL_BY_DEFAULT does not decide about it.
+        TVM_FFI_RELEASE_GIL_BY_DEFAULT has no effect on it.
         """
         function: Any = self._module.get_function(name)
         function.release_gil = True
         return function  # type: ignore[no-any-return]
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
-        """Calls inside run on this stream of the device, unless a torch tensor brings its own."""
+        """Calls inside run on this stream of the device, unless torch tensors set another one."""
         import tvm_ffi
 
         context: AbstractContextManager[object] = tvm_ffi.use_raw_stream(
@@ -161,15 +162,15 @@ def refusal(
 ) -> Exception:
     """The exception to raise for `error`, which a call of `op` with these arguments raised.
 
-    The core's refusals keep type and message, and lose the FFI's frames. What failed before it
-    reached the core is told in the core's form: op, argument, what was expected, what came.
+    The core's refusals keep type and message, and lose the FFI's frames. Failures before the core
+    get a message of the core's form: op, argument, what was expected, what came.
     """
     if isinstance(error, ForkedWhileLoadingError):
         return error
     message = str(error)
     if message.startswith(f"{op}: "):
         return type(error)(message)
-    if message.startswith("expected "):  # a framework's refusal of the array that it is asked for
+    if message.startswith("expected "):  # a framework refuses to make an array
         return type(error)(f"{op}: {next(iter(arrays))}: {message}")
     for name, value in integers.items():
         if not isinstance(value, Integral):

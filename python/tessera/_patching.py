@@ -1,4 +1,4 @@
-"""Functions of other packages, replaced such that what Tessera refuses goes to the original."""
+"""Replaces functions of other packages; calls that Tessera refuses go to the originals."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tessera.strict import InvalidRoutingError
 
 Function = Callable[..., Any]
 
-# What Tessera raises for calls outside its domain; nothing has been written then.
+# Errors that Tessera raises for calls outside its domain, before anything is written.
 _REFUSALS = (NotImplementedError, TypeError, ValueError)
 
 
@@ -28,8 +28,8 @@ class _Patch(NamedTuple):
 class Patches:
     """The functions of one package that Tessera serves in this process.
 
-    While `active` is false the originals serve every call, also where another package has wrapped
-    a replacement or keeps a hook, so that they cannot be taken back.
+    While `active` is false the originals serve every call, even if a replacement cannot be removed
+    because another package has wrapped it or keeps it as a hook.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -37,7 +37,7 @@ class Patches:
         # Held while patches change; importing a package can come back through its plugins.
         self.lock = threading.RLock()
         self._logger = logger
-        # By module and name; None for a hook, which the package itself has put in.
+        # By module and name; None for a hook, which the package itself installs.
         self._patches: dict[tuple[str, str], _Patch | None] = {}
         self._reasons: set[str] = set()
 
@@ -49,12 +49,12 @@ class Patches:
     def replace(
         self, module: ModuleType, name: str, parameters: Sequence[str], serve: Function
     ) -> bool:
-        """Let `serve` have the calls of a function, in every module that knows it by any name.
+        """Let `serve` handle the calls of a function, in every module that refers to it.
 
-        A function that is not there, or whose first parameters are others, is left alone.
+        A function that does not exist, or has other first parameters, is left alone.
 
         Returns:
-            Whether something changed: a function is replaced once.
+            Whether something changed: a function is replaced only once.
         """
         original = self._original(module, name, parameters)
         if original is None:
@@ -72,7 +72,7 @@ class Patches:
         serve: Function,
         register: Callable[[str, Function], object],
     ) -> bool:
-        """As `replace`, but by `register`, which gets the function's full name and replacement."""
+        """Like `replace`, but calls `register` with the function's full name and replacement."""
         original = self._original(module, name, parameters)
         if original is None:
             return False
@@ -81,7 +81,7 @@ class Patches:
         return True
 
     def restore(self) -> list[str]:
-        """Put every original back; the names of the functions that Tessera served until now."""
+        """Restore every original; returns the names of the functions that Tessera served."""
         served = self.names if self.active else []
         self.active = False
         for key, patch in list(self._patches.items()):
@@ -95,12 +95,12 @@ class Patches:
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
-            # torch.compile can look into a package's own op, and not into Tessera's library.
+            # torch.compile can trace a package's own op, but not Tessera's library.
             if self.active and not is_compiling():
                 try:
                     return serve(*args, **kwargs)
                 except InvalidRoutingError:
-                    raise  # no refusal: the call has run, and the original would get the bad ids
+                    raise  # not a refusal: the call has run, and the original must not get bad ids
                 except _REFUSALS as refusal:
                     name = f"{original.__module__}.{original.__name__}"
                     self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")
@@ -111,7 +111,7 @@ class Patches:
     def _original(
         self, module: ModuleType, name: str, parameters: Sequence[str]
     ) -> Function | None:
-        """The function, if it is as expected, and not served yet."""
+        """The function, if it has the expected parameters and is not served yet."""
         key = (module.__name__, name)
         if key in self._patches:
             return None
@@ -124,14 +124,14 @@ class Patches:
         return function
 
     def _warn_once(self, message: str) -> None:
-        reason = re.sub(r"\d+", "#", message)  # the same reason comes with many sizes
+        reason = re.sub(r"\d+", "#", message)  # the same reason occurs with many sizes
         if reason not in self._reasons:
             self._reasons.add(reason)
             self._logger.warning(message)
 
 
 def _rebind(old: object, new: object) -> None:
-    """Put `new` in the place of `old` in every module that has it, under whatever name."""
+    """Replace `old` by `new` in every module, under whatever name."""
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             for name, value in list(vars(module).items()):

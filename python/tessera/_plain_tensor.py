@@ -1,4 +1,4 @@
-"""Tensors that an op of an engine's can be served with."""
+"""Tensors that Tessera can serve an engine's op with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 
 
 def check_plain(op: str, name: str, tensor: torch.Tensor) -> None:
-    """Refuse tensors without memory of their own, such as those that torch.compile traces with.
+    """Refuse tensors without memory of their own, such as torch.compile uses for tracing.
 
     Raises:
         TypeError: the tensor is an instance of a subclass.

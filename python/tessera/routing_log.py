@@ -1,7 +1,7 @@
 """Reader of recorded routing logs: which experts a model chose for each token.
 
 A log is a text file of one JSON object per line. The first is `{"type": "meta", ...}`, with
-`model_id` and `num_experts` where they are known. Every other one is a token's routing in a layer,
+`model_id` and `num_experts` if known. Every other one is a token's routing in a layer,
 `{"type": "route", "layer": int, "topk_ids": [int, ...], ...}`. Further keys are ignored.
 """
 
@@ -20,14 +20,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-# What a log may hold. They bound the memory that reading one takes.
+# Limits of a log, which bound the memory that reading one takes.
 MAX_EXPERTS = 65_536
 MAX_LAYERS = 1_024
 MAX_TOP_K = 1_024
 MAX_LINE_BYTES = 1 << 20
 
 _MAX_LAYER = 2**31 - 1
-# Ids in the lists that a piece is made of.
+# Number of ids in the lists of a piece.
 _PIECE_IDS = 1 << 18
 _MAX_SKIPPED_SHOWN = 10
 _BUFFER_BYTES = 1 << 20
@@ -48,7 +48,7 @@ class RoutingLog:
     """A log's content.
 
     layers: for each layer, in the order of the file, its ids, int32 [tokens, top_k].
-    num_experts: None where the log does not give it.
+    num_experts: None if the log does not give it.
     """
 
     model_id: str | None
@@ -57,7 +57,7 @@ class RoutingLog:
 
 
 def read_routing_log(path: str | PathLike[str], progress: Progress | None = None) -> RoutingLog:
-    """Read a log. `progress` is called now and then with the bytes read since its last call.
+    """Read a log. Calls `progress` now and then with the number of bytes read since the last call.
 
     Raises:
         RoutingLogError: there is no such file, it is empty, or a line of it is broken.
@@ -98,14 +98,14 @@ class _CountedFile(io.FileIO):
 
 
 def open_log(path: str | PathLike[str], progress: Progress | None) -> BinaryIO:
-    """Open a file for reading, which tells `progress` about every megabyte."""
+    """Open a file for reading that calls `progress` for every megabyte."""
     if progress is None:
         return Path(path).open("rb")
     return io.BufferedReader(_CountedFile(path, progress), _BUFFER_BYTES)
 
 
 def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
-    """The file's lines; of those longer than `MAX_LINE_BYTES` the beginning, longer than that."""
+    """The file's lines, each cut off after `MAX_LINE_BYTES` + 1 bytes."""
     while line := file.readline(MAX_LINE_BYTES + 1):
         yield line
         if len(line) > MAX_LINE_BYTES:
@@ -114,12 +114,12 @@ def bounded_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 class RoutingLogReader:
-    """Streams a log: what it holds of it at a time does not depend on its length.
+    """Streams a log: its memory use does not depend on the log's length.
 
     The attributes are complete when `pieces` has ended, `model_id` and `num_experts` when it has
-    given its first piece.
+    yielded its first piece.
 
-    model_id, num_experts: None where the log does not give it.
+    model_id, num_experts: None if the log does not give it.
     num_lines: lines read.
     num_skipped, skipped: lines skipped, and the messages of the first of them.
     """
@@ -132,7 +132,7 @@ class RoutingLogReader:
         num_experts: int | None = None,
         skip_bad_lines: bool = False,
     ) -> None:
-        """`name` stands for the file in messages; `num_experts` overrides what the log tells."""
+        """`name` stands for the file in messages; `num_experts` overrides the log's number."""
         self.model_id: str | None = None
         self.num_experts: int | None = None
         self.num_lines = 0
@@ -147,10 +147,10 @@ class RoutingLogReader:
         self._decoder = _route_decoder(self._limit)
 
     def pieces(self) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
-        """Parts of the log: a layer, and its next ids, [tokens, top_k]. To be called once.
+        """Parts of the log: a layer and its next ids, [tokens, top_k]. May be called once.
 
         Raises:
-            RoutingLogError: the log holds no routing, or a line that is not to be skipped is bad.
+            RoutingLogError: the log holds no routing, or has a bad line that must not be skipped.
         """
         top_k: dict[int, int] = {}
         flat_ids: dict[int, list[int]] = {}
@@ -161,7 +161,7 @@ class RoutingLogReader:
                 route = self._quick_route(line) if number > 1 else None
                 if route is None:
                     record = _decode(line)
-                    # Where bad lines are skipped, the first may have been one.
+                    # With skip_bad_lines, the first line may have been a bad one.
                     if number == 1 or not (self._has_meta or top_k or record.get("type") != "meta"):
                         self._take_meta(record)
                         continue
@@ -193,7 +193,7 @@ class RoutingLogReader:
         yield from _arrays(flat_ids, top_k)
 
     def _quick_route(self, line: bytes) -> tuple[int, list[int]] | None:
-        """A line's layer and ids, or None where there is something to say about it."""
+        """A line's layer and ids, or None if the line needs a closer look."""
         if len(line) > MAX_LINE_BYTES:
             return None
         try:
@@ -219,7 +219,7 @@ class RoutingLogReader:
 
     def _skip(self, number: int, error: ValueError) -> None:
         message = f"{self._name}:{number}: {error}"
-        # What follows another model's head would pass for this one's.
+        # Lines after another model's head would be counted as this model's.
         if not self._skip_bad_lines or isinstance(error, _SecondLogError):
             raise RoutingLogError(message) from None
         self.num_skipped += 1
@@ -236,7 +236,7 @@ def _arrays(
 
 @functools.lru_cache(maxsize=16)
 def _route_decoder(num_experts: int) -> msgspec.json.Decoder[Any]:
-    """Reads a good line ten times as fast as `json`; about a bad one it says too little."""
+    """Reads a good line ten times as fast as `json`, but says too little about a bad one."""
     expert = Annotated[int, msgspec.Meta(ge=0, lt=num_experts)]
     fields: list[tuple[str, Any]] = [
         ("type", Literal["route"]),

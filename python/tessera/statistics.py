@@ -10,9 +10,9 @@ from tessera._framework import on_host
 
 
 class RoutingStatistics(NamedTuple):
-    """What the groups of one call add up to. Loads are numbers of pairs of an expert.
+    """Totals over the groups of one call. Loads are numbers of pairs per expert.
 
-    Fields in the order of `AlignBlockSizeStatistic` in the C++ header, which is that of the array.
+    The fields have the order of the array, and of `AlignBlockSizeStatistic` in the C++ header.
     """
 
     assigned_pairs: int

@@ -1,14 +1,14 @@
 """Strict mode: reports of invalid ids and map entries, and `check()`, which reads them.
 
-Calls on the host raise themselves; reports are for those on a device, which are not waited for.
+Calls on the host raise themselves; reports are for calls on a device, which do not wait.
 
 Nothing here takes a lock. A signal handler, or a finalizer of the garbage collector, may interrupt
-a call or a check and call or check in turn; another thread may fork the process in the meantime.
-Shared reports are kept in deques, whose `append`, `pop` and `popleft` are atomic: code that takes a
-report out of a deque owns it until it puts the report back or frees its memory.
+a call or a check, and itself call or check; another thread may fork the process meanwhile. Shared
+reports are kept in deques, whose `append`, `pop` and `popleft` are atomic: code that takes a report
+out of a deque owns it until it puts the report back or frees its memory.
 
-Nothing here waits for a whole device, which would break the graph that another thread captures on
-it. Every report remembers the stream of its call, and only these streams are waited for.
+Nothing here waits for a whole device, which would break a graph that another thread captures on it.
+Every report has the stream of its call, and checks wait only for these streams.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ import numpy as np
 
 from tessera._framework import Framework, on_host
 
-# Reports that may wait for `check()`; the call after that many reads them itself.
+# Maximum number of reports that wait for `check()`; the call after that many reads them itself.
 MAX_UNREAD = 1024
 
-# Memory for reports is taken in pieces of so many. While a graph is captured none can be taken, for
-# replays of other graphs might write to it; so half a piece is kept ahead.
+# Reports per piece of memory. During a capture no piece can be allocated, because replays of other
+# graphs might write to it; so half a piece is kept in reserve.
 _PIECE = 4096
 
 
 class InvalidRoutingError(ValueError):
-    """A validated call had an invalid id or map entry. Its outputs are written all the same."""
+    """A validated call had an invalid id or map entry. Its outputs were still written."""
 
 
 class Findings(NamedTuple):
-    """What a report holds, int64, in the order of `AlignBlockSizeValidation` in the C++ header."""
+    """Content of a report, int64, in the order of `AlignBlockSizeValidation` in the C++ header."""
 
     num_invalid_ids: int
     first_invalid_id: int
@@ -47,7 +47,7 @@ class Findings(NamedTuple):
     first_invalid_map_entry_value: int
 
 
-class _Told(NamedTuple):
+class _Summary(NamedTuple):
     """The findings of one or several calls. Tuples compare by the number of the call."""
 
     number: int  # of the (first) call, in the order of the calls
@@ -55,15 +55,15 @@ class _Told(NamedTuple):
     message: str
 
 
-class _Place(NamedTuple):
+class _Row(NamedTuple):
     """Memory of one report."""
 
     memory: Any  # [_PIECE, 6]
-    row: int
-    array: Any  # int64[6], a view of that row
-    # Holds this place while no report uses it. Free memory contains no finding, and no stream is
-    # about to write one: a captured call must report nothing before its first replay.
-    free: deque[_Place]
+    number: int
+    array: Any  # int64[6], a view of that row of `memory`
+    # Holds this row while no report uses it. Free memory contains no finding, and no stream
+    # is about to write one: a captured call must report nothing before its first replay.
+    free: deque[_Row]
 
 
 def require_flag(validate: object) -> None:
@@ -77,7 +77,7 @@ def require_flag(validate: object) -> None:
 
 
 class Report:
-    """What one call reports, from before the call until it has been read."""
+    """The report of one call, from before the call until it has been read."""
 
     def __init__(
         self,
@@ -91,9 +91,9 @@ class Report:
         """Takes memory for the report.
 
         Raises:
-            ValueError: `validate` is something else than "now" or a flag, or cannot be honoured
-                while a graph is being captured.
-            TypeError: there is no way to make memory beside `topk_ids`.
+            ValueError: `validate` is neither "now" nor a flag, or cannot be honoured while a graph
+                is being captured.
+            TypeError: the framework of `topk_ids` cannot allocate memory for the report.
         """
         require_flag(validate)
         self.at_once = validate == "now"
@@ -110,31 +110,31 @@ class Report:
                 "got 'now'"
             )
         self.stream = framework.current_stream(cuda_index)
-        # On the host a call has run when it returns, and there is nothing to wait for.
+        # On the host a call has run when it returns, so it can raise at once.
         self.at_once |= self.stream is None and not self.is_captured
         self.number = 0
-        self.place = _reports.take(self, topk_ids)
+        self.row = _reports.take(self, topk_ids)
 
     @property
     def array(self) -> Any:
         """int64[6] for the call to write to."""
-        return self.place.array
+        return self.row.array
 
     def cancel(self) -> None:
-        """The call was refused, or an exception interrupted it, perhaps after it had run.
+        """Handle a call that was refused, or that an exception interrupted, perhaps after it ran.
 
-        A refused call has written nothing; to find that out later keeps this one from waiting.
+        A refused call has written nothing; a later check finds that out, so this need not wait.
         """
         if self.is_captured:
-            self.place.free.append(self.place)
+            self.row.free.append(self.row)
         else:
             _reports.add(self)
 
     def submit(self) -> None:
-        """The call was made.
+        """Handle a call that was made.
 
         Raises:
-            InvalidRoutingError: something was invalid, and the call is to say so at once.
+            InvalidRoutingError: an id or entry was invalid, and the call is to raise at once.
         """
         if not self.at_once:
             _reports.add(self)
@@ -144,14 +144,14 @@ class Report:
             self.framework.wait_for(self.cuda_index, self.stream)
             message = self.message(Findings._make(np.asarray(on_host(self.array)).tolist()))
         finally:
-            if message != "":  # found, or interrupted
+            if message != "":  # something was invalid, or an exception interrupted this
                 _zero([self])
-            self.place.free.append(self.place)
+            self.row.free.append(self.row)
         if message:
             raise InvalidRoutingError(message)
 
     def message(self, found: Findings) -> str:
-        """The first thing that was invalid, in one line; empty if nothing was."""
+        """A line about the first invalid id or entry; empty if there is none."""
         if found.num_invalid_ids:
             value = found.first_invalid_id_value
             if str(self.dtype).endswith("uint64"):
@@ -178,29 +178,29 @@ class Report:
 
 
 def _take_all(source: deque[Any], target: list[Any]) -> None:
-    """Moves what is in `source` now, as far as nobody else takes it at the same time.
+    """Moves the current items of `source`, except those that other code takes at the same time.
 
-    This is one call of a C function: a signal handler cannot raise with an item in nobody's hands.
+    This is one call of a C function, so that no item is lost if a signal handler raises.
     """
     with contextlib.suppress(IndexError):
         target.extend(itertools.islice(iter(source.popleft, None), len(source)))
 
 
 class _Reports:
-    """The reports of this process that nobody has read, and their memory."""
+    """The unread reports of this process, and their memory."""
 
     def __init__(self) -> None:
-        self.free: dict[tuple[int, int], deque[_Place]] = {}  # of a framework's id and a device
+        self.free: dict[tuple[int, int], deque[_Row]] = {}  # of a framework's id and a device
         self.submitted: deque[Report] = deque()
         self.captured: deque[Report] = deque()  # a check takes them out and puts them back
-        self.told: deque[_Told] = deque()  # findings that have been read, for the next check
+        self.summaries: deque[_Summary] = deque()  # findings already read, for the next check
 
     def add(self, report: Report) -> None:
         """Keeps a report until it is read."""
         report.number = next(_numbers)
         (self.captured if report.is_captured else self.submitted).append(report)
 
-    def take(self, report: Report, topk_ids: Any) -> _Place:
+    def take(self, report: Report, topk_ids: Any) -> _Row:
         """Memory for a report."""
         key = (id(report.framework), report.cuda_index)
         free = self.free.get(key)
@@ -208,14 +208,14 @@ class _Reports:
             free = self.free.setdefault(key, deque())
         if not report.is_captured and len(self.submitted) >= MAX_UNREAD:
             self.read(self.submitted)
-            if (told := self.take_told()).message:
-                self.told.append(told)  # merged, so that the deque stays short without any check
+            if (summary := self.take_summary()).message:
+                self.summaries.append(summary)  # merged, so that the deque stays short
         while True:
             if not report.is_captured and len(free) < _PIECE // 2:
                 free.extend(self.new_piece(report, topk_ids, free))
             try:
                 return free.pop()
-            except IndexError:  # there was none, or others have just taken it
+            except IndexError:  # there was none, or other code has just taken it
                 if report.is_captured:
                     raise ValueError(
                         "align_block_size: validate: expected a validated call on cuda:"
@@ -224,52 +224,52 @@ class _Reports:
                     ) from None
 
     @staticmethod
-    def new_piece(report: Report, topk_ids: Any, free: deque[_Place]) -> list[_Place]:
+    def new_piece(report: Report, topk_ids: Any, free: deque[_Row]) -> list[_Row]:
         length = len(Findings._fields)
         memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
         # From now on, calls on any stream may write to it.
         report.framework.wait_for(report.cuda_index, report.stream)
-        return [_Place(memory, row, array, free) for row, array in enumerate(memory)]
+        return [_Row(memory, number, array, free) for number, array in enumerate(memory)]
 
     def read(self, queue: deque[Report]) -> bool:
-        """Moves the findings of a queue's reports to `told`, and frees or zeroes their memory.
+        """Moves the findings of a queue's reports to `summaries`; frees or zeroes their memory.
 
-        A report that must not be waited for stays in the queue. So do all reports if an exception
-        comes before they are read; if it comes later, while memory is zeroed, a captured call may
-        report a finding twice, and memory of other calls is not used again.
+        Reports whose streams must not be waited for stay in the queue. So do all reports if an
+        exception occurs before they are read; if it occurs later, while memory is zeroed, a
+        captured call may report a finding twice, and memory of other calls is not reused.
 
         Returns:
             False if this thread captures a graph on the current stream of a device with reports.
         """
         stay: list[Report] = []
-        told: list[_Told] = []
+        summaries: list[_Summary] = []
         try:
             _take_all(queue, stay)
             ready, waiting, may_wait = _wait_for(stay)
             found = _found_in(ready)
             captured = [report for report in ready if report.is_captured]
-            # Before this line nothing counts as read, after it everything does.
-            stay, told = [*waiting, *captured], [one for _, one in found]
+            # Before this line no report counts as read, after it all do.
+            stay, summaries = [*waiting, *captured], [one for _, one in found]
             _zero([report for report, _ in found])
             for report in ready:
                 if not report.is_captured:
-                    report.place.free.append(report.place)
+                    report.row.free.append(report.row)
             return may_wait
         finally:
             try:
                 queue.extend(stay)
             finally:
-                self.told.extend(told)
+                self.summaries.extend(summaries)
 
-    def take_told(self) -> _Told:
-        """Takes all of `told`, merged: the message of the earliest call, the sum of all counts."""
-        told: list[_Told] = []
+    def take_summary(self) -> _Summary:
+        """Takes all `summaries`, merged: the message of the earliest call, the sum of counts."""
+        summaries: list[_Summary] = []
         try:
-            _take_all(self.told, told)
-            number, _, message = min(told, default=_Told(0, 0, ""))
-            return _Told(number, sum(one.num_invalid for one in told), message)
+            _take_all(self.summaries, summaries)
+            number, _, message = min(summaries, default=_Summary(0, 0, ""))
+            return _Summary(number, sum(one.num_invalid for one in summaries), message)
         except BaseException:  # raised by a signal handler
-            self.told.extend(told)
+            self.summaries.extend(summaries)
             raise
 
 
@@ -277,7 +277,7 @@ def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bo
     """Waits for the streams of the calls.
 
     Returns:
-        The reports that are complete; those whose stream must not be waited for, because a graph is
+        The complete reports; the reports whose stream must not be waited for, because a graph is
         being captured; and whether no such capture is on a current stream of this thread.
     """
     capturing: dict[tuple[int, int, Any], bool] = {}
@@ -290,24 +290,24 @@ def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bo
         if stream not in done:
             capturing[stream] = framework.is_capturing(cuda_index)
             done[stream] = not capturing[stream] and framework.wait_for(cuda_index, report.stream)
-        # A graph may be replayed on any stream. To copy the report waits for the current one.
+        # A graph may be replayed on any stream. Copying the report waits for the current one.
         is_ready = done[stream] or (report.is_captured and not capturing[stream])
         (ready if is_ready else waiting).append(report)
     return ready, waiting, not any(capturing.values())
 
 
-def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Told]]:
-    """The reports with findings, and their findings. Copies each piece of memory once."""
+def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Summary]]:
+    """The reports with invalid ids or entries, and these. Copies each piece of memory once."""
     on_hosts: dict[int, Any] = {}
     found = []
     for report in reports:
-        memory, row, _, _ = report.place
+        memory, number, _, _ = report.row
         if id(memory) not in on_hosts:
             on_hosts[id(memory)] = np.asarray(on_host(memory))
-        findings = Findings._make(on_hosts[id(memory)][row].tolist())
+        findings = Findings._make(on_hosts[id(memory)][number].tolist())
         if num_invalid := findings.num_invalid_ids + findings.num_invalid_map_entries:
-            told = _Told(report.number, num_invalid, report.message(findings))
-            found.append((report, told))
+            summary = _Summary(report.number, num_invalid, report.message(findings))
+            found.append((report, summary))
     return found
 
 
@@ -335,31 +335,31 @@ os.register_at_fork(after_in_child=_forget)
 
 
 def check(*, raise_invalid: bool = True) -> int:
-    """Read what validated calls on devices have reported since the last check, and forget it.
+    """Read and clear the reports of validated calls on devices since the last check.
 
-    Waits for the streams on which these calls were made, and for nothing else. A call in a captured
-    graph reports again at every replay; wait for replays yourself first, unless they run on the
-    current stream or on the one of the capture.
+    Waits only for the streams on which these calls were made. A call in a captured graph reports
+    again at every replay; wait for replays yourself first, unless they run on the current stream or
+    on the stream of the capture.
 
     May be called from any thread, from signal handlers and finalizers, whatever they interrupt, and
     after a fork: a child process has only the reports of its own calls. If several checks run at
-    the same time, each finding is returned by one of them. Other threads may capture graphs
-    meanwhile; a report of a call on the stream that is being captured stays for a later check.
+    the same time, exactly one of them returns each finding. Other threads may capture graphs
+    meanwhile; the report of a call on a stream that is being captured stays for a later check.
 
     Returns:
-        The number of invalid ids and map entries, 0 if all were good.
+        The number of invalid ids and map entries; 0 if all were valid.
 
     Raises:
-        InvalidRoutingError: something was invalid; the message has the first of it, in the order
-            of the calls. Not with `raise_invalid` off.
-        RuntimeError: a graph is being captured on the current stream. Nothing is lost.
+        InvalidRoutingError: an id or entry was invalid; the message has the first one, in the order
+            of the calls. Not raised if `raise_invalid` is False.
+        RuntimeError: a graph is being captured on the current stream. No report is lost.
     """
     reports = None
     while reports is not _reports:  # in a child that was forked inside this loop, once more
         reports = _reports
         if not reports.read(reports.submitted) & reports.read(reports.captured):
             raise RuntimeError("check: expected no graph to be captured meanwhile")
-        told = reports.take_told()
-    if told.message and raise_invalid:
-        raise InvalidRoutingError(told.message)
-    return told.num_invalid
+        summary = reports.take_summary()
+    if summary.message and raise_invalid:
+        raise InvalidRoutingError(summary.message)
+    return summary.num_invalid

@@ -17,7 +17,7 @@ namespace {
 
 constexpr int kNoQuota = INT_MAX;
 
-/// The contents of a file, or nothing where it cannot be read.
+/// The contents of a file, empty if it cannot be read.
 std::string read_file(const std::string& path) {
   const Uncancellable guard;
   std::string text;
@@ -29,7 +29,7 @@ std::string read_file(const std::string& path) {
   return text;
 }
 
-/// Takes what comes before `end`, or all of it, off the front of `text`.
+/// Removes from `text` and returns everything before `end`, or all of it.
 std::string_view take_until(char end, std::string_view* text) {
   const std::size_t length = std::min(text->find(end), text->size());
   const std::string_view front = text->substr(0, length);
@@ -45,7 +45,7 @@ std::optional<std::int64_t> integer(std::string_view text) {
   return value;
 }
 
-/// Microseconds of CPU time per period, as cores. "max" and -1 stand for no quota.
+/// Converts microseconds of CPU time per period to cores. "max" and -1 mean no quota.
 int quota_of(std::string_view quota_text, std::string_view period_text) {
   const std::optional<std::int64_t> quota = integer(quota_text);
   const std::optional<std::int64_t> period = integer(period_text);
@@ -63,11 +63,11 @@ int group_quota(const std::string& folder) {
 }
 
 /// The smallest quota of the group `path` of the hierarchy at `mount` and of its ancestors. In a
-/// container the path may be that of the host, of which only the last ancestor, the mount itself,
-/// can be seen.
+/// container `path` may be a path of the host, of which only the last ancestor, the mount itself,
+/// is visible.
 int smallest_quota(const std::string& mount, std::string_view path) {
   int smallest = kNoQuota;
-  if (path.find("/..") != std::string_view::npos) path = {};  // a group outside of what is mounted
+  if (path.find("/..") != std::string_view::npos) path = {};  // a group outside the mount
   for (;;) {
     while (!path.empty() && path.back() == '/') path.remove_suffix(1);
     smallest = std::min(smallest, group_quota(std::string(mount).append(path)));
@@ -82,8 +82,9 @@ cpu_set_t affinity_of(pid_t thread) {
   return cores;
 }
 
-/// A number above 0 that `find` returns, the first time. As core::once, it takes no lock, which a
-/// fork could leave held in the child; unlike that, it takes no memory, which may have run out.
+/// The number above 0 that the first call of `find` returns. Like core::once, it takes no lock,
+/// which a fork could leave held in the child; unlike core::once, it allocates nothing, since
+/// memory may have run out.
 template <typename Find>
 int found_once(std::atomic<int>* kept, Find find) {
   int number = kept->load(std::memory_order_relaxed);
@@ -116,7 +117,7 @@ int cpu_quota(const std::string& root, std::string_view proc_self_cgroup) {
     take_until(':', &path);
     const std::string_view controllers = take_until(':', &path);
     if (controllers.empty()) {
-      // The second is where version 2 is mounted beside version 1.
+      // The second path is the mount of version 2 beside version 1.
       smallest =
           std::min({smallest, smallest_quota(root, path), smallest_quota(root + "/unified", path)});
     } else if (names_cpu(controllers)) {
@@ -130,7 +131,7 @@ int cpu_quota(const std::string& root, std::string_view proc_self_cgroup) {
 
 cpu_set_t process_cores() {
   cpu_set_t cores = affinity_of(0);
-  // Most processes may use all that there is: one system call suffices for them.
+  // Most processes may use all cores: one system call suffices for them.
   if (CPU_COUNT(&cores) < processors_of_system()) {
     const cpu_set_t main_threads = affinity_of(getpid());
     CPU_OR(&cores, &cores, &main_threads);
@@ -147,7 +148,7 @@ int num_usable_cores() {
 }
 
 int num_configured_cores() {
-  // Where /sys is not mounted, the C library may know of fewer than there are.
+  // If /sys is not mounted, the C library may report fewer than there are.
   static std::atomic<int> kept;
   return found_once(&kept, [] {
     const cpu_set_t usable = process_cores();

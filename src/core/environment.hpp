@@ -1,4 +1,4 @@
-// The environment variables of Tessera, all of them.
+// All environment variables of Tessera.
 #pragma once
 
 #include <string>
@@ -7,13 +7,13 @@ namespace tessera::core {
 
 struct Environment {
   std::string implementation;    ///< TESSERA_IMPL: the implementation to run; empty: automatic
-  std::string num_threads_text;  ///< TESSERA_NUM_THREADS as it stands
+  std::string num_threads_text;  ///< TESSERA_NUM_THREADS as text
   int num_threads = 0;           ///< the same as a number; 0: unset, -1: not a number >= 1
-  std::string validate;          ///< TESSERA_VALIDATE as it stands; bindings read it
-  bool verbose = false;          ///< TESSERA_VERBOSE=1: say on stderr what each call runs
+  std::string validate;          ///< TESSERA_VALIDATE as text; bindings interpret it
+  bool verbose = false;          ///< TESSERA_VERBOSE=1: print what each call runs to stderr
 };
 
-/// Read once, at first use: getenv is neither cheap nor safe beside setenv.
+/// Read once, at first use: getenv is not cheap, nor safe while another thread calls setenv.
 const Environment& environment();
 
 }  // namespace tessera::core

@@ -1,4 +1,4 @@
-// The one form that every refusal takes.
+// Construction of error messages; all have the same form.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -15,8 +15,8 @@ namespace tessera::core {
 Status refuse(StatusCode code, std::string_view op, std::string_view argument,
               std::string_view expected, std::string_view got);
 
-/// What a public function of `op` returns in place of an exception: they all mean that memory ran
-/// out. A constant, so that to return it takes no memory.
+/// The status that a public function of `op` returns instead of an exception: all exceptions mean
+/// that memory ran out. A constant, so that returning it allocates nothing.
 class OutOfMemory {
  public:
   explicit constexpr OutOfMemory(std::string_view op) : error_{StatusCode::kRuntimeError, text_} {

@@ -5,9 +5,9 @@
 
 namespace tessera::core {
 
-/// What `make` returns, the first time. There is no lock, which a fork could leave held in the
-/// child: threads that come at the same time may each compute the value, and one of them is kept.
-/// It is never destroyed, since threads may call while the process exits.
+/// The result of the first call of `make`. There is no lock, which a fork could leave held in the
+/// child: concurrent threads may each compute the value, and one of the results is kept. It is
+/// never destroyed, since threads may call while the process exits.
 template <typename T, typename Make>
 const T& once(std::atomic<const T*>* kept, Make make) {
   const T* value = kept->load(std::memory_order_acquire);

@@ -5,8 +5,8 @@
 
 namespace tessera::core {
 
-/// Keeps pthread_cancel from ending this thread in a scope: the unwinding would pass through code
-/// that must not throw. The thread ends at its next cancellation point after the call.
+/// Keeps pthread_cancel from ending this thread within a scope: unwinding would pass through code
+/// that must not throw. The thread ends at its next cancellation point after the scope.
 class Uncancellable {
  public:
   Uncancellable() { pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before_); }

@@ -1,13 +1,13 @@
 // cpu/counting_sort: counts the ids of every group, lays the groups out, places every index.
 //
-// Three things set it apart from the textbook:
-//  - Ids go in batches: all loads of a batch come before its stores. A processor that may not let a
-//    load pass a store of unknown address (SSBD), or that mispredicts doing so, otherwise waits
-//    once per id.
-//  - No branch depends on an id that stays as it is. Ids outside [0, E) and pairs of remote experts
-//    are counted and placed like any other, in buckets of their own behind the last group, and
-//    those slots are overwritten with N in the end. There is room: capacity is at least N.
-//  - A large batch is cut into slices for several threads. Each slice is counted by itself; the
+// It differs from the textbook in three ways:
+//  - Ids are processed in batches: all loads of a batch come before its stores. Otherwise a
+//    processor that may not let a load pass a store of unknown address (SSBD), or that mispredicts
+//    doing so, waits once per id.
+//  - No branch depends on an id, unless it changes during the call. Ids outside [0, E) and pairs of
+//    remote experts are counted and placed like any other, in buckets of their own behind the last
+//    group, and these slots are finally overwritten with N. There is room: capacity is at least N.
+//  - A large batch is cut into slices for several threads. Each slice is counted separately; the
 //    counts give it its own place inside every group, so the order, and every bit, stays the same.
 #include "cpu/align_block_size.hpp"
 
@@ -32,32 +32,32 @@ namespace {
 
 using core::AlignBlockSizeProblem;
 
-// Ids that a thread must have to be worth waking: a sleeping thread starts some 50 us late on a
-// virtual machine, which is as long as one thread takes to sort 32,768 ids.
+// Fewest ids per thread that make waking it worthwhile: a sleeping thread starts some 50 us late on
+// a virtual machine, and one thread sorts 32,768 ids in that time.
 constexpr std::int64_t kIdsPerThread = 32768;
 
 // More slices than threads, so that a thread that starts late still finds work, and threads end
-// together; but none so short that handing it out shows.
+// together; but no slice so short that the cost of claiming it shows.
 constexpr std::int64_t kSlicesPerThread = 16;
 constexpr std::int64_t kIdsPerSlice = 16384;
 
-// Ids of a batch: as many as the registers hold, of which placing needs twice as many. GCC unrolls
-// loops around atomic loads only when told to.
+// Ids per batch: as many as fit into registers; placing needs twice as many registers per id. GCC
+// unrolls loops around atomic loads only with the pragmas below.
 constexpr int kCountedAtOnce = 8;
 constexpr int kPlacedAtOnce = 4;
 
-// Up to here, sorting keys beats a walk over all experts, however few they are.
+// Up to this many ids, sorting keys beats a walk over all experts, however few experts there are.
 constexpr std::int32_t kFewIds = 16;
 
-// Experts per id above which it does so for any number of ids.
+// With more experts per id than this, sorting keys wins for any number of ids.
 constexpr std::int64_t kSparseExpertsPerId = 64;
 
 bool is_sparse(std::int64_t num_ids, std::int64_t num_experts) {
   return num_experts > kSparseExpertsPerId * num_ids;
 }
 
-// Average size of a group up to which one fill of the whole output, which writes the ids' slots
-// twice, beats a fill per group.
+// Up to this average group size, one fill of the whole output, which writes the ids' slots twice,
+// beats one fill per group.
 constexpr std::int64_t kFillFirstGroupSize = 64;
 
 /// How a call is split. More threads never lead to fewer slices, nor to a smaller workspace.
@@ -65,7 +65,7 @@ struct Split {
   int num_threads = 1;
   int num_slices = 1;
 
-  /// `max_threads` is called only for a batch that is large enough for threads.
+  /// Calls `max_threads` only for a batch that is large enough for threads.
   Split(std::int64_t num_ids, std::int64_t num_experts, const Context& context,
         int (*max_threads)(const Context&)) {
     if (num_ids < 2 * kIdsPerThread) return;
@@ -82,7 +82,7 @@ struct Split {
   }
 };
 
-/// Ints of a table with a counter per bucket: at most E + 1 groups, the dropped ids and the pairs
+/// Ints in a table with one counter per bucket: at most E + 1 groups, the dropped ids and the pairs
 /// of remote experts.
 std::int64_t table_stride(std::int64_t num_experts) {
   constexpr std::int64_t kIntsPerCacheLine = 16;
@@ -103,15 +103,15 @@ void count_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets buck
   for (; i < end; ++i) ++counts[bucket_of(read_once(ids + i))];
 }
 
-/// Ids that have changed since they were counted may take a cursor beyond sorted_token_ids, which
+/// Ids that have changed since they were counted may move a cursor beyond sorted_token_ids, which
 /// has `num_slots`: nothing is written there, and a cursor that overflows wraps.
 template <typename Id, typename Buckets>
 void place_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets bucket_of,
                std::uint32_t* cursors, std::int32_t* sorted_token_ids, std::uint32_t num_slots) {
   const auto place = [&](std::uint32_t slot, std::int64_t index) {
     if (slot < num_slots) [[likely]] {
-      // Atomic, which makes no difference to the code, because two slices may place changed ids in
-      // the same slot.
+      // Atomic, because two slices may place changed ids in the same slot; the generated code is
+      // the same.
       __atomic_store_n(sorted_token_ids + slot, static_cast<std::int32_t>(index), __ATOMIC_RELAXED);
     }
   };
@@ -139,7 +139,7 @@ void fill(std::int32_t* first, std::int64_t count, std::int32_t value) {
   }
 }
 
-/// Per slice of the ids, a table of counters that become cursors.
+/// One table per slice of the ids, with counters that become cursors.
 struct Tables {
   std::int32_t* data;
   std::int64_t stride;
@@ -159,7 +159,7 @@ struct Tables {
   }
 };
 
-/// What expert_ids shows for a block of `group`.
+/// The value of expert_ids for a block of `group`.
 struct BlockExpert {
   const std::int32_t* expert_map;  // null: the group itself
   std::int32_t num_experts;
@@ -178,16 +178,16 @@ void fill_expert_tail(const AlignBlockSizeProblem& p, std::int32_t num_blocks) {
   fill(p.expert_ids + num_blocks, p.expert_ids_length - num_blocks, shown);
 }
 
-/// Where the buckets are. Kept beside num_tokens_post_pad, for the outputs are never read: they are
-/// the caller's, as the inputs are.
+/// Ends of the buckets. Duplicates num_tokens_post_pad, because outputs are never read: another
+/// thread may change them, like the inputs.
 struct Layout {
   std::int32_t num_dropped;
   std::int32_t groups_end;   // num_tokens_post_pad
-  std::int32_t buckets_end;  // from groups_end to here are the indices that belong to no group
+  std::int32_t buckets_end;  // indices in no group lie between groups_end and here
 };
 
 /// Writes all outputs but the indices themselves and `validation`, and turns the tables' counts
-/// into cursors. Buckets are numbered as by FilteredBuckets where `first_group` is -1.
+/// into cursors. If `first_group` is -1, buckets are numbered as by FilteredBuckets.
 Layout lay_out(const AlignBlockSizeProblem& p, std::int32_t first_group, const std::int32_t* totals,
                const Tables& tables) {
   const std::int32_t num_groups = p.num_experts - first_group;
@@ -266,7 +266,7 @@ std::int32_t sort_slices(const AlignBlockSizeProblem& p, const Id* ids, Buckets 
   return layout.num_dropped;
 }
 
-/// Few ids, sorted by bucket and index: needs no table, so neither time nor memory depends on E.
+/// Sorts few ids by bucket and index: needs no table, so neither time nor memory depends on E.
 /// `keys` has room for every id. Returns the number of dropped ids.
 template <typename Id, typename Buckets>
 std::int32_t sort_keys(const AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
@@ -345,8 +345,8 @@ std::size_t counting_sort_workspace_bytes(const AlignBlockSizeProblem& p, const 
   if (is_sparse(p.num_ids, p.num_experts)) {
     return Workspace::bytes_for<std::uint64_t>(p.num_ids);
   }
-  // A table per slice, and the totals of several: enough for a call that may use more threads than
-  // this one.
+  // A table per slice, and one for the totals of several slices: enough for a call that may use
+  // more threads than this one.
   const Split largest(p.num_ids, p.num_experts, context, core::max_possible_threads);
   const std::int64_t num_tables = largest.num_slices == 1 ? 1 : largest.num_slices + 1;
   return Workspace::bytes_for<std::int32_t>(num_tables * table_stride(p.num_experts));
@@ -359,7 +359,7 @@ Status align_block_size_counting_sort(const AlignBlockSizeProblem& p, const Cont
       if (p.validation != nullptr) write_validation(p, ids, bucket_of, num_dropped);
     };
     const auto run_filtered_or_not = [&](auto bucket_of) {
-      // Nothing of an unsigned type is -1.
+      // No unsigned value is -1.
       if constexpr (std::is_signed_v<std::remove_cvref_t<decltype(*ids)>>) {
         if (p.filtered_group) return run(FilteredBuckets<decltype(bucket_of)>{bucket_of});
       }

@@ -9,13 +9,13 @@
 
 namespace tessera::cpu {
 
-/// The contract, read aloud: no speed, nothing to get wrong.
+/// The reference: follows the contract literally, without optimisations.
 Status align_block_size_reference(const core::AlignBlockSizeProblem& problem,
                                   const Context& context);
 std::size_t reference_workspace_bytes(const core::AlignBlockSizeProblem& problem,
                                       const Context& context);
 
-/// Count, lay out, place; on several threads where the batch is large.
+/// Counts, lays out and places the ids; on several threads if the batch is large.
 Status align_block_size_counting_sort(const core::AlignBlockSizeProblem& problem,
                                       const Context& context);
 std::size_t counting_sort_workspace_bytes(const core::AlignBlockSizeProblem& problem,

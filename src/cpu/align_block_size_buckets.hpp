@@ -1,5 +1,5 @@
-// From an id to the counter that cpu/counting_sort keeps for it. Buckets are numbered from 0: one
-// for each group, in the order of the groups, then the dropped ids, then the pairs of remote
+// Maps an id to its bucket, which has a counter in cpu/counting_sort. Buckets are numbered from 0:
+// one per group, in the order of the groups, then the dropped ids, then the pairs of remote
 // experts.
 #pragma once
 
@@ -11,12 +11,12 @@
 
 namespace tessera::cpu {
 
-/// An id as an unsigned number, at least as wide as the number of an expert. Sign-extended and then
-/// read as unsigned, a negative id lies above every expert.
+/// An id as an unsigned number, at least as wide as an expert number. A negative id, sign-extended
+/// and then read as unsigned, is larger than every expert.
 template <typename Id>
 using Unsigned = std::conditional_t<sizeof(Id) == 8, std::uint64_t, std::uint32_t>;
 
-/// Where groups are formed by global expert.
+/// Groups are formed by global expert.
 struct GlobalBuckets {
   static constexpr std::int32_t kFirstGroup = 0;
   std::uint32_t num_experts;
@@ -28,7 +28,7 @@ struct GlobalBuckets {
   }
 };
 
-/// Where groups are formed by local expert.
+/// Groups are formed by local expert.
 struct LocalBuckets {
   static constexpr std::int32_t kFirstGroup = 0;
   std::uint32_t num_experts;
@@ -44,7 +44,7 @@ struct LocalBuckets {
   }
 };
 
-/// Where the pairs with id -1 form a group before those of `Inner`. For signed ids.
+/// The pairs with id -1 form a group before the groups of `Inner`. For signed ids.
 template <typename Inner>
 struct FilteredBuckets {
   static constexpr std::int32_t kFirstGroup = -1;

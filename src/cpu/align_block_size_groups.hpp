@@ -1,4 +1,4 @@
-// From the totals of buckets to the blocks of their groups.
+// Computes the blocks of groups from the totals of their buckets.
 #pragma once
 
 #include <bit>
@@ -6,7 +6,7 @@
 
 namespace tessera::cpu {
 
-/// The groups among some consecutive buckets that are not empty, in ascending order.
+/// The non-empty groups among some consecutive buckets, in ascending order.
 struct Groups {
   static constexpr int kMaxBuckets = 64;
 
@@ -14,8 +14,8 @@ struct Groups {
   std::int32_t bucket[kMaxBuckets];
   std::int32_t num_blocks[kMaxBuckets];
 
-  /// Reads the totals of `num_buckets` <= kMaxBuckets buckets from `first` on. Without a branch on
-  /// a total: about half of the experts are empty in a small batch, in no order.
+  /// Reads the totals of `num_buckets` <= kMaxBuckets buckets from `first` on. Does not branch on a
+  /// total: in a small batch about half of the experts are empty, unpredictably.
   Groups(const std::int32_t* totals, std::int32_t first, int num_buckets, double inverse_block) {
     std::uint64_t nonempty = 0;
     for (int k = 0; k < num_buckets; ++k) {

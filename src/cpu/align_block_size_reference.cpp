@@ -1,4 +1,4 @@
-// The reference: the contract's formulas in their order, with nothing done to be fast.
+// The reference: the contract's formulas in their order, without optimisations.
 #include <algorithm>
 #include <iterator>
 #include <numeric>
@@ -55,7 +55,7 @@ Invalid invalid_map_entries(const AlignBlockSizeProblem& p) {
 }
 
 /// Writes the pairs that are in a group to `pairs`, in ascending order of their indices, and
-/// returns their end. Every id is read once: it may change at any time.
+/// returns their end. Reads every id only once, since it may change at any time.
 template <typename Id>
 Pair* find_pairs(const AlignBlockSizeProblem& p, const Id* ids, Pair* pairs, Invalid* invalid) {
   for (std::int32_t i = 0; i < p.num_ids; ++i) {
@@ -74,9 +74,9 @@ Pair* find_pairs(const AlignBlockSizeProblem& p, const Id* ids, Pair* pairs, Inv
   return pairs;
 }
 
-/// Orders pairs by their groups, which lie in [-1, num_experts), and leaves the order inside a
-/// group: a pass per byte of the group, whose memory depends on the pairs alone. Returns `pairs` or
-/// `scratch`, whichever has them in the end.
+/// Stable radix sort of pairs by their groups, which lie in [-1, num_experts): one pass per byte of
+/// the group number, with memory that depends on the pairs alone. Returns `pairs` or `scratch`,
+/// whichever holds the result.
 Pair* sort_by_group(Pair* pairs, std::int64_t num_pairs, Pair* scratch, std::int32_t num_experts) {
   for (int shift = 0; shift < 32 && num_experts >> shift != 0; shift += 8) {
     const auto byte_of = [&](const Pair& pair) { return ((pair.group + 1) >> shift) & 0xff; };
@@ -94,7 +94,7 @@ struct Loads {
   std::int32_t num_pairs = 0;
   std::int32_t num_active = 0;
   std::int32_t largest = 0;
-  std::int32_t num_filtered = 0;  // not of an expert
+  std::int32_t num_filtered = 0;  // in the group of id -1
 
   void write_statistics(const AlignBlockSizeProblem& p, std::int32_t num_blocks) const {
     using enum AlignBlockSizeStatistic;

@@ -1,4 +1,4 @@
-// What cpu/counting_sort writes to `statistics` and `validation`.
+// `statistics` and `validation` in cpu/counting_sort.
 #pragma once
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 
 namespace tessera::cpu {
 
-/// What `statistics` tells of the loads of the experts.
+/// The loads of the experts in `statistics`.
 class Loads {
  public:
   void add(std::int32_t load) {
@@ -39,8 +39,8 @@ class Loads {
   std::int32_t largest_ = 0;
 };
 
-/// Writes `validation`. `num_invalid_ids` is the number that was counted: the scan for the first of
-/// them ends with the ids, whether or not one is still there.
+/// Writes `validation`. `num_invalid_ids` was counted earlier: the scan for the first invalid id
+/// stops at the end of the ids, even if all have become valid since.
 template <typename Id, typename Buckets>
 void write_validation(const core::AlignBlockSizeProblem& p, const Id* ids, Buckets bucket_of,
                       std::int32_t num_invalid_ids) {

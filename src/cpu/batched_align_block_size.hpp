@@ -7,7 +7,7 @@
 
 namespace tessera::cpu {
 
-/// On the calling thread: it computes next to nothing, and writes at the speed of memory.
+/// Runs on the calling thread: it computes very little, and writes at the speed of memory.
 Status batched_align_block_size(const core::BatchedAlignBlockSizeProblem& problem,
                                 const Context& context);
 

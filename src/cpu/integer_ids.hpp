@@ -1,4 +1,4 @@
-// From the runtime dtype of topk_ids to a typed pointer.
+// Converts topk_ids to a typed pointer by its runtime dtype.
 #pragma once
 
 #include <cstdint>

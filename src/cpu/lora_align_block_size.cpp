@@ -1,5 +1,5 @@
-// Counts the pairs of every group of every row in tables of max_loras x E counters, or, where these
-// are many against the pairs, sorts the pairs.
+// Counts the pairs of every group of every row in tables of max_loras x E counters, or sorts the
+// pairs if there are far more counters than pairs.
 #include "cpu/lora_align_block_size.hpp"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ using core::LoraAlignBlockSizeProblem;
 
 constexpr std::int32_t kNone = -1;
 
-// Counters per id from which sorting the pairs beats a walk over all counters.
+// From this many counters per id on, sorting the pairs beats a walk over all counters.
 constexpr std::int64_t kSparseCountersPerId = 64;
 
 bool is_sparse(std::int64_t num_ids, std::int64_t max_loras, std::int64_t num_experts) {
@@ -64,7 +64,7 @@ void for_each_pair(const LoraAlignBlockSizeProblem& p, const Id* ids, const std:
   }
 }
 
-/// Writes a row but for its indices, and replaces the groups' counts by the slots they start at.
+/// Writes a row without its indices, and replaces the groups' counts by their first slots.
 void lay_out(const LoraAlignBlockSizeProblem& p, std::int32_t adapter, std::int32_t* counts) {
   const AlignBlockSizeProblem& row = p.first_row;
   std::fill_n(row.sorted_token_ids + adapter * row.sorted_token_ids_length,
@@ -95,7 +95,7 @@ void count_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::i
   for (std::int32_t adapter = 0; adapter < p.max_loras; ++adapter) {
     lay_out(p, adapter, tables + adapter * num_experts);
   }
-  // Pairs that have changed since they were counted may take a cursor beyond their row: nothing is
+  // Pairs that have changed since they were counted may move a cursor beyond their row: nothing is
   // written there, and a cursor that overflows wraps.
   auto* const cursors = reinterpret_cast<std::uint32_t*>(tables);
   for_each_pair(p, ids, is_active, [&](std::int32_t i, std::int32_t adapter, std::int32_t group) {
@@ -151,7 +151,7 @@ void sort_pairs(const LoraAlignBlockSizeProblem& p, const Id* ids, const std::in
 }  // namespace
 
 std::size_t lora_workspace_bytes(const LoraAlignBlockSizeProblem& p, const Context&) {
-  // For each adapter whether it is active, and its counters or the pairs.
+  // A flag per adapter that says whether it is active; then the counters, or the pairs.
   constexpr std::int64_t kIntsPerPair = sizeof(Pair) / sizeof(std::int32_t);
   const std::int64_t num_ids = p.first_row.num_ids;
   const std::int64_t num_experts = p.first_row.num_experts;

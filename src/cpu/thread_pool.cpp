@@ -19,7 +19,7 @@ namespace {
 
 std::atomic<ThreadPool*> process_pool{nullptr};
 
-// When the library is loaded, so that no fork can come before it.
+// Runs when the library is loaded, so that no fork can come before it.
 [[maybe_unused]] const int kAtFork =
     pthread_atfork(nullptr, nullptr, [] { process_pool.store(nullptr); });
 
@@ -31,7 +31,7 @@ void cpu_relax() {
 #endif
 }
 
-constexpr int kSpins = 2000;  // some 50 us: what it takes to wake a sleeping thread
+constexpr int kSpins = 2000;  // some 50 us, the time to wake a sleeping thread
 
 /// Spins until `value` is no longer `old`, or for kSpins. Returns whether it changed.
 bool spin_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
@@ -42,7 +42,7 @@ bool spin_while(const std::atomic<std::uint32_t>& value, std::uint32_t old) {
   return false;
 }
 
-/// Whether the calling thread has the priority of the process, or more.
+/// Whether the calling thread has at least the priority of the process.
 bool has_normal_priority() {
   const int policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
   return policy != SCHED_IDLE &&
@@ -51,11 +51,11 @@ bool has_normal_priority() {
 
 }  // namespace
 
-/// One run: every slice goes to whoever asks for it first.
+/// One run: every slice goes to the first thread that claims it.
 struct ThreadPool::Job {
   const Task& task;
   const int num_slices;
-  std::atomic<std::uint64_t> claimed{0};  // a bit per slice
+  std::atomic<std::uint64_t> claimed{0};  // one bit per slice
 
   /// Begins with slice `first`, so that threads start far from each other: neighbouring slices
   /// write to the same cache lines.
@@ -68,11 +68,11 @@ struct ThreadPool::Job {
   }
 };
 
-/// A worker's mailbox, on a cache line of its own.
+/// A worker's mailbox, on its own cache line.
 struct alignas(64) ThreadPool::Worker {
   static constexpr std::uint32_t kIdle = 0;
-  static constexpr std::uint32_t kPosted = 1;   // a job waits, and may still be taken back
-  static constexpr std::uint32_t kWorking = 2;  // the job must outlive this
+  static constexpr std::uint32_t kPosted = 1;   // a job waits, and may still be recalled
+  static constexpr std::uint32_t kWorking = 2;  // the job must outlive this state
 
   std::atomic<std::uint32_t> state{kIdle};
   pthread_t thread{};
@@ -107,9 +107,9 @@ struct alignas(64) ThreadPool::Worker {
     state.notify_one();
   }
 
-  /// Returns when the worker has nothing to do with the job any more. Does not sleep at first: what
-  /// is left is less than a slice, and a woken caller could find itself on the worker's core. But a
-  /// caller under a real-time policy, on the one core that both have, must not keep it forever.
+  /// Returns when the worker no longer uses the job. Does not sleep at first: less than a slice is
+  /// left, and the scheduler could wake the caller on the worker's core. But a caller under a
+  /// real-time policy that shares its only core with the worker must not occupy it forever.
   void recall() {
     if (change(kPosted, kIdle)) return;
     constexpr int kYields = 50;
@@ -124,7 +124,7 @@ struct alignas(64) ThreadPool::Worker {
     }
   }
 
-  /// Starts the thread under SCHED_OTHER whatever the calling thread's policy; false where that is
+  /// Starts the thread under SCHED_OTHER, whatever the calling thread's policy; false if that is
   /// not allowed.
   bool start() {
     pthread_attr_t attributes;
@@ -134,7 +134,7 @@ struct alignas(64) ThreadPool::Worker {
     pthread_attr_setschedpolicy(&attributes, SCHED_OTHER);
     pthread_attr_setschedparam(&attributes, &no_priority);
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    // Signals are the business of the program's own threads.
+    // The program's own threads handle signals.
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);

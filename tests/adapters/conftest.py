@@ -21,7 +21,7 @@ def forget_engines() -> None:
 
 @pytest.fixture
 def use_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
-    """Lets a test import the engine in a folder; Tessera knows no patches when the test begins."""
+    """Lets a test import the engine in a folder; no patches are active when the test begins."""
     pytest.importorskip("torch", reason="torch is not installed")
     import engine_ops
     from tessera._patching import Patches

@@ -1,4 +1,4 @@
-"""Where the files of engines are, real ones and stand-ins, what they define, how to import them."""
+"""Files of engines, real ones and stand-ins: their folders, definitions, and import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FAMILY = re.compile(r"(batched_|)moe_(lora_|)align_block_size")
 
 
 def sites(package: str) -> list[Any]:
-    """Folders that hold the package: those of TESSERA_<PACKAGE>_SITE, else the installed one's.
+    """Folders with the package: from TESSERA_<PACKAGE>_SITE, else the installed one's.
 
     Returns pytest parameters; a skipped one that says why, if there is no such folder.
     """
@@ -56,7 +56,7 @@ def signatures(file: Path) -> dict[str, dict[str, str | None]]:
 
 
 class Nothing(ModuleType):
-    """Stands for a module; what it has not been given is a function that returns False."""
+    """Stands for a module; a missing attribute is a function that returns False."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -1,4 +1,4 @@
-"""Runs `python -m tessera.vllm` for tests, in a process of its own."""
+"""Runs `python -m tessera.vllm` for tests, in a separate process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def launch(
 
 
 def output(folder: Path, script: str, *options: str, path: Sequence[Path] = ()) -> str:
-    """What a script prints, which must not fail."""
+    """The output of a script, which must not fail."""
     (folder / "script.py").write_text(script)
     done = launch(folder, *options, "script.py", path=path)
     assert (done.returncode, done.stderr) == (0, "")

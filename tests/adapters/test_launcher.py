@@ -197,8 +197,7 @@ def test_without_a_gpu_the_launcher_names_the_way_out(tmp_path: Path) -> None:
     assert done.returncode == 1
     first, *_, last = done.stderr.splitlines()
     assert first == (
-        "tessera.vllm: there is no GPU to use; with --device cpu, programs written for one run on "
-        "the CPU"
+        "tessera.vllm: no GPU found; --device cpu runs programs written for a GPU on the CPU"
     )
     assert "CUDA" in last or "NVIDIA" in last
 

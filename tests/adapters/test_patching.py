@@ -1,4 +1,4 @@
-"""What `tessera._patching` does to any package, without one of the engines."""
+"""`tessera._patching` on any package, without an engine."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_environment_switches_it_off(version: str, monkeypatch: pytest.MonkeyPat
 def test_op_with_other_parameters_is_left_alone(
     use_engine: UseEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As it was until mid-2025: a buffer more, and no group for filtered pairs."""
+    """The op as until mid-2025: one more buffer, and no group for filtered pairs."""
     (tmp_path / "sglang.py").write_text("__version__ = '0.4.3'")
     (tmp_path / "sgl_kernel.py").write_text(
         "def moe_align_block_size(topk_ids, num_experts, block_size, sorted_token_ids,\n"

@@ -46,7 +46,7 @@ def test_standin_has_the_signatures(site: Path) -> None:
             found[file] = signatures(site / file)["moe_align_block_size"]
     standins = []
     for folder in STANDINS.glob("sglang-*"):
-        # The real package imports its op from a module of its own.
+        # The real package imports its op from a separate module.
         files = [
             Path("sgl_kernel/__init__.py") if "moe.py" in file.name else file for file in FILES
         ]

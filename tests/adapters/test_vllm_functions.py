@@ -82,7 +82,7 @@ def test_pairs_of_remote_experts_can_be_left_out() -> None:
 
 
 def aligned(*args: Any, **kwargs: Any) -> tuple[Any, ...]:
-    """What a function in vLLM's order was called with."""
+    """The arguments of a call in vLLM's order."""
     calls = []
 
     def align(

@@ -96,7 +96,7 @@ def lora_call(**options: Any) -> tuple[dict[str, Any], tuple[Any, ...]]:
 
 
 def results(name: str, **options: Any) -> list[list[int]]:
-    """What the op as vLLM now has it writes."""
+    """The outputs of vLLM's current op."""
     arguments, out = CALLS[name](**options)
     getattr(custom_ops(), name)(**arguments)
     if name == "moe_lora_align_block_size":  # vLLM leaves the other rows as they were

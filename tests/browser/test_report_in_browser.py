@@ -59,7 +59,7 @@ def report(
 
 
 def opened(browser: Browser, path: Path, width: int = DESKTOP, scheme: Any = "light") -> Page:
-    """A page of its own; a word on the console, or a request but for the file, fails the test."""
+    """A new page; console output, or a request for anything but the file, fails the test."""
     page = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page.set_default_timeout(20_000)
     heard = list[str]()
@@ -73,7 +73,7 @@ def opened(browser: Browser, path: Path, width: int = DESKTOP, scheme: Any = "li
 
 
 def rows(page: Page, caption: str, table: int = 0) -> list[list[str]]:
-    """What a table shows, by cell, without its head."""
+    """The cells of a table without its head."""
     found = page.locator("table", has=page.locator(f"caption:text-is('{caption}')")).nth(table)
     cells: list[list[str]] = found.locator("tbody tr").evaluate_all(
         "rows => rows.map(row => [...row.cells].map(cell => cell.innerText))"

@@ -300,7 +300,7 @@ TYPED_TEST(ExtremeArguments, AloneAndInPairs) {
       EXPECT_EQ(this->fault_of(args), "") << first.what << ", " << second.what;
     }
   }
-  // Neither all refused nor all accepted, which would show nothing.
+  // If all were refused, or all accepted, the test would show nothing.
   EXPECT_GT(this->num_accepted_, 200);
   EXPECT_GT(this->num_refused_, 1000);
 }

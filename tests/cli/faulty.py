@@ -29,7 +29,7 @@ def right(topk_ids: Any, *, block_size: int, num_experts: int) -> Blocks:
 
 
 def empty(topk_ids: Any, block_size: int, num_experts: int) -> tuple[Any, Any]:
-    """Slots and blocks in which nothing stands."""
+    """Slots and blocks without a value."""
     number = topk_ids.size
     num_slots = number + min(number, num_experts) * (block_size - 1)
     slots = np.full(num_slots, number, np.int32)
@@ -79,7 +79,7 @@ def tail_zero(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
 
 
 def no_padding(topk_ids: Any, block_size: int, num_experts: int) -> Any:
-    """vLLM's order of arguments; what is no index is left as it was."""
+    """vLLM's order of arguments; does not write slots without an index."""
     result = right(topk_ids, block_size=block_size, num_experts=num_experts)
     result.sorted_token_ids[result.sorted_token_ids == topk_ids.size] = -5
     return result
@@ -201,7 +201,7 @@ not_a_function = 3
 
 
 def of_numpy(topk_ids: Any, block_size: int, num_experts: int) -> Any:
-    """In a form that is given torch's tensors, unless it is asked otherwise."""
+    """In a form that gets torch tensors by default."""
     if not isinstance(topk_ids, np.ndarray):
         raise TypeError("expected a NumPy array")
     return right(topk_ids, block_size=block_size, num_experts=num_experts)
@@ -251,7 +251,7 @@ def invalid_in_group_0(topk_ids: Any, *, block_size: int, num_experts: int) -> B
 
 
 def by_fours(topk_ids: Any, *, block_size: int, num_experts: int) -> Blocks:
-    """Works on four experts at a time; of an incomplete four, the last ones come round again."""
+    """Works on four experts at a time; an incomplete four repeats its last experts."""
     result = right(topk_ids, block_size=block_size, num_experts=num_experts)
     if num_experts > 4 and num_experts % 4 and len(first := np.flatnonzero(result.expert_ids == 0)):
         result.sorted_token_ids[first[0] * block_size] = topk_ids.size
@@ -262,7 +262,7 @@ _buffers: list[Any] = [np.empty(0, np.int32), np.empty(0, np.int32)]
 
 
 def kept_buffers(topk_ids: Any, block_size: int, num_experts: int) -> tuple[Any, Any]:
-    """Parts of two buffers that are made anew, and so cleared, where they are too short."""
+    """Parts of two buffers that are reallocated, and so cleared, if they are too short."""
     new = empty(topk_ids, block_size, num_experts)
     for at, array in enumerate(new):
         if len(_buffers[at]) < len(array):
@@ -315,7 +315,7 @@ def order_in_turns(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
 
 
 def tires(topk_ids: Any, *, block_size: int, num_experts: int) -> Blocks:
-    """Leaves the tail as it is from the 30th call on."""
+    """Does not write the tail from the 30th call on."""
     _calls["tired"] += 1
     result = right(topk_ids, block_size=block_size, num_experts=num_experts)
     if _calls["tired"] >= 30:
@@ -343,7 +343,7 @@ def cut_off(topk_ids: Any, *, block_size: int, num_experts: int) -> Any:
 
 
 def only_forked(topk_ids: Any, *, block_size: int, num_experts: int) -> Blocks:
-    """Wrong where it is judged, and right in an interpreter of its own."""
+    """Wrong in the judge's process, but right in a separate interpreter."""
     result = right(topk_ids, block_size=block_size, num_experts=num_experts)
     if "tessera.tools.judge.worker" in sys.modules:
         result.expert_ids[int(result.num_tokens_post_pad[0]) // block_size :] = 0

@@ -119,10 +119,10 @@ def test_align_notes_warm_up_that_inspect_leaves_out(tmp_path: Path) -> None:
     rows = ROUTE % (0, [1, 2]) * 64 + ROUTE % (0, [0, 1])
     log.write_text(META + rows + ROUTE % (3, [0, 1]) * 63)
     document = read_json("align", log, "--experts", 4)
-    assert document["note"].startswith("64 rows stand in runs of 64 or more equal ones, as an ")
+    assert document["note"].startswith("64 rows are in runs of 64 or more equal rows, as from ")
     assert document["workloads"][0]["num_ids"] == 130
     noted = run("align", log).stdout
-    assert "3 is its largest id + 1; 64 rows stand in runs" in noted
+    assert "3 is its largest id + 1; 64 rows are in runs" in noted
     log.write_text(META + ROUTE % (3, [0, 1]) * 63)
     assert read_json("align", log, "--experts", 4)["note"] == ""
 

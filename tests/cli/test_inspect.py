@@ -86,7 +86,7 @@ def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def ranks_table(out: str) -> list[list[str]]:
-    """The rows, and what is said under them."""
+    """The rows, and the notes under them."""
     part = out.split("Expert parallelism, largest over mean load of the ranks\n")[1]
     table, _, reading = part.split("\n\n")[0].partition("\nEvery placement")
     return [line.split() for line in table.splitlines()[1:]] + [

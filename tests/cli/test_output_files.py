@@ -26,7 +26,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the tests run, with a log, ids and links to them."""
+    """The folder of the tests, with a log, ids and links to them."""
     monkeypatch.chdir(tmp_path)
     Path("log.jsonl").write_text(META + "".join(ROUTE % (row % 3) for row in range(9)))
     np.savez("ids.npz", topk_ids=np.array([[0, 1], [2, 1]]))
@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str], folder: Path) -> Refused:
-    """The message of a command that ends with exit code 2, and leaves the folder as it is."""
+    """The message of a command that ends with exit code 2, and does not change the folder."""
 
     def run(*arguments: str) -> str:
         before = content(folder)
@@ -342,10 +342,13 @@ def test_a_log_that_is_given_twice(command: tuple[str, ...], refused: Refused) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["align", "ids.npz", "--tokens", "5"], "--tokens: is of synthetic ids; expected no FILE"),
-        (["align", "ids.npz", "--top-k", "2"], "--top-k: is of synthetic ids; expected no FILE"),
-        (["align", "log.jsonl", "--seed", "0"], "--seed: is of synthetic ids; expected no FILE"),
-        (["align", "ids.npz", "--distribution", "zipf"], "--distribution: is of synthetic ids; "),
+        (["align", "ids.npz", "--tokens", "5"], "--tokens: applies to synthetic ids; "),
+        (["align", "ids.npz", "--top-k", "2"], "--top-k: applies to synthetic ids; "),
+        (["align", "log.jsonl", "--seed", "0"], "--seed: applies to synthetic ids; "),
+        (
+            ["align", "ids.npz", "--distribution", "zipf"],
+            "--distribution: applies to synthetic ids; ",
+        ),
         (["align", "--force"], "--force: expected --output beside it"),
         (["inspect", "log.jsonl", "--force"], "--force: expected --html or --pictures beside it"),
         (["inspect", "ids.npz", "--skip-bad-lines"], "--skip-bad-lines: expected a .jsonl file"),
@@ -359,9 +362,9 @@ def test_a_log_that_is_given_twice(command: tuple[str, ...], refused: Refused) -
         (["info", "--device", "cpu"], "--device: expected --explain beside it"),
         (
             ["verify", "--cases", "random:1:4", "--max-ids", "5"],
-            "--max-ids: is of random cases; expected --random beside it",
+            "--max-ids: applies to random cases; expected --random beside it",
         ),
-        (["verify", "--random", "0", "--max-ids", "5"], "--max-ids: is of random cases; "),
+        (["verify", "--random", "0", "--max-ids", "5"], "--max-ids: applies to random cases; "),
     ],
 )
 def test_options_that_would_do_nothing(

@@ -55,7 +55,7 @@ def by_rule(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def printed(finding: dict[str, Any]) -> str:
-    """What the snippet prints as a program of its own."""
+    """The output of the snippet as a separate program."""
     done = subprocess.run(
         [sys.executable, "-c", finding["snippet"]],
         capture_output=True,
@@ -175,7 +175,7 @@ def test_a_snippet_that_does_not_show_it_is_not_said_to(
 
 
 def test_where_every_snippet_stands(judged: Judge) -> None:
-    """What the text says of a snippet, by what is known of it."""
+    """The text about a snippet, depending on what is known about it."""
     said = {
         (True, True): "; tried in a new process, this shows it",
         (False, True): "; tried in a new process, this shows it",
@@ -229,7 +229,7 @@ def test_what_was_not_tried_is_not_called_unbroken(
     assert main(command) == 3
     document = json.loads(capfd.readouterr().out)
     words = text(document)
-    assert "more --seconds make the rest of the small calls " in words
+    assert "more --seconds complete the small calls " in words
     assert "large calls with valid ids (0 of 10)" in words
     assert words.endswith("nothing broken so far, by part of the calls")
     assert document["num_calls"] < document["num_cases"] == 95

@@ -1,6 +1,6 @@
 // Compares every CUDA implementation with the CPU, bit for bit, on the case table and on random
-// cases. A program of its own, without a test framework, so that compute-sanitizer can run it and
-// a machine without GoogleTest can build it. Ends with 77 where there is nothing to check on.
+// cases. A separate program without a test framework, so that compute-sanitizer can run it and
+// a machine without GoogleTest can build it. Ends with 77 if there is no GPU to check.
 #include <cstdio>
 #include <map>
 #include <string>
@@ -30,7 +30,7 @@ void check_case(const AlignBlockSizeCase& c, unsigned long seed, bool exact, Tal
   const Outputs expected = host.outputs();
   ++tally->cases;
   for (const std::string& implementation : tessera::test::device_implementations(c)) {
-    // What is in memory, where it lies and which outputs are asked for must not matter.
+    // Memory contents, alignment and the choice of outputs must not matter.
     const DeviceSurroundings surroundings[] = {
         {implementation, std::byte{0xa5}, 0, exact, true},
         {implementation, std::byte{0xff}, 1 + seed % 3, false, seed % 2 == 0}};

@@ -1,5 +1,5 @@
 // Compares batched_align_block_size on a GPU with the CPU, bit for bit, on the case table and on
-// random cases. Ends with 77 where there is nothing to check on.
+// random cases. Ends with 77 if there is no GPU to check.
 #include <cstdio>
 #include <string>
 #include <utility>

@@ -1,5 +1,5 @@
 // Compares lora_align_block_size on a GPU with the CPU, bit for bit, on the case table and on
-// random cases. Ends with 77 where there is nothing to check on.
+// random cases. Ends with 77 if there is no GPU to check.
 #include <cstdio>
 #include <list>
 #include <string>
@@ -15,13 +15,13 @@ using namespace tessera::test;
 using tessera::contract::LoraAlignBlockSizeCase;
 
 /// The device arrays of a call, each `misalignment` elements past an aligned address. Exact ones
-/// are left as they came from the allocator, so that initcheck finds reads of what nobody wrote.
+/// are not initialised, so that initcheck finds reads of unwritten memory.
 class DeviceArrays {
  public:
   DeviceArrays(std::size_t misalignment, bool is_exact)
       : misalignment_(misalignment), is_exact_(is_exact) {}
 
-  /// A copy of an array of the host; or, where there is none, none.
+  /// A copy of an array of the host; none if there is none.
   tessera::TensorView input(const char* name, const tessera::TensorView& host) {
     if (!host.given()) return {};
     DeviceBuffer& buffer = add(name, host);

@@ -1,6 +1,6 @@
 // Calls the ops while another stream keeps overwriting their ids: a kernel that reads ids twice
 // then counts other ids than it places. What the outputs hold may be anything, but nothing beside
-// them is written. Ends with 77 where there is nothing to check on.
+// them is written. Ends with 77 if there is no GPU to check.
 #include <cstdio>
 #include <string>
 

@@ -1,4 +1,4 @@
-// Device memory that tells whether somebody wrote beside it.
+// Device memory with canaries that detect writes beside it.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -76,7 +76,7 @@ std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t
                                   c.pad_sorted_ids, c.filtered_group};
   if (Status s = align_block_size_sizes(shape, context, &sizes); !s.ok()) return s.message();
   DeviceBuffer workspace(sizes.workspace_bytes, surroundings.misalignment, surroundings.is_exact);
-  // Left as it came from the allocator, so that initcheck finds reads of what nobody wrote.
+  // Not initialised, so that initcheck finds reads of unwritten memory.
   if (!surroundings.is_exact) {
     for (DeviceBuffer* poisoned :
          {&workspace, sorted_token_ids.get(), expert_ids.get(), num_tokens_post_pad.get(),

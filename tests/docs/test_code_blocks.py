@@ -31,9 +31,9 @@ import torch
 from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
 moe_align_block_size(torch.tensor([[2, 0], [1, 2]]), 4, 4)
 """
-# The package `my_kernels`: a function of its own, and one in its module `align`.
+# The package `my_kernels`: one function in the package, and one in its module `align`.
 IMPLEMENTATION = "from tessera import align_block_size\n\nalign = align_block_size\n"
-# Engines that are not installed: files of the same functions stand for them.
+# Stand-ins for engines that are not installed, with the same functions.
 ENGINES = {
     "import tessera.vllm": "vllm-0.33.0",
     "import tessera.sglang": "sglang-0.5.23",
@@ -59,7 +59,7 @@ NOT_RUN = {
 
 
 class Block(NamedTuple):
-    """A fenced block; `line` is that of its first line of code, `output` what it has to print."""
+    """A fenced block; `line` is the line of its first code, `output` what it must print."""
 
     page: Path
     line: int
@@ -232,7 +232,7 @@ def test_every_block_is_accounted_for() -> None:
 
 
 def test_output_is_that_of_a_command() -> None:
-    """What is marked as output follows the one command that prints it."""
+    """A block marked as output follows the command that prints it."""
     marked = sum(block.kind == "text output" for block in BLOCKS)
     printing = [block for block in BLOCKS if block.kind == "sh" and block.output is not None]
     assert marked == len(printing)

@@ -1,4 +1,4 @@
-"""Runs the Python examples as a user would, each in a process of its own."""
+"""Runs the Python examples as a user would, each in a separate process."""
 
 import importlib.util
 import subprocess

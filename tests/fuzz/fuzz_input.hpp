@@ -27,7 +27,7 @@ enum FuzzFlags : std::uint8_t {
   kGivesStatisticsAndValidation = 128,
 };
 
-/// Where the workspace lies.
+/// The position of the workspace.
 struct WorkspacePlace {
   std::int16_t extra;   ///< bytes beyond the smallest legal size; negative: too small
   std::uint8_t array;   ///< with small numbers it begins in this array of the call, 255: nowhere

@@ -30,7 +30,7 @@ CANARY = -0x21524111
 
 
 def implementations() -> list[str]:
-    """Names of CUDA's; where there are none, one that stands for them in the list of skips."""
+    """Names of CUDA implementations; without any, one that stands for them in the skips."""
     available = {backend.name for backend in tessera.backends() if backend.available}
     if "cuda" not in available:
         return ["cuda"]
@@ -52,7 +52,7 @@ def options_of(shape: tuple[int, int, int, int]) -> dict[str, Any]:
 
 
 def assert_same(found: Iterable[Any], expected: Iterable[Any]) -> None:
-    """Compare outputs on a device, or anywhere, with those of NumPy."""
+    """Compare outputs on any device with NumPy outputs."""
     for got, want in zip(found, expected, strict=True):
         np.testing.assert_array_equal(got.cpu().numpy() if hasattr(got, "cpu") else got, want)
 
@@ -73,7 +73,7 @@ def shifted(array: Any, shift: int) -> tuple[Any, Any]:
 def call_shifted(
     topk_ids: Any, options: dict[str, Any], implementation: str, shift: int
 ) -> list[Any]:
-    """The five outputs, as NumPy arrays, of a call by one implementation whose arrays lie `shift`
+    """The five outputs, as NumPy arrays, of a call by one implementation, with arrays `shift`
     elements past an aligned address, workspace and all, poisoned before and checked around it.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Runs programs for the tests that need a process of its own."""
+"""Runs programs in separate processes, for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recorded routing logs, which lie outside the repository."""
+"""Recorded routing logs, which are not in the repository."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ QWEN = ("qwen1.5-moe-a2.7b_layer0.jsonl", "qwen1.5-moe-a2.7b_layer12.jsonl")
 
 
 def recorded(name: str) -> Path:
-    """The log of that name; the test is skipped where there is none."""
+    """The log of this name; skips the test if it does not exist."""
     if not (FOLDER / name).exists():
         pytest.skip(f"no recorded log {FOLDER / name}; TESSERA_TRACES names their folder")
     return FOLDER / name

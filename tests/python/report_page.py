@@ -16,7 +16,7 @@ _OPTIONAL_END = {"td", "th", "tr", "thead", "tbody"}
 
 
 class ReportPage(HTMLParser):
-    """What a page holds; raises AssertionError where elements do not nest."""
+    """The content of a page; raises AssertionError if elements do not nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ NUM_INVALID = 2
 
 
 class InterruptError(Exception):
-    """What a signal handler raises."""
+    """The exception of a signal handler."""
 
 
 class Device:
@@ -94,8 +94,8 @@ def found() -> int:
 
 def assert_sound() -> None:
     """No memory belongs to two reports, and nothing is reported where none is."""
-    free = [place for places in strict._reports.free.values() for place in places]
-    used = [report.place for report in (*strict._reports.submitted, *strict._reports.captured)]
-    rows = [(id(place.memory), place.row) for place in free + used]
+    free = [row for rows in strict._reports.free.values() for row in rows]
+    used = [report.row for report in (*strict._reports.submitted, *strict._reports.captured)]
+    rows = [(id(row.memory), row.number) for row in free + used]
     assert len(rows) == len(set(rows))
-    assert not any(place.array[[0, 3]].any() for place in free)
+    assert not any(row.array[[0, 3]].any() for row in free)

@@ -125,7 +125,7 @@ def test_read_only_inputs_are_accepted(tmp_path: Any) -> None:
 
 
 class Foreign:
-    """An array that speaks DLPack, and nothing else that Tessera knows."""
+    """An array that supports DLPack but no framework that Tessera knows."""
 
     def __init__(self, array: Any) -> None:
         self.array = array

@@ -172,7 +172,7 @@ class FakeGpu:
         )
 
     def take(self, us: float) -> None:
-        """What a kernel of so many microseconds does."""
+        """Records a kernel of this many microseconds if a graph is being captured."""
         if self.capturing is not None:
             self.capturing.append(us)
 

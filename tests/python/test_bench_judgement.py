@@ -1,4 +1,4 @@
-"""What `tessera bench` makes of times by two methods: ratios, verdicts, noise, floors, pictures."""
+"""How `tessera bench` evaluates times of two methods: ratios, verdicts, noise, floors, pictures."""
 
 from __future__ import annotations
 

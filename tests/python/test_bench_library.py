@@ -1,4 +1,4 @@
-"""Where `tessera bench` finds the library of its peers, and what it says where there is none."""
+"""How `tessera bench` finds the library of its peers, and its message without one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tessera.tools.bench.contender import CUDA_LIBRARY, HOST_LIBRARY, NativeLibr
 
 
 def installed_from(url: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the package be one that pip installed from there; None stands for an index of wheels."""
+    """Pretend that pip installed the package from this folder; None stands for an index."""
     text = None if url is None else json.dumps({"url": url, "dir_info": {}})
     found = SimpleNamespace(read_text=lambda name: text if name == "direct_url.json" else None)
     monkeypatch.setattr(importlib.metadata, "distribution", lambda name: found)

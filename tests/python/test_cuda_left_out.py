@@ -1,4 +1,4 @@
-"""What the library says where it has no CUDA backend: why, and how to get one."""
+"""The message of a library without a CUDA backend: why, and how to get one."""
 
 from __future__ import annotations
 

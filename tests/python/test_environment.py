@@ -1,4 +1,4 @@
-"""What the environment decides, and what an import costs. Each in a process of its own."""
+"""Environment variables, and the cost of an import. Each test runs in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the extension needs of apache-tvm-ffi, so that a change of its ABI does not go unseen."""
+"""The symbols of apache-tvm-ffi that the extension needs, so that ABI changes are noticed."""
 
 from __future__ import annotations
 

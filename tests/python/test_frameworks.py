@@ -1,4 +1,4 @@
-"""How memory is asked of frameworks, as far as it goes without a GPU: stand-ins lie on the host."""
+"""Allocation by frameworks, as far as testable without a GPU: stand-ins are on the host."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_foreign_arrays_on_a_device_need_outputs(monkeypatch: pytest.MonkeyPatch
 
 
 class OnDevice:
-    """A host array that says it lies elsewhere, and can be fetched."""
+    """A host array that claims to be on a device, and can be copied to the host."""
 
     def __init__(self, array: Any) -> None:
         self.array = array

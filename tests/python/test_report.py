@@ -1,4 +1,4 @@
-"""The report of an inspection: what it says, that it stands alone, how it is written."""
+"""The report of an inspection: its text, that it is self-contained, how it is written."""
 
 from __future__ import annotations
 

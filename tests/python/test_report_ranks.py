@@ -1,4 +1,4 @@
-"""The report on ranks: which tokens and layers its figures are of, and what it says of them."""
+"""The report on ranks: the tokens and layers of its figures, and its text about them."""
 
 from __future__ import annotations
 

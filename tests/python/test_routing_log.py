@@ -219,7 +219,7 @@ def test_memory_does_not_depend_on_the_length() -> None:
 
 def test_long_lines_are_not_held() -> None:
     class OneLine(io.BytesIO):
-        """A line of 64 MiB; nobody may ask for much of it at once."""
+        """A line of 64 MiB, of which a reader may request only little at once."""
 
         left = 64 << 20
 

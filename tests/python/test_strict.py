@@ -61,7 +61,7 @@ def test_calls_on_the_host_raise_at_once(framework: str) -> None:
     for _ in range(2):
         with pytest.raises(tessera.InvalidRoutingError) as caught:
             tessera.align_block_size(ids, validate=True, out=out, **OPTIONS)
-        if framework == "dlpack":  # whose shape nobody tells
+        if framework == "dlpack":  # of unknown shape
             assert str(caught.value).startswith("align_block_size: topk_ids[2]: expected an id in ")
         else:
             assert str(caught.value) == BAD_MESSAGE
@@ -187,8 +187,8 @@ def test_many_unread_reports_take_little_memory_and_none_is_lost(deferred: None)
     with pytest.raises(ValueError, match="topk_ids") as caught:
         tessera.check()
     assert str(caught.value) == BAD_MESSAGE
-    pieces = [place for places in strict._reports.free.values() for place in places]
-    assert all(not place.array.any() for place in pieces)
+    pieces = [row for rows in strict._reports.free.values() for row in rows]
+    assert all(not row.array.any() for row in pieces)
 
 
 def test_a_refused_call_reports_nothing_and_keeps_no_memory() -> None:

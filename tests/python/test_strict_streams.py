@@ -184,7 +184,7 @@ class Runtime:
 
 
 class Tensor:
-    """What is asked of `torch.Tensor` to describe torch, and not needed here."""
+    """Attributes of `torch.Tensor` that describe torch, and are not needed here."""
 
     numel = get_device = is_neg = __torch_dispatch__ = None
 
@@ -229,7 +229,7 @@ def test_streams_of_torch_and_cupy(make: Callable[[Runtime], Framework], index: 
 
 
 def test_cupy_waits_and_zeroes_on_the_device_of_the_array() -> None:
-    """CuPy's null stream is that of the current device."""
+    """CuPy's null stream belongs to the current device."""
     runtime = Runtime()
     framework = cupy_framework(runtime)
     framework.wait_for(1, runtime.streams[1])

@@ -1,4 +1,4 @@
-"""What traces torch sees an op, or is refused: no output of one call becomes a constant."""
+"""Tracers of torch see one op, or are refused: no output of a call becomes a constant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signatures as they are found in the field, and the form that each is told to be."""
+"""Signatures found in practice, and the form detected for each."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ MAP = np.arange(5, dtype=np.int32)
 
 
 @pytest.mark.parametrize(("parameters", "form"), KNOWN.items())
-def test_told(parameters: str, form: str) -> None:
+def test_detected(parameters: str, form: str) -> None:
     assert judged_as(function(parameters), None).form.name == form
 
 
@@ -49,8 +49,10 @@ def test_told(parameters: str, form: str) -> None:
     "parameters",
     ["topk_ids", "topk_ids, num_experts, block_size", "topk_ids, other, block_size, num_experts"],
 )
-def test_not_told(parameters: str) -> None:
-    with pytest.raises(ValueError, match=r"cannot be told from the parameters \(topk_ids.*vllm-op"):
+def test_not_detected(parameters: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"cannot be detected from the parameters \(topk_ids.*vllm-op"
+    ):
         judged_as(function(parameters), None)
     assert judged_as(function(parameters), "script").form.name == "script"
 

@@ -1,4 +1,4 @@
-"""docs/verify.md is that of the judge's tables and of the verdicts in bench/results/verify/."""
+"""docs/verify.md matches the judge's tables and the verdicts in bench/results/verify/."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the device did during a call, as torch's profiler saw it."""
+"""The device's events during a call, from torch's profiler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build makes CUDA code for, and what it says where it makes none."""
+"""The architectures of a build's CUDA code, and the message of a build without any."""
 
 import json
 import re
@@ -62,14 +62,14 @@ def chosen(
 def test_gpus_of_this_machine(
     tmp_path: Path, gpus: list[str], architectures: list[str], definitions: tuple[str, ...]
 ) -> None:
-    """Each kind of GPU that Tessera runs on, once; the default where there is one."""
+    """Each kind of GPU that Tessera runs on, once; the default if there is one."""
     printed = "; ".join(f"echo {gpu}" for gpu in gpus)
     assert chosen(tmp_path, printed, *definitions) == architectures
 
 
 @pytest.mark.parametrize("nvidia_smi", [NO_GPU, "echo 7.5", "echo 9.0; exit 1"])
 def test_no_gpu(tmp_path: Path, nvidia_smi: str) -> None:
-    """What every GPU can run, unless only code for the GPUs of this machine is asked for."""
+    """Code that every GPU can run, unless only the GPUs of this machine are requested."""
     (tmp_path / "unset").mkdir()
     (tmp_path / "native").mkdir()
     native = "-DCMAKE_CUDA_ARCHITECTURES=native"
@@ -148,7 +148,7 @@ def test_a_build_without_cuda_says_why(
 
 
 def test_an_nvcc_that_does_not_work_is_named(tmp_path: Path) -> None:
-    """Whoever has one needs to know which one was tried."""
+    """The message names the compiler that was tried."""
     env = machine(tmp_path, NO_GPU)
     nvcc = tmp_path / "programs/nvcc"
     nvcc.write_text("#!/bin/sh\necho 'release 11.8, V11.8.89'\n", encoding="utf-8")

@@ -107,7 +107,7 @@ def test_an_arrow_up(file: str, text: str, fault: str, tmp_path: Path) -> None:
 
 
 def test_what_goes_down_is_no_fault(tmp_path: Path) -> None:
-    """Nor are headers of the system and modules of others."""
+    """System headers and modules of other packages are not uses either."""
     files = {
         "include/tessera/status.hpp": "#include <string>\n",
         "src/cpu/backend.cpp": '#include <cpu/backend.hpp>\n#include "tessera/status.hpp"\n',

@@ -136,7 +136,7 @@ def test_offline_without_pages(tmp_path: Path) -> None:
 def gpu_check(
     tmp_path: Path, stage: str, stand_ins: dict[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """A run with these programs on the PATH, besides those of the system."""
+    """A run with these programs on the PATH, in addition to the system's."""
     for name, text in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""What `scripts/setup.sh package` says that it builds, and what it refuses to begin."""
+"""What `scripts/setup.sh package` prints before it builds, and what it refuses to build."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_is_built(
 def test_what_cannot_be_built(
     checkout: Path, gpus: str, nvcc: bool, choice: str, message: str
 ) -> None:
-    """It is said before the minutes of a build, which would end with the same."""
+    """The error comes before a build, which would take minutes and fail with the same error."""
     done = setup(checkout, gpus, nvcc, TESSERA_CUDA=choice)
     assert done.returncode == 1
     assert done.stderr.startswith(f"setup: error: {message}")

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::int64_t kInt32Max = std::numeric_limits<std::int32_t>::max();
 
-/// `totals` are those of the buckets; at least 0.
+/// `totals` of the buckets are at least 0.
 void expect_block_counts(const std::vector<std::int32_t>& totals, std::int64_t block_size) {
   const cpu::Groups groups(totals.data(), 0, static_cast<int>(totals.size()), 1.0 / block_size);
   int k = 0;
@@ -33,7 +33,7 @@ void expect_block_counts(const std::vector<std::int32_t>& totals, std::int64_t b
   EXPECT_EQ(k, groups.num);
 }
 
-/// The multiple of `block_size` nearest to `total`, and what lies beside it.
+/// The multiple of `block_size` nearest to `total`, and its neighbours.
 void add_around_multiple(std::int64_t total, std::int64_t block_size,
                          std::vector<std::int32_t>* totals) {
   const std::int64_t multiple = total / block_size * block_size;
@@ -123,7 +123,7 @@ TEST(Blocks, ContractHoldsForLargeBlockSizes) {
   }
 }
 
-// Neither memory nor time for the most experts: no output is as long as they are many.
+// Needs no memory or time for the maximum number of experts: no output is that long.
 TEST(ManyExperts, AreSortedInMemoryOfTheIds) {
   constexpr std::int32_t kMostExperts = 1 << 30;
   for (const std::int64_t num_ids : {16, 17, 1000}) {

@@ -1,4 +1,4 @@
-// Every implementation, on every case: the contract holds, and the bits are those of the reference.
+// Every implementation, on every case: the contract holds, and the bits equal the reference's.
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -1,4 +1,4 @@
-// The CUDA policy: a pure function of shape and device, tested where there is no GPU.
+// The CUDA policy: a pure function of shape and device, tested without a GPU.
 #include <gtest/gtest.h>
 
 #include <string>

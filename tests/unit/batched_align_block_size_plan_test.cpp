@@ -1,4 +1,4 @@
-// How batched_align_block_size is launched on a GPU: pure functions, tested where there is none.
+// How batched_align_block_size is launched on a GPU: pure functions, tested without one.
 #include <gtest/gtest.h>
 
 #include <cstdint>

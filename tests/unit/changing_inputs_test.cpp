@@ -171,7 +171,7 @@ class TwoViews {
   std::int32_t* views_[2];
 };
 
-// The total is overwritten by the tail of expert_ids as soon as it is there.
+// The tail of expert_ids overwrites the total as soon as it is written.
 TEST(ChangingInputs, OutputsAreNotReadBack) {
   contract::AlignBlockSizeCase c;
   c.num_tokens = 256;

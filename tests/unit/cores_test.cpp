@@ -128,7 +128,7 @@ cpu_set_t only(const cpu_set_t& cores, int n) {
   return one;
 }
 
-/// Runs `body` as the main thread of a process of its own; tells whether it returned true.
+/// Runs `body` as the main thread of a separate process; returns whether it returned true.
 bool in_child(const std::function<bool()>& body) {
   const pid_t child = fork();
   if (child == 0) {

@@ -130,14 +130,14 @@ TEST(Dispatch, CudaCallsTellWhyThereIsNoCuda) {
   ADD_FAILURE() << "no backend is named cuda";
 }
 
-// The environment is read once in a process, so each of the following runs in one of its own.
+// The environment is read once in a process, so each of the following tests runs in a separate one.
 
 class EnvironmentDeathTest : public testing::Test {
  protected:
   void SetUp() override { testing::FLAGS_gtest_death_test_style = "threadsafe"; }
 };
 
-/// Calls the op once, prints what came of it, and ends the process.
+/// Calls the op once, prints the outcome, and ends the process.
 [[noreturn]] void call_and_exit(const char* variable, const char* value,
                                 const Context& context = {}) {
   setenv(variable, value, 1);

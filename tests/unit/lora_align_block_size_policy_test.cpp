@@ -1,4 +1,4 @@
-// How the CUDA kernel of lora_align_block_size is launched, tested where there is no GPU.
+// How the CUDA kernel of lora_align_block_size is launched, tested without a GPU.
 #include <gtest/gtest.h>
 
 #include "cuda/lora_align_block_size/kernel.hpp"

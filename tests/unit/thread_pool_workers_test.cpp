@@ -1,5 +1,5 @@
-// What the pool's workers are, whoever starts them: their cores, scheduling and signals. Each test
-// runs in a process of its own, whose pool is fresh.
+// Cores, scheduling and signals of the pool's workers, whichever thread starts them. Each test
+// runs in a separate process, whose pool is fresh.
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <sched.h>
@@ -222,7 +222,7 @@ TEST(ThreadPoolWorkers, BlockAllSignals) {
         if ((mask >> (signal - 1) & 1) == 0) return "a worker takes signal " + blocked;
       }
     }
-    // And the caller's own mask is as it was.
+    // The caller's own mask has not changed.
     sigset_t own;
     pthread_sigmask(SIG_SETMASK, nullptr, &own);
     return sigisemptyset(&own) != 0 ? "" : "the caller's signals stayed blocked";

@@ -1,4 +1,4 @@
-"""tessera align: align a workload, judge the result by the contract, and show it."""
+"""tessera align: align a workload, check the result against the contract, and show it."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tessera.cli.integers import integer, seed
 from tessera.cli.picture import load_picture, share_picture
 from tessera.cli.progress_bars import load_library, working
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
-from tessera.tools.output_files import Output, check_outputs, tell_written, write_files
+from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 
-# Of synthetic ids.
+# Defaults of synthetic ids.
 _DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}
 
-# Enough calls for a steady median; fewer where they are slow.
+# Enough calls for a steady median; fewer if they are slow.
 _MAX_TIMED_CALLS = 200
 _MAX_TIMED_S = 0.5
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=Path,
         metavar="FILE",
-        help="ids [tokens, top_k] as .npy; .npz of topk_ids and, where known, num_experts and "
+        help="ids [tokens, top_k] as .npy; .npz of topk_ids and, if known, num_experts and "
         "expert_map; or a routing log, .jsonl, aligned layer by layer (default: synthetic ids)",
     )
     synthetic = {name: f"(default: {value})" for name, value in _DEFAULTS.items()}
@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--experts",
         type=integer(1),
         metavar="E",
-        help="number of experts (default: 64 for synthetic ids; for a file what it says, else its "
-        "largest id + 1)",
+        help="number of experts (default: 64 for synthetic ids; for a file the number in it, else "
+        "its largest id + 1)",
     )
     add(
         "--top-k",
@@ -67,16 +67,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--seed", type=seed, metavar="S", help=f"seed of synthetic ids {synthetic['seed']}")
     add("--block-size", type=integer(1), default=128, metavar="B", help=f"slots in a block {shown}")
-    add_device_argument(parser, "where to run")
+    add_device_argument(parser, "device to run on")
     add("--pad-sorted-ids", action="store_true", help="round the capacity up to whole blocks")
     add(
         "--num-threads",
         type=integer(1),
         metavar="N",
-        help="host threads at most, on the CPU (default: TESSERA_NUM_THREADS, else the process's "
-        "cores)",
+        help="maximum number of host threads, on the CPU (default: TESSERA_NUM_THREADS, else the "
+        "process's cores)",
     )
-    add("--time", action="store_true", help="time it beside the usual composition of the op")
+    add("--time", action="store_true", help="time it, and the op composed of NumPy or torch calls")
     add("--output", type=Path, metavar="OUT.npz", help="save ids and result")
     add("--force", action="store_true", help="overwrite the output file")
     add("--json", action="store_true", help="print one JSON document")
@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     else:
         _print(source, reports)
-    tell_written(written, beside_json=args.json)
+    print_written(written, beside_json=args.json)
     return 1 if any(report["violations"] for report in reports) else 0
 
 
@@ -124,8 +124,8 @@ def _refuse_what_does_nothing(args: argparse.Namespace) -> None:
     for name in _DEFAULTS:
         if args.file is not None and getattr(args, name) is not None:
             raise ValueError(
-                f"--{name.replace('_', '-')}: is of synthetic ids; expected no FILE beside it, "
-                f"got {args.file}"
+                f"--{name.replace('_', '-')}: applies to synthetic ids; expected no FILE beside "
+                f"it, got {args.file}"
             )
     if args.force and args.output is None:
         raise ValueError("--force: expected --output beside it")
@@ -146,7 +146,7 @@ def _source(args: argparse.Namespace) -> Input:
 def _align(
     workload: Workload, cuda_index: int, args: argparse.Namespace
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Run, judge and, if asked, time one call. Returns the report, and the arrays to save."""
+    """Run, check and, if requested, time one call. Returns the report, and the arrays to save."""
     ids, num_experts = workload.topk_ids, workload.num_experts
     options: dict[str, Any] = {
         "block_size": args.block_size,
@@ -208,9 +208,9 @@ def _align(
 def _times(
     workload: Workload, cuda_index: int, result: tuple[Any, ...], args: argparse.Namespace
 ) -> dict[str, float]:
-    """Median times in microseconds, ours first, on a GPU until it has finished.
+    """Median times in microseconds, Tessera's first; on a GPU they include the wait for the call.
 
-    The compositions know no map and no bad ids.
+    The compositions support neither maps nor bad ids.
     """
     ids, num_experts = workload.topk_ids, workload.num_experts
     topk_ids = on_device(ids, cuda_index)

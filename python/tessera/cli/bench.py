@@ -1,4 +1,4 @@
-"""tessera bench: time align_block_size, or another op, beside its peers and the floor."""
+"""tessera bench: time align_block_size, or another op, its peers and the floor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tessera.tools.bench.shapes import (
 )
 from tessera.tools.bench.tuning import Tuning, layer_names, tuning
 from tessera.tools.bench.tuning_report import print_tuning
-from tessera.tools.output_files import Output, check_outputs, tell_written, write_files
+from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
@@ -102,8 +102,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*PRESETS, *REPORTING.presets, "report"),
         help="shapes instead of those lists: quick (the default); headline, the performance page's "
         "first table; grid, 90 shapes from 2 to 2 million ids; outputs, what expert_counts=, "
-        "statistics= and validate=True add to a call; or report: all that the page is made of, of "
-        "all ops, one file each in the folder --json",
+        "statistics= and validate=True add to a call; or report: all results of the page, for all "
+        "ops, one file each in the folder --json",
     )
     lists.add_argument(
         "--log",
@@ -112,10 +112,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="FILE",
-        help="instead: a sample of a routing log's own windows of 1, 2, 4 ... 4096 tokens (or "
-        "--tokens), warm-up left out, at the block size that tessera inspect recommends for each "
-        "and its neighbours (or --block-size), beside padding and cost; .jsonl, .npy or .npz. With "
-        "--preset report, whole layers of .jsonl, each beside uniform ids of the same sizes",
+        help="instead: a sample of windows of 1, 2, 4 ... 4096 tokens (or --tokens) of a routing "
+        "log, without its warm-up, at the block size that tessera inspect recommends for each and "
+        "its neighbours (or --block-size), with padding and cost; .jsonl, .npy or .npz. With "
+        "--preset report: whole layers of .jsonl, each compared with uniform ids of the same sizes",
     )
     variants = parser.add_argument_group("variants of every shape")
     some = "some of %s (default: %s)"
@@ -130,13 +130,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shift",
         type=_integers(0),
         metavar="BYTES,..",
-        help="start every array so many bytes into its allocation, and allocate nothing in a call",
+        help="offsets of every array within its allocation; calls then allocate nothing",
     )
     add(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help=f"auto takes CUDA where it is available {shown}",
+        help=f"auto uses CUDA if it is available {shown}",
     )
     add(
         "--method",
@@ -147,10 +147,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
     add("--seed", type=seed, default=0, help=f"seed of synthetic ids and of samples {shown}")
-    add("--commit", metavar="REV", help="what to record where git cannot tell")
+    add("--commit", metavar="REV", help="commit to record if there is no git checkout")
     add("--json", type=Path, metavar="FILE", help="write the results; a folder with report")
     add("--plot", type=Path, metavar="FILE", help="draw time over ids, as .png or .svg")
-    add("--force", action="store_true", help="overwrite what --json and --plot name")
+    add("--force", action="store_true", help="overwrite the files of --json and --plot")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -181,7 +181,7 @@ def run(args: argparse.Namespace) -> int:
         if args.plot is not None:
             require_drawable(args.plot, shapes, methods)
         requests = {"": [_request(args, device, op, shapes, {})]}
-    # Wider than any table: a terminal that is narrower wraps the lines, and nothing is cut.
+    # Wider than any table: a narrower terminal wraps the lines, and nothing is cut off.
     console = Console(highlight=False, markup=False, soft_wrap=True, width=1000)
     try:
         for name, parts in requests.items():
@@ -190,14 +190,14 @@ def run(args: argparse.Namespace) -> int:
             document["command"] = " ".join(["tessera", *sys.argv[1:]])
             if found is not None:
                 found.join(document)
-            # Before anything is shown, whose reader may have gone.
+            # Before anything is printed, since the reader of stdout may be gone.
             written = _written(args, name, document)
             for part in documents:
                 if found is None:
                     print_report(console, part)
                 else:
                     print_tuning(console, document)
-            tell_written(written, beside_json=False)
+            print_written(written, beside_json=False)
     except ContractBrokenError as error:
         print(f"tessera bench: {error}", file=sys.stderr)
         return 1
@@ -220,7 +220,7 @@ def _op(args: argparse.Namespace) -> Op:
 
 
 def _check_files(args: argparse.Namespace) -> None:
-    """Refuse, before anything is measured, files that must not be written, or are given twice."""
+    """Before any measurement, refuse files that must not be written, or are given twice."""
     refuse_repeated("--log", args.log)
     outputs = []
     if args.json is not None:
@@ -251,7 +251,7 @@ def _require_alone(option: str, args: argparse.Namespace, others: Sequence[str])
 def _whole_layers(
     paths: Sequence[Path],
 ) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
-    """Shapes of layers, each after its uniform twin; and of each layer one window: all its ids."""
+    """Shapes of layers, each after its uniform twin; and one window per layer, with all its ids."""
     logs = [(path, read_routing_log(path)) for path in paths]
     layers = [(path, log, number) for path, log in logs for number in log.layers]
     names = layer_names([(path, number) for path, _, number in layers])
@@ -332,7 +332,7 @@ def _measure(request: Request, name: str) -> dict[str, Any]:
 
 
 def _written(args: argparse.Namespace, name: str, document: dict[str, Any]) -> list[Path]:
-    """The files that results were written to; `name` is theirs in the folder of a report."""
+    """Write results; returns the files. `name`: the file's name in the folder of a report."""
     written = []
     if args.json is not None:
         path = args.json / name if name else args.json

@@ -1,4 +1,4 @@
-"""The option --device of the commands."""
+"""The option --device of commands."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ def add_device_argument(parser: argparse.ArgumentParser, purpose: str) -> None:
         "--device",
         default="auto",
         metavar="D",
-        help=f"{purpose}: cpu, cuda, cuda:N, or auto, cuda where it is available (default: auto)",
+        help=f"{purpose}: cpu, cuda, cuda:N, or auto, cuda if it is available (default: auto)",
     )
 
 
 def chosen_device(name: str, *, arrays: bool = True) -> int:
-    """Index of the CUDA device to use, or HOST; `arrays`: they will be made there, with torch.
+    """Index of the CUDA device to use, or HOST. With `arrays`, torch must be able to use it.
 
     Raises:
-        ValueError: there is no such device, or it is not available.
+        ValueError: the device does not exist or is not available.
     """
     if name != "auto" and device_index(name) == HOST:
         return HOST
@@ -47,7 +47,7 @@ def device_index(name: str) -> int:
     """Index of the CUDA device that a name other than auto stands for, or HOST.
 
     Raises:
-        ValueError: it names something else.
+        ValueError: the name stands for neither.
     """
     try:
         return cuda_index_of("", name)

@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=3,
         type=_integer,
         metavar=("N", "E", "B"),
-        help="what align_block_size runs for N ids, E experts and blocks of B slots, and how",
+        help="show what align_block_size runs for N ids, E experts and blocks of B slots, and how",
     )
     add_device_argument(parser, "the device to explain")
-    parser.set_defaults(device=None)  # to tell whether it is given
+    parser.set_defaults(device=None)  # to detect whether it is given
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         return _explain(args)
     backends = tessera.backends()
     available = [backend.name for backend in backends if backend.available]
-    # What runs on the CPU does not depend on the shape; on a GPU this is the smallest one's.
+    # On the CPU the choice does not depend on the shape; on a GPU this is for the smallest shape.
     implementations = [one for name in available for one in tessera.explain(1, 1, 1, device=name)]
     environment = {
         name: value for name, value in sorted(os.environ.items()) if name.startswith("TESSERA_")

@@ -1,4 +1,4 @@
-"""What `tessera align` works on: synthetic ids, arrays from a file, or a recorded routing log."""
+"""Inputs of `tessera align`: synthetic ids, arrays from a file, or a recorded routing log."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from tessera.routing_log import read_routing_log
 from tessera.tools.inspection.repeated import SHORTEST_RUN, RepeatedRows
 from tessera.tools.output_files import is_same_file
 
-# What limits the memory of a control group, in the two versions of these, as a container sees it.
+# Memory limits of a control group, in versions 2 and 1, as a container sees them.
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """One call's inputs, and how to name it; `layer` is None unless it comes from a log."""
+    """One call's inputs; `layer` is None unless they come from a log."""
 
     topk_ids: npt.NDArray[Any]
     num_experts: int
@@ -38,7 +38,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class Input:
-    """Where the workloads come from, and what the reader should know about it."""
+    """Workloads, with a title and a note for the user."""
 
     title: str
     workloads: list[Workload]
@@ -48,11 +48,11 @@ class Input:
 def synthetic_input(
     tokens: int, top_k: int, distribution: str, seed: int, experts: int, block_size: int
 ) -> Input:
-    """Random ids, all different inside a token, to be aligned to blocks of so many slots.
+    """Random ids, all different inside a token.
 
     Raises:
-        ValueError: there are fewer experts than that takes, the ids lie outside the op's domain, or
-            there is not enough memory for them.
+        ValueError: there are too few experts, the ids lie outside the op's domain, or there is not
+            enough memory for them and for outputs with blocks of `block_size` slots.
     """
     if top_k > experts:
         raise ValueError(f"--top-k: expected at most as many as --experts, {experts}, got {top_k}")
@@ -68,7 +68,7 @@ def require_memory(tokens: int, top_k: int, experts: int, block_size: int) -> No
 
     Raises:
         ValueError: they lie outside the op's domain, or they and their outputs need more memory
-            than there is.
+            than is available.
     """
     num_ids = tokens * top_k
     try:
@@ -77,7 +77,7 @@ def require_memory(tokens: int, top_k: int, experts: int, block_size: int) -> No
         )
     except Exception as error:
         raise refusal("align_block_size", error, {}, {"num_ids": num_ids}) from None
-    # While they are made, 12 bytes per id; later the ids and the outputs.
+    # Making them takes 12 bytes per id; later there are the ids and the outputs.
     needed = max(12 * num_ids, 4 * (num_ids + num_slots + num_blocks))
     if needed > (available := _available_bytes()):
         raise ValueError(
@@ -87,22 +87,22 @@ def require_memory(tokens: int, top_k: int, experts: int, block_size: int) -> No
 
 
 def _available_bytes() -> int:
-    """Memory that this process may take, as far as the system tells."""
+    """Memory available to this process, as far as the system reports it."""
     found = sys.maxsize
     with suppress(OSError):
         values = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         found = 1024 * int(values["MemAvailable"].removesuffix("kB"))
     for file in _MEMORY_LIMITS:
-        with suppress(OSError, ValueError):  # ValueError: no limit is "max"
+        with suppress(OSError, ValueError):  # ValueError: "max" means no limit
             found = min(found, int(Path(file).read_text()))
     return found
 
 
 def read_input(path: Path, num_experts: int | None) -> Input:
-    """Read a file by its suffix. `num_experts` overrides what the file says.
+    """Read a file by its suffix. `num_experts` overrides the number in the file.
 
     Raises:
-        ValueError: the file is none of the known kinds, or broken.
+        ValueError: the file has no known suffix, or is broken.
     """
     if path.suffix == ".jsonl":
         return _log_input(path, num_experts)
@@ -128,7 +128,7 @@ def read_input(path: Path, num_experts: int | None) -> Input:
 
 
 def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
-    """Refuse a file that is given twice, whatever its spellings and links."""
+    """Refuse a file that is given twice, also under different spellings or through links."""
     for place, path in enumerate(paths):
         for other in paths[:place]:
             if is_same_file(path, other):
@@ -150,19 +150,19 @@ def _log_input(path: Path, num_experts: int | None) -> Input:
 def _known_experts(
     path: Path, num_experts: int | None, arrays: list[npt.NDArray[Any]]
 ) -> tuple[int, str]:
-    """The number of experts, and what to note: that it is taken from the ids, and warm-up."""
+    """The number of experts, and a note if it is taken from the ids or there is warm-up."""
     if num_experts is not None:
         return num_experts, _repeated_note(arrays)
     largest = max((int(ids.max()) for ids in arrays if ids.size), default=-1)
     if largest < 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
     count = largest + 1
-    told = f"the file does not give the number of experts: {count} is its largest id + 1"
-    return count, "; ".join(filter(None, [told, _repeated_note(arrays)]))
+    origin = f"the file does not give the number of experts: {count} is its largest id + 1"
+    return count, "; ".join(filter(None, [origin, _repeated_note(arrays)]))
 
 
 def _repeated_note(arrays: list[npt.NDArray[Any]]) -> str:
-    """What to say of rows that `tessera inspect` would leave out."""
+    """A note on rows that `tessera inspect` would exclude."""
     num_rows = 0
     for ids in arrays:
         if ids.ndim == 2 and ids.size:
@@ -173,6 +173,6 @@ def _repeated_note(arrays: list[npt.NDArray[Any]]) -> str:
     if not num_rows:
         return ""
     return (
-        f"{num_rows:,} rows stand in runs of {SHORTEST_RUN} or more equal ones, as an engine's "
-        "warm-up leaves them: they are aligned too, where tessera inspect leaves them out"
+        f"{num_rows:,} rows are in runs of {SHORTEST_RUN} or more equal rows, as from an engine's "
+        "warm-up: they are aligned here, but tessera inspect excludes them"
     )

@@ -13,14 +13,14 @@ from tessera.cli.progress_bars import load_library, reading_bar
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
 from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
-from tessera.tools.output_files import Content, Output, check_outputs, tell_written, write_files
+from tessera.tools.output_files import Content, Output, check_outputs, print_written, write_files
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.epilog = (
-        "Logs are streamed: the memory taken does not depend on their length, and stays below 1 GB "
-        f"for all that is accepted: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
+        "Logs are streamed: memory use does not depend on their length, and stays below 1 GB "
+        f"for every accepted log: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
         f"{MAX_TOP_K:,} ids per token, {MAX_LINE_BYTES:,} bytes per line. "
         "Exit codes: 0, all is well; 2, bad usage or input."
     )
@@ -31,15 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="LOG",
         help="routing logs (.jsonl), or ids [tokens, top_k] as .npy, or .npz of topk_ids and, "
-        "where known, num_experts",
+        "if known, num_experts",
     )
     add(
         "--experts",
         type=integer(1, MAX_EXPERTS),
         metavar="E",
-        help="number of experts (default: what a log says, else its model's largest id + 1)",
+        help="number of experts (default: the log's number, else its model's largest id + 1)",
     )
-    add("--skip-bad-lines", action="store_true", help="count bad lines of logs, and go on")
+    add("--skip-bad-lines", action="store_true", help="skip and count bad lines of logs")
     add(
         "--keep-repeated",
         action="store_true",
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON document")
     add("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
     add("--pictures", type=Path, metavar="FOLDER", help="write the report's pictures as SVG files")
-    add("--force", action="store_true", help="overwrite what --html and --pictures name")
+    add("--force", action="store_true", help="overwrite the files of --html and --pictures")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -73,12 +73,12 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(document, indent=2))
     else:
         print_summary(document)
-    tell_written(list(contents), beside_json=args.json)
+    print_written(list(contents), beside_json=args.json)
     return 0
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse, before anything is read, what does nothing, and what could not be written."""
+    """Before anything is read, refuse options without effect, and files that cannot be written."""
     refuse_repeated("LOG", args.logs)
     if args.skip_bad_lines and all(path.suffix in (".npy", ".npz") for path in args.logs):
         raise ValueError("--skip-bad-lines: expected a .jsonl file, whose lines may be bad")

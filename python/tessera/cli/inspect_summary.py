@@ -1,4 +1,4 @@
-"""What `tessera inspect` shows in a terminal."""
+"""The output of `tessera inspect` in a terminal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from tessera.tools.report.tables import advice, comparison, layer_names
 from tessera.tools.report.words import plural
 
 _PICTURE_WIDTH = 16
-_WIDTH = 80  # that every table fits into
+_WIDTH = 80  # every table fits into this width
 _MAX_HOT_SHOWN = 2
 _MAX_SKIPPED_SHOWN = 3
 _MAX_NOTES_SHOWN = 4
 
 
 def print_summary(document: Document) -> None:
-    """Print the summary: as wide as the terminal, 80 columns in a pipe."""
+    """Print the summary, as wide as the terminal, or 80 columns in a pipe."""
     console = Console(highlight=False)
     for model in document["models"]:
         layers = model["layers"]
@@ -79,9 +79,9 @@ def _table(*titles: str) -> Table:
 
 
 def _print_table(console: Console, table: Table) -> None:
-    """Print a table; on a narrow terminal as several, each of which begins with the first column.
+    """Print a table; on a narrow terminal as several, each beginning with the first column.
 
-    Cut to the width, its columns would lose their figures.
+    Cut to the width, its columns would lose digits.
     """
     key, *columns = table.columns
     groups = [[key, *columns]]
@@ -101,7 +101,7 @@ def _print_table(console: Console, table: Table) -> None:
 
 
 def _width(columns: Sequence[Column]) -> int:
-    """Characters that the columns take side by side."""
+    """The width of the columns side by side, in characters."""
     cells = [[column.header, *column.cells] for column in columns]
     widths = [max(Text.from_markup(str(cell)).cell_len for cell in one) for one in cells]
     return sum(widths) + len(widths) - 1
@@ -142,7 +142,7 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
 
 
 def _notes(layer: Layer) -> list[str]:
-    """What is to be said of a layer beside its figures."""
+    """Notes on a layer."""
     notes = []
     where = "" if layer["layer"] is None else f"Layer {layer['layer']}: "
     with_repeated = layer["load_with_repeated"]

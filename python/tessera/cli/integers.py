@@ -10,7 +10,7 @@ MAX_SEED = 2**63 - 1
 
 
 def integer(least: int, most: int = MAX_INT) -> Callable[[str], int]:
-    """A type of arguments: integers in [least, most]."""
+    """An argument type: integers in [least, most]."""
 
     def parse(text: str) -> int:
         try:

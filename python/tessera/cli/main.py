@@ -1,6 +1,6 @@
 """Entry point of `tessera` and `python -m tessera`.
 
-Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, `verify --impl` came to no
+Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, `verify --impl` reached no
 verdict in its time.
 """
 
@@ -20,14 +20,14 @@ _COMMANDS = ("info", "align", "inspect", "verify", "bench")
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells usage errors in one line, as all other errors are told."""
+    """Prints usage errors in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
 
 
 class _Version(argparse.Action):
-    """Shows the version of the package, which takes no loading of the library."""
+    """Shows the version of the package without loading the library."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         print(f"tessera {metadata.version('tessera')}", flush=True)
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="tessera",
         description="Expert-aligned token blocks for Mixture-of-Experts inference.",
         epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, verify "
-        "--impl came to no verdict in its time.",
+        "--impl reached no verdict in its time.",
     )
     parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -65,13 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args = parser.parse_args(arguments)
         program = f"tessera {args.command}"
         if hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(errors="replace")  # the pictures, where they cannot be shown
+            sys.stdout.reconfigure(errors="replace")  # for pictures that it cannot encode
         code: int = args.run(args)
         print(end="", flush=True)
-        _starting.guard()  # for what others do at exit
+        _starting.guard()  # for exit handlers of other modules
         return code
     except BrokenPipeError:
-        # The reader has gone, as `head` does; the interpreter must not flush to it at exit.
+        # The reader has closed the pipe, like `head`; the interpreter must not flush to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:

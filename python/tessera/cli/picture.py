@@ -12,8 +12,8 @@ _EIGHTHS = " ▁▂▃▄▅▆▇█"
 def load_picture(counts: Any, width: int, height: int = 4) -> list[str]:
     """Columns as high as the load of each expert, the lowest row last.
 
-    `counts` holds each expert's load. Where there are more experts than columns, a column shows
-    the mean of neighbours.
+    `counts` holds each expert's load. If there are more experts than columns, a column shows the
+    mean of neighbours.
     """
     columns = np.array([part.mean() for part in np.array_split(counts, min(width, len(counts)))])
     peak = columns.max()

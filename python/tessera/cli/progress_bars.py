@@ -1,4 +1,4 @@
-"""The progress bars of commands: on stderr, and only where that is a terminal."""
+"""The progress bars of commands: on stderr, and only if that is a terminal."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _BYTES_WORTH_A_BAR = 100_000_000
 
 
 def counting_bar() -> Progress:
-    """For things done one after the other."""
+    """A bar for steps that are counted."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),
@@ -42,9 +42,9 @@ def counting_bar() -> Progress:
 
 @contextmanager
 def working(what: str, *, is_timed: bool = False) -> Iterator[None]:
-    """For one thing of which nobody knows how long it takes; shows for how long it has run.
+    """A bar for one step of unknown duration; shows the elapsed time.
 
-    is_timed: nothing may run beside it, so that nothing moves.
+    is_timed: the step is timed, so the bar must not refresh meanwhile.
     """
     console = Console(stderr=True)
     with Progress(
@@ -62,7 +62,7 @@ def working(what: str, *, is_timed: bool = False) -> Iterator[None]:
 
 
 def load_library() -> None:
-    """Load what every command needs, which takes seconds where torch is installed."""
+    """Load the library, which every command needs; takes seconds if torch is installed."""
     if "tvm_ffi" not in sys.modules:
         with working("loading"):
             version()
@@ -70,9 +70,9 @@ def load_library() -> None:
 
 @contextmanager
 def reading_bar(paths: Sequence[Path]) -> Iterator[routing_log.Progress | None]:
-    """Gives what to call with the bytes read, which moves a bar on stderr.
+    """Yields a function to call with the number of bytes read, which moves a bar on stderr.
 
-    None where that is no terminal, or the files are soon read.
+    None if stderr is not a terminal, or the files are small.
     """
     total = sum(path.stat().st_size for path in paths if path.is_file())
     console = Console(stderr=True)

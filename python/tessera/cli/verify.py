@@ -1,4 +1,4 @@
-"""tessera verify: hold every implementation, or one of your own, to the contract."""
+"""tessera verify: check every implementation, or one of your own, against the contract."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--random",
         type=integer(0),
         metavar="N",
-        help="number of random cases (default: 100 beside all cases, none beside a named one)",
+        help="number of random cases (default: 100 with all cases, none with a named one)",
     )
     add(
         "--max-ids",
         type=integer(1),
         metavar="N",
-        help=f"ids in a random case (default: {_MAX_IDS})",
+        help=f"maximum number of ids in a random case (default: {_MAX_IDS})",
     )
     add(
         "--seed",
@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seed of inputs and random cases (default: %(default)s)",
     )
     add("--implementation", metavar="NAME", help="verify only this one (default: all that can run)")
-    add_device_argument(parser, "verify its implementations; auto: the CPU's, and what CUDA has")
+    add_device_argument(parser, "verify this device's implementations; with auto also the CPU's")
     add("--json", action="store_true", help="print one JSON document")
     verify_implementation.add_arguments(parser)
 
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             for implementation in present:
                 try:
                     found = problems(case, args.seed, implementation, max(cuda_index, 0))
-                except NotImplementedError:  # a shape that it leaves to others
+                except NotImplementedError:  # a shape that it does not support
                     left[implementation] += 1
                     found = []
                 if found:
@@ -105,12 +105,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> list[Case]:
-    """The cases that the arguments ask for."""
+    """The cases that the arguments select."""
     num_random = args.random
     if num_random is None:
         num_random = 100 if args.cases == "all" else 0
     if args.max_ids is not None and num_random == 0:
-        raise ValueError("--max-ids: is of random cases; expected --random beside it")
+        raise ValueError("--max-ids: applies to random cases; expected --random beside it")
     max_ids = _MAX_IDS if args.max_ids is None else args.max_ids
     load_library()
     chosen = cases() if args.cases == "all" else [case_named(args.cases)]
@@ -126,10 +126,10 @@ def _implementations(
     """Names of the implementations to verify, and why others cannot run."""
     known: dict[str, str] = {}
     if device == "auto" or cuda_index == HOST:
-        # Which of the CPU's may run does not depend on the shape.
+        # On the CPU, the implementations that can run do not depend on the shape.
         known = {one.name: one.refusal for one in tessera.explain(1, 1, 1)}
     if cuda_index != HOST:
-        # Of a GPU's it does: it shows case by case.
+        # On a GPU they do: each case shows which can run.
         known |= {one.name: "" for one in tessera.explain(1, 1, 1, device=cuda_index)}
     if wanted is None:
         present = [name for name, refusal in known.items() if not refusal]

@@ -1,4 +1,4 @@
-"""What `tessera verify` does with --impl: judges an implementation that is not Tessera's."""
+"""`tessera verify --impl`: judges an implementation that is not Tessera's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tessera.tools.judge.faults import judged_rules
 from tessera.tools.judge.forms import FORMS, listed_forms
 from tessera.tools.judge.report import Asked, document, exit_code, text
 from tessera.tools.judge.runner import Pace, Runner, start_server
-from tessera.tools.judge.worker import Plan
+from tessera.tools.judge.worker import Target
 
 _DEFAULT_SECONDS = 60.0
 _OPTIONS = ("form", "arrays", "seconds", "accepted")
@@ -28,30 +28,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare --impl and the arguments that go with it."""
     group = parser.add_argument_group(
         "an implementation of your own",
-        "Which rules of the contract it breaks, each with the simplest program that shows it.",
+        "Find the rules of the contract that it breaks, each with a simple program that shows it.",
     )
     parser.epilog = (
         "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input; 3, with --impl: "
         "nothing is broken so far, but the time was up before every call was made."
     )
     add = group.add_argument
-    add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in processes of its own")
-    add("--form", metavar="FORM", help=f"its signature (default: recognised): {listed_forms()}")
-    add("--arrays", choices=("numpy", "torch"), help="what it is given (default: by form)")
+    add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in separate processes")
+    add("--form", metavar="FORM", help=f"its signature (default: detected): {listed_forms()}")
+    add("--arrays", choices=("numpy", "torch"), help="its arrays (default: by form)")
     add(
         "--seconds",
         type=float,
         metavar="S",
-        help=f"time to take, {LEAST_SECONDS:.0f} or more (default: {_DEFAULT_SECONDS:.0f})",
+        help=f"time limit, {LEAST_SECONDS:.0f} or more (default: {_DEFAULT_SECONDS:.0f})",
     )
     add("--except", dest="accepted", metavar="RULE,..", help="rules that it may break")
 
 
 def refuse_stray_options(args: argparse.Namespace) -> None:
-    """Options of --impl that are given without it.
+    """Refuse options of --impl that are given without it.
 
     Raises:
-        ValueError: there is one.
+        ValueError: there is such an option.
     """
     for name in _OPTIONS:
         if getattr(args, name) is not None:
@@ -79,9 +79,9 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
     accepted = _accepted(args.accepted)
     if args.device != "auto":
         device_index(args.device)
-    plan = Plan(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
+    target = Target(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
     clock = Clock(started, seconds)
-    start_server(plan)
+    start_server(target)
     cases = chosen(args)
     with counting_bar() as bar:
         task = bar.add_task(f"importing {args.impl}", total=None)
@@ -90,16 +90,16 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
             bar.update(task, description=what, completed=done, total=total)
 
         try:
-            runner = Runner(plan, clock, Pace())
+            runner = Runner(target, clock, Pace())
         except TimeUpError:
             raise ValueError(
                 f"--seconds: expected more than {args.impl} takes to be imported, got {seconds:g}"
             ) from None
         with runner:
             calls = (call_of_case(case, args.seed) for case in cases)
-            verdict = judge(runner, plan, calls, accepted, args.seed, clock, progress)
+            verdict = judge(runner, target, calls, accepted, args.seed, clock, progress)
         found = document(
-            verdict, plan, runner.told, Asked(args.cases, args.seed, seconds, accepted)
+            verdict, target, runner.detected, Asked(args.cases, args.seed, seconds, accepted)
         )
     print(json.dumps(found, indent=2) if args.json else text(found))
     return exit_code(found)

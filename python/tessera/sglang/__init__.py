@@ -1,7 +1,7 @@
 """Tessera in SGLang's place, in this process: `install()`, `uninstall()`, and SGLang's plugin.
 
-SGLang's op gives the pairs that expert parallelism has filtered out, with id -1, a group of their
-own, the first, and counts it in `num_experts`. docs/sglang.md has the details. Neither torch nor
+In SGLang's op the pairs that expert parallelism has filtered out, with id -1, form a group of their
+own, the first, which `num_experts` includes. docs/sglang.md has the details. Neither torch nor
 SGLang is imported before `install()` is called.
 """
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger("tessera.sglang")
 _patches = Patches(_logger)
 
 _OP = "moe_align_block_size"
-# The parameters that every version's op begins with that is served: SGLang's since 0.4.10.
+# The first parameters of the op in every supported version, from SGLang 0.4.10 on.
 _PARAMETERS = (
     "topk_ids",
     "num_experts",
@@ -41,7 +41,7 @@ class _Target(NamedTuple):
 
 
 def _targets() -> list[_Target]:
-    """Where this SGLang looks its op up, the parameters there, and what is to serve it."""
+    """The modules where this SGLang looks up its op, each with parameters and serving function."""
     from tessera.sglang import ops
 
     try:  # 2026: a function that picks a backend, and the backend that is compiled at run time
@@ -95,16 +95,16 @@ def install() -> list[str]:
 
 
 def uninstall() -> None:
-    """Give SGLang its own op back; nothing happens if it was not replaced."""
+    """Restore SGLang's own op; does nothing if it was not replaced."""
     with _patches.lock:
         if names := _patches.restore():
             _logger.info("SGLang's own functions are back: %s", ", ".join(names))
 
 
 def plugin() -> None:
-    """What SGLang calls in each of its processes: registers hooks, which SGLang then puts in.
+    """Registers hooks, which SGLang then installs; SGLang calls this in each of its processes.
 
-    Never keeps SGLang from starting.
+    Never stops SGLang from starting.
     """
     try:
         if _switched_off():

@@ -1,7 +1,7 @@
-"""SGLang's alignment op, served by Tessera: SGLang's parameters, and its way to return.
+"""SGLang's alignment op, served by Tessera.
 
-A call that Tessera cannot serve raises TypeError, ValueError or NotImplementedError, and nothing
-has been written then.
+A call that Tessera cannot serve raises TypeError, ValueError or NotImplementedError before anything
+is written.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def moe_align_block_size(
     pad_sorted_token_ids: bool = False,
     ignore_invalid_expert: bool = False,
 ) -> None:
-    """SGLang's op, served by Tessera: its parameters, results written to the caller's tensors.
+    """SGLang's op with its parameters, served by Tessera; writes to the caller's tensors.
 
     Args:
         topk_ids: torch tensor of any shape and integer type, with ids in [-1, num_experts - 1).
@@ -33,10 +33,10 @@ def moe_align_block_size(
         num_experts: number of experts, and one for the group of the id -1, whose blocks show -1.
         block_size: slots in a block, at least 1.
         sorted_token_ids: int32, at least N + min(N, num_experts) * (block_size - 1) elements.
-        experts_ids: int32, an element for each block of that; past the last block it becomes -1.
+        experts_ids: int32, one element per block of that; past the last block it becomes -1.
         num_tokens_post_pad: int32[1].
         cumsum_buffer: not needed.
-        pad_sorted_token_ids: whether slots without a pair are to be filled; they always are.
+        pad_sorted_token_ids: whether to fill slots without a pair; they are always filled.
         ignore_invalid_expert: not served; False.
 
     Raises:
@@ -62,13 +62,13 @@ def compiled_at_run_time(
     map_invalid_experts_to_sentinel: bool = False,
     pad_expert_ids: bool = False,
 ) -> None:
-    """The op of SGLang's that is compiled at run time, served by `moe_align_block_size`.
+    """SGLang's op that is compiled at run time, served by `moe_align_block_size`.
 
     Args:
-        args: those of `moe_align_block_size`.
+        args: the arguments of `moe_align_block_size`.
         write_inactive_prefix_count: not served; False.
         map_invalid_experts_to_sentinel: not served; False.
-        pad_expert_ids: whether the experts past the last block are to be -1; they always are.
+        pad_expert_ids: whether to write -1 past the last block; it is always written.
 
     Raises:
         TypeError, ValueError, NotImplementedError: as `moe_align_block_size`.

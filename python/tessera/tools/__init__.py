@@ -1,4 +1,4 @@
-"""What only the command line runs: `tessera inspect`, `bench`, and `verify` of programs.
+"""Tools of the command line: `tessera inspect`, `bench`, and `verify --impl`.
 
-The runtime never imports any of it, and what it needs beyond the runtime stays in extras.
+The runtime never imports them, and their further requirements stay in extras.
 """

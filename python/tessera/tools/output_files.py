@@ -1,4 +1,4 @@
-"""Files that a command writes: refused before any work, or written whole."""
+"""Files that a command writes: checked before any work, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-# What a file is to hold, or what writes it to an open one.
+# The content of a file, or a function that writes it to an open file.
 Content = bytes | Callable[[IO[bytes]], object]
 
 
 class Output(NamedTuple):
-    """What an option names to be written.
+    """The file or folder that an option names for writing.
 
-    suffix: of the files that go into a folder; empty where `path` is a file itself.
+    suffix: the suffix of the files in a folder; empty if `path` is a file.
     """
 
     option: str
@@ -27,16 +27,16 @@ class Output(NamedTuple):
 
 
 def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: bool) -> None:
-    """Refuse, before anything is read or takes time, what could not or must not be written.
+    """Before any work, refuse outputs that cannot or must not be written.
 
     Args:
-        outputs: what is to be written.
-        inputs: files to be read, which no output may be, whatever their spellings and links.
+        outputs: files and folders to write.
+        inputs: files to read, which no output may be, also not through links.
         force: other files may be overwritten.
 
     Raises:
-        ValueError: an output is an input or another output, or it exists and is not to be
-            overwritten, or it is a folder in place of a file, or the other way round.
+        ValueError: an output is an input or another output, exists and must not be overwritten, or
+            is a folder instead of a file or vice versa.
         OSError: it cannot be written.
     """
     for place, output in enumerate(outputs):
@@ -52,10 +52,10 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: b
 
 
 def write_files(contents: Mapping[Path, Content], *, force: bool) -> None:
-    """Write all of the files or, where one cannot be written, none.
+    """Write all of the files, or none if one cannot be written.
 
-    Their readers find the old file or the whole new one. A file that is replaced keeps its mode, a
-    link is followed, a device or a pipe is written to, and missing folders are made.
+    Readers see either the old or the complete new file. A replaced file keeps its mode, links are
+    followed, devices and pipes are written to, and missing folders are created.
 
     Args:
         contents: of each file.
@@ -98,19 +98,19 @@ def write_files(contents: Mapping[Path, Content], *, force: bool) -> None:
         for mine in (*taken, *(draft for draft, _, _ in drafts)):
             mine.unlink(missing_ok=True)
         for folder in reversed(folders):
-            with suppress(OSError):  # not empty: others have written to it
+            with suppress(OSError):  # not empty: another program has written to it
                 folder.rmdir()
         raise
 
 
-def tell_written(paths: Sequence[Path], *, beside_json: bool) -> None:
-    """Say what was written: on stdout, unless that carries a JSON document."""
+def print_written(paths: Sequence[Path], *, beside_json: bool) -> None:
+    """Print what was written, to stdout unless that carries a JSON document."""
     for path in paths:
         print(f"wrote {path}", file=sys.stderr if beside_json else sys.stdout)
 
 
 def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, or would, if it were there."""
+    """Whether two paths lead to the same file, or would if it existed."""
     with suppress(OSError):
         return one.samefile(other)
     return os.path.realpath(one) == os.path.realpath(other)
@@ -126,7 +126,7 @@ def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise ValueError(f"{option}: there is no folder {folder}")
-    # A file that replaces the one behind /dev/stdout would not be the one that is open there.
+    # Replacing the file behind /dev/stdout would not affect the file that is open there.
     within = os.path.realpath(folder)
     if path.is_file() and (within == "/dev" or within.startswith("/proc/")):
         raise ValueError(f"{option}: expected the file's own name, got {path}, where it is open")
@@ -151,7 +151,7 @@ def _check_folder(output: Output, inputs: Sequence[Path], force: bool) -> None:
 
 
 def _collide(one: Output, other: Output) -> bool:
-    """Whether both may write one file."""
+    """Whether both may write the same file."""
     if bool(one.suffix) == bool(other.suffix):
         return is_same_file(one.path, other.path)
     file, folder = (other, one) if one.suffix else (one, other)
@@ -163,7 +163,7 @@ def _collide(one: Output, other: Output) -> bool:
 
 
 def _try_to_write(output: Output) -> None:
-    """Raise what writing would raise, as far as that can be known."""
+    """Raise the error that writing would raise, as far as that is known in advance."""
     path = output.path
     with _naming(path):
         if path.exists() and not os.access(path, os.W_OK):
@@ -207,7 +207,7 @@ def _fill(file: IO[bytes], content: Content) -> None:
 
 
 def _missing_folders(folder: Path) -> list[Path]:
-    """From the outermost on."""
+    """The missing folders, from the outermost on."""
     missing: list[Path] = []
     while not folder.exists():
         missing.insert(0, folder)
@@ -217,7 +217,7 @@ def _missing_folders(folder: Path) -> list[Path]:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Errors of the system get the name of what is to be written, not of a draft."""
+    """Gives system errors the name of the file to write, not of its draft."""
     try:
         yield
     except OSError as error:

@@ -1,8 +1,8 @@
 """Tessera in vLLM's place, in this process: `install()`, `uninstall()`, and vLLM's plugin.
 
-vLLM's alignment ops are replaced in `vllm._custom_ops`, where all of vLLM looks them up; calls that
-Tessera refuses go to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported
-before `install()` is called.
+vLLM's alignment ops are replaced in `vllm._custom_ops`, where vLLM looks them up; calls that
+Tessera refuses go to vLLM's own ops. docs/vllm.md has the details. Neither torch nor vLLM is
+imported before `install()` is called.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def install(*, wrapper: bool = False) -> list[str]:
     Does nothing if the environment variable TESSERA_VLLM is 0.
 
     Args:
-        wrapper: replace the Python function `moe_align_block_size` around the op as well, in every
-            module that has imported it. Op and expert map are one kernel then.
+        wrapper: also replace the Python function `moe_align_block_size` around the op, in every
+            module that has imported it. One kernel then does the op and applies the expert map.
 
     Returns:
         Full names of the functions that are replaced.
@@ -67,14 +67,14 @@ def install(*, wrapper: bool = False) -> list[str]:
 
 
 def uninstall() -> None:
-    """Give vLLM its own functions back; nothing happens if they were not replaced."""
+    """Restore vLLM's own functions; does nothing if they were not replaced."""
     with _patches.lock:
         if names := _patches.restore():
             _logger.info("vLLM's own functions are back: %s", ", ".join(names))
 
 
 def plugin() -> None:
-    """What vLLM calls in each of its processes: `install()`. Never keeps vLLM from starting."""
+    """Calls `install()`, in each process of vLLM. Never stops vLLM from starting."""
     try:
         install()
     except Exception:

@@ -1,6 +1,6 @@
 """`python -m tessera.vllm SCRIPT`: runs a program whose vLLM functions are served by Tessera.
 
-The exit code is the program's; 2 where it cannot be started.
+The exit code is the program's, or 2 if it cannot be started.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PROGRAM = "python -m tessera.vllm"
 
 
 class _Parser(argparse.ArgumentParser):
-    """Tells usage errors in one line, as all other errors are told."""
+    """Prints usage errors in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"tessera.vllm: {message}\n")
@@ -33,19 +33,19 @@ def _parser() -> argparse.ArgumentParser:
         usage=f"{_PROGRAM} [--device DEVICE] (SCRIPT | -m MODULE) [ARGUMENT ...]",
         description="Runs a Python program in which Tessera serves vLLM's moe_align_block_size and "
         "its siblings, whether vLLM is installed or not.",
-        epilog="What follows SCRIPT or MODULE is the program's own.",
+        epilog="Arguments after SCRIPT or MODULE are passed to the program.",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--device",
-        help="cuda or cuda:N: the GPU to use; cpu: to run a program written for a GPU without one; "
-        "by default the GPU, if there is one",
+        help="cuda or cuda:N: the GPU to use; cpu: run a program written for a GPU without one "
+        "(default: the GPU, if there is one)",
     )
     return parser
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The launcher's own arguments, and the program with its."""
+    """The launcher's own arguments, and the program with its arguments."""
     start = 0
     while start < len(arguments) and arguments[start].startswith("-") and arguments[start] != "-m":
         start += 2 if arguments[start] == "--device" else 1
@@ -53,7 +53,7 @@ def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _find(program: list[str]) -> None:
-    """Let imports look where they do for `python SCRIPT` or `python -m MODULE`.
+    """Set up the import path as `python SCRIPT` or `python -m MODULE` does.
 
     Raises:
         ValueError: there is no such program.
@@ -79,10 +79,10 @@ def _find(program: list[str]) -> None:
 
 
 def _expect_torch() -> None:
-    """Say what to do where there is no torch.
+    """Require torch.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is no torch; the message says what to do.
     """
     if torch_or_none() is None:
         failure = torch_failure()
@@ -92,9 +92,9 @@ def _expect_torch() -> None:
 
 
 def _serve() -> None:
-    """Put Tessera behind vLLM's functions."""
+    """Let Tessera serve vLLM's functions."""
     spec = importlib.util.find_spec("vllm")
-    if spec is None or spec.origin is None:  # any folder of that name has a spec without an origin
+    if spec is None or spec.origin is None:  # a mere folder of that name has no origin
         from tessera.vllm import standin
 
         standin.provide()
@@ -113,22 +113,21 @@ def _device_index(device: str | None) -> int:
     if torch.cuda.is_available():
         return cuda_index_of("warmup", "cuda")
     print(
-        "tessera.vllm: there is no GPU to use; with --device cpu, programs written for one run on "
-        "the CPU",
+        "tessera.vllm: no GPU found; --device cpu runs programs written for a GPU on the CPU",
         file=sys.stderr,
     )
     return HOST
 
 
 def _make_ready(index: int) -> None:
-    """Do now what makes a process's first calls on a device slow."""
+    """Do the work now that makes a process's first calls on a device slow."""
     import torch
 
     device = "cpu" if index == HOST else f"cuda:{index}"
     tessera.warmup(device)
     if index != HOST:
         torch.cuda.set_device(index)
-    # The very function that the program will call, and sizes that other kernels run.
+    # Calls the very function that the program will call, with sizes that run different kernels.
     align = importlib.import_module("vllm.model_executor.layers.fused_moe.moe_align_block_size")
     for num_tokens, num_experts, block_size in ((1, 8, 16), (4096, 64, 128), (65536, 256, 64)):
         topk_ids = torch.arange(num_tokens * 2, dtype=torch.int32, device=device) % num_experts

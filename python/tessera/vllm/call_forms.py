@@ -18,10 +18,10 @@ Align = Callable[..., Any]
 
 
 class CallableModule(ModuleType):
-    """A module that is called as the function of its name.
+    """A module that can be called like the function of its name.
 
     `from vllm.model_executor.layers.fused_moe import moe_align_block_size` gives vLLM's module of
-    that name or, in scripts that call it, has to give the function: this is both.
+    that name, but scripts that call it need the function: this is both.
     """
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,10 +39,10 @@ def _shown(value: object) -> str:
 
 
 def accept_both_forms(align: Align) -> Align:
-    """`align`, which takes vLLM's order, such that it takes either order.
+    """A function that takes either order of arguments and calls `align`, which takes vLLM's.
 
     Raises, when called:
-        TypeError: the arguments are those of neither order.
+        TypeError: the arguments match neither order.
     """
 
     def in_script_order(topk_ids: Any, num_experts: Any, block_size: Any, topk: Any) -> Any:

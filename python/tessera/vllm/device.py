@@ -1,4 +1,4 @@
-"""Runs programs written for a GPU on the CPU: their tensors, and their waiting, end up there."""
+"""Runs programs written for a GPU on the CPU: redirects their tensors and synchronisation."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.overrides import TorchFunctionMode
 
 
 def _on_cpu(value: Any) -> Any:
-    """The value; or, in place of a CUDA device or its name, the CPU's name."""
+    """The value, or the CPU's name if it is a CUDA device or the name of one."""
     named = isinstance(value, (str, torch.device)) and re.fullmatch(r"cuda(:\d+)?", str(value))
     return "cpu" if named else value
 
 
-class _OnCpu(TorchFunctionMode):  # type: ignore[misc]  # it has no type where torch is absent
-    """Every function of torch that is given a CUDA device gets the CPU instead."""
+class _OnCpu(TorchFunctionMode):  # type: ignore[misc]  # it has no type if torch is absent
+    """Passes the CPU to torch functions in place of a CUDA device."""
 
     def __torch_function__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -32,7 +32,7 @@ class _OnCpu(TorchFunctionMode):  # type: ignore[misc]  # it has no type where t
 
 
 class _Event:
-    """A `torch.cuda.Event` for work that is done once it has been asked for."""
+    """A `torch.cuda.Event` for work that is done as soon as it is requested."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         self._seconds = 0.0
@@ -61,7 +61,7 @@ def _seed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-# What works of `torch.cuda`; all else does what it does on a machine without a GPU.
+# The members of `torch.cuda` that work; all others behave as on a machine without a GPU.
 CUDA: dict[str, Any] = {
     "current_device": _always(0),
     "device": _always(contextlib.nullcontext()),
@@ -78,7 +78,7 @@ CUDA: dict[str, Any] = {
 
 
 def redirect_to_cpu() -> None:
-    """Let this thread use the CPU wherever it asks torch for a CUDA device, from now on."""
+    """From now on, let this thread use the CPU wherever it asks torch for a CUDA device."""
     set_default_device = torch.set_default_device
     torch.set_default_device = lambda device: set_default_device(_on_cpu(device))
     for name, value in CUDA.items():

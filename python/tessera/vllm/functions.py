@@ -1,7 +1,7 @@
 """vLLM's functions of mid-2025, served by Tessera.
 
-Where vLLM's were deterministic these give the same bits: lengths, types, and what stands past the
-last block.
+Wherever vLLM's functions were deterministic these give the same bits, including lengths, types and
+values past the last block.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def moe_align_block_size(
         topk_ids: any shape and integer type, N elements.
         block_size: slots in a block, at least 1.
         num_experts: number of experts, on all ranks, at least 1.
-        expert_map: int32[num_experts], the local number of each expert, -1 where it has none.
+        expert_map: int32[num_experts], the local number of each expert, -1 if it has none.
         pad_sorted_ids: round the capacity up to a multiple of `block_size`.
-        ignore_invalid_experts: with a map, leave out the pairs of experts that live elsewhere.
+        ignore_invalid_experts: with a map, leave out the pairs of remote experts.
 
     Returns:
         sorted_token_ids: int32[capacity], where capacity is N + num_experts * (block_size - 1).
-        expert_ids: int32[ceil(capacity / block_size)]; past the last block it is 0, or what
-            `expert_map` makes of 0, unless `ignore_invalid_experts` is set.
+        expert_ids: int32[ceil(capacity / block_size)]; past the last block it is 0, or with a map,
+            unless `ignore_invalid_experts` is set, the map's entry of 0.
         num_tokens_post_pad: int32[1], the padded total.
 
     Raises:
@@ -65,7 +65,7 @@ def moe_align_block_size(
             generation=_MID_2025,
         )
     except Exception:
-        # Where no outputs could be made for such sizes, the core says what is wrong with them.
+        # If outputs of such sizes cannot be made, the core says what is wrong with the sizes.
         tessera.align_block_size(topk_ids, block_size=block_size, num_experts=num_experts)
         raise
 
@@ -82,9 +82,9 @@ def batched_moe_align_block_size(
 
     Returns:
         sorted_token_ids: int32[capacity], where capacity is max(max_tokens_per_batch, block_size) *
-            num_batches, rounded up to whole blocks; filled up with num_batches *
-            max_tokens_per_batch. Where `max_tokens_per_batch` is not a multiple of `block_size`,
-            the last blocks of full batches may not fit, and are cut off.
+            num_batches, rounded up to whole blocks; the filler is num_batches *
+            max_tokens_per_batch. If `max_tokens_per_batch` is not a multiple of `block_size`, the
+            last blocks of full batches may not fit, and are cut off.
         expert_ids: int32[capacity / block_size], the batch of each block, -1 past the last.
         num_tokens_post_pad: int32[1], the padded total.
 

@@ -1,4 +1,4 @@
-"""What differs between versions of vLLM, and the version that each difference came in."""
+"""Differences between versions of vLLM, each with the version that introduced it."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _WRAPPER = ("topk_ids", "block_size", "num_experts", "expert_map", "pad_sorted_i
 
 
 class Generation(NamedTuple):
-    """What vLLM has from one version on, up to the next generation's.
+    """vLLM's functions from one version up to the next generation.
 
     since: the version, major, minor and patch.
     ops: parameters of each alignment op in `vllm._custom_ops`.
-    wrapper: parameters of the Python function around the first of them.
-    tail_expert: what `moe_align_block_size` writes to `experts_ids` past the last block. The other
-        ops have always written -1.
-    room_for_used_experts: the function around it allocates for min(N, E) experts rather than E.
+    wrapper: parameters of the Python function around the first op.
+    tail_expert: the value that `moe_align_block_size` writes to `experts_ids` past the last block.
+        The other ops have always written -1.
+    room_for_used_experts: the wrapper allocates for min(N, E) experts rather than E.
     """
 
     since: tuple[int, int, int]

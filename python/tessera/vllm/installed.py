@@ -1,4 +1,4 @@
-"""The installed vLLM, with Tessera behind its functions."""
+"""The installed vLLM, with its functions served by Tessera."""
 
 from __future__ import annotations
 
@@ -28,4 +28,4 @@ def serve() -> None:
     module.moe_align_block_size = accept_both_forms(module.moe_align_block_size)
     module.__class__ = CallableModule
     package: Any = importlib.import_module(_PACKAGE)
-    package.moe_align_block_size = module  # as it is in most versions; in others, the function
+    package.moe_align_block_size = module  # as in most versions; in others it is the function

@@ -1,8 +1,8 @@
-"""vLLM's alignment ops, served by Tessera: vLLM's parameters, and its way to return.
+"""vLLM's alignment ops, served by Tessera.
 
-Each function has the name, the parameters and the meaning of one in `vllm._custom_ops`, and writes
-to the caller's tensors. A call that Tessera cannot serve raises TypeError, ValueError or
-NotImplementedError, and nothing has been written then.
+Each function has the name, parameters and meaning of an op in `vllm._custom_ops`, and writes to the
+caller's tensors. A call that Tessera cannot serve raises TypeError, ValueError or
+NotImplementedError before anything is written.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def moe_align_block_size(
     *,
     tail_expert: int = -1,
 ) -> None:
-    """Group the pairs by expert; with a map by local expert, leaving remote experts' pairs out.
+    """Group the pairs by expert; with a map by local expert, without pairs of remote experts.
 
     Args:
         topk_ids: any shape and integer type.
         num_experts: number of experts, at least 1.
         block_size: slots in a block, at least 1.
         sorted_token_ids: int32, at least N + min(N, num_experts) * (block_size - 1) elements.
-        experts_ids: int32, an element for each block of that.
+        experts_ids: int32, one element per block of `sorted_token_ids`.
         num_tokens_post_pad: int32[1].
         expert_map: int32[num_experts].
         scatter_idx: not served; None.
@@ -64,15 +64,15 @@ def batched_moe_align_block_size(
     *,
     tail_expert: int = -1,
 ) -> None:
-    """List the tokens of batches of which each belongs to one expert.
+    """List the tokens of batches, one batch per expert.
 
     Args:
         max_tokens_per_batch: tokens that a batch has room for.
         block_size: slots in a block, at least 1.
-        expert_num_tokens: int32[num_batches], the tokens that each batch has.
-        sorted_ids: int32, at least num_batches * max_tokens_per_batch elements, that product's
-            second factor rounded up to whole blocks.
-        expert_ids: int32, an element for each block of that.
+        expert_num_tokens: int32[num_batches], the number of tokens of each batch.
+        sorted_ids: int32, at least num_batches elements times `max_tokens_per_batch` rounded up to
+            whole blocks.
+        expert_ids: int32, one element per block of `sorted_ids`.
         num_tokens_post_pad: int32[1].
         tail_expert: value of `expert_ids` past the last block.
     """
@@ -103,10 +103,10 @@ def moe_lora_align_block_size(
     *,
     tail_expert: int = -1,
 ) -> None:
-    """Group the pairs of each LoRA adapter by expert, one row of the outputs for each adapter.
+    """Group the pairs of each LoRA adapter by expert, with one row of the outputs per adapter.
 
     Rows of adapters that are disabled or not in `lora_ids` become filler with a padded total of 0;
-    vLLM's own op leaves them as they are.
+    vLLM's own op does not write them.
 
     Args:
         topk_ids: [num_tokens, top_k], any integer type.
@@ -114,8 +114,8 @@ def moe_lora_align_block_size(
         num_experts: number of experts, at least 1.
         block_size: slots in a block, at least 1.
         max_loras: number of adapters, and of rows.
-        max_num_tokens_padded: elements in a row of `sorted_token_ids`.
-        max_num_m_blocks: elements in a row of `experts_ids`.
+        max_num_tokens_padded: elements per row of `sorted_token_ids`.
+        max_num_m_blocks: elements per row of `experts_ids`.
         sorted_token_ids: int32, max_loras * max_num_tokens_padded elements.
         experts_ids: int32, max_loras * max_num_m_blocks elements.
         num_tokens_post_pad: int32[max_loras].
@@ -131,7 +131,7 @@ def moe_lora_align_block_size(
         ("num_tokens_post_pad", num_tokens_post_pad, 1),
     )
     for name, tensor, row_length in rows:
-        # The core takes a tensor's rows to be equal parts of it; vLLM is told their length.
+        # The core derives the row length from the tensor; vLLM passes it as an argument.
         if tensor.numel() != max_loras * row_length:
             raise ValueError(
                 f"moe_lora_align_block_size: {name}: expected {max_loras} rows of {row_length} "

@@ -1,4 +1,4 @@
-"""Modules in vLLM's place, in a process that imports vLLM and cannot have it."""
+"""Stand-in modules for vLLM, in a process that imports vLLM without having it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tessera.vllm.functions import batched_moe_align_block_size, moe_align_block
 
 
 class _Platform:
-    """What tests of the op ask of `vllm.platforms.current_platform`."""
+    """The part of `vllm.platforms.current_platform` that tests of the op use."""
 
     @staticmethod
     def is_rocm() -> bool:
@@ -37,7 +37,7 @@ CONTENTS: dict[str, dict[str, object]] = {
     "vllm": {},
     "vllm._custom_ops": {
         "batched_moe_align_block_size": ops.batched_moe_align_block_size,
-        # What stands past the last block is 0, as in the functions' time.
+        # The value past the last block is 0, as in vLLM of mid-2025.
         "moe_align_block_size": partial(ops.moe_align_block_size, tail_expert=0),
         "moe_lora_align_block_size": ops.moe_lora_align_block_size,
     },
@@ -67,25 +67,25 @@ class _StandIn(ModuleType):
 
 
 class _CallableStandIn(_StandIn, CallableModule):
-    """The module whose one function has its name."""
+    """The module that contains the function of its name."""
 
 
 class _Refusal:
-    """A finder that explains why a module of vLLM's is not found."""
+    """A finder that explains why a vLLM module is not found."""
 
     @staticmethod
     def find_spec(fullname: str, path: object, target: object = None) -> None:
         if fullname.startswith("vllm."):
-            # Not under the module's own name: `from vllm import x` would hide the message then.
+            # With the module's own name, `from vllm import x` would hide the message.
             raise ModuleNotFoundError(_not_provided(fullname), name="vllm")
 
 
 def provide() -> None:
-    """Let this process import vLLM's modules of the op from here."""
+    """Let this process import vLLM's modules of the op from this stand-in."""
     for name, contents in CONTENTS.items():
         parent, _, own_name = name.rpartition(".")
         module = (_CallableStandIn if own_name in contents else _StandIn)(name)
-        # All are packages, so that `from module import x` asks the finder for what is not there.
+        # All are packages, so that `from module import x` asks the finder for missing names.
         module.__spec__ = ModuleSpec(name, None, origin="Tessera's stand-in", is_package=True)
         module.__path__ = []
         module.__dict__.update(contents)

@@ -20,17 +20,17 @@ def moe_align_block_size(
     *,
     generation: Generation,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Group the pairs by expert, into new tensors of the lengths that this generation gives them.
+    """Group the pairs by expert, into new tensors of this generation's lengths.
 
     Args:
         topk_ids: any shape and integer type, N elements.
         block_size: slots in a block, at least 1.
         num_experts: number of experts, at least 1.
-        expert_map: int32[num_experts], the local number of each expert, -1 where it has none.
+        expert_map: int32[num_experts], the local number of each expert, -1 if it has none.
         pad_sorted_ids: round the length up to a multiple of `block_size`.
-        ignore_invalid_experts: with a map, leave out the pairs of experts that live elsewhere.
+        ignore_invalid_experts: with a map, leave out the pairs of remote experts.
         return_scatter_idx: not served; False.
-        generation: whose lengths and tail to give.
+        generation: determines lengths and tail.
 
     Returns:
         Indices int32[num_slots], expert of each block int32[ceil(num_slots / block_size)], and the
@@ -51,7 +51,7 @@ def moe_align_block_size(
     if pad_sorted_ids:
         num_slots += -num_slots % block_size
     num_blocks = -(-num_slots // block_size)
-    # Not parts of one allocation: Triton compiles kernels anew for addresses off 16 bytes.
+    # Separate allocations, because Triton compiles kernels anew for addresses not aligned to 16.
     out = (
         topk_ids.new_empty(num_slots, dtype=torch.int32),
         topk_ids.new_empty(num_blocks, dtype=torch.int32),
@@ -65,7 +65,7 @@ def moe_align_block_size(
         num_experts=num_experts,
         expert_map=expert_map,
         ignore_invalid_experts=ignore_invalid_experts,
-        # vLLM indexes the map with the tail, too: -1 is its last entry then.
+        # vLLM also indexes the map with the tail: -1 is then its last entry.
         tail_expert=tail_expert % num_experts if mapped_afterwards else tail_expert,
         map_tail=mapped_afterwards,
         out=out,

@@ -1,6 +1,6 @@
 """Strict mode while another thread captures a graph.
 
-test_cuda_strict.py runs this file in a process of its own.
+test_cuda_strict.py runs this file in a separate process.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("memory_for_reports")
 
 @contextmanager
 def neighbour_capturing(validate: bool, stream: Any = None) -> Iterator[None]:
-    """Inside, another thread captures a graph in torch's default mode, on a stream of its own.
+    """Inside, another thread captures a graph in torch's default mode, on a separate stream.
 
     The graph holds one call from before the block and one from after it. Afterwards it is replayed.
     """

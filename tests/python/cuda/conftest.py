@@ -1,4 +1,4 @@
-"""Skips the tests of this folder, and says why, where there is no CUDA device to run calls on."""
+"""Skips the tests of this folder, with the reason, if there is no CUDA device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What cannot run is refused before a launch; what fails is told, and the next call works."""
+"""Calls that cannot run are refused before a launch; after a failure the next call works."""
 
 from __future__ import annotations
 

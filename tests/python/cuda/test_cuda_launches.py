@@ -1,4 +1,4 @@
-"""A call is one kernel on the device, and nothing else: no memset, no copy, no second kernel."""
+"""A call is exactly one kernel on the device: no memset, no copy, no second kernel."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The benchmark: what `tessera bench` measures, and how."""
+"""The benchmark behind `tessera bench`."""

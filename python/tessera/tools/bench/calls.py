@@ -1,4 +1,4 @@
-"""Ops that are timed as Python calls, on either device: one problem and its contenders for all."""
+"""Ops that are timed as Python calls, on either device: their common problem and contenders."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _GPU_METHODS = ("graph", "chain", "l2", "eager")
 
 @dataclass(frozen=True)
 class CallProblem:
-    """A call of an op on the arrays of a shape, and the calls beside it.
+    """A call of an op on the arrays of a shape, and the calls that it is compared with.
 
-    judge: what the op's checker says of the call's outputs.
+    judge: runs the op's checker on the call's outputs.
     others: calls of peers and of related ops, by the name of the contender.
     num_words: words of 32 bits that the op reads, for the floor.
     """
@@ -38,16 +38,16 @@ class CallProblem:
             array[...] = POISON
 
     def violations(self, outputs: tuple[Any, ...]) -> list[Violation]:
-        """What the op's checker says of these outputs."""
+        """The violations that the op's checker finds in these outputs."""
         return self.judge(outputs)
 
     def floor_arrays(self) -> tuple[Any, tuple[Any, ...]]:
-        """As many words as the op reads, none negative, and arrays such as it writes."""
+        """As many words as the op reads, none negative, and arrays like those that it writes."""
         return placed(np.zeros(self.num_words, np.int32), self.device), self.call.run()
 
 
 def placed(array: Any, device: str) -> Any:
-    """A NumPy array where a call on the device wants it."""
+    """A NumPy array, moved to the device."""
     if device == "cpu":
         return array
     import torch
@@ -56,7 +56,7 @@ def placed(array: Any, device: str) -> Any:
 
 
 def call_contenders(device: str, *related: str) -> list[Contender]:
-    """Tessera, related ops that each problem has a call of, and the floor."""
+    """Tessera, the related ops that each problem has a call of, and the floor."""
     methods = ("call",) if device == "cpu" else _GPU_METHODS
     ours = Contender("tessera", "tessera", methods, lambda problem: problem.call)
     beside = [Contender(name, "related", methods, _other(name)) for name in related]

@@ -18,8 +18,8 @@ from tessera.tools.bench.shapes import Shape
 
 _PROCESSES = 3
 
-# What is done before the call that is timed. Tessera's library is loaded when it is first needed,
-# with the FFI and all of that's imports; an engine imports its own while it starts.
+# Preparation before the timed call. Tessera loads its library at first use, with the FFI and all
+# its imports; an engine imports its own while it starts.
 _PREPARATIONS = {
     "tessera": "load",
     "tessera, library not loaded": "nothing",
@@ -30,7 +30,7 @@ _PREPARATIONS = {
 def cold_times(
     shape: Shape, names: Iterable[str], progress: Callable[[str], object] = lambda name: None
 ) -> Times:
-    """Microseconds of the first call, by contender; Tessera's in three variants."""
+    """Microseconds of the first call, by contender; for Tessera in three variants."""
     wanted = [one for name in names for one in (_PREPARATIONS if name == "tessera" else [name])]
     sizes = make_problem(shape, "cpu", seed=0)
     times = Times()
@@ -65,7 +65,7 @@ def first_call_us(order: dict[str, Any]) -> float:
 
     shape = Shape(**order["shape"])
     num_slots, num_blocks = order["lengths"]
-    # Not from the generator of cases, which is in the library that may not be loaded yet.
+    # Does not use the generator of cases, which is in the library that may not be loaded yet.
     scores = torch.rand((shape.num_tokens, shape.num_experts), device="cuda")
     ids = scores.topk(shape.top_k).indices.to(getattr(torch, shape.dtype))
     problem = Problem(

@@ -1,4 +1,4 @@
-"""What can be timed: Tessera, its peers, floors, and what a call costs at least."""
+"""Contenders that can be timed: Tessera, its peers, floors, and minimum costs of a call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Kind = Literal["tessera", "peer", "related", "floor", "cost"]
 HOST_LIBRARY = "tessera_bench.so"
 CUDA_LIBRARY = "tessera_bench_cuda.so"
 
-# Where scripts/build.sh bench puts them, in a checkout.
+# The folder in a checkout that scripts/build.sh bench writes them to.
 _BUILD = Path("build", "bench")
 
 
@@ -27,12 +27,12 @@ _BUILD = Path("build", "bench")
 class Call:
     """One contender on one problem.
 
-    run: one call; the arrays of its outputs, for the method `chain` also where it is no
+    run: makes one call and returns its output arrays; for the method `chain` even if it is not an
         implementation of the op.
     seconds: host time of that many calls.
     source: the tensor on a GPU that `run` reads, for the method `chain`; None for all others.
-    is_aligned: whether `run` gives the three arrays of an alignment op, of which `chain` reads what
-        is in use; of others it reads everything.
+    is_aligned: whether `run` returns the three arrays of an alignment op, of which `chain` reads
+        only the used part; other arrays it reads completely.
     """
 
     run: Callable[[], Any]
@@ -48,19 +48,19 @@ class Call:
 
     @staticmethod
     def in_turn(calls: Sequence[Call]) -> Call:
-        """Goes round several calls, timed by a loop in Python."""
+        """A call that cycles through several calls, timed by a loop in Python."""
         following = itertools.cycle([call.run for call in calls]).__next__
         return Call.of(lambda: following()())
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A contender; `unavailable` and `refusal` say why not, and are empty if nothing is amiss.
+    """A contender; `unavailable` and `refusal` give the reason if it cannot run, else are empty.
 
-    `version` is that of a package of others.
+    `version` is the version of another project's package.
 
-    A related contender is another op that does comparable work. A floor does what no implementation
-    can do without, and computes nothing. A cost is what a call from Python takes that does nothing.
+    A related contender is another op that does comparable work. A floor only does the memory
+    traffic that every implementation needs. A cost is a call from Python that does nothing.
     """
 
     name: str
@@ -70,16 +70,16 @@ class Contender:
     unavailable: str = ""
     version: str = ""
     refusal: Callable[[Any], str] = lambda shape: ""
-    # For those timed in C++: a call that goes round problems of one shape there.
+    # For contenders timed in C++: a call that cycles through problems of one shape there.
     prepare_in_turn: Callable[[Sequence[Any]], Call] | None = None
 
     @property
     def is_checked(self) -> bool:
-        """Whether its outputs are to be judged by the contract."""
+        """Whether its outputs are checked against the contract."""
         return self.kind in ("tessera", "peer")
 
     def prepare_all(self, problems: Sequence[Any]) -> Call:
-        """A call that goes round these problems of one shape, or has only one."""
+        """A call that cycles through these problems of one shape; there may be only one."""
         if len(problems) == 1:
             return self.prepare(problems[0])
         if self.prepare_in_turn is not None:
@@ -114,7 +114,7 @@ class NativeLibrary:
         self._module = tvm_ffi.load_module(path)
 
     def function(self, name: str, *, release_gil: bool = True) -> Any:
-        """A function of it. A short one had better keep the interpreter lock, as the op does."""
+        """A function of the library. Short ones should keep the interpreter lock, like the op."""
         function = self._module.get_function(name)
         function.release_gil = release_gil
         return function
@@ -130,7 +130,7 @@ def _checkout() -> Path | None:
 
 @functools.cache
 def native_library(file_name: str) -> NativeLibrary:
-    """A library of peers, loaded the first time.
+    """A library of peers, loaded at first use.
 
     Raises:
         OSError: it is not built; the message says how to build it.

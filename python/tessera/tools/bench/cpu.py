@@ -1,4 +1,4 @@
-"""The contenders on the CPU: C++ functions in a loop in C++, and what calls cost in Python."""
+"""The contenders on the CPU: C++ functions in a loop in C++, and costs of calls from Python."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tessera.tools.bench.torch_calls import torch_op_contenders
 
 
 def contenders() -> list[Contender]:
-    """All of them, available or not."""
+    """All contenders, available or not."""
     native = native_library(HOST_LIBRARY)
     found = [
         _native("tessera/1", "tessera", "tessera", 1),
@@ -45,7 +45,7 @@ def contenders() -> list[Contender]:
 
 
 def ratios(us: Mapping[str, float]) -> dict[str, float]:
-    """What the times of one shape are measured for. Above 1, but for the floor, is a win."""
+    """The ratios of interest for one shape. Values above 1 are wins, except for the floor."""
     ours = min(us["tessera/1"], us["tessera/2"])
     found = {
         "1 thread / 2 threads": us["tessera/1"] / us["tessera/2"],
@@ -114,7 +114,7 @@ def _prepare_torch(problem: Problem) -> Call:
 
 
 def _costs(torch: Any) -> list[Contender]:
-    """A call from Python in every form, beside what bounds it."""
+    """A call from Python in every form, and calls that bound its cost."""
 
     def cost(name: str, make: Callable[[Problem], Callable[[], Any]]) -> Contender:
         return Contender(name, "cost", ("eager",), lambda problem: Call.of(make(problem)))

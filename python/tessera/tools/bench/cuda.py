@@ -25,12 +25,12 @@ from tessera.tools.bench.torch_calls import torch_op_contenders
 
 _ALL = ("graph", "chain", "l2", "eager", "cold")
 
-# The textbook's counters have to fit into a CTA's shared memory.
+# The textbook's counters must fit into a CTA's shared memory.
 _TEXTBOOK_EXPERTS = 8192
 
 
 def contenders() -> list[Contender]:
-    """All of them, available or not."""
+    """All contenders, available or not."""
     ours = Contender("tessera", "tessera", _ALL, prepare_tessera)
     out = Contender("tessera, out=", "cost", ("eager",), _prepare_tessera_out)
     torch_peer = Contender("torch", "peer", _ALL, _prepare_torch, refusal=_refuse_shift)
@@ -40,7 +40,7 @@ def contenders() -> list[Contender]:
 
 
 def prepare_tessera(problem: Problem) -> Call:
-    """The op as a user calls it; with the problem's outputs, if those are given."""
+    """The op as a user calls it, with the problem's outputs if it has any."""
     ids, options, out = problem.topk_ids, problem.options, problem.outputs
     return Call.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
 
@@ -99,8 +99,8 @@ def floor_contenders(arrays_of: Callable[[Any], tuple[Any, tuple[Any, ...]]]) ->
     """Floors of five grids, with and without programmatic dependent launch.
 
     Args:
-        arrays_of: of a problem, what a floor reads, 32-bit words of which none is negative, and
-            three arrays such as those that it writes.
+        arrays_of: returns, for a problem, the non-negative 32-bit words that a floor reads, and
+            three arrays like those that it writes.
     """
     try:
         native_library(CUDA_LIBRARY)
@@ -126,7 +126,7 @@ def floor_contenders(arrays_of: Callable[[Any], tuple[Any, tuple[Any, ...]]]) ->
 
 def _floor_call(words: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
     function = native_library(CUDA_LIBRARY).function("floor", release_gil=False)
-    # The kernel reads and writes 16 bytes at a time: its arrays are never shifted.
+    # The kernel reads and writes 16 bytes at a time, so its arrays are never shifted.
     words, outputs = words.clone(), tuple(array.clone() for array in outputs)
 
     def run() -> Any:
@@ -170,7 +170,7 @@ def _prepare_cub_radix(problem: Problem) -> Call:
 
 def _prepare_empty_kernel(problem: Problem) -> Call:
     function = native_library(CUDA_LIBRARY).function("empty_kernel", release_gil=False)
-    # All zero, so that a reader finds no slot in use.
+    # Zeros, so that a reader finds no used slot.
     ids, outputs = problem.topk_ids, tuple(one.zero_() for one in problem.empty_outputs())
 
     def run() -> Any:
@@ -230,7 +230,7 @@ def _sgl_kernel() -> Contender:
     def prepare(problem: Problem) -> Call:
         import torch
 
-        # As SGLang calls it: one expert more, for ids of -1.
+        # SGLang calls it with one more expert, for ids of -1.
         ids, block_size = problem.topk_ids, problem.shape.block_size
         num_experts = problem.shape.num_experts + 1
         num_slots = ids.numel() * block_size

@@ -1,4 +1,4 @@
-"""Measures: for every shape, checks every contender's outputs, then times all that can run."""
+"""Checks, for every shape, every contender's outputs, then times all that can run."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "chain", "l2", "e
 
 
 class ContractBrokenError(Exception):
-    """Tessera's own outputs break the contract: there is nothing to time."""
+    """Tessera's own outputs break the contract, so timing makes no sense."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure.
+    """The measurements to make.
 
-    shapes: those of the op, as its presets have them.
+    shapes: shapes of the op, of the type in its presets.
     peers: None stands for all.
     windows: by the shapes' `trace` and `num_tokens`, the ids of logs, [windows, tokens, top_k]. A
         time is the mean over the windows.
@@ -47,7 +47,7 @@ class Request:
     op: Op = align_block_size.OP
 
     def check(self, contenders: Sequence[Contender]) -> None:
-        """Refuse what makes no sense, before anything takes time."""
+        """Refuse unknown methods and peers, before any work."""
         offered = {method for one in contenders for method in one.methods}
         known = [method for method in _DEVICE_METHODS[self.device] if method in offered]
         for method in self.methods:
@@ -63,13 +63,13 @@ class Request:
                 raise ValueError(f"--peers: expected {some}, got {name}")
 
     def wants(self, contender: Contender) -> bool:
-        """Whether a contender is to be measured; all but peers always are."""
+        """Whether to measure a contender; only peers can be deselected."""
         if self.peers is None or not _is_peer(contender):
             return True
         return contender.name.partition("/")[0] in self.peers
 
     def problems(self, shape: AnyShape) -> list[AnyProblem]:
-        """The shape's problem, or one for each window of its log."""
+        """The shape's problem, or one per window of its log."""
         make = self.op.make_problem
         if isinstance(shape, Shape) and shape.trace:
             windows = self.windows[shape.trace, shape.num_tokens]
@@ -82,10 +82,10 @@ def _is_peer(contender: Contender) -> bool:
 
 
 def measure(request: Request, progress: Callable[[str], object] = lambda shape: None) -> Any:
-    """The results as one JSON document; `progress` is told of each shape before its turn.
+    """The results as one JSON document; calls `progress` with the name of each shape in turn.
 
     Raises:
-        ValueError: the request makes no sense.
+        ValueError: the request has unknown methods or peers.
         ContractBrokenError: Tessera's outputs are wrong.
     """
     everyone = request.op.contenders(request.device)
@@ -152,7 +152,7 @@ def _measured_row(
 
 
 def _broken_rules(problems: Sequence[AnyProblem], contender: Contender) -> list[str]:
-    """What the contender breaks on the first of the problems that it breaks something on."""
+    """The violations of a contender on the first problem on which it has any."""
     for problem in problems:
         call = contender.prepare(problem)
         problem.poison()
@@ -179,7 +179,7 @@ def _require_ours(
 def _judgement(
     op: Op, us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Ratios of the shape, the less flattering where two methods judge, and beaten floors."""
+    """Ratios of the shape, the less favourable one of two methods, and beaten floors."""
     ratios = {}
     for kind, name in (("peer", "Tessera / best peer"), ("floor", "Tessera / floor")):
         if (found := less_flattering(us, kinds, kind)) is not None:

@@ -1,15 +1,15 @@
-"""What times say: who is fastest, how Tessera compares, and which floor is none."""
+"""Evaluates times: the fastest contender, Tessera's ratios, and floors that are beaten."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-# What a contender has to be faster by than the floor before that counts as beating it.
+# A contender beats the floor if it is faster by more than this.
 _NOISE = 0.02
 
-# Those that compare the speed of contenders. By `graph` a call overlaps the one before, by `chain`
-# it has other kernels around it: neither alone decides.
+# The methods that compare the speed of contenders. In `graph` a call overlaps the previous one, in
+# `chain` it has other kernels around it: neither alone decides.
 GPU_METHODS = ("graph", "chain")
 SPEED_METHODS = (*GPU_METHODS, "call", "l2")
 
@@ -30,7 +30,7 @@ def best(us: Mapping[str, float], kinds: Kinds, kind: str) -> tuple[str, float] 
 
 
 def judged_methods(us: Row) -> list[str]:
-    """The methods that tell how fast contenders are: both of a GPU, or the best of the others."""
+    """The methods that decide on speed: both methods of a GPU, or the best of the others."""
     measured = [method for method in SPEED_METHODS if speeds(us, method)]
     return [method for method in measured if method in GPU_METHODS] or measured[:1]
 
@@ -49,7 +49,7 @@ def less_flattering(us: Row, kinds: Kinds, kind: str) -> float | None:
 
 
 def below_floor(us: Row, kinds: Kinds) -> dict[str, dict[str, float]]:
-    """By judged method, the times of contenders that are faster than what is called a floor."""
+    """By judged method, the times of contenders that are faster than the floor."""
     found = {}
     for method in judged_methods(us):
         times = speeds(us, method)

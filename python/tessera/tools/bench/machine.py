@@ -1,4 +1,4 @@
-"""What results have to say of the machine, the build and the commit that they belong to."""
+"""Describes the machine, the build and the commit of results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import tessera
 
 
 def description(device: str, commit: str | None) -> dict[str, Any]:
-    """Commit, date, machine and versions. `commit` is for where git cannot tell."""
+    """Commit, date, machine and versions. `commit` overrides what git reports."""
     found: dict[str, Any] = {
         "commit": commit or _git("rev-parse", "HEAD"),
         "modified": None if commit else _is_modified(),
@@ -35,13 +35,13 @@ def _gpu() -> dict[str, Any]:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
     values = _output([*command, f"--id={torch.cuda.current_device()}"])
     names = ("driver", "clock_sm", "clock_sm_max", "clock_memory", "power")
-    told = [value.strip() for value in (values or "").split(",")]
+    found = [value.strip() for value in (values or "").split(",")]
     return {
         "gpu": torch.cuda.get_device_name(),
         "num_sms": torch.cuda.get_device_properties("cuda").multi_processor_count,
         "cuda": torch.version.cuda,
         "torch": torch.__version__,
-        **(dict(zip(names, told, strict=True)) if len(told) == len(names) else {}),
+        **(dict(zip(names, found, strict=True)) if len(found) == len(names) else {}),
     }
 
 
@@ -54,7 +54,7 @@ def _output(command: list[str]) -> str | None:
 
 
 def _git(*arguments: str) -> str | None:
-    """Of Tessera's own checkout, if that is where we are."""
+    """Output of a git command, if the current folder is a checkout of Tessera."""
     if not Path("include", "tessera").is_dir():
         return None
     return _output(["git", *arguments])
@@ -66,7 +66,7 @@ def _is_modified() -> bool | None:
 
 
 def _processor() -> str:
-    """The name the processor gives itself."""
+    """The processor's model name."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

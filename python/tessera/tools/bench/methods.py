@@ -1,4 +1,4 @@
-"""The ways of timing. Each takes all contenders of a shape, and gives microseconds a call."""
+"""The timing methods. Each takes all contenders of a shape, and returns microseconds per call."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from tessera.tools.bench.contender import CUDA_LIBRARY, Call, native_library
 from tessera.tools.bench.load import SPOILED_ABOVE, waited_seconds
 from tessera.tools.bench.problem import MAX_WINDOWS
 
-# Every window of a log has its turn.
+# So every window of a log is used once.
 _CALLS_PER_GRAPH = MAX_WINDOWS
 _REPLAYS = (5, 30)
 _GRAPH_ROUNDS = 2
 _REPLAY_BUDGET_US = 25_000.0
 
-# The GPU sleeps some 30 us before a graph, so that the host has enqueued the graph and both events.
+# The GPU sleeps some 30 us before a graph, until the host has enqueued the graph and both events.
 _SLEEP_CYCLES = 60_000
 
 _WARMUP_CALLS = 3
@@ -37,27 +37,27 @@ _EAGER_ROUNDS = 25
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure by the method `call`: repetitions, and the least time of one."""
+    """Effort of the method `call`: number of repetitions, and the minimum time of one."""
 
     repetitions: int
     min_seconds: float
 
 
-# OpenMP's threads spin for some 8 ms after a call, at the cost of whoever is timed next: hence
-# repetitions of tens of milliseconds.
+# OpenMP's threads spin for some 8 ms after a call, which slows down the next contender, so a
+# repetition takes tens of milliseconds.
 QUICK = Effort(repetitions=5, min_seconds=0.02)
 THOROUGH = Effort(repetitions=21, min_seconds=0.04)
 
 
 @dataclass
 class Times:
-    """What was found, by contender.
+    """Results by contender.
 
-    us: median microseconds a call.
-    spread_us: the interquartile range of the samples, where the method knows it.
+    us: median microseconds per call.
+    spread_us: the interquartile range of the samples, if the method has it.
     within_noise: a time that is no larger than its spread, and therefore not in `us`.
-    spoiled: of a host time, the share of it that threads of this process waited for a processor, in
-        the median repetition, where that is above `SPOILED_ABOVE`.
+    spoiled: for a host time, the share of it that threads of this process waited for a processor,
+        in the median repetition, if that is above `SPOILED_ABOVE`.
     failures: why a contender could not be timed.
     """
 
@@ -96,7 +96,8 @@ def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
 def chain(calls: Mapping[str, Call], effort: Effort) -> Times:
     """GPU time that a call adds between a kernel that writes its input and a reader of its outputs.
 
-    The same graph without the call is taken off, with the reader on outputs of an earlier call.
+    Subtracts the time of the same graph without the call, whose reader gets outputs of an earlier
+    call.
     """
     times = Times()
     samples, times.failures = _samples_of_graphs(calls, _with_and_without)
@@ -107,7 +108,7 @@ def chain(calls: Mapping[str, Call], effort: Effort) -> Times:
 
 
 def difference_of_medians(minuend: list[float], subtrahend: list[float]) -> tuple[float, float]:
-    """The difference, and its interquartile range where both vary on their own."""
+    """The difference, and its interquartile range if both vary independently."""
     spreads = (_interquartile_range(found) for found in (minuend, subtrahend))
     return statistics.median(minuend) - statistics.median(subtrahend), math.hypot(*spreads)
 
@@ -162,7 +163,7 @@ def missing(method: str) -> str:
 
 
 def _enough_calls(call: Call, min_seconds: float) -> int:
-    """Calls that take that long."""
+    """The number of calls that take this long."""
     number, seconds = 1, call.seconds(1)
     while seconds < min_seconds / 4:
         number *= 2
@@ -188,7 +189,7 @@ def _interleaved(
             seconds = time.perf_counter() - begin
             waited[name].append((waited_seconds() - waited_before) / seconds)
     settle()
-    # The median of times is spoiled where most of them are.
+    # The median time is spoiled if most times are.
     shares = {name: statistics.median(found) for name, found in waited.items()}
     return Times(
         {name: statistics.median(found) for name, found in samples.items()},
@@ -206,7 +207,7 @@ def _synchronize_if_cuda() -> Callable[[], object]:
 
 @contextlib.contextmanager
 def _garbage_uncollected() -> Iterator[None]:
-    """A graph or event freed while another graph is captured would end the capture."""
+    """Disables garbage collection: freeing a graph or event during a capture would end it."""
     gc.collect(0)
     was_enabled = gc.isenabled()
     gc.disable()
@@ -218,7 +219,7 @@ def _garbage_uncollected() -> Iterator[None]:
 
 
 def _with_and_without(call: Call) -> list[Callable[[], Any]]:
-    """A call between its neighbours, and its neighbours alone."""
+    """A call between its neighbours, and the neighbours alone."""
     library = native_library(CUDA_LIBRARY)
     write = library.function("write_input", release_gil=False)
     read_outputs = library.function("read_outputs", release_gil=False)
@@ -247,9 +248,9 @@ def _with_and_without(call: Call) -> list[Callable[[], Any]]:
 def _samples_of_graphs(
     calls: Mapping[str, Call], steps_of: Callable[[Call], Sequence[Callable[[], Any]]]
 ) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
-    """Microseconds that every step of a call takes in a graph of its own, by contender and step.
+    """Microseconds of every step of a call, each in its own graph, by contender and step.
 
-    Also why contenders could not be captured.
+    Also returns why contenders could not be captured.
     """
     import torch
 
@@ -285,10 +286,10 @@ def _interquartile_range(samples: list[float]) -> float:
 
 
 def _captured(torch: Any, run: Callable[[], Any]) -> Any:
-    """A graph of calls on the current stream, and replayed once.
+    """A graph of calls on the current stream, replayed once.
 
-    Not by `with torch.cuda.graph(...)`, which collects garbage and empties the cache first: most of
-    a second for all contenders of a shape.
+    Does not use `with torch.cuda.graph(...)`, which first collects garbage and empties the cache:
+    that takes most of a second for all contenders of a shape.
     """
     for _ in range(_WARMUP_CALLS):
         run()

@@ -1,4 +1,4 @@
-"""How an op is described to the benchmark."""
+"""The description of an op for the benchmark."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ class AnyProblem(Protocol):
         """Overwrite the outputs, or the memory that the next call's will be allocated from."""
 
     def violations(self, outputs: tuple[Any, ...]) -> list[Violation]:
-        """What the op's checker says of these outputs."""
+        """The violations that the op's checker finds in these outputs."""
         ...
 
 
 @dataclass(frozen=True)
 class Op:
-    """What is timed of an op, and beside whom.
+    """The shapes, problems and contenders of an op.
 
-    presets: named lists of shapes; the first is the usual one.
-    make_problem: the inputs of a shape on a device, "cpu" or "cuda", by a seed.
-    contenders: all of them on a device; those that cannot run say why.
+    presets: named lists of shapes; the first is the default.
+    make_problem: makes the inputs of a shape on a device, "cpu" or "cuda", from a seed.
+    contenders: all contenders on a device; those that cannot run give a reason.
     results: the files of the performance page that the op's rows go to, without suffix.
-    after_shape: called when a shape has been timed; raises what calls left to be raised later.
-    ratios: by microseconds of the method `call`, what else the times of one shape are measured for.
+    after_shape: called when a shape has been timed; raises errors that calls deferred.
+    ratios: further ratios for one shape, from microseconds of the method `call`.
     """
 
     name: str

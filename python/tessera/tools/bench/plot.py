@@ -39,7 +39,7 @@ def require_drawable(path: Path, shapes: Sequence[Shape], methods: Sequence[str]
 
 
 def _is_plain(row: Mapping[str, Any]) -> bool:
-    """Whether a row is about the size alone."""
+    """Whether a row has default properties except for its size."""
     is_usual = row["skew"] == "uniform" and row["dtype"] == "int32" and row["map"] == "none"
     return is_usual and row["shift_bytes"] is None and not row["trace"]
 
@@ -47,8 +47,8 @@ def _is_plain(row: Mapping[str, Any]) -> bool:
 def lines(document: Mapping[str, Any], method: str) -> dict[str, list[tuple[int, float]]]:
     """Points (ids, us) by a method of Tessera, each peer and the floor, by the number of ids.
 
-    Where several shapes have as many ids, the point is their geometric mean. Variants of a shape
-    are left out: the lines are about the size.
+    If several shapes have the same number of ids, the point is their geometric mean. Variants of a
+    shape are left out, because the lines show the effect of the size.
     """
     kinds = kinds_of(document)
     found: dict[str, dict[int, list[float]]] = {}
@@ -69,7 +69,7 @@ def lines(document: Mapping[str, Any], method: str) -> dict[str, list[tuple[int,
 
 
 def beaten_floor(drawn: Mapping[str, list[tuple[int, float]]]) -> list[tuple[int, float]]:
-    """The floor's points that another line lies below."""
+    """The floor's points that are above another line."""
     others = [dict(points) for name, points in drawn.items() if name != "floor"]
     return [
         (ids, us)
@@ -86,7 +86,7 @@ def _geometric_mean(values: list[float]) -> float:
 
 
 def plot(document: Mapping[str, Any], path: Path, note: str = "", *, force: bool = True) -> None:
-    """Draw the lines, a panel for each method that judges; the same results, the same file.
+    """Draw the lines, one panel per judged method; the same results give the same file.
 
     `note` goes into the file's description. Without `force` a file that is there is not replaced.
     """
@@ -105,7 +105,7 @@ def plot(document: Mapping[str, Any], path: Path, note: str = "", *, force: bool
         1, len(panels), figsize=(8 * len(panels), 5), sharey=True, squeeze=False
     )
     kinds = kinds_of(document)
-    # One color a name, also where a panel lacks some of them.
+    # One color per name, even if a panel lacks some of them.
     names = dict.fromkeys(name for drawn in panels.values() for name in drawn)
     colors = {name: f"C{index}" for index, name in enumerate(names)} | {"floor": "black"}
     for axes, (method, drawn) in zip(grid[0], panels.items(), strict=True):

@@ -1,4 +1,4 @@
-"""A shape with its arrays, where a contender wants them."""
+"""A shape with its arrays, on the device of its contenders."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tessera._outputs import REFERENCE, output_sizes
 from tessera.contract import Violation, contract_violations, synthetic_topk_ids
 from tessera.tools.bench.shapes import Shape
 
-# Of one size in a log, those that are measured: enough for a mean, and few enough for a CUDA graph.
+# Windows measured per size of a log: enough for a mean, and few enough for a CUDA graph.
 MAX_WINDOWS = 20
 
-# In every word of the outputs before a contender writes them: neither an index nor an expert.
+# Value of every word of the outputs before a contender writes them: neither an index nor an expert.
 POISON = -0x21524111
 
 
@@ -25,7 +25,7 @@ class Problem:
     """Inputs of one call, and the lengths of its outputs by the contract.
 
     topk_ids, expert_map, outputs: NumPy arrays on the host, torch tensors on a GPU.
-    outputs: None where every call allocates its own.
+    outputs: None if every call allocates its own.
     """
 
     shape: Shape
@@ -48,7 +48,7 @@ class Problem:
         }
 
     def empty_outputs(self) -> tuple[Any, Any, Any]:
-        """Arrays to write to: `outputs`, or new ones with anything in them."""
+        """Arrays to write to: `outputs`, or new uninitialised ones."""
         if self.outputs is not None:
             return self.outputs
         lengths = (self.num_slots, self.num_blocks, 1)
@@ -69,7 +69,7 @@ class Problem:
             array[...] = POISON
 
     def violations(self, outputs: tuple[Any, ...]) -> list[Violation]:
-        """What the contract's checker says of these outputs, on any device."""
+        """The violations that the contract's checker finds in these outputs, on any device."""
         host = tuple(
             array if isinstance(array, np.ndarray) else array.cpu().numpy() for array in outputs
         )
@@ -85,10 +85,10 @@ class Problem:
 def make_problem(
     shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
 ) -> Problem:
-    """The inputs of a shape, a function of the seed; `log_ids` are those of its routing log."""
+    """The inputs of a shape, a function of the seed; `log_ids` are the ids of its routing log."""
     host_ids = _host_ids(shape, seed) if log_ids is None else log_ids.astype(shape.dtype)
     host_map = _half_remote(shape.num_experts) if shape.map == "half-remote" else None
-    # Asked of the reference: with TESSERA_IMPL, calls on the host may be refused.
+    # Uses the reference, because with TESSERA_IMPL calls on the host may be refused.
     num_slots, num_blocks, _ = output_sizes(
         host_ids.size, shape.block_size, shape.num_experts, False, HOST, REFERENCE
     )
@@ -138,7 +138,7 @@ def _on(device: str, array: npt.NDArray[Any] | None) -> Any:
 
 
 def _shifted(array: Any, shift_bytes: int) -> Any:
-    """A copy that starts so many bytes past the begin of an allocation."""
+    """A copy that starts this many bytes past the beginning of an allocation."""
     if shift_bytes % array.itemsize:
         raise ValueError(
             f"--shift: expected a multiple of the elements' size, {array.itemsize} bytes, "

@@ -1,4 +1,4 @@
-"""Results for the terminal: one table for each method, then what is lost, broken or unavailable."""
+"""Results for the terminal: one table per method, then losses, violations and unavailable peers."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from tessera.tools.bench.judgement import (
 )
 from tessera.tools.bench.load import SPOILED_ABOVE
 
-# Stands behind a time that other programs spoiled.
+# Marks a time that other programs spoiled.
 _MARK = "*"
 
 
 def figure(us: float) -> str:
-    """Three significant digits or so."""
+    """A number with about three significant digits."""
     return f"{us:.2f}" if us < 10 else f"{us:.1f}" if us < 100 else f"{us:.0f}"
 
 
 def print_report(console: Console, document: Mapping[str, Any]) -> None:
-    """Everything that a reader has to know of these results."""
+    """Print the complete results."""
     print_head(console, document)
     for method, meaning in document["methods"].items():
         console.print()
@@ -47,7 +47,7 @@ def print_report(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def print_head(console: Console, document: Mapping[str, Any]) -> None:
-    """Where and on what the results were measured."""
+    """The machine and build of the results."""
     where = document.get("gpu", document["machine"])
     others = {row["op"]: None for row in rows(document) if row["op"] != "align_block_size"}
     parts = [where, *others, f"commit {(document['commit'] or 'unknown')[:10]}", "us per call"]
@@ -55,7 +55,7 @@ def print_head(console: Console, document: Mapping[str, Any]) -> None:
 
 
 def print_remarks(console: Console, document: Mapping[str, Any]) -> None:
-    """Who could not be measured, and what is wrong with those who were."""
+    """Contenders that could not be measured, and problems of those that were."""
     for line in _remarks(document):
         console.print(line)
 
@@ -98,7 +98,7 @@ def _comparison(document: Mapping[str, Any], method: str) -> Table:
 
 
 def cell(row: Mapping[str, Any], name: str, method: str) -> str:
-    """A time: one that is a difference with its spread in brackets, a spoiled one with a mark."""
+    """A time: a difference has its spread in brackets, a spoiled time has a mark."""
     us = row["us"].get(name, {}).get(method)
     if us is None:
         return "-"
@@ -107,7 +107,7 @@ def cell(row: Mapping[str, Any], name: str, method: str) -> str:
 
 
 def _listing(document: Mapping[str, Any], method: str) -> Table:
-    """Contenders down, shapes across: for methods that are about the call, not the shape."""
+    """A table of contenders by shapes, for methods that measure the call, not the shape."""
     measured = [row for row in rows(document) if speeds(row["us"], method)]
     table = Table("call", box=None, pad_edge=False, header_style="bold")
     for row in measured:
@@ -131,7 +131,7 @@ def _losses(document: Mapping[str, Any], method: str) -> Iterator[str]:
 
 
 def _verdicts(document: Mapping[str, Any]) -> Iterator[str]:
-    """On how many shapes Tessera is faster than every peer, by each method and by both."""
+    """The number of shapes on which Tessera is faster than every peer, per method and for both."""
     kinds = kinds_of(document)
     by_method: dict[str, list[float]] = {}
     num_spoiled: Counter[str] = Counter()
@@ -194,7 +194,7 @@ def _remarks(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _first_of_each(document: Mapping[str, Any], key: str) -> dict[str, tuple[str, str, int]]:
-    """For each contender the first shape with such a remark, the remark, and their number."""
+    """For each contender, the first shape with such a remark, the remark, and their number."""
     found: dict[str, tuple[str, str, int]] = {}
     for row in rows(document):
         for name, why in row[key].items():

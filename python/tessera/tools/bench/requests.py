@@ -1,4 +1,4 @@
-"""What the performance page is made of: the files of results, and what each one measures."""
+"""The files of results of the performance page, and the measurements in each."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _UNIFORM = [shape for shape in HEADLINE if shape.skew == "uniform"]
 _SKEWED = [shape for shape in _UNIFORM if shape.num_tokens >= 16]
 _ADDRESSED = [shape for shape in _UNIFORM if shape.num_tokens in (16, 1024, 4096, 65536)]
 
-# One, since every figure takes several processes, and each of them seconds.
+# Only one, since every figure takes several processes, and each of them seconds.
 _COLD = Shape(4096, 64, 2, 128)
 
-# A word, a vector of four, a cache line, some pages, and what is none of these.
+# A word, a vector of four, a cache line, some pages, and other numbers.
 _SHIFTS = (0, 4, 16, 128, 512, 4096, 69636)
 
 
@@ -43,7 +43,7 @@ def report_requests(
     seed: int,
     commit: str | None,
 ) -> dict[str, list[Request]]:
-    """The requests by the file that their results go to."""
+    """The requests, by the file for their results."""
 
     def request(
         shapes: Sequence[Shape], *methods: str, peers: Sequence[str] | None = None
@@ -83,7 +83,7 @@ def report_requests(
 
 
 def _cases() -> list[Shape]:
-    """The shapes of the table of cases that are meant for benchmarks."""
+    """The benchmark shapes of the table of cases."""
     found = []
     for case in cases():
         if case.benchmark:

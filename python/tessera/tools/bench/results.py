@@ -25,6 +25,6 @@ def _field(value: Any) -> str:
 
 
 def write_results(path: Path, document: Mapping[str, Any]) -> None:
-    """Write a file of results, and its folder if need be."""
+    """Write a file of results, and its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(results_text(document))

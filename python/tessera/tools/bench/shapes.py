@@ -1,4 +1,4 @@
-"""What is measured: shapes of `align_block_size`, and the named sets of them."""
+"""Shapes of `align_block_size`, and named sets of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Shape:
 
     skew: the popularity of the experts; zipf is rank^-1.2, and with one-hot-expert every token has
         one and the same expert among its ids.
-    map: with half-remote, an expert map on which every odd expert lives elsewhere.
+    map: with half-remote, an expert map on which every odd expert is remote.
     trace: the routing log and layer that the ids come from, in one window of so many tokens or in
         several; empty for synthetic ones.
     shift_bytes: how far past an allocation's begin every array starts, in a call that allocates
@@ -41,7 +41,7 @@ class Shape:
 
     @property
     def name(self) -> str:
-        """Unique in a run: the sizes, and whatever is out of the ordinary."""
+        """A name unique in a run: the sizes, and every unusual property."""
         parts = [self.size_name]
         if self.skew != "uniform" and not self.trace:
             parts.append(self.skew)
@@ -60,7 +60,7 @@ class Shape:
 
 
 def usual_block_size(num_tokens: int) -> int:
-    """The block size that kernels use at this number of tokens."""
+    """The usual block size of kernels at this number of tokens."""
     if num_tokens <= 64:
         return 16
     return 64 if num_tokens <= 1024 else 128

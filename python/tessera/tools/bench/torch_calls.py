@@ -1,4 +1,4 @@
-"""What a call costs as an op of torch's dispatcher: Tessera's, and one that does nothing."""
+"""Calls through torch's dispatcher: Tessera's op, and one that does nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tessera.tools.bench.problem import Problem
 
 
 def torch_op_contenders() -> list[Contender]:
-    """Both, on either device; torch has to be installed."""
+    """Both contenders, on either device; torch must be installed."""
     return [
         Contender("torch.ops.tessera.align_block_size", "cost", ("eager",), _prepare(_tesseras_op)),
         Contender("empty torch op, the same arguments", "cost", ("eager",), _prepare(_empty_op)),
@@ -22,7 +22,7 @@ def _prepare(op_of: Callable[[], Any]) -> Callable[[Problem], Call]:
     def prepare(problem: Problem) -> Call:
         import torch
 
-        # NumPy's arrays become tensors of the same memory.
+        # NumPy arrays become tensors of the same memory.
         ids, options = torch.as_tensor(problem.topk_ids), problem.options
         if problem.expert_map is not None:
             options["expert_map"] = torch.as_tensor(problem.expert_map)

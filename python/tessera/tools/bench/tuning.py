@@ -1,4 +1,4 @@
-"""The tuning loop: a log's own tokens at the block sizes in question, beside the log's advice."""
+"""The tuning loop: times a log's own tokens at several block sizes, next to the log's advice."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ WINDOW_SIZES = tuple(size for size in BATCH_SIZES if size <= 4096)
 
 @dataclass(frozen=True)
 class Tuning:
-    """What there is to measure in logs, and what their inspection says of it.
+    """The shapes to measure in logs, with the figures of their inspection.
 
     shapes: each a layer, the tokens of a window, and a block size.
-    figures: of each shape, what is known without measuring.
+    figures: for each shape, the figures known without measuring.
     windows: by the shapes' `trace` and `num_tokens`, int32 [windows, tokens, top_k].
-    left_out: sentences about windows that a layer is too short for.
+    left_out: sentences about window sizes longer than a layer.
     layers: by the shapes' `trace`, the numbers of tokens, top k, experts and repeated rows.
     """
 
@@ -41,7 +41,7 @@ class Tuning:
     layers: dict[str, dict[str, int]]
 
     def join(self, document: dict[str, Any]) -> None:
-        """Put what is known beside the results of these shapes."""
+        """Add the known figures to the results of these shapes."""
         for row, figures in zip(document["rows"], self.figures, strict=True):
             row |= figures
         document["layers"] = self.layers
@@ -56,7 +56,7 @@ def tuning(
     seed: int,
     progress: Progress | None = None,
 ) -> Tuning:
-    """Inspect logs, and take a sample of their windows: consecutive tokens, warm-up left out.
+    """Inspect logs, and take a sample of their windows: consecutive tokens without warm-up.
 
     Reads every log twice, and holds `MAX_WINDOWS` windows of each size and layer.
 
@@ -113,7 +113,7 @@ def tuning(
 
 
 def layer_names(layers: Sequence[tuple[Path, int | None]]) -> list[str]:
-    """A name for each layer of each log: its file's, as short as can be, and its number if need be.
+    """A name for each layer of each log: its file, as short as possible, and its number if needed.
 
     Args:
         layers: the log, and the number of the layer; None where the log has no numbers.
@@ -143,7 +143,7 @@ def _in_question(block_size: int) -> Sequence[int]:
 
 
 def _figures(layer: Layer, advice: Advice, block_size: int) -> dict[str, Any]:
-    """What an inspection says of windows at a block size."""
+    """The figures of an inspection for windows at a block size."""
     batch = next(one for one in layer["batches"] if one["batch_size"] == advice["batch_size"])
     blocks = next(one for one in batch["blocks"] if one["block_size"] == block_size)
     cost = next(one for one in advice["costs"] if one["block_size"] == block_size)
@@ -158,7 +158,7 @@ def _figures(layer: Layer, advice: Advice, block_size: int) -> dict[str, Any]:
 
 
 class _Sample:
-    """Windows of a layer, chosen at random, and filled while its tokens stream by.
+    """Windows of a layer, chosen at random, and filled while its tokens are streamed.
 
     windows: by the tokens of a window, int32 [windows, tokens, top_k].
     """
@@ -191,7 +191,7 @@ def _chosen(num_windows: int, seed: int) -> npt.NDArray[np.int64]:
 def _traffic(
     path: Path, progress: Progress | None
 ) -> Iterator[tuple[int | None, npt.NDArray[Any]]]:
-    """A layer and its next tokens, those that an inspection counts."""
+    """A layer and its next tokens, without those that an inspection excludes."""
     repeated: dict[int | None, RepeatedRows] = {}
     with open_log(path, progress) as file:
         for layer, rows in reader_of(path, file).pieces():

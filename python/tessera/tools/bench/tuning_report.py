@@ -1,4 +1,4 @@
-"""Results of the tuning loop for the terminal: one table a layer, time and advice side by side."""
+"""Results of the tuning loop for the terminal: one table per layer, times next to the advice."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tessera.tools.bench.report import cell, kinds_of, print_head, print_remarks
 
 
 def print_tuning(console: Console, document: Mapping[str, Any]) -> None:
-    """Everything that a reader has to know of these results."""
+    """Print the complete results."""
     print_head(console, document)
     ((method, meaning),) = document["methods"].items()
     console.print(f"{method}: {meaning}")

@@ -1,4 +1,4 @@
-"""What a model's routing looks like, and which block size suits it: `tessera inspect`."""
+"""Inspects the routing in logs and advises block sizes: `tessera inspect`."""
 
 from tessera.tools.inspection.document import Document
 from tessera.tools.inspection.logs import inspect_logs

@@ -1,4 +1,4 @@
-"""Which block size to use for a batch size: the cost model, and what it recommends."""
+"""Advice on the block size for a batch size: the cost model and its recommendation."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tessera.tools.inspection.document import (
     Layer,
 )
 
-# In units of the time that a row of a large block takes, in the product of a block's rows with its
+# The unit is the time of one row of a large block, in the product of a block's rows with its
 # expert's weights.
 _EXPERT_ROWS = 128.0
 _LEAST_BLOCK_ROWS = 92.0
-# Smaller ones are shown, and not advised: the tiles of the kernel measured begin here.
+# Smaller block sizes are shown but not advised: the measured kernel has no smaller tiles.
 _SMALLEST_ADVISED = 16
-# Costs closer than this are no reason to pad more.
+# Costs closer than this do not justify more padding.
 _TIE = 1.01
 
 COST_MODEL: CostModel = {
@@ -33,12 +33,12 @@ COST_MODEL: CostModel = {
 
 
 def cost(block_size: int, num_blocks: float, active_experts: float) -> float:
-    """Cost of a batch, in rows; of several layers where both counts are sums over them."""
+    """Cost of a batch, in rows; for several layers if both counts are sums over them."""
     return active_experts * _EXPERT_ROWS + num_blocks * max(block_size, _LEAST_BLOCK_ROWS)
 
 
 def choose(costs: Mapping[int, float]) -> int:
-    """The block size to use, of those that may be advised, from the cost with each."""
+    """The block size to use, among those that may be advised, from the cost of each."""
     may_be = {size: value for size, value in costs.items() if size >= _SMALLEST_ADVISED}
     cheapest = min(may_be.values())
     return min(size for size, value in may_be.items() if value <= _TIE * cheapest)
@@ -50,7 +50,7 @@ def advice(layers: Sequence[Layer]) -> list[Advice]:
 
 
 def blocks_over(layers: Sequence[Layer], batch_size: int) -> list[Blocks]:
-    """For each block size the blocks of a batch in all layers together, and their padding."""
+    """For each block size, the blocks of a batch in all layers together, and their padding."""
     of_layers = [
         batch["blocks"]
         for layer in layers

@@ -19,12 +19,12 @@ _PIECE_IDS = 1 << 16
 
 
 class ArrayReader:
-    """Streams `topk_ids` [tokens, top_k] of an .npy, or of an .npz with `num_experts` or without.
+    """Streams `topk_ids` [tokens, top_k] of an .npy, or of an .npz with or without `num_experts`.
 
-    Read by hand: a mapped file would count as this process's memory as far as it is read, and a
-    member of an .npz cannot be mapped.
+    Does not map the file: the part of a mapped file that has been read counts as this process's
+    memory, and a member of an .npz cannot be mapped.
 
-    The attributes are those of `RoutingLogReader`; a line is a row, and none is skipped.
+    Has the attributes of `RoutingLogReader`; a line is a row, and none is skipped.
     """
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
@@ -37,7 +37,7 @@ class ArrayReader:
         self._file = file
 
     def pieces(self) -> Iterator[tuple[None, npt.NDArray[np.int64]]]:
-        """Parts of the array: no layer, and its next rows. To be called once.
+        """Parts of the array: no layer, and its next rows. May be called once.
 
         Raises:
             ValueError: the file is broken, or holds no such array.
@@ -88,7 +88,7 @@ class ArrayReader:
             count = min(step, num_tokens - start)
             ids = self._elements(file, "topk_ids", dtype, count * top_k).reshape(count, top_k)
             self.num_lines += count
-            yield None, ids.astype(np.int64)  # of uint64, -1 and its like are negative again
+            yield None, ids.astype(np.int64)  # -1 stored as uint64 becomes negative again
 
     def _header(self, file: BinaryIO, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         try:
@@ -97,7 +97,7 @@ class ArrayReader:
             shape, fortran_order, dtype = read(file)
         except OSError:
             raise
-        except Exception:  # whatever NumPy's parser of Python literals lets through
+        except Exception:  # NumPy's parser of Python literals may raise any exception
             raise ValueError(
                 f"{self._path}: {name}: expected a NumPy array, got a header that cannot be read"
             ) from None

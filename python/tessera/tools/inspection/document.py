@@ -1,4 +1,4 @@
-"""The document of an inspection: what `tessera inspect --json` prints, reports show."""
+"""The document of an inspection: `tessera inspect --json` prints it, reports show it."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ class Load(TypedDict):
 
 
 class LoadWithRepeated(TypedDict):
-    """What the figures would have been with the repeated rows."""
+    """The figures with the repeated rows included."""
 
     max_over_mean: float
     hot_experts: list[HotExpert]
 
 
 class Blocks(TypedDict):
-    """Of one block size: blocks in the mean batch, and padding slots over slots."""
+    """For one block size: blocks in the mean batch, and padding slots over slots."""
 
     block_size: int
     num_blocks: float
@@ -78,7 +78,7 @@ class Batch(TypedDict):
 
 
 class InHindsight(TypedDict):
-    """Largest over mean load of the ranks, all of it judged on the same tokens.
+    """Largest over mean load of the ranks; all placements are judged on the same tokens.
 
     in_hindsight: balanced by the loads of these very tokens.
     """
@@ -88,7 +88,7 @@ class InHindsight(TypedDict):
 
 
 class HeldOut(InHindsight):
-    """The same, with a placement that was made before the tokens that judge it.
+    """The same, and a placement made from earlier tokens than those that judge it.
 
     balanced: by the loads of the first half of the tokens.
     """
@@ -99,7 +99,7 @@ class HeldOut(InHindsight):
 class Ranks(TypedDict):
     """Imbalance of `num_ranks` ranks, on two sets of tokens: do not compare across them.
 
-    held_out: judged on the second half of the layer's tokens; None where a half has no id.
+    held_out: judged on the second half of the layer's tokens; None if a half has no id.
     all_tokens: judged on all tokens of the layer.
     """
 
@@ -111,11 +111,11 @@ class Ranks(TypedDict):
 class Layer(TypedDict):
     """One layer of one log. `log` indexes `Document.logs`; `layer` is None for NumPy files.
 
-    num_tokens: rows counted, without the `num_repeated` left out.
-    repeated: the first runs of those.
+    num_tokens: rows counted, without the `num_repeated` excluded rows.
+    repeated: the first runs of excluded rows.
     num_invalid_ids: ids outside [0, num_experts), which only NumPy files may have.
-    num_held_out: tokens of the second half, the last ones, on which `Ranks.held_out` is judged; 0
-        where there are too few to hold out, or one expert.
+    num_held_out: tokens of the second half, on which `Ranks.held_out` is judged; 0 if there are too
+        few to hold out, or only one expert.
     """
 
     log: int
@@ -133,7 +133,7 @@ class Layer(TypedDict):
 
 
 class Cost(TypedDict):
-    """1.0 is the cheapest block size's."""
+    """Cost relative to the cheapest block size."""
 
     block_size: int
     relative_cost: float
@@ -167,7 +167,7 @@ class CostModel(TypedDict):
 
 
 class Document(TypedDict):
-    """All that an inspection found."""
+    """The complete result of an inspection."""
 
     version: str
     logs: list[Log]

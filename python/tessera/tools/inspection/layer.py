@@ -1,4 +1,4 @@
-"""What is kept of a layer while its rows stream by, and the figures made of it."""
+"""Counts of a layer, kept while its rows are streamed, and the figures computed from them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tessera.tools.inspection.ranks import rank_figures
 from tessera.tools.inspection.repeated import RepeatedRows, Runs
 from tessera.tools.inspection.windows import WindowSums
 
-# Even: neighbours are merged when all are full.
+# An even number, because neighbours are merged when all are full.
 _NUM_SLICES = 16
 
 
 class LayerSums:
-    """Counts of a layer's rows, of a size that does not depend on their number.
+    """Counts of a layer's rows, whose size does not depend on the number of rows.
 
-    width: experts that there is room for; ids from there on are invalid.
+    width: number of experts with counters; larger ids are invalid.
     num_tokens: tokens counted so far, without repeated rows.
     """
 
@@ -53,7 +53,7 @@ class LayerSums:
             self._take(*self._repeated.split(topk_ids))
 
     def close(self) -> None:
-        """Count what was held back; no row follows."""
+        """Count the rows that were held back; no row follows."""
         if self._repeated is not None:
             self._take(*self._repeated.rest())
 
@@ -86,10 +86,10 @@ class LayerSums:
         self._slice_counts[first:end] += counts.reshape(end - first, self.width)
 
     def figures(self, num_experts: int) -> Layer:
-        """The layer's part of the document; every id counted is below `num_experts`.
+        """The layer's part of the document; all counted ids are below `num_experts`.
 
         Raises:
-            ValueError: nothing was counted.
+            ValueError: no id was counted.
         """
         if self.num_tokens == 0:
             raise ValueError(
@@ -142,7 +142,7 @@ class LayerSums:
 
 
 def _extrapolated(batch_size: int, counts: npt.NDArray[np.float64]) -> Batch:
-    """Figures of a batch with `counts` ids for each expert, whole numbers or not."""
+    """Figures of a batch with `counts` ids per expert, which need not be integers."""
     num_blocks = [float(np.ceil(counts / block_size).sum()) for block_size in BLOCK_SIZES]
     num_active = int(np.count_nonzero(counts))
     return _batch_figures(batch_size, 0, float(counts.sum()), num_active, num_blocks)

@@ -1,4 +1,4 @@
-"""What an inspection cannot know, in sentences for its reader."""
+"""The limits of an inspection, in sentences for its reader."""
 
 from __future__ import annotations
 

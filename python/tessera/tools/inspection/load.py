@@ -1,4 +1,4 @@
-"""How evenly a layer's ids spread over its experts."""
+"""Load of a layer's experts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_HOT_SHOWN = 10
 
 
 def load_figures(counts: npt.NDArray[np.int64]) -> Load:
-    """Figures of the ids of each expert, int64[experts], of which there is at least one id."""
+    """Figures from the number of ids of each expert, int64[experts], with at least one id."""
     shares = counts[counts > 0] / counts.sum()
     return {
         "entropy_bits": float(-(shares * np.log2(shares)).sum()) + 0.0,  # not -0.0
@@ -28,7 +28,7 @@ def load_figures(counts: npt.NDArray[np.int64]) -> Load:
 
 
 def gini(counts: npt.NDArray[np.int64]) -> float:
-    """Gini coefficient: 0 for equal counts, 1 - 1/n where one of n has all."""
+    """Gini coefficient: 0 for equal counts, 1 - 1/n if one of n has all."""
     ascending = np.sort(counts)
     n = len(ascending)
     ranks = np.arange(1, n + 1)

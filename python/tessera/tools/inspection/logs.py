@@ -14,14 +14,14 @@ from tessera.tools.inspection.layer import LayerSums
 from tessera.tools.inspection.limits import limits
 from tessera.tools.inspection.reader import SUFFIXES, Reader, reader_of
 
-# Experts of all layers together; each takes some 220 bytes.
+# Maximum number of experts in all layers together; each takes some 220 bytes.
 MAX_TOTAL_EXPERTS = 1 << 20
-# Room for experts in the layers of a log that does not tell their number, to begin with.
+# Initial number of experts per layer for a log that does not give their number.
 _FIRST_WIDTH = 64
 
 
 class _Source:
-    """A log, and what is counted of it."""
+    """A log, and its counts."""
 
     def __init__(self, index: int, path: Path, given_experts: int | None) -> None:
         self.path = path
@@ -42,11 +42,11 @@ class _Source:
             self.largest_id = max(self.largest_id, largest)
             sums = self.layers.get(layer)
             if sums is None:
-                width = self.told_experts or _FIRST_WIDTH
+                width = self.known_experts or _FIRST_WIDTH
                 sums = self.layers[layer] = LayerSums(self._index, layer, width, keep_repeated)
                 self.top_k[layer] = topk_ids.shape[1]
                 self._check_width(room)
-            if self.told_experts is None and largest >= sums.width:
+            if self.known_experts is None and largest >= sums.width:
                 if largest >= MAX_EXPERTS:
                     raise ValueError(
                         f"{self.path}: topk_ids: expected ids below {MAX_EXPERTS}, got {largest}"
@@ -65,13 +65,13 @@ class _Source:
             )
 
     @property
-    def told_experts(self) -> int | None:
-        """The number of experts given or told by the log."""
+    def known_experts(self) -> int | None:
+        """The number of experts, from the caller or else from the log."""
         return self.reader.num_experts if self._given_experts is None else self._given_experts
 
     @property
     def model(self) -> str | Path:
-        """What tells its model from those of other logs."""
+        """Identifies the model among the models of all logs."""
         return self.reader.model_id or self.path
 
     def total_width(self) -> int:
@@ -86,14 +86,14 @@ def inspect_logs(
     keep_repeated: bool = False,
     progress: Progress | None = None,
 ) -> Document:
-    """Read logs, and work out the document.
+    """Read logs, and compute the document.
 
     Args:
         paths: routing logs (.jsonl), or ids [tokens, top_k] as .npy or .npz.
-        num_experts: overrides what the logs tell.
-        skip_bad_lines: count bad lines of routing logs, and go on.
-        keep_repeated: count runs of equal rows as traffic too.
-        progress: called now and then with the bytes read since its last call.
+        num_experts: overrides the number in the logs.
+        skip_bad_lines: skip and count bad lines of routing logs.
+        keep_repeated: also count runs of equal rows as traffic.
+        progress: called now and then with the number of bytes read since the last call.
 
     Raises:
         ValueError: a log cannot be read, or holds too little or too much.
@@ -149,14 +149,14 @@ def _figures(source: _Source, sums: LayerSums, num_experts: int) -> Layer:
 
 def _log(source: _Source, sources: Sequence[_Source], is_given: bool) -> Log:
     reader = source.reader
-    num_experts, origin = source.told_experts, "--experts" if is_given else "log"
+    num_experts, origin = source.known_experts, "--experts" if is_given else "log"
     if num_experts is None:
-        # Layers of one model have the same experts, wherever the largest shows.
+        # Layers of one model have the same experts, whichever layer has the largest id.
         origin = "largest id + 1"
         num_experts = 1 + max(
             other.largest_id
             for other in sources
-            if other.told_experts is None and other.model == source.model
+            if other.known_experts is None and other.model == source.model
         )
         if num_experts == 0:
             raise ValueError(

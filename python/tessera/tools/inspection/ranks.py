@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tessera.tools.inspection.document import RANK_COUNTS, HeldOut, InHindsight, Ranks
 from tessera.tools.inspection.load import max_over_mean
 
-# The two placements, for readers of the figures.
+# Descriptions of the two placements, for readers of the figures.
 CONTIGUOUS = "neighbours together, as in vLLM's linear placement"
 BALANCED = (
     "by falling load, each to the least loaded rank with room, which is R. L. Graham's "
@@ -23,10 +23,10 @@ BALANCED = (
 def rank_figures(
     first_half: npt.NDArray[np.int64], second_half: npt.NDArray[np.int64]
 ) -> list[Ranks]:
-    """Imbalance for each of `RANK_COUNTS` that the experts suffice for.
+    """Imbalance for each of `RANK_COUNTS` up to the number of experts.
 
-    Both are ids of each expert, int64[experts], of the halves of a layer's tokens. Nothing is held
-    out where one of them has none.
+    Both arguments are numbers of ids per expert, int64[experts], in the halves of a layer's tokens.
+    Nothing is held out if a half has no ids.
     """
     can_hold_out = first_half.any() and second_half.any()
     return [

@@ -1,4 +1,4 @@
-"""Which reader a log takes."""
+"""Selects the reader of a log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SUFFIXES = (".npy", ".npz", ".jsonl")
 
 
 class Reader(Protocol):
-    """Streams a log; the attributes are those of `RoutingLogReader`."""
+    """Streams a log; has the attributes of `RoutingLogReader`."""
 
     model_id: str | None
     num_experts: int | None
@@ -24,14 +24,14 @@ class Reader(Protocol):
     skipped: list[str]
 
     def pieces(self) -> Iterable[tuple[int | None, npt.NDArray[Any]]]:
-        """A layer, None where the log has no numbers, and its next ids, [tokens, top_k]."""
+        """A layer (None if the log does not number them) and its next ids, [tokens, top_k]."""
         ...
 
 
 def reader_of(
     path: Path, file: BinaryIO, *, num_experts: int | None = None, skip_bad_lines: bool = False
 ) -> Reader:
-    """The reader of an open file with one of `SUFFIXES`; the options are for lines alone."""
+    """The reader of an open file with one of `SUFFIXES`; the options apply only to .jsonl."""
     if path.suffix != ".jsonl":
         return ArrayReader(path, file)
     return RoutingLogReader(

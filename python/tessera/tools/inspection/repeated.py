@@ -1,4 +1,4 @@
-"""Runs of equal rows, as an engine's warm-up and profiling batches leave them in a log."""
+"""Runs of equal rows, which an engine's warm-up and profiling batches leave in a log."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tessera.tools.inspection.document import RepeatedRun
 
-# Shorter runs may be traffic: with one id per token, some tens of equal rows are nothing unusual.
+# Shorter runs may be traffic: with one id per token, some tens of equal rows are not unusual.
 SHORTEST_RUN = 64
 _MAX_RUNS_SHOWN = 10
 
@@ -26,12 +26,12 @@ class Runs:
         return Runs(self.rows[chosen], self.lengths[chosen])
 
     def tokens(self) -> npt.NDArray[Any]:
-        """The rows [tokens, top_k] that the runs are made of."""
+        """The rows [tokens, top_k] of all runs."""
         return np.repeat(self.rows, self.lengths, axis=0)
 
 
 class RepeatedRows:
-    """Splits a layer's rows, as they come, into traffic and runs of at least `SHORTEST_RUN`.
+    """Splits a layer's rows, as they arrive, into traffic and runs of at least `SHORTEST_RUN`.
 
     num_rows: rows in such runs so far.
     first_runs: the first of these runs.
@@ -41,14 +41,14 @@ class RepeatedRows:
         self.num_rows = 0
         self.first_runs: list[RepeatedRun] = []
         self._num_closed = 0
-        self._open: Runs | None = None  # the last run seen, which may go on
+        self._open: Runs | None = None  # the last run seen, which may continue
 
     def split(self, rows: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], Runs]:
         """Take the next rows, [n, top_k], at least one.
 
         Returns:
-            The traffic [m, top_k] and the repeated runs that are now known to be such. The run at
-            the end is in neither: a later call gives it, or `rest`.
+            The traffic [m, top_k] and the repeated runs, as far as they are now complete. The run
+            at the end is in neither: a later call returns it, or `rest`.
         """
         held = 0
         if self._open is not None:
@@ -63,7 +63,7 @@ class RepeatedRows:
         return self._closed(runs[:-1])
 
     def rest(self) -> tuple[npt.NDArray[Any], Runs]:
-        """What `split` returns, for the run at the end; there has been one row at least."""
+        """Like `split`, for the run at the end; there has been at least one row."""
         assert self._open is not None
         return self._closed(self._open)
 

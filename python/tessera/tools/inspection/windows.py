@@ -1,4 +1,4 @@
-"""Blocks and active experts of all windows of 1, 2, 4 ... tokens, of a stream of tokens."""
+"""Blocks and active experts of all windows of 1, 2, 4 ... tokens in a stream of tokens."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ import numpy.typing as npt
 
 from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES
 
-# Counts in a piece worked on at once: a few megabytes, which caches hold.
+# Counts that are processed at once: a few megabytes, which fit into caches.
 _MAX_CELLS = 1 << 18
 
 
 class WindowSums:
     """Sums over all consecutive full windows of each of `BATCH_SIZES` tokens.
 
-    Each size's windows are pairs of windows of the size before: only the one that waits for its
-    pair is kept of each.
+    A window of one size is a pair of windows of the previous size: for each size, only the window
+    that waits for its partner is kept.
 
     num_windows, num_ids, num_active: int64[batch sizes], windows, ids in them, experts with an id.
     num_blocks: int64[batch sizes, block sizes].
@@ -40,7 +40,7 @@ class WindowSums:
         self._width = width
 
     def add(self, topk_ids: npt.NDArray[Any], valid: npt.NDArray[np.bool_]) -> None:
-        """Take the next tokens: [tokens, top_k], those ids in [0, width) marked in `valid`."""
+        """Take the next tokens: [tokens, top_k], with the ids in [0, width) marked in `valid`."""
         step = max(1, _MAX_CELLS // self._width)
         for start in range(0, len(topk_ids), step):
             piece, mask = topk_ids[start : start + step], valid[start : start + step]
@@ -67,7 +67,7 @@ class WindowSums:
         self.num_ids[size] += counts.sum(dtype=np.int64)
         self.num_active[size] += active
         for index, block_size in enumerate(BLOCK_SIZES):
-            if largest <= block_size:  # a block for each active expert, in all that follow too
+            if largest <= block_size:  # one block per active expert, also for all larger sizes
                 self.num_blocks[size, index:] += active
                 return
             blocks = (counts + (block_size - 1)) // block_size

@@ -1,4 +1,4 @@
-"""One call of the op: its arguments, what the contract expects of it, and how it is written."""
+"""One call of the op: its arguments, its expected outputs, and its source text."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import tessera
 from tessera._outputs import output_sizes
 from tessera.contract import Case, case_inputs
 
-# Longer arrays are written as an expression where there is one.
+# Longer arrays are written as an expression if there is one.
 _LITERAL_LENGTH = 64
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Arguments of a call, in NumPy's arrays.
+    """Arguments of a call, as NumPy arrays.
 
     topk_ids: [num_tokens, top_k], any integer type.
     expert_map: int32[num_experts] or None.
-    reports: whether the call asks for `expert_counts`, `num_dropped` and `statistics`.
-    extra_length: how much longer than they must be the caller's output arrays are.
-    source: an expression of NumPy and Tessera that makes `topk_ids`, where it has a short one.
+    reports: whether the call requests `expert_counts`, `num_dropped` and `statistics`.
+    extra_length: number of elements by which the output arrays exceed the minimum.
+    source: a short expression of NumPy and Tessera that makes `topk_ids`, if there is one.
     map_source: the same for `expert_map`.
     """
 
@@ -46,7 +46,7 @@ class Call:
 
     @property
     def has_valid_inputs(self) -> bool:
-        """Whether no id and no entry of the map is one that the contract calls invalid."""
+        """Whether all ids and map entries are valid by the contract."""
         least = -1 if self.filtered_group else 0
         entries = () if self.expert_map is None else self.expert_map
         return _within(self.topk_ids, least, self.num_experts) and _within(
@@ -55,7 +55,7 @@ class Call:
 
     @property
     def weight(self) -> tuple[int, ...]:
-        """Orders calls: the simpler one is the smaller."""
+        """Sort key of calls: simpler calls are smaller."""
         number, options = self.topk_ids.size, self.changed_options()
         entries = 0 if self.expert_map is None else int(np.abs(self.expert_map.astype(float)).sum())
         return (
@@ -72,7 +72,7 @@ class Call:
 
     @property
     def num_words(self) -> int:
-        """How many array elements the call reads and writes."""
+        """The number of array elements that the call reads and writes."""
         return self.topk_ids.size + self.num_experts + sum(self.output_lengths().values())
 
     @functools.cached_property
@@ -95,7 +95,7 @@ class Call:
         return {name: getattr(self, name) for name in names}
 
     def output_lengths(self) -> dict[str, int]:
-        """The lengths of the arrays that an implementation may be given to write to."""
+        """The lengths of the output arrays that may be passed to an implementation."""
         shape = (self.topk_ids.size, self.block_size, self.num_experts, self.pad_sorted_ids)
         num_slots, num_blocks, _ = output_sizes(*shape, filtered_group=self.filtered_group)
         return {
@@ -105,7 +105,7 @@ class Call:
         }
 
     def expected(self) -> dict[str, npt.NDArray[Any]]:
-        """What the contract has in the outputs: those of Tessera's own call on the host."""
+        """The outputs by the contract, computed by Tessera on the host."""
         lengths = self.output_lengths()
         out = tuple(np.empty(length, np.int32) for length in lengths.values())
         reports: dict[str, Any] = self.report_arrays()
@@ -113,7 +113,7 @@ class Call:
         return dict(zip(lengths, out, strict=True)) | reports
 
     def report_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """Arrays for the reports that the call asks for."""
+        """Arrays for the reports that the call requests."""
         if not self.reports:
             return {}
         return {
@@ -139,7 +139,7 @@ class Call:
         return f"np.array({array.tolist()}, np.{array.dtype})"
 
 
-# What a form of the op may lack, and what stands for it where it does.
+# Options that a form of the op may lack, and their defaults.
 OPTIONS = (
     "expert_map",
     "ignore_invalid_experts",
@@ -156,7 +156,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def call_of_case(case: Case, seed: int) -> Call:
-    """The call that a case of the contract's table, or a random one, stands for."""
+    """The call of a case from the contract's table, or of a random case."""
     topk_ids, expert_map = case_inputs(case, seed)
     made = f"case_inputs(case_named({case.name!r}), seed={seed})"
     return Call(
@@ -177,7 +177,7 @@ def call_of_case(case: Case, seed: int) -> Call:
 
 
 def _digest(array: npt.NDArray[Any]) -> bytes:
-    """Stands for the contents of an array that is not kept."""
+    """Identifies the contents of an array without keeping it."""
     return hashlib.blake2b(array.tobytes()).digest()
 
 

@@ -1,4 +1,4 @@
-"""Which class a call belongs to, and the order in which calls are made."""
+"""The classes of calls, and the order in which calls are made."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from tessera.tools.judge.call import Call
 
-# Each size with the most words that its calls read and write.
+# Each size with the maximum number of words that its calls read and write.
 _SIZES = (("small", 1 << 14), ("medium", 1 << 18), ("large", None))
 # A call is of the first kind that fits.
 _KINDS: tuple[tuple[str, Callable[[Call], bool]], ...] = (
@@ -21,7 +21,7 @@ _KINDS: tuple[tuple[str, Callable[[Call], bool]], ...] = (
     ("with valid ids", lambda call: True),
 )
 CLASSES = tuple(f"{size} calls {kind}" for size, _ in _SIZES for kind, _ in _KINDS)
-# So many calls of a class are made before those of the next one of that size.
+# Calls of a class per round through the classes of a size.
 _ROUND = 4
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with the outcome of a call: rules of the contract, and rules of being called."""
+"""Faults in the outcome of a call: broken rules of the contract, and of calling it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tessera.tools.judge.call import Call
 from tessera.tools.judge.runner import Death
 from tessera.tools.judge.worker import Outcome, differing
 
-# What the checker, which sees only inputs and outputs, does not check.
+# Rules that the checker cannot check, as it sees only inputs and outputs.
 CALLING_RULES = (
     Rule("no_crash", "After a call the process is alive, and its device can still be used."),
     Rule("no_hang", "A call comes to an end."),
@@ -26,17 +26,17 @@ CALLING_RULES = (
 
 
 def judged_rules() -> list[Rule]:
-    """All rules that an implementation is judged by: those of calling it, then the contract's."""
+    """All rules that an implementation is judged by: the rules of calling, then the contract's."""
     return [*CALLING_RULES, *rules()]
 
 
 class Fault(NamedTuple):
     """A rule that a call breaks.
 
-    kind: tells apart what one rule has several of, such as exceptions.
+    kind: distinguishes faults of the same rule, such as exceptions.
     message: what was expected and what came.
-    outputs: the outputs that break the rule, if it is about them.
-    array, position: the argument or output that it is about, and where that breaks it first.
+    outputs: the outputs that break the rule, if it is about outputs.
+    array, position: the argument or output at fault, and the first position that breaks the rule.
     """
 
     rule: str
@@ -48,17 +48,17 @@ class Fault(NamedTuple):
 
     @property
     def num_calls(self) -> int:
-        """How many equal calls break the rule, where none before them have a part in it."""
+        """The number of equal calls that break the rule, if no earlier calls contribute."""
         return 2 if self.rule == "repeatable" else 1
 
     @property
     def key(self) -> tuple[str, str]:
-        """Rule and kind, which are equal for two faults of the same finding."""
+        """Rule and kind: faults of the same finding have the same key."""
         return self.rule, self.kind
 
 
 def faults_of(call: Call, outcome: Outcome | Death, equal: Outcome | None) -> list[Fault]:
-    """The rules that the call breaks, each once. `equal`: of the equal call just before it."""
+    """The rules that the call breaks. `equal`: the outcome of the equal call just before it."""
     if isinstance(outcome, Death):
         return [_death(outcome)]
     if outcome.error:
@@ -84,7 +84,7 @@ def faults_of(call: Call, outcome: Outcome | Death, equal: Outcome | None) -> li
         fault = Fault(each.rule, "", message, outputs, each.array, each.position)
         found.setdefault(each.rule, fault)
     if equal is not None and (names := differing(equal.outputs, outputs)):
-        # Where only the order inside groups may differ, it is that.
+        # Distinguishes outputs that differ only in the order inside groups.
         order_alone = names == ("sorted_token_ids",) and found.keys() <= {"stable_order"}
         order_alone &= {each.rule for each in _violations(call, equal.outputs)} <= {"stable_order"}
         kind = "order" if order_alone else ""
@@ -107,7 +107,7 @@ def _size_message(call: Call, outputs: dict[str, npt.NDArray[Any]], name: str) -
 
 
 def _violations(call: Call, outputs: dict[str, npt.NDArray[Any]]) -> list[Violation]:
-    """All violations, those behind outputs of a wrong integer type too."""
+    """All violations; outputs of a wrong integer type are also checked as int32."""
     found = _checked(call, outputs)
     if [each.rule for each in found] != ["output_sizes"]:
         return found

@@ -1,4 +1,4 @@
-"""The known signatures of the op, how to tell them, and what a call in each of them looks like."""
+"""The known signatures of the op, their detection, and the arguments of a call in each."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ REPORTS = ("expert_counts", "num_dropped", "statistics")
 class Form:
     """A signature of the op.
 
-    positional: arguments given by position, by the names that `Call` has for them.
-    keywords: arguments always given by name.
-    optional: arguments given by name where a call needs them and the function takes them.
-    arrays: what the function is given if nothing else is asked for.
+    positional: arguments passed by position, with their names in `Call`.
+    keywords: arguments always passed by name.
+    optional: arguments passed by name if a call needs them and the function takes them.
+    arrays: the default framework of the function's arrays.
     in_place: the outputs are arguments, and nothing is returned.
     filtered: pairs with id -1 are a group of their own, in every call.
-    map_is_local: a map goes with leaving out the pairs of remote experts, in every call.
+    map_is_local: with a map, pairs of remote experts are left out, in every call.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Form:
 
     @property
     def signature(self) -> str:
-        """The signature as one writes it."""
+        """The signature as text."""
         optional = [f"{name}=..." for name in self.optional]
         star = ["*"] if self.keywords else []
         return f"({', '.join([*self.positional, *star, *self.keywords, *optional])})"
@@ -94,38 +94,38 @@ def listed_forms() -> str:
 
 
 class Judged(NamedTuple):
-    """An implementation's form, and which of the form's optional arguments it takes."""
+    """An implementation's form, and the optional arguments of the form that it takes."""
 
     form: Form
     accepted: frozenset[str]
 
 
 def judged_as(function: Callable[..., Any], wanted: str | None) -> Judged:
-    """Tell the form of a function, or take the one that is wanted.
+    """Detect the form of a function, or use the wanted one.
 
     Raises:
-        ValueError: the form is unknown, or cannot be told from the function's parameters.
+        ValueError: the form is unknown, or cannot be detected from the function's parameters.
     """
     if wanted is not None and wanted not in FORMS:
         raise ValueError(f"--form: expected one of {', '.join(FORMS)}, got {wanted}")
     try:
         parameters = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # compiled functions may tell nothing
+    except (TypeError, ValueError):  # compiled functions may have no signature
         parameters = []
     named = [each.name for each in parameters if each.kind is not each.VAR_KEYWORD]
     positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
-    form = FORMS.get(wanted or _told(named, positional))
+    form = FORMS.get(wanted or _detected(named, positional))
     if form is None:
         raise ValueError(
-            f"--form: cannot be told from the parameters ({', '.join(named)}); "
+            f"--form: cannot be detected from the parameters ({', '.join(named)}); "
             f"expected one of {listed_forms()}"
         )
     takes_all = not parameters or len(named) < len(parameters)
     return Judged(form, frozenset(form.optional if takes_all else {*form.optional} & {*named}))
 
 
-def _told(named: list[str], positional: list[str]) -> str:
-    """The name of the form that parameters belong to; empty if it cannot be told."""
+def _detected(named: list[str], positional: list[str]) -> str:
+    """The name of the form with these parameters; empty if it cannot be detected."""
     sizes = [name for name in named if name in ("block_size", "num_experts")]
     if "cumsum_buffer" in named:
         return "sglang-op"
@@ -144,7 +144,7 @@ def _told(named: list[str], positional: list[str]) -> str:
 
 
 def adapted(judged: Judged, call: Call) -> tuple[Call, list[str]]:
-    """The nearest call that an implementation can be asked, and the options that it cannot."""
+    """The nearest call that an implementation supports, and the options that it lacks."""
     form, accepted = judged
     takes = {name for name in OPTIONS if name in accepted}
     if {*REPORTS} <= accepted:
@@ -167,11 +167,11 @@ def adapted(judged: Judged, call: Call) -> tuple[Call, list[str]]:
 
 
 class Arguments(NamedTuple):
-    """What a call passes.
+    """The arguments that a call passes.
 
-    positional, keywords: the names of what is passed by position, and by keyword.
-    values: all of that which is no array.
-    buffers: the lengths of the int32 arrays that are passed to be written to.
+    positional, keywords: the names of arguments passed by position, and by keyword.
+    values: the arguments that are not arrays.
+    buffers: the lengths of the int32 output arrays that are passed.
     output_lengths: the contract's lengths of the outputs, passed or not.
     """
 
@@ -183,7 +183,7 @@ class Arguments(NamedTuple):
 
 
 def arguments_of(judged: Judged, call: Call) -> Arguments:
-    """What the call, which is `adapted`, passes to the implementation."""
+    """The arguments that an `adapted` call passes to the implementation."""
     form, accepted = judged
     keywords = [name for name in call.changed_options() if name in accepted]
     keywords += [name for name in REPORTS if call.reports]

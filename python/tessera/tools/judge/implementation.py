@@ -11,10 +11,10 @@ from typing import Any
 def load_implementation(name: str, folder: str) -> Callable[..., Any]:
     """Import `module:function`, where the function may be an attribute of an attribute.
 
-    Modules are also looked for in `folder`, first.
+    Modules are first looked for in `folder`.
 
     Raises:
-        ValueError: it cannot be imported, is not there, or cannot be called.
+        ValueError: it cannot be imported, does not exist, or is not callable.
     """
     module_name, colon, path = name.partition(":")
     if not (module_name and colon and path):

@@ -1,4 +1,4 @@
-"""Judges an implementation: makes the calls, simplifies what was found, tries what is shown."""
+"""Judges an implementation: makes calls, simplifies those with faults, tries the snippets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tessera.tools.judge.search import Finding, Search, Verdict
 from tessera.tools.judge.shrinking import shrink
 from tessera.tools.judge.snippet import snippet
 from tessera.tools.judge.trial import Trial
-from tessera.tools.judge.worker import Plan
+from tessera.tools.judge.worker import Target
 
-# Shares of the time for a finding by which it has been found again in a process of its own, been
-# shrunk in others, and been made simple in one of its own. What remains is for its snippet.
+# Shares of the time for a finding by which it has been reproduced in a fresh process, shrunk in
+# others, and simplified in fresh processes. The remaining time is for its snippet.
 _REPRODUCING, _SHRINKING, _CHECKING = 0.3, 0.6, 0.8
-# Of the same time, what the snippet of a call that hangs may take.
+# Share of the same time that the snippet of a call that hangs may take.
 _HANGING = 0.6
-# The tries of a snippet: whether free memory is dirty. What is done by chance needs more than one.
+# The tries of a snippet: whether free memory is dirty. Faults by chance need more than one.
 _DIRTY = (False, True, False)
 
 Progress = Callable[[str, int | None, int | None], None]
@@ -29,15 +29,15 @@ Progress = Callable[[str, int | None, int | None], None]
 
 def judge(
     runner: Runner,
-    plan: Plan,
+    target: Target,
     calls: Iterable[Call],
     accepted: Collection[str],
     seed: int,
     clock: Clock,
     progress: Progress,
 ) -> Verdict:
-    """Which rules it breaks. `progress` is told what is done, and, of how many, the number done."""
-    search = Search(runner, plan, accepted, clock)
+    """Find the rules that it breaks. Calls `progress` with the step, and the done and all calls."""
+    search = Search(runner, target, accepted, clock)
     findings = search.verdict.findings
     with contextlib.closing(search), contextlib.suppress(TimeUpError):
         search.prepare(calls)
@@ -49,28 +49,28 @@ def judge(
                 share_with_findings,
                 lambda: progress("calling", total - len(search.pending), total),
             )
-            # What comes up on the way is treated too.
+            # Includes findings that arise while others are simplified.
             while left := [one for one in findings.values() if not one.snippet]:
                 now = time.monotonic()
                 until = now + max(0.0, clock.at(FINDINGS) - now) / len(left)
-                _finish(search, left[0], plan, seed, until, progress)
+                _finish(search, left[0], target, seed, until, progress)
     for finding in findings.values():
         finding.snippet = finding.snippet or snippet(
-            finding.program, finding.fault, search.told, plan
+            finding.program, finding.fault, search.detected, target
         )
     return search.verdict
 
 
 def _finish(
-    search: Search, finding: Finding, plan: Plan, seed: int, until: float, progress: Progress
+    search: Search, finding: Finding, target: Target, seed: int, until: float, progress: Progress
 ) -> None:
-    """Make the calls of a finding few and simple, and its snippet one that was tried."""
+    """Make the calls of a finding few and simple, and try its snippet."""
     started = time.monotonic()
     name = " ".join(filter(None, finding.fault.key))
 
-    trial = Trial(search.runner("fresh"), plan.folder, search.clock)
+    trial = Trial(search.runner("fresh"), target.folder, search.clock)
     seconds = until - started
-    # A snippet that hangs takes its time; the others are soon run.
+    # A snippet that hangs takes long; the others run quickly.
     hangs = finding.fault.rule == "no_hang"
     reserved = min(trial.limit(finding.call), _HANGING * seconds) if hangs else 0.0
 
@@ -88,7 +88,7 @@ def _finish(
         if len(first.best) == finding.fault.num_calls:
             shrink(search, finding, seed, moment(_SHRINKING))
             finding.history = ()
-        # What was shrunk in a process that had made other calls need not do it in another.
+        # A call shrunk in a process that had made other calls may not break it in a fresh one.
         if finding.program is first.best or not reproduce(best, finding):
             best.best, finding.fault = first.best, fault
             simplify(best)
@@ -98,7 +98,8 @@ def _finish(
         finding.reproduced = False
     progress(f"trying the snippet of {name}", None, None)
     texts = [
-        snippet(finding.program, finding.fault, search.told, plan, dirty=dirty) for dirty in _DIRTY
+        snippet(finding.program, finding.fault, search.detected, target, dirty=dirty)
+        for dirty in _DIRTY
     ]
     shown = (text for text in texts if trial.breaks(text, finding.program, finding.fault.key))
     text = next(shown, None)

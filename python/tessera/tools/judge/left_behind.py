@@ -1,4 +1,4 @@
-"""Tells what a snippet has left behind, in the interpreter that `trial` ran it in."""
+"""Collects what a snippet has left behind, in the interpreter that `trial` ran it in."""
 
 from __future__ import annotations
 
@@ -25,26 +25,28 @@ from tessera.tools.judge.worker import (
 _INPUTS = ("topk_ids", "expert_map")
 
 
-def tell(
+def write_outcomes(
     names: dict[str, Any], failure: BaseException | None, arrays: Arrays, device: str, file: str
 ) -> None:
-    """Write to the file what a snippet has left behind: outcomes and inputs."""
+    """Write the outcomes and inputs that a snippet has left behind to the file."""
     place = Place(arrays, device)
     found: tuple[Outcome, Outcome | None, dict[str, Any]]
     try:
         if failure is not None:
             raise failure
-        found = _told(names, place)
+        found = _outcomes(names, place)
         place.synchronize()
     except BaseException as error:
         found = failed(place, error), None, {}
     Path(file).write_bytes(pickle.dumps(found))
     sys.stdout.flush()
-    # Threads and handlers at exit of the implementation have no part in it any more.
+    # Skips the implementation's threads and exit handlers.
     os._exit(0)
 
 
-def _told(names: dict[str, Any], place: Place) -> tuple[Outcome, Outcome | None, dict[str, Any]]:
+def _outcomes(
+    names: dict[str, Any], place: Place
+) -> tuple[Outcome, Outcome | None, dict[str, Any]]:
     inputs = place.all_on_host({name: names[name] for name in _INPUTS if name in names})
     if RETURNED in names:
         return Outcome({}, malformed=malformed_in(place, names[RETURNED])), None, inputs

@@ -1,4 +1,4 @@
-"""The calls that break a rule in a process of their own: found, and made few and simple."""
+"""Finds the calls that break a rule in a fresh process, and makes them few and simple."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from tessera.tools.judge.forms import adapted
 from tessera.tools.judge.search import Finding, Search
 
 Program = tuple[Call, ...]
-# What an implementation does by chance, or by the time, it need not do at once.
+# Faults that depend on chance or timing may not show at the first try.
 _TRIES = 3
-# So many calls can be read one by one.
+# Up to this many calls are easy to read one by one.
 _FEW = 3
 
 
 class Reproducer:
-    """Tries whether programs break the rule of a finding, until a moment, and keeps the last one.
+    """Tries whether programs break the rule of a finding, up to a time limit.
 
-    best: the simplest program so far that did, each of whose calls is one that the form can have.
+    best: the last program that did; all of its calls are adapted to the form.
     """
 
     def __init__(self, search: Search, finding: Finding, until: float) -> None:
@@ -38,8 +38,8 @@ class Reproducer:
         return time.monotonic() < self._until
 
     def breaks(self, program: Program, tries: int = 1) -> bool:
-        """Whether it does, at one of these tries."""
-        judged = self._search.told.judged
+        """Whether the program breaks the rule in one of these tries."""
+        judged = self._search.detected.judged
         program = tuple(adapted(judged, call)[0] for call in program)
         if self._finding.valid and not all(call.has_valid_inputs for call in program):
             return False
@@ -57,7 +57,7 @@ class Reproducer:
 
 
 def reproduce(reproducer: Reproducer, finding: Finding, others: Iterable[Program] = ()) -> bool:
-    """Find calls that do it in a process of their own: the finding's, or with more before it.
+    """Find calls that break the rule in a fresh process: the finding's, or with more before it.
 
     others: programs that break other rules, and perhaps this one too.
     """
@@ -65,7 +65,7 @@ def reproduce(reproducer: Reproducer, finding: Finding, others: Iterable[Program
 
 
 def _programs(finding: Finding, others: Iterable[Program]) -> Iterator[tuple[Program, int]]:
-    """Programs, and how often to try each."""
+    """Programs, and the number of tries for each."""
     yield (finding.call,), 1
     yield (finding.call, finding.call), 1
     for program in others:
@@ -83,7 +83,7 @@ def simplify(reproducer: Reproducer) -> None:
     while before is not reproducer.best and reproducer.has_time:
         before = reproducer.best
         _drop_calls(reproducer)
-        # Many calls are told more easily if they are all the same.
+        # Many calls are easier to describe if they are all the same.
         if (number := len(reproducer.best or ())) > _FEW:
             reproducer.breaks((reproducer.best or ())[-1:] * number)
         _simplify_calls(reproducer)
@@ -161,7 +161,7 @@ def _made_from(source: str, more: str) -> str:
     return f"{source}{more}" if source else ""
 
 
-# Each makes one part of a call simpler; None where it has nothing to make so.
+# Each makes one part of a call simpler; None if that part cannot be simplified.
 SIMPLER: tuple[Callable[[Call], Call | None], ...] = (
     lambda call: replace(call, **{name: DEFAULTS[name] for name in OPTIONS}),
     *(_with_fewer_ids(number) for number in (0, 1, 4, 64)),

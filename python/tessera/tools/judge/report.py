@@ -1,4 +1,4 @@
-"""Tells what a search has found out: as a document for JSON, and as text."""
+"""The result of a search, as a document for JSON and as text."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy.typing as npt
 import tessera
 from tessera.tools.judge.faults import judged_rules
 from tessera.tools.judge.search import Finding, Verdict
-from tessera.tools.judge.worker import Plan, Told
+from tessera.tools.judge.worker import Detected, Target
 
-# Elements of an array that are shown, and how many of them around the first difference.
+# Elements of an array that are shown, and how many of them precede the first difference.
 _SHOWN, _BEFORE = 16, 3
 
 
 class Asked(NamedTuple):
-    """How the search was made: what replays it."""
+    """The parameters of the search, which replay it."""
 
     cases: str
     seed: int
@@ -25,14 +25,14 @@ class Asked(NamedTuple):
     accepted: list[str]
 
 
-def document(verdict: Verdict, plan: Plan, told: Told, asked: Asked) -> dict[str, Any]:
-    """All of it, for JSON."""
+def document(verdict: Verdict, target: Target, detected: Detected, asked: Asked) -> dict[str, Any]:
+    """The complete result, for JSON."""
     meanings = {rule.name: rule.meaning for rule in judged_rules()}
     return {
-        "implementation": plan.implementation,
-        "form": told.form,
-        "arrays": told.arrays,
-        "device": told.device,
+        "implementation": target.implementation,
+        "form": detected.form,
+        "arrays": detected.arrays,
+        "device": detected.device,
         "tessera": tessera.__version__,
         "cases": asked.cases,
         "seed": asked.seed,
@@ -58,7 +58,7 @@ def document(verdict: Verdict, plan: Plan, told: Told, asked: Asked) -> dict[str
 
 
 def not_made(found: dict[str, Any]) -> list[str]:
-    """The classes whose calls were not all made, with how many were."""
+    """The classes whose calls were not all made, with the numbers of calls."""
     return [
         f"{each['name']} ({each['num_calls']} of {each['num_cases']})"
         for each in found["classes"]
@@ -67,7 +67,7 @@ def not_made(found: dict[str, Any]) -> list[str]:
 
 
 def exit_code(found: dict[str, Any]) -> int:
-    """1, a rule is broken; 3, none is, but not every call was made; 0, none is."""
+    """1 if a rule is broken; 3 if none is, but not every call was made; else 0."""
     if found["findings"]:
         return 1
     return 3 if not_made(found) else 0
@@ -101,7 +101,7 @@ def _finding(finding: Finding, meaning: str) -> dict[str, Any]:
 
 
 def _differences(finding: Finding) -> dict[str, dict[str, str]]:
-    """The outputs that are not as they should be: what was expected, what came."""
+    """The outputs that differ from the expected ones: what was expected, what came."""
     found = finding.fault.outputs
     if found is None:
         return {}
@@ -125,7 +125,7 @@ def _shown(array: npt.NDArray[Any], at: int) -> str:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The document, for people."""
+    """The document as text for people."""
     lines = [_finding_text(each, found) for each in found["findings"]]
     if 0 < found["num_valid_calls"] == found["num_valid_unfit"]:
         other = {"numpy": "torch", "torch": "numpy"}[found["arrays"]]
@@ -141,7 +141,7 @@ def text(found: dict[str, Any]) -> str:
     if left := not_made(found):
         lines.append(
             f"the time was up after {found['num_calls']} of {found['num_cases']} calls: "
-            f"more --seconds make the rest of the {', '.join(left)}"
+            f"more --seconds complete the {', '.join(left)}"
         )
     broken = {each["rule"] for each in found["findings"]}
     verdict = "nothing broken"
@@ -181,7 +181,7 @@ def _finding_text(each: dict[str, Any], found: dict[str, Any]) -> str:
 
 
 def what_the_snippet_is(each: dict[str, Any]) -> str:
-    """What a finding's snippet has in it, and whether that was seen to show it."""
+    """A description of a finding's snippet, and whether a run of it showed the fault."""
     number = each["num_program_calls"]
     calls = "the simplest call found"
     if number > 1:

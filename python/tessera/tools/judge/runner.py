@@ -1,4 +1,4 @@
-"""Keeps a process that makes calls, and starts it anew when one has killed or hung it."""
+"""Keeps a process that makes calls, and restarts it when a call has killed or hung it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from typing import Any, NamedTuple
 from tessera.tools.judge.call import Call
 from tessera.tools.judge.clock import Clock, TimeUpError
 from tessera.tools.judge.forms import arguments_of
-from tessera.tools.judge.worker import Outcome, Plan, Refused, Told, serve
+from tessera.tools.judge.worker import Detected, Outcome, Refused, Target, serve
 
-# A call hangs that takes so much longer than those before it, by call or by word that it reads and
-# writes, within these bounds. The first one of all may have to compile kernels or wake a device.
+# A call counts as hanging if it takes this many times as long as the slowest before it, per call or
+# per word that it reads and writes, within these bounds. The very first call may have to compile
+# kernels or wake a device.
 _TIMES_AS_LONG = 20.0
 _LEAST_SECONDS, _MOST_SECONDS = 2.0, 30.0
 _FIRST_SECONDS, _FIRST_SECONDS_ON_A_DEVICE = 10.0, 60.0
-# What is remembered of the calls of a process: the latest ones, of so many words together.
+# The latest calls of a process are remembered, up to this total number of words.
 _REMEMBERED_WORDS = 1 << 24
-# Fewer words than these take no less time.
+# Calls with fewer words take no less time.
 _FEWEST_WORDS = 1 << 14
 _START_SECONDS = 300.0  # importing an engine and its kernels may take as long
 _LOG_LINE_LENGTH = 200
@@ -33,9 +34,9 @@ _LOG_LINE_LENGTH = 200
 class Death(NamedTuple):
     """A call that the process did not survive.
 
-    hung: seconds after which it was ended from outside; None if it died by itself.
-    how: the signal or exit code; "device lost" where the device is of no more use to the process.
-    last_words: the last line that the process wrote to stderr, or what the device said.
+    hung: seconds after which the judge ended it; None if it died by itself.
+    how: the signal or exit code; "device lost" if the process can no longer use the device.
+    last_words: the last line that the process wrote to stderr, or the device's error.
     """
 
     hung: float | None
@@ -46,22 +47,22 @@ class Death(NamedTuple):
 _SERVER = get_context("forkserver")
 
 
-def start_server(plan: Plan) -> None:
+def start_server(target: Target) -> None:
     """Start the process that all others are forked from, without waiting until it is ready."""
-    # It imports once what is slow. Nothing there starts a thread or takes a device by that.
-    modules = ["worker"] if plan.arrays == "numpy" else ["worker", "torch_first"]
+    # It imports slow modules once. These imports neither start threads nor open a device.
+    modules = ["worker"] if target.arrays == "numpy" else ["worker", "torch_first"]
     _SERVER.set_forkserver_preload([f"tessera.tools.judge.{name}" for name in modules])
     forkserver.ensure_running()
 
 
 class Pace:
-    """How long calls take, and so how long one may take before it is said to hang."""
+    """The durations of calls, and the limit after which a call counts as hanging."""
 
     def __init__(self) -> None:
         self._slowest = self._slowest_word = 0.0
 
     def note(self, call: Call, seconds: float) -> None:
-        """Take a call into account that came to an end."""
+        """Take a finished call into account."""
         self._slowest = max(self._slowest, seconds)
         self._slowest_word = max(self._slowest_word, seconds / max(call.num_words, _FEWEST_WORDS))
 
@@ -77,18 +78,18 @@ class Pace:
 class Runner:
     """Makes calls of an implementation, each in a process that is still alive.
 
-    told: what there is to judge.
+    detected: form, arguments, arrays and device, as the process found them.
     fresh: whether the next call will be the first one of its process.
-    history: the calls that the process has made and answered with outputs, or the latest of them.
-    seconds_to_start: how long it took to start the process.
-    pace: of its calls, and of those of other processes that share it.
+    history: the latest calls that the process has answered with outputs.
+    seconds_to_start: the time to start the process.
+    pace: durations of calls, shared with other runners.
 
     Raises:
         ValueError: the implementation cannot be judged at all.
     """
 
-    def __init__(self, plan: Plan, clock: Clock, pace: Pace) -> None:
-        self._plan = plan
+    def __init__(self, target: Target, clock: Clock, pace: Pace) -> None:
+        self._target = target
         self._clock = clock
         self._folder = tempfile.TemporaryDirectory(prefix="tessera-verify-")
         self._log = Path(self._folder.name) / "stderr"
@@ -100,7 +101,7 @@ class Runner:
         self._words = 0
         self.seconds_to_start = 0.0
         try:
-            self.told = self._start()
+            self.detected = self._start()
         except BaseException:
             self._end()
             self._folder.cleanup()
@@ -131,10 +132,10 @@ class Runner:
         """Make the call."""
         if self._process is None:
             self._start()
-        limit = self.pace.limit(call, self.told.device)
+        limit = self.pace.limit(call, self.detected.device)
         self.fresh = False
         with contextlib.suppress(BrokenPipeError):
-            self._connection.send((call, arguments_of(self.told.judged, call)))
+            self._connection.send((call, arguments_of(self.detected.judged, call)))
         reply = self._reply(limit)
         if isinstance(reply, Outcome):
             self.pace.note(call, reply.seconds)
@@ -153,16 +154,16 @@ class Runner:
         while self._words > _REMEMBERED_WORDS:
             self._words -= self.history.pop(0).topk_ids.size
 
-    def _start(self) -> Told:
+    def _start(self) -> Detected:
         started = time.monotonic()
         ours, theirs = _SERVER.Pipe()
-        arguments = (theirs, self._plan, str(self._log))
+        arguments = (theirs, self._target, str(self._log))
         self._process = _SERVER.Process(target=serve, args=arguments, daemon=True)
         self._process.start()
         theirs.close()
         self._connection = ours
         reply = self._reply(_START_SECONDS)
-        if isinstance(reply, Told):
+        if isinstance(reply, Detected):
             self.seconds_to_start = time.monotonic() - started
             return reply
         if isinstance(reply, Refused):
@@ -171,15 +172,15 @@ class Runner:
         assert isinstance(reply, Death)
         died = f"hung for {reply.hung:.0f} s" if reply.hung else f"died with {reply.how}"
         raise ValueError(
-            f"--impl: {self._plan.implementation} cannot be imported: its process {died}: "
+            f"--impl: {self._target.implementation} cannot be imported: its process {died}: "
             f"{reply.last_words}"
         )
 
     def _reply(self, limit: float) -> object:
-        """What the process answers; its death, if it gives none in so many seconds.
+        """The process's answer, or its death if there is none within `limit` seconds.
 
         Raises:
-            TimeUpError: the end came before that.
+            TimeUpError: the time of the command ended before the limit.
         """
         wait = self._clock.left(limit)
         ready = connection.wait([self._connection, self._process.sentinel], wait)
@@ -198,7 +199,7 @@ class Runner:
 
     def _end(self) -> None:
         if self._process is not None:
-            # With all that it has started, if it has come so far as to lead a group.
+            # Includes all processes that it has started, if it already leads a group.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.kill()
@@ -210,7 +211,7 @@ class Runner:
 
 
 def last_line(log: Path) -> str:
-    """The last line of a file that holds something."""
+    """The last non-blank line of a file."""
     lines = log.read_text(errors="replace").split("\n") if log.exists() else []
     written = [line.strip() for line in lines if line.strip()]
     return written[-1][:_LOG_LINE_LENGTH] if written else ""

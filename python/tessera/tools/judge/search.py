@@ -13,10 +13,10 @@ from tessera.tools.judge.clock import Clock
 from tessera.tools.judge.faults import Fault, faults_of, judged_rules
 from tessera.tools.judge.forms import adapted
 from tessera.tools.judge.runner import Death, Runner
-from tessera.tools.judge.worker import Outcome, Plan
+from tessera.tools.judge.worker import Outcome, Target
 
 Key = tuple[str, str]
-# What an implementation does that cannot do with the arrays that it is given.
+# The rules that an implementation breaks if it cannot use the arrays that it gets.
 UNFIT_ARRAYS = ("no_exception", "output_form")
 
 
@@ -25,11 +25,11 @@ class Finding:
     """A rule that is broken, with the simplest calls known to break it.
 
     program: the calls; the last one breaks the rule.
-    history: what the process had been called with before, the latest last.
-    num_calls, num_valid_calls: how many of the calls that were made broke it.
-    reproduced: whether `program` breaks it in a process of its own; None: that was not tried.
+    history: the earlier calls of the process, the latest last.
+    num_calls, num_valid_calls: how many of the calls made, and of the valid ones, broke the rule.
+    reproduced: whether `program` breaks it in a fresh process; None if that was not tried.
     snippet: the program as text, once there is one.
-    shown: whether that showed it in an interpreter of its own; None: that was not tried.
+    shown: whether the snippet showed it in a new interpreter; None if that was not tried.
     """
 
     program: tuple[Call, ...]
@@ -48,18 +48,18 @@ class Finding:
 
     @property
     def valid(self) -> bool:
-        """Whether it takes nothing but valid ids and map entries."""
+        """Whether its calls have only valid ids and map entries."""
         return all(call.has_valid_inputs for call in self.program)
 
 
 @dataclass
 class Verdict:
-    """What a search has found out.
+    """The result of a search.
 
-    num_cases: of each class, how many calls there were to make; `num_calls`: were made.
-    num_valid_calls: how many of those had nothing but valid ids and map entries.
-    num_valid_unfit: how many of those broke a rule of `UNFIT_ARRAYS`.
-    not_asked: how often each option was left out of a call, since the form does not have it.
+    num_cases, num_calls: per class, the number of calls to make, and of calls made.
+    num_valid_calls: how many of the calls made had only valid ids and map entries.
+    num_valid_unfit: how many of these broke a rule of `UNFIT_ARRAYS`.
+    not_asked: how often each option was left out of a call because the form does not have it.
     """
 
     num_cases: Counter[str] = field(default_factory=Counter)
@@ -77,26 +77,28 @@ class Verdict:
         )
 
     def classes(self) -> list[str]:
-        """The classes that there were calls of, in their order."""
+        """The classes of the search's calls, in their order."""
         return [name for name in CLASSES if self.num_cases[name]]
 
 
 class Search:
-    """Asks, and remembers. `accepted`: rules that are not judged.
+    """Makes calls and keeps the findings. `accepted`: rules that are not judged.
 
-    Calls with valid ids have a process of their own, since what others leave behind must not be
-    told of them. A third process is for trying what calls do in a fresh one.
+    Calls with valid ids have a process of their own, so that they are not blamed for effects of
+    other calls. A third process is for trying calls in a fresh process.
 
     pending: calls to make.
     """
 
-    def __init__(self, runner: Runner, plan: Plan, accepted: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self, runner: Runner, target: Target, accepted: Collection[str], clock: Clock
+    ) -> None:
         self.clock = clock
-        self.told = runner.told
+        self.detected = runner.detected
         self.verdict = Verdict()
         self.pending: list[Call] = []
         self._shrinking: Key | None = None
-        self._plan = plan
+        self._target = target
         self._pace = runner.pace
         self._runners = {"valid": runner}
         self._accepted = accepted
@@ -109,20 +111,20 @@ class Search:
                 runner.close()
 
     def runner(self, name: str) -> Runner:
-        """The process for `valid` calls, for `other` ones, or for a `fresh` start."""
+        """The process for "valid" calls, for "other" calls, or for a "fresh" start."""
         if name not in self._runners:
-            self._runners[name] = Runner(self._plan, self.clock, self._pace)
+            self._runners[name] = Runner(self._target, self.clock, self._pace)
         return self._runners[name]
 
     def shrink_for(self, key: Key | None) -> None:
-        """Keep from now on calls for this finding alone, beside new ones; None: for every one."""
+        """From now on, replace the program of this finding only; None: of every finding."""
         self._known.clear()
         self._shrinking = key
 
     def prepare(self, calls: Iterable[Call]) -> None:
         """Take the calls to make."""
         for call in calls:
-            call, lacking = adapted(self.told.judged, call)
+            call, lacking = adapted(self.detected.judged, call)
             self.verdict.not_asked.update(lacking)
             self.verdict.num_cases[class_of(call)] += 1
             self.pending.append(call)
@@ -131,7 +133,7 @@ class Search:
     def ask_pending(
         self, share: float, share_with_findings: float, on_call: Callable[[], None]
     ) -> None:
-        """Make the calls until a share of the time is over: with findings, the other one."""
+        """Make the calls until a share of the time is over, another share if there are findings."""
         verdict = self.verdict
         while self.pending:
             until = self.clock.at(share_with_findings if verdict.findings else share)
@@ -150,14 +152,14 @@ class Search:
             on_call()
 
     def broken_by(self, call: Call) -> list[Key]:
-        """Make one call, twice; which rules it breaks. The same call is made once."""
+        """The rules that a call breaks when it is made twice in a row; remembered per call."""
         known = self._known.get(call.identity)
         if known is None:
             known = self._known[call.identity] = self._ask(call)
         return known
 
     def breaks_fresh(self, program: Sequence[Call], key: Key) -> Fault | None:
-        """Make the calls in a process of their own; how the last one breaks the rule."""
+        """Make the calls in a fresh process; returns how the last one breaks the rule."""
         runner = self.runner("fresh")
         runner.restart()
         outcome: Outcome | Death | None = None
@@ -182,7 +184,7 @@ class Search:
             second = runner.run(call)
             found += [(fault, (call, call)) for fault in faults_of(call, second, first)]
         elif isinstance(first, Death) and not was_fresh:
-            # Perhaps of what an earlier call has done.
+            # An earlier call may have caused the death.
             again = runner.run(call)
             if isinstance(again, Death):
                 found = []
@@ -204,5 +206,5 @@ class Search:
 
 
 def _rank(finding: Finding) -> tuple[object, ...]:
-    """Calls that break a rule with valid ids say more than simpler ones that do not."""
+    """Calls with valid ids that break a rule come before simpler ones with invalid ids."""
     return (not finding.valid, finding.call.weight, len(finding.program), len(finding.history))

@@ -25,14 +25,14 @@ from tessera.tools.judge.programs import SIMPLER
 from tessera.tools.judge.search import Finding, Search
 
 _MAX_EXAMPLES = 1000
-# So many ids, and entries of a map, can be drawn one by one.
+# Up to this many ids, and entries of a map, are drawn one by one.
 _FEW = 24
 
 
 def shrink(search: Search, finding: Finding, seed: int, until: float) -> None:
-    """Look for calls that are simpler than the finding's and break the same rule.
+    """Look for simpler calls than the finding's that break the same rule.
 
-    Many of them, so they are made in processes that have made others before.
+    They are many, so they are made in processes that have made other calls before.
     """
     key, valid = finding.fault.key, finding.valid
     search.shrink_for(key)
@@ -40,13 +40,13 @@ def shrink(search: Search, finding: Finding, seed: int, until: float) -> None:
     def breaks(call: Call) -> bool:
         if time.monotonic() > until:
             raise TimeUpError
-        call = adapted(search.told.judged, call)[0]
+        call = adapted(search.detected.judged, call)[0]
         if valid and not call.has_valid_inputs:
             return False
         return key in search.broken_by(call)
 
     with _files_elsewhere(), contextlib.suppress(TimeUpError):
-        # One part at a time, which takes few calls where each costs seconds.
+        # First one part at a time, which needs few calls if each costs seconds.
         before = None
         while before is not finding.call:
             before = finding.call
@@ -70,7 +70,7 @@ def _files_elsewhere() -> Iterator[None]:
 
 
 def _search_near(finding: Finding, breaks: Callable[[Call], bool], few: bool, seed: int) -> None:
-    # HypothesisException: none simpler was found, or the calls do not do the same every time.
+    # HypothesisException: no simpler call was found, or calls do not behave the same every time.
     with warnings.catch_warnings(), contextlib.suppress(HypothesisException):
         warnings.simplefilter("ignore")
         find(
@@ -88,13 +88,12 @@ def _search_near(finding: Finding, breaks: Callable[[Call], bool], few: bool, se
 
 
 def _calls_near(finding: Finding, few: bool) -> st.SearchStrategy[Call]:
-    """Calls whose every part is that of the finding, or a simpler one.
+    """Calls whose every part is the finding's, or simpler.
 
-    `few`: calls of few ids and experts, each of them drawn on its own.
+    `few`: calls of few ids and experts, each drawn on its own.
 
-    Hypothesis takes the example for the simpler one that makes fewer choices, then that with the
-    smaller choices, and changes one choice at a time. So to keep a part takes as many choices as to
-    make it simpler, and the same ones.
+    For Hypothesis an example is simpler if it makes fewer choices, or smaller ones, and it changes
+    one choice at a time. So keeping a part makes the same choices, and as many, as simplifying it.
     """
     original, valid = finding.call, finding.valid
 
@@ -130,7 +129,7 @@ def _calls_near(finding: Finding, few: bool) -> st.SearchStrategy[Call]:
 def _with_ids(
     draw: Callable[[Any], Any], original: Call, call: Call, valid: bool, few: bool
 ) -> Call:
-    """The call with ids: all the same, one expert after the other, any few, or the finding's."""
+    """The call with ids: all the same, cycling through experts, any few, or the finding's."""
     shape, dtype, number = call.topk_ids.shape, call.topk_ids.dtype, call.topk_ids.size
     limits = np.iinfo(dtype)
     last = min(call.num_experts - 1, int(limits.max))
@@ -168,7 +167,7 @@ def _expert_map(
     valid: bool,
     few: bool,
 ) -> npt.NDArray[np.int32] | None:
-    """No map, one that keeps all experts, one that keeps none, any short one, the finding's."""
+    """No map, a map with all experts local, all remote, any short map, or the finding's."""
     number = call.num_experts
     way = draw(st.sampled_from(("none", "identity", "remote", "any", "kept")))
     if way == "none":

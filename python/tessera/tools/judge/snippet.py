@@ -7,11 +7,11 @@ from itertools import groupby
 from tessera.tools.judge.call import Call
 from tessera.tools.judge.faults import Fault
 from tessera.tools.judge.forms import REPORTS, arguments_of
-from tessera.tools.judge.worker import CANARIES, OUTPUTS, Plan, Told
+from tessera.tools.judge.worker import CANARIES, OUTPUTS, Detected, Target
 
-# What an array to write to holds before: neither an index nor an expert.
+# The initial value of output arrays: neither an index nor an expert.
 UNWRITTEN = -7
-# The variables that tell what a program shows, beside those named after arguments and outputs.
+# The variables of a program that show a fault, besides arguments and outputs.
 FIRST, KEPT, AS_MADE, GIVEN, RETURNED, AROUND = (
     "first",
     "kept",
@@ -20,27 +20,34 @@ FIRST, KEPT, AS_MADE, GIVEN, RETURNED, AROUND = (
     "returned",
     "around_",
 )
-# So many elements of an array are printed, from so many before the one in question.
+# Number of elements of an array that are printed, and how many of them precede the fault.
 _PRINTED, _BEFORE = 16, 3
 
 
 def snippet(
-    program: tuple[Call, ...], fault: Fault, told: Told, plan: Plan, *, dirty: bool = False
+    program: tuple[Call, ...],
+    fault: Fault,
+    detected: Detected,
+    target: Target,
+    *,
+    dirty: bool = False,
 ) -> str:
-    """The program that makes these calls and prints what is wrong with the last one.
+    """The source of a program that makes these calls and prints the fault of the last one.
 
-    dirty: the last call finds memory that was written to before and is free.
+    dirty: writes to free memory before the last call, which may then allocate it.
     """
-    return _Writer(program, fault, told, plan).text(dirty)
+    return _Writer(program, fault, detected, target).text(dirty)
 
 
 class _Writer:
-    def __init__(self, program: tuple[Call, ...], fault: Fault, told: Told, plan: Plan) -> None:
+    def __init__(
+        self, program: tuple[Call, ...], fault: Fault, detected: Detected, target: Target
+    ) -> None:
         self._program = program
         self._fault = fault
-        self._told = told
-        self._module, _, self._function = plan.implementation.partition(":")
-        self._is_numpy = told.arrays == "numpy"
+        self._detected = detected
+        self._module, _, self._function = target.implementation.partition(":")
+        self._is_numpy = detected.arrays == "numpy"
         self._copy = "copy" if self._is_numpy else "clone"
 
     def text(self, dirty: bool) -> str:
@@ -73,16 +80,16 @@ class _Writer:
         return "\n".join([*imports, "", written])
 
     def _inputs(self, call: Call, before: list[Call] | tuple[Call, ...]) -> list[str]:
-        """The inputs of a call; nothing where the call before it has the same ones."""
+        """The inputs of a call; nothing if the call before it has the same ones."""
         if before and before[-1].identity == call.identity and self._fault.rule != "inputs_kept":
             return []
         names = ["topk_ids"] + (["expert_map"] if call.expert_map is not None else [])
         return [f"{name} = {self._placed(call.written(name))}" for name in names]
 
     def _call(self, call: Call, *, is_last: bool = False) -> list[str]:
-        arguments, lines = arguments_of(self._told.judged, call), []
+        arguments, lines = arguments_of(self._detected.judged, call), []
         reports = {name: len(array) for name, array in call.report_arrays().items()}
-        accepted = self._told.accepted
+        accepted = self._detected.accepted
         buffers = arguments.buffers | {n: size for n, size in reports.items() if n in accepted}
         guarded = is_last and self._fault.rule == "memory_kept"
         for name, length in buffers.items():
@@ -107,7 +114,7 @@ class _Writer:
         return [*lines, made]
 
     def _remembered(self) -> list[str]:
-        """What keeps the outputs of a call for a comparison after the next one."""
+        """Lines that keep the outputs of a call for a comparison after the next one."""
         outputs = f"({', '.join(self._outputs())})"
         if self._fault.rule == "repeatable":
             return [f"{FIRST} = [array.{self._copy}() for array in {outputs}]"]
@@ -120,7 +127,7 @@ class _Writer:
         return (*OUTPUTS, *REPORTS) if self._program[-1].reports else OUTPUTS
 
     def _printed(self) -> list[str]:
-        """What shows the fault, where the call comes to an end at all."""
+        """Lines that print the fault, if the call ends at all."""
         rule, array = self._fault.rule, self._fault.array
         equal = "np.array_equal" if self._is_numpy else "torch.equal"
         if rule == "output_form":
@@ -143,7 +150,7 @@ class _Writer:
         return [f"print({array}[{start or ''}:{start + _PRINTED}])"]
 
     def _dirtied(self, call: Call) -> list[str]:
-        """What takes memory of the sizes of the outputs, writes to it and lets go of it."""
+        """Lines that allocate memory of the outputs' sizes, write to it and free it."""
         lengths = ", ".join(map(str, call.output_lengths().values()))
         unwritten = self._placed(f"np.full(length, {UNWRITTEN}, np.int32)")
         return [f"for length in ({lengths}):", f"    {unwritten}"]
@@ -152,5 +159,5 @@ class _Writer:
         if self._is_numpy:
             return expression
         tensor = f"torch.from_numpy({expression})"
-        device = self._told.device
+        device = self._detected.device
         return tensor if device == "cpu" else f'{tensor}.to("{device}")'

@@ -1,6 +1,6 @@
-"""Loads torch, which takes seconds, in the process that the judge's others are forked from."""
+"""Loads torch, which takes seconds, in the process that the judge's workers are forked from."""
 
 from tessera._library import torch_or_none
 
-# A torch that fails does not end that process: the others say why there is none.
+# If torch fails to load, that process goes on: the workers report the reason.
 torch_or_none()

@@ -1,6 +1,6 @@
-"""Runs the text of a snippet in an interpreter of its own, and tells what came of it.
+"""Runs a snippet in a new interpreter, and returns the outcome.
 
-That interpreter loads nothing of the judge's before the snippet has ended.
+That interpreter loads no code of the judge before the snippet has ended.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ try:
         exec(compile(file.read(), "snippet", "exec"), names)
 except BaseException as error:
     failure = error
-from tessera.tools.judge.left_behind import tell
-tell(names, failure, *sys.argv[2:])
+from tessera.tools.judge.left_behind import write_outcomes
+write_outcomes(names, failure, *sys.argv[2:])
 """
-# How much longer than a forked process an interpreter may take until it makes the calls.
+# An interpreter may take this much longer than a forked process until it makes the calls.
 _TIMES_TO_START, _SECONDS_TO_START = 5.0, 3.0
 
 
 class Trial:
-    """Runs snippets in the folder where the implementation is looked for."""
+    """Runs snippets in the folder of the implementation."""
 
     def __init__(self, runner: Runner, folder: str, clock: Clock) -> None:
         self._runner = runner
@@ -46,15 +46,15 @@ class Trial:
         self._clock = clock
 
     def limit(self, call: Call) -> float:
-        """Seconds after which a snippet whose last call is this one is said to hang."""
+        """Seconds after which a snippet whose last call is this one counts as hanging."""
         started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
-        return started + self._runner.pace.limit(call, self._runner.told.device)
+        return started + self._runner.pace.limit(call, self._runner.detected.device)
 
     def breaks(self, text: str, program: tuple[Call, ...], key: Key) -> bool:
         """Whether the text, which makes the calls of the program, breaks the rule of the key.
 
         Raises:
-            TimeUpError: the end came before the text had come to one.
+            TimeUpError: the time of the command ended before the snippet did.
         """
         outcome, before, inputs = self._run(text, self.limit(program[-1]))
         call = program[-1]
@@ -66,8 +66,8 @@ class Trial:
         with tempfile.TemporaryDirectory(prefix="tessera-verify-") as name:
             snippet, result, log = (Path(name) / one for one in ("snippet", "result", "stderr"))
             snippet.write_text(text)
-            told = self._runner.told
-            arguments = [str(snippet), told.arrays, told.device, str(result)]
+            detected = self._runner.detected
+            arguments = [str(snippet), detected.arrays, detected.device, str(result)]
             wait = self._clock.left(limit)
             with log.open("wb") as errors:
                 process = subprocess.Popen(

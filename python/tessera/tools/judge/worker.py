@@ -1,4 +1,4 @@
-"""The process that makes the calls: it may be killed by them, and is started again."""
+"""The process that makes the calls: a call may kill it, and the runner then restarts it."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from tessera.tools.judge.call import Call
 from tessera.tools.judge.forms import FORMS, Arguments, Arrays, Judged, judged_as
 from tessera.tools.judge.implementation import load_implementation
 
-# In every word of the outputs before a call, and around them: neither an index nor an expert.
+# The initial value of the outputs and of the words around them: neither an index nor an expert.
 POISON = -0x21524111
-# Words before and after each output. Whole pages of them, so that little is hit behind them.
+# Words before and after each output: whole pages, so that few writes go beyond them.
 CANARIES = 1024
 _MESSAGE_LENGTH = 400
 OUTPUTS = ("sorted_token_ids", "expert_ids", "num_tokens_post_pad")
 
 
-class Plan(NamedTuple):
-    """What is judged: names as on the command line, None where it is to be told.
+class Target(NamedTuple):
+    """What to judge: names as on the command line, None if the worker is to detect it.
 
-    folder: where the implementation's module may lie.
-    device: "cpu", "cuda", "cuda:N", or "auto": CUDA for torch's tensors where there is one.
+    folder: a folder that may contain the implementation's module.
+    device: "cpu", "cuda", "cuda:N", or "auto": CUDA for torch tensors if there is a device.
     """
 
     implementation: str
@@ -38,8 +38,8 @@ class Plan(NamedTuple):
     device: str
 
 
-class Told(NamedTuple):
-    """What the process found: the form, the optional arguments that it takes, arrays and device."""
+class Detected(NamedTuple):
+    """What the process detected: form, accepted optional arguments, arrays and device."""
 
     form: str
     accepted: frozenset[str]
@@ -48,27 +48,27 @@ class Told(NamedTuple):
 
     @property
     def judged(self) -> Judged:
-        """The same with the form itself."""
+        """The form and the accepted arguments."""
         return Judged(FORMS[self.form], self.accepted)
 
 
 class Refused(NamedTuple):
-    """Why the implementation cannot be judged at all."""
+    """The reason why the implementation cannot be judged at all."""
 
     message: str
 
 
 class Outcome(NamedTuple):
-    """What came of a call.
+    """The outcome of a call.
 
-    outputs: by name; empty where the call came to none.
-    trampled: the outputs beside which memory was written.
+    outputs: by name; empty if the call returned none.
+    trampled: the outputs with writes to the memory around them.
     changed: the inputs that were written to.
-    altered: the outputs of the call before that are no longer what that call made them.
-    error: type and message of what the call raised.
-    malformed: what is wrong with the form of what it returned.
-    lost: why the device is of no more use to the process.
-    seconds: how long the call took.
+    altered: the outputs of the previous call that have changed since.
+    error: type and message of the exception that the call raised.
+    malformed: a description of a return value that has the wrong form.
+    lost: why the process can no longer use the device.
+    seconds: duration of the call.
     """
 
     outputs: dict[str, npt.NDArray[Any]]
@@ -81,20 +81,20 @@ class Outcome(NamedTuple):
     seconds: float = 0.0
 
 
-def serve(connection: Connection, plan: Plan, log: str) -> None:
-    """Tell what there is to judge, then answer each call with its outcome, until told to end."""
-    os.setsid()  # the judge ends this process with all that it may have started
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the judge is told, and ends this process
+def serve(connection: Connection, target: Target, log: str) -> None:
+    """Send what was detected, then answer each call with its outcome, until None is received."""
+    os.setsid()  # the judge ends this process with all processes that it may have started
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the judge gets the signal and ends this process
     _redirect_output(log)
     try:
-        function = load_implementation(plan.implementation, plan.folder)
-        judged = judged_as(function, plan.form)
-        place = _place(plan, judged)
+        function = load_implementation(target.implementation, target.folder)
+        judged = judged_as(function, target.form)
+        place = _place(target, judged)
     except (ValueError, ImportError) as error:
         connection.send(Refused(str(error)))
         return
     arrays: Arrays = "numpy" if place.torch is None else "torch"
-    connection.send(Told(judged.form.name, judged.accepted, arrays, place.device))
+    connection.send(Detected(judged.form.name, judged.accepted, arrays, place.device))
     before, kept = Outcome({}), dict[str, Any]()
     while (request := connection.recv()) is not None:
         started = time.perf_counter()
@@ -109,7 +109,7 @@ def serve(connection: Connection, plan: Plan, log: str) -> None:
 
 
 def _redirect_output(log: str) -> None:
-    """What the implementation prints must not stand among the judge's own lines."""
+    """Keep the implementation's output out of the judge's."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(nowhere, 1)
@@ -119,7 +119,7 @@ def _redirect_output(log: str) -> None:
 def differing(
     one: dict[str, npt.NDArray[Any]], other: dict[str, npt.NDArray[Any]]
 ) -> tuple[str, ...]:
-    """The names of arrays that are in both, and not the same."""
+    """The names of arrays that are in both and differ."""
     return tuple(name for name in one if name in other and not _equal(one[name], other[name]))
 
 
@@ -127,9 +127,9 @@ def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
 
 
-def _place(plan: Plan, judged: Judged) -> Place:
-    usual: Arrays = "torch" if plan.device.startswith("cuda") else judged.form.arrays
-    arrays = plan.arrays or usual
+def _place(target: Target, judged: Judged) -> Place:
+    usual: Arrays = "torch" if target.device.startswith("cuda") else judged.form.arrays
+    arrays = target.arrays or usual
     if arrays == "torch" and torch_or_none() is None:
         failure = torch_failure()
         which = f"cannot be imported ({failure})" if failure else "is not installed"
@@ -138,11 +138,11 @@ def _place(plan: Plan, judged: Judged) -> Place:
             f"--arrays: the form {judged.form.name} is given torch's tensors, and torch {which}: "
             f"{remedy}give it NumPy's arrays with --arrays numpy"
         )
-    return Place(arrays, plan.device)
+    return Place(arrays, target.device)
 
 
 class Place:
-    """Makes the arrays that the implementation is given, and reads those that it gives back."""
+    """Makes the arrays for the implementation, and reads the arrays that it returns."""
 
     def __init__(self, arrays: Arrays, device: str) -> None:
         self.torch: Any = None
@@ -160,11 +160,11 @@ class Place:
             self.device = device
 
     def array(self, host: npt.NDArray[Any]) -> Any:
-        """The same in the framework, on the device."""
+        """The array in the framework, on the device."""
         return host if self.torch is None else self.torch.from_numpy(host).to(self.device)
 
     def host(self, array: Any) -> npt.NDArray[Any]:
-        """A copy of it in NumPy."""
+        """A copy as a NumPy array."""
         return np.array(array.detach().cpu().numpy() if self.torch is not None else array)
 
     def all_on_host(self, arrays: dict[str, Any]) -> dict[str, npt.NDArray[Any]]:
@@ -172,7 +172,7 @@ class Place:
         return {name: self.host(array) for name, array in arrays.items()}
 
     def is_array(self, value: object) -> bool:
-        """Whether it is an array of the framework."""
+        """Whether the value is an array of the framework."""
         return isinstance(value, np.ndarray if self.torch is None else self.torch.Tensor)
 
     def synchronize(self) -> None:
@@ -182,7 +182,7 @@ class Place:
 
 
 class _Buffers:
-    """Poisoned arrays to write to, each in the middle of memory that must stay as it is."""
+    """Poisoned arrays to write to, each with canaries before and after it."""
 
     def __init__(self, place: Place, lengths: dict[str, tuple[int, Any]]) -> None:
         self._place = place
@@ -195,7 +195,7 @@ class _Buffers:
         return self._memory[name][CANARIES:-CANARIES]
 
     def contents(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
-        """What stands in each, and the names of those that were written beside."""
+        """The contents of each array, and the names of those whose canaries were overwritten."""
         found = {name: self._place.host(memory) for name, memory in self._memory.items()}
         trampled = [
             name
@@ -209,7 +209,7 @@ class _Buffers:
 def _made(
     function: Any, place: Place, call: Call, arguments: Arguments
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Make the call; also the outputs themselves, which it may still hold."""
+    """Make the call; returns its outcome, and its output arrays themselves."""
     reports = call.report_arrays()
     lengths: dict[str, tuple[int, Any]] = {
         name: (length, np.int32) for name, length in arguments.buffers.items()
@@ -249,7 +249,7 @@ def _made(
 
 
 def changed_inputs(call: Call, inputs: dict[str, npt.NDArray[Any]]) -> tuple[str, ...]:
-    """The names of the inputs that are no longer as they were given."""
+    """The names of the inputs that have changed."""
     originals = {"topk_ids": call.topk_ids}
     if call.expert_map is not None:
         originals["expert_map"] = call.expert_map
@@ -257,13 +257,13 @@ def changed_inputs(call: Call, inputs: dict[str, npt.NDArray[Any]]) -> tuple[str
 
 
 def _poison_free_memory(place: Place, lengths: dict[str, int]) -> None:
-    """Memory that the implementation takes and does not write had better not look written."""
+    """Poison free memory, so that outputs left unwritten are noticed."""
     for length in lengths.values():
         place.array(np.full(length, POISON, np.int32))
 
 
 def failed(place: Place, error: BaseException) -> Outcome:
-    """What came of a call that raised this."""
+    """The outcome of a call that raised this."""
     message = (str(error).strip().splitlines() or [""])[0][:_MESSAGE_LENGTH]
     try:
         place.synchronize()
@@ -273,7 +273,7 @@ def failed(place: Place, error: BaseException) -> Outcome:
 
 
 def malformed_in(place: Place, returned: Any) -> str:
-    """What is wrong with the form of what the implementation returned; empty if nothing is."""
+    """What is wrong with the form of the return value; empty if nothing is."""
     if not isinstance(returned, (tuple, list)):
         return f"a value of type {type(returned).__name__}"
     if len(returned) != len(OUTPUTS):

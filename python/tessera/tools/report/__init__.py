@@ -1,6 +1,6 @@
-"""The document of `tessera inspect` as one HTML file, and its figures as files of their own.
+"""The document of `tessera inspect` as one HTML file, and its figures as separate files.
 
-Names of files that are no UTF-8 are shown with question marks.
+File names that are not UTF-8 are shown with question marks.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def write_html(document: Document, path: Path) -> None:
 def write_pictures(document: Document, folder: Path) -> list[Path]:
     """Write each figure as an SVG file, and return their paths; existing files are replaced.
 
-    The names say what is shown, such as `padding.svg`; where there are several models they begin
+    The names say what is shown, such as `padding.svg`; with several models they begin
     with the model's.
     """
     contents = pictures(document, folder)

@@ -1,4 +1,4 @@
-"""A drawing in SVG, styled by `figure.css` alone: the same in a page and as a file of its own."""
+"""A drawing in SVG, styled only by `figure.css`: the same in a page and as a separate file."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from html import escape
 from pathlib import Path
 
 STYLE = Path(__file__).with_name("figure.css")
-_MARGIN = 12  # around a drawing that is a file of its own
+_MARGIN = 12  # around a drawing that is a separate file
 
 
 class Drawing:
-    """Collects SVG elements, and is told their classes, not their colours."""
+    """Collects SVG elements, which have classes instead of colours."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -20,7 +20,7 @@ class Drawing:
     def rect(
         self, x: float, y: float, width: float, height: float, kind: str, title: str = ""
     ) -> None:
-        """A rectangle; `title` is shown where the mouse rests on it."""
+        """A rectangle; `title` is shown when the mouse rests on it."""
         place = f'x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}"'
         end = f"><title>{escape(title)}</title></rect>" if title else "/>"
         self._elements.append(f'<rect class="{kind}" {place}{end}')
@@ -41,7 +41,7 @@ class Drawing:
         self._elements.append(f'<text class="{kind}" {place}>{escape(content)}</text>')
 
     def marker(self, x: float, y: float, shape: int, kind: str) -> None:
-        """A small sign that tells lines apart: circle, square, triangle, diamond, cross."""
+        """A small marker that distinguishes lines: circle, square, triangle, diamond, cross."""
         where = f"M{_px(x)} {_px(y)}"
         self.path(
             where
@@ -56,13 +56,13 @@ class Drawing:
         )
 
     def svg(self, alternative: str, standalone: bool) -> str:
-        """The whole element; `alternative` says in words what it shows."""
+        """The complete element; `alternative` describes in words what it shows."""
         label = f'role="img" aria-label="{escape(alternative)}"'
         body = "".join(self._elements)
         if not standalone:
             box = f"0 0 {self.width} {self.height}"
             return f'<svg class="drawing" viewBox="{box}" {label}>{body}</svg>'
-        # A page's own background may follow a switch that no picture can see: it brings its own.
+        # A page's background may follow a switch that a picture cannot see, so it has its own.
         width, height = self.width + 2 * _MARGIN, self.height + 2 * _MARGIN
         size = f'width="{width}" height="{height}"'
         box = f"{-_MARGIN} {-_MARGIN} {width} {height}"

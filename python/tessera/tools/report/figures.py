@@ -1,4 +1,4 @@
-"""All figures of a model: which ones there are, and in which order."""
+"""All figures of a model, in order."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from tessera.tools.report.load_figures import load_over_layers, loads
 from tessera.tools.report.plot import Figure
 from tessera.tools.report.tables import comparison, layer_names
 
-_DRAWN_LAYERS = 4  # whose experts have bars: the most uneven ones
+_DRAWN_LAYERS = 4  # the most uneven layers, for which bars are drawn
 
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """The figures of one model, by the report's parts; one expert has no ranks."""
+    """The figures of one model, by the report's parts; with one expert there are no ranks."""
 
     block_size: tuple[Figure, ...]
     load: tuple[Figure, ...]
     ranks: tuple[Figure, ...]
 
     def all(self) -> tuple[Figure, ...]:
-        """In the report's order."""
+        """All figures in the report's order."""
         return (*self.block_size, *self.load, *self.ranks)
 
 

@@ -1,4 +1,4 @@
-"""What an inspection says in words: a few plain sentences about a model, with their figures."""
+"""The findings of an inspection: a few plain sentences about a model, with figures."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from tessera.tools.inspection.document import Layer, Model
 from tessera.tools.report.tables import Comparison, advice, advice_runs, comparison, on_all_tokens
 from tessera.tools.report.words import number, percent, plural, times
 
-_FEW = 3  # as many layers are told one by one
+_FEW = 3  # up to this many layers are described one by one
 _TOLD_RANKS = 8
-_SAME_COST = 0.02  # closer than the model is to a measurement
+_SAME_COST = 0.02  # less than the difference between the model and a measurement
 
 
 class Finding(NamedTuple):
-    """One paragraph: what it is about, and the sentences."""
+    """One paragraph: its subject, and the sentences."""
 
     subject: str
     text: str
 
 
 def findings(model: Model, names: Sequence[str]) -> list[Finding]:
-    """All that there is to say; `names` are those of the model's layers."""
+    """All findings on a model; `names` are the names of its layers."""
     layers = list(zip(names, model["layers"], strict=True))
     said = [*_load(layers), Finding("Block size", _block_size(model))]
     compared, whole = comparison(model), on_all_tokens(model)
@@ -143,7 +143,7 @@ def _in_the_mean(compared: Comparison) -> str:
 
 
 def _worse(compared: Comparison) -> str:
-    """Where the placements that are to be better than the contiguous one are not."""
+    """The numbers of ranks for which the other placements are worse than the contiguous one."""
     text = ""
     for name, words in (
         ("balanced", "Balanced placement is worse than contiguous on"),

@@ -13,7 +13,7 @@ from tessera.tools.report.plot import LEFT, NARROW, RIGHT, WIDE, Figure, Plot, r
 from tessera.tools.report.tables import over_mean
 from tessera.tools.report.words import number, percent, times
 
-_NARROW_EXPERTS = 128  # as many have room on a phone
+_NARROW_EXPERTS = 128  # up to this many fit on a phone
 _HEAT_EDGES = (0.25, 0.5, 1.0, 2.0, 4.0)
 _HEAT_NAMES = ("none", "< ¼", "¼ to ½", "½ to 1", "1 to 2", "2 to 4", "≥ 4")
 _TOLD_LAYERS = 12
@@ -26,7 +26,7 @@ def _width(num_experts: int) -> int:
 def loads(layer: Layer, layer_name: str, alone: bool) -> tuple[Figure, Figure]:
     """Load of every expert of a layer: by id, and hottest first.
 
-    The files of one that is not `alone` are named by its layer.
+    If the layer is not `alone`, its files are named by the layer.
     """
     ratios, found = over_mean(layer), layer["load"]
     by_load = sorted(range(len(ratios)), key=lambda expert: -ratios[expert])
@@ -64,7 +64,7 @@ def loads(layer: Layer, layer_name: str, alone: bool) -> tuple[Figure, Figure]:
 
 
 def _bars(ratios: Sequence[float], experts: Sequence[int], words: str) -> Drawing:
-    """Bars in the order of `experts`; where these are a range, their ids are on the axis."""
+    """Bars in the order of `experts`; if these are a range, their ids are on the axis."""
     width = _width(len(ratios))
     drawing = Drawing(width, 240)
     drawing.text(0, 14, "load over the mean load")
@@ -99,7 +99,7 @@ def _bars(ratios: Sequence[float], experts: Sequence[int], words: str) -> Drawin
 
 
 def _name_hot(plot: Plot, ratios: Sequence[float]) -> None:
-    """Write ids over hot bars, hottest first; one that would touch a bar or a name is left out."""
+    """Write ids over hot bars, hottest first; skip ids that would touch a bar or another id."""
     gap = (plot.right - plot.left) / len(ratios)
     named = list[tuple[float, float, float]]()  # middle, base, half of the width
     for expert in sorted(range(len(ratios)), key=lambda expert: -ratios[expert]):
@@ -130,7 +130,7 @@ def load_over_layers(model: Model, names: Sequence[str]) -> Figure:
     bottom, column = top + cell * len(layers), (width - RIGHT - left) / num_experts
     drawing = Drawing(width, bottom + 90)
     drawing.text(0, 14, "load over the mean load, by layer and expert")
-    rows = [""] * len(_HEAT_NAMES)  # paths in cells, which the transformation makes large
+    rows = [""] * len(_HEAT_NAMES)  # paths in units of cells, which the transformation scales
     for row, layer in enumerate(layers):
         expert = 0
         for heat, run in itertools.groupby(map(_heat, over_mean(layer))):

@@ -1,4 +1,4 @@
-"""The report as a page: what the template is filled with."""
+"""The report as an HTML page, rendered from the template."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FOLDER = Path(__file__).parent
 
 
 def page(document: Document) -> str:
-    """The whole file; all that comes from logs is escaped."""
+    """The complete file; all text from logs is escaped."""
     environment = Environment(
         loader=FileSystemLoader(_FOLDER),
         autoescape=True,

@@ -1,4 +1,4 @@
-"""Frames with scales, and what the figures put into them."""
+"""Frames with scales, and the elements that figures draw in them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from tessera.tools.report.drawing import Drawing
 from tessera.tools.report.words import number
 
-NARROW, WIDE = 400, 860  # of a drawing: what a phone has room for, and a page
+NARROW, WIDE = 400, 860  # widths of a drawing: for a phone, and for a page
 LEFT, RIGHT = 46, 12  # margins of a frame
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A drawing with its words."""
+    """A drawing with its texts."""
 
     name: str  # of its file
     title: str
-    caption: str  # how to read it
-    alternative: str  # what it shows, for those who do not see it
+    caption: str  # explains how to read it
+    alternative: str  # describes what it shows, for readers who cannot see it
     drawing: Drawing
 
     @property
@@ -40,7 +40,7 @@ class Plot:
     highest: float
 
     def y(self, value: float) -> float:
-        """Where a value lies."""
+        """The vertical position of a value."""
         return self.bottom - (self.bottom - self.top) * value / self.highest
 
     def scale(self, step: float, words: Callable[[float], str]) -> None:
@@ -55,11 +55,11 @@ class Plot:
         self.drawing.line([(self.left, self.y(value)), (self.right, self.y(value))], kind)
 
     def below(self, words: str) -> None:
-        """What the horizontal axis shows."""
+        """Write the label of the horizontal axis."""
         self.drawing.text((self.left + self.right) / 2, self.bottom + 36, words, "middle")
 
     def places(self, names: Sequence[int], words: str) -> dict[int, float]:
-        """Evenly spaced places on the horizontal axis, with their names, and what they are."""
+        """Evenly spaced positions on the horizontal axis, by name; draws names and axis label."""
         gap = (self.right - self.left) / len(names)
         found = {name: self.left + gap * (i + 0.5) for i, name in enumerate(names)}
         for name, x in found.items():
@@ -74,7 +74,7 @@ class Plot:
             self.drawing.marker(x, y, shape, kind.split()[0])
 
     def end_labels(self, x: float, ends: Iterable[tuple[float, str]]) -> None:
-        """Names of lines beside their right ends, moved apart where they would touch."""
+        """Names of lines beside their right ends, moved apart if they would touch."""
         ends = list(ends)
         wanted = [self.y(value) for value, _ in ends]
         placed = spread(wanted, 14, self.top - 2, self.bottom - 8)
@@ -84,15 +84,15 @@ class Plot:
 
 
 def round_step(length: float, ticks: int) -> float:
-    """The smallest round distance of which at most `ticks` lie in `length`."""
+    """The smallest round distance that fits into `length` at most `ticks` times."""
     steps = (m * 10.0**e for e in range(-2, 9) for m in (1, 2, 2.5, 5))
     return next(step for step in steps if length / step <= ticks)
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places near those wanted, in their order, at least `gap` apart and from `low` to `high`.
+    """Positions near the wanted ones, in their order, at least `gap` apart, in [low, high].
 
-    Where there is no room for all, the lowest ones lie below `low`.
+    If there is no room for all, the lowest ones are below `low`.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     places = list(wanted)

@@ -1,4 +1,4 @@
-"""Rows of the tables, over all layers of a model; findings and figures read them too."""
+"""Rows of the tables, over all layers of a model; findings and figures also use them."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ PLACEMENTS: dict[Placement, str] = {
 
 @dataclass(frozen=True)
 class Advice:
-    """What is advised for one batch size, and why."""
+    """The advice for one batch size, with its reasons."""
 
     batch_size: int
     extrapolated: bool
     active_experts: float
-    pairs_per_expert: float  # of the active ones
+    pairs_per_expert: float  # per active expert
     block_size: int
     blocks: dict[int, float]  # by block size: mean number in a layer
     padding: dict[int, float]  # by block size: share of the slots
-    costs: dict[int, float]  # by block size: the cheapest has 1.0
+    costs: dict[int, float]  # by block size: relative to the cheapest
 
     def neighbours(self) -> tuple[tuple[int, float] | None, tuple[int, float] | None]:
-        """Block size and cost of the next smaller and the next larger one."""
+        """Size and cost of the next smaller and the next larger block size."""
         sizes = sorted(self.costs)
         place = sizes.index(self.block_size)
         beside = [sizes[i] if 0 <= i < len(sizes) else None for i in (place - 1, place + 1)]
@@ -52,13 +52,13 @@ class Imbalance:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Placements side by side: every figure is of the same tokens of the same layers.
+    """Placements side by side: all figures are for the same tokens of the same layers.
 
-    tokens: those that judge, in words.
+    tokens: the tokens that judge, in words.
     judged_on: the same with their number, over all these layers.
-    num_layers: over which the means are.
-    num_too_short: layers of the model that are not among them.
-    rows: by number of ranks; all of them have the same placements.
+    num_layers: the number of layers that the means cover.
+    num_too_short: the number of layers that they do not cover.
+    rows: by number of ranks; all rows have the same placements.
     """
 
     tokens: str
@@ -69,13 +69,13 @@ class Comparison:
 
     @property
     def placements(self) -> dict[Placement, str]:
-        """Those that are compared, with their names."""
+        """The compared placements, with their names."""
         row = next(iter(self.rows.values()))
         return {name: PLACEMENTS[name] for name in row}
 
     @property
     def reading(self) -> str:
-        """How to read the figures: which tokens judge, and what made the placements."""
+        """An explanation of the figures: the tokens that judge, and the basis of the placements."""
         text = f"Every placement is judged on {self.judged_on}. "
         if "balanced" in self.placements:
             text += "Balanced: by the loads of the first half. "
@@ -115,7 +115,7 @@ def _advice(model: Model, place: int) -> Advice:
 
 
 def advice_runs(rows: Sequence[Advice]) -> list[list[Advice]]:
-    """Neighbouring batch sizes with the same block size, together."""
+    """Groups of neighbouring batch sizes with the same block size."""
     runs = list[list[Advice]]()
     for row in rows:
         if runs and runs[-1][-1].block_size == row.block_size:
@@ -126,9 +126,9 @@ def advice_runs(rows: Sequence[Advice]) -> list[list[Advice]]:
 
 
 def comparison(model: Model) -> Comparison | None:
-    """The placements on the tokens held out; on all tokens where no layer has enough to hold out.
+    """The placements on the tokens held out, or on all tokens if no layer has enough to hold out.
 
-    None for one expert, which has no ranks.
+    None for one expert, since there are no ranks then.
     """
     layers = [layer for layer in model["layers"] if layer["num_held_out"]]
     if not layers:
@@ -146,7 +146,7 @@ def comparison(model: Model) -> Comparison | None:
 
 
 def on_all_tokens(model: Model) -> Comparison | None:
-    """The placements on all tokens of all layers, but for the one made by half of them."""
+    """The placements on all tokens of all layers, except the one made from half of them."""
     layers = model["layers"]
     if not layers[0]["ranks"]:
         return None
@@ -178,7 +178,7 @@ def _over_layers(ratios: Sequence[float]) -> Imbalance:
 
 
 def layer_names(document: Document, model: Model) -> list[str]:
-    """A name for each layer of the model: its number, its file, or both where it takes both."""
+    """A name for each layer of the model: its number, its file, or both if needed."""
     layers = model["layers"]
     files = [PurePath(document["logs"][layer["log"]]["file"]).name for layer in layers]
     numbers = [layer["layer"] for layer in layers]

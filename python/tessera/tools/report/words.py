@@ -1,17 +1,17 @@
-"""Numbers as the report writes them."""
+"""Formats numbers for the report."""
 
 from __future__ import annotations
 
 
 def number(value: float) -> str:
-    """A count: `4,471`; with one digit after the point where it is a mean below 100: `12.5`."""
+    """A count: `4,471`; a mean below 100 gets one digit after the point: `12.5`."""
     if value == int(value) or value >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}"
 
 
 def percent(share: float) -> str:
-    """A share: `87%`; with a digit more near none and all: `99.6%`."""
+    """A share: `87%`; near 0 and 1 with one more digit: `99.6%`."""
     return f"{share:.1%}" if 0 < share < 0.095 or 0.995 > share >= 0.985 else f"{share:.0%}"
 
 

@@ -1,4 +1,4 @@
-"""The ops that `tessera bench --op` knows, each described in a module of its own."""
+"""The ops of `tessera bench --op`, each described in a separate module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tessera.tools.bench.ops import (
     lora_align_block_size,
 )
 
-# The first is the usual one.
+# The first is the default.
 OPS: dict[str, Op] = {
     op.name: op
     for op in (align_block_size.OP, batched_align_block_size.OP, lora_align_block_size.OP)

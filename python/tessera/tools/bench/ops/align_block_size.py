@@ -1,4 +1,4 @@
-"""`align_block_size`: beside its peers, and with the outputs that report on the routing."""
+"""`align_block_size`, with its peers, and with the outputs that describe the routing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _REPORTED_SHAPES = [
 
 
 def _reporting_contenders(device: str) -> list[Contender]:
-    """Calls with outputs that the caller owns, by what else they are asked for."""
+    """Calls with outputs that the caller owns, by the further outputs that they request."""
 
     def counts(problem: Problem) -> dict[str, Any]:
         return {"expert_counts": _empty(problem, problem.shape.num_experts, "int32")}

@@ -1,4 +1,4 @@
-"""`batched_align_block_size`, beside `align_block_size` with the same tokens in the same groups."""
+"""`batched_align_block_size`, with `align_block_size` for the same tokens in the same groups."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHAPES = [
 
 
 def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
-    """The op is told the groups that `align_block_size` has to find out."""
+    """Calls of both ops: this one gets the groups that `align_block_size` has to compute."""
     random = np.random.default_rng(seed)
     host_counts = random.integers(0, shape.max_tokens_per_batch + 1, shape.num_batches, np.int32)
     host_ids = np.repeat(np.arange(shape.num_batches, dtype=np.int32), host_counts)

@@ -1,4 +1,4 @@
-"""`lora_align_block_size`, beside `align_block_size` with the same tokens in the same groups."""
+"""`lora_align_block_size`, with `align_block_size` for the same tokens in the same groups."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ SHAPES = [
 
 
 def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
-    """For `align_block_size`, each expert of each adapter is an expert of its own."""
+    """Calls of both ops; for `align_block_size`, each expert of each adapter is its own expert."""
     topk_ids = synthetic_topk_ids(shape.num_tokens, shape.num_experts, shape.top_k, seed=seed)
     random = np.random.default_rng(seed)
     mapping = np.sort(random.integers(0, shape.max_loras, shape.num_tokens, np.int32))
