@@ -39,82 +39,132 @@ __device__ __forceinline__ GroupCounts sum_over_ctas(std::uint32_t* cta_count, i
   return sum;
 }
 
-/// The work of a CTA that places ids.
+/// One CTA that places ids. `place` calls its steps in the order in which they stand here.
+template <IdWidth kWidth, typename Args>
+class ClusterCta {
+ public:
+  __device__ __forceinline__ ClusterCta(const Args& args, int num_ctas, unsigned char* shared,
+                                        ScanStorage& scan_storage)
+      : args_(args),
+        scan_storage_(scan_storage),
+        num_ctas_(num_ctas),
+        cta_first_(cta_ * args.base.ids_per_cta),
+        ids_(cta_first_, max(0, min(args.base.ids_per_cta, args.base.num_ids - cta_first_)),
+             args.base.ids_per_thread),
+        num_groups_(num_groups_of(args)),
+        row_length_(counters_per_row(num_groups_)) {
+    const ClusterLayout layout(num_groups_, kNumWarps);
+    cta_counts_ = carve(shared, layout.cta_counts);
+    starts_ = carve(shared, layout.starts);
+    first_blocks_ = carve(shared, layout.first_blocks);
+    group_sizes_ = carve(shared, layout.group_sizes);
+    masks_ = carve(shared, layout.masks);
+    counts_ = carve(shared, layout.counts);
+  }
+
+  __device__ __forceinline__ void clear() {
+    clear_shared(masks_, ids_.num_rows() * row_length_ * 4, thread_, kNumThreads);
+    clear_shared(counts_, ids_.num_rows() * row_length_ * 2, thread_, kNumThreads);
+    __syncthreads();
+  }
+
+  /// Loads the ids and, while they are on their way, does what does not need them.
+  __device__ __forceinline__ void load_ids() {
+    ids_.load(args_.base);
+    prefetch_map(args_.base, thread_, kNumThreads);
+    fill(args_.base.sorted_token_ids, 0, args_.base.sorted_token_ids_length, args_.base.num_ids,
+         grid_thread(), grid_threads());
+  }
+
+  /// Ranks the ids, and counts those of this CTA.
+  __device__ __forceinline__ void rank_ids() {
+    ids_.rank(args_, counts_, masks_, row_length_);
+    __syncthreads();
+    for (std::uint32_t bucket = thread_; bucket <= dropped_bucket(args_); bucket += kNumThreads) {
+      cta_counts_[bucket] = scan_column(counts_, row_length_, ids_.num_rows(), bucket);
+    }
+  }
+
+  /// Gives the groups their blocks, and this CTA its place in each group.
+  __device__ __forceinline__ void lay_out_groups() {
+    total_blocks_ = scan_groups<kNumWarps>(
+        args_.base, 0, num_groups_, kNumThreads, scan_storage_,
+        [&](int group, bool exists) {
+          return exists ? sum_over_ctas(&cta_counts_[group], cta_, num_ctas_) : GroupCounts{};
+        },
+        [&](int group, const GroupCounts& all, std::int32_t first_block) {
+          starts_[group] = first_block * args_.base.block_size + all.before;
+          first_blocks_[group] = first_block;
+          group_sizes_[group] = all.count;
+          if (cta_ == 0) store_count(args_, group, all.count);
+        });
+    if (cta_ == 0 && thread_ < num_ctas_) {
+      const auto cluster = cooperative_groups::this_cluster();
+      num_dropped_ = *cluster.map_shared_rank(&cta_counts_[dropped_bucket(args_)], thread_);
+    }
+  }
+
+  /// Writes this CTA's ids, and its share of everything else.
+  __device__ __forceinline__ void write_outputs() {
+    ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
+      args_.base.sorted_token_ids[starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank] =
+          cta_first_ + i;
+    });
+    for (int group = cta_ + num_ctas_ * warp_; group < num_groups_;
+         group += num_ctas_ * kNumWarps) {
+      finish_group(args_, group, first_blocks_[group], group_sizes_[group], false, lane_);
+    }
+    fill(args_.base.expert_ids, total_blocks_, args_.base.expert_ids_length, shown_tail(args_),
+         grid_thread(), grid_threads());
+    if (cta_ != 0 || warp_ != 0) return;
+    const std::uint32_t num_dropped = __reduce_add_sync(kAllLanes, num_dropped_);
+    if (lane_ == 0) {
+      *args_.base.num_tokens_post_pad = total_blocks_ * args_.base.block_size;
+      if (args_.base.num_dropped != nullptr) *args_.base.num_dropped = num_dropped;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int grid_thread() const { return cta_ * kNumThreads + thread_; }
+  __device__ __forceinline__ int grid_threads() const { return num_ctas_ * kNumThreads; }
+
+  const Args& args_;
+  ScanStorage& scan_storage_;
+  const int thread_ = threadIdx.x;
+  const int lane_ = thread_ % 32;
+  const int warp_ = thread_ / 32;
+  const int cta_ = blockIdx.x;
+  const int num_ctas_;  // without reporters
+  const std::int32_t cta_first_;
+  RankedIds<kWidth, kClusterMaxIdsPerThread> ids_;
+  const int num_groups_;
+  const int row_length_;
+  std::int32_t total_blocks_ = 0;
+  std::uint32_t num_dropped_ = 0;  // of the CTA with this thread's number
+  // In shared memory: see ClusterLayout.
+  std::uint32_t* cta_counts_;
+  std::int32_t* starts_;
+  std::int32_t* first_blocks_;
+  std::uint32_t* group_sizes_;
+  std::uint32_t* masks_;
+  std::uint16_t* counts_;
+};
+
 template <IdWidth kWidth, typename Args>
 __device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
                                       ScanStorage& scan_storage) {
   const auto cluster = cooperative_groups::this_cluster();
-  const int thread = threadIdx.x;
-  const int lane = thread % 32;
-  const int warp = thread / 32;
-  const int cta = blockIdx.x;
-  const int grid_thread = cta * kNumThreads + thread;
-  const int grid_threads = num_ctas * kNumThreads;
-  const int num_groups = num_groups_of(args);
-  const int row_length = counters_per_row(num_groups);
-  const ClusterLayout layout(num_groups, kNumWarps);
-  std::uint32_t* const cta_counts = carve(shared, layout.cta_counts);
-  std::int32_t* const starts = carve(shared, layout.starts);
-  std::int32_t* const first_blocks = carve(shared, layout.first_blocks);
-  std::uint32_t* const group_sizes = carve(shared, layout.group_sizes);
-  std::uint32_t* const masks = carve(shared, layout.masks);
-  std::uint16_t* const counts = carve(shared, layout.counts);
-  const std::int32_t cta_first = cta * args.base.ids_per_cta;
-  const int num_own = max(0, min(args.base.ids_per_cta, args.base.num_ids - cta_first));
-  RankedIds<kWidth, kClusterMaxIdsPerThread> ids(cta_first, num_own, args.base.ids_per_thread);
-  const int num_rows = ids.num_rows();
-
+  ClusterCta<kWidth, Args> cta(args, num_ctas, shared, scan_storage);
   pdl_launch_dependents();
-  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
-  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
-  __syncthreads();
+  cta.clear();
   pdl_wait();
-
-  ids.load(args.base);
-  prefetch_map(args.base, thread, kNumThreads);
-  fill(args.base.sorted_token_ids, 0, args.base.sorted_token_ids_length, args.base.num_ids,
-       grid_thread, grid_threads);
-  ids.rank(args, counts, masks, row_length);
-  __syncthreads();
-  for (std::uint32_t bucket = thread; bucket <= dropped_bucket(args); bucket += kNumThreads) {
-    cta_counts[bucket] = scan_column(counts, row_length, num_rows, bucket);
-  }
+  cta.load_ids();
+  cta.rank_ids();
   cluster.sync();
-
-  const std::int32_t total_blocks = scan_groups<kNumWarps>(
-      args.base, 0, num_groups, kNumThreads, scan_storage,
-      [&](int group, bool exists) {
-        return exists ? sum_over_ctas(&cta_counts[group], cta, num_ctas) : GroupCounts{};
-      },
-      [&](int group, const GroupCounts& all, std::int32_t first_block) {
-        starts[group] = first_block * args.base.block_size + all.before;
-        first_blocks[group] = first_block;
-        group_sizes[group] = all.count;
-        if (cta == 0) store_count(args, group, all.count);
-      });
-  std::uint32_t num_dropped = 0;
-  if (cta == 0 && thread < num_ctas) {
-    num_dropped = *cluster.map_shared_rank(&cta_counts[dropped_bucket(args)], thread);
-  }
+  cta.lay_out_groups();
   // A CTA's shared memory must outlive the reads by the others.
   auto&& token = cluster.barrier_arrive();
-
-  ids.for_each_in_group(num_groups, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
-    args.base.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + rank] =
-        cta_first + i;
-  });
-  for (int group = cta + num_ctas * warp; group < num_groups; group += num_ctas * kNumWarps) {
-    finish_group(args, group, first_blocks[group], group_sizes[group], false, lane);
-  }
-  fill(args.base.expert_ids, total_blocks, args.base.expert_ids_length, shown_tail(args),
-       grid_thread, grid_threads);
-  if (cta == 0 && warp == 0) {
-    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
-    if (lane == 0) {
-      *args.base.num_tokens_post_pad = total_blocks * args.base.block_size;
-      if (args.base.num_dropped != nullptr) *args.base.num_dropped = num_dropped;
-    }
-  }
+  cta.write_outputs();
   cluster.barrier_wait(std::move(token));
 }
 #endif

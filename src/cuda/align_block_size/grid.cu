@@ -144,7 +144,7 @@ class GridCta {
         [&](int group, bool exists) {
           const GroupCounts all = exists ? sum_over_shares(group, own_share) : GroupCounts{};
           if (args_.statistics != nullptr && cta_ == 0) {
-            add_loads(args_, &report_storage_.loads, group, all.count);
+            add_loads(args_, &report_storage_.loads, group, all.count, lane_);
           }
           return all;
         },

@@ -35,9 +35,9 @@ __device__ __forceinline__ Loads loads_of_warp(const Args& args, std::int64_t gr
 /// Adds 32 groups, one per lane, to `loads` in shared memory. A lane without a group has count 0.
 template <typename Args>
 __device__ __forceinline__ void add_loads(const Args& args, Loads* loads, std::int64_t group,
-                                          std::uint32_t count) {
+                                          std::uint32_t count, int lane) {
   const Loads own = loads_of_warp(args, group, count);
-  if (threadIdx.x % 32 != 0) return;
+  if (lane != 0) return;
   atomicAdd(&loads->assigned_pairs, own.assigned_pairs);
   atomicAdd(&loads->active_experts, own.active_experts);
   atomicMax(&loads->max_load, own.max_load);
@@ -219,7 +219,7 @@ __device__ __forceinline__ void report(const Args& args, std::uint32_t* counts,
   for (int base = 0; base < num_groups; base += kNumThreads) {
     const int group = base + thread;
     const std::uint32_t count = group < num_groups ? counts[group] : 0;
-    add_loads(args, &storage.loads, group, count);
+    add_loads(args, &storage.loads, group, count, lane);
     const std::int32_t num_blocks = __reduce_add_sync(kAllLanes, blocks_of(args.base, count));
     if (lane == 0) atomicAdd(&storage.total_blocks, static_cast<std::uint32_t>(num_blocks));
   }

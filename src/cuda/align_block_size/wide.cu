@@ -104,7 +104,8 @@ class WideCta {
         args_.base, first_group_, end_group_, kNumThreads, storage_.scan,
         [&](std::int64_t group, bool exists) -> GroupCounts {
           const std::uint32_t size = exists ? scan_ctas(group) : 0;
-          if (args_.statistics != nullptr) add_loads(args_, &report_storage_.loads, group, size);
+          if (args_.statistics != nullptr)
+            add_loads(args_, &report_storage_.loads, group, size, lane_);
           if (args_.validation != nullptr && exists) check_entry(group);
           return {size, 0};
         },
