@@ -60,7 +60,22 @@ message(STATUS "CUDA backend: built for ${built_architectures}; CMAKE_CUDA_ARCHI
 set_property(SOURCE src/registry.cpp PROPERTY COMPILE_DEFINITIONS
   "TESSERA_CUDA_BUILD=\"CUDA ${CUDAToolkit_VERSION} for ${built_architectures} (CMAKE_CUDA_ARCHITECTURES chooses)\"")
 
-add_library(tessera_cuda_objects OBJECT
+# An object library of the backend whose CUDA sources are compiled for `architectures`, which need not
+# be CMAKE_CUDA_ARCHITECTURES: 90a-real for a kernel made of instructions that only Hopper has.
+function(add_cuda_objects name architectures)
+  add_library(${name} OBJECT ${ARGN})
+  target_compile_options(${name} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+  target_compile_definitions(${name} PUBLIC
+    TESSERA_VERSION="${PROJECT_VERSION}"
+    TESSERA_CUDA_ARCHITECTURES="${built_architectures}")
+  target_include_directories(${name} PUBLIC src include)
+  target_link_libraries(${name} PUBLIC DLPack::DLPack CUDA::cudart_static)
+  set_target_properties(${name} PROPERTIES
+    CUDA_ARCHITECTURES "${architectures}"
+    CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden)
+endfunction()
+
+add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/core/errors.cpp
   src/cuda/align_block_size/cluster.cu
   src/cuda/align_block_size/few.cu
@@ -79,15 +94,6 @@ add_library(tessera_cuda_objects OBJECT
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp
   src/cuda/lora_align_block_size/policy.cpp)
-target_compile_options(tessera_cuda_objects PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
-target_compile_definitions(tessera_cuda_objects PUBLIC
-  TESSERA_VERSION="${PROJECT_VERSION}"
-  TESSERA_CUDA_ARCHITECTURES="${built_architectures}")
-target_include_directories(tessera_cuda_objects PUBLIC src include)
-target_link_libraries(tessera_cuda_objects PUBLIC DLPack::DLPack CUDA::cudart_static)
-set_target_properties(tessera_cuda_objects PROPERTIES
-  CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_VISIBILITY_PRESET hidden)
 
 add_library(tessera_cuda MODULE)
 target_link_libraries(tessera_cuda PRIVATE tessera_cuda_objects)

@@ -8,9 +8,9 @@
 namespace tessera::cuda {
 
 /// Whether code built for `architectures` runs on a device of `compute_capability`, 10 * major +
-/// minor. `architectures` is in CMake's form, separated by spaces: "80-real 90a-real 120". Machine
-/// code runs on its own major version from its minor version on, PTX on every later version, and
-/// what is specific to an architecture ("90a", "100f") on that version alone.
+/// minor. `architectures` has CMake's names, separated by spaces: "80-real 90a-real 120". Machine
+/// code runs on its major version from its minor version on, PTX on every later version, and code
+/// that is specific to an architecture ("90a", "100f") on that version alone.
 inline bool has_code_for(int compute_capability, std::string_view architectures) {
   while (!architectures.empty()) {
     const std::string_view target = architectures.substr(0, architectures.find(' '));

@@ -31,7 +31,7 @@ std::string name_of_capability(int compute_capability) {
 }  // namespace
 
 std::string text_of(cudaError_t error) {
-  // Until it is read, the runtime reports the error again to whoever asks next.
+  // The runtime reports an error again and again until it is read.
   (void)cudaGetLastError();
   return std::string(cudaGetErrorName(error)) + " (" + cudaGetErrorString(error) + ")";
 }
@@ -61,7 +61,7 @@ namespace {
 std::array<DeviceProperties, kMaxDevices> known_properties;
 std::array<std::atomic<bool>, kMaxDevices> is_known;
 
-/// Asks for the properties of a device, of which one depends on the code that is loaded there.
+/// Finds the properties of a device. One of them depends on the code that is loaded there.
 Status find_properties(std::string_view op, int device_id) {
   DeviceProperties properties;
   properties.compute_capability = compute_capability_of(device_id);

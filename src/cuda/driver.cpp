@@ -9,7 +9,8 @@
 namespace tessera::cuda {
 namespace {
 
-/// A function of the driver as CUDA `version` has it; null if the driver is older.
+/// Finds a function of the driver with the interface of a CUDA version; null if the driver is
+/// older.
 template <typename Function>
 void find(const char* name, unsigned version, Function** function) {
   void* found = nullptr;
@@ -18,7 +19,7 @@ void find(const char* name, unsigned version, Function** function) {
   *function = result == cudaDriverEntryPointSuccess ? reinterpret_cast<Function*>(found) : nullptr;
 }
 
-/// Found through the runtime, so that the backend loads where there is no driver.
+/// The driver's functions, found through the runtime so that the backend loads without a driver.
 struct Driver {
   decltype(cuGetErrorName)* get_error_name;
   decltype(cuGetErrorString)* get_error_string;
@@ -30,7 +31,7 @@ struct Driver {
   decltype(cuDevicePrimaryCtxGetState)* primary_ctx_get_state;
   decltype(cuDevicePrimaryCtxRetain)* primary_ctx_retain;
   decltype(cuStreamGetCtx)* stream_get_ctx;
-  // Null in drivers that do not know green contexts.
+  // Null in drivers without green contexts.
   decltype(cuStreamGetCtx_v2)* stream_get_green_ctx;
   decltype(cuCtxGetDevResource)* ctx_get_dev_resource;
   decltype(cuGreenCtxGetDevResource)* green_ctx_get_dev_resource;
@@ -57,8 +58,8 @@ const Driver& driver() {
   return functions;
 }
 
-/// The primary context of a device. It is retained once, and again after a reset, and never
-/// released: kernels may be running in it.
+/// Retains the primary context of a device, once and again after each reset. It is never released,
+/// as kernels may be running in it.
 CUresult primary_context(int device_id, CUcontext* context) {
   static std::array<std::atomic<CUcontext>, kMaxDevices> retained;
   unsigned flags = 0;
@@ -84,7 +85,7 @@ std::string text_of(CUresult error) {
 }
 
 CurrentContext::CurrentContext(int device_id) : device_id_(device_id) {
-  // To ask for the device of no context is an error, which a sanitizer would report.
+  // Without a context, to query its device is an error that a sanitizer would report.
   CUdevice current = -1;
   error_ = driver().ctx_get_current(&context_);
   if (error_ == CUDA_SUCCESS && context_ != nullptr) error_ = driver().ctx_get_device(&current);
@@ -120,7 +121,7 @@ int multiprocessors_of(CUstream stream, int all) {
   if (d.stream_get_green_ctx == nullptr || d.ctx_get_dev_resource == nullptr) return all;
   CUcontext context = nullptr;
   CUgreenCtx green = nullptr;
-  // The streams that exist in every context; where there is none, the primary one will be used.
+  // These streams exist in every context. Without a current one, the primary one will be used.
   const bool is_of_current =
       stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
   if (is_of_current && (d.ctx_get_current(&context) != CUDA_SUCCESS || context == nullptr)) {
@@ -134,7 +135,7 @@ int multiprocessors_of(CUstream stream, int all) {
   if (green != nullptr) {
     return count(d.green_ctx_get_dev_resource(green, &resource, CU_DEV_RESOURCE_TYPE_SM), resource);
   }
-  // A context keeps its multiprocessors, and to ask for them takes as long as a tenth of a launch.
+  // A context keeps its multiprocessors, and the query takes a tenth of the time of a launch.
   thread_local unsigned long long last_id = 0;
   thread_local int last_count = 0;
   unsigned long long id = 0;

@@ -1,5 +1,5 @@
-// Contexts, as the driver sees them. The runtime knows only devices: to make one current through it
-// creates that device's context, and to restore the one before creates that one's, too.
+// CUDA contexts. The runtime knows only devices: cudaSetDevice creates the device's context, and
+// restoring the previous device creates that device's context, too. So this uses the driver.
 #pragma once
 
 #include <cuda.h>
@@ -9,12 +9,12 @@
 
 namespace tessera::cuda {
 
-/// Devices that can be told apart; more are not used.
+/// The largest number of devices that are used.
 inline constexpr int kMaxDevices = 64;
 
-/// Makes a context of a device current in this thread, and undoes that at the end of the scope. A
-/// context of the device that is current already stays: the caller's own, or a green one. Else it
-/// is the primary one, which the runtime uses as well. No other device gets a context.
+/// Makes a context of a device current in this thread until the end of the scope. If a context of
+/// the device is current already, such as the caller's own or a green one, it stays. Otherwise this
+/// takes the primary context, as the runtime does. Creates no context of another device.
 class CurrentContext {
  public:
   explicit CurrentContext(int device_id);
@@ -24,10 +24,10 @@ class CurrentContext {
 
   CUresult error() const { return error_; }
 
-  /// Unique in the life of the process; a device that was reset has a context of another id.
+  /// Unique within the process. A device that is reset gets a context with another id.
   std::uint64_t id() const { return id_; }
 
-  /// The device of a stream, or -1 if the driver does not say. Legal while the stream is captured.
+  /// The device of a stream, or -1 if the driver does not know. Legal while the stream is captured.
   int device_of(CUstream stream) const;
 
  private:
@@ -38,8 +38,9 @@ class CurrentContext {
   std::uint64_t id_ = 0;
 };
 
-/// Multiprocessors that kernels in `stream` may use; `all` unless the stream, or for the null
-/// stream the current context, belongs to a green context or another partition of the device.
+/// Multiprocessors that kernels in `stream` may use. This is `all` unless the stream belongs to a
+/// partition of the device, such as a green context; the null stream belongs to the current
+/// context.
 int multiprocessors_of(CUstream stream, int all);
 
 /// "CUDA_ERROR_INVALID_DEVICE (invalid device ordinal)"

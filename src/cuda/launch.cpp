@@ -18,9 +18,10 @@ cudaError_t prepare_kernel(const Kernel& kernel, int device_id, const CurrentCon
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, kernel.function);  // loads its code
   if (error == cudaSuccess && kernel.needs_shared_memory) {
+    // The runtime refuses a sum of dynamic and static shared memory that the device does not have.
     error = cudaFuncSetAttribute(
         kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-        static_cast<int>(properties_of(device_id).max_shared_bytes - attributes.sharedSizeBytes));
+        static_cast<int>(properties_of(device_id).max_shared_bytes - kernel.static_shared_bytes));
   }
   if (error == cudaSuccess && kernel.needs_large_clusters) {
     error =

@@ -1,4 +1,4 @@
-// How every op launches its kernels.
+// How ops launch their kernels.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -16,20 +16,22 @@
 
 namespace tessera::cuda {
 
-/// For each device the id of the context in which a kernel was last made ready to be launched. The
-/// settings that this takes belong to a context, which a reset replaces.
+/// Per device, the id of the context in which a kernel was last prepared. What prepare_kernel sets
+/// belongs to a context, and a device that is reset gets a new one.
 using PreparedContexts = std::array<std::atomic<std::uint64_t>, kMaxDevices>;
 
-/// A kernel, and what the runtime has to be told of it.
+/// A kernel and its requirements.
 struct Kernel {
-  const void* function;
-  bool needs_shared_memory = false;   ///< dynamic, as much of it as the device has
-  bool needs_large_clusters = false;  ///< of more CTAs than every device can run
-  PreparedContexts* prepared;         ///< lives as long as the process
+  const void* function = nullptr;
+  bool needs_shared_memory = false;     ///< dynamic, as much of it as the device has
+  std::size_t static_shared_bytes = 0;  ///< at most: what plans leave of the device's shared memory
+  bool needs_large_clusters = false;    ///< of more CTAs than every device can run
+  PreparedContexts* prepared = nullptr;  ///< lives as long as the process
 };
 
-/// Loads a kernel's code into the current context, which is one of the device, and asks for what it
-/// needs, unless both are done.
+/// Loads the kernel on the current device and sets its attributes, once per context. The current
+/// context must be one of the device. Fails if the kernel has more static shared memory than
+/// `static_shared_bytes`.
 cudaError_t prepare_kernel(const Kernel& kernel, int device_id, const CurrentContext& context);
 
 struct Launch {
@@ -41,23 +43,24 @@ struct Launch {
   bool is_cooperative = false;
 };
 
-/// Where a launch failed, and how. `step` is null if it did not.
+/// Which step of a launch failed, and the error. `step` is null if none did.
 struct LaunchOutcome {
   const char* step = nullptr;
   std::string error;
 };
 
-/// Prepares and launches a kernel on the context's device and stream. It takes one argument, a
-/// struct. Where the code that is loaded is for compute capability 9.0 or above it may start before
-/// its predecessor in the stream ends, and has to wait for it itself.
+/// Prepares and launches a kernel on the context's device and stream. `args` is the kernel's one
+/// argument, a struct. Code for compute capability 9.0 or above may start before its predecessor in
+/// the stream ends, and has to wait for it (parts/pdl.cuh).
 LaunchOutcome try_launch(const Launch& launch, void* args, const Context& context);
 
-/// What to return for a launch that failed: kInvalidValue for a stream of another device, else
-/// kRuntimeError with the step and what was expected.
+/// The status of a failed launch: kInvalidValue for a stream of another device, else kRuntimeError
+/// with the step and what was expected.
 Status refuse_launch(std::string_view op, std::string_view expected, const Context& context,
                      const LaunchOutcome& outcome);
 
-/// The same from launch to status; `expected()` is text, made only where it is needed.
+/// Launches a kernel and returns the status. `expected()` makes a text, for the message of a failed
+/// launch.
 template <typename Expected>
 Status launch_kernel(std::string_view op, const Launch& launch, void* args, const Context& context,
                      const Expected& expected) {

@@ -18,7 +18,7 @@ struct Loaded {
   std::string why_not;
 };
 
-/// Where this library lies; the backend lies beside it.
+/// The folder of this library, where the backend is, too.
 std::string own_folder() {
   Dl_info found{};
   if (dladdr(reinterpret_cast<const void*>(&load_backend), &found) == 0) return {};
@@ -27,7 +27,7 @@ std::string own_folder() {
   return slash == std::string_view::npos ? std::string() : std::string(path.substr(0, slash + 1));
 }
 
-/// Why nothing lies at `path`: left out when this library was built, or lost since.
+/// Why there is no backend at `path`: this build has none, or it was lost since.
 std::string why_absent([[maybe_unused]] const std::string& path) {
 #ifdef TESSERA_CUDA_LEFT_OUT
   return "this build has no CUDA backend: " TESSERA_CUDA_LEFT_OUT;

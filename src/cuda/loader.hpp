@@ -1,4 +1,4 @@
-// Finds the CUDA backend, a shared object of its own that lies beside the library, or nowhere.
+// Loads the CUDA backend, a shared object beside the library, if there is one.
 #pragma once
 
 #include <string>
@@ -7,7 +7,8 @@
 
 namespace tessera::cuda {
 
-/// The backend, loaded at the first call; null, with the reason, where it cannot be used.
+/// The backend, which the first call loads. If it cannot be used, null, and `why_not` gets the
+/// reason.
 const core::Backend* load_backend(std::string* why_not);
 
 }  // namespace tessera::cuda

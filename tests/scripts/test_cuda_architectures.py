@@ -170,6 +170,46 @@ def test_an_nvcc_that_was_not_there_at_first_is_found(tmp_path: Path) -> None:
     assert "CUDA backend: built for 90" in done.stdout, done.stderr
 
 
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is absent")
+def test_sources_with_architectures_of_their_own(tmp_path: Path) -> None:
+    """They are compiled for these alone, and with the other options of the backend."""
+    kernel = tmp_path / "hopper.cu"
+    kernel.write_text(
+        '#include "cuda/parts/pdl.cuh"\n'
+        "__global__ void kernel() {\n"
+        "  tessera::cuda::pdl_wait();\n"
+        '  asm volatile("wgmma.fence.sync.aligned;");  // an error for any target but sm_90a\n'
+        "}\n",
+        encoding="utf-8",
+    )
+    # CMake has no other way into a project: this runs when its CMakeLists.txt has been read.
+    added = tmp_path / "added.cmake"
+    added.write_text(
+        f'cmake_language(DEFER CALL add_cuda_objects hopper 90a-real "{kernel}")\n',
+        encoding="utf-8",
+    )
+    build = tmp_path / "build"
+    folders = [Path(str(shutil.which("nvcc"))).parent, "/usr/bin", "/bin"]
+    env = {"PATH": ":".join(map(str, folders))}
+    done = cmake(
+        *("-S", ROOT, "-B", build, "-DCMAKE_CUDA_ARCHITECTURES=80-real;90"),
+        f"-DCMAKE_PROJECT_tessera_INCLUDE={added}",
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
+    targets = {
+        Path(one["file"]).name: sorted(set(re.findall(r"(?<=[\[,])\w+(?=[\],])", one["command"])))
+        for one in commands
+        if one["file"].endswith(".cu")
+    }
+    assert targets.pop("hopper.cu") == ["sm_90a"]
+    assert targets["few.cu"] == ["compute_90", "sm_80", "sm_90"]
+    assert set(map(tuple, targets.values())) == {("compute_90", "sm_80", "sm_90")}
+    built = cmake("--build", build, "--target", "hopper", env=env)
+    assert built.returncode == 0, built.stdout + built.stderr
+
+
 def test_unknown_choice_of_backend(tmp_path: Path) -> None:
     """A misspelt choice is not taken for the default."""
     env = machine(tmp_path, NO_GPU)

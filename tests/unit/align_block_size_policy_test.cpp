@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/align_block_size/kernels.hpp"
+#include "cuda/align_block_size/layout.hpp"
 #include "cuda/align_block_size/policy.hpp"
 
 namespace tessera::cuda {
@@ -64,8 +65,8 @@ void expect_launchable(const Plan& plan, const AlignBlockSizeShape& shape,
     EXPECT_LE(plan.num_ctas, device.available_sms);
     // Whatever the address of the caller's workspace, there is room behind the first aligned one.
     const std::size_t used = plan.strategy == Strategy::kGrid
-                                 ? grid_workspace_bytes(shape.num_experts, plan.num_ctas)
-                                 : wide_workspace_bytes(shape.num_experts, plan.num_ctas);
+                                 ? GridWorkspace(shape.num_experts, plan.num_ctas).bytes()
+                                 : WideWorkspace(shape.num_experts, plan.num_ctas).bytes();
     EXPECT_GE(plan.workspace_bytes, used + kWorkspaceAlignment - 1);
   }
   EXPECT_EQ(plan.workspace_bytes != 0, waits_for_all);
@@ -78,10 +79,13 @@ void expect_launchable(const Plan& plan, const AlignBlockSizeShape& shape,
     EXPECT_LE(plan.ids_per_cta, plan.num_threads);
     EXPECT_LT(shape.num_ids, 65536);
   }
-  if (plan.strategy == Strategy::kGrid) {
-    // Bucket and index of an id share 32 bits.
-    EXPECT_LE(plan.ids_per_cta, 65536);
+  if (plan.strategy != Strategy::kFew && plan.strategy != Strategy::kWide) {
+    // The bucket of an id has 16 bits.
     EXPECT_LE(shape.num_experts + 1, 65535);
+  }
+  if (plan.strategy == Strategy::kGrid) {
+    // So has the index of an id within its CTA.
+    EXPECT_LE(plan.ids_per_cta, 65536);
   }
 }
 

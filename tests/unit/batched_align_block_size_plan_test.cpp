@@ -21,9 +21,9 @@ TEST(BatchedPlan, SmallShapesTakeOneCtaAndLargeOnesTwoAMultiprocessor) {
 TEST(BatchedPlan, ThereIsSharedMemoryForTheMostBatchesAndNoneMore) {
   const std::int64_t most = batched_max_batches(kH200);
   EXPECT_GT(most, 50000);
-  EXPECT_LE(batched_shared_bytes(most) + kBatchedStaticSharedBytes, kH200.max_shared_bytes);
-  EXPECT_GT(batched_shared_bytes(most + 1) + kBatchedStaticSharedBytes, kH200.max_shared_bytes);
-  EXPECT_EQ(plan_batched(most, most, kH200).shared_bytes, batched_shared_bytes(most));
+  EXPECT_LE(BatchedLayout(most).bytes() + kBatchedStaticSharedBytes, kH200.max_shared_bytes);
+  EXPECT_GT(BatchedLayout(most + 1).bytes() + kBatchedStaticSharedBytes, kH200.max_shared_bytes);
+  EXPECT_EQ(plan_batched(most, most, kH200).shared_bytes, BatchedLayout(most).bytes());
 }
 
 TEST(Division, IsExactBelow2To31) {

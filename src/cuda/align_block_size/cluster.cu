@@ -1,10 +1,16 @@
-// One thread block cluster: every CTA counts its own ids, and reads the others' counts from their
-// shared memory. Compute capability 9.0 and above.
+// One thread block cluster: every CTA counts its own ids, and reads the counts of the others from
+// their shared memory. If the call requests reports, a second cluster follows, whose first CTA
+// reports.
 #include <cooperative_groups.h>
 
 #include <utility>
 
+#include "cuda/align_block_size/groups.cuh"
+#include "cuda/align_block_size/instances.hpp"
+#include "cuda/align_block_size/layout.hpp"
+#include "cuda/align_block_size/ranked_ids.cuh"
 #include "cuda/align_block_size/reports.cuh"
+#include "cuda/parts/carve.cuh"
 
 namespace tessera::cuda {
 namespace {
@@ -12,154 +18,189 @@ namespace {
 constexpr int kNumThreads = 256;
 #if __CUDA_ARCH__ >= 900
 constexpr int kNumWarps = kNumThreads / 32;
-constexpr int kMaxRounds = kClusterMaxIdsPerThread;
 
-/// What one of the CTAs does that place ids.
-template <IdWidth kWidth, typename Args>
-__device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
-                                      std::int32_t* warp_sums) {
+static_assert(sizeof(ScanStorage) + sizeof(ReportStorage) <= kStaticSharedBytes);
+
+/// Adds up the counts of a group, which every CTA has at `cta_count` in its shared memory.
+__device__ __forceinline__ GroupCounts sum_over_ctas(std::uint32_t* cta_count, int cta,
+                                                     int num_ctas) {
   const auto cluster = cooperative_groups::this_cluster();
-  const int thread = threadIdx.x;
-  const int lane = thread % 32;
-  const int warp = thread / 32;
-  const int cta = blockIdx.x;
-  const int num_groups = num_groups_of(args);
-  const int row_length = counters_per_row(num_groups);
-  const int rounds = args.ids_per_thread;
-  const std::int32_t cta_first = cta * args.ids_per_cta;
-  const std::int32_t cta_end = min(args.num_ids, cta_first + args.ids_per_cta);
-  const int num_rows = max(0, (cta_end - cta_first + 32 * rounds - 1) / (32 * rounds));
-  auto* const totals = reinterpret_cast<std::uint32_t*>(shared);  // of this CTA; others read it
-  auto* const starts = reinterpret_cast<std::int32_t*>(totals + row_length);
-  auto* const first_blocks = starts + row_length;
-  auto* const group_sizes = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
-  std::uint32_t* const masks = group_sizes + row_length;
-  auto* const counts = reinterpret_cast<std::uint16_t*>(masks + kNumWarps * row_length);
-
-  let_successor_start();
-  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
-  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
-  __syncthreads();
-  wait_for_predecessor();
-
-  const std::int32_t first = cta_first + warp * 32 * rounds + lane;
-  RawId<kWidth> ids[kMaxRounds];
+  GroupCounts sum{};
+  std::uint32_t counts[kClusterMaxCtas];
 #pragma unroll
-  for (int round = 0; round < kMaxRounds; ++round) {
-    const std::int32_t i = first + round * 32;
-    if (round < rounds && i < cta_end) ids[round] = load_id<kWidth>(args, i);
+  for (int other = 0; other < kClusterMaxCtas; ++other) {
+    counts[other] = other < num_ctas ? *cluster.map_shared_rank(cta_count, other) : 0;
   }
-  fetch_map(args, thread, kNumThreads);
-  const int grid_thread = cta * kNumThreads + thread;
-  const int grid_threads = num_ctas * kNumThreads;
-  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, grid_thread,
-       grid_threads);
-  std::uint32_t buckets[kMaxRounds];
-  std::uint32_t ranks[kMaxRounds];
 #pragma unroll
-  for (int round = 0; round < kMaxRounds; ++round) {
-    if (round >= rounds || warp >= num_rows) break;
-    buckets[round] =
-        first + round * 32 < cta_end ? bucket_of<kWidth>(args, ids[round]) : unplaced_bucket(args);
-    ranks[round] =
-        rank_in_warp(counts + warp * row_length, masks + warp * row_length, buckets[round], lane);
+  for (int other = 0; other < kClusterMaxCtas; ++other) {
+    sum.count += counts[other];
+    if (other < cta) sum.before += counts[other];
   }
-  __syncthreads();
-  for (std::uint32_t bucket = thread; bucket <= dropped_bucket(args); bucket += kNumThreads) {
-    totals[bucket] = scan_column(counts, row_length, num_rows, bucket);
-  }
-  cluster.sync();
+  return sum;
+}
 
-  std::int32_t total_blocks = 0;
-  for (int base = 0; base < num_groups; base += kNumThreads) {
-    const int group = base + thread;
-    const bool exists = group < num_groups;
-    std::uint32_t count = 0;
-    std::uint32_t before = 0;
-    if (exists) {
-      std::uint32_t counts_of[kClusterMaxCtas];
-#pragma unroll
-      for (int other = 0; other < kClusterMaxCtas; ++other) {
-        counts_of[other] = other < num_ctas ? *cluster.map_shared_rank(&totals[group], other) : 0;
-      }
-#pragma unroll
-      for (int other = 0; other < kClusterMaxCtas; ++other) {
-        count += counts_of[other];
-        if (other < cta) before += counts_of[other];
-      }
-    }
-    std::int32_t chunk_blocks;
-    const std::int32_t first_block =
-        total_blocks +
-        exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
-    if (exists) {
-      starts[group] = first_block * args.block_size + before;
-      first_blocks[group] = first_block;
-      group_sizes[group] = count;
-      if (cta == 0) store_count(args, group, count);
-    }
-    total_blocks += chunk_blocks;
+/// One CTA that places ids. `place` calls its steps in the order in which they stand here.
+template <IdWidth kWidth, typename Args>
+class ClusterCta {
+ public:
+  __device__ __forceinline__ ClusterCta(const Args& args, int num_ctas, unsigned char* shared,
+                                        ScanStorage& scan_storage)
+      : args_(args),
+        scan_storage_(scan_storage),
+        num_ctas_(num_ctas),
+        cta_first_(cta_ * args.base.ids_per_cta),
+        ids_(cta_first_, max(0, min(args.base.ids_per_cta, args.base.num_ids - cta_first_)),
+             args.base.ids_per_thread),
+        num_groups_(num_groups_of(args)),
+        row_length_(counters_per_row(num_groups_)) {
+    const ClusterLayout layout(num_groups_, kNumWarps);
+    cta_counts_ = carve(shared, layout.cta_counts);
+    starts_ = carve(shared, layout.starts);
+    first_blocks_ = carve(shared, layout.first_blocks);
+    group_sizes_ = carve(shared, layout.group_sizes);
+    masks_ = carve(shared, layout.masks);
+    counts_ = carve(shared, layout.counts);
+  }
+
+  __device__ __forceinline__ void clear() {
+    clear_shared(masks_, ids_.num_rows() * row_length_ * 4, thread_, kNumThreads);
+    clear_shared(counts_, ids_.num_rows() * row_length_ * 2, thread_, kNumThreads);
     __syncthreads();
   }
-  std::uint32_t num_dropped = 0;
-  if (cta == 0 && thread < num_ctas) {
-    num_dropped = *cluster.map_shared_rank(&totals[dropped_bucket(args)], thread);
-  }
-  // A CTA's shared memory must outlive the others' reads of it.
-  auto&& token = cluster.barrier_arrive();
 
-#pragma unroll
-  for (int round = 0; round < kMaxRounds; ++round) {
-    if (round >= rounds || warp >= num_rows) break;
-    const std::uint32_t bucket = buckets[round];
-    if (bucket < num_groups_of(args)) {
-      args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
-          first + round * 32;
+  /// Loads the ids and, while they are on their way, does what does not need them.
+  __device__ __forceinline__ void load_ids() {
+    ids_.load(args_.base);
+    prefetch_map(args_.base, thread_, kNumThreads);
+    fill(args_.base.sorted_token_ids, 0, args_.base.sorted_token_ids_length, args_.base.num_ids,
+         grid_thread(), grid_threads());
+  }
+
+  /// Ranks the ids, and counts those of this CTA.
+  __device__ __forceinline__ void rank_ids() {
+    ids_.rank(args_, counts_, masks_, row_length_);
+    __syncthreads();
+    for (std::uint32_t bucket = thread_; bucket <= dropped_bucket(args_); bucket += kNumThreads) {
+      cta_counts_[bucket] = scan_column(counts_, row_length_, ids_.num_rows(), bucket);
     }
   }
-  for (int group = cta + num_ctas * warp; group < num_groups; group += num_ctas * kNumWarps) {
-    finish_group(args, group, first_blocks[group], group_sizes[group], false, lane);
-  }
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
-       grid_threads);
-  if (cta == 0 && warp == 0) {
-    num_dropped = __reduce_add_sync(kAllLanes, num_dropped);
-    if (lane == 0) {
-      *args.num_tokens_post_pad = total_blocks * args.block_size;
-      if (args.num_dropped != nullptr) *args.num_dropped = num_dropped;
+
+  /// Gives the groups their blocks, and this CTA its place in each group.
+  __device__ __forceinline__ void lay_out_groups() {
+    total_blocks_ = scan_groups<kNumWarps>(
+        args_.base, 0, num_groups_, kNumThreads, scan_storage_,
+        [&](int group, bool exists) {
+          return exists ? sum_over_ctas(&cta_counts_[group], cta_, num_ctas_) : GroupCounts{};
+        },
+        [&](int group, const GroupCounts& all, std::int32_t first_block) {
+          starts_[group] = first_block * args_.base.block_size + all.before;
+          first_blocks_[group] = first_block;
+          group_sizes_[group] = all.count;
+          if (cta_ == 0) store_count(args_, group, all.count);
+        });
+    if (cta_ == 0 && thread_ < num_ctas_) {
+      const auto cluster = cooperative_groups::this_cluster();
+      num_dropped_ = *cluster.map_shared_rank(&cta_counts_[dropped_bucket(args_)], thread_);
     }
   }
+
+  /// Writes this CTA's ids, and its share of everything else.
+  __device__ __forceinline__ void write_outputs() {
+    ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
+      args_.base.sorted_token_ids[starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank] =
+          cta_first_ + i;
+    });
+    for (int group = cta_ + num_ctas_ * warp_; group < num_groups_;
+         group += num_ctas_ * kNumWarps) {
+      finish_group(args_, group, first_blocks_[group], group_sizes_[group], false, lane_);
+    }
+    fill(args_.base.expert_ids, total_blocks_, args_.base.expert_ids_length, shown_tail(args_),
+         grid_thread(), grid_threads());
+    if (cta_ != 0 || warp_ != 0) return;
+    const std::uint32_t num_dropped = __reduce_add_sync(kAllLanes, num_dropped_);
+    if (lane_ == 0) {
+      *args_.base.num_tokens_post_pad = total_blocks_ * args_.base.block_size;
+      if (args_.base.num_dropped != nullptr) *args_.base.num_dropped = num_dropped;
+    }
+  }
+
+ private:
+  __device__ __forceinline__ int grid_thread() const { return cta_ * kNumThreads + thread_; }
+  __device__ __forceinline__ int grid_threads() const { return num_ctas_ * kNumThreads; }
+
+  const Args& args_;
+  ScanStorage& scan_storage_;
+  const int thread_ = threadIdx.x;
+  const int lane_ = thread_ % 32;
+  const int warp_ = thread_ / 32;
+  const int cta_ = blockIdx.x;
+  const int num_ctas_;  // without reporters
+  const std::int32_t cta_first_;
+  RankedIds<kWidth, kClusterMaxIdsPerThread> ids_;
+  const int num_groups_;
+  const int row_length_;
+  std::int32_t total_blocks_ = 0;
+  std::uint32_t num_dropped_ = 0;  // of the CTA with this thread's number
+  // In shared memory: see ClusterLayout.
+  std::uint32_t* cta_counts_;
+  std::int32_t* starts_;
+  std::int32_t* first_blocks_;
+  std::uint32_t* group_sizes_;
+  std::uint32_t* masks_;
+  std::uint16_t* counts_;
+};
+
+template <IdWidth kWidth, typename Args>
+__device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
+                                      ScanStorage& scan_storage) {
+  const auto cluster = cooperative_groups::this_cluster();
+  ClusterCta<kWidth, Args> cta(args, num_ctas, shared, scan_storage);
+  pdl_launch_dependents();
+  cta.clear();
+  pdl_wait();
+  cta.load_ids();
+  cta.rank_ids();
+  cluster.sync();
+  cta.lay_out_groups();
+  // A CTA's shared memory must outlive the reads by the others.
+  auto&& token = cluster.barrier_arrive();
+  cta.write_outputs();
   cluster.barrier_wait(std::move(token));
 }
 #endif
 
-/// Where something is to be reported, there is a second cluster, whose first CTA does that.
 template <IdWidth kWidth, typename Args>
 __global__ void __launch_bounds__(kNumThreads) cluster_kernel(const __grid_constant__ Args args) {
 #if __CUDA_ARCH__ >= 900
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
+  __shared__ ScanStorage scan_storage;
+  __shared__ ReportStorage report_storage;
   const int num_ctas = has_reporter(args) ? gridDim.x / 2 : gridDim.x;
   const int cta = blockIdx.x;
   if (has_reporter(args) && cta >= num_ctas) {
-    let_successor_start();
+    pdl_launch_dependents();
     if (cta > num_ctas) return;
-    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), threadIdx.x);
-  } else if (places_plainly(args)) {
-    place<kWidth>(AlignBlockSizePlainArgs{args}, num_ctas, shared, warp_sums);
+    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), report_storage);
+  } else if (writes_plainly(args)) {
+    place<kWidth>(AlignBlockSizePlainArgs{args.base}, num_ctas, shared, scan_storage);
   } else {
-    place<kWidth>(args, num_ctas, shared, warp_sums);
+    place<kWidth>(args, num_ctas, shared, scan_storage);
   }
 #endif
 }
 
 }  // namespace
 
-const void* align_block_size_cluster_kernel(IdWidth width, int num_threads, bool is_extended) {
-  return choose_instance<kNumThreads>(
-      width, num_threads, is_extended, [](auto id_width, auto, auto args) {
-        return &cluster_kernel<id_width(), typename decltype(args)::type>;
-      });
+const void* align_block_size_cluster_kernel(const Instance& instance) {
+  static constexpr InstanceRow kRows[] = {
+      {kNumThreads,
+       {cluster_kernel<IdWidth::kNarrow, AlignBlockSizePlainArgs>,
+        cluster_kernel<IdWidth::k32, AlignBlockSizePlainArgs>,
+        cluster_kernel<IdWidth::k64, AlignBlockSizePlainArgs>},
+       {cluster_kernel<IdWidth::kNarrow, AlignBlockSizeExtendedArgs>,
+        cluster_kernel<IdWidth::k32, AlignBlockSizeExtendedArgs>,
+        cluster_kernel<IdWidth::k64, AlignBlockSizeExtendedArgs>}}};
+  return find_instance(kRows, instance);
 }
 
 }  // namespace tessera::cuda

@@ -1,24 +1,26 @@
-// What the launcher of align_block_size and its kernels share: plain structs and function pointers.
+// What the launcher of align_block_size and its kernels share: arguments, limits and the functions
+// that find a kernel's instances. No CUDA headers.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/parts/division.hpp"
 
 namespace tessera::cuda {
 
-/// How a kernel reads ids. Of one width, signed and unsigned ids differ only in `id_limit`.
+/// The widths of ids that kernels are instantiated for. Signed and unsigned ids of one width share
+/// an instance and differ in `id_limit`.
 enum class IdWidth { kNarrow, k32, k64 };  // kNarrow: 8 or 16 bits
 inline constexpr int kNumIdWidths = 3;
 
-/// The arguments of every kernel; names and meaning are those of the op's contract. Each kernel has
-/// two instances: most calls need no more than these, and what they do not use costs them nothing.
+/// The arguments of every kernel. Members have the names and meaning of the op's contract.
 struct AlignBlockSizeKernelArgs {
   const void* topk_ids;
   std::int32_t num_ids;
-  std::int32_t id_bytes;   ///< 1 or 2; only read for narrow ids
-  std::uint32_t id_limit;  ///< an id, taken as unsigned and biased, is valid below this
+  std::int32_t id_bytes;   ///< 1 or 2; read for narrow ids only
+  std::uint32_t id_limit;  ///< an id, read as unsigned and biased, is valid below this
   std::uint32_t num_experts;
   const std::int32_t* expert_map;  ///< null: none
   bool drops_remote;
@@ -32,19 +34,22 @@ struct AlignBlockSizeKernelArgs {
   std::int32_t* expert_ids;
   std::int64_t expert_ids_length;
   std::int32_t* num_tokens_post_pad;
-  std::int32_t* expert_counts;  ///< null: not asked for
-  std::int32_t* num_dropped;    ///< null: not asked for
+  std::int32_t* expert_counts;  ///< null: not requested
+  std::int32_t* num_dropped;    ///< null: not requested
 
-  std::int32_t ids_per_thread;  ///< of a CTA's own ids
-  std::int32_t ids_per_cta;     ///< a CTA's own ids; the last CTAs may have fewer, or none
-  bool fills_first;             ///< all of sorted_token_ids is filled before ids are placed
-  std::uint32_t last_slot;      ///< of sorted_token_ids, or 2^31 - 1, which no id is placed beyond
+  std::int32_t ids_per_thread;  ///< of the CTA's own ids
+  std::int32_t ids_per_cta;     ///< the CTA's own ids; the last CTAs may have fewer, or none
+  bool fills_first;             ///< sorted_token_ids is filled before any id is placed
+  std::uint32_t last_slot;      ///< the last slot an id may be placed in: at most 2^31 - 1
   void* workspace;
 };
 
-/// What is fixed in the plain instances.
-struct AlignBlockSizePlainArgs : AlignBlockSizeKernelArgs {
-  // NOLINTBEGIN(readability-identifier-naming): the names of the members below.
+/// The arguments of a plain instance, which most calls run. What a call can do without is a
+/// constant here, so that it costs nothing.
+struct AlignBlockSizePlainArgs {
+  AlignBlockSizeKernelArgs base;
+
+  // NOLINTBEGIN(readability-identifier-naming): the names of AlignBlockSizeExtendedArgs' members.
   static constexpr std::uint32_t id_bias = 0;
   static constexpr std::uint32_t id_shift = 0;
   static constexpr std::uint32_t id_mask = ~0u;
@@ -57,100 +62,62 @@ struct AlignBlockSizePlainArgs : AlignBlockSizeKernelArgs {
   // NOLINTEND(readability-identifier-naming)
 };
 
-/// The arguments of the extended instances; begins with those of the plain ones.
-struct AlignBlockSizeExtendedArgs : AlignBlockSizeKernelArgs {
-  std::uint32_t id_bias;      ///< 1 where the id -1 is valid
+/// The arguments of an extended instance.
+struct AlignBlockSizeExtendedArgs {
+  AlignBlockSizeKernelArgs base;
+
+  std::uint32_t id_bias;      ///< 1 if the id -1 is valid, else 0
   std::uint32_t id_shift;     ///< from a valid biased id to its bucket
   std::uint32_t id_mask;      ///< the bits of a narrow id
-  std::int32_t first_expert;  ///< bucket of expert 0: 1 where the filtered pairs are a group
+  std::int32_t first_expert;  ///< bucket of expert 0: 1 if the filtered pairs are a group, else 0
   bool id_is_signed;
   bool map_tail;
   double reciprocal_of_experts;  ///< 1 / num_experts, rounded to nearest
-  double* statistics;            ///< null: not asked for
-  std::int64_t* validation;      ///< null: not asked for
+  double* statistics;            ///< null: not requested
+  std::int64_t* validation;      ///< null: not requested
 };
 
-// The kernels: null where no instance has this number of threads. What each needs in dynamic shared
-// memory, in bytes, and in workspace is said next to it.
+// A launch of either instance reads its arguments from the start of AlignBlockSizeExtendedArgs.
+static_assert(std::is_standard_layout_v<AlignBlockSizePlainArgs> &&
+              std::is_standard_layout_v<AlignBlockSizeExtendedArgs>);
+static_assert(sizeof(AlignBlockSizePlainArgs) == sizeof(AlignBlockSizeKernelArgs) &&
+              offsetof(AlignBlockSizePlainArgs, base) == 0 &&
+              offsetof(AlignBlockSizeExtendedArgs, base) == 0);
 
-/// At most kFewMaxIds ids, one CTA of up to 256 threads; no dynamic shared memory.
-const void* align_block_size_few_kernel(IdWidth width, int num_threads, bool is_extended);
+/// One of a kernel's instances.
+struct Instance {
+  IdWidth width;
+  int num_threads;
+  bool is_extended;
+};
+
+// Each function returns an instance of a kernel, or null if there is none with this number of
+// threads.
+
+/// One CTA of up to 256 threads for at most kFewMaxIds ids.
+const void* align_block_size_few_kernel(const Instance& instance);
 inline constexpr int kFewMaxIds = 32;
 
-/// At most num_threads * kOneCtaMaxIdsPerThread ids, one CTA.
-const void* align_block_size_one_cta_kernel(IdWidth width, int num_threads, bool is_extended);
+/// One CTA for at most num_threads * kOneCtaMaxIdsPerThread ids.
+const void* align_block_size_one_cta_kernel(const Instance& instance);
 inline constexpr int kOneCtaMaxIdsPerThread = 4;
 
-/// Fewer than 65,536 ids, at most num_threads of them a CTA; every CTA counts all of them.
-const void* align_block_size_redundant_kernel(IdWidth width, int num_threads, bool is_extended);
+/// CTAs that each count all ids, fewer than 65,536, and place at most num_threads of them.
+const void* align_block_size_redundant_kernel(const Instance& instance);
 inline constexpr int kRedundantMaxIds = 65535;
 
-/// One cluster, which exchanges its counts through distributed shared memory; from compute
-/// capability 9.0 on.
-const void* align_block_size_cluster_kernel(IdWidth width, int num_threads, bool is_extended);
+/// One cluster whose CTAs read each other's counts from distributed shared memory. Needs compute
+/// capability 9.0.
+const void* align_block_size_cluster_kernel(const Instance& instance);
 inline constexpr int kClusterMaxCtas = 16;
 inline constexpr int kClusterMaxIdsPerThread = 4;
 
-/// A cooperative grid with one barrier; the plain instance does not count dropped ids. Workspace:
-/// see grid_workspace_bytes.
-const void* align_block_size_grid_kernel(IdWidth width, int num_threads, bool is_extended);
+/// A cooperative grid with one barrier. The plain instance does not count dropped ids.
+const void* align_block_size_grid_kernel(const Instance& instance);
 constexpr int grid_max_ids_per_thread(int num_threads) { return num_threads == 1024 ? 16 : 8; }
 
-/// A cooperative grid for any number of ids and experts, with three barriers.
-const void* align_block_size_wide_kernel(IdWidth width, int num_threads, bool is_extended);
+/// A cooperative grid with three barriers, for any number of ids and experts.
+const void* align_block_size_wide_kernel(const Instance& instance);
 inline constexpr int kWideIdsPerThread = 16;
-
-// What the kernels need of shared memory and workspace depends on the number of groups, which the
-// policy and the functions below take for the number of experts.
-
-/// Counters in a table of one row of shared memory: the groups, the dropped ids, and the pairs of
-/// remote experts together with lanes that have no id; whole 16-byte words for either counter size.
-constexpr std::size_t counters_per_row(std::size_t num_experts) {
-  return (num_experts + 2 + 7) / 8 * 8;
-}
-
-/// Besides their dynamic shared memory these kernels have a word a warp, and what they gather to
-/// report.
-inline constexpr std::size_t kStaticSharedBytes = 288;
-
-constexpr std::size_t one_cta_shared_bytes(std::size_t num_experts, int num_threads) {
-  // A row of 16-bit counters and one of lane masks a warp, the starts of the groups.
-  return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 4);
-}
-
-constexpr std::size_t redundant_shared_bytes(std::size_t num_experts, int ids_per_cta) {
-  // Rows only for the warps that have own ids; the packed counts and first blocks of the groups.
-  return counters_per_row(num_experts) * (ids_per_cta / 32 * (2 + 4) + 3 * 4);
-}
-
-constexpr std::size_t cluster_shared_bytes(std::size_t num_experts, int num_threads) {
-  return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 4 * 4);
-}
-
-constexpr std::size_t grid_shared_bytes(std::size_t num_experts, int num_threads,
-                                        int ids_per_thread) {
-  // Also the CTA's own ids, sorted.
-  return counters_per_row(num_experts) * (num_threads / 32 * (2 + 4) + 4 * 4) +
-         sizeof(std::uint32_t) * num_threads * ids_per_thread;
-}
-
-/// Elements of a CTA's row of 16-bit counts in the workspace of the grid kernel.
-constexpr std::size_t grid_row_length(std::size_t num_experts) { return (num_experts + 7) / 8 * 8; }
-
-constexpr std::size_t grid_workspace_bytes(std::size_t num_experts, std::size_t num_ctas) {
-  return num_ctas * (sizeof(std::uint16_t) * grid_row_length(num_experts) + sizeof(std::uint32_t));
-}
-
-/// Blocks and dropped ids; assigned pairs, active experts, largest load and filtered pairs; number
-/// and first of the invalid map entries.
-inline constexpr std::size_t kWideWordsPerCta = 8;
-
-constexpr std::size_t wide_workspace_bytes(std::size_t num_experts, std::size_t num_ctas) {
-  // A row of counts a CTA, the groups' sizes and first blocks, and the words of each CTA.
-  return sizeof(std::uint32_t) * (num_experts * (num_ctas + 2) + kWideWordsPerCta * num_ctas);
-}
-
-/// Alignment that the kernels need of their workspace.
-inline constexpr std::size_t kWorkspaceAlignment = 16;
 
 }  // namespace tessera::cuda

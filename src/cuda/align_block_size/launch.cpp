@@ -10,6 +10,7 @@
 
 #include "core/errors.hpp"
 #include "cuda/align_block_size/kernels.hpp"
+#include "cuda/align_block_size/layout.hpp"
 #include "cuda/device.hpp"
 #include "cuda/launch.hpp"
 
@@ -20,13 +21,32 @@ using core::AlignBlockSizeProblem;
 
 constexpr std::string_view kOp = "align_block_size";
 
-/// Which instance of a strategy's kernel.
-struct Instance {
-  Strategy strategy;
-  IdWidth width;
-  int num_threads;
-  bool is_extended;
+/// How the kernel of a strategy is launched.
+struct StrategyKernel {
+  const void* (*find)(const Instance& instance);
+  bool needs_shared_memory;  ///< dynamic
+  bool is_cluster;
+  bool is_cooperative;  ///< CTAs wait for each other: either all of them run at once, or none
 };
+
+// clang-format off
+constexpr std::array<StrategyKernel, kNumStrategies> kStrategyKernels{{
+    // find                              shared  cluster cooperative
+    {align_block_size_few_kernel,        false,  false,  false},
+    {align_block_size_one_cta_kernel,    true,   false,  false},
+    {align_block_size_redundant_kernel,  true,   false,  false},
+    {align_block_size_cluster_kernel,    true,   true,   false},
+    {align_block_size_grid_kernel,       true,   false,  true},
+    {align_block_size_wide_kernel,       false,  false,  true},
+}};
+// clang-format on
+
+/// The numbers of threads that kernels have instances for.
+constexpr std::array<int, 5> kThreadCounts{64, 128, 256, 512, 1024};
+
+const StrategyKernel& strategy_kernel(Strategy strategy) {
+  return kStrategyKernels[static_cast<std::size_t>(strategy)];
+}
 
 bool is_extended(const AlignBlockSizeProblem& problem, Strategy strategy) {
   return problem.filtered_group || problem.map_tail || problem.statistics != nullptr ||
@@ -34,61 +54,43 @@ bool is_extended(const AlignBlockSizeProblem& problem, Strategy strategy) {
          (strategy == Strategy::kGrid && problem.num_dropped != nullptr);
 }
 
-/// CTAs that only report: one, or a cluster of which one does; none beside a grid, which fills the
-/// device.
+/// CTAs beside those of the plan: one that reports, or its cluster. A cooperative grid fills the
+/// device, and reports itself.
 int num_reporters(const Plan& plan, const AlignBlockSizeProblem& problem) {
   if (problem.statistics == nullptr && problem.validation == nullptr) return 0;
-  switch (plan.strategy) {
-    case Strategy::kFew:
-    case Strategy::kOneCta:
-    case Strategy::kRedundant:
-      return 1;
-    case Strategy::kCluster:
-      return plan.num_ctas;
-    case Strategy::kGrid:
-    case Strategy::kWide:
-      return 0;
-  }
-  return 0;
+  const StrategyKernel& kernel = strategy_kernel(plan.strategy);
+  if (kernel.is_cooperative) return 0;
+  return kernel.is_cluster ? plan.num_ctas : 1;
 }
 
-const void* find_kernel(const Instance& instance) {
-  using Find = const void* (*)(IdWidth, int, bool);
-  constexpr std::array<Find, kNumStrategies> kFind{
-      align_block_size_few_kernel,       align_block_size_one_cta_kernel,
-      align_block_size_redundant_kernel, align_block_size_cluster_kernel,
-      align_block_size_grid_kernel,      align_block_size_wide_kernel};
-  return kFind[static_cast<std::size_t>(instance.strategy)](instance.width, instance.num_threads,
-                                                            instance.is_extended);
+/// The requirements of an instance. Its function is null if there is no such instance.
+Kernel kernel_of(Strategy strategy, const Instance& instance) {
+  static PreparedContexts prepared[kNumStrategies][kNumIdWidths][kThreadCounts.size()][2];
+  const auto threads = std::ranges::find(kThreadCounts, instance.num_threads);
+  if (threads == kThreadCounts.end()) return {};
+  auto& of_width = prepared[static_cast<int>(strategy)][static_cast<int>(instance.width)];
+  const StrategyKernel& kernel = strategy_kernel(strategy);
+  return {.function = kernel.find(instance),
+          .needs_shared_memory = kernel.needs_shared_memory,
+          .static_shared_bytes = kStaticSharedBytes,
+          .needs_large_clusters = kernel.is_cluster,
+          .prepared = &of_width[threads - kThreadCounts.begin()][instance.is_extended ? 1 : 0]};
 }
 
-/// An instance's kernel; without a function where there is none.
-Kernel kernel_of(const Instance& instance) {
-  constexpr std::size_t kSizes = 3;  // up to 256, 512 and 1024 threads
-  static std::array<PreparedContexts, kSizes * 2 * kNumStrategies * kNumIdWidths> prepared;
-  auto index = static_cast<std::size_t>(instance.strategy);
-  index = index * kNumIdWidths + static_cast<std::size_t>(instance.width);
-  index = index * kSizes + instance.num_threads / 512;
-  return {.function = find_kernel(instance),
-          .needs_shared_memory =
-              instance.strategy != Strategy::kFew && instance.strategy != Strategy::kWide,
-          .needs_large_clusters = instance.strategy == Strategy::kCluster,
-          .prepared = &prepared[2 * index + (instance.is_extended ? 1 : 0)]};
-}
-
-/// How ids become buckets.
+/// Sets the arguments that turn ids into buckets.
 void set_buckets(const AlignBlockSizeProblem& problem, AlignBlockSizeExtendedArgs* args) {
+  AlignBlockSizeKernelArgs& base = args->base;
   args->id_is_signed = problem.id_dtype.code == kDLInt;
   args->first_expert = problem.filtered_group ? 1 : 0;
-  // No unsigned id is -1: they need no bias, but their buckets start behind that of -1, too.
+  // No unsigned id is -1, so they need no bias, but the bucket of -1 precedes theirs, too.
   args->id_bias = args->id_is_signed ? args->first_expert : 0;
   args->id_shift = args->first_expert - args->id_bias;
-  args->id_limit = args->num_experts + args->id_bias;
+  base.id_limit = base.num_experts + args->id_bias;
   if (problem.id_dtype.bits < 32) {
     args->id_mask = (std::uint32_t{1} << problem.id_dtype.bits) - 1;
-    // Read as unsigned, a negative number of few bits could pass for an expert.
+    // A negative number of few bits, read as unsigned, could pass for an expert.
     const int value_bits = problem.id_dtype.bits - (args->id_is_signed ? 1 : 0);
-    args->id_limit = std::min(args->id_limit, (std::uint32_t{1} << value_bits) + args->id_bias);
+    base.id_limit = std::min(base.id_limit, (std::uint32_t{1} << value_bits) + args->id_bias);
   }
 }
 
@@ -100,26 +102,27 @@ IdWidth width_of(DLDataType dtype) {
 
 AlignBlockSizeExtendedArgs problem_args(const AlignBlockSizeProblem& problem) {
   AlignBlockSizeExtendedArgs args{};
-  args.topk_ids = problem.topk_ids;
-  args.num_ids = problem.num_ids;
-  args.id_bytes = problem.id_dtype.bits / 8;
-  args.num_experts = problem.num_experts;
+  AlignBlockSizeKernelArgs& base = args.base;
+  base.topk_ids = problem.topk_ids;
+  base.num_ids = problem.num_ids;
+  base.id_bytes = problem.id_dtype.bits / 8;
+  base.num_experts = problem.num_experts;
   set_buckets(problem, &args);
-  args.expert_map = problem.expert_map;
-  args.drops_remote = problem.drops_remote;
-  args.tail_expert = problem.tail_expert;
+  base.expert_map = problem.expert_map;
+  base.drops_remote = problem.drops_remote;
+  base.tail_expert = problem.tail_expert;
   args.map_tail = problem.map_tail;
-  args.block_size = problem.block_size;
-  args.block_division = division_by(problem.block_size);
-  args.sorted_token_ids = problem.sorted_token_ids;
-  args.sorted_token_ids_length = problem.sorted_token_ids_length;
-  args.last_slot = static_cast<std::uint32_t>(std::min(
+  base.block_size = problem.block_size;
+  base.block_division = division_by(problem.block_size);
+  base.sorted_token_ids = problem.sorted_token_ids;
+  base.sorted_token_ids_length = problem.sorted_token_ids_length;
+  base.last_slot = static_cast<std::uint32_t>(std::min(
       problem.sorted_token_ids_length - 1, std::int64_t{std::numeric_limits<std::int32_t>::max()}));
-  args.expert_ids = problem.expert_ids;
-  args.expert_ids_length = problem.expert_ids_length;
-  args.num_tokens_post_pad = problem.num_tokens_post_pad;
-  args.expert_counts = problem.expert_counts;
-  args.num_dropped = problem.num_dropped;
+  base.expert_ids = problem.expert_ids;
+  base.expert_ids_length = problem.expert_ids_length;
+  base.num_tokens_post_pad = problem.num_tokens_post_pad;
+  base.expert_counts = problem.expert_counts;
+  base.num_dropped = problem.num_dropped;
   args.reciprocal_of_experts = 1.0 / problem.num_experts;
   args.statistics = problem.statistics;
   args.validation = problem.validation;
@@ -128,17 +131,17 @@ AlignBlockSizeExtendedArgs problem_args(const AlignBlockSizeProblem& problem) {
 
 namespace {
 
-/// Those of the extended instances, of which the plain ones take the first part.
+/// The arguments of an extended instance; a plain one reads only the leading part.
 AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizeProblem& problem,
                                        const Context& context) {
   AlignBlockSizeExtendedArgs args = problem_args(problem);
-  args.ids_per_thread = plan.ids_per_thread;
-  args.ids_per_cta = plan.ids_per_cta;
-  args.fills_first = plan.fills_first;
-  // The size query has room for this.
+  args.base.ids_per_thread = plan.ids_per_thread;
+  args.base.ids_per_cta = plan.ids_per_cta;
+  args.base.fills_first = plan.fills_first;
+  // The workspace that the size query asks for has room for the alignment.
   const auto misalignment =
       reinterpret_cast<std::uintptr_t>(context.workspace.data()) % kWorkspaceAlignment;
-  args.workspace =
+  args.base.workspace =
       context.workspace.data() + (misalignment == 0 ? 0 : kWorkspaceAlignment - misalignment);
   return args;
 }
@@ -146,13 +149,12 @@ AlignBlockSizeExtendedArgs kernel_args(const Plan& plan, const AlignBlockSizePro
 }  // namespace
 
 Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Context& context) {
-  const Instance instance{plan.strategy, width_of(problem.id_dtype), plan.num_threads,
+  const Instance instance{width_of(problem.id_dtype), plan.num_threads,
                           is_extended(problem, plan.strategy)};
-  Launch launch{kernel_of(instance), plan.num_ctas + num_reporters(plan, problem), plan.num_threads,
-                plan.shared_bytes};
-  if (plan.strategy == Strategy::kCluster) launch.cluster_size = plan.num_ctas;
-  // All CTAs run at once or none does, whatever else the device is doing: they wait for each other.
-  launch.is_cooperative = plan.strategy == Strategy::kGrid || plan.strategy == Strategy::kWide;
+  Launch launch{kernel_of(plan.strategy, instance), plan.num_ctas + num_reporters(plan, problem),
+                plan.num_threads, plan.shared_bytes};
+  if (strategy_kernel(plan.strategy).is_cluster) launch.cluster_size = plan.num_ctas;
+  launch.is_cooperative = strategy_kernel(plan.strategy).is_cooperative;
   AlignBlockSizeExtendedArgs args = kernel_args(plan, problem, context);
   return launch_kernel(kOp, launch, &args, context, [&] {
     return std::string("cuda/") + name_of(plan.strategy) + " to start for " +
@@ -164,13 +166,13 @@ Status launch(const Plan& plan, const AlignBlockSizeProblem& problem, const Cont
 
 namespace {
 
-/// As the policy sees a problem: the kernels take a group for an expert.
+/// The policy's view of a problem: kernels treat groups as experts.
 AlignBlockSizeShape by_groups(const AlignBlockSizeProblem& problem) {
   return {problem.num_ids, problem.block_size, core::num_groups(problem)};
 }
 
-/// The policy's choice for a whole device. A call asks for it several times, a layer for the same
-/// shapes again.
+/// The policy's choice for the whole device. The last one is kept: a call asks for it several
+/// times, and the next call often has the same shape.
 const Choice& choice_on_device(const AlignBlockSizeShape& shape, const Context& context) {
   struct Last {
     AlignBlockSizeShape shape;
@@ -208,7 +210,7 @@ struct StrategyImplementation {
     if (choice.plan.strategy != kStrategy) {
       return plan_for(kStrategy, shape, properties_in(context)).workspace_bytes;
     }
-    // The same for every stream: the size query need not know on which one the call will be.
+    // The same for every stream, as the size query does not know the stream of the call.
     return choice_on_device(shape, context).plan.workspace_bytes;
   }
 
@@ -256,18 +258,18 @@ std::span<const core::Implementation> align_block_size_implementations() {
 Status load_align_block_size_kernels(std::string_view op, int device_id,
                                      const CurrentContext& context) {
   const int capability = properties_of(device_id).code_capability;
-  for (int strategy = 0; strategy < kNumStrategies; ++strategy) {
-    if (static_cast<Strategy>(strategy) == Strategy::kCluster && capability < 90) continue;
+  for (int i = 0; i < kNumStrategies; ++i) {
+    const auto strategy = static_cast<Strategy>(i);
+    if (strategy_kernel(strategy).is_cluster && capability < 90) continue;
     for (int width = 0; width < kNumIdWidths; ++width) {
-      for (const int num_threads : {256, 512, 1024}) {
-        // The extended ones are loaded when a call first asks for what they do.
-        const Instance instance{static_cast<Strategy>(strategy), static_cast<IdWidth>(width),
-                                num_threads, false};
-        const Kernel kernel = kernel_of(instance);
+      for (const int num_threads : kThreadCounts) {
+        // An extended instance is loaded by the first call that needs it.
+        const Kernel kernel =
+            kernel_of(strategy, {static_cast<IdWidth>(width), num_threads, false});
         if (kernel.function == nullptr) continue;
         if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
           return core::refuse(StatusCode::kRuntimeError, op, "kernel",
-                              std::string("cuda/") + name_of(instance.strategy) + " to load",
+                              std::string("cuda/") + name_of(strategy) + " to load",
                               text_of(error));
         }
       }

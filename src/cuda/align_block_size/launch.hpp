@@ -13,18 +13,18 @@
 
 namespace tessera::cuda {
 
-/// One for each strategy. Workspaces may hold anything on entry.
+/// One implementation per strategy. A workspace may hold anything on entry.
 std::span<const core::Implementation> align_block_size_implementations();
 
-/// Launches `plan`, which must be one that can run the problem's shape, on the context's stream.
+/// Launches `plan` on the context's stream. The plan must be able to run the problem's shape.
 Status launch(const Plan& plan, const core::AlignBlockSizeProblem& problem, const Context& context);
 
-/// The arguments of a kernel that say what is to be done; those that say how are zero.
+/// The kernel arguments that a problem determines. Those that a plan determines are zero.
 AlignBlockSizeExtendedArgs problem_args(const core::AlignBlockSizeProblem& problem);
 
 IdWidth width_of(DLDataType dtype);
 
-/// Loads the code of every kernel into the current context, which is one of the device.
+/// Loads the code of every kernel into the current context, which must be one of the device.
 Status load_align_block_size_kernels(std::string_view op, int device_id,
                                      const CurrentContext& context);
 

@@ -1,105 +1,137 @@
-// One CTA, and where something is to be reported a second one: every warp ranks its ids, the CTA
-// lays the groups out, every thread places its ids.
+// One CTA: every warp ranks its ids, the CTA lays out the groups, and every thread places its ids.
+// If the call requests reports, a second CTA reports.
+#include "cuda/align_block_size/groups.cuh"
+#include "cuda/align_block_size/instances.hpp"
+#include "cuda/align_block_size/layout.hpp"
+#include "cuda/align_block_size/ranked_ids.cuh"
 #include "cuda/align_block_size/reports.cuh"
+#include "cuda/parts/carve.cuh"
 
 namespace tessera::cuda {
 namespace {
 
-constexpr int kMaxRounds = kOneCtaMaxIdsPerThread;
+static_assert(sizeof(ScanStorage) + sizeof(ReportStorage) <= kStaticSharedBytes);
 
+/// The CTA that places ids. The kernel calls its steps in the order in which they stand here.
 template <IdWidth kWidth, int kNumThreads, typename Args>
-__global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_constant__ Args args) {
-  constexpr int kNumWarps = kNumThreads / 32;
-  extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
-  const int thread = threadIdx.x;
-  const int lane = thread % 32;
-  const int warp = thread / 32;
-  const int num_groups = num_groups_of(args);
-  const int row_length = counters_per_row(num_groups);
-  const int rounds = args.ids_per_thread;
-  const int num_rows = (args.num_ids + 32 * rounds - 1) / (32 * rounds);
-  auto* const counts = reinterpret_cast<std::uint16_t*>(shared);
-  auto* const masks = reinterpret_cast<std::uint32_t*>(counts + kNumWarps * row_length);
-  auto* const starts = reinterpret_cast<std::int32_t*>(masks + kNumWarps * row_length);
+class OneCta {
+ public:
+  static constexpr int kNumWarps = kNumThreads / 32;
 
-  let_successor_start();
-  fetch_args(args);
-  if (has_reporter(args) && blockIdx.x == 1) {
-    report<kWidth, kNumThreads>(args, masks, thread);
-    return;
+  __device__ __forceinline__ OneCta(const Args& args, unsigned char* shared,
+                                    ScanStorage& scan_storage)
+      : args_(args),
+        scan_storage_(scan_storage),
+        ids_(0, args.base.num_ids, args.base.ids_per_thread),
+        num_groups_(num_groups_of(args)),
+        row_length_(counters_per_row(num_groups_)) {
+    const OneCtaLayout layout(num_groups_, kNumWarps);
+    counts_ = carve(shared, layout.counts);
+    masks_ = carve(shared, layout.masks);
+    starts_ = carve(shared, layout.starts);
   }
-  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
-  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
-  __syncthreads();
-  wait_for_predecessor();
 
-  const std::int32_t first = warp * 32 * rounds + lane;
-  RawId<kWidth> ids[kMaxRounds];
-#pragma unroll
-  for (int round = 0; round < kMaxRounds; ++round) {
-    const std::int32_t i = first + round * 32;
-    if (round < rounds && i < args.num_ids) ids[round] = load_id<kWidth>(args, i);
-  }
-  fetch_map(args, thread, kNumThreads);
-  fill(args.sorted_token_ids, 0, args.sorted_token_ids_length, args.num_ids, thread, kNumThreads);
-  std::uint32_t buckets[kMaxRounds];
-  std::uint32_t ranks[kMaxRounds];
-#pragma unroll
-  for (int round = 0; round < kMaxRounds; ++round) {
-    if (round >= rounds || warp >= num_rows) break;
-    buckets[round] = first + round * 32 < args.num_ids ? bucket_of<kWidth>(args, ids[round])
-                                                       : unplaced_bucket(args);
-    ranks[round] =
-        rank_in_warp(counts + warp * row_length, masks + warp * row_length, buckets[round], lane);
-  }
-  __syncthreads();
-
-  std::int32_t total_blocks = 0;
-  for (int base = 0; base < num_groups; base += kNumThreads) {
-    const int group = base + thread;
-    const bool exists = group < num_groups;
-    const std::uint32_t count = exists ? scan_column(counts, row_length, num_rows, group) : 0;
-    const std::int32_t num_blocks = blocks_of(args, count);
-    std::int32_t chunk_blocks;
-    const std::int32_t first_block =
-        total_blocks + exclusive_sum<kNumWarps>(num_blocks, warp_sums, lane, warp, &chunk_blocks);
-    if (exists) {
-      starts[group] = first_block * args.block_size;
-      store_count(args, group, count);
-      const std::int32_t shown = num_blocks != 0 ? shown_expert(args, group) : 0;
-      for (int k = 0; k < num_blocks; ++k) args.expert_ids[first_block + k] = shown;
-    }
-    total_blocks += chunk_blocks;
+  __device__ __forceinline__ void clear() {
+    clear_shared(counts_, ids_.num_rows() * row_length_ * 2, thread_, kNumThreads);
+    clear_shared(masks_, ids_.num_rows() * row_length_ * 4, thread_, kNumThreads);
     __syncthreads();
   }
 
-#pragma unroll
-  for (int round = 0; round < kMaxRounds; ++round) {
-    if (round >= rounds || warp >= num_rows) break;
-    const std::uint32_t bucket = buckets[round];
-    if (bucket < num_groups_of(args)) {
-      args.sorted_token_ids[starts[bucket] + counts[warp * row_length + bucket] + ranks[round]] =
-          first + round * 32;
+  /// Loads the ids and, while they are on their way, does what does not need them.
+  __device__ __forceinline__ void load_ids() {
+    ids_.load(args_.base);
+    prefetch_map(args_.base, thread_, kNumThreads);
+    fill(args_.base.sorted_token_ids, 0, args_.base.sorted_token_ids_length, args_.base.num_ids,
+         thread_, kNumThreads);
+  }
+
+  __device__ __forceinline__ void rank_ids() {
+    ids_.rank(args_, counts_, masks_, row_length_);
+    __syncthreads();
+  }
+
+  /// Gives the groups their blocks, and writes the expert of each block.
+  __device__ __forceinline__ void lay_out_groups() {
+    total_blocks_ = scan_groups<kNumWarps>(
+        args_.base, 0, num_groups_, kNumThreads, scan_storage_,
+        [&](int group, bool exists) -> GroupCounts {
+          return {exists ? scan_column(counts_, row_length_, ids_.num_rows(), group) : 0, 0};
+        },
+        [&](int group, const GroupCounts& all, std::int32_t first_block) {
+          starts_[group] = first_block * args_.base.block_size;
+          store_count(args_, group, all.count);
+          const std::int32_t num_blocks = blocks_of(args_.base, all.count);
+          const std::int32_t shown = num_blocks != 0 ? shown_expert(args_, group) : 0;
+          for (int k = 0; k < num_blocks; ++k) args_.base.expert_ids[first_block + k] = shown;
+        });
+  }
+
+  /// Writes the ids, and what is left of the other outputs.
+  __device__ __forceinline__ void write_outputs() {
+    ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
+      args_.base.sorted_token_ids[starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank] =
+          i;
+    });
+    fill(args_.base.expert_ids, total_blocks_, args_.base.expert_ids_length, shown_tail(args_),
+         thread_, kNumThreads);
+    if (thread_ != 0) return;
+    *args_.base.num_tokens_post_pad = total_blocks_ * args_.base.block_size;
+    if (args_.base.num_dropped != nullptr) {
+      *args_.base.num_dropped =
+          scan_column(counts_, row_length_, ids_.num_rows(), dropped_bucket(args_));
     }
   }
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), thread,
-       kNumThreads);
-  if (thread == 0) {
-    *args.num_tokens_post_pad = total_blocks * args.block_size;
-    if (args.num_dropped != nullptr) {
-      *args.num_dropped = scan_column(counts, row_length, num_rows, dropped_bucket(args));
-    }
+
+ private:
+  const Args& args_;
+  ScanStorage& scan_storage_;
+  const int thread_ = threadIdx.x;
+  const int warp_ = thread_ / 32;
+  RankedIds<kWidth, kOneCtaMaxIdsPerThread> ids_;
+  const int num_groups_;
+  const int row_length_;
+  std::int32_t total_blocks_ = 0;
+  // In shared memory: see OneCtaLayout.
+  std::uint16_t* counts_;
+  std::uint32_t* masks_;
+  std::int32_t* starts_;
+};
+
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__global__ void __launch_bounds__(kNumThreads) one_cta_kernel(const __grid_constant__ Args args) {
+  extern __shared__ __align__(16) unsigned char shared[];
+  __shared__ ScanStorage scan_storage;
+  __shared__ ReportStorage report_storage;
+  pdl_launch_dependents();
+  prefetch_args(args);
+  if (has_reporter(args) && blockIdx.x == 1) {
+    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), report_storage);
+    return;
   }
+  OneCta<kWidth, kNumThreads, Args> cta(args, shared, scan_storage);
+  cta.clear();
+  pdl_wait();
+  cta.load_ids();
+  cta.rank_ids();
+  cta.lay_out_groups();
+  cta.write_outputs();
 }
+
+template <int kNumThreads>
+constexpr InstanceRow kRow{
+    kNumThreads,
+    {one_cta_kernel<IdWidth::kNarrow, kNumThreads, AlignBlockSizePlainArgs>,
+     one_cta_kernel<IdWidth::k32, kNumThreads, AlignBlockSizePlainArgs>,
+     one_cta_kernel<IdWidth::k64, kNumThreads, AlignBlockSizePlainArgs>},
+    {one_cta_kernel<IdWidth::kNarrow, kNumThreads, AlignBlockSizeExtendedArgs>,
+     one_cta_kernel<IdWidth::k32, kNumThreads, AlignBlockSizeExtendedArgs>,
+     one_cta_kernel<IdWidth::k64, kNumThreads, AlignBlockSizeExtendedArgs>}};
 
 }  // namespace
 
-const void* align_block_size_one_cta_kernel(IdWidth width, int num_threads, bool is_extended) {
-  return choose_instance<256, 512>(
-      width, num_threads, is_extended, [](auto id_width, auto threads, auto args) {
-        return &one_cta_kernel<id_width(), threads(), typename decltype(args)::type>;
-      });
+const void* align_block_size_one_cta_kernel(const Instance& instance) {
+  static constexpr InstanceRow kRows[] = {kRow<256>, kRow<512>};
+  return find_instance(kRows, instance);
 }
 
 }  // namespace tessera::cuda

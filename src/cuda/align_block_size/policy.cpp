@@ -6,13 +6,14 @@
 #include <span>
 
 #include "cuda/align_block_size/kernels.hpp"
+#include "cuda/align_block_size/layout.hpp"
 
 namespace tessera::cuda {
 namespace {
 
 constexpr std::int64_t kAny = std::numeric_limits<std::int64_t>::max();
 
-/// Shapes up to these bounds, as far as the strategy can run them, are launched so.
+/// A launch for the shapes up to these bounds that the strategy can run.
 struct Rule {
   std::int64_t max_ids;
   std::int64_t max_experts;
@@ -20,7 +21,7 @@ struct Rule {
 };
 
 /// Measured on an NVIDIA H200 by bench/tune_policy.cpp; the figures are in
-/// bench/results/h200/policy.json. The first rule that can run a shape does.
+/// bench/results/h200/policy.json. The first rule that can run a shape applies.
 constexpr std::array kHopperRules{
     Rule{32, kAny, {Strategy::kFew, 256, 0, 1}},
     Rule{256, 256, {Strategy::kOneCta, 256, 0, 1}},
@@ -45,7 +46,7 @@ constexpr std::array kHopperRules{
     Rule{kAny, kAny, {Strategy::kGrid, 1024, 16384, 1}},
 };
 
-/// For devices that nobody has measured: the strategies that depend least on what a device is like.
+/// For devices that were not measured: the strategies that depend least on the device.
 constexpr std::array kConservativeRules{
     Rule{32, kAny, {Strategy::kFew, 256, 0, 1}},
     Rule{1024, kAny, {Strategy::kOneCta, 256, 0, 1}},
@@ -53,18 +54,19 @@ constexpr std::array kConservativeRules{
     Rule{kAny, kAny, {Strategy::kGrid, 1024, 16384, 1}},
 };
 
-/// What runs if no rule does.
+/// Applies if no rule does.
 constexpr LaunchParameters kLastResort{Strategy::kWide, 256, 0, 1};
 
-/// Above this many slots, padding group by group after the ids beats filling everything before.
+/// Above this many slots, to pad group by group after the ids is faster than to fill all slots
+/// first.
 constexpr std::int64_t kFillsFirstMaxSlots = 786432;
 
-/// Slots that one CTA can fill before several would have been faster.
+/// Slots up to which one CTA is as fast as several.
 constexpr std::int64_t kFewMaxSlots = 32768;
 constexpr std::int64_t kOneCtaMaxSlots = 6144;
 
-/// CTAs of the redundant kernel for so many slots, even if it has no ids for all of them: what a
-/// group is besides its ids, and what comes behind the last group, takes as long to write.
+/// CTAs of the redundant kernel by the number of slots, even if some of them get no ids: blocks,
+/// padding and the tail take as long to write as ids.
 std::int64_t redundant_ctas_for_slots(std::int64_t num_slots) {
   return std::min((num_slots + 1023) / 1024, std::max<std::int64_t>(32, num_slots / 8192));
 }
@@ -72,8 +74,8 @@ std::int64_t redundant_ctas_for_slots(std::int64_t num_slots) {
 /// Rows of counts that the wide kernel may keep in the workspace, in elements.
 constexpr std::int64_t kWideMaxCounts = std::int64_t{1} << 26;
 
-/// Whether this is an H200, or an H100 SXM, which differs from it in its memory only, with code
-/// that was compiled for it.
+/// Whether the device is an H200 that runs code compiled for it. An H100 SXM passes, too: it
+/// differs only in its memory.
 bool is_measured(const DeviceProperties& device) {
   return device.compute_capability == 90 && device.code_capability == 90 && device.num_sms == 132;
 }
@@ -172,27 +174,28 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
   plan.ids_per_thread = static_cast<int>(std::max<std::int64_t>(
       launch.min_ids_per_thread, div_up(plan.ids_per_cta, launch.num_threads)));
   plan.fills_first = num_slots(shape) <= kFillsFirstMaxSlots;
-  const std::size_t num_experts = shape.num_experts;
+  const std::size_t num_groups = shape.num_experts;  // callers count the groups as experts
   switch (launch.strategy) {
     case Strategy::kFew:
       break;
     case Strategy::kOneCta:
-      plan.shared_bytes = one_cta_shared_bytes(num_experts, plan.num_threads);
+      plan.shared_bytes = OneCtaLayout(num_groups, plan.num_threads / 32).bytes();
       break;
     case Strategy::kRedundant:
       plan.num_ctas =
           std::max(plan.num_ctas, static_cast<int>(std::min<std::int64_t>(
                                       redundant_ctas_for_slots(num_slots(shape)), device.num_sms)));
-      plan.shared_bytes = redundant_shared_bytes(num_experts, plan.ids_per_cta);
+      plan.shared_bytes = RedundantLayout(num_groups, plan.ids_per_cta).bytes();
       break;
     case Strategy::kCluster:
-      plan.shared_bytes = cluster_shared_bytes(num_experts, plan.num_threads);
+      plan.shared_bytes = ClusterLayout(num_groups, plan.num_threads / 32).bytes();
       break;
     case Strategy::kGrid:
-      plan.shared_bytes = grid_shared_bytes(num_experts, plan.num_threads, plan.ids_per_thread);
-      // In a partition of the device one CTA of the wide kernel has to do with the same.
-      plan.workspace_bytes = std::max(grid_workspace_bytes(num_experts, plan.num_ctas),
-                                      wide_workspace_bytes(num_experts, 1));
+      plan.shared_bytes = GridLayout(num_groups, plan.num_threads, plan.ids_per_thread).bytes();
+      // In a partition of the device the wide kernel runs in the same workspace, on one CTA if need
+      // be.
+      plan.workspace_bytes = std::max(GridWorkspace(num_groups, plan.num_ctas).bytes(),
+                                      WideWorkspace(num_groups, 1).bytes());
       break;
     case Strategy::kWide: {
       plan.ids_per_thread = kWideIdsPerThread;
@@ -202,25 +205,25 @@ Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
       plan.num_ctas =
           static_cast<int>(std::clamp<std::int64_t>(div_up(shape.num_ids, tile), 1, most));
       plan.ids_per_cta = static_cast<int>(div_up(shape.num_ids, plan.num_ctas));
-      plan.workspace_bytes = wide_workspace_bytes(num_experts, plan.num_ctas);
+      plan.workspace_bytes = WideWorkspace(num_groups, plan.num_ctas).bytes();
       break;
     }
   }
-  // The caller's workspace may start anywhere.
+  // The caller's workspace may have any alignment.
   if (plan.workspace_bytes != 0) plan.workspace_bytes += kWorkspaceAlignment - 1;
   return plan;
 }
 
 namespace {
 
-/// The plan in a partition of a shape that the whole device runs by `whole`.
+/// The plan in a partition of a device, for a shape that the whole device runs by `whole`.
 Plan plan_in_partition(const Plan& whole, const AlignBlockSizeShape& shape,
                        const DeviceProperties& device) {
   if (limitation(whole, shape, device) == nullptr) return whole;
   if (whole.strategy == Strategy::kCluster) {
     return make_plan({Strategy::kRedundant, 512, 256, 1}, shape, device);
   }
-  // The wide kernel runs on any number of CTAs: on as many as the workspace has room for.
+  // The wide kernel runs on as many CTAs as the workspace has room for.
   DeviceProperties used = device;
   Plan plan = make_plan(kLastResort, shape, used);
   while (plan.workspace_bytes > whole.workspace_bytes) {

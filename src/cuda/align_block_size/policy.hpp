@@ -1,5 +1,5 @@
-// Which kernel runs a shape, and how it is launched. Host code only, and a pure function of shape
-// and device, so that it can be tested and explained where there is no GPU.
+// Which kernel runs a shape, and how it is launched. A pure function of shape and device in host
+// code, so that it can be tested and explained without a GPU.
 #pragma once
 
 #include <cstddef>
@@ -14,30 +14,30 @@ namespace tessera::cuda {
 enum class Strategy { kFew, kOneCta, kRedundant, kCluster, kGrid, kWide };
 inline constexpr int kNumStrategies = 6;
 
-/// A launch.
+/// How a kernel is launched.
 struct Plan {
   Strategy strategy = Strategy::kFew;
   int num_ctas = 0;
-  int num_threads = 0;     ///< of a CTA
-  int ids_per_cta = 0;     ///< of its own
+  int num_threads = 0;     ///< per CTA
+  int ids_per_cta = 0;     ///< that a CTA places, at most
   int ids_per_thread = 0;  ///< at most
   bool fills_first = false;
   std::size_t shared_bytes = 0;  ///< dynamic
   std::size_t workspace_bytes = 0;
 };
 
-/// The choice for a shape.
+/// The policy's choice for a shape.
 struct Choice {
   Plan plan;
-  bool is_measured = false;  ///< the thresholds were measured on this kind of device
+  bool is_measured = false;  ///< its thresholds were measured on this kind of device
 };
 
-/// What the policy runs. Every shape in the op's domain has a plan. In a partition of the device no
-/// plan has a cluster, or waits for more CTAs than can run at once there; and none needs more
-/// workspace than the plan for the whole device, which is all that the size query knows.
+/// The plan for a shape; every shape in the op's domain has one. In a partition of the device, no
+/// plan has a cluster or waits for more CTAs than can run there at once. Nor does one need more
+/// workspace than the plan for the whole device, the only one that the size query knows.
 Choice choose(const AlignBlockSizeShape& shape, const DeviceProperties& device);
 
-/// Whether the CTAs of a launch wait for each other, so that they have to run at the same time.
+/// Whether the CTAs of a launch wait for each other and so must run at the same time.
 constexpr bool needs_all_ctas_at_once(Strategy strategy) {
   return strategy == Strategy::kCluster || strategy == Strategy::kGrid ||
          strategy == Strategy::kWide;
@@ -47,23 +47,24 @@ constexpr bool needs_all_ctas_at_once(Strategy strategy) {
 const char* limitation(Strategy strategy, const AlignBlockSizeShape& shape,
                        const DeviceProperties& device);
 
-/// How `strategy`, which can run the shape, does so: as chosen if it is the policy's choice, else
-/// as it runs the shapes nearest to it.
+/// The plan of a strategy that can run the shape: the policy's plan if it chooses this strategy,
+/// else the strategy's plan for the nearest shapes.
 Plan plan_for(Strategy strategy, const AlignBlockSizeShape& shape, const DeviceProperties& device);
 
 /// Why a plan cannot be launched for a shape; null if it can.
 const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
                        const DeviceProperties& device);
 
-/// What a strategy leaves open in a launch.
+/// The parameters of a launch that a strategy leaves open.
 struct LaunchParameters {
   Strategy strategy;
-  int num_threads;         ///< of a CTA
+  int num_threads;         ///< per CTA
   int ids_per_cta;         ///< 0: all
-  int min_ids_per_thread;  ///< more than needed leave warps without ids, and fewer counts to add up
+  int min_ids_per_thread;  ///< above what is needed, some warps get no ids and have no counts to
+                           ///< add
 };
 
-/// A plan with stated parameters, launchable or not.
+/// The plan with these parameters, whether it can be launched or not.
 Plan make_plan(const LaunchParameters& launch, const AlignBlockSizeShape& shape,
                const DeviceProperties& device);
 

@@ -1,116 +1,167 @@
-// Several CTAs, none of which waits for another: each counts all ids, all of them and those before
-// its own, and then places its own. What counting costs more than once, a barrier would cost too.
+// Several CTAs that do not wait for each other. Each counts all ids and those before its own, and
+// then places its own: to count ids several times takes less time than a barrier would. If the call
+// requests reports, one more CTA reports.
+#include "cuda/align_block_size/groups.cuh"
+#include "cuda/align_block_size/instances.hpp"
+#include "cuda/align_block_size/layout.hpp"
+#include "cuda/align_block_size/ranked_ids.cuh"
 #include "cuda/align_block_size/reports.cuh"
+#include "cuda/parts/carve.cuh"
 
 namespace tessera::cuda {
 namespace {
 
-/// What one of the CTAs does that place ids.
+static_assert(sizeof(ScanStorage) + sizeof(ReportStorage) <= kStaticSharedBytes);
+
+/// One CTA that places ids. `place` calls its steps in the order in which they stand here.
 template <IdWidth kWidth, int kNumThreads, typename Args>
-__device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
-                                      std::int32_t* warp_sums) {
-  constexpr int kNumWarps = kNumThreads / 32;
-  const int thread = threadIdx.x;
-  const int lane = thread % 32;
-  const int warp = thread / 32;
-  const int cta = blockIdx.x;
-  const int num_groups = num_groups_of(args);
-  const int row_length = counters_per_row(num_groups);
-  const int num_rows = args.ids_per_cta / 32;
-  // Of each bucket: all ids in the lower 16 bits, those before this CTA's in the upper 16.
-  auto* const packed = reinterpret_cast<std::uint32_t*>(shared);
-  auto* const starts = reinterpret_cast<std::int32_t*>(packed + row_length);
-  auto* const first_blocks = starts + row_length;
-  auto* const masks = reinterpret_cast<std::uint32_t*>(first_blocks + row_length);
-  auto* const counts = reinterpret_cast<std::uint16_t*>(masks + num_rows * row_length);
+class RedundantCta {
+ public:
+  static constexpr int kNumWarps = kNumThreads / 32;
 
-  let_successor_start();
-  clear_shared(packed, row_length * 4, thread, kNumThreads);
-  clear_shared(masks, num_rows * row_length * 4, thread, kNumThreads);
-  clear_shared(counts, num_rows * row_length * 2, thread, kNumThreads);
-  __syncthreads();
-  wait_for_predecessor();
-
-  const std::int32_t cta_first = cta * args.ids_per_cta;
-  const bool has_own = thread < args.ids_per_cta && cta_first + thread < args.num_ids;
-  RawId<kWidth> own_id{};
-  if (has_own) own_id = load_id<kWidth>(args, cta_first + thread);
-  fetch_map(args, thread, kNumThreads);
-#pragma unroll 8
-  for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
-    const std::uint32_t bucket = bucket_of<kWidth>(args, load_id<kWidth>(args, i));
-    atomicAdd(&packed[bucket], i < cta_first ? 0x10001u : 1u);
+  __device__ __forceinline__ RedundantCta(const Args& args, int num_ctas, unsigned char* shared,
+                                          ScanStorage& scan_storage)
+      : args_(args),
+        scan_storage_(scan_storage),
+        num_ctas_(num_ctas),
+        cta_first_(cta_ * args.base.ids_per_cta),
+        ids_(cta_first_, max(0, min(args.base.ids_per_cta, args.base.num_ids - cta_first_)), 1),
+        num_groups_(num_groups_of(args)),
+        row_length_(counters_per_row(num_groups_)),
+        num_rows_(args.base.ids_per_cta / 32) {
+    const RedundantLayout layout(num_groups_, args.base.ids_per_cta);
+    both_counts_ = carve(shared, layout.both_counts);
+    starts_ = carve(shared, layout.starts);
+    first_blocks_ = carve(shared, layout.first_blocks);
+    masks_ = carve(shared, layout.masks);
+    counts_ = carve(shared, layout.counts);
   }
-  std::uint32_t own_bucket = unplaced_bucket(args);
-  std::uint32_t own_rank = 0;
-  if (warp < num_rows) {
-    if (has_own) own_bucket = bucket_of<kWidth>(args, own_id);
-    own_rank =
-        rank_in_warp(counts + warp * row_length, masks + warp * row_length, own_bucket, lane);
-  }
-  __syncthreads();
 
-  std::int32_t total_blocks = 0;
-  for (int base = 0; base < num_groups; base += kNumThreads) {
-    const int group = base + thread;
-    const bool exists = group < num_groups;
-    const std::uint32_t count = exists ? packed[group] & 0xffff : 0;
-    const std::uint32_t before = exists ? packed[group] >> 16 : 0;
-    std::int32_t chunk_blocks;
-    const std::int32_t first_block =
-        total_blocks +
-        exclusive_sum<kNumWarps>(blocks_of(args, count), warp_sums, lane, warp, &chunk_blocks);
-    if (exists) {
-      starts[group] = first_block * args.block_size + before;
-      first_blocks[group] = first_block;
-      scan_column(counts, row_length, num_rows, group);
-      if (cta == 0) store_count(args, group, count);
-    }
-    total_blocks += chunk_blocks;
+  __device__ __forceinline__ void clear() {
+    clear_shared(both_counts_, row_length_ * 4, thread_, kNumThreads);
+    clear_shared(masks_, num_rows_ * row_length_ * 4, thread_, kNumThreads);
+    clear_shared(counts_, num_rows_ * row_length_ * 2, thread_, kNumThreads);
     __syncthreads();
   }
 
-  if (own_bucket < num_groups_of(args)) {
-    place_counted(args, starts[own_bucket] + counts[warp * row_length + own_bucket] + own_rank,
-                  cta_first + thread);
+  /// Counts all ids in the lower halves of `both_counts`, and the ids before this CTA's in the
+  /// upper halves, and ranks this CTA's ids.
+  __device__ __forceinline__ void count_and_rank_ids() {
+    ids_.load(args_.base);
+    prefetch_map(args_.base, thread_, kNumThreads);
+#pragma unroll 8
+    for (std::int32_t i = thread_; i < args_.base.num_ids; i += kNumThreads) {
+      const std::uint32_t bucket = bucket_of<kWidth>(args_, load_id<kWidth>(args_.base, i));
+      atomicAdd(&both_counts_[bucket], i < cta_first_ ? 0x10001u : 1u);
+    }
+    ids_.rank(args_, counts_, masks_, row_length_);
+    __syncthreads();
   }
-  for (int group = cta + num_ctas * warp; group < num_groups; group += num_ctas * kNumWarps) {
-    finish_group(args, group, first_blocks[group], packed[group] & 0xffff, true, lane);
+
+  /// Gives the groups their blocks, and this CTA its place in each group.
+  __device__ __forceinline__ void lay_out_groups() {
+    total_blocks_ = scan_groups<kNumWarps>(
+        args_.base, 0, num_groups_, kNumThreads, scan_storage_,
+        [&](int group, bool exists) -> GroupCounts {
+          const std::uint32_t both = exists ? both_counts_[group] : 0;
+          return {both & 0xffff, both >> 16};
+        },
+        [&](int group, const GroupCounts& all, std::int32_t first_block) {
+          starts_[group] = first_block * args_.base.block_size + all.before;
+          first_blocks_[group] = first_block;
+          scan_column(counts_, row_length_, num_rows_, group);
+          if (cta_ == 0) store_count(args_, group, all.count);
+        });
   }
-  const int grid_thread = cta * kNumThreads + thread;
-  const int grid_threads = num_ctas * kNumThreads;
-  fill(args.sorted_token_ids, std::int64_t{total_blocks} * args.block_size,
-       args.sorted_token_ids_length, args.num_ids, grid_thread, grid_threads);
-  fill(args.expert_ids, total_blocks, args.expert_ids_length, shown_tail(args), grid_thread,
-       grid_threads);
-  if (cta == 0 && thread == 0) {
-    *args.num_tokens_post_pad = total_blocks * args.block_size;
-    if (args.num_dropped != nullptr) *args.num_dropped = packed[dropped_bucket(args)] & 0xffff;
+
+  /// Writes this CTA's ids, and its share of everything else.
+  __device__ __forceinline__ void write_outputs() {
+    ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
+      place_counted(args_.base, starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank,
+                    cta_first_ + i);
+    });
+    for (int group = cta_ + num_ctas_ * warp_; group < num_groups_;
+         group += num_ctas_ * kNumWarps) {
+      finish_group(args_, group, first_blocks_[group], both_counts_[group] & 0xffff, true, lane_);
+    }
+    const int grid_thread = cta_ * kNumThreads + thread_;
+    const int grid_threads = num_ctas_ * kNumThreads;
+    fill(args_.base.sorted_token_ids, std::int64_t{total_blocks_} * args_.base.block_size,
+         args_.base.sorted_token_ids_length, args_.base.num_ids, grid_thread, grid_threads);
+    fill(args_.base.expert_ids, total_blocks_, args_.base.expert_ids_length, shown_tail(args_),
+         grid_thread, grid_threads);
+    if (cta_ != 0 || thread_ != 0) return;
+    *args_.base.num_tokens_post_pad = total_blocks_ * args_.base.block_size;
+    if (args_.base.num_dropped != nullptr) {
+      *args_.base.num_dropped = both_counts_[dropped_bucket(args_)] & 0xffff;
+    }
   }
+
+ private:
+  const Args& args_;
+  ScanStorage& scan_storage_;
+  const int thread_ = threadIdx.x;
+  const int lane_ = thread_ % 32;
+  const int warp_ = thread_ / 32;
+  const int cta_ = blockIdx.x;
+  const int num_ctas_;  // without the reporter
+  const std::int32_t cta_first_;
+  RankedIds<kWidth, 1> ids_;
+  const int num_groups_;
+  const int row_length_;
+  const int num_rows_;
+  std::int32_t total_blocks_ = 0;
+  // In shared memory: see RedundantLayout.
+  std::uint32_t* both_counts_;
+  std::int32_t* starts_;
+  std::int32_t* first_blocks_;
+  std::uint32_t* masks_;
+  std::uint16_t* counts_;
+};
+
+template <IdWidth kWidth, int kNumThreads, typename Args>
+__device__ __forceinline__ void place(const Args& args, int num_ctas, unsigned char* shared,
+                                      ScanStorage& scan_storage) {
+  RedundantCta<kWidth, kNumThreads, Args> cta(args, num_ctas, shared, scan_storage);
+  pdl_launch_dependents();
+  cta.clear();
+  pdl_wait();
+  cta.count_and_rank_ids();
+  cta.lay_out_groups();
+  cta.write_outputs();
 }
 
 template <IdWidth kWidth, int kNumThreads, typename Args>
 __global__ void __launch_bounds__(kNumThreads) redundant_kernel(const __grid_constant__ Args args) {
   extern __shared__ __align__(16) unsigned char shared[];
-  __shared__ std::int32_t warp_sums[32];
+  __shared__ ScanStorage scan_storage;
+  __shared__ ReportStorage report_storage;
   const int num_ctas = gridDim.x - (has_reporter(args) ? 1 : 0);
   if (has_reporter(args) && static_cast<int>(blockIdx.x) == num_ctas) {
-    let_successor_start();
-    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), threadIdx.x);
-  } else if (places_plainly(args)) {
-    place<kWidth, kNumThreads>(AlignBlockSizePlainArgs{args}, num_ctas, shared, warp_sums);
+    pdl_launch_dependents();
+    report<kWidth, kNumThreads>(args, reinterpret_cast<std::uint32_t*>(shared), report_storage);
+  } else if (writes_plainly(args)) {
+    place<kWidth, kNumThreads>(AlignBlockSizePlainArgs{args.base}, num_ctas, shared, scan_storage);
   } else {
-    place<kWidth, kNumThreads>(args, num_ctas, shared, warp_sums);
+    place<kWidth, kNumThreads>(args, num_ctas, shared, scan_storage);
   }
 }
 
+template <int kNumThreads>
+constexpr InstanceRow kRow{
+    kNumThreads,
+    {redundant_kernel<IdWidth::kNarrow, kNumThreads, AlignBlockSizePlainArgs>,
+     redundant_kernel<IdWidth::k32, kNumThreads, AlignBlockSizePlainArgs>,
+     redundant_kernel<IdWidth::k64, kNumThreads, AlignBlockSizePlainArgs>},
+    {redundant_kernel<IdWidth::kNarrow, kNumThreads, AlignBlockSizeExtendedArgs>,
+     redundant_kernel<IdWidth::k32, kNumThreads, AlignBlockSizeExtendedArgs>,
+     redundant_kernel<IdWidth::k64, kNumThreads, AlignBlockSizeExtendedArgs>}};
+
 }  // namespace
 
-const void* align_block_size_redundant_kernel(IdWidth width, int num_threads, bool is_extended) {
-  return choose_instance<256, 512>(
-      width, num_threads, is_extended, [](auto id_width, auto threads, auto args) {
-        return &redundant_kernel<id_width(), threads(), typename decltype(args)::type>;
-      });
+const void* align_block_size_redundant_kernel(const Instance& instance) {
+  static constexpr InstanceRow kRows[] = {kRow<256>, kRow<512>};
+  return find_instance(kRows, instance);
 }
 
 }  // namespace tessera::cuda

@@ -1,12 +1,18 @@
-// What the kernels of align_block_size tell about their input: `statistics` and `validation`.
+// How the kernels of align_block_size report on their input: `statistics` and `validation`.
 #pragma once
 
-#include "cuda/align_block_size/device.cuh"
+#include <cstdint>
+
+#include "cuda/align_block_size/layout.hpp"
+#include "cuda/align_block_size/outputs.cuh"
+#include "cuda/parts/fill.cuh"
+#include "cuda/parts/pdl.cuh"
+#include "cuda/parts/warp.cuh"
 #include "tessera/align_block_size.hpp"
 
 namespace tessera::cuda {
 
-/// The groups' sizes, added up.
+/// Sums over the groups' sizes.
 struct Loads {
   std::uint32_t assigned_pairs;
   std::uint32_t active_experts;
@@ -14,7 +20,7 @@ struct Loads {
   std::uint32_t filtered_pairs;
 };
 
-/// Of one group a lane, by one warp, for all lanes.
+/// The loads of 32 groups, one per lane; every lane gets them.
 template <typename Args>
 __device__ __forceinline__ Loads loads_of_warp(const Args& args, std::int64_t group,
                                                std::uint32_t count) {
@@ -26,7 +32,7 @@ __device__ __forceinline__ Loads loads_of_warp(const Args& args, std::int64_t gr
           __reduce_max_sync(kAllLanes, is_filtered ? count : 0)};
 }
 
-/// Adds them to `loads` in shared memory, zero at first; lanes without a group count 0.
+/// Adds 32 groups, one per lane, to `loads` in shared memory. A lane without a group has count 0.
 template <typename Args>
 __device__ __forceinline__ void add_loads(const Args& args, Loads* loads, std::int64_t group,
                                           std::uint32_t count, int lane) {
@@ -38,12 +44,12 @@ __device__ __forceinline__ void add_loads(const Args& args, Loads* loads, std::i
   atomicAdd(&loads->filtered_pairs, own.filtered_pairs);
 }
 
-/// `dividend` / num_experts, rounded as IEEE 754 has it, by the reciprocal that the launcher
-/// rounded so (Markstein, "Computation of elementary functions on the IBM RISC System/6000
-/// processor", IBM J. Res. Dev. 34, 1990): a quarter of the time of a division.
+/// `dividend` / num_experts, rounded as IEEE 754 rounds a quotient, from the rounded reciprocal
+/// (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor", IBM J.
+/// Res. Dev. 34, 1990). Takes a quarter of the time of a division.
 template <typename Args>
 __device__ __forceinline__ double per_expert(const Args& args, double dividend) {
-  const double divisor = args.num_experts;
+  const double divisor = args.base.num_experts;
   double quotient = dividend * args.reciprocal_of_experts;
 #pragma unroll
   for (int step = 0; step < 2; ++step) {
@@ -53,14 +59,14 @@ __device__ __forceinline__ double per_expert(const Args& args, double dividend) 
   return quotient;
 }
 
-/// By one thread.
+/// Writes `statistics`. Called by one thread.
 template <typename Args>
 __device__ __forceinline__ void write_statistics(const Args& args, const Loads& loads,
                                                  std::uint32_t total_blocks) {
   const auto write = [&](AlignBlockSizeStatistic which, double value) {
     args.statistics[static_cast<int>(which)] = value;
   };
-  const std::uint32_t num_slots = total_blocks * static_cast<std::uint32_t>(args.block_size);
+  const std::uint32_t num_slots = total_blocks * static_cast<std::uint32_t>(args.base.block_size);
   write(AlignBlockSizeStatistic::kAssignedPairs, loads.assigned_pairs);
   write(AlignBlockSizeStatistic::kActiveExperts, loads.active_experts);
   write(AlignBlockSizeStatistic::kUsedBlocks, total_blocks);
@@ -70,8 +76,8 @@ __device__ __forceinline__ void write_statistics(const Args& args, const Loads& 
   write(AlignBlockSizeStatistic::kMeanLoad, per_expert(args, loads.assigned_pairs));
 }
 
-/// What is invalid among ids and map entries; positions count only where there is something.
-struct Findings {
+/// The invalid ids and map entries of a call. A position is meaningful only if there is one.
+struct InvalidInputs {
   std::uint32_t num_ids;
   std::int64_t first_id;  ///< position in topk_ids
   std::uint32_t num_entries;
@@ -80,16 +86,16 @@ struct Findings {
 
 __device__ __forceinline__ bool is_invalid_entry(const AlignBlockSizeKernelArgs& args,
                                                  std::uint32_t expert) {
-  // Taken as unsigned, -1 is the largest number.
+  // Read as unsigned, -1 is the largest number.
   return static_cast<std::uint32_t>(args.expert_map[expert]) + 1 > args.num_experts;
 }
 
-/// Raises a flag in shared memory if any map entry is invalid, by all threads of a CTA.
-__device__ __forceinline__ void check_map(const AlignBlockSizeKernelArgs& args,
-                                          bool* has_invalid_entry, int thread, int num_threads) {
+/// Sets a flag in shared memory if a map entry is invalid. Called by all threads of a CTA.
+__device__ __forceinline__ void flag_invalid_entries(const AlignBlockSizeKernelArgs& args,
+                                                     bool* has_invalid_entry, int num_threads) {
   if (args.expert_map == nullptr) return;
 #pragma unroll 4
-  for (std::uint32_t expert = thread; expert < args.num_experts; expert += num_threads) {
+  for (std::uint32_t expert = threadIdx.x; expert < args.num_experts; expert += num_threads) {
     if (is_invalid_entry(args, expert)) *has_invalid_entry = true;
   }
 }
@@ -106,40 +112,41 @@ __device__ __forceinline__ std::int64_t value_of(const Args& args, RawId<kWidth>
   }
 }
 
-/// By one thread.
+/// Writes `validation`. Called by one thread.
 template <IdWidth kWidth, typename Args>
-__device__ __forceinline__ void write_validation(const Args& args, const Findings& found) {
+__device__ __forceinline__ void write_validation(const Args& args, const InvalidInputs& invalid) {
   const auto write = [&](AlignBlockSizeValidation which, std::int64_t value) {
     args.validation[static_cast<int>(which)] = value;
   };
-  const bool has_id = found.num_ids != 0;
-  const bool has_entry = found.num_entries != 0;
-  write(AlignBlockSizeValidation::kNumInvalidIds, found.num_ids);
-  write(AlignBlockSizeValidation::kFirstInvalidId, has_id ? found.first_id : -1);
+  const bool has_id = invalid.num_ids != 0;
+  const bool has_entry = invalid.num_entries != 0;
+  write(AlignBlockSizeValidation::kNumInvalidIds, invalid.num_ids);
+  write(AlignBlockSizeValidation::kFirstInvalidId, has_id ? invalid.first_id : -1);
   write(AlignBlockSizeValidation::kFirstInvalidIdValue,
-        has_id ? value_of<kWidth>(args,
-                                  load_id<kWidth>(args, static_cast<std::int32_t>(found.first_id)))
+        has_id ? value_of<kWidth>(
+                     args, load_id<kWidth>(args.base, static_cast<std::int32_t>(invalid.first_id)))
                : 0);
-  write(AlignBlockSizeValidation::kNumInvalidMapEntries, found.num_entries);
+  write(AlignBlockSizeValidation::kNumInvalidMapEntries, invalid.num_entries);
   write(AlignBlockSizeValidation::kFirstInvalidMapEntry,
-        has_entry ? std::int64_t{found.first_entry} : -1);
+        has_entry ? std::int64_t{invalid.first_entry} : -1);
   write(AlignBlockSizeValidation::kFirstInvalidMapEntryValue,
-        has_entry ? std::int64_t{args.expert_map[found.first_entry]} : 0);
+        has_entry ? std::int64_t{args.base.expert_map[invalid.first_entry]} : 0);
 }
 
-/// Position of the first invalid id from `first` on, where there is one, by one warp; the last
-/// position where there no longer is, since somebody else has written to the ids meanwhile.
+/// The position of the first invalid id from `first` on. If there is none any more, because the ids
+/// changed since they were counted, the last position. Called by one warp.
 template <IdWidth kWidth, typename Args>
 __device__ __forceinline__ std::int64_t first_invalid_id(const Args& args, std::int64_t first,
                                                          int lane) {
   constexpr int kBatch = 8;  // loads in flight
-  for (; first < args.num_ids; first += 32 * kBatch) {
+  for (; first < args.base.num_ids; first += 32 * kBatch) {
     bool is_invalid[kBatch];
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
       const std::int64_t i = first + 32 * k + lane;
-      is_invalid[k] = i < args.num_ids &&
-                      bucket_of<kWidth>(args, load_id<kWidth>(args, i)) == dropped_bucket(args);
+      is_invalid[k] =
+          i < args.base.num_ids &&
+          bucket_of<kWidth>(args, load_id<kWidth>(args.base, i)) == dropped_bucket(args);
     }
 #pragma unroll
     for (int k = 0; k < kBatch; ++k) {
@@ -147,69 +154,82 @@ __device__ __forceinline__ std::int64_t first_invalid_id(const Args& args, std::
       if (invalid != 0) return first + 32 * k + __ffs(static_cast<int>(invalid)) - 1;
     }
   }
-  return args.num_ids - 1;
+  return args.base.num_ids - 1;
 }
 
-/// Writes `validation`, by one warp. Of all lanes: how many ids are invalid, from which id on the
-/// first of them is, and whether a map entry is. Only where something is, it is looked for.
+/// Writes `validation` from what all lanes know: the number of invalid ids, a position at or before
+/// the first of them, and whether a map entry is invalid. Positions are searched for only if
+/// something is invalid. Called by one warp.
 template <IdWidth kWidth, typename Args>
 __device__ __forceinline__ void report_validation(const Args& args, std::uint32_t num_invalid_ids,
                                                   std::int64_t first, bool has_invalid_entry,
                                                   int lane) {
-  Findings found = {num_invalid_ids, 0, 0, ~0u};
-  if (num_invalid_ids != 0) found.first_id = first_invalid_id<kWidth>(args, first, lane);
+  InvalidInputs invalid = {num_invalid_ids, 0, 0, ~0u};
+  if (num_invalid_ids != 0) invalid.first_id = first_invalid_id<kWidth>(args, first, lane);
   if (has_invalid_entry) {
-    for (std::uint32_t expert = lane; expert < args.num_experts; expert += 32) {
-      if (!is_invalid_entry(args, expert)) continue;
-      ++found.num_entries;
-      found.first_entry = min(found.first_entry, expert);
+    for (std::uint32_t expert = lane; expert < args.base.num_experts; expert += 32) {
+      if (!is_invalid_entry(args.base, expert)) continue;
+      ++invalid.num_entries;
+      invalid.first_entry = min(invalid.first_entry, expert);
     }
-    found.num_entries = __reduce_add_sync(kAllLanes, found.num_entries);
-    found.first_entry = __reduce_min_sync(kAllLanes, found.first_entry);
+    invalid.num_entries = __reduce_add_sync(kAllLanes, invalid.num_entries);
+    invalid.first_entry = __reduce_min_sync(kAllLanes, invalid.first_entry);
   }
-  if (lane == 0) write_validation<kWidth>(args, found);
+  if (lane == 0) write_validation<kWidth>(args, invalid);
 }
 
-/// Whether a kernel whose CTAs do not wait for each other has one more, which only reports.
+/// Whether a launch of a kernel without a barrier across the grid has a reporter: one more CTA,
+/// which only reports.
 template <typename Args>
 __device__ __forceinline__ bool has_reporter(const Args& args) {
   return args.statistics != nullptr || args.validation != nullptr;
 }
 
-/// All that the reporter does: counts all ids for itself, while the others place them. `counts` is
-/// a row of words in shared memory.
+/// Static shared memory of the reporter.
+struct ReportStorage {
+  Loads loads;
+  std::uint32_t total_blocks;
+  bool has_invalid_entry;
+};
+
+/// The reporter's work: it counts all ids itself while the other CTAs place them. `counts` is a row
+/// of counters in shared memory.
 template <IdWidth kWidth, int kNumThreads, typename Args>
-__device__ __forceinline__ void report(const Args& args, std::uint32_t* counts, int thread) {
-  __shared__ Loads loads;
-  __shared__ std::uint32_t total_blocks;
-  __shared__ bool has_invalid_entry;
-  const int num_groups = num_groups_of(args);
+__device__ __forceinline__ void report(const Args& args, std::uint32_t* counts,
+                                       ReportStorage& storage) {
+  const int thread = threadIdx.x;
   const int lane = thread % 32;
+  const int num_groups = num_groups_of(args);
   clear_shared(counts, counters_per_row(num_groups) * 4, thread, kNumThreads);
   if (thread == 0) {
-    loads = {};
-    total_blocks = 0;
-    has_invalid_entry = false;
+    storage.loads = {};
+    storage.total_blocks = 0;
+    storage.has_invalid_entry = false;
   }
   __syncthreads();
-  wait_for_predecessor();
+  pdl_wait();
 #pragma unroll 8
-  for (std::int32_t i = thread; i < args.num_ids; i += kNumThreads) {
-    atomicAdd(&counts[bucket_of<kWidth>(args, load_id<kWidth>(args, i))], 1u);
+  for (std::int32_t i = thread; i < args.base.num_ids; i += kNumThreads) {
+    atomicAdd(&counts[bucket_of<kWidth>(args, load_id<kWidth>(args.base, i))], 1u);
   }
-  if (args.validation != nullptr) check_map(args, &has_invalid_entry, thread, kNumThreads);
+  if (args.validation != nullptr) {
+    flag_invalid_entries(args.base, &storage.has_invalid_entry, kNumThreads);
+  }
   __syncthreads();
   for (int base = 0; base < num_groups; base += kNumThreads) {
     const int group = base + thread;
     const std::uint32_t count = group < num_groups ? counts[group] : 0;
-    add_loads(args, &loads, group, count, lane);
-    const std::int32_t num_blocks = __reduce_add_sync(kAllLanes, blocks_of(args, count));
-    if (lane == 0) atomicAdd(&total_blocks, static_cast<std::uint32_t>(num_blocks));
+    add_loads(args, &storage.loads, group, count, lane);
+    const std::int32_t num_blocks = __reduce_add_sync(kAllLanes, blocks_of(args.base, count));
+    if (lane == 0) atomicAdd(&storage.total_blocks, static_cast<std::uint32_t>(num_blocks));
   }
   __syncthreads();
-  if (thread == 0 && args.statistics != nullptr) write_statistics(args, loads, total_blocks);
+  if (thread == 0 && args.statistics != nullptr) {
+    write_statistics(args, storage.loads, storage.total_blocks);
+  }
   if (thread >= kNumThreads - 32 && args.validation != nullptr) {
-    report_validation<kWidth>(args, counts[dropped_bucket(args)], 0, has_invalid_entry, lane);
+    report_validation<kWidth>(args, counts[dropped_bucket(args)], 0, storage.has_invalid_entry,
+                              lane);
   }
 }
 

@@ -1,17 +1,19 @@
-// What the launcher of batched_align_block_size and its kernel share, and how a launch is planned:
-// host code only, so that it can be tested where there is no GPU.
+// What the launcher of batched_align_block_size and its kernel share, and how a launch is planned.
+// No CUDA headers, so that it can be tested without a GPU.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/device_properties.hpp"
 #include "cuda/parts/division.hpp"
+#include "cuda/parts/layout.hpp"
 
 namespace tessera::cuda {
 
-/// Names and meaning are those of the op's contract.
+/// The arguments of the kernel. Members have the names and meaning of the op's contract.
 struct BatchedAlignBlockSizeKernelArgs {
   const std::int32_t* expert_num_tokens;
   std::int32_t num_batches;
@@ -27,8 +29,9 @@ struct BatchedAlignBlockSizeKernelArgs {
   std::int64_t expert_ids_length;
   std::int32_t* num_tokens_post_pad;
 };
+static_assert(std::is_standard_layout_v<BatchedAlignBlockSizeKernelArgs>);
 
-/// For CTAs of kBatchedNumThreads threads.
+/// The kernel, for CTAs of kBatchedNumThreads threads.
 const void* batched_align_block_size_kernel();
 inline constexpr int kBatchedNumThreads = 512;
 
@@ -37,29 +40,33 @@ struct BatchedPlan {
   std::size_t shared_bytes;  ///< dynamic
 };
 
-/// Besides its dynamic shared memory the kernel has a word a warp.
+/// The kernel's dynamic shared memory.
+struct BatchedLayout {
+  Section<std::uint32_t> starts;  ///< the first slot of each batch, and the end of the last one
+
+  constexpr explicit BatchedLayout(std::size_t num_batches) : starts(0, num_batches + 1) {}
+  constexpr std::size_t bytes() const { return starts.end; }
+};
+
+/// Bound on the kernel's static shared memory.
 inline constexpr std::size_t kBatchedStaticSharedBytes = 128;
 
-/// Every CTA keeps the first slot of every batch, and where the last one ends.
-constexpr std::size_t batched_shared_bytes(std::int64_t num_batches) {
-  return sizeof(std::int32_t) * (static_cast<std::size_t>(num_batches) + 1);
-}
-
-/// The most batches that a device can take.
+/// The largest number of batches that fits into the shared memory of a CTA.
 constexpr std::int64_t batched_max_batches(const DeviceProperties& device) {
   const std::size_t dynamic_bytes = device.max_shared_bytes - kBatchedStaticSharedBytes;
-  return static_cast<std::int64_t>(dynamic_bytes / sizeof(std::int32_t)) - 1;
+  const std::size_t bytes_per_batch = BatchedLayout(1).bytes() - BatchedLayout(0).bytes();
+  return static_cast<std::int64_t>((dynamic_bytes - BatchedLayout(0).bytes()) / bytes_per_batch);
 }
 
-/// As many CTAs as give every thread a word of 16 bytes to write, up to two on every
-/// multiprocessor: they do not wait for each other, but each of them reads all counts.
+/// One CTA per 16 bytes and thread to write, but at most two per multiprocessor: CTAs do not wait
+/// for each other, but each of them reads all counts.
 constexpr BatchedPlan plan_batched(std::int64_t num_batches, std::int64_t capacity,
                                    const DeviceProperties& device) {
   constexpr std::int64_t kSlotsPerCta = kBatchedNumThreads * std::int64_t{4};
   const std::int64_t wanted = (capacity + kSlotsPerCta - 1) / kSlotsPerCta;
   const auto num_ctas =
       static_cast<int>(std::clamp<std::int64_t>(wanted, 1, 2 * std::int64_t{device.num_sms}));
-  return {num_ctas, batched_shared_bytes(num_batches)};
+  return {num_ctas, BatchedLayout(num_batches).bytes()};
 }
 
 }  // namespace tessera::cuda

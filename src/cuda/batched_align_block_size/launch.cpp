@@ -19,6 +19,7 @@ Kernel kernel() {
   static PreparedContexts prepared;
   return {.function = batched_align_block_size_kernel(),
           .needs_shared_memory = true,
+          .static_shared_bytes = kBatchedStaticSharedBytes,
           .prepared = &prepared};
 }
 

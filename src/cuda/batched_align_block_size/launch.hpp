@@ -10,10 +10,10 @@
 
 namespace tessera::cuda {
 
-/// One, of a single launch.
+/// The one implementation, a single launch.
 std::span<const core::Implementation> batched_align_block_size_implementations();
 
-/// Loads the kernel's code into the current context, which is one of the device.
+/// Loads the kernel's code into the current context, which must be one of the device.
 Status load_batched_align_block_size_kernel(std::string_view op, int device_id,
                                             const CurrentContext& context);
 

@@ -32,13 +32,14 @@ Kernel kernel_for(IdWidth width) {
   static std::array<PreparedContexts, kNumIdWidths> prepared;
   return {.function = lora_align_block_size_kernel(width),
           .needs_shared_memory = true,
+          .static_shared_bytes = kLoraStaticSharedBytes,
           .prepared = &prepared[static_cast<std::size_t>(width)]};
 }
 
 LoraAlignBlockSizeKernelArgs kernel_args(const LoraPlan& plan,
                                          const LoraAlignBlockSizeProblem& problem) {
   LoraAlignBlockSizeKernelArgs args{};
-  args.first_row = {problem_args(problem.first_row)};
+  args.first_row = {problem_args(problem.first_row).base};
   args.top_k_division = division_by(problem.top_k);
   args.token_lora_mapping = problem.token_lora_mapping;
   args.adapter_enabled = problem.adapter_enabled;

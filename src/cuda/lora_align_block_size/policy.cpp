@@ -7,16 +7,15 @@
 namespace tessera::cuda {
 namespace {
 
-/// Beyond this many ids, or slots to fill, a CTA shares its row with another one.
+/// Above this many ids, or slots to fill, per CTA a row gets more CTAs.
 constexpr std::int64_t kMaxIdsPerCta = 4096;
 constexpr std::int64_t kMaxSlotsPerCta = 8192;
 
 std::int64_t div_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
-/// Whether there is shared memory for the counters of so many warps.
+/// Whether the counters of this many warps fit into shared memory.
 bool fits(std::int64_t num_experts, int counting_warps, const DeviceProperties& device) {
-  return lora_shared_bytes(static_cast<std::size_t>(num_experts), counting_warps) +
-             kLoraStaticSharedBytes <=
+  return LoraLayout(num_experts, counting_warps).bytes() + kLoraStaticSharedBytes <=
          device.max_shared_bytes;
 }
 
@@ -37,8 +36,8 @@ LoraPlan plan_lora(const LoraAlignBlockSizeShape& shape, const DeviceProperties&
       shape.num_ids + std::min(shape.num_ids, shape.num_experts) * (shape.block_size - 1);
   LoraPlan plan;
   plan.ctas_per_row = 1;
-  // Clusters begin with compute capability 9.0, and a partition of the device may not have room for
-  // one. More CTAs than run at once would save no time.
+  // Clusters need compute capability 9.0, and may not fit into a partition of the device. More CTAs
+  // than can run at once would save no time.
   while (device.code_capability >= 90 && !device.is_partitioned() &&
          plan.ctas_per_row < kLoraMaxCtasPerRow &&
          shape.max_loras * 2 * plan.ctas_per_row <= device.num_sms &&
@@ -54,8 +53,7 @@ LoraPlan plan_lora(const LoraAlignBlockSizeShape& shape, const DeviceProperties&
   const std::int64_t num_warps = std::int64_t{plan.ctas_per_row} * plan.counting_warps;
   plan.ids_per_warp = static_cast<std::uint32_t>(
       32 * std::max<std::int64_t>(1, div_up(shape.num_ids, 32 * num_warps)));
-  plan.shared_bytes =
-      lora_shared_bytes(static_cast<std::size_t>(shape.num_experts), plan.counting_warps);
+  plan.shared_bytes = LoraLayout(shape.num_experts, plan.counting_warps).bytes();
   return plan;
 }
 

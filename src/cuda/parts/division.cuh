@@ -13,11 +13,10 @@ __device__ __forceinline__ std::uint32_t divide(std::uint32_t x, Division divisi
                                   : x >> division.shift;
 }
 
-/// ceil(count / block_size), for the arguments of any op's kernel.
-template <typename Args>
-__device__ __forceinline__ std::int32_t blocks_of(const Args& args, std::uint32_t count) {
-  if (count == 0) return 0;
-  return static_cast<std::int32_t>(divide(count - 1, args.block_division) + 1);
+/// ceil(x / divisor) for x <= 2^31.
+__device__ __forceinline__ std::int32_t divide_up(std::uint32_t x, Division division) {
+  if (x == 0) return 0;
+  return static_cast<std::int32_t>(divide(x - 1, division) + 1);
 }
 
 }  // namespace tessera::cuda

@@ -1,4 +1,4 @@
-// Division by a number that is the same for a whole launch, without a division.
+// Division by a number that stays the same for a whole launch: a multiplication and a shift.
 #pragma once
 
 #include <bit>
@@ -6,9 +6,9 @@
 
 namespace tessera::cuda {
 
-/// A multiplier m and a shift s such that floor(x / divisor) = floor(x * m / 2^(32 + s)) for every
+/// A multiplier m and a shift s with floor(x / divisor) = floor(x * m / 2^(32 + s)) for every
 /// x < 2^31 (Granlund and Montgomery, "Division by Invariant Integers using Multiplication",
-/// PLDI 1994); for a power of two m is 0, and s what to shift by.
+/// PLDI 1994). For a power of two m is 0, and x is shifted by s.
 struct Division {
   std::uint32_t multiplier;
   std::uint32_t shift;

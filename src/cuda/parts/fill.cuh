@@ -1,11 +1,12 @@
-// Fills ranges of memory.
+// Fills ranges of global and shared memory.
 #pragma once
 
 #include <cstdint>
 
 namespace tessera::cuda {
 
-/// Fills out[begin, end) by `num_threads` threads, in words of 16 bytes where they fit.
+/// Fills out[begin, end) with `num_threads` threads, which write 16 bytes at a time where the
+/// alignment permits.
 __device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std::int64_t end,
                                      std::int32_t value, int thread, int num_threads) {
   std::int32_t* const first = out + begin;
@@ -27,7 +28,8 @@ __device__ __forceinline__ void fill(std::int32_t* out, std::int64_t begin, std:
   if (thread < last - last_word) last_word[thread] = value;
 }
 
-/// Zeroes `bytes` of shared memory, a multiple of 16.
+/// Zeroes `bytes` of shared memory with `num_threads` threads. `bytes` is a multiple of 16, and so
+/// is the address.
 __device__ __forceinline__ void clear_shared(void* memory, int bytes, int thread, int num_threads) {
   for (int i = thread; i < bytes / 16; i += num_threads) {
     static_cast<uint4*>(memory)[i] = make_uint4(0, 0, 0, 0);

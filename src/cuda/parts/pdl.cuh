@@ -1,18 +1,19 @@
 // Programmatic dependent launch: a kernel may start before its predecessor in the stream has ended.
+// Needs compute capability 9.0; earlier devices run the kernels one after the other.
 #pragma once
 
 namespace tessera::cuda {
 
-/// Programmatic dependent launch: up to this call a kernel may run beside its predecessor in the
-/// stream, and must not touch global memory.
-__device__ __forceinline__ void wait_for_predecessor() {
+/// Waits until the preceding kernel of the stream has ended. Before this call a kernel must not
+/// access global memory.
+__device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
-/// Lets the next kernel of the stream start, as far as it can before its own wait.
-__device__ __forceinline__ void let_successor_start() {
+/// Lets the next kernel of the stream start and run up to its own pdl_wait.
+__device__ __forceinline__ void pdl_launch_dependents() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif

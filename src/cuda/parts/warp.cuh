@@ -1,4 +1,4 @@
-// What the threads of a warp share.
+// Constants of a warp.
 #pragma once
 
 namespace tessera::cuda {

@@ -1,4 +1,4 @@
-// Ranks the ids of a warp within their buckets.
+// Ranks ids within their buckets, 32 ids at a time.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,12 @@
 
 namespace tessera::cuda {
 
-/// Ranks 32 ids of a warp among the ids of the same bucket that the warp has seen, in their order.
-/// `counts` and `masks` are rows of the warp's own in shared memory; masks are zero on entry and on
-/// exit. An atomic OR gathers the lanes of a bucket, as in CUB's radix sort
-/// (AgentRadixSortOnesweep, "match any" by shared memory); `__match_any_sync` takes a turn for
-/// every distinct value.
+/// The rank of this lane's id among the ids of the same bucket that the warp has passed to this
+/// function, in their order. `counts` and `masks` are rows of shared memory that only this warp
+/// uses, indexed by bucket; masks are zero on entry and on exit.
+///
+/// An atomic OR gathers the lanes of a bucket, as CUB's radix sort does (AgentRadixSortOnesweep,
+/// "match any" in shared memory); `__match_any_sync` needs one step per distinct value.
 template <typename Count>
 __device__ __forceinline__ std::uint32_t rank_in_warp(Count* counts, std::uint32_t* masks,
                                                       std::uint32_t bucket, int lane) {
