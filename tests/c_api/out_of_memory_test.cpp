@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "align_block_size_cases.hpp"
+#include "batched_align_block_size_cases.hpp"
 #include "c_arguments.hpp"
-#include "guarded_batched_call.hpp"
 #include "guarded_call.hpp"
-#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
 #include "tessera/info.hpp"
 #include "tessera/tessera.h"
 
@@ -231,7 +231,7 @@ constexpr StatusCode kUnsupported = StatusCode::kUnsupported;
 
 TEST(OutOfMemory, OfAlignBlockSizeInC) {
   using Args = tessera_align_block_size_args;
-  GuardedCall call(*contract::find_case("many_broken_ids"));
+  TypedCall<AlignBlockSizeArgs> call(*contract::find_case("many_broken_ids"));
   Args good = c_args(call.args);
   good.num_threads = 3;
   auto sizes = empty_sizes<tessera_align_block_size_sizes>();
@@ -266,7 +266,7 @@ TEST(OutOfMemory, OfAlignBlockSizeInC) {
 
 TEST(OutOfMemory, OfBatchedAlignBlockSizeInC) {
   using Args = tessera_batched_align_block_size_args;
-  GuardedBatchedCall call(contract::batched_align_block_size_cases()[0]);
+  TypedCall<BatchedAlignBlockSizeArgs> call(contract::batched_align_block_size_cases()[0]);
   expect_no_exception_from_c<Args, tessera_batched_align_block_size_sizes>(
       "batched_align_block_size", c_args(call.args), tessera_batched_align_block_size_query,
       tessera_batched_align_block_size,
@@ -282,7 +282,7 @@ TEST(OutOfMemory, OfBatchedAlignBlockSizeInC) {
 
 TEST(OutOfMemory, OfLoraAlignBlockSizeInC) {
   using Args = tessera_lora_align_block_size_args;
-  GuardedLoraCall call(contract::lora_align_block_size_cases()[0]);
+  TypedCall<LoraAlignBlockSizeArgs> call(contract::lora_align_block_size_cases()[0]);
   Args good = c_args(call.args);
   auto sizes = empty_sizes<tessera_lora_align_block_size_sizes>();
   ASSERT_EQ(tessera_lora_align_block_size_query(&good, &sizes), TESSERA_OK);
@@ -327,7 +327,7 @@ TEST(OutOfMemory, OfTheCppFunctions) {
     return explain_align_block_size({1, 0, 1}, {}, &reports);
   });
 
-  GuardedCall call(*contract::find_case("block_7"));
+  TypedCall<AlignBlockSizeArgs> call(*contract::find_case("block_7"));
   const AlignBlockSizeArgs good = call.args;
   const auto expect_run = [&](const char* what, StatusCode code, const auto& change,
                               const Context& context = {}) {
