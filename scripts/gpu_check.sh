@@ -74,22 +74,17 @@ case $stage in
     cmake --build --preset bench
     say "building for compute capability 8.0 alone"
     cmake --preset gpu -B "$older" -DCMAKE_CUDA_ARCHITECTURES=80
-    cmake --build "$older" --target check_align_block_size check_batched_align_block_size \
-      check_lora_align_block_size check_contexts
+    cmake --build "$older" --target check_ops check_contexts
     "$python" -m tessera info
     ;;
   test)
     results_folder=build/gpu-test-results
     mkdir -p "$results_folder"
-    for op in align_block_size batched_align_block_size lora_align_block_size; do
-      "$build/tests/cuda/check_$op" --random 20000 --max-ids 100000
-    done
+    "$build/tests/cuda/check_ops" --random 20000 --max-ids 100000
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     say "code for compute capability 8.0, which the driver compiles for this GPU"
-    for op in align_block_size batched_align_block_size lora_align_block_size; do
-      "$older/tests/cuda/check_$op" --random 1000
-    done
+    "$older/tests/cuda/check_ops" --random 1000
     "$older/tests/cuda/check_contexts"
     pytest_exit=0
     # `make test` runs the commands of the pages, because it installs the package.
@@ -104,11 +99,9 @@ case $stage in
       random=200
       [[ $tool != racecheck ]] || random=40
       say "compute-sanitizer --tool $tool"
-      for op in align_block_size batched_align_block_size lora_align_block_size; do
-        compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
-          "$build/tests/cuda/check_$op" --exact --random "$random" --max-ids 4000
-      done
-      # Writes to ids during a call are intentional races.
+      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
+        "$build/tests/cuda/check_ops" --exact --random "$random" --max-ids 4000
+      # Writes to ids beside a call are races on purpose.
       [[ $tool != memcheck ]] ||
         compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/cuda/check_racing_writes"
     done

@@ -16,9 +16,13 @@ ChangingMemory* current = nullptr;
 
 ChangingMemory::ChangingMemory(std::vector<std::vector<std::byte>> versions)
     : versions_(std::move(versions)),
-      bytes_(versions_.front().size()),
+      array_bytes_(versions_.front().size()),
+      bytes_((array_bytes_ + kPageBytes - 1) / kPageBytes * kPageBytes),
       num_visits_(bytes_ / kPageBytes, 0),
       open_page_(num_visits_.size()) {
+  for (std::vector<std::byte>& version : versions_) {
+    version.insert(version.begin(), bytes_ - array_bytes_, std::byte{});
+  }
   begin_ = static_cast<std::byte*>(
       mmap(nullptr, bytes_ + kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   current = this;

@@ -15,7 +15,7 @@ namespace tessera::test {
 /// walk n over two pages or more sees version n. For one thread; one object at a time.
 class ChangingMemory {
  public:
-  /// Versions are of equal size, a multiple of kPageBytes.
+  /// Versions are of equal size.
   explicit ChangingMemory(std::vector<std::vector<std::byte>> versions);
   ~ChangingMemory();
   ChangingMemory(const ChangingMemory&) = delete;
@@ -23,7 +23,7 @@ class ChangingMemory {
 
   static constexpr std::size_t kPageBytes = 4096;
 
-  void* data() const { return begin_; }
+  void* data() const { return begin_ + bytes_ - array_bytes_; }
 
   /// Walks that have begun: how often the first page was entered.
   int num_walks() const { return num_visits_.front(); }
@@ -36,8 +36,9 @@ class ChangingMemory {
   void enter(std::size_t page);
 
   std::vector<std::vector<std::byte>> versions_;
+  std::size_t array_bytes_;
   std::byte* begin_;
-  std::size_t bytes_;
+  std::size_t bytes_;  // whole pages
   std::vector<int> num_visits_;
   std::size_t open_page_;
   struct sigaction previous_ {};

@@ -21,6 +21,7 @@
 namespace tessera::test {
 
 inline constexpr std::byte kPoison{0xa5};
+inline constexpr std::size_t kGuardBytes = 256;
 
 /// An array of exactly the size asked for, filled with poison, between two guard zones. Under the
 /// address sanitizer touching a guard zone is an error at once; elsewhere intact() finds writes.
@@ -73,7 +74,6 @@ class GuardedBuffer {
   }
 
  private:
-  static constexpr std::size_t kGuardBytes = 256;
   static constexpr std::byte kCanary{0x5c};
 
   void guard() {

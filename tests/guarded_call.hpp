@@ -1,41 +1,68 @@
-// One call of align_block_size on guarded memory.
+// One call of any op on guarded memory.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
-#include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "align_block_size_cases.hpp"
+#include "contracts.hpp"
 #include "guarded_buffer.hpp"
-#include "tessera/align_block_size.hpp"
+#include "op_arguments.hpp"
+#include "tessera/ops.hpp"
 
 namespace tessera::test {
 
 /// Everything that a call writes.
 struct Outputs {
-  std::vector<std::int32_t> sorted_token_ids;
-  std::vector<std::int32_t> expert_ids;
-  std::int32_t num_tokens_post_pad = 0;
-  std::vector<std::int32_t> expert_counts;
-  std::int32_t num_dropped = 0;
-  std::vector<double> statistics;        ///< empty: not asked for
-  std::vector<std::int64_t> validation;  ///< empty: not asked for
+  std::map<std::string, std::vector<std::byte>, std::less<>> bytes;  ///< by argument
+
+  template <typename T>
+  std::vector<T> at(std::string_view argument) const {
+    const std::vector<std::byte>& found = bytes.find(argument)->second;
+    std::vector<T> values(found.size() / sizeof(T));
+    std::copy(found.begin(), found.end(), std::as_writable_bytes(std::span(values)).begin());
+    return values;
+  }
+
+  std::vector<std::int32_t> int32s(std::string_view argument) const {
+    return at<std::int32_t>(argument);
+  }
 
   bool operator==(const Outputs&) const = default;
 };
 
-/// Holds the arrays of a case, each of exactly its size, the outputs poisoned.
+/// The argument in which two sets of outputs differ first, and the byte there; empty if they do
+/// not.
+std::string difference(const Outputs& expected, const Outputs& found);
+
+/// Holds the arrays of a case, each of exactly its size, the outputs poisoned. Arrays and workspace
+/// lie at any address that their elements may have.
 class GuardedCall {
  public:
-  explicit GuardedCall(const contract::AlignBlockSizeCase& c, std::uint64_t seed = 1);
+  /// `guard_bytes` lie on both sides of each array.
+  explicit GuardedCall(contract::CaseArguments made, std::uint64_t seed = 1,
+                       std::size_t guard_bytes = kGuardBytes);
 
-  /// The case's arguments, with both optional outputs and the others that the case asks for. A test
-  /// may change them before run().
-  AlignBlockSizeArgs args;
+  const OpEntry& op() const { return op_; }
 
-  /// Calls the op with a workspace of exactly the size that the query names, at any address.
+  /// The op's argument struct, whose arrays are guarded. A test may change it before run().
+  void* args() { return args_.data(); }
+  const void* args() const { return args_.data(); }
+
+  TensorView& view(std::string_view argument) {
+    return view_in(args(), argument_named(*op_.schema, argument));
+  }
+
+  /// Memory of an array that the case gives, wherever the argument struct points now.
+  std::span<std::byte> memory(std::string_view argument);
+
+  /// Calls the op with a workspace of exactly the size that the query names.
   Status run(Context context = {});
 
   void poison_outputs(std::byte value);
@@ -47,24 +74,36 @@ class GuardedCall {
   Outputs outputs() const;
 
  private:
-  contract::AlignBlockSizeInputs inputs_;
-  std::unique_ptr<GuardedBuffer<std::byte>> topk_ids_;
-  std::unique_ptr<GuardedBuffer<std::int32_t>> expert_map_;
-  std::unique_ptr<GuardedBuffer<std::int32_t>> sorted_token_ids_;
-  std::unique_ptr<GuardedBuffer<std::int32_t>> expert_ids_;
-  std::unique_ptr<GuardedBuffer<std::int32_t>> num_tokens_post_pad_;
-  std::unique_ptr<GuardedBuffer<std::int32_t>> expert_counts_;
-  std::unique_ptr<GuardedBuffer<std::int32_t>> num_dropped_;
-  std::unique_ptr<GuardedBuffer<double>> statistics_;        // of no elements: not asked for
-  std::unique_ptr<GuardedBuffer<std::int64_t>> validation_;  // the same
+  struct Array {
+    const Argument* argument;
+    std::span<const std::byte> contents;  // of an input
+    std::unique_ptr<GuardedBuffer<std::byte>> buffer;
+  };
+
+  const OpEntry& op_;
+  contract::CaseArguments made_;
+  std::vector<std::byte> args_;  // aligned as operator new aligns
+  std::vector<Array> arrays_;
   std::size_t workspace_misalignment_;
   bool workspace_intact_ = true;
 };
 
-/// Names of the implementations that can run a case on the host.
-std::vector<std::string> host_implementations(const contract::AlignBlockSizeCase& c);
+/// The same where the op is known.
+template <typename Args>
+class TypedCall : public GuardedCall {
+ public:
+  template <typename Case>
+  explicit TypedCall(const Case& c, std::uint64_t seed = 1, std::size_t guard_bytes = kGuardBytes)
+      : GuardedCall(make_arguments(c, seed), seed, guard_bytes),
+        args(*static_cast<Args*>(GuardedCall::args())) {}
 
-/// Output sizes of a case as the contract has them.
-AlignBlockSizeSizes sizes_of(const contract::AlignBlockSizeCase& c);
+  Args& args;
+};
+
+/// The implementations on the host that run a case.
+template <typename Case>
+std::vector<std::string> host_implementations(const Case& c) {
+  return implementations_of(make_arguments(c, 1));
+}
 
 }  // namespace tessera::test

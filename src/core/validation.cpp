@@ -34,6 +34,11 @@ bool is_same(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
+/// Left as its constructor made it. One with memory or a length, but no data type, is a mistake.
+bool is_absent(const TensorView& view) {
+  return !view.given() && view.data == nullptr && view.num_elements == 0;
+}
+
 bool is_empty(const Argument& argument, const TensorView& view) {
   if (argument.extents.ndim == 0) return view.num_elements == 0;
   for (int i = 0; i < argument.extents.ndim; ++i) {
@@ -170,7 +175,7 @@ bool Validator::arrays(const std::int64_t* symbols) {
   for (const Argument& argument : schema_.arguments) {
     if (!argument.is_array()) continue;
     const TensorView& view = view_of(argument);
-    if (argument.is_optional() && !view.given()) continue;
+    if (argument.is_optional() && is_absent(view)) continue;
     if (argument.gives_symbols) {  // the rest is checked
       if (!good_lengths(argument, view, symbols)) return false;
     } else if (!good_dtype(argument, view) || !good_axes(argument, view) ||
@@ -292,7 +297,8 @@ bool Validator::fail_range(std::string_view name, std::int64_t value, std::int64
 
 bool Validator::fail_dtype(const Argument& argument, const TensorView& view) {
   if (!view.given()) {
-    return fail(StatusCode::kInvalidValue, argument.name, array_of(argument.dtypes), "none");
+    return fail(StatusCode::kInvalidValue, argument.name, array_of(argument.dtypes),
+                is_absent(view) ? "none" : "one without a data type");
   }
   return fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
               names_of(argument.dtypes), to_string(view.dtype));

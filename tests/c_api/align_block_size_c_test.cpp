@@ -19,7 +19,7 @@ TEST(CApi, GivesTheOutputsOfTheCppApi) {
   for (const contract::AlignBlockSizeCase& c : contract::align_block_size_cases()) {
     if (c.num_tokens * c.top_k > 400000) continue;
     SCOPED_TRACE(c.name);
-    GuardedCall cpp(c), plain_c(c);
+    TypedCall<AlignBlockSizeArgs> cpp(c), plain_c(c);
     ASSERT_TRUE(cpp.run().ok());
 
     tessera_align_block_size_args args = c_args(plain_c.args);
@@ -78,7 +78,7 @@ TEST(CApi, CallersOfTheFirstVersionGetWhatTheyGot) {
   for (const char* name : {"map_half_remote", "many_broken_ids"}) {
     SCOPED_TRACE(name);
     contract::AlignBlockSizeCase c = *contract::find_case(name);
-    GuardedCall expected(c), found(c);
+    TypedCall<AlignBlockSizeArgs> expected(c), found(c);
     ASSERT_TRUE(expected.run().ok());
 
     const tessera_align_block_size_args full = c_args(found.args);
@@ -122,7 +122,7 @@ class CApiRefusals : public testing::Test {
     EXPECT_TRUE(call_.outputs_untouched());
   }
 
-  GuardedCall call_;
+  TypedCall<AlignBlockSizeArgs> call_;
   tessera_align_block_size_args args_;
 };
 

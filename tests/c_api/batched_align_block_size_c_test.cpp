@@ -4,8 +4,9 @@
 
 #include <string>
 
+#include "batched_align_block_size_cases.hpp"
 #include "c_arguments.hpp"
-#include "guarded_batched_call.hpp"
+#include "guarded_call.hpp"
 #include "tessera/tessera.h"
 
 namespace tessera::test {
@@ -14,15 +15,15 @@ namespace {
 TEST(BatchedCApi, GivesTheOutputsOfTheCppApi) {
   for (const auto& c : contract::batched_align_block_size_cases()) {
     SCOPED_TRACE(c.name);
-    GuardedBatchedCall cpp(c), plain_c(c);
+    TypedCall<BatchedAlignBlockSizeArgs> cpp(c), plain_c(c);
     ASSERT_TRUE(cpp.run().ok());
     const auto args = c_args(plain_c.args);
     tessera_batched_align_block_size_sizes sizes{};
     sizes.struct_size = sizeof(sizes);
     ASSERT_EQ(tessera_batched_align_block_size_query(&args, &sizes), TESSERA_OK)
         << tessera_last_error();
-    EXPECT_EQ(sizes.sorted_token_ids_length, sizes_of(c).sorted_token_ids);
-    EXPECT_EQ(sizes.expert_ids_length, sizes_of(c).expert_ids);
+    EXPECT_EQ(sizes.sorted_token_ids_length, smallest_sizes(c).sorted_token_ids);
+    EXPECT_EQ(sizes.expert_ids_length, smallest_sizes(c).expert_ids);
     ASSERT_EQ(tessera_batched_align_block_size(&args), TESSERA_OK) << tessera_last_error();
     EXPECT_STREQ(tessera_last_error(), "");
     EXPECT_TRUE(plain_c.outputs() == cpp.outputs());
@@ -31,7 +32,7 @@ TEST(BatchedCApi, GivesTheOutputsOfTheCppApi) {
 }
 
 TEST(BatchedCApi, RefusesWithTheMessageAndWritesNothing) {
-  GuardedBatchedCall call(contract::batched_align_block_size_cases()[0]);
+  TypedCall<BatchedAlignBlockSizeArgs> call(contract::batched_align_block_size_cases()[0]);
   const auto good = c_args(call.args);
   tessera_batched_align_block_size_sizes sizes{};
   sizes.sorted_token_ids_length = -1;

@@ -15,10 +15,11 @@
 #include <utility>
 #include <vector>
 
+#include "align_block_size_cases.hpp"
+#include "batched_align_block_size_cases.hpp"
 #include "c_arguments.hpp"
-#include "guarded_batched_call.hpp"
 #include "guarded_call.hpp"
-#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
 #include "tessera/tessera.h"
 
 namespace tessera::test {
@@ -142,7 +143,7 @@ struct Align {
     return a.workspace_bytes >= s.workspace_bytes;
   }
 
-  GuardedCall call;
+  TypedCall<AlignBlockSizeArgs> call;
   Args args;
 };
 
@@ -181,7 +182,7 @@ struct Batched {
   void set_workspace(std::span<std::byte>) {}
   static bool has_room(const Args&, const Sizes&) { return true; }
 
-  GuardedBatchedCall call;
+  TypedCall<BatchedAlignBlockSizeArgs> call;
   Args args;
 };
 
@@ -231,7 +232,7 @@ struct Lora {
     return a.workspace_bytes >= s.workspace_bytes;
   }
 
-  GuardedLoraCall call;
+  TypedCall<LoraAlignBlockSizeArgs> call;
   Args args;
 };
 

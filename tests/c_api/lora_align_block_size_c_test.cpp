@@ -4,7 +4,8 @@
 #include <string>
 
 #include "c_arguments.hpp"
-#include "guarded_lora_call.hpp"
+#include "guarded_call.hpp"
+#include "lora_align_block_size_cases.hpp"
 #include "tessera/tessera.h"
 
 namespace tessera::test {
@@ -13,7 +14,7 @@ namespace {
 TEST(LoraCApi, GivesTheOutputsOfTheCppApi) {
   for (const auto& c : contract::lora_align_block_size_cases()) {
     SCOPED_TRACE(c.pairs.name);
-    GuardedLoraCall cpp(c), plain_c(c);
+    TypedCall<LoraAlignBlockSizeArgs> cpp(c), plain_c(c);
     ASSERT_TRUE(cpp.run().ok());
     tessera_lora_align_block_size_args args = c_args(plain_c.args);
     tessera_lora_align_block_size_sizes sizes = empty_sizes<tessera_lora_align_block_size_sizes>();
@@ -33,7 +34,7 @@ TEST(LoraCApi, GivesTheOutputsOfTheCppApi) {
 }
 
 TEST(LoraCApi, RefusesWithTheMessageAndWritesNothing) {
-  GuardedLoraCall call(contract::lora_align_block_size_cases()[0]);
+  TypedCall<LoraAlignBlockSizeArgs> call(contract::lora_align_block_size_cases()[0]);
   const tessera_lora_align_block_size_args good = c_args(call.args);
   const auto expect = [&](const tessera_lora_align_block_size_args& args,
                           const std::string& message) {

@@ -1,133 +1,25 @@
-// Memory that runs out at any allocation of any call: a status comes back, and no exception leaves
-// the library. The program's operator new serves the library, too.
+// Memory that runs out at any allocation of the C functions and of the library's own: a status
+// comes back, and no exception leaves the library.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
-#include <new>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "align_block_size_cases.hpp"
+#include "batched_align_block_size_cases.hpp"
 #include "c_arguments.hpp"
-#include "guarded_batched_call.hpp"
+#include "failing_memory.hpp"
 #include "guarded_call.hpp"
-#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
 #include "tessera/info.hpp"
 #include "tessera/tessera.h"
 
-namespace {
-
-/// Which allocations of the calling thread fail.
-struct Failure {
-  bool armed = false;
-  bool once = false;  ///< only one of them, else all from the first on
-  int succeed = 0;    ///< how many succeed before
-  int failed = 0;     ///< how many have failed
-};
-
-thread_local Failure failure;
-
-bool fails_now() {
-  if (!failure.armed) return false;
-  if (failure.succeed > 0) {
-    --failure.succeed;
-    return false;
-  }
-  if (failure.once && failure.failed > 0) return false;
-  ++failure.failed;
-  return true;
-}
-
-}  // namespace
-
-// Out of line, or the compiler takes what they do for memory that is given back by another way.
-[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-  return fails_now() ? nullptr : std::malloc(size == 0 ? 1 : size);
-}
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment,
-                                     const std::nothrow_t&) noexcept {
-  const auto step = static_cast<std::size_t>(alignment);
-  return fails_now() ? nullptr : std::aligned_alloc(step, (size + step - 1) / step * step);
-}
-[[gnu::noinline]] void* operator new(std::size_t size) {
-  void* memory = operator new(size, std::nothrow);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-[[gnu::noinline]] void* operator new(std::size_t size, std::align_val_t alignment) {
-  void* memory = operator new(size, alignment, std::nothrow);
-  if (memory == nullptr) throw std::bad_alloc();
-  return memory;
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(memory);
-}
-[[gnu::noinline]] void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(memory);
-}
-
 namespace tessera::test {
 namespace {
-
-struct Result {
-  int code = -1;
-  std::string message;
-};
-
-/// A call of the C or of the C++ API whose allocations fail as `when` says. On a thread of its own,
-/// which has no last message yet.
-template <typename Call>
-Result with_failure(const Failure& when, const Call& call, int* num_failed) {
-  Result result;
-  std::thread([&] {
-    failure = when;
-    failure.armed = true;
-    const auto outcome = call();
-    failure.armed = false;
-    *num_failed = failure.failed;
-    if constexpr (std::is_same_v<decltype(outcome), const Status>) {
-      result = {static_cast<int>(outcome.code()), outcome.message()};
-    } else {
-      result = {static_cast<int>(outcome), tessera_last_error()};
-    }
-  }).join();
-  return result;
-}
-
-/// `call` returns `code` where memory suffices, and else that or kRuntimeError; then it has written
-/// nothing. Returns how many of its allocations can fail.
-template <typename Call>
-int expect_no_exception(
-    const std::string& what, const std::string& op, StatusCode code, const Call& call,
-    const std::function<bool()>& untouched = [] { return true; }) {
-  SCOPED_TRACE(what);
-  int num_allocations = 0;
-  for (const bool once : {false, true}) {
-    for (int n = 0;; ++n) {
-      int num_failed = 0;
-      const Result result = with_failure({.once = once, .succeed = n}, call, &num_failed);
-      if (num_failed == 0) {
-        EXPECT_EQ(result.code, static_cast<int>(code)) << result.message;
-        EXPECT_EQ(result.message.empty(), code == StatusCode::kOk);
-        num_allocations = n;
-        break;
-      }
-      // What needs no memory after all may go on without: a call with fewer threads.
-      if (result.code == static_cast<int>(code)) continue;
-      EXPECT_EQ(result.code, static_cast<int>(StatusCode::kRuntimeError)) << "allocation " << n;
-      EXPECT_EQ(result.message,
-                op + ": memory: expected enough to finish the call, got an allocation that failed");
-      EXPECT_TRUE(untouched()) << "allocation " << n;
-    }
-  }
-  return num_allocations;
-}
 
 /// Reads the environment and looks for the CUDA backend, both of which is done until it succeeds.
 TEST(OutOfMemory, InTheFirstCallOfAProcess) {
@@ -231,7 +123,7 @@ constexpr StatusCode kUnsupported = StatusCode::kUnsupported;
 
 TEST(OutOfMemory, OfAlignBlockSizeInC) {
   using Args = tessera_align_block_size_args;
-  GuardedCall call(*contract::find_case("many_broken_ids"));
+  TypedCall<AlignBlockSizeArgs> call(*contract::find_case("many_broken_ids"));
   Args good = c_args(call.args);
   good.num_threads = 3;
   auto sizes = empty_sizes<tessera_align_block_size_sizes>();
@@ -266,7 +158,7 @@ TEST(OutOfMemory, OfAlignBlockSizeInC) {
 
 TEST(OutOfMemory, OfBatchedAlignBlockSizeInC) {
   using Args = tessera_batched_align_block_size_args;
-  GuardedBatchedCall call(contract::batched_align_block_size_cases()[0]);
+  TypedCall<BatchedAlignBlockSizeArgs> call(contract::batched_align_block_size_cases()[0]);
   expect_no_exception_from_c<Args, tessera_batched_align_block_size_sizes>(
       "batched_align_block_size", c_args(call.args), tessera_batched_align_block_size_query,
       tessera_batched_align_block_size,
@@ -282,7 +174,7 @@ TEST(OutOfMemory, OfBatchedAlignBlockSizeInC) {
 
 TEST(OutOfMemory, OfLoraAlignBlockSizeInC) {
   using Args = tessera_lora_align_block_size_args;
-  GuardedLoraCall call(contract::lora_align_block_size_cases()[0]);
+  TypedCall<LoraAlignBlockSizeArgs> call(contract::lora_align_block_size_cases()[0]);
   Args good = c_args(call.args);
   auto sizes = empty_sizes<tessera_lora_align_block_size_sizes>();
   ASSERT_EQ(tessera_lora_align_block_size_query(&good, &sizes), TESSERA_OK);
@@ -305,7 +197,7 @@ TEST(OutOfMemory, OfLoraAlignBlockSizeInC) {
       [&] { return call.outputs_untouched(); });
 }
 
-TEST(OutOfMemory, OfTheCppFunctions) {
+TEST(OutOfMemory, OfTheTypedCppQueries) {
   const std::string align = "align_block_size";
   const AlignBlockSizeShape shape{100, 8, 16};
   AlignBlockSizeSizes sizes;
@@ -327,36 +219,14 @@ TEST(OutOfMemory, OfTheCppFunctions) {
     return explain_align_block_size({1, 0, 1}, {}, &reports);
   });
 
-  GuardedCall call(*contract::find_case("block_7"));
-  const AlignBlockSizeArgs good = call.args;
-  const auto expect_run = [&](const char* what, StatusCode code, const auto& change,
-                              const Context& context = {}) {
-    AlignBlockSizeArgs args = good;
-    change(&args);
-    expect(what, align, code, [&] { return align_block_size(args, context); });
-    EXPECT_TRUE(call.outputs_untouched());
-  };
-  using Args = AlignBlockSizeArgs;
-  expect_run("float", kType, [](Args* a) { a->topk_ids.dtype = {kDLFloat, 32, 1}; });
-  expect_run("none", kValue, [](Args* a) { a->topk_ids = {}; });
-  expect_run("strided", kValue, [](Args* a) { a->topk_ids.contiguous = false; });
-  expect_run("elsewhere", kValue, [](Args* a) { a->expert_ids.device = {kDLCUDA, 1}; });
-  expect_run("int64", kType, [](Args* a) { a->expert_ids.dtype = {kDLInt, 64, 1}; });
-  expect_run("length", kValue, [](Args* a) { a->expert_counts.num_elements += 1; });
-  expect_run(
-      "not there", kUnsupported, [](Args*) {}, unknown);
-
   BatchedAlignBlockSizeSizes batched;
   expect("batched sizes", "batched_align_block_size", kValue, [&] {
     return batched_align_block_size_sizes({1, 1, 0}, &batched);
   });
-  expect("batched", "batched_align_block_size", kValue,
-         [&] { return batched_align_block_size({}, {}); });
   LoraAlignBlockSizeSizes lora;
   expect("lora sizes", "lora_align_block_size", kUnsupported, [&] {
     return lora_align_block_size_sizes({8, 4, 4, 1}, metal, &lora);
   });
-  expect("lora", "lora_align_block_size", kValue, [&] { return lora_align_block_size({}, {}); });
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ TEST(Checker, CopesWithAnyGarbageInTheOutputs) {
   RandomNumbers random(11);
   for (std::uint64_t seed = 0; seed < 300; ++seed) {
     const AlignBlockSizeCase c = random_align_block_size_case(seed, 2000);
-    GuardedCall call(c, seed);
+    Call call(c, seed);
     for (const TensorView& view :
          {call.args.sorted_token_ids, call.args.expert_ids, call.args.num_tokens_post_pad,
           call.args.expert_counts, call.args.num_dropped}) {

@@ -16,7 +16,7 @@
 
 namespace tessera::contract {
 
-using test::GuardedCall;
+using Call = test::TypedCall<AlignBlockSizeArgs>;
 using Rules = std::vector<std::string>;
 
 /// A finished, correct call, and what one needs to spoil it with aim.
@@ -82,7 +82,7 @@ class Finished {
   }
 
  private:
-  GuardedCall call_;
+  Call call_;
   RandomNumbers random_;
   std::int64_t num_experts_;
 };

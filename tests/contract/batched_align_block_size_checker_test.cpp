@@ -12,12 +12,12 @@
 #include <vector>
 
 #include "batched_align_block_size_cases.hpp"
-#include "guarded_batched_call.hpp"
+#include "guarded_call.hpp"
 
 namespace tessera::contract {
 namespace {
 
-using test::GuardedBatchedCall;
+using Call = test::TypedCall<BatchedAlignBlockSizeArgs>;
 using Rules = std::vector<std::string>;
 
 Rules broken_rules(const BatchedAlignBlockSizeArgs& args) {
@@ -69,17 +69,17 @@ TEST(BatchedChecker, SaysWhereWhatWasExpectedAndWhatWasFound) {
 /// has nothing that it could spoil.
 struct Mutation {
   const char* rule;
-  bool (*spoil)(GuardedBatchedCall& call);
+  bool (*spoil)(Call& call);
 };
 
 std::int32_t* ints(const TensorView& view) { return static_cast<std::int32_t*>(view.data); }
-std::int32_t total(GuardedBatchedCall& call) { return *ints(call.args.num_tokens_post_pad); }
-std::int64_t filler(GuardedBatchedCall& call) {
+std::int32_t total(Call& call) { return *ints(call.args.num_tokens_post_pad); }
+std::int64_t filler(Call& call) {
   return call.args.expert_num_tokens.num_elements * call.args.max_tokens_per_batch;
 }
 
 /// The last slot below the padded total that holds the filler, or that does not.
-std::optional<std::int64_t> last_slot(GuardedBatchedCall& call, bool holds_filler) {
+std::optional<std::int64_t> last_slot(Call& call, bool holds_filler) {
   for (std::int64_t slot = total(call) - 1; slot >= 0; --slot) {
     const bool is_filler = ints(call.args.sorted_token_ids)[slot] == filler(call);
     if (is_filler == holds_filler) return slot;
@@ -89,53 +89,53 @@ std::optional<std::int64_t> last_slot(GuardedBatchedCall& call, bool holds_fille
 
 const Mutation kMutations[] = {
     {"num_tokens_post_pad",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        *ints(call.args.num_tokens_post_pad) += static_cast<std::int32_t>(call.args.block_size);
        return true;
      }},
     {"group_members",  // an index is lost
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        const auto slot = last_slot(call, false);
        if (slot) ints(call.args.sorted_token_ids)[*slot] = static_cast<std::int32_t>(filler(call));
        return slot.has_value();
      }},
     {"group_members",  // two indices change places
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        std::int32_t* const sorted = ints(call.args.sorted_token_ids);
        if (total(call) < 2 || sorted[1] == filler(call)) return false;
        std::swap(sorted[0], sorted[1]);
        return true;
      }},
     {"padding",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        const auto slot = last_slot(call, true);
        if (slot) ints(call.args.sorted_token_ids)[*slot] = 0;
        return slot.has_value();
      }},
     {"sorted_tail",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        const std::int64_t length = call.args.sorted_token_ids.num_elements;
        if (total(call) == length) return false;
        ints(call.args.sorted_token_ids)[length - 1] -= 1;
        return true;
      }},
     {"block_experts",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        if (total(call) == 0) return false;
        ints(call.args.expert_ids)[total(call) / call.args.block_size - 1] += 1;
        return true;
      }},
     {"expert_tail",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        const std::int64_t first = total(call) / call.args.block_size;
        if (first == call.args.expert_ids.num_elements) return false;
        ints(call.args.expert_ids)[first] ^= 1;
        return true;
      }},
     {"output_sizes",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        call.args.sorted_token_ids.num_elements =
-           test::sizes_of({.name = {},
+           smallest_sizes({.name = {},
                            .num_batches = call.args.expert_num_tokens.num_elements,
                            .max_tokens_per_batch = call.args.max_tokens_per_batch,
                            .block_size = call.args.block_size})
@@ -144,22 +144,22 @@ const Mutation kMutations[] = {
        return true;
      }},
     {"output_sizes",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        call.args.expert_ids.dtype.bits = 64;
        return true;
      }},
     {"valid_inputs",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        call.args.block_size = 0;
        return true;
      }},
     {"valid_inputs",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        call.args.max_tokens_per_batch = -1;
        return true;
      }},
     {"valid_inputs",
-     [](GuardedBatchedCall& call) {
+     [](Call& call) {
        call.args.expert_num_tokens = {};
        return true;
      }},
@@ -170,9 +170,9 @@ TEST(BatchedChecker, NamesTheRuleOfEveryMutation) {
   for (const Mutation& mutation : kMutations) {
     int spoiled = 0;
     for (const BatchedAlignBlockSizeCase& c : batched_align_block_size_cases()) {
-      if (test::sizes_of(c).sorted_token_ids > 100000) continue;
+      if (smallest_sizes(c).sorted_token_ids > 100000) continue;
       SCOPED_TRACE(std::string(mutation.rule) + " on case " + c.name);
-      GuardedBatchedCall call(c);
+      Call call(c);
       ASSERT_TRUE(call.run().ok());
       if (!mutation.spoil(call)) continue;
       ++spoiled;
@@ -199,7 +199,7 @@ TEST(BatchedCases, NamesAreUniqueAndRandomOnesKeepToTheirLimit) {
   std::int64_t largest = 0;
   for (std::uint64_t seed = 0; seed < 3000; ++seed) {
     const auto c = random_batched_align_block_size_case(seed, 5000);
-    largest = std::max(largest, test::sizes_of(c).sorted_token_ids);
+    largest = std::max(largest, smallest_sizes(c).sorted_token_ids);
   }
   EXPECT_LE(largest, 5000);
   EXPECT_GT(largest, 4000);

@@ -8,14 +8,14 @@
 #include <vector>
 
 #include "align_block_size_checker.hpp"
-#include "guarded_lora_call.hpp"
+#include "guarded_call.hpp"
 #include "lora_align_block_size_cases.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
 namespace {
 
-using test::GuardedLoraCall;
+using Call = test::TypedCall<LoraAlignBlockSizeArgs>;
 using Rules = std::vector<std::string>;
 
 Rules broken_rules(const LoraAlignBlockSizeArgs& args) {
@@ -143,7 +143,7 @@ INSTANTIATE_TEST_SUITE_P(, LoraMutations, testing::ValuesIn(kMutations),
 TEST(LoraChecker, CopesWithAnyGarbageInTheOutputs) {
   RandomNumbers random(11);
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
-    GuardedLoraCall call(random_lora_align_block_size_case(seed, 1000), seed);
+    Call call(random_lora_align_block_size_case(seed, 1000), seed);
     for (const TensorView& view :
          {call.args.sorted_token_ids, call.args.expert_ids, call.args.num_tokens_post_pad}) {
       auto* const values = static_cast<std::int32_t*>(view.data);

@@ -10,11 +10,12 @@
 #include <thread>
 #include <vector>
 
+#include "align_block_size_cases.hpp"
 #include "check_program.hpp"
 #include "device_call.hpp"
-#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
+#include "tessera/align_block_size.hpp"
 #include "tessera/info.hpp"
-#include "tessera/lora_align_block_size.hpp"
 
 namespace {
 
@@ -66,16 +67,17 @@ const std::vector<AlignBlockSizeCase>& shapes() {
 void check_shapes(const std::string& where, cudaStream_t stream, bool is_captured,
                   bool only_chosen) {
   for (const AlignBlockSizeCase& c : shapes()) {
-    GuardedCall host(c, 1);
+    const tessera::contract::CaseArguments made = make_arguments(c, 1);
+    GuardedCall host(made);
     expect(host.run().ok(), c.name + " on the CPU");
     std::vector<std::string> implementations{""};
-    if (!only_chosen) implementations = device_implementations(c);
+    if (!only_chosen) implementations = implementations_of(made, kDevice);
     for (const std::string& implementation : implementations) {
       DeviceSurroundings around;
       around.implementation = implementation;
       around.stream = stream;
       around.is_captured = is_captured;
-      const std::string wrong = check_on_device(c, 1, host.outputs(), around);
+      const std::string wrong = check_on_device(made, host.outputs(), around);
       expect(wrong.empty(), where + ", " + c.name + ", " + implementation + ": " + wrong);
     }
   }
@@ -128,45 +130,13 @@ void check_lora_on(cudaStream_t stream, const std::string& where) {
   tessera::contract::LoraAlignBlockSizeCase c;
   c.pairs = shape(32768, 64, 16);
   c.max_loras = 2;
-  GuardedLoraCall host(c, 1);
+  const tessera::contract::CaseArguments made = make_arguments(c, 1);
+  GuardedCall host(made);
   expect(host.run().ok(), "lora on the CPU");
-  const tessera::LoraAlignBlockSizeArgs& on_host = host.args;
-  const auto copy = [](const tessera::TensorView& view, DeviceBuffer* buffer) {
-    buffer->upload(view.data);
-    return view_of(*buffer, view.dtype);
-  };
-  const auto bytes = [](const tessera::TensorView& view) {
-    return static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8;
-  };
-  DeviceBuffer ids(bytes(on_host.topk_ids), 0, false);
-  DeviceBuffer mapping(bytes(on_host.token_lora_mapping), 0, false);
-  DeviceBuffer slots(bytes(on_host.sorted_token_ids), 0, false);
-  DeviceBuffer experts(bytes(on_host.expert_ids), 0, false);
-  DeviceBuffer totals(bytes(on_host.num_tokens_post_pad), 0, false);
-  tessera::LoraAlignBlockSizeArgs args = on_host;
-  args.topk_ids = copy(on_host.topk_ids, &ids);
-  args.token_lora_mapping = copy(on_host.token_lora_mapping, &mapping);
-  args.adapter_enabled = {};
-  args.lora_ids = {};
-  args.expert_map = {};
-  args.sorted_token_ids = int32_view(slots);
-  args.expert_ids = int32_view(experts);
-  args.num_tokens_post_pad = int32_view(totals);
-  tessera::Context context;
-  context.device = kDevice;
-  context.stream = stream;
-  require(cudaDeviceSynchronize(), "what was uploaded");
-  const tessera::Status status = tessera::lora_align_block_size(args, context);
-  expect(status.ok(), where + ", lora: " + status.message());
-  require(cudaDeviceSynchronize(), "lora_align_block_size");
-  const auto same = [](const DeviceBuffer& buffer, const tessera::TensorView& host_view) {
-    const auto* const wanted = static_cast<const std::byte*>(host_view.data);
-    const std::vector<std::byte> found = buffer.download();
-    return buffer.intact() && std::equal(found.begin(), found.end(), wanted);
-  };
-  expect(same(slots, on_host.sorted_token_ids) && same(experts, on_host.expert_ids) &&
-             same(totals, on_host.num_tokens_post_pad),
-         where + ", lora: the outputs of the CPU");
+  DeviceSurroundings around;
+  around.stream = stream;
+  const std::string wrong = check_on_device(made, host.outputs(), around);
+  expect(wrong.empty(), where + ", lora: " + wrong);
 }
 
 /// With as few multiprocessors as a green context can have, and with half a device.

@@ -6,19 +6,21 @@
 #include <cstring>
 
 #include "tessera/info.hpp"
+#include "tessera/ops.hpp"
 
 namespace tessera::test {
 namespace {
 
 constexpr int kExitSkipped = 77;
 constexpr const char* kUsage =
-    "options: [--random COUNT] [--seed FIRST] [--max-ids N] [--exact]\n"
+    "options: [--random COUNT] [--seed FIRST] [--max-ids N] [--exact] [--op NAME]\n"
     "  --random COUNT  also check COUNT random cases (default 1000)\n"
     "  --seed FIRST    seed of the first random case (default 1)\n"
-    "  --max-ids N     leave out cases with more ids or slots, and draw no larger ones\n"
+    "  --max-ids N     leave out larger cases, and draw none with more ids or slots\n"
     "                  (default 20000)\n"
     "  --exact         one call a case and implementation, on allocations of exactly the size:\n"
-    "                  for compute-sanitizer\n";
+    "                  for compute-sanitizer\n"
+    "  --op NAME       check this op alone\n";
 
 CheckOptions parse(int argc, char** argv) {
   CheckOptions options;
@@ -38,6 +40,9 @@ CheckOptions parse(int argc, char** argv) {
       options.seed = static_cast<unsigned long>(value());
     } else if (std::strcmp(argv[i], "--max-ids") == 0) {
       options.max_ids = value();
+    } else if (std::strcmp(argv[i], "--op") == 0 && i + 1 < argc &&
+               find_op(argv[i + 1]) != nullptr) {
+      options.op = argv[++i];
     } else if (std::strcmp(argv[i], "--exact") == 0) {
       options.exact = true;
     } else {

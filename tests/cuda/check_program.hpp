@@ -1,6 +1,8 @@
 // What the programs that compare the CUDA backend with the CPU have in common.
 #pragma once
 
+#include <string>
+
 namespace tessera::test {
 
 /// Options of a program; --help explains them.
@@ -9,13 +11,14 @@ struct CheckOptions {
   unsigned long seed = 1;
   long max_ids = 20000;
   bool exact = false;
+  std::string op;  ///< empty: all
 };
 
 /// Reads the options, or ends the program: with 2 where they are wrong, and with 77 where there is
 /// no CUDA backend to check.
 CheckOptions begin_check(int argc, char** argv);
 
-/// The limit of the random case number `k`: most are small, where the corners are; every eighth
+/// The size of the random case number `k`: most are small, where the corners are; every eighth
 /// goes up to the limit.
 long max_ids_of_random_case(const CheckOptions& options, long k);
 

@@ -1,17 +1,20 @@
-// Calls the ops while another stream keeps overwriting their ids: a kernel that reads ids twice
-// then counts other ids than it places. What the outputs hold may be anything, but nothing beside
-// them is written. Ends with 77 if there is no GPU to check.
+// Calls the ops while another stream keeps overwriting one of their inputs: a kernel that reads ids
+// twice then counts other ids than it places. What the outputs hold may be anything, but nothing
+// beside them is written. Ends with 77 where there is nothing to check on.
 #include <cstdio>
 #include <string>
+#include <utility>
 
+#include "align_block_size_cases.hpp"
+#include "batched_align_block_size_cases.hpp"
 #include "check_program.hpp"
 #include "device_call.hpp"
-#include "tessera/batched_align_block_size.hpp"
-#include "tessera/lora_align_block_size.hpp"
+#include "lora_align_block_size_cases.hpp"
 
 namespace {
 
 using namespace tessera::test;
+using tessera::contract::CaseArguments;
 
 constexpr int kRounds = 30;
 constexpr int kCallsPerRound = 8;
@@ -20,156 +23,90 @@ constexpr int kWritesPerCall = 6;
 long num_calls = 0;
 long num_failed = 0;
 
-/// Memory of a call whose blocks have one slot, so that the capacity is the number of ids, and an
-/// index one group too far lies beside the output.
-struct Buffers {
-  DeviceBuffer ids;
-  DeviceBuffer slots;
-  DeviceBuffer experts;
-  DeviceBuffer totals{sizeof(std::int32_t), 0, false};
+void fail(const std::string& what) {
+  ++num_failed;
+  std::fprintf(stderr, "FAILED %s\n", what.c_str());
+}
 
-  Buffers(std::int64_t num_ids, std::size_t id_bytes)
-      : ids(num_ids * id_bytes, 0, false),
-        slots(num_ids * sizeof(std::int32_t), 0, false),
-        experts(num_ids * sizeof(std::int32_t), 0, false) {}
-
-  void expect_intact(const std::string& what) const {
-    if (ids.intact() && slots.intact() && experts.intact() && totals.intact()) return;
-    ++num_failed;
-    std::fprintf(stderr, "FAILED %s: written beside an array\n", what.c_str());
-  }
-};
-
-/// Makes calls in one stream while another one overwrites the ids with bytes of one value and of
+/// Makes calls in one stream while another one overwrites an input with bytes of one value and of
 /// the other, in turns.
-template <typename Call>
-void race(const DeviceBuffer& ids, int one, int other, const Call& call) {
+void race(const CaseArguments& made, const std::string& implementation, const char* input, int one,
+          int other) {
+  const std::string what = std::string(made.op) + ", " + implementation + ", " + input + " changes";
+  DeviceCall call(made, {.implementation = implementation,
+                         .left_out = ~std::uint64_t{0},
+                         .stream = stream_of_calls()});
+  std::size_t workspace_bytes = 0;
+  tessera::Status status = call.workspace_bytes(&workspace_bytes);
+  if (!status.ok()) {
+    std::printf("skipped: %s: %s\n", what.c_str(), status.message().c_str());
+    return;
+  }
+  const DeviceBuffer workspace(workspace_bytes, 0, false);
+  const DeviceBuffer& racing = *call.buffer(input);
   cudaStream_t writer = nullptr;
   require(cudaStreamCreateWithFlags(&writer, cudaStreamNonBlocking), "cudaStreamCreate");
   for (int round = 0; round < kRounds; ++round) {
     for (int k = 0; k < kCallsPerRound; ++k) {
       for (int write = 0; write < kWritesPerCall; ++write) {
-        require(cudaMemsetAsync(ids.data(), write % 2 == 0 ? one : other, ids.size(), writer),
+        require(cudaMemsetAsync(racing.data(), write % 2 == 0 ? one : other, racing.size(), writer),
                 "cudaMemsetAsync");
       }
-      call();
+      if (status.ok()) status = call.enqueue(workspace);
       ++num_calls;
     }
-    require(cudaDeviceSynchronize(), "calls beside writes to their ids");
+    require(cudaDeviceSynchronize(), what.c_str());
   }
   require(cudaStreamDestroy(writer), "cudaStreamDestroy");
+  if (!status.ok()) fail(what + ": " + status.message());
+  if (!workspace.intact()) fail(what + ": written beside the workspace");
+  if (const std::string damage = call.damage(); !damage.empty()) fail(what + ": " + damage);
 }
 
-cudaStream_t stream_of_calls() {
-  static cudaStream_t stream = [] {
-    cudaStream_t created = nullptr;
-    require(cudaStreamCreateWithFlags(&created, cudaStreamNonBlocking), "cudaStreamCreate");
-    return created;
-  }();
-  return stream;
+/// Blocks have one slot, so that the capacity is the number of ids, and an index one group too far
+/// lies beside the output. Ids of 8 bits change between the first and the last expert; ids of any
+/// width between expert 0 and -1, where the pairs with id -1 are a group.
+void race_align(const char* implementation, std::int64_t num_ids, std::uint8_t bits,
+                bool filtered_group) {
+  tessera::contract::AlignBlockSizeCase c;
+  c.num_tokens = num_ids;
+  c.num_experts = 64;
+  c.dtype = {kDLInt, bits, 1};
+  c.filtered_group = filtered_group;
+  race(make_arguments(c, 1), implementation, "topk_ids", 0, filtered_group ? 0xff : 63);
 }
 
-/// Ids of 8 bits change between the first and the last expert; ids of any width between expert 0
-/// and -1, where the pairs with id -1 are a group.
-void check_align(const char* implementation, std::int64_t num_ids, DLDataType dtype,
-                 bool filtered_group) {
-  constexpr std::int64_t kNumExperts = 64;
-  Buffers buffers(num_ids, dtype.bits / 8);
-  tessera::AlignBlockSizeArgs args;
-  args.topk_ids = view_of(buffers.ids, dtype);
-  args.block_size = 1;
-  args.num_experts = kNumExperts;
-  args.filtered_group = filtered_group;
-  args.sorted_token_ids = int32_view(buffers.slots);
-  args.expert_ids = int32_view(buffers.experts);
-  args.num_tokens_post_pad = int32_view(buffers.totals);
-  tessera::Context context;
-  context.device = kDevice;
-  context.implementation = implementation;
-  context.stream = stream_of_calls();
-  const std::string what = std::string(implementation) + ", ids of " + std::to_string(dtype.bits) +
-                           " bits" + (filtered_group ? ", with a group of filtered pairs" : "");
-  tessera::AlignBlockSizeSizes sizes;
-  tessera::Status status = tessera::align_block_size_sizes(
-      {num_ids, 1, kNumExperts, false, filtered_group}, context, &sizes);
-  if (!status.ok()) {
-    std::printf("skipped: %s: %s\n", what.c_str(), status.message().c_str());
-    return;
-  }
-  const DeviceBuffer workspace(sizes.workspace_bytes, 0, false);
-  context.workspace = {workspace.data(), workspace.size()};
-  race(buffers.ids, 0, filtered_group ? 0xff : kNumExperts - 1, [&] {
-    if (status.ok()) status = tessera::align_block_size(args, context);
-  });
-  if (!status.ok()) {
-    ++num_failed;
-    std::fprintf(stderr, "FAILED %s: %s\n", what.c_str(), status.message().c_str());
-  }
-  buffers.expect_intact(what);
-  if (!workspace.intact()) {
-    ++num_failed;
-    std::fprintf(stderr, "FAILED %s: written beside the workspace\n", what.c_str());
-  }
+/// All tokens use one adapter, whose ids change, or which is switched off and on.
+void race_lora() {
+  tessera::contract::LoraAlignBlockSizeCase c;
+  c.pairs.num_tokens = 65536;
+  c.pairs.num_experts = 64;
+  c.pairs.dtype = {kDLInt, 8, 1};
+  c.choice = tessera::contract::AdapterChoice::kOne;
+  c.enabled = tessera::contract::AdapterSet::kAll;
+  race(make_arguments(c, 1), "", "topk_ids", 0, 63);
+  race(make_arguments(c, 1), "", "adapter_enabled", 0, 63);
 }
 
-/// With one adapter whose ids change, or with a list of adapters that changes.
-void check_lora(bool writes_lists) {
-  constexpr std::int64_t kNumIds = 65536;
-  Buffers buffers(kNumIds, 1);
-  DeviceBuffer mapping(kNumIds * sizeof(std::int32_t), 0, false);
-  DeviceBuffer enabled(sizeof(std::int32_t), 0, false);
-  mapping.poison(std::byte{0});
-  enabled.poison(std::byte{1});
-  buffers.ids.poison(std::byte{5});
-  tessera::LoraAlignBlockSizeArgs args;
-  args.topk_ids = view_of(buffers.ids, {kDLInt, 8, 1});
-  args.top_k = 1;
-  args.token_lora_mapping = int32_view(mapping);
-  args.adapter_enabled = int32_view(enabled);
-  args.block_size = 1;
-  args.num_experts = 64;
-  args.max_loras = 1;
-  args.sorted_token_ids = int32_view(buffers.slots);
-  args.expert_ids = int32_view(buffers.experts);
-  args.num_tokens_post_pad = int32_view(buffers.totals);
-  tessera::Context context;
-  context.device = kDevice;
-  context.stream = stream_of_calls();
-  tessera::Status status;
-  race(writes_lists ? enabled : buffers.ids, 0, 63, [&] {
-    if (status.ok()) status = tessera::lora_align_block_size(args, context);
-  });
-  const std::string what = writes_lists ? "lora, adapters change" : "lora, ids change";
-  if (!status.ok()) {
-    ++num_failed;
-    std::fprintf(stderr, "FAILED %s: %s\n", what.c_str(), status.message().c_str());
-  }
-  buffers.expect_intact(what);
+void race_batched() {
+  tessera::contract::BatchedAlignBlockSizeCase c;
+  c.num_batches = 4096;
+  c.max_tokens_per_batch = 16;
+  race(make_arguments(c, 1), "", "expert_num_tokens", 0, 1);
 }
 
-void check_batched() {
-  constexpr std::int64_t kNumBatches = 4096;
-  Buffers buffers(kNumBatches * 16, 1);
-  DeviceBuffer counts(kNumBatches * sizeof(std::int32_t), 0, false);
-  tessera::BatchedAlignBlockSizeArgs args;
-  args.expert_num_tokens = int32_view(counts);
-  args.max_tokens_per_batch = 16;
-  args.block_size = 1;
-  args.sorted_token_ids = int32_view(buffers.slots);
-  args.expert_ids = int32_view(buffers.experts);
-  args.num_tokens_post_pad = int32_view(buffers.totals);
-  tessera::Context context;
-  context.device = kDevice;
-  context.stream = stream_of_calls();
-  tessera::Status status;
-  race(counts, 0, 1, [&] {
-    if (status.ok()) status = tessera::batched_align_block_size(args, context);
-  });
-  if (!status.ok()) {
-    ++num_failed;
-    std::fprintf(stderr, "FAILED batched: %s\n", status.message().c_str());
+/// Every input of every op, by every implementation that takes a small case.
+void race_all_inputs() {
+  for (const tessera::contract::OpContract& contract : tessera::contract::contracts()) {
+    const CaseArguments made = full_arguments(contract);
+    for (const std::string& implementation : implementations_of(made, kDevice)) {
+      for (const tessera::Argument& argument : tessera::find_op(contract.op)->schema->arguments) {
+        if (!argument.is_array() || argument.is_output()) continue;
+        race(made, implementation, argument.name, 0, 0xff);
+        race(made, implementation, argument.name, 1, 0x7f);
+      }
+    }
   }
-  buffers.expect_intact("batched, counts change");
 }
 
 }  // namespace
@@ -180,14 +117,14 @@ int main(int argc, char** argv) {
       {"cuda/few", 32},        {"cuda/one_cta", 1024}, {"cuda/redundant", 65535},
       {"cuda/cluster", 16384}, {"cuda/grid", 1 << 20}, {"cuda/wide", 1 << 20}};
   for (const auto& [implementation, num_ids] : implementations) {
-    check_align(implementation, num_ids, {kDLInt, 8, 1}, false);
+    race_align(implementation, num_ids, 8, false);
     for (const std::uint8_t bits : {8, 32, 64}) {
-      check_align(implementation, num_ids, {kDLInt, bits, 1}, true);
+      race_align(implementation, num_ids, bits, true);
     }
   }
-  check_lora(false);
-  check_lora(true);
-  check_batched();
-  std::printf("%ld calls beside writes to their ids, %ld failed\n", num_calls, num_failed);
+  race_lora();
+  race_batched();
+  race_all_inputs();
+  std::printf("%ld calls beside writes to their inputs, %ld failed\n", num_calls, num_failed);
   return num_failed == 0 && num_calls > 0 ? 0 : 1;
 }

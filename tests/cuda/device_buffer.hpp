@@ -5,9 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
-#include <span>
-#include <string>
 #include <vector>
 
 #include "tessera/tensor_view.hpp"
@@ -45,21 +42,5 @@ class DeviceBuffer {
 
 TensorView view_of(const DeviceBuffer& buffer, DLDataType dtype);
 TensorView int32_view(const DeviceBuffer& buffer);
-
-/// Where the buffer's values first differ from those expected; empty if nowhere.
-template <typename T>
-std::string first_difference(const char* name, const DeviceBuffer& buffer,
-                             std::span<const T> expected) {
-  const std::vector<std::byte> bytes = buffer.download();
-  std::vector<T> found(bytes.size() / sizeof(T));
-  std::memcpy(found.data(), bytes.data(), bytes.size());
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    if (found[i] != expected[i]) {
-      return std::string(name) + "[" + std::to_string(i) + "]: expected " +
-             std::to_string(expected[i]) + ", got " + std::to_string(found[i]);
-    }
-  }
-  return {};
-}
 
 }  // namespace tessera::test

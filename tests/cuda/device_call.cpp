@@ -1,7 +1,9 @@
 #include "device_call.hpp"
 
-#include <memory>
-#include <optional>
+#include <algorithm>
+#include <utility>
+
+#include "op_arguments.hpp"
 
 namespace tessera::test {
 namespace {
@@ -21,151 +23,140 @@ void launch_captured(cudaStream_t stream, const Call& call) {
   require(cudaGraphDestroy(graph), "cudaGraphDestroy");
 }
 
+/// Where the array's bytes first differ from those wanted; empty if nowhere.
+std::string first_difference(const Argument& argument, const TensorView& view,
+                             const std::vector<std::byte>& found,
+                             std::span<const std::byte> wanted) {
+  const auto differs = std::ranges::mismatch(found, wanted);
+  if (differs.in1 == found.end()) return {};
+  const std::size_t width = element_bytes(view);
+  const auto element = static_cast<std::size_t>(differs.in1 - found.begin()) / width;
+  const auto hex = [&](std::span<const std::byte> bytes) {
+    std::string text = "0x";
+    for (std::size_t i = width; i-- > 0;) {
+      constexpr const char* kDigits = "0123456789abcdef";
+      const auto value = static_cast<unsigned>(bytes[element * width + i]);
+      text += {kDigits[value / 16], kDigits[value % 16]};
+    }
+    return text;
+  };
+  return std::string(argument.name) + "[" + std::to_string(element) + "]: expected " + hex(wanted) +
+         ", got " + hex(found);
+}
+
 }  // namespace
 
-std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t seed,
-                            const Outputs& expected, const DeviceSurroundings& surroundings) {
-  const contract::AlignBlockSizeInputs inputs = contract::make_inputs(c, seed);
-  const auto buffer = [&](std::size_t num_elements, std::size_t element_bytes) {
-    return std::make_unique<DeviceBuffer>(num_elements * element_bytes,
-                                          surroundings.misalignment * element_bytes,
-                                          surroundings.is_exact);
-  };
-  const auto int32_buffer = [&](std::size_t size) { return buffer(size, sizeof(std::int32_t)); };
+DeviceCall::Array::Array(const Argument& row, TensorView view,
+                         const DeviceSurroundings& surroundings)
+    : argument(&row),
+      host(view),
+      buffer(bytes_of(view), surroundings.misalignment * element_bytes(view),
+             surroundings.is_exact) {}
 
-  const auto topk_ids = buffer(c.num_tokens * c.top_k, c.dtype.bits / 8);
-  topk_ids->upload(inputs.topk_ids.data());
-  std::unique_ptr<DeviceBuffer> expert_map;
-  if (inputs.expert_map) {
-    expert_map = int32_buffer(inputs.expert_map->size());
-    expert_map->upload(inputs.expert_map->data());
-  }
-  const auto sorted_token_ids = int32_buffer(expected.sorted_token_ids.size());
-  const auto expert_ids = int32_buffer(expected.expert_ids.size());
-  const auto num_tokens_post_pad = int32_buffer(1);
-  const auto expert_counts = int32_buffer(expected.expert_counts.size());
-  const auto num_dropped = int32_buffer(1);
-  const auto statistics = buffer(expected.statistics.size(), sizeof(double));
-  const auto validation = buffer(expected.validation.size(), sizeof(std::int64_t));
-
-  AlignBlockSizeArgs args;
-  args.topk_ids = view_of(*topk_ids, c.dtype);
-  args.block_size = c.block_size;
-  args.num_experts = c.num_experts;
-  if (expert_map) args.expert_map = int32_view(*expert_map);
-  args.ignore_invalid_experts = c.ignore_invalid_experts;
-  args.pad_sorted_ids = c.pad_sorted_ids;
-  args.tail_expert = c.tail_expert;
-  args.map_tail = c.map_tail;
-  args.filtered_group = c.filtered_group;
-  args.sorted_token_ids = int32_view(*sorted_token_ids);
-  args.expert_ids = int32_view(*expert_ids);
-  args.num_tokens_post_pad = int32_view(*num_tokens_post_pad);
-  if (surroundings.with_counts) {
-    args.expert_counts = int32_view(*expert_counts);
-    args.num_dropped = int32_view(*num_dropped);
-  }
-  if (c.statistics) args.statistics = view_of(*statistics, {kDLFloat, 64, 1});
-  if (c.validation) args.validation = view_of(*validation, {kDLInt, 64, 1});
-
-  Context context;
-  context.device = kDevice;
-  context.implementation = surroundings.implementation;
-  AlignBlockSizeSizes sizes;
-  const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
-                                  c.pad_sorted_ids, c.filtered_group};
-  if (Status s = align_block_size_sizes(shape, context, &sizes); !s.ok()) return s.message();
-  DeviceBuffer workspace(sizes.workspace_bytes, surroundings.misalignment, surroundings.is_exact);
-  // Not initialised, so that initcheck finds reads of unwritten memory.
-  if (!surroundings.is_exact) {
-    for (DeviceBuffer* poisoned :
-         {&workspace, sorted_token_ids.get(), expert_ids.get(), num_tokens_post_pad.get(),
-          expert_counts.get(), num_dropped.get(), statistics.get(), validation.get()}) {
-      poisoned->poison(surroundings.poison);
+DeviceCall::DeviceCall(const contract::CaseArguments& made, const DeviceSurroundings& surroundings)
+    : op_(*find_op(made.op)), made_(made), surroundings_(surroundings) {
+  const auto* const given = static_cast<const std::byte*>(made_.args.get());
+  args_.assign(given, given + op_.args_bytes);
+  int num_optional = 0;
+  for (const Argument& argument : op_.schema->arguments) {
+    if (!argument.is_array()) continue;
+    TensorView& view = view_in(args(), argument);
+    if (argument.role == Argument::Role::kOptionalOutput &&
+        (surroundings.left_out >> num_optional++ & 1) != 0) {
+      view = {};
+    }
+    if (!view.given()) continue;
+    Array& array = arrays_.emplace_back(argument, view, surroundings);
+    view.data = array.buffer.data();
+    view.device = kDevice;
+    if (!argument.is_output()) {
+      array.buffer.upload(array.host.data);
+    } else if (!surroundings.is_exact) {
+      array.buffer.poison(surroundings.poison);
     }
   }
-  context.workspace = {workspace.data(), workspace.size()};
-  context.stream = surroundings.stream;
+}
+
+DeviceBuffer* DeviceCall::buffer(std::string_view argument) {
+  for (Array& array : arrays_) {
+    if (array.argument->name == argument) return &array.buffer;
+  }
+  return nullptr;
+}
+
+Context DeviceCall::context() const {
+  Context context;
+  context.device = kDevice;
+  context.implementation = surroundings_.implementation;
+  context.stream = surroundings_.stream;
+  return context;
+}
+
+Status DeviceCall::workspace_bytes(std::size_t* bytes) {
+  OpSizes sizes;
+  const Status status = op_.sizes(args(), context(), &sizes);
+  *bytes = sizes.workspace_bytes;
+  return status;
+}
+
+Status DeviceCall::enqueue(const DeviceBuffer& workspace) {
+  Context with_workspace = context();
+  with_workspace.workspace = {workspace.data(), workspace.size()};
+  return op_.call(args(), with_workspace);
+}
+
+Status DeviceCall::run() {
+  std::size_t bytes = 0;
+  if (Status s = workspace_bytes(&bytes); !s.ok()) return s;
+  DeviceBuffer workspace(bytes, surroundings_.misalignment, surroundings_.is_exact);
+  if (!surroundings_.is_exact) workspace.poison(surroundings_.poison);
   require(cudaDeviceSynchronize(), "what was uploaded");
-
   Status status;
-  if (surroundings.is_captured) {
-    const auto capture = [&] { status = align_block_size(args, context); };
-    launch_captured(surroundings.stream, capture);
+  if (surroundings_.is_captured) {
+    launch_captured(surroundings_.stream, [&] { status = enqueue(workspace); });
   } else {
-    status = align_block_size(args, context);
+    status = enqueue(workspace);
   }
-  if (!status.ok()) return status.message();
-  require(cudaDeviceSynchronize(), (c.name + " on " + surroundings.implementation).c_str());
+  if (!status.ok()) return status;
+  require(cudaDeviceSynchronize(), op_.schema->op);
+  workspace_intact_ = workspace_intact_ && workspace.intact();
+  return status;
+}
 
-  if (topk_ids->download() != inputs.topk_ids) return "topk_ids: changed";
-  std::string difference;
-  const auto compare = [&]<typename T>(const char* name, const DeviceBuffer& found,
-                                       std::span<const T> wanted) {
-    if (difference.empty()) difference = first_difference(name, found, wanted);
-  };
-  compare("sorted_token_ids", *sorted_token_ids, std::span(expected.sorted_token_ids));
-  compare("expert_ids", *expert_ids, std::span(expected.expert_ids));
-  compare("num_tokens_post_pad", *num_tokens_post_pad, std::span(&expected.num_tokens_post_pad, 1));
-  if (surroundings.with_counts) {
-    compare("expert_counts", *expert_counts, std::span(expected.expert_counts));
-    compare("num_dropped", *num_dropped, std::span(&expected.num_dropped, 1));
-  }
-  compare("statistics", *statistics, std::span(expected.statistics));
-  compare("validation", *validation, std::span(expected.validation));
-  if (!difference.empty()) return difference;
-  const std::pair<const char*, const DeviceBuffer*> buffers[] = {
-      {"workspace", &workspace},
-      {"topk_ids", topk_ids.get()},
-      {"sorted_token_ids", sorted_token_ids.get()},
-      {"expert_ids", expert_ids.get()},
-      {"num_tokens_post_pad", num_tokens_post_pad.get()},
-      {"expert_counts", expert_counts.get()},
-      {"num_dropped", num_dropped.get()},
-      {"statistics", statistics.get()},
-      {"validation", validation.get()}};
-  for (const auto& [name, guarded] : buffers) {
-    if (!guarded->intact()) return std::string(name) + ": written beside";
+std::string DeviceCall::damage() {
+  if (!workspace_intact_) return "workspace: written beside";
+  for (const Array& array : arrays_) {
+    if (!array.buffer.intact()) return std::string(array.argument->name) + ": written beside";
   }
   return {};
 }
 
-Status call_on_device(const Context& context) {
-  constexpr std::size_t kBytes = 256;
-  const auto int32_view = [&](const DeviceBuffer& buffer) {
-    TensorView view = view_of(buffer, {kDLInt, 32, 1});
-    view.device = context.device;
-    return view;
-  };
-  const DeviceBuffer ids(4 * sizeof(std::int32_t), 0, true);
-  const DeviceBuffer slots(kBytes, 0, true);
-  const DeviceBuffer experts(kBytes, 0, true);
-  const DeviceBuffer post(sizeof(std::int32_t), 0, true);
-  AlignBlockSizeArgs args;
-  args.topk_ids = int32_view(ids);
-  args.block_size = 4;
-  args.num_experts = 4;
-  args.sorted_token_ids = int32_view(slots);
-  args.expert_ids = int32_view(experts);
-  args.num_tokens_post_pad = int32_view(post);
-  return align_block_size(args, context);
+std::string DeviceCall::difference(const Outputs& expected) {
+  for (const Array& array : arrays_) {
+    std::span<const std::byte> wanted(static_cast<const std::byte*>(array.host.data),
+                                      array.buffer.size());
+    if (array.argument->is_output()) wanted = expected.bytes.find(array.argument->name)->second;
+    const std::string found =
+        first_difference(*array.argument, array.host, array.buffer.download(), wanted);
+    if (!found.empty()) return found;
+  }
+  return damage();
 }
 
-std::vector<std::string> device_implementations(const contract::AlignBlockSizeCase& c) {
-  const AlignBlockSizeShape shape{c.num_tokens * c.top_k, c.block_size, c.num_experts,
-                                  c.pad_sorted_ids, c.filtered_group};
-  Context context;
-  context.device = kDevice;
-  std::vector<ImplementationReport> reports;
-  if (!explain_align_block_size(shape, context, &reports).ok()) return {};
-  std::vector<std::string> names;
-  for (const ImplementationReport& report : reports) {
-    context.implementation = report.name;
-    AlignBlockSizeSizes sizes;
-    if (!align_block_size_sizes(shape, context, &sizes).ok()) continue;
-    names.insert(report.selected ? names.begin() : names.end(), report.name);
-  }
-  return names;
+cudaStream_t stream_of_calls() {
+  static cudaStream_t stream = [] {
+    cudaStream_t created = nullptr;
+    require(cudaStreamCreateWithFlags(&created, cudaStreamNonBlocking), "cudaStreamCreate");
+    return created;
+  }();
+  return stream;
+}
+
+std::string check_on_device(const contract::CaseArguments& made, const Outputs& expected,
+                            const DeviceSurroundings& surroundings) {
+  DeviceCall call(made, surroundings);
+  const Status status = call.run();
+  return status.ok() ? call.difference(expected) : status.message();
 }
 
 }  // namespace tessera::test

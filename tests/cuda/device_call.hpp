@@ -1,15 +1,19 @@
-// One call of align_block_size on guarded device memory.
+// One call of any op on guarded device memory.
 #pragma once
+
+#include <cuda_runtime_api.h>
 
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <string>
+#include <string_view>
 #include <vector>
 
-#include "align_block_size_cases.hpp"
+#include "contracts.hpp"
 #include "device_buffer.hpp"
 #include "guarded_call.hpp"
-#include "tessera/align_block_size.hpp"
+#include "tessera/ops.hpp"
 
 namespace tessera::test {
 
@@ -19,19 +23,58 @@ struct DeviceSurroundings {
   std::byte poison{0xa5};
   std::size_t misalignment = 0;  ///< elements of each array
   bool is_exact = false;
-  bool with_counts = true;        ///< expert_counts and num_dropped are given
+  std::uint64_t left_out = 0;     ///< optional outputs that are not asked for, one bit each
   cudaStream_t stream = nullptr;  ///< where the call is made
   bool is_captured = false;       ///< into a graph, which is then launched on the same stream
 };
 
+/// Arguments of a case on device 0: inputs copied there, outputs poisoned, all guarded. Exact ones
+/// are left as they came from the allocator, so that initcheck finds reads of what nobody wrote.
+class DeviceCall {
+ public:
+  DeviceCall(const contract::CaseArguments& made, const DeviceSurroundings& surroundings);
+
+  const OpEntry& op() const { return op_; }
+  void* args() { return args_.data(); }
+
+  /// The memory of an array of that name; null where it is not given.
+  DeviceBuffer* buffer(std::string_view argument);
+
+  /// Calls the op with a workspace of exactly the size that the query names, and waits for it.
+  Status run();
+
+  /// Makes the call only: `workspace` suffices.
+  Status enqueue(const DeviceBuffer& workspace);
+  Status workspace_bytes(std::size_t* bytes);
+
+  /// The first array that differs from the host's, or that was written beside; else nothing.
+  std::string difference(const Outputs& expected);
+  std::string damage();
+
+ private:
+  struct Array {
+    Array(const Argument& row, TensorView view, const DeviceSurroundings& surroundings);
+
+    const Argument* argument;
+    TensorView host;
+    DeviceBuffer buffer;
+  };
+
+  Context context() const;
+
+  const OpEntry& op_;
+  contract::CaseArguments made_;
+  DeviceSurroundings surroundings_;
+  std::vector<std::byte> args_;  // aligned as operator new aligns
+  std::list<Array> arrays_;
+  bool workspace_intact_ = true;
+};
+
+/// A stream that waits for no other.
+cudaStream_t stream_of_calls();
+
 /// Runs a case on device 0 and compares with what the host gave. Returns what is wrong, or nothing.
-std::string check_on_device(const contract::AlignBlockSizeCase& c, std::uint64_t seed,
-                            const Outputs& expected, const DeviceSurroundings& surroundings);
-
-/// Calls the op on a few ids of device 0, which are said to be on the context's device.
-Status call_on_device(const Context& context);
-
-/// Names of the implementations that can run a case on device 0; the policy's choice first.
-std::vector<std::string> device_implementations(const contract::AlignBlockSizeCase& c);
+std::string check_on_device(const contract::CaseArguments& made, const Outputs& expected,
+                            const DeviceSurroundings& surroundings);
 
 }  // namespace tessera::test

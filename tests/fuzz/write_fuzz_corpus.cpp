@@ -1,91 +1,82 @@
 // Usage: write_fuzz_corpus <folder>
-// Writes the smaller cases of the tables as fuzz inputs, one file each, into a folder for each op.
+// Writes the smaller cases of all ops, those of the tables and random ones, as fuzz inputs.
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <span>
 #include <string>
-#include <utility>
 #include <vector>
 
-#include "align_block_size_cases.hpp"
+#include "contracts.hpp"
 #include "fuzz_input.hpp"
-#include "lora_align_block_size_cases.hpp"
+#include "op_arguments.hpp"
 
 namespace {
 
-using tessera::contract::AlignBlockSizeCase;
+using namespace tessera;
+using namespace tessera::fuzz;
 
-constexpr std::uint8_t kOwnMemory = 128;  // the number of no array
+constexpr std::int64_t kMaxElements = 12000;
+constexpr std::uint64_t kRandomCasesEach = 40;
 
-// The order of tessera_dtype: by width, signed before unsigned.
-std::uint8_t dtype_number(DLDataType dtype) {
-  std::uint8_t number = dtype.code == kDLUInt ? 1 : 0;
-  for (int bits = 8; bits < dtype.bits; bits *= 2) number += 2;
-  return number;
+template <typename Part>
+void append(const Part& part, std::vector<char>* bytes) {
+  const auto* const begin = reinterpret_cast<const char*>(&part);
+  bytes->insert(bytes->end(), begin, begin + sizeof(part));
 }
 
-tessera::fuzz::FuzzHeader header_of(const AlignBlockSizeCase& c) {
-  using namespace tessera::fuzz;
-  FuzzHeader header{};
-  header.block_size = c.block_size;
-  header.num_experts = c.num_experts;
-  header.tail_expert = c.tail_expert;
-  header.num_threads = 2;
-  header.sorted_extra = static_cast<std::int16_t>(c.extra_length);
-  header.experts_extra = static_cast<std::int16_t>(c.extra_length);
-  header.workspace.array = kOwnMemory;
-  header.dtype = dtype_number(c.dtype);
-  header.flags = kGivesCounts | kGivesDropped;
-  if (c.map != tessera::contract::MapKind::kNone) header.flags |= kGivesMap;
-  if (c.ignore_invalid_experts) header.flags |= kIgnoresInvalidExperts;
-  if (c.pad_sorted_ids) header.flags |= kPadsSortedIds;
-  if (c.map_tail) header.flags |= kMapsTail;
-  if (c.filtered_group) header.flags |= kFilteredGroup;
-  if (c.statistics || c.validation) header.flags |= kGivesStatisticsAndValidation;
-  return header;
-}
-
-tessera::fuzz::LoraFuzzHeader header_of(const tessera::contract::LoraAlignBlockSizeCase& c) {
-  const AlignBlockSizeCase& pairs = c.pairs;
-  tessera::fuzz::LoraFuzzHeader header{};
-  header.block_size = pairs.block_size;
-  header.num_experts = pairs.num_experts;
-  header.max_loras = c.max_loras;
-  header.top_k = pairs.top_k;
-  header.num_ids = pairs.num_tokens * pairs.top_k;
-  header.tail_expert = pairs.tail_expert;
-  header.workspace.array = kOwnMemory;
-  header.num_lora_ids = 3;
-  header.given = pairs.map == tessera::contract::MapKind::kNone ? 3 : 4;
-  header.dtype = dtype_number(pairs.dtype);
-  return header;
-}
-
-class Corpus {
- public:
-  explicit Corpus(std::filesystem::path folder) : folder_(std::move(folder)) {
-    std::filesystem::create_directories(folder_);
+ArrayPart part_of(const Argument& argument, TensorView view, const OpSizes& sizes) {
+  ArrayPart part{};
+  if (!view.given()) return part;
+  part.flags = kGiven;
+  while (dtypes::set_of(dtypes::kAll[part.dtype].dtype) != dtypes::set_of(view.dtype)) ++part.dtype;
+  for (int axis = 0; axis < test::num_lengths(argument); ++axis) {
+    const Length& length = argument.extents.lengths[axis];
+    const std::int64_t found = test::length_in(view, argument, axis);
+    const std::int64_t wanted = length.symbol < 0 ? length.constant : sizes.symbols[length.symbol];
+    part.lengths[axis] = static_cast<std::int32_t>(found);
+    if (is_free(length) || found == wanted) continue;
+    part.extra = static_cast<std::int16_t>(found - wanted);
+    part.axis = static_cast<std::uint8_t>(axis);
   }
+  return part;
+}
 
-  /// Ends the program where it cannot.
-  void write(std::initializer_list<std::span<const std::byte>> parts) {
-    const std::filesystem::path path = folder_ / ("case" + std::to_string(index_++));
-    std::ofstream file(path, std::ios::binary);
-    for (const std::span<const std::byte> part : parts) {
-      file.write(reinterpret_cast<const char*>(part.data()),
-                 static_cast<std::streamsize>(part.size()));
+std::vector<char> input_of(std::uint8_t number, const contract::CaseArguments& made) {
+  const OpEntry& op = all_ops()[number];
+  OpSizes sizes;
+  (void)op.sizes(made.args.get(), Context{}, &sizes);
+  std::vector<char> bytes;
+  FuzzHead head{};
+  head.op = number;
+  head.num_threads = 2;
+  head.moved = head.workspace_in = kNone;
+  append(head, &bytes);
+  for (const Argument& argument : op.schema->arguments) {
+    if (argument.is_array()) {
+      append(part_of(argument, test::view_in(made.args.get(), argument), sizes), &bytes);
+    } else {
+      append(NumberPart{test::number_in(made.args.get(), argument)}, &bytes);
     }
-    if (file.flush()) return;
-    std::fprintf(stderr, "%s: cannot write\n", path.c_str());
-    std::exit(1);
   }
+  for (const Argument& argument : op.schema->arguments) {
+    if (!argument.is_array() || argument.is_output()) continue;
+    const TensorView& view = test::view_in(made.args.get(), argument);
+    const auto* const begin = static_cast<const char*>(view.data);
+    bytes.insert(bytes.end(), begin, begin + test::bytes_of(view));
+  }
+  return bytes;
+}
 
- private:
-  std::filesystem::path folder_;
-  int index_ = 0;
-};
+/// Ends the program where it cannot.
+void write(const std::filesystem::path& path, const std::vector<char>& bytes) {
+  std::ofstream file(path, std::ios::binary);
+  file.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+  if (file.flush()) return;
+  std::fprintf(stderr, "%s: cannot write\n", path.c_str());
+  std::exit(1);
+}
 
 }  // namespace
 
@@ -95,25 +86,22 @@ int main(int argc, char** argv) {
     return 2;
   }
   const std::filesystem::path folder = argv[1];
-  const auto is_small = [](const AlignBlockSizeCase& c) {
-    return c.num_tokens * c.top_k <= 5000 && c.num_experts <= tessera::fuzz::kMaxExperts;
-  };
-  const auto bytes_of = [](const auto& values) { return std::as_bytes(std::span(values)); };
-  Corpus align(folder / "align_block_size");
-  for (const AlignBlockSizeCase& c : tessera::contract::align_block_size_cases()) {
-    if (!is_small(c)) continue;
-    const auto header = header_of(c);
-    const auto inputs = tessera::contract::make_inputs(c, 1);
-    align.write({std::as_bytes(std::span(&header, 1)),
-                 bytes_of(inputs.expert_map.value_or(std::vector<std::int32_t>())),
-                 bytes_of(inputs.topk_ids)});
-  }
-  Corpus lora(folder / "lora_align_block_size");
-  for (const auto& c : tessera::contract::lora_align_block_size_cases()) {
-    if (!is_small(c.pairs)) continue;
-    const auto header = header_of(c);
-    lora.write({std::as_bytes(std::span(&header, 1)),
-                bytes_of(tessera::contract::make_inputs(c, 1).pairs.topk_ids)});
+  std::filesystem::create_directories(folder);
+  for (std::uint8_t number = 0; number < all_ops().size(); ++number) {
+    const std::string op = all_ops()[number].schema->op;
+    const contract::OpContract& contract = *contract::find_contract(op);
+    std::vector<contract::CaseArguments> cases = {test::full_arguments(contract)};
+    for (const std::string& name : contract.case_names()) {
+      cases.push_back(contract.arguments(name, 1));
+    }
+    for (std::uint64_t seed = 0; seed < kRandomCasesEach; ++seed) {
+      cases.push_back(contract.arguments(contract::random_case_name(seed, 300), seed));
+    }
+    int index = 0;
+    for (const contract::CaseArguments& made : cases) {
+      if (test::num_elements_of(made) > kMaxElements) continue;
+      write(folder / (op + std::to_string(index++)), input_of(number, made));
+    }
   }
   return 0;
 }

@@ -44,7 +44,7 @@ std::ptrdiff_t num_threads_of_process() {
 /// named. Tells how many threads the call added to the process, or -1 if it went wrong.
 std::ptrdiff_t threads_added(const cpu_set_t& at_query, const cpu_set_t& at_call,
                              int num_threads = 0) {
-  GuardedCall call(*contract::find_case("many_broken_ids")),
+  TypedCall<AlignBlockSizeArgs> call(*contract::find_case("many_broken_ids")),
       expected(*contract::find_case("many_broken_ids"));
   Context context;
   context.num_threads = num_threads;

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <string>
-#include <vector>
 
 #include "align_block_size_cases.hpp"
 #include "guarded_call.hpp"
@@ -224,7 +223,7 @@ const BadArgument kBadArguments[] = {
 class BadArguments : public testing::TestWithParam<BadArgument> {};
 
 TEST_P(BadArguments, AreRefusedBeforeAnyWrite) {
-  GuardedCall call(good_case());
+  TypedCall<AlignBlockSizeArgs> call(good_case());
   Context context;
   GuardedBuffer<std::byte> workspace(kWorkspaceBytes);
   context.workspace = workspace.span();
@@ -242,52 +241,10 @@ INSTANTIATE_TEST_SUITE_P(, BadArguments, testing::ValuesIn(kBadArguments),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(AlignBlockSizeArguments, TheCaseThatTheBadOnesSpoilIsGood) {
-  GuardedCall call(good_case());
+  TypedCall<AlignBlockSizeArgs> call(good_case());
   const Status status = call.run();
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_FALSE(call.outputs_untouched());
-}
-
-TEST(AlignBlockSizeArguments, WorkspaceOneByteShortIsRefused) {
-  AlignBlockSizeCase c = good_case();
-  c.num_tokens = 9;
-  for (const std::string& implementation : host_implementations(c)) {
-    GuardedCall call(c);
-    Context context;
-    context.implementation = implementation;
-    AlignBlockSizeSizes sizes;
-    ASSERT_TRUE(align_block_size_sizes({18, 4, 4, false}, context, &sizes).ok());
-    ASSERT_GT(sizes.workspace_bytes, 0U);
-    GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
-    context.workspace = workspace.span().first(sizes.workspace_bytes - 1);
-    const Status status = align_block_size(call.args, context);
-    EXPECT_EQ(status.code(), kValue);
-    EXPECT_EQ(status.message(), "align_block_size: workspace: expected at least " +
-                                    std::to_string(sizes.workspace_bytes) + " bytes, got " +
-                                    std::to_string(sizes.workspace_bytes - 1));
-    EXPECT_TRUE(call.outputs_untouched());
-  }
-}
-
-TEST(AlignBlockSizeArguments, ArraysMayTouchButNotOverlap) {
-  // One allocation: ids, map and outputs side by side, without a gap.
-  std::vector<std::int32_t> memory(8 + 4 + 20 + 5 + 1 + 4 + 1, 0);
-  std::size_t used = 0;
-  const auto take = [&](std::size_t length) {
-    used += length;
-    return TensorView::of(std::span(memory).subspan(used - length, length));
-  };
-  GuardedCall call(good_case());
-  call.args.topk_ids = take(8);
-  call.args.sorted_token_ids = take(20);
-  call.args.expert_map = take(4);
-  call.args.expert_ids = take(5);
-  call.args.num_tokens_post_pad = take(1);
-  call.args.expert_counts = take(4);
-  call.args.num_dropped = take(1);
-  const Status status = call.run();
-  EXPECT_TRUE(status.ok()) << status.message();
-  EXPECT_EQ(used, memory.size());
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "align_block_size_cases.hpp"
 #include "align_block_size_checker.hpp"
 #include "cpu/align_block_size_groups.hpp"
 #include "guarded_call.hpp"
@@ -83,7 +84,7 @@ void expect_contract_holds(const std::vector<std::int64_t>& loads, std::int64_t 
   c.num_experts = std::ssize(loads);
   c.block_size = block_size;
   c.statistics = true;
-  GuardedCall call(c);
+  TypedCall<AlignBlockSizeArgs> call(c);
   call.args.topk_ids = TensorView::of(std::span(ids));
   for (const std::string& implementation : host_implementations(c)) {
     Context context;
@@ -114,7 +115,7 @@ TEST(Blocks, ContractHoldsForLargeBlockSizes) {
     c.pad_sorted_ids = true;
     c.extra_length = 5;
     for (const std::string& implementation : host_implementations(c)) {
-      GuardedCall call(c);
+      TypedCall<AlignBlockSizeArgs> call(c);
       Context context;
       context.implementation = implementation;
       ASSERT_TRUE(call.run(context).ok());
@@ -165,7 +166,7 @@ TEST(ManyExperts, AreSortedInMemoryOfTheIds) {
     c.validation = true;
     for (const std::string& implementation : host_implementations(c)) {
       SCOPED_TRACE(implementation + ", " + std::to_string(num_ids) + " ids");
-      GuardedCall call(c);
+      TypedCall<AlignBlockSizeArgs> call(c);
       call.args.num_experts = kMostExperts;
       call.args.topk_ids = TensorView::of(std::span(ids));
       call.args.expert_counts = {};
@@ -175,15 +176,18 @@ TEST(ManyExperts, AreSortedInMemoryOfTheIds) {
       ASSERT_TRUE(status.ok()) << status.message();
       EXPECT_EQ(call.damage(), "");
       const Outputs outputs = call.outputs();
-      EXPECT_EQ(outputs.num_tokens_post_pad, static_cast<std::int32_t>(total));
-      EXPECT_EQ(std::vector(outputs.sorted_token_ids.begin(),
-                            outputs.sorted_token_ids.begin() + 2 * num_ids),
-                sorted_token_ids);
-      EXPECT_EQ(std::vector(outputs.expert_ids.begin(), outputs.expert_ids.begin() + num_ids),
-                expert_ids);
-      EXPECT_EQ(outputs.num_dropped, 1);
-      EXPECT_EQ(outputs.statistics[0], static_cast<double>(num_ids - 1));
-      EXPECT_EQ(outputs.validation, (std::vector<std::int64_t>{1, 1, kMostExperts, 0, -1, 0}));
+      EXPECT_EQ(outputs.int32s("num_tokens_post_pad")[0], static_cast<std::int32_t>(total));
+      const auto head = [&](const char* output, std::int64_t length) {
+        std::vector<std::int32_t> values = outputs.int32s(output);
+        values.resize(static_cast<std::size_t>(length));
+        return values;
+      };
+      EXPECT_EQ(head("sorted_token_ids", 2 * num_ids), sorted_token_ids);
+      EXPECT_EQ(head("expert_ids", num_ids), expert_ids);
+      EXPECT_EQ(outputs.int32s("num_dropped")[0], 1);
+      EXPECT_EQ(outputs.at<double>("statistics")[0], static_cast<double>(num_ids - 1));
+      EXPECT_EQ(outputs.at<std::int64_t>("validation"),
+                (std::vector<std::int64_t>{1, 1, kMostExperts, 0, -1, 0}));
     }
   }
 }

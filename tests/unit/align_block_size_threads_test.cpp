@@ -15,6 +15,8 @@
 namespace tessera::test {
 namespace {
 
+using Call = TypedCall<AlignBlockSizeArgs>;
+
 contract::AlignBlockSizeCase parallel_case() { return *contract::find_case("many_broken_ids"); }
 
 Context on_three_threads() {
@@ -26,10 +28,10 @@ Context on_three_threads() {
 TEST(AlignBlockSizeThreads, CallsAtTheSameTimeDoNotDisturbOneAnother) {
   constexpr int kCallers = 5;
   constexpr int kCallsEach = 20;
-  std::vector<std::unique_ptr<GuardedCall>> calls;
+  std::vector<std::unique_ptr<Call>> calls;
   std::vector<Outputs> expected;
   for (int caller = 0; caller < kCallers; ++caller) {
-    calls.push_back(std::make_unique<GuardedCall>(parallel_case(), caller));
+    calls.push_back(std::make_unique<Call>(parallel_case(), caller));
     ASSERT_TRUE(calls.back()->run(on_three_threads()).ok());
     expected.push_back(calls.back()->outputs());
   }
@@ -37,7 +39,7 @@ TEST(AlignBlockSizeThreads, CallsAtTheSameTimeDoNotDisturbOneAnother) {
   std::vector<std::thread> callers;
   for (int caller = 0; caller < kCallers; ++caller) {
     callers.emplace_back([&, caller] {
-      GuardedCall& call = *calls[caller];
+      Call& call = *calls[caller];
       for (int i = 0; i < kCallsEach; ++i) {
         call.poison_outputs(kPoison);
         const bool right = call.run(on_three_threads()).ok() && call.damage().empty() &&
@@ -51,7 +53,7 @@ TEST(AlignBlockSizeThreads, CallsAtTheSameTimeDoNotDisturbOneAnother) {
 }
 
 /// Runs a call in a forked child and tells whether it ended well with the right outputs.
-testing::AssertionResult child_agrees(GuardedCall& call, const Outputs& expected) {
+testing::AssertionResult child_agrees(Call& call, const Outputs& expected) {
   const pid_t child = fork();
   if (child == 0) {
     alarm(60);  // a child that hangs must not outlive the test
@@ -67,7 +69,7 @@ testing::AssertionResult child_agrees(GuardedCall& call, const Outputs& expected
 }
 
 TEST(AlignBlockSizeThreads, TheThreadPoolSurvivesAFork) {
-  GuardedCall call(parallel_case());
+  Call call(parallel_case());
   ASSERT_TRUE(call.run(on_three_threads()).ok());
   const Outputs expected = call.outputs();
   call.poison_outputs(kPoison);
@@ -80,14 +82,14 @@ TEST(AlignBlockSizeThreads, AForkMayHappenWhileAnotherThreadUsesThePool) {
 #ifdef __SANITIZE_THREAD__
   GTEST_SKIP() << "the thread sanitizer ends a child that reuses the stack of a parent's thread";
 #endif
-  GuardedCall call(parallel_case());
+  Call call(parallel_case());
   ASSERT_TRUE(call.run(on_three_threads()).ok());
   const Outputs expected = call.outputs();
 
   std::atomic<bool> stop{false};
   std::atomic<int> calls_made{0};
   std::thread busy([&] {
-    GuardedCall other(parallel_case(), /*seed=*/2);
+    Call other(parallel_case(), /*seed=*/2);
     while (!stop) {
       if (other.run(on_three_threads()).ok()) ++calls_made;
     }

@@ -10,10 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "align_block_size_cases.hpp"
+#include "batched_align_block_size_cases.hpp"
 #include "changing_memory.hpp"
-#include "guarded_batched_call.hpp"
 #include "guarded_call.hpp"
-#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
 
 namespace tessera::test {
 namespace {
@@ -94,13 +95,13 @@ TEST(ChangingInputs, IdsOfAlignBlockSize) {
     for (const int bits : {8, 16, 32, 64}) {
       const DLDataType dtype{kDLInt, static_cast<std::uint8_t>(bits), 1};
       const auto c = case_of(variant, dtype);
-      GuardedCall call(c);
+      TypedCall<AlignBlockSizeArgs> call(c);
       for (const std::string& implementation : host_implementations(c)) {
         for (const Scenario& scenario : kScenarios) {
           SCOPED_TRACE(implementation + ", " + scenario.name + ", int" + std::to_string(bits) +
                        ", " + std::to_string(variant.num_experts) + " experts");
           ChangingMemory ids(versions_of(dtype, scenario.ids));
-          auto sorted_token_ids = guarded_output(sizes_of(c).sorted_token_ids, c.num_tokens);
+          auto sorted_token_ids = guarded_output(smallest_sizes(c).sorted_token_ids, c.num_tokens);
           call.args.topk_ids.data = ids.data();
           call.args.sorted_token_ids = TensorView::of(sorted_token_ids.span());
           Context context;
@@ -126,7 +127,7 @@ TEST(ChangingInputs, TheMapOfAlignBlockSize) {
     c.map_tail = true;
     c.statistics = true;
     c.validation = true;
-    GuardedCall call(c);
+    TypedCall<AlignBlockSizeArgs> call(c);
     // Every other expert in order, so that every walk over the ids is one over the map.
     std::vector<std::int32_t> ids(2048);
     for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<std::int32_t>(2 * i);
@@ -136,7 +137,7 @@ TEST(ChangingInputs, TheMapOfAlignBlockSize) {
       ChangingMemory map(versions_of(kInt32, [&](int v, std::int64_t expert) -> std::int64_t {
         return v == 0 && expert < c.num_experts / 2 ? 0 : (v < 2 ? c.num_experts - 1 : -9);
       }));
-      auto sorted_token_ids = guarded_output(sizes_of(c).sorted_token_ids, c.num_tokens);
+      auto sorted_token_ids = guarded_output(smallest_sizes(c).sorted_token_ids, c.num_tokens);
       call.args.expert_map.data = map.data();
       call.args.sorted_token_ids = TensorView::of(sorted_token_ids.span());
       Context context;
@@ -183,7 +184,7 @@ TEST(ChangingInputs, OutputsAreNotReadBack) {
   c.tail_expert = std::numeric_limits<std::int32_t>::max();
   for (const std::string& implementation : host_implementations(c)) {
     SCOPED_TRACE(implementation);
-    GuardedCall call(c);
+    TypedCall<AlignBlockSizeArgs> call(c);
     TwoViews memory;
     call.args.expert_ids.data = memory[0];
     call.args.expert_ids.num_elements = ChangingMemory::kPageBytes / sizeof(std::int32_t);
@@ -194,10 +195,10 @@ TEST(ChangingInputs, OutputsAreNotReadBack) {
     ASSERT_TRUE(unused.survives([&] { EXPECT_TRUE(call.run(context).ok()); }));
     EXPECT_EQ(call.damage(), "");
     const Outputs found = call.outputs();
-    GuardedCall alone(c);
+    TypedCall<AlignBlockSizeArgs> alone(c);
     ASSERT_TRUE(alone.run(context).ok());
-    EXPECT_EQ(found.sorted_token_ids, alone.outputs().sorted_token_ids);
-    EXPECT_EQ(found.statistics, alone.outputs().statistics);
+    EXPECT_EQ(found.int32s("sorted_token_ids"), alone.outputs().int32s("sorted_token_ids"));
+    EXPECT_EQ(found.at<double>("statistics"), alone.outputs().at<double>("statistics"));
   }
 }
 
@@ -206,7 +207,7 @@ TEST(ChangingInputs, CountsOfBatchedAlignBlockSize) {
   c.num_batches = elements_of(kInt32);
   c.max_tokens_per_batch = 3;
   c.block_size = 2;
-  GuardedBatchedCall call(c);
+  TypedCall<BatchedAlignBlockSizeArgs> call(c);
   ChangingMemory counts(versions_of(kInt32, [](int v, std::int64_t i) -> std::int64_t {
     return v == 0 ? i % 4 : std::numeric_limits<std::int32_t>::max();
   }));
@@ -248,7 +249,7 @@ TEST(ChangingInputs, OfLoraAlignBlockSize) {
       c.choice = contract::AdapterChoice::kOne;
       c.enabled = contract::AdapterSet::kAll;
       c.in_use = contract::AdapterSet::kAll;
-      GuardedLoraCall call(c);
+      TypedCall<LoraAlignBlockSizeArgs> call(c);
       ChangingMemory memory(versions_of(kInt32, input.contents));
       (call.args.*input.view).data = memory.data();
       (call.args.*input.view).num_elements = elements_of(kInt32);

@@ -76,7 +76,7 @@ TEST(Dispatch, ForcedImplementationDecidesTheWorkspace) {
 }
 
 void expect_unsupported(const Context& context, const std::string& message_start) {
-  GuardedCall call(*contract::find_case("block_7"));
+  TypedCall<AlignBlockSizeArgs> call(*contract::find_case("block_7"));
   for (TensorView* view :
        {&call.args.topk_ids, &call.args.sorted_token_ids, &call.args.expert_ids,
         &call.args.num_tokens_post_pad, &call.args.expert_counts, &call.args.num_dropped}) {
@@ -141,7 +141,7 @@ class EnvironmentDeathTest : public testing::Test {
 [[noreturn]] void call_and_exit(const char* variable, const char* value,
                                 const Context& context = {}) {
   setenv(variable, value, 1);
-  GuardedCall call(*contract::find_case("block_7"));
+  TypedCall<AlignBlockSizeArgs> call(*contract::find_case("block_7"));
   const Status status = call.run(context);
   std::fprintf(stderr, "selected %s; %s", selected_in(context).c_str(), status.message().c_str());
   std::exit(static_cast<int>(status.code()));

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "guarded_lora_call.hpp"
+#include "guarded_call.hpp"
 #include "lora_align_block_size_cases.hpp"
 
 namespace tessera::test {
@@ -121,7 +121,7 @@ const BadArgument kBadArguments[] = {
 class LoraBadArguments : public testing::TestWithParam<BadArgument> {};
 
 TEST_P(LoraBadArguments, AreRefusedBeforeAnyWrite) {
-  GuardedLoraCall call(good_case());
+  TypedCall<LoraAlignBlockSizeArgs> call(good_case());
   Context context;
   LoraAlignBlockSizeSizes sizes;
   ASSERT_TRUE(lora_align_block_size_sizes({8, 4, 4, 3, false}, context, &sizes).ok());
@@ -141,7 +141,7 @@ INSTANTIATE_TEST_SUITE_P(, LoraBadArguments, testing::ValuesIn(kBadArguments),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(LoraAlignBlockSizeArguments, TheCaseThatTheBadOnesSpoilIsGood) {
-  GuardedLoraCall call(good_case());
+  TypedCall<LoraAlignBlockSizeArgs> call(good_case());
   const Status status = call.run();
   EXPECT_TRUE(status.ok()) << status.message();
   EXPECT_FALSE(call.outputs_untouched());

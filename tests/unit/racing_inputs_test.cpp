@@ -9,9 +9,10 @@
 #include <thread>
 #include <vector>
 
-#include "guarded_batched_call.hpp"
+#include "align_block_size_cases.hpp"
+#include "batched_align_block_size_cases.hpp"
 #include "guarded_call.hpp"
-#include "guarded_lora_call.hpp"
+#include "lora_align_block_size_cases.hpp"
 
 namespace tessera::test {
 namespace {
@@ -74,7 +75,7 @@ template <typename Id>
 void race_for_ids(std::int64_t num_ids, int num_threads) {
   const auto c = case_of(num_ids, 8 * sizeof(Id), contract::MapKind::kNone);
   RacingArray<Id> ids(num_ids, {-1, 7, 0, 7, 3});
-  GuardedCall call(c);
+  TypedCall<AlignBlockSizeArgs> call(c);
   GuardedBuffer<std::int32_t> sorted_token_ids(num_ids, 0, num_ids * sizeof(std::int64_t));
   call.args.topk_ids.data = ids.data();
   call.args.sorted_token_ids = TensorView::of(sorted_token_ids.span());
@@ -102,7 +103,7 @@ TEST(RacingInputs, TheMapOfAlignBlockSize) {
   for (const std::int64_t num_ids : {12, 20000, 131072}) {
     const auto c = case_of(num_ids, 32, contract::MapKind::kIdentity);
     RacingArray<std::int32_t> map(8, {-1, 7, 0, 8, 2147483647});
-    GuardedCall call(c);
+    TypedCall<AlignBlockSizeArgs> call(c);
     GuardedBuffer<std::int32_t> sorted_token_ids(num_ids, 0, num_ids * sizeof(std::int64_t));
     call.args.expert_map.data = map.data();
     call.args.sorted_token_ids = TensorView::of(sorted_token_ids.span());
@@ -124,7 +125,7 @@ TEST(RacingInputs, CountsOfBatchedAlignBlockSize) {
   c.max_tokens_per_batch = 3;
   c.block_size = 2;
   RacingArray<std::int32_t> counts(500, {-2147483647, 3, 2147483647, 1});
-  GuardedBatchedCall call(c);
+  TypedCall<BatchedAlignBlockSizeArgs> call(c);
   call.args.expert_num_tokens.data = counts.data();
   call_for_a_while([&] { return call.run().ok() && call.damage().empty(); });
 }
@@ -142,7 +143,7 @@ TEST(RacingInputs, OfLoraAlignBlockSize) {
     c.pairs.map = contract::MapKind::kIdentity;
     c.max_loras = 2;
     c.choice = contract::AdapterChoice::kOne;
-    GuardedLoraCall call(c);
+    TypedCall<LoraAlignBlockSizeArgs> call(c);
     GuardedBuffer<std::int32_t> sorted_token_ids(2 * kNumIds, 0, kNumIds * sizeof(std::int64_t));
     call.args.topk_ids.data = ids.data();
     call.args.sorted_token_ids = TensorView::of(sorted_token_ids.span());

@@ -1,0 +1,134 @@
+// Every op, on every case, by every implementation: the contract holds, the bits are those of the
+// reference, and nothing shows of threads, of what was in memory, or of where arrays lie.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "guarded_call.hpp"
+#include "ops_tested.hpp"
+
+namespace tessera::test {
+namespace {
+
+/// What the context leaves open.
+struct Surroundings {
+  int num_threads;
+  std::byte poison;
+};
+
+constexpr Surroundings kSurroundings[] = {
+    {1, std::byte{0xa5}}, {2, std::byte{0x00}}, {3, std::byte{0xff}}, {8, std::byte{0x01}}};
+
+class AllOps : public OpTest {
+ protected:
+  void expect_no_violation(const GuardedCall& call) {
+    for (const contract::Violation& violation : contract().check(call.args())) {
+      ADD_FAILURE() << violation.message;
+    }
+  }
+
+  void expect_contract_holds(const std::string& case_name, std::uint64_t seed) {
+    SCOPED_TRACE(name() + ", case " + case_name + ", seed " + std::to_string(seed));
+    const contract::CaseArguments made = contract().arguments(case_name, seed);
+    const std::vector<std::string> implementations = implementations_of(made);
+    ASSERT_FALSE(implementations.empty());
+    GuardedCall call(made, seed);
+    Context context;
+    context.implementation = implementations.back();  // the reference
+    const Status status = call.run(context);
+    ASSERT_TRUE(status.ok()) << status.message();
+    EXPECT_EQ(call.damage(), "");
+    const Outputs expected = call.outputs();
+    expect_no_violation(call);
+    for (const std::string& implementation : implementations) {
+      context.implementation = implementation;
+      for (const Surroundings& surroundings : kSurroundings) {
+        SCOPED_TRACE(implementation + ", " + std::to_string(surroundings.num_threads) + " threads");
+        context.num_threads = surroundings.num_threads;
+        call.poison_outputs(surroundings.poison);
+        const Status again = call.run(context);
+        ASSERT_TRUE(again.ok()) << again.message();
+        EXPECT_EQ(call.damage(), "");
+        if (call.outputs() == expected) continue;
+        ADD_FAILURE() << difference(expected, call.outputs());
+        expect_no_violation(call);
+      }
+    }
+  }
+};
+
+TESSERA_FOR_ALL_OPS(AllOps);
+
+TEST_P(AllOps, KeepTheContractOnTheTable) {
+  for (const std::string& name : contract().case_names()) expect_contract_holds(name, 1);
+}
+
+TEST_P(AllOps, KeepTheContractOnShortRandomCases) {
+  for (std::uint64_t seed = 0; seed < 2000 && !HasFailure(); ++seed) {
+    expect_contract_holds(contract::random_case_name(seed, 5000), seed);
+  }
+}
+
+TEST_P(AllOps, KeepTheContractOnRandomCasesWorthThreads) {
+  for (std::uint64_t seed = 0; seed < 60 && !HasFailure(); ++seed) {
+    expect_contract_holds(contract::random_case_name(seed, 300000), seed);
+  }
+}
+
+TEST_P(AllOps, WriteOptionalOutputsOnlyWhereTheyAreGiven) {
+  const contract::CaseArguments made = full_arguments(contract());
+  std::vector<const Argument*> optional;
+  for (const Argument& argument : op().schema->arguments) {
+    if (argument.role == Argument::Role::kOptionalOutput) optional.push_back(&argument);
+  }
+  for (const std::string& implementation : implementations_of(made)) {
+    Context context;
+    context.implementation = implementation;
+    GuardedCall all(made);
+    ASSERT_TRUE(all.run(context).ok());
+    const Outputs written = all.outputs();
+    for (std::uint64_t left_out = 1; left_out < std::uint64_t{1} << optional.size(); ++left_out) {
+      GuardedCall call(made);
+      Outputs expected = written;
+      const Outputs poison = call.outputs();
+      for (std::size_t i = 0; i < optional.size(); ++i) {
+        if ((left_out >> i & 1) == 0) continue;
+        view_in(call.args(), *optional[i]) = {};
+        expected.bytes[optional[i]->name] = poison.bytes.at(optional[i]->name);
+      }
+      ASSERT_TRUE(call.run(context).ok());
+      EXPECT_EQ(difference(expected, call.outputs()), "") << implementation << ", " << left_out;
+    }
+  }
+}
+
+TEST_P(AllOps, NeedNoMemoryForArraysWithoutElements) {
+  int num_cases = 0;
+  for (const std::string& case_name : contract().case_names()) {
+    const contract::CaseArguments made = contract().arguments(case_name, 1);
+    if (num_elements_of(made) > 5000) continue;
+    GuardedCall call(made);
+    int num_empty = 0;
+    for (const Argument& argument : op().schema->arguments) {
+      if (!argument.is_array()) continue;
+      TensorView& view = view_in(call.args(), argument);
+      if (!view.given() || view.num_elements != 0) continue;
+      view.data = nullptr;
+      ++num_empty;
+    }
+    if (num_empty == 0) continue;
+    for (const std::string& implementation : implementations_of(made)) {
+      SCOPED_TRACE(case_name + ", " + implementation);
+      Context context;
+      context.implementation = implementation;
+      const Status status = call.run(context);
+      ASSERT_TRUE(status.ok()) << status.message();
+      expect_no_violation(call);
+      ++num_cases;
+    }
+  }
+  EXPECT_GT(num_cases, 0) << "the table has no case with an empty array";
+}
+
+}  // namespace
+}  // namespace tessera::test

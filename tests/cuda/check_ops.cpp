@@ -1,0 +1,118 @@
+// Compares every CUDA implementation of every op with the CPU, bit for bit, on the tables of cases
+// and on random cases. A program of its own, without a test framework, so that compute-sanitizer
+// can run it and a machine without GoogleTest can build it. Ends with 77 where there is nothing to
+// check on.
+#include <cstdio>
+#include <map>
+#include <string>
+
+#include "check_program.hpp"
+#include "device_call.hpp"
+
+namespace {
+
+using namespace tessera::test;
+using tessera::StatusCode;
+using tessera::contract::CaseArguments;
+
+struct Tally {
+  std::map<std::string, long> checked;  ///< calls by implementation
+  long cases = 0;                       ///< of this op
+  long unsupported = 0;                 ///< of these, on this device by every implementation
+  long failed = 0;
+};
+
+void fail(Tally* tally, const std::string& what) {
+  if (++tally->failed <= 20) std::fprintf(stderr, "FAILED %s\n", what.c_str());
+}
+
+void check_case(const tessera::contract::OpContract& contract, const std::string& name,
+                unsigned long seed, const CheckOptions& options, Tally* tally) {
+  const CaseArguments made = contract.arguments(name, seed);
+  if (num_elements_of(made) > 8 * options.max_ids && name.find("random:") != 0) return;
+  const std::string text =
+      std::string(contract.op) + ", case " + name + ", seed " + std::to_string(seed);
+  GuardedCall host(made, seed);
+  if (const tessera::Status s = host.run(); !s.ok()) {
+    fail(tally, text + ": the CPU refuses it: " + s.message());
+    return;
+  }
+  const Outputs expected = host.outputs();
+  ++tally->cases;
+  const std::vector<std::string> implementations = implementations_of(made, kDevice);
+  tally->unsupported += implementations.empty() ? 1 : 0;
+  for (const std::string& implementation : implementations) {
+    // What is in memory, where it lies, which outputs are asked for and whether the call is
+    // captured must not matter.
+    DeviceSurroundings aligned{.implementation = implementation, .is_exact = options.exact};
+    DeviceSurroundings shifted{.implementation = implementation,
+                               .poison = std::byte{0xff},
+                               .misalignment = 1 + seed % 3,
+                               .left_out = seed % 16};
+    DeviceSurroundings captured{.implementation = implementation,
+                                .poison = std::byte{0x01},
+                                .misalignment = seed % 4,
+                                .stream = stream_of_calls(),
+                                .is_captured = true};
+    for (const DeviceSurroundings& around : {aligned, shifted, captured}) {
+      if (around.is_captured && seed % 8 != 1) continue;  // a graph takes long to make
+      const std::string wrong = check_on_device(made, expected, around);
+      ++tally->checked[implementation];
+      if (!wrong.empty()) {
+        fail(tally, text + ", " + implementation + ", " +
+                        (around.is_captured         ? "captured"
+                         : around.misalignment == 0 ? "aligned"
+                                                    : "shifted buffers") +
+                        ": " + wrong);
+      }
+      if (options.exact) break;
+    }
+  }
+}
+
+/// A call that has to be refused before anything is launched: the arrays are said to be on a device
+/// that is not there.
+void check_refusal(const tessera::contract::OpContract& contract, Tally* tally) {
+  DeviceCall call(full_arguments(contract), {});
+  tessera::Context context;
+  context.device = {kDLCUDA, 63};
+  for (const tessera::Argument& argument : call.op().schema->arguments) {
+    if (argument.is_array()) view_in(call.args(), argument).device = context.device;
+  }
+  const std::string message = call.op().call(call.args(), context).message();
+  ++tally->checked["refusals"];
+  if (message.starts_with(std::string(contract.op) + ": device: expected one of ")) return;
+  fail(tally, std::string(contract.op) + ": a device that is not there: got '" + message + "'");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const CheckOptions options = begin_check(argc, argv);
+  Tally tally;
+  for (const tessera::contract::OpContract& contract : tessera::contract::contracts()) {
+    if (!options.op.empty() && options.op != contract.op) continue;
+    tally.cases = tally.unsupported = 0;
+    // A sanitizer would count the launch that fails.
+    if (!options.exact) check_refusal(contract, &tally);
+    for (const std::string& name : contract.case_names()) {
+      check_case(contract, name, 1, options, &tally);
+    }
+    for (long k = 0; k < options.random; ++k) {
+      const unsigned long seed = options.seed + static_cast<unsigned long>(k);
+      const long size = max_ids_of_random_case(options, k);
+      check_case(contract, tessera::contract::random_case_name(seed, size), seed, options, &tally);
+    }
+    std::printf("%s: %ld cases, %ld of them unsupported on this device\n", contract.op.data(),
+                tally.cases, tally.unsupported);
+    if (10 * tally.unsupported < tally.cases) continue;
+    fail(&tally, std::string(contract.op) + ": too few cases run on this device");
+  }
+  long calls = 0;
+  for (const auto& [implementation, count] : tally.checked) {
+    std::printf("%s %ld, ", implementation.c_str(), count);
+    calls += count;
+  }
+  std::printf("%ld calls checked, %ld failed\n", calls, tally.failed);
+  return tally.failed == 0 && calls > 0 ? 0 : 1;
+}

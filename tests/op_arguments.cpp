@@ -1,0 +1,108 @@
+#include "op_arguments.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+
+namespace tessera::test {
+namespace {
+
+template <typename T>
+T& member(void* args, const Argument& argument) {
+  return *reinterpret_cast<T*>(static_cast<std::byte*>(args) + argument.offset);
+}
+
+}  // namespace
+
+std::int64_t number_in(const void* args, const Argument& argument) {
+  auto* const changeable = const_cast<void*>(args);
+  switch (argument.kind) {
+    case Argument::Kind::kInt32:
+      return member<std::int32_t>(changeable, argument);
+    case Argument::Kind::kFlag:
+      return member<bool>(changeable, argument) ? 1 : 0;
+    default:
+      return member<std::int64_t>(changeable, argument);
+  }
+}
+
+void set_number(void* args, const Argument& argument, std::int64_t value) {
+  switch (argument.kind) {
+    case Argument::Kind::kInt32:
+      member<std::int32_t>(args, argument) = static_cast<std::int32_t>(value);
+      return;
+    case Argument::Kind::kFlag:
+      member<bool>(args, argument) = value != 0;
+      return;
+    default:
+      member<std::int64_t>(args, argument) = value;
+  }
+}
+
+const Argument& argument_named(const Schema& schema, std::string_view name) {
+  for (const Argument& argument : schema.arguments) {
+    if (argument.name == name) return argument;
+  }
+  std::fprintf(stderr, "%s has no argument %.*s\n", schema.op, static_cast<int>(name.size()),
+               name.data());
+  std::abort();
+}
+
+std::int64_t num_elements_of(const contract::CaseArguments& made) {
+  std::int64_t total = 0;
+  for (const Argument& argument : find_op(made.op)->schema->arguments) {
+    if (argument.is_array()) total += view_in(made.args.get(), argument).num_elements;
+  }
+  return total;
+}
+
+contract::CaseArguments full_arguments(const contract::OpContract& contract) {
+  constexpr std::int64_t kSize = 200;
+  constexpr std::int64_t kMaxElements = 4000;
+  for (std::uint64_t seed = 0; seed < 100000; ++seed) {
+    contract::CaseArguments made =
+        contract.arguments(contract::random_case_name(seed, kSize), seed);
+    if (num_elements_of(made) > kMaxElements) continue;
+    bool is_full = true;
+    for (const Argument& argument : find_op(contract.op)->schema->arguments) {
+      is_full &= !argument.is_array() || view_in(made.args.get(), argument).num_elements > 0;
+    }
+    if (is_full) return made;
+  }
+  std::fprintf(stderr, "no random case gives all arguments of %s\n", contract.op.data());
+  std::abort();
+}
+
+bool has_right_lengths(const Schema& schema, const void* args, const std::int64_t* symbols) {
+  for (const Argument& argument : schema.arguments) {
+    if (!argument.is_array()) continue;
+    TensorView view = view_in(args, argument);
+    if (!view.given()) continue;
+    for (int axis = 0; axis < num_lengths(argument); ++axis) {
+      const Length& length = argument.extents.lengths[axis];
+      const std::int64_t wanted = length.symbol < 0 ? length.constant : symbols[length.symbol];
+      const std::int64_t found = length_in(view, argument, axis);
+      if (length.bound == Length::Bound::kExactly && found != wanted) return false;
+      if (length.bound == Length::Bound::kAtLeast && found < wanted) return false;
+      if (found < 0) return false;
+    }
+  }
+  return true;
+}
+
+std::vector<std::string> implementations_of(const contract::CaseArguments& made, DLDevice device) {
+  const OpEntry& op = *find_op(made.op);
+  Context context;
+  context.device = device;
+  std::vector<ImplementationReport> reports;
+  if (!op.explain(made.args.get(), context, &reports).ok()) return {};
+  std::vector<std::string> names;
+  for (const ImplementationReport& report : reports) {
+    context.implementation = report.name;
+    OpSizes sizes;
+    if (!op.sizes(made.args.get(), context, &sizes).ok()) continue;
+    names.insert(report.selected ? names.begin() : names.end(), report.name);
+  }
+  return names;
+}
+
+}  // namespace tessera::test

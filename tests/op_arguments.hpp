@@ -1,0 +1,60 @@
+// The members of an op's argument struct, reached through the op's table.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "contracts.hpp"
+#include "tessera/context.hpp"
+#include "tessera/ops.hpp"
+#include "tessera/schema.hpp"
+
+namespace tessera::test {
+
+inline TensorView& view_in(void* args, const Argument& argument) {
+  return *reinterpret_cast<TensorView*>(static_cast<std::byte*>(args) + argument.offset);
+}
+inline const TensorView& view_in(const void* args, const Argument& argument) {
+  return view_in(const_cast<void*>(args), argument);
+}
+
+inline std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
+
+/// Of a contiguous array.
+inline std::size_t bytes_of(const TensorView& view) {
+  return static_cast<std::size_t>(view.num_elements) * element_bytes(view);
+}
+
+/// Axes of the table's extents; 1 where the array counts all its elements.
+inline int num_lengths(const Argument& argument) {
+  return argument.extents.ndim == 0 ? 1 : argument.extents.ndim;
+}
+/// What the view says of that axis.
+inline std::int64_t& length_in(TensorView& view, const Argument& argument, int axis) {
+  return argument.extents.ndim == 0 ? view.num_elements : view.shape[axis];
+}
+
+std::int64_t number_in(const void* args, const Argument& argument);
+void set_number(void* args, const Argument& argument, std::int64_t value);
+
+/// The row of that name in the op's table, which has one.
+const Argument& argument_named(const Schema& schema, std::string_view name);
+
+/// A few arguments of the op, every one of them given and no array empty: a random case of its
+/// contract.
+contract::CaseArguments full_arguments(const contract::OpContract& contract);
+
+/// Whether each array has the lengths that the table asks for, once symbols have these values.
+bool has_right_lengths(const Schema& schema, const void* args, const std::int64_t* symbols);
+
+/// Elements of all arrays of a call.
+std::int64_t num_elements_of(const contract::CaseArguments& made);
+
+/// The implementations that run these arguments on that device, what a call selects first.
+std::vector<std::string> implementations_of(const contract::CaseArguments& made,
+                                            DLDevice device = kHostDevice);
+
+}  // namespace tessera::test
