@@ -2,6 +2,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <string>
 
 namespace tessera::test {
 namespace {
@@ -42,8 +43,8 @@ const Argument& argument_named(const Schema& schema, std::string_view name) {
   for (const Argument& argument : schema.arguments) {
     if (argument.name == name) return argument;
   }
-  std::fprintf(stderr, "%s has no argument %.*s\n", schema.op, static_cast<int>(name.size()),
-               name.data());
+  std::fprintf(stderr, "%s has no argument %s\n", std::string(schema.op).c_str(),
+               std::string(name).c_str());
   std::abort();
 }
 
