@@ -130,6 +130,7 @@ struct Argument {
   // Arrays.
   Role role = Role::kInput;
   DtypeSet dtypes = 0;
+  DLDataType first_dtype{};        ///< of these, which for most arguments is the only one
   std::int8_t same_dtype_as = -1;  ///< index of an earlier argument that it shares its dtype with
   bool rows_may_be_apart = false;  ///< the last axis is contiguous, the others are as strides say
   Extents extents;
@@ -200,6 +201,9 @@ struct Argument {
     Argument changed = *this;
     changed.role = new_role;
     changed.dtypes = set;
+    for (int i = dtypes::kNumDtypes - 1; i >= 0; --i) {
+      if ((set >> i & 1) != 0) changed.first_dtype = dtypes::kAll[i].dtype;
+    }
     changed.extents = size;
     for (const Length& length : size.lengths) {
       changed.gives_symbols |= length.bound == Length::Bound::kGives;
@@ -234,10 +238,35 @@ constexpr Argument argument(const char* name, std::size_t offset) {
 /// An op's table, in this order: inputs, of which the first is required, and its device that of the
 /// call; required outputs; numbers and flags; optional outputs and flags that few calls give.
 struct Schema {
+  constexpr Schema(std::string_view name, std::span<const Argument> rows,
+                   std::span<const char* const> names)
+      : op(name), arguments(rows), symbols(names), rest(rows) {
+    inputs = take([](const Argument& row) { return row.is_array() && !row.is_output(); });
+    outputs = take([](const Argument& row) { return row.is_array() && !row.is_optional(); });
+    numbers = take([](const Argument& row) { return !row.is_array(); });
+  }
+
   std::string_view op;
   std::span<const Argument> arguments;
   /// What the lengths of this op are called on its page, such as "N" and "capacity".
   std::span<const char* const> symbols;
+
+  // The parts of `arguments`.
+  std::span<const Argument> inputs;
+  std::span<const Argument> outputs;
+  std::span<const Argument> numbers;
+  std::span<const Argument> rest;
+
+ private:
+  /// Takes the rows from the beginning of `rest` on that are of a part.
+  template <typename IsOfPart>
+  constexpr std::span<const Argument> take(IsOfPart is_of_part) {
+    std::size_t count = 0;
+    while (count < rest.size() && is_of_part(rest[count])) ++count;
+    const std::span<const Argument> part = rest.first(count);
+    rest = rest.subspan(count);
+    return part;
+  }
 };
 
 /// Symbols that a schema may have.

@@ -123,27 +123,19 @@ class Arguments {
   /// Reads the inputs, with which a table begins. Returns their number.
   std::size_t read_inputs(Values values) {
     std::size_t i = 0;
-    for (const Argument& argument : op_.schema->arguments) {
-      if (!argument.is_array() || argument.is_output()) break;
-      read(argument, values[i++]);
-    }
+    for (const Argument& argument : op_.schema->inputs) read(argument, values[i++]);
     return i;
   }
 
   /// Reads all that follows the required outputs; what is missing at the end keeps its default.
   void read_options(Values values) {
     std::size_t i = 0;
-    bool found = false;
-    for (const Argument& argument : op_.schema->arguments) {
-      found |= is_required_output(argument);
-      if (!found || is_required_output(argument)) continue;
-      if (i == values.size()) return;
-      read(argument, values[i++]);
+    for (const auto part : {op_.schema->numbers, op_.schema->rest}) {
+      for (const Argument& argument : part) {
+        if (i == values.size()) return;
+        read(argument, values[i++]);
+      }
     }
-  }
-
-  static bool is_required_output(const Argument& argument) {
-    return argument.is_array() && argument.is_output() && !argument.is_optional();
   }
 
  private:

@@ -127,8 +127,7 @@ std::int64_t call_joined(const OpEntry& op, Values values) {
   JoinedOutputs joined(array.dtype.bits / 8U);
   const Argument* last = nullptr;
   std::size_t next = first + 1;
-  for (const Argument& argument : op.schema->arguments) {
-    if (!Arguments::is_required_output(argument)) continue;
+  for (const Argument& argument : op.schema->outputs) {
     if (last != nullptr) {
       const auto length = value_of<std::int64_t>(values[next++]);
       arguments.view(*last) = part_of(array, joined.add(length), length);
@@ -165,8 +164,7 @@ void sizes(const OpEntry& op, Values values) {
   std::vector<std::int64_t> written{static_cast<std::int64_t>(found.workspace_bytes)};
   for (std::size_t i = 0; i < op.schema->symbols.size(); ++i) written.push_back(found.symbols[i]);
   JoinedOutputs joined(sizeof(std::int32_t));
-  for (const Argument& argument : op.schema->arguments) {
-    if (!Arguments::is_required_output(argument)) continue;
+  for (const Argument& argument : op.schema->outputs) {
     const Length& length = argument.extents.lengths[0];
     written.push_back(
         joined.add(length.symbol < 0 ? length.constant : found.symbols[length.symbol]));

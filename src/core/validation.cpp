@@ -1,6 +1,7 @@
 #include "core/validation.hpp"
 
 #include <array>
+#include <bit>
 #include <limits>
 #include <string>
 
@@ -31,7 +32,7 @@ std::size_t bytes_past_alignment(const TensorView& view) {
 }
 
 bool is_same(DLDataType a, DLDataType b) {
-  return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
+  return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
 }
 
 /// Left as its constructor made it. One with memory or a length, but no data type, is a mistake.
@@ -135,8 +136,7 @@ std::int64_t Validator::number(const Argument& argument) const {
 }
 
 bool Validator::giving_arrays() {
-  for (const Argument& argument : schema_.arguments) {
-    if (argument.is_output()) break;  // the inputs come first
+  for (const Argument& argument : schema_.inputs) {
     if (!argument.gives_symbols) continue;
     const TensorView& view = view_of(argument);
     if (!good_dtype(argument, view) || !good_axes(argument, view) || !good_memory(argument, view)) {
@@ -147,14 +147,13 @@ bool Validator::giving_arrays() {
 }
 
 bool Validator::numbers(std::int64_t* symbols) {
-  for (const Argument& argument : schema_.arguments) {
-    if (argument.is_array() || argument.kind == Argument::Kind::kFlag) continue;
+  for (const Argument& argument : schema_.numbers) {
+    if (argument.kind == Argument::Kind::kFlag) continue;
     const std::int64_t value = number(argument);
     if (!in_range(argument.name, value, argument.low, argument.high)) return false;
     if (argument.symbol >= 0) symbols[argument.symbol] = value;
   }
-  for (const Argument& argument : schema_.arguments) {
-    if (argument.is_output()) break;
+  for (const Argument& argument : schema_.inputs) {
     if (!argument.gives_symbols) continue;
     const TensorView& view = view_of(argument);
     if (!good_axes(argument, view)) return false;
@@ -195,25 +194,25 @@ bool Validator::workspace(std::span<std::byte> workspace, std::size_t min_bytes)
 bool Validator::no_overlap(std::span<std::byte> workspace) {
   std::array<Extent, kMaxArrays> extents;
   std::size_t n = 0;
-  const auto add_arrays = [&](bool outputs) {
-    for (const Argument& argument : schema_.arguments) {
-      if (!argument.is_array() || argument.is_output() != outputs) continue;
+  const auto add_arrays = [&](std::span<const Argument> arguments) {
+    for (const Argument& argument : arguments) {
+      if (!argument.is_array()) continue;
       const TensorView& view = view_of(argument);
       if (!view.given() || is_empty(argument, view)) continue;
       const auto begin = reinterpret_cast<std::uintptr_t>(view.data);
       const std::size_t width = element_bytes(view);
       std::uint64_t spanned = 0;
       if (!elements_spanned(argument, view, &spanned) ||
-          spanned > (kAddressSpaceEnd - begin) / width) {
+          spanned > (kAddressSpaceEnd - begin) >> std::countr_zero(width)) {
         return fail_end(argument, view);
       }
       extents[n++] = {argument.name, begin, begin + spanned * width};
     }
     return true;
   };
-  if (!add_arrays(true)) return false;
+  if (!add_arrays(schema_.outputs) || !add_arrays(schema_.rest)) return false;
   const std::size_t num_outputs = n;
-  if (!add_arrays(false)) return false;
+  if (!add_arrays(schema_.inputs)) return false;
   const std::size_t num_arrays = n;
   const auto workspace_begin = reinterpret_cast<std::uintptr_t>(workspace.data());
   const std::size_t workspace_bytes = workspace.size();
@@ -239,7 +238,10 @@ bool Validator::no_overlap(std::span<std::byte> workspace) {
 }
 
 bool Validator::good_dtype(const Argument& argument, const TensorView& view) {
-  if ((dtypes::set_of(view.dtype) & argument.dtypes) == 0) return fail_dtype(argument, view);
+  if (!is_same(view.dtype, argument.first_dtype) &&
+      (dtypes::set_of(view.dtype) & argument.dtypes) == 0) {
+    return fail_dtype(argument, view);
+  }
   if (argument.same_dtype_as < 0) return true;
   const Argument& other = schema_.arguments[argument.same_dtype_as];
   const DLDataType expected = view_of(other).dtype;
