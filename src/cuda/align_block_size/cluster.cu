@@ -128,7 +128,7 @@ class ClusterCta {
   __device__ __forceinline__ int grid_thread() const { return cta_ * kNumThreads + thread_; }
   __device__ __forceinline__ int grid_threads() const { return num_ctas_ * kNumThreads; }
 
-  const Args& args_;
+  const Args args_;  // a copy: stores might alias arguments behind a reference
   ScanStorage& scan_storage_;
   const int thread_ = threadIdx.x;
   const int lane_ = thread_ % 32;

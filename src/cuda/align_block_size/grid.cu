@@ -256,7 +256,7 @@ class GridCta {
     return sum;
   }
 
-  const Args& args_;
+  const Args args_;  // a copy: stores might alias arguments behind a reference
   ScanStorage& scan_storage_;
   ReportStorage& report_storage_;
   const int thread_ = threadIdx.x;

@@ -83,7 +83,7 @@ class OneCta {
   }
 
  private:
-  const Args& args_;
+  const Args args_;  // a copy: stores might alias arguments behind a reference
   ScanStorage& scan_storage_;
   const int thread_ = threadIdx.x;
   const int warp_ = thread_ / 32;

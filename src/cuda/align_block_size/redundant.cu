@@ -98,7 +98,7 @@ class RedundantCta {
   }
 
  private:
-  const Args& args_;
+  const Args args_;  // a copy: stores might alias arguments behind a reference
   ScanStorage& scan_storage_;
   const int thread_ = threadIdx.x;
   const int lane_ = thread_ % 32;

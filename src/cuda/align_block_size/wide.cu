@@ -270,7 +270,7 @@ class WideCta {
     return right;
   }
 
-  const Args& args_;
+  const Args args_;  // a copy: stores might alias arguments behind a reference
   StepStorage& storage_;
   WideReportStorage& report_storage_;
   const int thread_ = threadIdx.x;

@@ -205,7 +205,7 @@ class LoraCta {
   __device__ __forceinline__ std::int32_t adapter() const { return adapter_; }
 
  private:
-  const LoraArgs& args_;
+  const LoraArgs args_;  // a copy: stores might alias arguments behind a reference
   const int thread_ = threadIdx.x;
   const int num_threads_ = blockDim.x;
   const int lane_ = thread_ % 32;
