@@ -30,11 +30,12 @@ inline std::string text_of(double value) {
   return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
 }
 
-/// Whether the elements may be read: contiguous, not null, and aligned to their size.
+/// Whether the elements may be read: contiguous, there, and aligned to their size. An empty array
+/// needs no memory, but an address that it has must be aligned.
 inline bool readable(const TensorView& view) {
   const auto address = reinterpret_cast<std::uintptr_t>(view.data);
-  return view.contiguous && view.num_elements >= 0 &&
-         (view.num_elements == 0 || (address != 0 && address % (view.dtype.bits / 8U) == 0));
+  return view.contiguous && view.num_elements >= 0 && address % (view.dtype.bits / 8U) == 0 &&
+         (view.num_elements == 0 || address != 0);
 }
 
 inline std::string describe(const TensorView& view) {

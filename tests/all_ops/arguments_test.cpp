@@ -118,7 +118,9 @@ TEST_P(Arguments, ADeviceWithoutABackendIsRefused) {
   EXPECT_NE(status.message().find("Tessera has no backend for it"), std::string::npos)
       << status.message();
   OpSizes sizes;
+  sizes.workspace_bytes = 12345;
   EXPECT_EQ(op().sizes(call_.args(), context, &sizes).code(), StatusCode::kUnsupported);
+  EXPECT_EQ(sizes.workspace_bytes, 12345U);
 }
 
 TEST_P(Arguments, AreRefusedByTheQueryWhereItReadsThem) {

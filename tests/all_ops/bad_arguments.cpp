@@ -118,6 +118,8 @@ class Maker {
     add(argument, "on another device", kValue, ".device", "cuda:1", [](TensorView& view) {
       view.device = {kDLCUDA, 1};
     });
+    add(argument, "on a device of another number", kValue, ".device", "",
+        [](TensorView& view) { view.device.device_id = 1; });
     add(argument, "on a device of another type", kValue, ".device", "device type 8:0",
         [](TensorView& view) {
           view.device = {kDLMetal, 0};
