@@ -34,17 +34,21 @@ bool is_same(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
-bool is_empty(const Argument& argument, const TensorView& view) {
-  if (argument.extents.ndim == 0) return view.num_elements == 0;
-  for (int i = 0; i < argument.extents.ndim; ++i) {
+bool has_empty_axis(const TensorView& view) {
+  for (int i = 0; i < view.ndim; ++i) {
     if (view.shape[i] == 0) return true;
   }
   return false;
 }
 
+bool is_empty(const Argument& argument, const TensorView& view) {
+  return argument.extents.ndim == 0 ? view.num_elements == 0 : has_empty_axis(view);
+}
+
 /// Whether the last axis is contiguous, and every other axis steps over all that the next ones
 /// hold: no two elements share memory.
 bool has_rows_apart(const TensorView& view) {
+  if (has_empty_axis(view)) return true;  // of any strides: frameworks differ
   __extension__ using Wide = __int128;
   Wide next = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {
@@ -60,6 +64,7 @@ bool has_rows_apart(const TensorView& view) {
 }
 
 bool has_contiguous_axes(const TensorView& view) {
+  if (has_empty_axis(view)) return true;
   std::int64_t step = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {
     if (view.shape[i] > 1 && view.strides[i] != step) return false;
