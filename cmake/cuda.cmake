@@ -77,7 +77,9 @@ add_library(tessera_cuda_objects OBJECT
   src/cuda/launch.cpp
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp
-  src/cuda/lora_align_block_size/policy.cpp)
+  src/cuda/lora_align_block_size/policy.cpp
+  src/cuda/moe_sum/kernel.cu
+  src/cuda/moe_sum/launch.cpp)
 target_compile_options(tessera_cuda_objects PRIVATE
   $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
 target_compile_definitions(tessera_cuda_objects PUBLIC
