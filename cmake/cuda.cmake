@@ -93,7 +93,9 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/launch.cpp
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp
-  src/cuda/lora_align_block_size/policy.cpp)
+  src/cuda/lora_align_block_size/policy.cpp
+  src/cuda/moe_sum/kernel.cu
+  src/cuda/moe_sum/launch.cpp)
 
 add_library(tessera_cuda MODULE)
 target_link_libraries(tessera_cuda PRIVATE tessera_cuda_objects)

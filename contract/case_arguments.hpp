@@ -28,6 +28,18 @@ struct CaseArguments {
   }
 };
 
+/// The same memory and shape with these strides, in elements.
+inline TensorView strided(TensorView view, std::initializer_list<std::int64_t> strides) {
+  DLTensor tensor{};
+  tensor.data = view.data;
+  tensor.device = view.device;
+  tensor.ndim = view.ndim;
+  tensor.dtype = view.dtype;
+  tensor.shape = view.shape;
+  tensor.strides = const_cast<std::int64_t*>(strides.begin());
+  return TensorView::of(tensor);
+}
+
 /// Makes the arguments of one case.
 template <typename Args>
 class CaseBuilder {
@@ -40,6 +52,13 @@ class CaseBuilder {
                    std::initializer_list<std::int64_t> shape) {
     const std::vector<std::byte>& kept = made_->memory.emplace_back(std::move(contents));
     return TensorView::of(kept.data(), dtype, shape);
+  }
+
+  /// An input with strides, in elements; `contents` reach from its first element to its last.
+  TensorView input(std::vector<std::byte> contents, DLDataType dtype,
+                   std::initializer_list<std::int64_t> shape,
+                   std::initializer_list<std::int64_t> strides) {
+    return strided(input(std::move(contents), dtype, shape), strides);
   }
 
   TensorView input(const std::vector<std::int32_t>& values) {

@@ -6,6 +6,8 @@
 #include "batched_align_block_size_checker.hpp"
 #include "lora_align_block_size_cases.hpp"
 #include "lora_align_block_size_checker.hpp"
+#include "moe_sum_cases.hpp"
+#include "moe_sum_checker.hpp"
 #include "random_case.hpp"
 
 namespace tessera::contract {
@@ -45,6 +47,8 @@ constexpr OpContract kContracts[] = {
     contract_of<LoraAlignBlockSizeArgs, lora_align_block_size_cases,
                 random_lora_align_block_size_case, check_lora_align_block_size>(
         "lora_align_block_size", kLoraAlignBlockSizeRules),
+    contract_of<MoeSumArgs, moe_sum_cases, random_moe_sum_case, check_moe_sum>("moe_sum",
+                                                                               kMoeSumRules),
 };
 
 }  // namespace

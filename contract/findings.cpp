@@ -1,11 +1,22 @@
 #include "findings.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <iterator>
 
 #include "arrays.hpp"
 
 namespace tessera::contract {
+
+std::string Number::text() const {
+  if (const auto* integer = std::get_if<std::int64_t>(&value_)) return std::to_string(*integer);
+  const double value = std::get<double>(value_);
+  if (std::isnan(value)) return "NaN";
+  if (std::isinf(value)) return value < 0 ? "-Infinity" : "Infinity";
+  std::string text = text_of(value);
+  if (text.find_first_of(".e") == std::string::npos) text += ".0";
+  return text;
+}
 
 bool Findings::broken(std::string_view rule) const {
   return std::any_of(violations_.begin(), violations_.end(),
@@ -72,8 +83,8 @@ void Findings::report_value(const char* rule, const char* array, std::int64_t po
   report(rule, array, position, expected, found, std::to_string(expected), std::to_string(found));
 }
 
-void Findings::report(const char* rule, const char* array, std::int64_t position,
-                      std::int64_t expected, std::int64_t found, const std::string& expected_text,
+void Findings::report(const char* rule, const char* array, std::int64_t position, Number expected,
+                      Number found, const std::string& expected_text,
                       const std::string& found_text) {
   if (broken(rule)) return;
   violations_.push_back({rule, array, position, expected, found,

@@ -1,26 +1,47 @@
 // Violations of a contract, and their collection; common to the checkers of all ops.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <variant>
 #include <vector>
 
 #include "tessera/tensor_view.hpp"
 
 namespace tessera::contract {
 
+/// An element of an array, or its length: an integer or a floating-point number.
+class Number {
+ public:
+  template <std::integral T>
+  constexpr Number(T value) : value_(static_cast<std::int64_t>(value)) {}
+  constexpr Number(double value) : value_(value) {}
+
+  bool operator==(const Number&) const = default;
+
+  /// All digits that tell it from its neighbours, as Python's json module reads them: "17", "-0.0",
+  /// "1e-07", "NaN", "-Infinity".
+  std::string text() const;
+
+ private:
+  std::variant<std::int64_t, double> value_;
+};
+
 /// One broken rule, at the first position that breaks it.
 struct Violation {
-  std::string rule;           ///< the name of one of the op's rules
-  std::string array;          ///< the argument, as the contract names it
-  std::int64_t position = 0;  ///< element of `array`; 0 if the rule is about the whole array
+  std::string rule;   ///< the name of one of the op's rules
+  std::string array;  ///< the argument, as the contract names it
+  /// Element of `array`, in row-major order; 0 if the rule is about the whole array.
+  std::int64_t position = 0;
 
-  /// The value that the rule requires, or the smallest of them. For output_sizes it is the smallest
-  /// legal length. Unused for valid_inputs, and for statistics, which need not be integers.
-  std::int64_t expected = 0;
-  std::int64_t found = 0;
+  /// The value that the rule asks for; where several would do, the smallest of them. For
+  /// output_sizes the smallest legal length; for valid_inputs unused, and for statistics, which
+  /// need not be whole.
+  Number expected = 0;
+  Number found = 0;
 
   /// "stable_order: sorted_token_ids[17]: expected an index above 40, found 12"
   std::string message;
@@ -57,8 +78,8 @@ class Findings {
 
   void report_value(const char* rule, const char* array, std::int64_t position,
                     std::int64_t expected, std::int64_t found);
-  void report(const char* rule, const char* array, std::int64_t position, std::int64_t expected,
-              std::int64_t found, const std::string& expected_text, const std::string& found_text);
+  void report(const char* rule, const char* array, std::int64_t position, Number expected,
+              Number found, const std::string& expected_text, const std::string& found_text);
 
   /// Adds a violation that another checker found.
   void report(const Violation& violation);

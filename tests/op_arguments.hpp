@@ -23,9 +23,14 @@ inline const TensorView& view_in(const void* args, const Argument& argument) {
 
 inline std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
 
-/// Of a contiguous array.
+/// From the first element to past the last, over gaps between rows.
 inline std::size_t bytes_of(const TensorView& view) {
-  return static_cast<std::size_t>(view.num_elements) * element_bytes(view);
+  std::int64_t elements = view.num_elements;
+  if (!view.contiguous && elements > 0) {
+    elements = 1;
+    for (int i = 0; i < view.ndim; ++i) elements += (view.shape[i] - 1) * view.strides[i];
+  }
+  return static_cast<std::size_t>(elements) * element_bytes(view);
 }
 
 /// Axes of the table's extents; 1 where the array counts all its elements.

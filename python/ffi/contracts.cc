@@ -17,8 +17,7 @@ std::string violations_json(const std::vector<contract::Violation>& violations) 
     return "{\"rule\":" + json_string(violation.rule) +
            ",\"array\":" + json_string(violation.array) +
            ",\"position\":" + std::to_string(violation.position) +
-           ",\"expected\":" + std::to_string(violation.expected) +
-           ",\"found\":" + std::to_string(violation.found) +
+           ",\"expected\":" + violation.expected.text() + ",\"found\":" + violation.found.text() +
            ",\"message\":" + json_string(violation.message) + "}";
   });
 }

@@ -40,17 +40,22 @@ bool is_absent(const TensorView& view) {
   return !view.given() && view.data == nullptr && view.num_elements == 0;
 }
 
-bool is_empty(const Argument& argument, const TensorView& view) {
-  if (argument.extents.ndim == 0) return view.num_elements == 0;
-  for (int i = 0; i < argument.extents.ndim; ++i) {
-    if (view.shape[i] == 0) return true;
+/// Also where a length is negative, which is refused as such.
+bool has_empty_axis(const TensorView& view) {
+  for (int i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] <= 0) return true;
   }
   return false;
+}
+
+bool is_empty(const Argument& argument, const TensorView& view) {
+  return argument.extents.ndim == 0 ? view.num_elements == 0 : has_empty_axis(view);
 }
 
 /// Whether the last axis is contiguous, and every other axis steps over all that the next ones
 /// hold: no two elements share memory.
 bool has_rows_apart(const TensorView& view) {
+  if (has_empty_axis(view)) return true;  // of any strides: frameworks differ
   __extension__ using Wide = __int128;
   Wide next = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {
@@ -66,6 +71,7 @@ bool has_rows_apart(const TensorView& view) {
 }
 
 bool has_contiguous_axes(const TensorView& view) {
+  if (has_empty_axis(view)) return true;
   std::int64_t step = 1;
   for (int i = view.ndim - 1; i >= 0; --i) {
     if (view.shape[i] > 1 && view.strides[i] != step) return false;

@@ -4,6 +4,7 @@
 #include "cpu/align_block_size.hpp"
 #include "cpu/batched_align_block_size.hpp"
 #include "cpu/lora_align_block_size.hpp"
+#include "cpu/moe_sum.hpp"
 
 namespace tessera::cpu {
 namespace {
@@ -26,10 +27,17 @@ constexpr core::Implementation kLoraAlignBlockSize[] = {
         "cpu/reference"),
 };
 
+constexpr core::Implementation kMoeSum[] = {
+    implementation<core::MoeSumProblem, moe_sum_avx2, nullptr, moe_sum_avx2_refusal>("cpu/avx2"),
+    implementation<core::MoeSumProblem, moe_sum_portable>("cpu/portable"),
+    implementation<core::MoeSumProblem, moe_sum_reference>("cpu/reference"),
+};
+
 constexpr core::OpImplementations kOps[] = {
     {"align_block_size", kAlignBlockSize},
     {"batched_align_block_size", kBatchedAlignBlockSize},
     {"lora_align_block_size", kLoraAlignBlockSize},
+    {"moe_sum", kMoeSum},
 };
 
 std::string unavailable() { return {}; }

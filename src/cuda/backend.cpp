@@ -7,6 +7,7 @@
 #include "cuda/device.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/lora_align_block_size/launch.hpp"
+#include "cuda/moe_sum/launch.hpp"
 #include "tessera/export.h"
 
 namespace tessera::cuda {
@@ -50,7 +51,10 @@ Status warmup(DLDevice device) {
   if (Status s = load_batched_align_block_size_kernel(kOp, device.device_id, current); !s.ok()) {
     return s;
   }
-  return load_lora_align_block_size_kernels(kOp, device.device_id, current);
+  if (Status s = load_lora_align_block_size_kernels(kOp, device.device_id, current); !s.ok()) {
+    return s;
+  }
+  return load_moe_sum_kernels(kOp, device.device_id, current);
 }
 
 }  // namespace
@@ -62,6 +66,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       {"align_block_size", align_block_size_implementations()},
       {"batched_align_block_size", batched_align_block_size_implementations()},
       {"lora_align_block_size", lora_align_block_size_implementations()},
+      {"moe_sum", moe_sum_implementations()},
   };
   static const tessera::core::Backend backend{
       .version = TESSERA_VERSION,

@@ -8,5 +8,6 @@ namespace tessera::ops {
 extern const OpEntry kAlignBlockSize;
 extern const OpEntry kBatchedAlignBlockSize;
 extern const OpEntry kLoraAlignBlockSize;
+extern const OpEntry kMoeSum;
 
 }  // namespace tessera::ops

@@ -1,0 +1,25 @@
+// What an implementation of moe_sum takes.
+#pragma once
+
+#include <dlpack/dlpack.h>
+
+#include <cstdint>
+
+namespace tessera::core {
+
+/// A validated call: every pointer is good for its length, and nothing overlaps. Strides are in
+/// elements; along an axis of one element they are 0.
+struct MoeSumProblem {
+  const void* input;
+  const float* topk_weights;  ///< null: all are 1
+  void* output;
+  DLDataType dtype;  ///< of input and output
+  std::int64_t num_tokens;
+  std::int64_t top_k;  ///< at least 1
+  std::int64_t hidden_size;
+  std::int64_t token_stride;
+  std::int64_t slot_stride;
+  std::int64_t output_stride;
+};
+
+}  // namespace tessera::core

@@ -1,0 +1,88 @@
+// The 16-bit floating-point types as the CPU computes with them, in float32, and the environment
+// that results of the same bits everywhere take.
+#pragma once
+
+#include <bit>
+#include <cfenv>
+#include <cmath>
+#include <cstdint>
+
+namespace tessera::cpu {
+
+struct Float16 {
+  std::uint16_t bits;
+};
+struct Bfloat16 {
+  std::uint16_t bits;
+};
+
+/// The NaN of results: positive, all bits of the mantissa set. Its upper half is that of bfloat16.
+inline constexpr std::uint32_t kNanBits = 0x7fffffff;
+inline constexpr std::uint16_t kNanBits16 = 0x7fff;
+
+inline float to_float(float value) { return value; }
+
+inline float to_float(Bfloat16 value) {
+  return std::bit_cast<float>(std::uint32_t{value.bits} << 16);
+}
+
+inline float to_float(Float16 value) {
+  const std::uint32_t sign = (value.bits & 0x8000U) << 16;
+  const std::uint32_t magnitude = (value.bits & 0x7fffU) << 13;
+  if (magnitude >= 0x7c00U << 13) return std::bit_cast<float>(sign | 0x7f800000U | magnitude);
+  // The exponent's bias is 112 less; multiplying by 2^112 makes subnormals normal.
+  return std::bit_cast<float>(
+      sign | std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112F));
+}
+
+/// To the nearest value of T, ties to even; every NaN becomes the NaN of results.
+template <typename T>
+T round_to(float value);
+
+template <>
+inline float round_to<float>(float value) {
+  return std::isnan(value) ? std::bit_cast<float>(kNanBits) : value;
+}
+
+template <>
+inline Bfloat16 round_to<Bfloat16>(float value) {
+  if (std::isnan(value)) return {kNanBits16};
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return {static_cast<std::uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+template <>
+inline Float16 round_to<Float16>(float value) {
+  if (std::isnan(value)) return {kNanBits16};
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000;
+  std::uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude >= std::bit_cast<std::uint32_t>(65520.0F)) {
+    magnitude = 0x7c00;
+  } else if (magnitude >= std::bit_cast<std::uint32_t>(0x1p-14F)) {
+    magnitude = (magnitude - (112U << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
+  } else {
+    // A subnormal, in units of 2^-24: those of the last place of 0.5.
+    magnitude = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) -
+                std::bit_cast<std::uint32_t>(0.5F);
+  }
+  return {static_cast<std::uint16_t>(sign | magnitude)};
+}
+
+/// The default floating-point environment while it lives: rounds to nearest, keeps subnormals,
+/// traps nothing. Then the caller's again, with the exceptions that were raised before.
+class DefaultFloatingPoint {
+ public:
+  DefaultFloatingPoint() {
+    std::fegetenv(&callers_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  DefaultFloatingPoint(const DefaultFloatingPoint&) = delete;
+  DefaultFloatingPoint& operator=(const DefaultFloatingPoint&) = delete;
+  ~DefaultFloatingPoint() { std::fesetenv(&callers_); }
+
+ private:
+  std::fenv_t callers_;
+};
+
+}  // namespace tessera::cpu

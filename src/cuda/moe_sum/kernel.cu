@@ -1,0 +1,126 @@
+// A CTA sums a part of one token's row, a thread one word of it: up to kSlotsAtOnce slots at once.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include "cuda/moe_sum/kernel.hpp"
+#include "cuda/parts/pdl.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+using Args = MoeSumKernelArgs;
+
+constexpr int kSlotsAtOnce = 8;
+
+__device__ __forceinline__ float to_float(float value) { return value; }
+__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
+__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+
+/// To nearest, ties to even. The conversions give every NaN the bits that the contract asks for;
+/// of float32 only arithmetic does, which compilers may remove.
+__device__ __forceinline__ void round_to(float sum, float* to) {
+  *to = isnan(sum) ? __int_as_float(0x7fffffff) : sum;
+}
+__device__ __forceinline__ void round_to(float sum, __half* to) { *to = __float2half_rn(sum); }
+__device__ __forceinline__ void round_to(float sum, __nv_bfloat16* to) {
+  *to = __float2bfloat16_rn(sum);
+}
+
+/// What a thread reads or writes at once, of one row.
+template <typename T, int kElements>
+struct alignas(kElements * sizeof(T)) Word {
+  T elements[kElements];
+};
+
+/// Adds so many slots to the sums of one word, from `word` and `weight` on, all of them loaded
+/// before the first is used.
+template <int kSlots, typename T, int kElements>
+__device__ __forceinline__ void add_slots(const Args& args, const char* word, const float* weight,
+                                          float (&sums)[kElements]) {
+  Word<T, kElements> words[kSlots];
+  float weights[kSlots];
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) {
+    words[i] = *reinterpret_cast<const Word<T, kElements>*>(word + i * args.slot_stride);
+  }
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) weights[i] = args.topk_weights == nullptr ? 1.0F : weight[i];
+#pragma unroll
+  for (int i = 0; i < kSlots; ++i) {
+#pragma unroll
+    for (int j = 0; j < kElements; ++j) {
+      sums[j] = __fmaf_rn(weights[i], to_float(words[i].elements[j]), sums[j]);
+    }
+  }
+}
+
+/// The same for any number of slots up to kMost: each has code of its own, so that all of its loads
+/// are under way at once.
+template <int kMost, typename T, int kElements>
+__device__ __forceinline__ void add_last_slots(const Args& args, int num_slots, const char* word,
+                                               const float* weight, float (&sums)[kElements]) {
+  if (num_slots == kMost) {
+    add_slots<kMost, T>(args, word, weight, sums);
+  } else if constexpr (kMost > 1) {
+    add_last_slots<kMost - 1, T>(args, num_slots, word, weight, sums);
+  }
+}
+
+/// At most 64 registers: enough for all loads of a round, and few enough for the warps that hide
+/// their latency.
+template <typename T, int kElements>
+__global__ void __launch_bounds__(kMoeSumThreads, 8)
+    moe_sum_kernel(const __grid_constant__ Args args) {
+  pdl_launch_dependents();
+  const std::uint32_t token = blockIdx.x / args.ctas_per_row;
+  const std::uint32_t part = blockIdx.x % args.ctas_per_row;
+  const std::uint32_t column = part * kMoeSumThreads + threadIdx.x;
+  const std::int64_t offset = std::int64_t{column} * sizeof(Word<T, kElements>);
+  const char* word = static_cast<const char*>(args.input) + token * args.token_stride + offset;
+  const float* weight = args.topk_weights + std::int64_t{token} * args.top_k;
+  char* const output = static_cast<char*>(args.output) + token * args.output_stride + offset;
+  // Before the wait, so that the division is, too. In every CTA there are threads that do wait.
+  if (column >= args.words_per_row) return;
+  pdl_wait();
+
+  // A product is added to this first: the result is the product, rounded, and keeps the sign of a
+  // zero.
+  constexpr float kNothing = -0.0F;
+  float sums[kElements];
+#pragma unroll
+  for (float& sum : sums) sum = kNothing;
+  int left = args.top_k;
+  for (; left >= kSlotsAtOnce; left -= kSlotsAtOnce) {
+    add_slots<kSlotsAtOnce, T>(args, word, weight, sums);
+    word += kSlotsAtOnce * args.slot_stride;
+    weight += kSlotsAtOnce;
+  }
+  add_last_slots<kSlotsAtOnce - 1, T>(args, left, word, weight, sums);
+
+  Word<T, kElements> rounded;
+#pragma unroll
+  for (int j = 0; j < kElements; ++j) round_to(sums[j], &rounded.elements[j]);
+  *reinterpret_cast<Word<T, kElements>*>(output) = rounded;
+}
+
+template <typename T>
+const void* kernel_of(bool has_vectors) {
+  constexpr int kElements = kMoeSumVectorBytes / static_cast<int>(sizeof(T));
+  return has_vectors ? reinterpret_cast<const void*>(&moe_sum_kernel<T, kElements>)
+                     : reinterpret_cast<const void*>(&moe_sum_kernel<T, 1>);
+}
+
+}  // namespace
+
+const void* moe_sum_kernel(MoeSumType type, bool has_vectors) {
+  switch (type) {
+    case MoeSumType::kFloat16:
+      return kernel_of<__half>(has_vectors);
+    case MoeSumType::kBfloat16:
+      return kernel_of<__nv_bfloat16>(has_vectors);
+    default:
+      return kernel_of<float>(has_vectors);
+  }
+}
+
+}  // namespace tessera::cuda

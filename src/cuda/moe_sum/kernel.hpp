@@ -1,0 +1,60 @@
+// What the launcher of moe_sum and its kernels share, and how a launch is planned: host code only,
+// so that it can be tested where there is no GPU.
+#pragma once
+
+#include <cstdint>
+
+#include "core/moe_sum_problem.hpp"
+
+namespace tessera::cuda {
+
+/// Of the input and the output; strides are in bytes.
+struct MoeSumKernelArgs {
+  const void* input;
+  const float* topk_weights;  ///< null: all are 1
+  void* output;
+  std::int32_t top_k;
+  std::uint32_t words_per_row;
+  std::uint32_t ctas_per_row;
+  std::int64_t token_stride;
+  std::int64_t slot_stride;
+  std::int64_t output_stride;
+};
+
+enum class MoeSumType : std::uint8_t { kFloat16, kBfloat16, kFloat32 };
+inline constexpr int kNumMoeSumTypes = 3;
+
+/// A kernel for CTAs of kMoeSumThreads threads, each of which sums one word of a row: 16 bytes, or
+/// a single element.
+const void* moe_sum_kernel(MoeSumType type, bool has_vectors);
+inline constexpr int kMoeSumThreads = 128;
+inline constexpr int kMoeSumVectorBytes = 16;
+
+struct MoeSumPlan {
+  MoeSumType type;
+  bool has_vectors;
+  std::uint32_t words_per_row;
+  std::uint32_t ctas_per_row;
+  std::int64_t num_ctas;
+};
+
+/// Vectors where every row starts at a multiple of their size and consists of whole ones.
+inline MoeSumPlan plan_moe_sum(const core::MoeSumProblem& p) {
+  const std::int64_t element_bytes = p.dtype.bits / 8;
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(p.input) | reinterpret_cast<std::uintptr_t>(p.output);
+  const std::int64_t steps = p.token_stride | p.slot_stride | p.output_stride | p.hidden_size;
+  MoeSumPlan plan{};
+  plan.type = p.dtype.code == kDLBfloat ? MoeSumType::kBfloat16
+              : p.dtype.bits == 16      ? MoeSumType::kFloat16
+                                        : MoeSumType::kFloat32;
+  plan.has_vectors =
+      addresses % kMoeSumVectorBytes == 0 && steps % (kMoeSumVectorBytes / element_bytes) == 0;
+  plan.words_per_row = static_cast<std::uint32_t>(
+      plan.has_vectors ? p.hidden_size * element_bytes / kMoeSumVectorBytes : p.hidden_size);
+  plan.ctas_per_row = (plan.words_per_row + kMoeSumThreads - 1) / kMoeSumThreads;
+  plan.num_ctas = p.num_tokens * plan.ctas_per_row;
+  return plan;
+}
+
+}  // namespace tessera::cuda

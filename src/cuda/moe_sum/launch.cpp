@@ -1,0 +1,81 @@
+#include "cuda/moe_sum/launch.hpp"
+
+#include <array>
+#include <cstdint>
+#include <limits>
+#include <string>
+
+#include "core/errors.hpp"
+#include "core/moe_sum_problem.hpp"
+#include "cuda/device.hpp"
+#include "cuda/launch.hpp"
+#include "cuda/moe_sum/kernel.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using core::MoeSumProblem;
+
+constexpr std::string_view kOp = "moe_sum";
+
+Kernel kernel_for(MoeSumType type, bool has_vectors) {
+  static std::array<std::array<PreparedContexts, 2>, kNumMoeSumTypes> prepared;
+  return {.function = moe_sum_kernel(type, has_vectors),
+          .prepared = &prepared[static_cast<std::size_t>(type)][has_vectors ? 1 : 0]};
+}
+
+Status refusal(const MoeSumProblem& problem, const Context&, bool) {
+  constexpr std::int64_t kMaxCtas = std::numeric_limits<std::int32_t>::max();
+  const std::int64_t num_ctas = plan_moe_sum(problem).num_ctas;
+  if (num_ctas <= kMaxCtas) return {};
+  return core::refuse(StatusCode::kUnsupported, kOp, "input.shape",
+                      "rows that a grid of " + std::to_string(kMaxCtas) + " CTAs can sum",
+                      "rows for " + std::to_string(num_ctas));
+}
+
+Status run(const MoeSumProblem& problem, const Context& context) {
+  const MoeSumPlan plan = plan_moe_sum(problem);
+  if (plan.num_ctas == 0) return {};
+  const std::int64_t element_bytes = problem.dtype.bits / 8;
+  MoeSumKernelArgs args{};
+  args.input = problem.input;
+  args.topk_weights = problem.topk_weights;
+  args.output = problem.output;
+  args.top_k = static_cast<std::int32_t>(problem.top_k);
+  args.words_per_row = plan.words_per_row;
+  args.ctas_per_row = plan.ctas_per_row;
+  args.token_stride = problem.token_stride * element_bytes;
+  args.slot_stride = problem.slot_stride * element_bytes;
+  args.output_stride = problem.output_stride * element_bytes;
+  const Launch launch{kernel_for(plan.type, plan.has_vectors), static_cast<int>(plan.num_ctas),
+                      kMoeSumThreads, 0};
+  return launch_kernel(kOp, launch, &args, context, [&] {
+    return std::to_string(plan.num_ctas) + " CTAs to start for " +
+           std::to_string(problem.num_tokens) + " tokens, top_k " + std::to_string(problem.top_k) +
+           ", hidden size " + std::to_string(problem.hidden_size);
+  });
+}
+
+}  // namespace
+
+std::span<const core::Implementation> moe_sum_implementations() {
+  static constexpr core::Implementation kAll[] = {
+      core::implementation<MoeSumProblem, run, nullptr, refusal>("cuda/rows"),
+  };
+  return kAll;
+}
+
+Status load_moe_sum_kernels(std::string_view op, int device_id, const CurrentContext& context) {
+  for (int type = 0; type < kNumMoeSumTypes; ++type) {
+    for (const bool has_vectors : {false, true}) {
+      const Kernel kernel = kernel_for(static_cast<MoeSumType>(type), has_vectors);
+      if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
+        return core::refuse(StatusCode::kRuntimeError, op, "kernel", "those of moe_sum to load",
+                            text_of(error));
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,19 @@
+// The implementation of moe_sum on CUDA devices.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "core/implementation.hpp"
+#include "cuda/driver.hpp"
+#include "tessera/status.hpp"
+
+namespace tessera::cuda {
+
+/// One, of a single launch without a workspace.
+std::span<const core::Implementation> moe_sum_implementations();
+
+/// Loads the code of its kernels into the current context, which is one of the device.
+Status load_moe_sum_kernels(std::string_view op, int device_id, const CurrentContext& context);
+
+}  // namespace tessera::cuda

@@ -1,0 +1,352 @@
+// What is special to moe_sum: bits worked out by hand, the caller's floating-point environment, and
+// strides that 32 bits do not hold. What all ops have in common is tested in all_ops.
+#include "tessera/moe_sum.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cfenv>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "contracts.hpp"
+#include "moe_sum_cases.hpp"
+#include "moe_sum_checker.hpp"
+#include "tessera/ops.hpp"
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace tessera::test {
+namespace {
+
+constexpr DLDataType kFp16{kDLFloat, 16, 1};
+constexpr DLDataType kBf16{kDLBfloat, 16, 1};
+constexpr DLDataType kFp32{kDLFloat, 32, 1};
+
+/// All that run here: the reference and the portable one run everywhere.
+std::vector<std::string> implementations() {
+  std::vector<std::string> names;
+  std::vector<ImplementationReport> reports;
+  const contract::CaseArguments made = contract::find_contract("moe_sum")->arguments("1x8x2048", 1);
+  EXPECT_TRUE(find_op("moe_sum")->explain(made.args.get(), Context{}, &reports).ok());
+  for (const ImplementationReport& report : reports) {
+    if (report.refusal.empty()) names.push_back(report.name);
+  }
+  EXPECT_GE(names.size(), 2U);
+  return names;
+}
+
+/// The sum of one element by an implementation, in the middle of a row of 83: columns of every
+/// place in a vector, and of the rest that fills none, hold it.
+std::vector<std::uint32_t> sums(const std::string& implementation, DLDataType dtype,
+                                const std::vector<std::uint32_t>& x, const std::vector<float>& w) {
+  constexpr std::int64_t kColumns = 83;
+  const auto top_k = static_cast<std::int64_t>(x.size());
+  const std::size_t width = dtype.bits / 8U;
+  std::vector<std::byte> input(x.size() * kColumns * width);
+  std::vector<std::byte> output(kColumns * width, std::byte{0xa5});
+  for (std::size_t i = 0; i < x.size() * kColumns; ++i) {
+    const std::uint32_t bits = x[i / kColumns];
+    const auto half = static_cast<std::uint16_t>(bits);
+    std::memcpy(input.data() + i * width, width == 2 ? static_cast<const void*>(&half) : &bits,
+                width);
+  }
+  MoeSumArgs args;
+  args.input = TensorView::of(input.data(), dtype, {1, top_k, kColumns});
+  if (!w.empty()) args.topk_weights = TensorView::of(w.data(), kFp32, {1, top_k});
+  args.output = TensorView::of(output.data(), dtype, {1, kColumns});
+  Context context;
+  context.implementation = implementation;
+  const Status status = moe_sum(args, context);
+  EXPECT_TRUE(status.ok()) << status.message();
+  std::vector<std::uint32_t> found(kColumns);
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    std::memcpy(&found[i], output.data() + i * width, width);
+  }
+  for (const contract::Violation& violation : contract::check_moe_sum(args)) {
+    ADD_FAILURE() << violation.message;
+  }
+  return found;
+}
+
+struct ByHand {
+  const char* what;
+  DLDataType dtype;
+  std::vector<std::uint32_t> x;
+  std::vector<float> w;
+  std::uint32_t expected;
+};
+
+const std::vector<ByHand>& by_hand() {
+  static const std::vector<ByHand> kAll = {
+      {"a plain sum", kBf16, {0x3f80, 0x4000, 0x4040}, {}, 0x40c0},
+      {"a weighted sum", kFp16, {0x3c00, 0x4000}, {0.5F, 0.25F}, 0x3c00},
+      {"a copy", kFp32, {0x12345678}, {}, 0x12345678},
+
+      {"half a unit in the last place goes to even, below", kBf16, {0x3f80, 0x3b80}, {}, 0x3f80},
+      {"half a unit in the last place goes to even, above", kBf16, {0x3f81, 0x3b80}, {}, 0x3f82},
+      {"more than half goes up", kBf16, {0x3f80, 0x3b81}, {}, 0x3f81},
+      {"half, fp16, below", kFp16, {0x3c00, 0x1000}, {}, 0x3c00},
+      {"half, fp16, above", kFp16, {0x3c01, 0x1000}, {}, 0x3c02},
+      {"half, fp32, below", kFp32, {0x3f800000, 0x33800000}, {}, 0x3f800000},
+      {"half, fp32, above", kFp32, {0x3f800001, 0x33800000}, {}, 0x3f800002},
+      {"negative numbers round alike", kBf16, {0xbf81, 0xbb80}, {}, 0xbf82},
+      {"a mantissa that rounds up into the exponent", kFp16, {0x3bff, 0x0c00}, {}, 0x3c00},
+      // 1 + 2^-8 + 2^-30 is above half a unit, but float32 has lost the last term before.
+      {"sums are float32 first", kBf16, {0x3f80, 0x3b80, 0x3080}, {}, 0x3f80},
+
+      {"slots from the first to the last",
+       kFp32,
+       {0x4b800000, 0x3f800000, 0x3f800000},
+       {},
+       0x4b800000},
+      {"the other way round", kFp32, {0x3f800000, 0x3f800000, 0x4b800000}, {}, 0x4b800001},
+      // (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24, whose last bit a rounded product loses.
+      {"a product is not rounded before it is added",
+       kFp32,
+       {0xbf801000, 0x3f800800},
+       {1.0F, 0x1.001p0F},
+       0x33800000},
+      {"the first product is rounded by itself",
+       kFp32,
+       {0x3f800800, 0xbf801000},
+       {0x1.001p0F, 1.0F},
+       0x00000000},
+
+      {"-0 alone", kBf16, {0x8000}, {}, 0x8000},
+      {"-0 and -0", kFp16, {0x8000, 0x8000}, {}, 0x8000},
+      {"-0 and +0", kFp32, {0x80000000, 0x00000000}, {}, 0x00000000},
+      {"-1 times 0", kFp32, {0x00000000}, {-1.0F}, 0x80000000},
+      {"1 - 1", kBf16, {0x3f80, 0xbf80}, {}, 0x0000},
+
+      {"65504 + 15.99", kFp16, {0x7bff, 0x4bff}, {}, 0x7bff},
+      {"65504 + 16 is half a unit above", kFp16, {0x7bff, 0x4c00}, {}, 0x7c00},
+      {"an overflow of bfloat16 alone", kBf16, {0xff7f, 0xfb00}, {}, 0xff80},
+      {"an overflow of float32", kFp32, {0x7f7fffff, 0x7f7fffff, 0xff7fffff}, {}, 0x7f800000},
+      {"an overflow of float32 on the way, fp16",
+       kFp16,
+       {0x7bff, 0xfbff},
+       {0x1p127F, 1.0F},
+       0x7c00},
+      {"infinity", kBf16, {0xff80, 0x7f7f}, {}, 0xff80},
+
+      {"a NaN of either sign and any mantissa, alone", kBf16, {0xff81}, {}, 0x7fff},
+      {"a signalling NaN, fp16", kFp16, {0x7c01}, {}, 0x7fff},
+      {"a negative NaN, fp16", kFp16, {0xfe00}, {1.0F}, 0x7fff},
+      {"a signalling NaN, fp32", kFp32, {0xff800001}, {}, 0x7fffffff},
+      {"a NaN in the last slot", kFp32, {0x3f800000, 0x7fc00000}, {}, 0x7fffffff},
+      {"a NaN weight", kBf16, {0x3f80, 0x3f80}, {1.0F, -NAN}, 0x7fff},
+      {"infinities of both signs", kFp16, {0x7c00, 0xfc00}, {}, 0x7fff},
+      {"infinity times 0", kFp32, {0x7f800000}, {0.0F}, 0x7fffffff},
+
+      {"a subnormal alone, bf16", kBf16, {0x0001}, {}, 0x0001},
+      {"a subnormal alone, fp16", kFp16, {0x83ff}, {}, 0x83ff},
+      {"a subnormal alone, fp32", kFp32, {0x80000001}, {}, 0x80000001},
+      {"subnormals that add up to a normal number", kFp16, {0x0200, 0x0200}, {}, 0x0400},
+      {"half the smallest subnormal goes to even", kFp16, {0x0001}, {0.5F}, 0x0000},
+      {"three halves of it, too", kFp16, {0x0003}, {0.5F}, 0x0002},
+      {"fp32: half the smallest, to even", kFp32, {0x00000001}, {0.5F}, 0x00000000},
+      {"fp32: three halves of it", kFp32, {0x00000003}, {-0.5F}, 0x80000002},
+      {"bf16: a subnormal of float32 rounds to one", kBf16, {0x0003}, {0.5F}, 0x0002},
+  };
+  return kAll;
+}
+
+TEST(MoeSum, HasTheBitsThatWereWorkedOutByHand) {
+  for (const std::string& implementation : implementations()) {
+    for (const ByHand& example : by_hand()) {
+      SCOPED_TRACE(implementation + ": " + example.what);
+      for (const std::uint32_t found : sums(implementation, example.dtype, example.x, example.w)) {
+        ASSERT_EQ(found, example.expected) << std::hex << found << " for " << example.expected;
+      }
+    }
+  }
+}
+
+#if defined(__x86_64__)
+/// Flushes subnormals, reads them as 0 and rounds upwards, as a caller may have asked for.
+class UnusualEnvironment {
+ public:
+  UnusualEnvironment() : before_(_mm_getcsr()) { _mm_setcsr(kUnusual); }
+  ~UnusualEnvironment() { _mm_setcsr(before_); }
+  bool is_unchanged() const { return _mm_getcsr() == kUnusual; }
+
+ private:
+  static constexpr unsigned kUnusual = 0x1f80 | 0x8040 | 0x4000;
+  unsigned before_;
+};
+#else
+class UnusualEnvironment {
+ public:
+  UnusualEnvironment() { std::fesetround(FE_UPWARD); }
+  ~UnusualEnvironment() { std::fesetround(FE_TONEAREST); }
+  bool is_unchanged() const { return std::fegetround() == FE_UPWARD; }
+};
+#endif
+
+TEST(MoeSum, DoesNotDependOnTheCallersFloatingPointEnvironment) {
+  for (const std::string& implementation : implementations()) {
+    for (const ByHand& example : by_hand()) {
+      SCOPED_TRACE(implementation + ": " + example.what);
+      const UnusualEnvironment environment;
+      const std::uint32_t found = sums(implementation, example.dtype, example.x, example.w)[40];
+      EXPECT_TRUE(environment.is_unchanged());
+      ASSERT_EQ(found, example.expected);
+    }
+  }
+}
+
+TEST(MoeSum, DoesNotDependOnTheEnvironmentWhereThreadsShareTheWork) {
+  contract::MoeSumCase c;
+  c.num_tokens = 600;
+  c.top_k = 4;
+  c.hidden_size = 1021;
+  c.format = contract::kFloat32Format;
+  c.values = contract::MoeSumValues::kSubnormal;
+  const contract::CaseArguments made = make_arguments(c, 1);
+  auto& args = made.as<MoeSumArgs>();
+  std::vector<std::uint32_t> output(static_cast<std::size_t>(c.num_tokens * c.hidden_size));
+  args.output.data = output.data();
+  Context context;
+  context.implementation = "cpu/reference";
+  ASSERT_TRUE(moe_sum(args, context).ok());
+  const std::vector<std::uint32_t> expected = output;
+  for (const std::string& implementation : implementations()) {
+    context.implementation = implementation;
+    for (const int num_threads : {1, 2, 5}) {
+      SCOPED_TRACE(implementation + ", " + std::to_string(num_threads) + " threads");
+      context.num_threads = num_threads;
+      const UnusualEnvironment environment;
+      std::fill(output.begin(), output.end(), 0xa5a5a5a5);
+      ASSERT_TRUE(moe_sum(args, context).ok());
+      EXPECT_TRUE(environment.is_unchanged());
+      EXPECT_TRUE(output == expected);
+    }
+  }
+}
+
+TEST(MoeSum, LeavesWhatLiesBetweenRowsAlone) {
+  contract::MoeSumCase c;
+  c.num_tokens = 5;
+  c.top_k = 3;
+  c.hidden_size = 45;
+  c.output_gap = 3;
+  const contract::CaseArguments made = make_arguments(c, 1);
+  auto& args = made.as<MoeSumArgs>();
+  for (const std::string& implementation : implementations()) {
+    std::vector<std::uint16_t> output(5 * 48, 0xa5a5);
+    args.output.data = output.data();
+    Context context;
+    context.implementation = implementation;
+    ASSERT_TRUE(moe_sum(args, context).ok());
+    EXPECT_TRUE(contract::check_moe_sum(args).empty());
+    for (std::size_t row = 0; row < output.size(); row += 48) {
+      for (std::size_t i = row + 45; i < row + 48; ++i) {
+        EXPECT_EQ(output[i], 0xa5a5) << implementation << " " << i;
+      }
+    }
+  }
+}
+
+/// Addresses of which only those touched take memory.
+class SparseMemory {
+ public:
+  explicit SparseMemory(std::size_t bytes)
+      : bytes_(bytes),
+        data_(mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)) {}
+  SparseMemory(const SparseMemory&) = delete;
+  SparseMemory& operator=(const SparseMemory&) = delete;
+  ~SparseMemory() {
+    if (is_there()) munmap(data_, bytes_);
+  }
+  bool is_there() const { return data_ != MAP_FAILED; }
+  float* floats() const { return static_cast<float*>(data_); }
+
+ private:
+  std::size_t bytes_;
+  void* data_;
+};
+
+TEST(MoeSum, ReachesRowsThatLieMoreThan2To32ElementsApart) {
+  constexpr std::int64_t kTokens = 3;
+  constexpr std::int64_t kSlots = 2;
+  constexpr std::int64_t kColumns = 40;
+  constexpr std::int64_t kSlotStride = (std::int64_t{1} << 31) + 24;
+  constexpr std::int64_t kTokenStride = 2 * kSlotStride + 8;
+  constexpr std::int64_t kOutputStride = (std::int64_t{1} << 32) + 56;
+  const SparseMemory input(sizeof(float) * kTokens * kTokenStride);
+  const SparseMemory output(sizeof(float) * kTokens * kOutputStride);
+  if (!input.is_there() || !output.is_there()) GTEST_SKIP() << "no such address range";
+  for (std::int64_t t = 0; t < kTokens; ++t) {
+    for (std::int64_t s = 0; s < kSlots; ++s) {
+      for (std::int64_t h = 0; h < kColumns; ++h) {
+        input.floats()[t * kTokenStride + s * kSlotStride + h] = static_cast<float>(t + s * h);
+      }
+    }
+  }
+  MoeSumArgs args;
+  args.input = contract::strided(TensorView::of(input.floats(), kFp32, {kTokens, kSlots, kColumns}),
+                                 {kTokenStride, kSlotStride, 1});
+  args.output = contract::strided(TensorView::of(output.floats(), kFp32, {kTokens, kColumns}),
+                                  {kOutputStride, 1});
+  for (const std::string& implementation : implementations()) {
+    Context context;
+    context.implementation = implementation;
+    const Status status = moe_sum(args, context);
+    ASSERT_TRUE(status.ok()) << status.message();
+    for (std::int64_t t = 0; t < kTokens; ++t) {
+      for (std::int64_t h = 0; h < kColumns; ++h) {
+        float& found = output.floats()[t * kOutputStride + h];
+        ASSERT_EQ(found, static_cast<float>(2 * t + h)) << implementation << " " << t << " " << h;
+        found = -1;
+      }
+    }
+  }
+}
+
+TEST(MoeSum, RefusesTokensWithoutASlot) {
+  MoeSumArgs args;
+  args.input = TensorView::of(nullptr, kFp32, {2, 0, 8});
+  std::vector<float> output(16, 7.0F);
+  args.output = TensorView::of(output.data(), kFp32, {2, 8});
+  const Status status = moe_sum(args, Context{});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidValue);
+  EXPECT_EQ(status.message(),
+            "moe_sum: input.shape[1]: expected an integer in [1, 2147483647], got 0");
+  EXPECT_EQ(output, std::vector<float>(16, 7.0F));
+}
+
+TEST(MoeSum, RefusesAnotherDataTypeOfTheOutput) {
+  std::vector<float> input(16);
+  std::vector<std::uint16_t> output(16);
+  MoeSumArgs args;
+  args.input = TensorView::of(input.data(), kFp32, {2, 1, 8});
+  args.output = TensorView::of(output.data(), kBf16, {2, 8});
+  const Status status = moe_sum(args, Context{});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidType);
+  EXPECT_EQ(status.message(),
+            "moe_sum: output.dtype: expected float32, as input has, got bfloat16");
+}
+
+TEST(MoeSum, RefusesSlotsThatPassTokens) {
+  std::vector<float> input(2 * 3 * 8);
+  std::vector<float> output(3 * 8);
+  MoeSumArgs args;
+  args.input = contract::strided(TensorView::of(input.data(), kFp32, {3, 2, 8}), {8, 24, 1});
+  args.output = TensorView::of(output.data(), kFp32, {3, 8});
+  const Status status = moe_sum(args, Context{});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidValue);
+  EXPECT_EQ(status.message(),
+            "moe_sum: input: expected contiguous rows that share no memory, "
+            "got an array with other strides");
+}
+
+}  // namespace
+}  // namespace tessera::test
