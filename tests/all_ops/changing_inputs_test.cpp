@@ -14,7 +14,7 @@ namespace tessera::test {
 namespace {
 
 /// Room for every index that a call could write beside an output.
-constexpr std::size_t kWideGuards = 1 << 20;
+constexpr std::size_t kWideGuards = 1 << 17;
 
 class ChangingInputs : public OpTest {
  protected:
@@ -68,7 +68,7 @@ TESSERA_FOR_ALL_OPS(ChangingInputs);
 TEST_P(ChangingInputs, AreReadSafely) {
   // Memory changes where a walk begins anew, which takes two pages.
   constexpr std::size_t kTwoPages = 2 * ChangingMemory::kPageBytes;
-  constexpr std::size_t kCasesEach = 8;
+  constexpr std::size_t kCasesEach = 6;
   // Those of the shortest outputs come first: the least is lost beside an output that has no
   // padding.
   std::map<std::string, std::multimap<std::int64_t, std::string>> cases;
