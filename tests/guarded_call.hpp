@@ -55,10 +55,6 @@ class GuardedCall {
   void* args() { return args_.data(); }
   const void* args() const { return args_.data(); }
 
-  TensorView& view(std::string_view argument) {
-    return view_in(args(), argument_named(*op_.schema, argument));
-  }
-
   /// Memory of an array that the case gives, wherever the argument struct points now.
   std::span<std::byte> memory(std::string_view argument);
 

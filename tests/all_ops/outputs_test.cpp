@@ -1,6 +1,7 @@
 // Every op, on every case, by every implementation: the contract holds, the bits are those of the
 // reference, and nothing shows of threads, of what was in memory, or of where arrays lie.
 #include <cstdint>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,7 +28,8 @@ class AllOps : public OpTest {
     }
   }
 
-  void expect_contract_holds(const std::string& case_name, std::uint64_t seed) {
+  void expect_contract_holds(const std::string& case_name, std::uint64_t seed,
+                             std::span<const Surroundings> all_surroundings = kSurroundings) {
     SCOPED_TRACE(name() + ", case " + case_name + ", seed " + std::to_string(seed));
     const contract::CaseArguments made = contract().arguments(case_name, seed);
     const std::vector<std::string> implementations = implementations_of(made);
@@ -42,7 +44,7 @@ class AllOps : public OpTest {
     expect_no_violation(call);
     for (const std::string& implementation : implementations) {
       context.implementation = implementation;
-      for (const Surroundings& surroundings : kSurroundings) {
+      for (const Surroundings& surroundings : all_surroundings) {
         SCOPED_TRACE(implementation + ", " + std::to_string(surroundings.num_threads) + " threads");
         context.num_threads = surroundings.num_threads;
         call.poison_outputs(surroundings.poison);
@@ -64,8 +66,10 @@ TEST_P(AllOps, KeepTheContractOnTheTable) {
 }
 
 TEST_P(AllOps, KeepTheContractOnShortRandomCases) {
+  // Too short for threads, so that two surroundings in turn are enough for each.
   for (std::uint64_t seed = 0; seed < 2000 && !HasFailure(); ++seed) {
-    expect_contract_holds(contract::random_case_name(seed, 5000), seed);
+    expect_contract_holds(contract::random_case_name(seed, 5000), seed,
+                          std::span(kSurroundings).subspan(seed % 3, 2));
   }
 }
 
@@ -104,9 +108,9 @@ TEST_P(AllOps, WriteOptionalOutputsOnlyWhereTheyAreGiven) {
 
 TEST_P(AllOps, NeedNoMemoryForArraysWithoutElements) {
   int num_cases = 0;
-  for (const std::string& case_name : contract().case_names()) {
+  for (std::uint64_t seed = 0; seed < 200; ++seed) {
+    const std::string case_name = contract::random_case_name(seed, 20);
     const contract::CaseArguments made = contract().arguments(case_name, 1);
-    if (num_elements_of(made) > 5000) continue;
     GuardedCall call(made);
     int num_empty = 0;
     for (const Argument& argument : op().schema->arguments) {
@@ -127,7 +131,7 @@ TEST_P(AllOps, NeedNoMemoryForArraysWithoutElements) {
       ++num_cases;
     }
   }
-  EXPECT_GT(num_cases, 0) << "the table has no case with an empty array";
+  EXPECT_GT(num_cases, 0) << "no random case has an empty array";
 }
 
 }  // namespace

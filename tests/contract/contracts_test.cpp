@@ -34,7 +34,6 @@ TEST(Contracts, NamesAreUniqueAndNothingElseIsACase) {
     std::set<std::string> names;
     for (const std::string& name : contract.case_names()) {
       EXPECT_TRUE(names.insert(name).second) << name;
-      EXPECT_EQ(contract.arguments(name, 1).op, contract.op) << name;
     }
     for (const char* name : {"", "random", "random:", "random:1", "random:1:", "random::1",
                              "random:1:2:", "random:-1:5", "random:1:-5", "random:1:9999999999",
@@ -51,6 +50,7 @@ TEST(Contracts, ArgumentsAreThoseOfTheTable) {
     for (const std::string& name : contract.case_names()) {
       SCOPED_TRACE(std::string(contract.op) + " " + name);
       const CaseArguments made = contract.arguments(name, 1);
+      EXPECT_EQ(made.op, contract.op);
       OpSizes sizes;
       const Status status = op->sizes(made.args.get(), Context{}, &sizes);
       ASSERT_TRUE(status.ok()) << status.message();

@@ -118,7 +118,7 @@ Status DeviceCall::run() {
     status = enqueue(workspace);
   }
   if (!status.ok()) return status;
-  require(cudaDeviceSynchronize(), op_.schema->op);
+  require(cudaDeviceSynchronize(), op_.schema->op.data());
   workspace_intact_ = workspace_intact_ && workspace.intact();
   return status;
 }

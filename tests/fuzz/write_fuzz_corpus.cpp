@@ -88,7 +88,7 @@ int main(int argc, char** argv) {
   const std::filesystem::path folder = argv[1];
   std::filesystem::create_directories(folder);
   for (std::uint8_t number = 0; number < all_ops().size(); ++number) {
-    const std::string op = all_ops()[number].schema->op;
+    const std::string op(all_ops()[number].schema->op);
     const contract::OpContract& contract = *contract::find_contract(op);
     std::vector<contract::CaseArguments> cases = {test::full_arguments(contract)};
     for (const std::string& name : contract.case_names()) {
