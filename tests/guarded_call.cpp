@@ -4,28 +4,6 @@
 #include <utility>
 
 namespace tessera::test {
-namespace {
-
-/// Calls `body` with the first element of every row, counted from the first of the array; once for
-/// a contiguous array.
-template <typename Body>
-void for_each_row(const TensorView& view, const Body& body) {
-  if (view.contiguous) return body(0);
-  std::int64_t num_rows = 1;
-  for (int i = 0; i + 1 < view.ndim; ++i) num_rows *= view.shape[i];
-  for (std::int64_t row = 0; row < num_rows; ++row) {
-    std::int64_t first = 0;
-    std::int64_t left = row;
-    for (int i = view.ndim - 2; i >= 0; --i) {
-      first += left % view.shape[i] * view.strides[i];
-      left /= view.shape[i];
-    }
-    body(first);
-  }
-}
-
-}  // namespace
-
 std::string difference(const Outputs& expected, const Outputs& found) {
   for (const auto& [argument, bytes] : expected.bytes) {
     const auto other = found.bytes.find(argument);
@@ -105,15 +83,8 @@ Outputs GuardedCall::outputs() const {
   Outputs outputs;
   for (const Array& array : arrays_) {
     if (!array.argument->is_output()) continue;
-    const TensorView& view = view_in(args(), *array.argument);
-    std::vector<std::byte>& bytes = outputs.bytes[array.argument->name];
-    // Row by row: between rows the memory keeps what was there before the call.
-    const std::size_t row_bytes = view.contiguous ? array.buffer->span().size()
-                                                  : view.shape[view.ndim - 1] * element_bytes(view);
-    for_each_row(view, [&](std::int64_t first) {
-      const auto row = array.buffer->span().subspan(first * element_bytes(view), row_bytes);
-      bytes.insert(bytes.end(), row.begin(), row.end());
-    });
+    outputs.bytes[array.argument->name] =
+        elements_in(array.buffer->span(), view_in(args(), *array.argument));
   }
   return outputs;
 }

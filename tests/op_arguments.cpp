@@ -48,6 +48,23 @@ const Argument& argument_named(const Schema& schema, std::string_view name) {
   std::abort();
 }
 
+std::vector<std::byte> elements_in(std::span<const std::byte> memory, const TensorView& view) {
+  if (view.contiguous) return {memory.begin(), memory.end()};
+  const std::size_t width = element_bytes(view);
+  std::vector<std::byte> elements;
+  for (std::int64_t i = 0; i < view.num_elements; ++i) {
+    std::int64_t place = 0;
+    std::int64_t left = i;
+    for (int axis = view.ndim - 1; axis >= 0; --axis) {
+      place += left % view.shape[axis] * view.strides[axis];
+      left /= view.shape[axis];
+    }
+    const auto element = memory.subspan(place * width, width);
+    elements.insert(elements.end(), element.begin(), element.end());
+  }
+  return elements;
+}
+
 std::int64_t num_elements_of(const contract::CaseArguments& made) {
   std::int64_t total = 0;
   for (const Argument& argument : find_op(made.op)->schema->arguments) {

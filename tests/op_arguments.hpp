@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +33,9 @@ inline std::size_t bytes_of(const TensorView& view) {
   }
   return static_cast<std::size_t>(elements) * element_bytes(view);
 }
+
+/// The elements of the array in that memory, without the gaps between rows.
+std::vector<std::byte> elements_in(std::span<const std::byte> memory, const TensorView& view);
 
 /// Axes of the table's extents; 1 where the array counts all its elements.
 inline int num_lengths(const Argument& argument) {

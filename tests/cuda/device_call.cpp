@@ -136,8 +136,9 @@ std::string DeviceCall::difference(const Outputs& expected) {
     std::span<const std::byte> wanted(static_cast<const std::byte*>(array.host.data),
                                       array.buffer.size());
     if (array.argument->is_output()) wanted = expected.bytes.find(array.argument->name)->second;
-    const std::string found =
-        first_difference(*array.argument, array.host, array.buffer.download(), wanted);
+    std::vector<std::byte> written = array.buffer.download();
+    if (array.argument->is_output()) written = elements_in(written, array.host);
+    const std::string found = first_difference(*array.argument, array.host, written, wanted);
     if (!found.empty()) return found;
   }
   return damage();
