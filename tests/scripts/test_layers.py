@@ -73,7 +73,8 @@ def test_the_table_has_one_direction() -> None:
             "python/tessera/tools/judge/call.py",
             "import tessera.cli.main\n",
             "1: uses python/tessera/cli/main.py: tessera.tools may use tessera._starting, "
-            "tessera._library, tessera._frameworks, tessera._call, tessera.<op>, tessera, and not tessera.cli",
+            "tessera._library, tessera._frameworks, tessera._call, tessera.<op>, tessera, "
+            "and not tessera.cli",
         ),
         (
             "python/tessera/strict.py",
