@@ -22,7 +22,8 @@ struct Failure {
   int failed = 0;     ///< how many have failed
 };
 
-extern thread_local Failure failure;
+// Without a function that initialises it, which UBSan takes for a null pointer.
+extern thread_local constinit Failure failure;
 
 struct Result {
   int code = -1;

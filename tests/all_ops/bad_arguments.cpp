@@ -17,10 +17,10 @@ constexpr dtypes::Dtype kNoOps[] = {
     {{kDLInt, 64, 0}, "int64x0"}, {{kDLComplex, 64, 1}, "complex64"}, {{kDLFloat, 8, 1}, "float8"}};
 
 void make_contiguous(TensorView& view) {
-  std::int64_t step = 1;
+  std::uint64_t step = 1;  // wraps around where a length is absurd
   for (int i = view.ndim - 1; i >= 0; --i) {
-    view.strides[i] = step;
-    step *= view.shape[i];
+    view.strides[i] = static_cast<std::int64_t>(step);
+    step *= static_cast<std::uint64_t>(view.shape[i]);
   }
 }
 
