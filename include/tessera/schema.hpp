@@ -259,8 +259,7 @@ struct Schema {
 
  private:
   /// Takes the rows from the beginning of `rest` on that are of a part.
-  template <typename IsOfPart>
-  constexpr std::span<const Argument> take(IsOfPart is_of_part) {
+  constexpr std::span<const Argument> take(bool (*is_of_part)(const Argument&)) {
     std::size_t count = 0;
     while (count < rest.size() && is_of_part(rest[count])) ++count;
     const std::span<const Argument> part = rest.first(count);
