@@ -27,9 +27,9 @@ const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
 }  // namespace core
 
 std::span<const OpEntry> all_ops() noexcept {
-  static const OpEntry kAll[] = {ops::kAlignBlockSize, ops::kBatchedAlignBlockSize,
-                                 ops::kLoraAlignBlockSize, ops::kMoeSum};
-  return kAll;
+  static const OpEntry entries[] = {ops::kAlignBlockSize, ops::kBatchedAlignBlockSize,
+                                    ops::kLoraAlignBlockSize, ops::kMoeSum};
+  return entries;
 }
 
 const OpEntry* find_op(std::string_view name) noexcept {

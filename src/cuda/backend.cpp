@@ -62,7 +62,7 @@ Status warmup(DLDevice device) {
 
 extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
   using namespace tessera::cuda;
-  static const tessera::core::OpImplementations kOps[] = {
+  static const tessera::core::OpImplementations ops[] = {
       {"align_block_size", align_block_size_implementations()},
       {"batched_align_block_size", batched_align_block_size_implementations()},
       {"lora_align_block_size", lora_align_block_size_implementations()},
@@ -74,7 +74,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       .detail = detail,
       .check_context = check_context,
       .warmup = warmup,
-      .ops = kOps,
+      .ops = ops,
   };
   return &backend;
 }
