@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from tessera._arrays import UNFIT, any_unfit, refuse_followed, refused_array, require_eager
 from tessera._device import HOST
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op
 from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_outputs, shaped_plan_of
+
+_INT32 = np.dtype(np.int32)
 
 
 def call(
@@ -32,7 +36,8 @@ def call(
         source: the first input.
         others: the other inputs, in the order of the table, None where one is not given; the empty
             tuple stands for none of them.
-        numbers: its numbers and flags, in this order; flags are bools.
+        numbers: its numbers and flags, in this order; flags are bools. Cut short where defaults
+            will do and there is no `rest`.
         out: a tuple of its outputs, or the output if it has one; or None.
         num_threads: host threads to use at most; 0: as many as pay.
         rest: optional outputs and rarer flags, in this order, cut short where defaults will do.
@@ -57,18 +62,23 @@ def call(
             outputs = out if isinstance(out, tuple) else (out,)
             if len(outputs) != op.num_outputs:
                 outputs = require_outputs(op, out)  # which refuses it
-            kind, num_elements = type(source), framework.num_elements
+            kind = type(source)
             is_short = framework.cuda_index(source) == HOST
             for array in outputs:
                 if type(array) is not kind:
                     _check_unlike(op, framework, outputs)
                     is_short = False
                     break
-                if framework.immutable or (is_unfit is not None and is_unfit(array)):
+                if is_unfit is not None and is_unfit(array):
                     raise TypeError(UNFIT)
-                if is_short and num_elements(array) >= LONG_CALL:
-                    is_short = False
+            else:
+                if framework.immutable:
+                    raise TypeError(UNFIT)
             if is_short:
+                num_elements = framework.num_elements
+                for place in op.long_outputs:
+                    if num_elements(outputs[place]) >= LONG_CALL:
+                        is_short = False
                 for place in op.counters:
                     if numbers[place] >= LONG_CALL:
                         is_short = False
@@ -81,13 +91,17 @@ def call(
             layout, workspace_bytes, is_short = plan_of(
                 op, framework.num_elements(source), options, cuda_index
             )
-            # Freed when this function returns, which may be before the call has run: the allocators
-            # of torch and CuPy reuse memory in the order of the stream that the call is on, under
-            # graph capture too. An allocation of its own, so that the outputs do not keep it alive.
-            if workspace_bytes and cuda_index != HOST:
-                workspace = framework.empty_bytes(source, workspace_bytes)
             # One allocation, and one array across the boundary, in place of several.
-            memory = framework.empty_int32(source, layout.length)
+            if cuda_index == HOST:
+                memory = np.empty(layout.length, _INT32)
+            else:
+                # Freed when this function returns, which may be before the call has run: the
+                # allocators of torch and CuPy reuse memory in the order of the stream that the call
+                # is on, under graph capture too. An allocation of its own, so that the outputs do
+                # not keep it alive.
+                if workspace_bytes:
+                    workspace = framework.empty_bytes(source, workspace_bytes)
+                memory = framework.empty_int32(source, layout.length)
             outputs = (memory, *layout.inner_lengths)
             function = op.joined_short if is_short else op.joined_long
         else:
@@ -115,7 +129,11 @@ def call(
         raise call_refusal(op, error, inputs, out, numbers, num_threads, rest) from None
     if out is not None:
         return out
-    parts = tuple(framework.split(memory, layout)) if op.is_joined else outputs
+    if op.is_joined:
+        split = framework.split_host if cuda_index == HOST else framework.split
+        parts = split(memory, layout)
+    else:
+        parts = outputs
     if num_rows is not None:
         rows = int(num_rows)  # a bool is a number to the library, and none to reshape
         *first, last = parts
@@ -199,7 +217,7 @@ def named_integers(op: Op, numbers: Sequence[Any]) -> dict[str, Any]:
     """The numbers by name, without the flags and what the library fills in."""
     return {
         row.name: number
-        for row, number in zip(op.numbers, numbers, strict=True)
+        for row, number in zip(op.numbers, numbers, strict=False)
         if row.kind != "flag" and row.row_length_of is None
     }
 

@@ -12,24 +12,19 @@ import numpy as np
 
 from tessera._capture import beside_captures
 from tessera._device import HOST
-from tessera._framework import DLPACK_HOST, Framework, exportable
+from tessera._framework import DLPACK_HOST, Framework, exportable_ndarray, slices
 from tessera._library import load
 from tessera._outputs import Layout
 
 _INT32 = np.dtype(np.int32)
 
 
-def _slices(array: Any, layout: Layout) -> tuple[Any, Any, Any]:
-    slots, blocks, totals = layout.slices
-    return array[slots], array[blocks], array[totals]
-
-
-def _empty_numpy(like: object, length: int) -> Any:
-    return np.empty(length, _INT32)
-
-
 def _empty_like_numpy(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
     return np.empty(shape, like.dtype if dtype is None else dtype)
+
+
+def _never_on_device(like: object, length: Any) -> Any:
+    raise AssertionError("arrays of NumPy are on the host")
 
 
 def _zeros_numpy(like: object, length: int) -> Any:
@@ -43,12 +38,12 @@ def _numpy_framework(kind: type) -> Framework:
     return Framework(
         attrgetter("size"),
         lambda array: HOST,
-        _empty_numpy,
+        _never_on_device,
         _empty_like_numpy,
-        _empty_numpy,
-        _slices,
+        _never_on_device,
+        _never_on_device,
         _zeros_numpy,
-        exportable=exportable,
+        exportable=exportable_ndarray,
         is_unfit=(lambda array: True) if is_masked else None,
         unfit=f"expected an array without a mask, got {kind.__name__} (its filled() makes one)",
     )
@@ -61,23 +56,21 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
     # and it would not notice writes that bypass it.
     is_handed_ops = kind.__torch_dispatch__ is not torch.Tensor.__torch_dispatch__  # type: ignore[attr-defined]
 
-    # On the host, allocating with NumPy takes two thirds of the time.
     def empty_int32(like: Any, length: int) -> Any:
-        if like.is_cpu:
-            return np.empty(length, _INT32)
-        return (
-            like.new_empty(length) if like.dtype is int32 else like.new_empty(length, dtype=int32)
-        )
+        if like.dtype is int32:
+            return like.new_empty(length)
+        return like.new_empty(length, dtype=int32)
 
     def empty_like(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
         return like.new_empty(shape, dtype=like.dtype if dtype is None else getattr(torch, dtype))
 
     def split(array: Any, layout: Layout) -> Sequence[Any]:
-        if type(array) is np.ndarray:
-            slots, blocks, totals = layout.slices
-            return from_numpy(array[slots]), from_numpy(array[blocks]), from_numpy(array[totals])
         pieces: Sequence[Any] = cut(array, layout.pieces)
         return pieces if layout.outputs_of is None else layout.outputs_of(pieces)
+
+    def split_host(array: Any, layout: Layout) -> Sequence[Any]:
+        slots, blocks, totals = layout.slices
+        return from_numpy(array[slots]), from_numpy(array[blocks]), from_numpy(array[totals])
 
     def zeros_int64(like: Any, length: int) -> Any:
         if like.is_cpu:
@@ -115,6 +108,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         lambda like, length: like.new_empty(length, dtype=int8),
         split,
         zeros_int64,
+        split_host,
         is_capturing,
         current_stream,
         wait_for,
@@ -168,8 +162,9 @@ def _cupy_framework(cupy: Any) -> Framework:
         lambda like, length: empty(like, length, cupy.int32),
         lambda like, shape, dtype: empty(like, shape, dtype or like.dtype),
         lambda like, length: empty(like, length, cupy.int8),
-        _slices,
+        slices,
         zeros_int64,
+        slices,
         is_capturing,
         current_stream,
         wait_for,
@@ -187,8 +182,6 @@ def _dlpack_framework(kind: type) -> Framework:
         return HOST if device_type == DLPACK_HOST else index
 
     def empty(like: Any, length: int) -> Any:
-        if cuda_index(like) == HOST:
-            return np.empty(length, _INT32)
         raise TypeError(
             "expected an array of torch, CuPy or JAX where memory on a device is to be allocated, "
             f"got {kind.__name__}"
@@ -216,7 +209,7 @@ def _dlpack_framework(kind: type) -> Framework:
         empty,
         empty_like,
         empty,
-        _slices,
+        slices,
         zeros_int64,
         adopt=adopt if hasattr(kind, "__array_namespace__") else None,
     )
@@ -251,10 +244,8 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
             return np.empty(shape, dtype)
         return zeros(shape, dtype, device=like.device)
 
-    # JAX may read memory only after it was written, so the array made above is imported anew.
+    # JAX may read memory only after it was written, so the array is imported anew.
     def split(array: Any, layout: Layout) -> Sequence[Any]:
-        if isinstance(array, np.ndarray):
-            return _slices(array, layout)
         pieces: Sequence[Any] = jax.lax.split(from_dlpack(array), layout.pieces)
         return pieces if layout.outputs_of is None else layout.outputs_of(pieces)
 
@@ -273,9 +264,9 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
 
     return general.but(
         num_elements=lambda array: array.size,
-        empty_int32=lambda like, length: empty(like, length, _INT32),
+        empty_int32=lambda like, length: zeros(length, _INT32, device=like.device),
         empty_like=lambda like, shape, dtype: empty(like, shape, dtype or like.dtype),
-        empty_bytes=lambda like, length: empty(like, length, np.int8),
+        empty_bytes=lambda like, length: zeros(length, np.int8, device=like.device),
         split=split,
         adopt=adopt,
         launch=launch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tessera._library import load
@@ -71,13 +72,18 @@ def _schemas() -> dict[str, _Schema]:
     }
 
 
+@dataclass(slots=True, init=False, repr=False, eq=False)
 class Op:
     """An op, by its name. All else is loaded when it is first asked for.
+
+    Until then it is an `_UnloadedOp`: `__getattr__` makes all attributes of a class slow, and a
+    call reads a dozen.
 
     A table has the inputs first, then the required outputs, then the numbers, then what few calls
     give: optional outputs, and further flags.
     """
 
+    name: str
     arguments: tuple[Argument, ...]  # the table
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]  # that every call writes
@@ -88,7 +94,9 @@ class Op:
     no_others: tuple[None, ...]  # in the place of all inputs but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     float_outputs: tuple[int, ...]  # places of the outputs that autograd could follow
-    counters: tuple[int, ...]  # places of the numbers that lengths are, such as `num_experts`
+    # Places of the outputs, and of the numbers, that may be large in a call.
+    long_outputs: tuple[int, ...]
+    counters: tuple[int, ...]
 
     # (workspace, num_threads, implementation, *arguments) -> missing bytes of workspace
     # Twice, as to let go of the interpreter lock and take it back costs a short call more than
@@ -102,17 +110,11 @@ class Op:
     explain: Any  # (device type, device, num_threads, *arguments) -> JSON
     checker: Any  # (*arguments) -> JSON
 
+    def __new__(cls, name: str) -> Op:
+        return object.__new__(_UnloadedOp)
+
     def __init__(self, name: str) -> None:
         self.name = name
-
-    def __getattr__(self, attribute: str) -> Any:
-        # Not `functools.cached_property`, which takes a lock in Python before 3.12, for which a
-        # child that is forked meanwhile would wait; nor another descriptor, as each look would ask
-        # it first.
-        if attribute.startswith("__"):
-            raise AttributeError(attribute)
-        self._load()
-        return object.__getattribute__(self, attribute)
 
     def _load(self) -> None:
         library = load()
@@ -131,6 +133,11 @@ class Op:
         self.float_outputs = tuple(
             i for i, row in enumerate(self.outputs) if any("float" in name for name in row.dtypes)
         )
+        self.long_outputs = tuple(
+            i
+            for i, row in enumerate(self.outputs)
+            if any(length.symbol is not None for length in row.lengths)
+        )
         self.counters = tuple(i for i, row in enumerate(self.numbers) if row.symbol is not None)
 
         def function(name: str, *, keeps_lock: bool = False) -> Any:
@@ -146,6 +153,19 @@ class Op:
         self.explain = function("explain")
         self.checker = library.function("op_checker")(self.name)
         self.checker.release_gil = True
+        self.__class__ = Op
+
+
+class _UnloadedOp(Op):
+    __slots__ = ()
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Not `functools.cached_property`, which takes a lock in Python before 3.12, for which a
+        # child that is forked meanwhile would wait.
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        self._load()
+        return object.__getattribute__(self, attribute)
 
 
 def op_names() -> list[str]:

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "core/backend.hpp"
 #include "core/cores.hpp"
 #include "core/environment.hpp"
 #include "core/errors.hpp"
@@ -36,9 +35,7 @@ Status refusal(const Implementation& candidate, std::string_view forced, const v
 
 }  // namespace
 
-std::span<const Implementation> implementations(std::string_view op, const Context& context) {
-  std::string why_not;
-  const Backend* backend = find_backend(context.device.device_type, &why_not);
+std::span<const Implementation> implementations(std::string_view op, const Backend* backend) {
   if (backend == nullptr) return {};
   for (const OpImplementations& entry : backend->ops) {
     if (entry.op == op) return entry.implementations;
@@ -126,7 +123,7 @@ int max_threads(const Context& context) {
   return is_given ? limit : std::min(limit, num_usable_cores());
 }
 
-Status check_context(std::string_view op, const Context& context) {
+Status check_context(std::string_view op, const Context& context, const Backend** backend) {
   if (context.num_threads < 0) {
     return refuse(StatusCode::kInvalidValue, op, "num_threads",
                   "an integer >= 1, or 0 for automatic", std::to_string(context.num_threads));
@@ -136,8 +133,8 @@ Status check_context(std::string_view op, const Context& context) {
                   "'" + environment().num_threads_text + "'");
   }
   std::string why_not;
-  const Backend* backend = find_backend(context.device.device_type, &why_not);
-  return backend == nullptr ? Status() : backend->check_context(op, context);
+  *backend = find_backend(context.device.device_type, &why_not);
+  return *backend == nullptr ? Status() : (*backend)->check_context(op, context);
 }
 
 }  // namespace tessera::core

@@ -6,14 +6,15 @@
 #include <string_view>
 #include <vector>
 
+#include "core/backend.hpp"
 #include "core/implementation.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::core {
 
-/// Implementations of an op for the context's device; none where no backend can use it.
-std::span<const Implementation> implementations(std::string_view op, const Context& context);
+/// Implementations of an op by a backend; none where that is null.
+std::span<const Implementation> implementations(std::string_view op, const Backend* backend);
 
 /// The first of these that runs the problem, or null.
 const Implementation* select(std::span<const Implementation> candidates, const void* problem,
@@ -39,7 +40,8 @@ int max_possible_threads(const Context& context);
 /// TESSERA_NUM_THREADS names a number it follows the process's affinity, and costs system calls.
 int max_threads(const Context& context);
 
-/// Fails where the context itself is malformed, whatever the op.
-Status check_context(std::string_view op, const Context& context);
+/// Fails where the context itself is malformed, whatever the op. Hands out the backend for its
+/// device, or null where no backend can use that.
+Status check_context(std::string_view op, const Context& context, const Backend** backend);
 
 }  // namespace tessera::core

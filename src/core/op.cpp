@@ -19,12 +19,13 @@ struct Prepared {
 
 Status prepare(const Op& op, const void* args, const Context& context, Validator* check,
                Prepared* prepared) {
-  if (Status s = check_context(op.schema.op, context); !s.ok()) return s;
+  const Backend* backend = nullptr;
+  if (Status s = check_context(op.schema.op, context, &backend); !s.ok()) return s;
   if (!check->numbers(prepared->symbols) || !op.sizes(args, prepared->symbols, check)) {
     return check->status;
   }
   op.make_problem(args, prepared->symbols, prepared->problem);
-  prepared->candidates = implementations(op.schema.op, context);
+  prepared->candidates = implementations(op.schema.op, backend);
   return {};
 }
 

@@ -168,7 +168,7 @@ bool Validator::numbers(std::int64_t* symbols) {
       if (length.bound != Bound::kGives) continue;
       const std::int64_t value = length_of(argument, view, i);
       if (value < 0 || value > length.constant) {
-        return fail_range(length_name(argument, i), value, 0, length.constant);
+        return fail_given_length(argument, i, value);
       }
       symbols[length.symbol] = value;
     }
@@ -250,17 +250,12 @@ bool Validator::good_dtype(const Argument& argument, const TensorView& view) {
   }
   if (argument.same_dtype_as < 0) return true;
   const Argument& other = schema_.arguments[argument.same_dtype_as];
-  const DLDataType expected = view_of(other).dtype;
-  return is_same(view.dtype, expected) ||
-         fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
-              to_string(expected) + ", as " + other.name + " has", to_string(view.dtype));
+  return is_same(view.dtype, view_of(other).dtype) || fail_same_dtype(argument, view, other);
 }
 
 bool Validator::good_axes(const Argument& argument, const TensorView& view) {
   const int ndim = argument.extents.ndim;
-  return ndim == 0 || view.ndim == ndim ||
-         fail(StatusCode::kInvalidValue, std::string(argument.name) + ".ndim", std::to_string(ndim),
-              std::to_string(view.ndim));
+  return ndim == 0 || view.ndim == ndim || fail_axes(argument, view);
 }
 
 bool Validator::good_lengths(const Argument& argument, const TensorView& view,
@@ -272,8 +267,7 @@ bool Validator::good_lengths(const Argument& argument, const TensorView& view,
     const std::int64_t found = length_of(argument, view, i);
     const bool at_least = length.bound == Bound::kAtLeast;
     if (at_least ? found < expected : found != expected) {
-      return fail(StatusCode::kInvalidValue, length_name(argument, i),
-                  (at_least ? "at least " : "") + std::to_string(expected), std::to_string(found));
+      return fail_length(argument, i, expected, found);
     }
   }
   return true;
@@ -303,6 +297,10 @@ bool Validator::fail_range(std::string_view name, std::int64_t value, std::int64
               std::to_string(value));
 }
 
+bool Validator::fail_given_length(const Argument& argument, int axis, std::int64_t found) {
+  return fail_range(length_name(argument, axis), found, 0, argument.extents.lengths[axis].constant);
+}
+
 bool Validator::fail_dtype(const Argument& argument, const TensorView& view) {
   if (!view.given()) {
     return fail(StatusCode::kInvalidValue, argument.name, array_of(argument.dtypes),
@@ -310,6 +308,25 @@ bool Validator::fail_dtype(const Argument& argument, const TensorView& view) {
   }
   return fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
               names_of(argument.dtypes), to_string(view.dtype));
+}
+
+bool Validator::fail_same_dtype(const Argument& argument, const TensorView& view,
+                                const Argument& other) {
+  return fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
+              to_string(view_of(other).dtype) + ", as " + other.name + " has",
+              to_string(view.dtype));
+}
+
+bool Validator::fail_axes(const Argument& argument, const TensorView& view) {
+  return fail(StatusCode::kInvalidValue, std::string(argument.name) + ".ndim",
+              std::to_string(argument.extents.ndim), std::to_string(view.ndim));
+}
+
+bool Validator::fail_length(const Argument& argument, int axis, std::int64_t expected,
+                            std::int64_t found) {
+  const bool at_least = argument.extents.lengths[axis].bound == Bound::kAtLeast;
+  return fail(StatusCode::kInvalidValue, length_name(argument, axis),
+              (at_least ? "at least " : "") + std::to_string(expected), std::to_string(found));
 }
 
 bool Validator::fail_memory(const Argument& argument, const TensorView& view) {

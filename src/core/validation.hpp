@@ -59,6 +59,10 @@ class Validator {
   // What builds messages stays out of line, so that the checks themselves are inlined.
   bool fail_range(std::string_view name, std::int64_t value, std::int64_t low, std::int64_t high);
   bool fail_dtype(const Argument& argument, const TensorView& view);
+  bool fail_same_dtype(const Argument& argument, const TensorView& view, const Argument& other);
+  bool fail_axes(const Argument& argument, const TensorView& view);
+  bool fail_length(const Argument& argument, int axis, std::int64_t expected, std::int64_t found);
+  bool fail_given_length(const Argument& argument, int axis, std::int64_t found);
   bool fail_memory(const Argument& argument, const TensorView& view);
   bool fail_end(const Argument& argument, const TensorView& view);
   bool fail_overlap(const char* written, const char* other);

@@ -26,24 +26,20 @@ EXPECTED = [array.tolist() for array in tessera.align_block_size(IDS, **GOOD)]
 
 
 @pytest.mark.parametrize("dtype", ["int32", "int64"])
-def test_torch_outputs_are_cut_from_one_allocation(
-    dtype: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_torch_outputs_are_cut_from_one_allocation(dtype: str) -> None:
+    """As on a GPU: on the host NumPy allocates."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     topk_ids = torch.from_numpy(IDS.astype(dtype))
     ours = _frameworks.FRAMEWORKS[torch.Tensor]
-
-    def empty_int32(like: Any, length: int) -> Any:
-        elsewhere = types.SimpleNamespace(is_cpu=False, dtype=like.dtype, new_empty=like.new_empty)
-        return ours.empty_int32(elsewhere, length)
-
-    monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, ours.but(empty_int32=empty_int32))
-    found = tessera.align_block_size(topk_ids, **GOOD)
-    assert isinstance(found, tessera.AlignedBlocks)
-    assert [array.tolist() for array in found] == EXPECTED
-    assert all(array.dtype == torch.int32 for array in found)
+    layout = plan_of(ALIGN, topk_ids.numel(), (4, 4)).layout
+    memory = ours.empty_int32(topk_ids, layout.length)
+    assert memory.dtype == torch.int32
+    memory.copy_(torch.arange(layout.length))
+    found = ours.split(memory, layout)
+    assert [len(array) for array in found] == [len(array) for array in EXPECTED]
     assert len({array.untyped_storage().data_ptr() for array in found}) == 1
-    for array in found:
+    for array, part in zip(found, layout.slices, strict=True):
+        assert array.tolist() == list(range(part.start, part.stop))
         array.fill_(5)
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera
-from tessera import _frameworks
+from tessera import _framework
 from tessera._outputs import ALIGN, layout_of, plan_of
 
 PROMISED = 16
@@ -144,7 +144,7 @@ def test_jax(num_ids: int, num_experts: int) -> None:
 def test_parts_of_one_allocation(num_ids: int, num_experts: int, block_size: int) -> None:
     layout = plan_of(ALIGN, num_ids, (block_size, num_experts)).layout
     memory = np.arange(layout.length, dtype=np.int32)
-    slots, blocks, totals = (part.tolist() for part in _frameworks._slices(memory, layout))
+    slots, blocks, totals = (part.tolist() for part in _framework.slices(memory, layout))
     assert (len(slots), len(blocks), len(totals)) == (*layout.inner_lengths, 1)
     for part in (slots, blocks, totals):
         assert not part or 4 * part[0] % WITHIN_ALLOCATION == 0

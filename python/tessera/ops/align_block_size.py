@@ -20,6 +20,9 @@ from tessera.strict import Report, require_flag
 
 Array = TypeVar("Array")
 
+# The default, to be recognised by its identity: it need not be passed on.
+_TAIL_EXPERT = -1
+
 
 @overload
 def align_block_size(
@@ -71,7 +74,7 @@ def align_block_size(
     expert_map: Any = None,
     ignore_invalid_experts: bool = False,
     pad_sorted_ids: bool = False,
-    tail_expert: int = -1,
+    tail_expert: int = _TAIL_EXPERT,
     map_tail: bool = False,
     filtered_group: bool = False,
     expert_counts: Any = None,
@@ -162,7 +165,9 @@ def align_block_size(
         and expert_map is expert_counts is num_dropped is statistics is num_threads is None
         and (validate is False or (validate is None and load().validate_default is False))
     ):  # most calls, without a detour
-        numbers = (block_size, num_experts, False, False, tail_expert)
+        numbers: tuple[Any, ...] = block_size, num_experts  # the library knows the other defaults
+        if tail_expert is not _TAIL_EXPERT:
+            numbers = (block_size, num_experts, False, False, tail_expert)
         return call(ALIGN, framework, topk_ids, (), numbers, out)
     return align_eagerly(
         topk_ids,
@@ -190,7 +195,7 @@ def align_eagerly(
     expert_map: Any = None,
     ignore_invalid_experts: bool = False,
     pad_sorted_ids: bool = False,
-    tail_expert: int = -1,
+    tail_expert: int = _TAIL_EXPERT,
     map_tail: bool = False,
     filtered_group: bool = False,
     expert_counts: Any = None,

@@ -21,16 +21,22 @@ constexpr int kNumWarps = kNumThreads / 32;
 
 static_assert(sizeof(ScanStorage) + sizeof(ReportStorage) <= kStaticSharedBytes);
 
-/// Adds up the counts of a group, which every CTA has at `cta_count` in its shared memory.
-__device__ __forceinline__ GroupCounts sum_over_ctas(std::uint32_t* cta_count, int cta,
+/// Adds up the counts of a group, which every CTA has at `cta_count` in its shared memory. All
+/// lanes of a warp call it together; the sum is zero where the group does not exist.
+__device__ __forceinline__ GroupCounts sum_over_ctas(std::uint32_t* cta_count, bool exists, int cta,
                                                      int num_ctas) {
   const auto cluster = cooperative_groups::this_cluster();
   GroupCounts sum{};
-  std::uint32_t counts[kClusterMaxCtas];
+  std::uint32_t counts[kClusterMaxCtas] = {};
+  if (exists) {
 #pragma unroll
-  for (int other = 0; other < kClusterMaxCtas; ++other) {
-    counts[other] = other < num_ctas ? *cluster.map_shared_rank(cta_count, other) : 0;
+    for (int other = 0; other < kClusterMaxCtas; ++other) {
+      if (other < num_ctas) counts[other] = *cluster.map_shared_rank(cta_count, other);
+    }
   }
+  // Keeps all loads in flight at once, where the compiler would wait for the first ones to reuse
+  // their registers.
+  __syncwarp();
 #pragma unroll
   for (int other = 0; other < kClusterMaxCtas; ++other) {
     sum.count += counts[other];
@@ -90,7 +96,7 @@ class ClusterCta {
     total_blocks_ = scan_groups<kNumWarps>(
         args_.base, 0, num_groups_, kNumThreads, scan_storage_,
         [&](int group, bool exists) {
-          return exists ? sum_over_ctas(&cta_counts_[group], cta_, num_ctas_) : GroupCounts{};
+          return sum_over_ctas(&cta_counts_[group], exists, cta_, num_ctas_);
         },
         [&](int group, const GroupCounts& all, std::int32_t first_block) {
           starts_[group] = first_block * args_.base.block_size + all.before;

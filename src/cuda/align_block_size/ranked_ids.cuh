@@ -12,14 +12,18 @@ namespace tessera::cuda {
 /// consecutive ids, and ranks 32 of them per round. A bucket and a rank have 16 bits each.
 template <IdWidth kWidth, int kMaxRounds>
 class RankedIds {
+  /// Whether a bucket and a rank share a register: that spares registers, and takes instructions.
+  static constexpr bool kPacks = kMaxRounds > 4;
+
  public:
   __device__ __forceinline__ RankedIds(std::int32_t cta_first, int size, int rounds)
       : cta_first_(cta_first),
         size_(size),
         rounds_(rounds),
         num_rows_((size + 32 * rounds - 1) / (32 * rounds)),
-        first_(static_cast<int>(threadIdx.x) / 32 * 32 * rounds +
-               static_cast<int>(threadIdx.x) % 32) {}
+        lane_(static_cast<int>(threadIdx.x) % 32),
+        warp_(static_cast<int>(threadIdx.x) / 32),
+        first_(warp_ * 32 * rounds + lane_) {}
 
   __device__ __forceinline__ std::int32_t cta_first() const { return cta_first_; }
 
@@ -39,16 +43,20 @@ class RankedIds {
   template <typename Args, typename Count>
   __device__ __forceinline__ void rank(const Args& args, Count* counts, std::uint32_t* masks,
                                        int row_length) {
-    const int lane = threadIdx.x % 32;
-    const int warp = threadIdx.x / 32;
 #pragma unroll
     for (int round = 0; round < kMaxRounds; ++round) {
-      if (round >= rounds_ || warp >= num_rows_) break;
+      if (round >= rounds_ || warp_ >= num_rows_) break;
       const std::uint32_t bucket = first_ + round * 32 < size_
                                        ? bucket_of<kWidth>(args, ids_[round])
                                        : unplaced_bucket(args);
-      ranked_[round] = bucket << 16 | rank_in_warp(counts + warp * row_length,
-                                                   masks + warp * row_length, bucket, lane);
+      const std::uint32_t rank =
+          rank_in_warp(counts + warp_ * row_length, masks + warp_ * row_length, bucket, lane_);
+      if constexpr (kPacks) {
+        buckets_[round] = bucket << 16 | rank;
+      } else {
+        buckets_[round] = bucket;
+        ranks_[round] = rank;
+      }
     }
   }
 
@@ -56,12 +64,13 @@ class RankedIds {
   /// the CTA's first id.
   template <typename Visit>
   __device__ __forceinline__ void for_each_in_group(std::uint32_t num_groups, Visit visit) const {
-    const int warp = threadIdx.x / 32;
 #pragma unroll
     for (int round = 0; round < kMaxRounds; ++round) {
-      if (round >= rounds_ || warp >= num_rows_) break;
-      const std::uint32_t bucket = ranked_[round] >> 16;
-      if (bucket < num_groups) visit(bucket, ranked_[round] & 0xffff, first_ + round * 32);
+      if (round >= rounds_ || warp_ >= num_rows_) break;
+      const std::uint32_t bucket = kPacks ? buckets_[round] >> 16 : buckets_[round];
+      if (bucket >= num_groups) continue;
+      const std::uint32_t rank = kPacks ? buckets_[round] & 0xffff : ranks_[round];
+      visit(bucket, rank, first_ + round * 32);
     }
   }
 
@@ -70,9 +79,12 @@ class RankedIds {
   int size_;
   int rounds_;
   int num_rows_;
+  int lane_;
+  int warp_;
   int first_;  // this thread's first id, counted from the CTA's first
   RawId<kWidth> ids_[kMaxRounds];
-  std::uint32_t ranked_[kMaxRounds];  // bucket << 16 | rank
+  std::uint32_t buckets_[kMaxRounds];  // with `kPacks`: bucket << 16 | rank
+  std::uint32_t ranks_[kMaxRounds];    // with `kPacks`: not used
 };
 
 }  // namespace tessera::cuda

@@ -17,8 +17,9 @@ struct ScanStorage {
 template <int kNumWarps>
 __device__ __forceinline__ std::int32_t exclusive_sum(std::int32_t value, ScanStorage& storage,
                                                       std::int32_t* total) {
-  const int lane = threadIdx.x % 32;
-  const int warp = threadIdx.x / 32;
+  const int thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % 32;
+  const int warp = thread / 32;
   std::int32_t inclusive = value;
 #pragma unroll
   for (int distance = 1; distance < 32; distance *= 2) {
