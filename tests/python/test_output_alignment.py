@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tessera
-from tessera import _framework
-from tessera._outputs import ALIGN, layout_of, plan_of
+from tessera import _framework, _frameworks
+from tessera._outputs import ALIGN, Layout, layout_of, plan_of
 
 PROMISED = 16
 WITHIN_ALLOCATION = 128
@@ -173,15 +173,14 @@ def test_no_piece_for_no_gap(sizes: tuple[int, ...], pieces: tuple[int, ...]) ->
 
 
 def test_torch_tensors_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a GPU: torch makes the memory and cuts it."""
+    """As on a GPU: torch cuts the memory."""
     torch = pytest.importorskip("torch", reason="torch is not installed")
     ours = _frameworks.FRAMEWORKS[torch.Tensor]
 
-    def empty_int32(like: Any, length: int) -> Any:
-        return torch.empty(length, dtype=torch.int32)
+    def split_host(memory: Any, layout: Layout) -> Any:
+        return ours.split(torch.from_numpy(memory), layout)
 
-    ours = ours.but(empty_int32=empty_int32)
-    monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, ours)
+    monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, ours.but(split_host=split_host))
     for num_ids in range(0, 70, 3):
         ids = torch.arange(num_ids, dtype=torch.int32) % 5
         found = tessera.align_block_size(ids, block_size=3, num_experts=5)
