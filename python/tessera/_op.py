@@ -30,6 +30,7 @@ class Argument(NamedTuple):
     kind: str  # "array", "int64", "int32", "flag"
     low: int = 0
     high: int = 0
+    default: int = 0  # of a C++ caller; 0 or 1 for a flag
     symbol: int | None = None  # that the number gives its value
     row_length_of: str | None = None  # the library fills the number in from this array's axes
     role: str = ""
