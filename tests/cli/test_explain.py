@@ -163,6 +163,17 @@ def test_what_the_command_refuses(arguments: list[str], message: str, capsys: Ca
     assert err.startswith(f"tessera info: {message}")
 
 
+def test_flags_reach_the_op() -> None:
+    """Two groups of such blocks do not fit, one does."""
+    assert tessera.explain(2, 1, 2**30 + 1, pad_sorted_ids=False)
+    shape = {"N": 2, "num_experts": 1, "block_size": 2**30 + 1}
+    for flag in ("filtered_group", "pad_sorted_ids"):
+        with pytest.raises(ValueError, match=r"^align_block_size: capacity: expected at most"):
+            tessera.explain("align_block_size", **shape, **{flag: True})
+    with pytest.raises(ValueError, match=r"^align_block_size: capacity: expected at most"):
+        tessera.explain(2, 1, 2**30 + 1, pad_sorted_ids=True)
+
+
 def test_flags_on_the_command_line(capsys: Capture) -> None:
     shape = ["N=9", "num_experts=3", "block_size=4", "filtered_group=true", "map_tail=false"]
     assert main(["info", "--explain", "align_block_size", *shape, "--json"]) == 0
