@@ -72,24 +72,19 @@ contract::CaseArguments case_arguments(const ffi::String& op, const ffi::String&
   contract::CaseArguments found =
       contract_of(op).arguments(std::string(name), static_cast<std::uint64_t>(seed));
   if (found.args == nullptr) {
-    TVM_FFI_THROW(ValueError) << "no case of " << std::string(op) << " is named '"
-                              << std::string(name) << "'; random ones are named random:SEED:SIZE";
+    TVM_FFI_THROW(ValueError) << std::string(op) << ": no case is named '" << std::string(name)
+                              << "'; random ones are named random:SEED:SIZE";
   }
   return found;
 }
 
 std::string argument_json(const Argument& argument, const void* args) {
-  const std::byte* member = static_cast<const std::byte*>(args) + argument.offset;
-  switch (argument.kind) {
-    case Argument::Kind::kInt64:
-      return std::to_string(*reinterpret_cast<const std::int64_t*>(member));
-    case Argument::Kind::kInt32:
-      return std::to_string(*reinterpret_cast<const std::int32_t*>(member));
-    case Argument::Kind::kFlag:
-      return *reinterpret_cast<const bool*>(member) ? "true" : "false";
-    case Argument::Kind::kArray:
-      break;
+  if (!argument.is_array()) {
+    const std::int64_t number = number_in(argument, args);
+    if (argument.kind != Argument::Kind::kFlag) return std::to_string(number);
+    return number != 0 ? "true" : "false";
   }
+  const std::byte* member = static_cast<const std::byte*>(args) + argument.offset;
   const auto& view = *reinterpret_cast<const TensorView*>(member);
   if (!view.given()) return "null";
   const std::span<const std::int64_t> shape(view.shape, view.ndim);
@@ -128,6 +123,19 @@ ffi::Function op_case_inputs(const ffi::String& op, const ffi::String& name, std
       });
 }
 
+/// The same memory with elements of another data type of the same width: NumPy, which has no
+/// bfloat16, holds its bits as uint16.
+ffi::Tensor with_dtype(const ffi::Tensor& array, const ffi::String& name) {
+  const DLDataType dtype = dtype_named(name);
+  if (dtype.bits != array.dtype().bits) {
+    TVM_FFI_THROW(ValueError) << "expected elements of " << int{dtype.bits} << " bits, got "
+                              << int{array.dtype().bits};
+  }
+  const ffi::Tensor view = array.as_strided(array.shape(), array.strides());
+  const_cast<DLTensor*>(view.GetDLTensorPtr())->dtype = dtype;  // of the view alone
+  return view;
+}
+
 contract::AlignBlockSizeCase case_named(const ffi::String& name) {
   auto found = contract::find_case(std::string(name));
   if (!found) {
@@ -141,22 +149,6 @@ std::string align_block_size_case(const ffi::String& name) {
   return contract::to_json(case_named(name));
 }
 
-void write_inputs(const contract::AlignBlockSizeCase& c, std::int64_t seed,
-                  const ffi::TensorView& topk_ids,
-                  const ffi::Optional<ffi::TensorView>& expert_map) {
-  const auto inputs = contract::make_inputs(c, static_cast<std::uint64_t>(seed));
-  copy_to(topk_ids, inputs.topk_ids.data(), inputs.topk_ids.size());
-  if (inputs.expert_map && expert_map.has_value()) {
-    copy_to(*expert_map, inputs.expert_map->data(), 4 * inputs.expert_map->size());
-  }
-}
-
-void align_block_size_case_inputs(const ffi::String& name, std::int64_t seed,
-                                  const ffi::TensorView& topk_ids,
-                                  const ffi::Optional<ffi::TensorView>& expert_map) {
-  write_inputs(case_named(name), seed, topk_ids, expert_map);
-}
-
 /// Ids of a shape that is not in the table: int32[num_tokens, top_k].
 void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_experts,
                                     std::int64_t top_k, bool zipf, std::int64_t seed,
@@ -166,7 +158,8 @@ void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_ex
   c.num_experts = num_experts;
   c.top_k = top_k;
   c.distribution = zipf ? contract::IdDistribution::kZipf : contract::IdDistribution::kUniform;
-  write_inputs(c, seed, topk_ids, {});
+  const auto inputs = contract::make_inputs(c, static_cast<std::uint64_t>(seed));
+  copy_to(topk_ids, inputs.topk_ids.data(), inputs.topk_ids.size());
 }
 
 }  // namespace
@@ -176,9 +169,9 @@ TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_checker, op_checker)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case_names, op_case_names)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case, op_case)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case_inputs, op_case_inputs)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(with_dtype, with_dtype)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_cases, contract::align_block_size_cases_json)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_case, align_block_size_case)
-TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_case_inputs, align_block_size_case_inputs)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(align_block_size_synthetic_ids, align_block_size_synthetic_ids)
 
 }  // namespace tessera::python

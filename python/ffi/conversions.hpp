@@ -1,6 +1,7 @@
 // Conversions between Python's FFI and Tessera, for every op by its table.
 #pragma once
 
+#include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/error.h>
 #include <tvm/ffi/extra/c_env_api.h>
@@ -16,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "tessera/ops.hpp"
 #include "tessera/status.hpp"
@@ -86,6 +88,29 @@ inline TensorView view_of(ffi::AnyView value) {
   return TensorView::of(*value_of<DLTensor*>(value));
 }
 
+inline DLDataType dtype_named(const ffi::String& name) {
+  for (const dtypes::Dtype& one : dtypes::kAll) {
+    if (std::string_view(name.data(), name.size()) == one.name) return one.dtype;
+  }
+  TVM_FFI_THROW(ValueError) << "no data type is named '" << std::string(name) << "'";
+  TVM_FFI_UNREACHABLE();
+}
+
+/// A contiguous array without memory, from the name of its data type and its shape.
+inline TensorView described_view(ffi::AnyView value) {
+  const auto description = value_of<ffi::Array<ffi::Any>>(value);
+  std::vector<std::int64_t> shape;
+  for (std::size_t i = 1; i < description.size(); ++i) {
+    shape.push_back(value_of<std::int64_t>(description[static_cast<std::int64_t>(i)]));
+  }
+  DLTensor tensor{};
+  tensor.device = kHostDevice;
+  tensor.ndim = static_cast<std::int32_t>(shape.size());
+  tensor.dtype = dtype_named(description[0].cast<ffi::String>());
+  tensor.shape = shape.data();
+  return TensorView::of(tensor);
+}
+
 /// Memory of an array of bytes; empty for None.
 inline std::span<std::byte> bytes_of(ffi::AnyView value) {
   const TensorView view = view_of(value);
@@ -101,8 +126,9 @@ inline std::string text_of(ffi::AnyView value) {
 /// An op's argument struct, filled in by the table.
 class Arguments {
  public:
-  /// `asks_sizes`: the values are those of a size query, which may have a number of elements in
-  /// place of an array, and leaves out arrays that no size depends on.
+  /// `asks_sizes`: the values are those of a size query, which leaves out arrays that no size
+  /// depends on. In place of an array it may have the number of elements, or data type and shape:
+  /// ("bfloat16", 16, 8, 7168).
   explicit Arguments(const OpEntry& op, bool asks_sizes = false)
       : op_(op), asks_sizes_(asks_sizes) {
     std::memcpy(memory_, op.default_args, op.args_bytes);
@@ -145,6 +171,8 @@ class Arguments {
       case Argument::Kind::kArray:
         if (asks_sizes_ && value.type_index() == ffi::TypeIndex::kTVMFFIInt) {
           view(argument).num_elements = value_of<std::int64_t>(value);
+        } else if (asks_sizes_ && value.type_index() == ffi::TypeIndex::kTVMFFIArray) {
+          view(argument) = described_view(value);
         } else if (value == nullptr && !argument.is_optional() && !asks_sizes_) {
           TVM_FFI_THROW(TypeError) << "a required array is None";
         } else {
@@ -176,6 +204,22 @@ class Arguments {
   bool asks_sizes_;
   alignas(std::max_align_t) std::byte memory_[kMaxArgsBytes];
 };
+
+/// A number of an argument struct, or 0 or 1 for a flag.
+inline std::int64_t number_in(const Argument& argument, const void* args) {
+  const std::byte* member = static_cast<const std::byte*>(args) + argument.offset;
+  switch (argument.kind) {
+    case Argument::Kind::kInt64:
+      return *reinterpret_cast<const std::int64_t*>(member);
+    case Argument::Kind::kInt32:
+      return *reinterpret_cast<const std::int32_t*>(member);
+    case Argument::Kind::kFlag:
+      return *reinterpret_cast<const bool*>(member) ? 1 : 0;
+    case Argument::Kind::kArray:
+      break;
+  }
+  return 0;
+}
 
 inline std::string json_string(const std::string& text) {
   return ffi::EscapeString(ffi::String(text));

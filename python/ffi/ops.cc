@@ -148,7 +148,8 @@ DLDevice device_of(const OpEntry& op, ffi::AnyView type, ffi::AnyView index) {
 /// Writes bytes of workspace and the values of all symbols to an int64 array, and, as far as it is
 /// longer, where each required output begins in a joined array, and the length of that array.
 /// values: device type and number, num_threads, implementation, the int64 array, then the op's
-/// arguments but the required outputs, where a number of elements may stand for an array.
+/// arguments but the required outputs, where a number of elements, or a data type and a shape, may
+/// stand for an array.
 void sizes(const OpEntry& op, Values values) {
   Arguments arguments(op, /*asks_sizes=*/true);
   const std::string implementation = text_of(values[3]);
@@ -231,6 +232,7 @@ std::string argument_json(const Argument& argument, const OpEntry& op) {
   if (!argument.is_array()) {
     return json + ",\"low\":" + std::to_string(argument.low) +
            ",\"high\":" + std::to_string(argument.high) +
+           ",\"default\":" + std::to_string(number_in(argument, op.default_args)) +
            ",\"symbol\":" + (argument.symbol < 0 ? "null" : std::to_string(argument.symbol)) +
            ",\"row_length_of\":" +
            (argument.row_length_of < 0

@@ -31,6 +31,7 @@ class Argument(NamedTuple):
     kind: str  # "array", "int64", "int32", "flag"
     low: int = 0
     high: int = 0
+    default: int = 0  # of a C++ caller; 0 or 1 for a flag
     symbol: int | None = None  # that the number gives its value
     row_length_of: str | None = None  # the library fills the number in from this array's axes
     role: str = ""
@@ -89,7 +90,8 @@ class Op:
     outputs: tuple[Argument, ...]  # that every call writes
     numbers: tuple[Argument, ...]  # and flags, of every call
     rest: tuple[Argument, ...]  # from the first optional output on
-    num_symbols: int  # values that a size query answers
+    symbols: tuple[str, ...]  # what the page calls the values that a size query answers
+    num_symbols: int
     num_outputs: int
     no_others: tuple[None, ...]  # in the place of all inputs but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
@@ -126,6 +128,7 @@ class Op:
         self.inputs = tuple(row for row in rows if row.is_array and not row.is_output)
         self.outputs = tuple(row for row in rows if row.role == "output")
         self.numbers = tuple(row for row in rows[:end] if not row.is_array)
+        self.symbols = symbols
         self.num_symbols = len(symbols)
         self.num_outputs = len(self.outputs)
         self.no_others = (None,) * (len(self.inputs) - 1)

@@ -87,7 +87,8 @@ def case_inputs(case: Case, seed: int) -> tuple[npt.NDArray[Any], npt.NDArray[np
     """`topk_ids` [num_tokens, top_k] of the case's dtype and the map, a function of the seed."""
     topk_ids = np.empty((case.num_tokens, case.top_k), case.dtype)
     expert_map = None if case.map == "none" else np.empty(case.num_experts, np.int32)
-    load().function("align_block_size_case_inputs")(case.name, seed, topk_ids, expert_map)
+    write: Any = load().function("op_case_inputs")(ALIGN.name, case.name, seed)
+    write(topk_ids, expert_map)
     return topk_ids, expert_map
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
-from typing import Any
+from numbers import Integral
+from typing import Any, overload
+
+import numpy as np
 
 from tessera._device import cuda_index_of
 from tessera._library import dlpack_device, load, refusal
+from tessera._op import Argument, Op, op_names
 from tessera._outputs import ALIGN
 
 
@@ -48,42 +53,161 @@ def backends() -> list[Backend]:
     return [Backend(**fields) for fields in load().read_json("backends")]
 
 
+@overload
 def explain(
     num_ids: int,
     num_experts: int,
     block_size: int,
     *,
-    pad_sorted_ids: bool = False,
-    num_threads: int | None = None,
-    device: Any = "cpu",
+    pad_sorted_ids: bool = ...,
+    num_threads: int | None = ...,
+    device: Any = ...,
+) -> list[Implementation]: ...
+
+
+@overload
+def explain(
+    op: str, /, *, num_threads: int | None = ..., device: Any = ..., **shape: Any
+) -> list[Implementation]: ...
+
+
+def explain(
+    *given: Any, num_threads: int | None = None, device: Any = "cpu", **shape: Any
 ) -> list[Implementation]:
-    """What `align_block_size` would run for this shape, and why not the others, fastest first.
+    """What an op would run for a shape, and why not the others, fastest first.
+
+    `explain("moe_sum", T=16, k=8, H=7168, dtype="bfloat16")`: the name of the op, and by name the
+    lengths of its inputs, as its page calls them, its numbers and flags, such as `block_size=128`,
+    and the data type of its first input. Flags are False by default. Ops that read their inputs
+    flattened, as the alignment ops do, need no data type.
+
+    `explain(8192, 64, 128, pad_sorted_ids=True)` is short for `explain("align_block_size", N=8192,
+    num_experts=64, block_size=128, pad_sorted_ids=True)`; the first of these three numbers may also
+    be given as `num_ids`.
 
     Args:
-        num_ids: N, the number of elements of `topk_ids`.
-        num_experts: as for `align_block_size`, and so are the others.
-        block_size: slots in a block.
-        pad_sorted_ids: whether the capacity is rounded up.
+        *given: the name of the op, or the three numbers of `align_block_size`.
         num_threads: host threads to use at most.
         device: "cpu", "cuda", "cuda:1", the number of a CUDA device, or a `torch.device`.
+        **shape: lengths, numbers, flags and data type.
 
     Returns:
         All implementations for this device; none where `backends()` says that it is unavailable.
 
     Raises:
-        ValueError: the shape lies outside the op's domain, or there is no such device.
+        TypeError: a value is missing, has the wrong type, or a name that the op does not know.
+        ValueError: there is no such op or device, or the shape lies outside the op's domain.
     """
+    op = ALIGN
+    if given and isinstance(given[0], str):
+        op = _op_named(given[0])
+        given = given[1:]
+        names: dict[str, str] = {}
+    else:
+        names = {"num_ids": "N", "num_experts": "num_experts", "block_size": "block_size"}
+    if len(given) > len(names):
+        raise TypeError(
+            f"{op.name}: expected {len(names) or 'no'} numbers without a name, got {len(given)}"
+        )
+    named = dict(zip(names, given, strict=False)) | shape
+    values = {names.get(name, name): value for name, value in named.items()}
+    shown = {symbol: name for name, symbol in names.items()}
     threads = 0 if num_threads is None else num_threads
-    place = dlpack_device(cuda_index_of("align_block_size", device))
+    place = dlpack_device(cuda_index_of(op.name, device))
+    described = _described(op, values, shown)
     try:
-        numbers = (block_size, num_experts, False, pad_sorted_ids, -1)
-        reports = json.loads(ALIGN.explain(*place, threads, num_ids, None, *numbers))
+        reports = json.loads(op.explain(*place, threads, *described))
     except Exception as error:
-        integers = {
-            "num_ids": num_ids,
-            "block_size": block_size,
-            "num_experts": num_experts,
-            "num_threads": threads,
-        }
-        raise refusal("align_block_size", error, {}, integers) from None
+        raise refusal(op.name, error, {}, {"num_threads": threads}) from None
     return [Implementation(**fields) for fields in reports]
+
+
+def _op_named(name: str) -> Op:
+    known = op_names()
+    if name not in known:
+        raise ValueError(f"explain: op: expected one of {', '.join(known)}, got {name!r}")
+    return Op(name)
+
+
+def _given_lengths(op: Op) -> list[tuple[Argument, list[tuple[str, int]]]]:
+    """The inputs, with name and maximum of the lengths that they alone decide about."""
+    return [
+        (
+            row,
+            [
+                (op.symbols[length.symbol], length.constant)
+                for length in row.lengths
+                if length.bound == "gives" and length.symbol is not None
+            ],
+        )
+        for row in op.inputs
+    ]
+
+
+def _names(op: Op) -> list[str]:
+    """What `explain` takes for an op by name."""
+    lengths = [name for _, given in _given_lengths(op) for name, _ in given]
+    numbers = [row.name for row in (*op.numbers, *op.rest) if not row.is_array]
+    return [*lengths, *numbers, "dtype"]
+
+
+def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[Any]:
+    """The arguments of a size query; `shown` has the names of values in messages, if others."""
+    known = _names(op)
+    for name in values:
+        if name not in known:
+            raise TypeError(f"{op.name}: expected values of {', '.join(known)}, got one of {name}")
+    required = [name for _, lengths in _given_lengths(op) for name, _ in lengths]
+    required += [row.name for row in op.numbers if row.kind == "int64"]
+    if any(row.ndim > 0 for row, lengths in _given_lengths(op) if lengths):
+        required.append("dtype")
+    if missing := [shown.get(name, name) for name in required if values.get(name) is None]:
+        raise TypeError(f"{op.name}: {', '.join(missing)}: expected a value, got none")
+
+    def integer(name: str, low: int, high: int) -> int:
+        value = values.get(name)
+        called = shown.get(name, name)
+        if not isinstance(value, Integral):
+            kind = type(value).__name__
+            raise TypeError(f"{op.name}: {called}: expected an integer, got {kind}")
+        if not low <= int(value) <= high:
+            raise ValueError(
+                f"{op.name}: {called}: expected an integer in [{low}, {high}], got {value}"
+            )
+        return int(value)
+
+    def number(row: Argument) -> Any:
+        if row.kind == "flag":
+            value = values.get(row.name, bool(row.default))
+            if not isinstance(value, bool | np.bool_):
+                kind = type(value).__name__
+                raise TypeError(f"{op.name}: {row.name}: expected a bool, got {kind}")
+            return bool(value)
+        if row.kind == "int32" and row.name not in values:
+            return row.default
+        return integer(row.name, row.low, row.high)
+
+    described: list[Any] = []
+    for row, lengths in _given_lengths(op):
+        shape = [integer(name, 0, most) for name, most in lengths]
+        if not shape:
+            described.append(None)
+        elif row.ndim == 0 and "dtype" not in values:
+            described += shape
+        else:
+            described.append((_dtype(op, row, values["dtype"]), *shape))
+            if math.prod(shape) >= 2**63:
+                product = " * ".join(name for name, _ in lengths)
+                raise ValueError(
+                    f"{op.name}: {product}: expected at most {2**63 - 1}, got {math.prod(shape)}"
+                )
+    described += map(number, op.numbers)
+    return described + [None if row.is_array else number(row) for row in op.rest]
+
+
+def _dtype(op: Op, row: Argument, dtype: Any) -> str:
+    """The name of a data type of the input, given by name, or as torch's or NumPy's."""
+    name = str(dtype).removeprefix("torch.")
+    if name not in row.dtypes:
+        raise TypeError(f"{op.name}: dtype: expected one of {', '.join(row.dtypes)}, got {name}")
+    return name

@@ -1,146 +1,227 @@
-"""Compares an implementation with the reference, bit for bit, and with the contract."""
+"""Compares an implementation of an op with the reference, bit for bit, and with the contract."""
 
 from __future__ import annotations
 
+import functools
+import json
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tessera._device import HOST
 from tessera._framework import on_device, on_host
-from tessera._outputs import ALIGN, REFERENCE, AlignedBlocks, output_sizes
-from tessera.contract import Case, case_inputs, contract_violations
-from tessera.statistics import RoutingStatistics
-from tessera.strict import Findings
+from tessera._library import dlpack_device, load
+from tessera._op import Op
+from tessera._outputs import REFERENCE
 
-# In every word of the outputs before a call, and around them: neither an index nor an expert.
-_POISON = -0x21524111
-_CANARIES = 16
+# Every byte of outputs and workspace before a call, and of the memory around all arrays. Words of
+# such bytes are neither an index nor an expert.
+_POISON = 0xDE
+_BESIDE = 64  # bytes on either side of an array, which is aligned to them
+_BESIDE_WORKSPACE = 61  # odd: a workspace may have any alignment
 
-_POISON_BYTE = 0xDE
-_CANARY_BYTES = 61  # odd: a workspace may have any alignment
-
-
-class _Output(NamedTuple):
-    name: str
-    length: int
-    dtype: Any
+# Types that NumPy does not have, and those that hold their bits.
+_BITS = {"bfloat16": "uint16"}
 
 
-def _outputs(case: Case) -> list[_Output | None]:
-    """The outputs of a call in the order of the FFI, None in the place of one not asked for."""
-    num_slots, num_blocks, _ = output_sizes(*_shape(case), HOST, REFERENCE, case.filtered_group)
+class _Array(NamedTuple):
+    """An array of a call; strides count elements."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    @property
+    def _bits(self) -> np.dtype[Any]:
+        return np.dtype(_BITS.get(self.dtype, self.dtype))
+
+    @property
+    def num_bytes(self) -> int:
+        """From the first element to past the last."""
+        if 0 in self.shape:
+            return 0
+        steps = zip(self.shape, self.strides, strict=True)
+        return self._bits.itemsize * (1 + sum((length - 1) * step for length, step in steps))
+
+    def words(self, memory: Any) -> Any:
+        """Its elements as unsigned integers, in the middle of bytes of NumPy."""
+        size = self._bits.itemsize
+        strides = tuple(size * step for step in self.strides)
+        return np.ndarray(self.shape, f"u{size}", memory, _BESIDE, strides)
+
+    def argument(self, memory: Any) -> Any:
+        """It as the library takes it, in the middle of bytes of NumPy or torch."""
+        if isinstance(memory, np.ndarray):
+            array = self.words(memory).view(self._bits)
+            if self.dtype in _BITS:
+                return load().function("with_dtype")(load().as_tensor(array), self.dtype)
+            return array
+        import torch
+
+        elements = memory[_BESIDE : _BESIDE + self.num_bytes].view(getattr(torch, self.dtype))
+        return elements.as_strided(self.shape, self.strides)
+
+    def text(self, word: int) -> str:
+        """The value of an element in a message."""
+        if "float" in self.dtype:
+            return f"{word:#0{2 + 2 * self._bits.itemsize}x}"
+        return str(np.array(word, f"u{self._bits.itemsize}").view(self._bits))
+
+
+class _Call(NamedTuple):
+    """A case of an op."""
+
+    # The arguments in the order of the op's table: each an `_Array`, a number, a flag or, for an
+    # array that is not given, None.
+    values: tuple[Any, ...]
+    # By name, the bytes of the given arrays before the call, with those around them.
+    memory: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1)  # of one case, which all implementations get
+def _call_of(op: Op, case: str, seed: int) -> _Call:
+    values = tuple(
+        _Array(value["dtype"], tuple(value["shape"]), tuple(value["strides"]))
+        if isinstance(value, dict)
+        else value
+        for value in load().read_json("op_case", op.name, case, seed)
+    )
+    memory = {
+        row.name: _poisoned(value.num_bytes, _BESIDE)
+        for row, value in zip(op.arguments, values, strict=True)
+        if isinstance(value, _Array)
+    }
+    inputs = (memory.get(row.name) for row in op.inputs)
+    write: Any = load().function("op_case_inputs")(op.name, case, seed)
+    write(*(None if bytes_ is None else bytes_[_BESIDE:-_BESIDE] for bytes_ in inputs))
+    return _Call(values, memory)
+
+
+class _Ran(NamedTuple):
+    """What a call left behind, on the host."""
+
+    memory: dict[str, Any]
+    problems: list[str]
+
+
+def _poisoned(num_bytes: int, beside: int) -> Any:
+    return np.full(num_bytes + 2 * beside, _POISON, np.uint8)
+
+
+def _described(op: Op, call: _Call) -> list[Any]:
+    """The arguments of a size query."""
     return [
-        _Output("sorted_token_ids", num_slots + case.extra_length, np.int32),
-        _Output("expert_ids", num_blocks + case.extra_length, np.int32),
-        _Output("num_tokens_post_pad", 1, np.int32),
-        _Output("expert_counts", case.num_experts, np.int32),
-        _Output("num_dropped", 1, np.int32),
-        _Output("statistics", len(RoutingStatistics._fields), np.float64)
-        if case.statistics
-        else None,
-        _Output("validation", len(Findings._fields), np.int64) if case.validation else None,
+        (None if row.is_output else (value.dtype, *value.shape))
+        if isinstance(value, _Array)
+        else value
+        for row, value in zip(op.arguments, call.values, strict=True)
+        if row not in op.outputs
     ]
 
 
-def _shape(case: Case) -> tuple[int, int, int, bool]:
-    return case.num_ids, case.block_size, case.num_experts, case.pad_sorted_ids
+def _workspace_bytes(op: Op, call: _Call, implementation: str, cuda_index: int) -> int:
+    """What the implementation asks for on a device; on the host the library has its own."""
+    if cuda_index == HOST:
+        return 0
+    size = np.empty(1, np.int64)
+    op.sizes(*dlpack_device(cuda_index), 0, implementation, size, *_described(op, call))
+    return int(size[0])
 
 
-def _guarded(output: _Output | None, cuda_index: int) -> tuple[Any, Any]:
-    """A poisoned array for this output, and the memory that it lies in the middle of."""
-    if output is None:
-        return None, None
-    memory = np.full(output.length + 2 * _CANARIES, _POISON, output.dtype)
-    memory = on_device(memory, cuda_index)
-    return memory, memory[_CANARIES : _CANARIES + output.length]
+def _arguments(op: Op, call: _Call, memory: dict[str, Any]) -> list[Any]:
+    return [
+        value.argument(memory[row.name]) if isinstance(value, _Array) else value
+        for row, value in zip(op.arguments, call.values, strict=True)
+    ]
 
 
-def _workspace(case: Case, implementation: str, cuda_index: int) -> tuple[Any, Any]:
-    """The same of bytes, as many as the implementation asks for; on the host, none."""
-    size = 0
-    if cuda_index != HOST:
-        size = output_sizes(*_shape(case), cuda_index, implementation, case.filtered_group)[2]
-    memory = on_device(np.full(size + 2 * _CANARY_BYTES, _POISON_BYTE, np.uint8), cuda_index)
-    return memory, memory[_CANARY_BYTES : _CANARY_BYTES + size]
+def _run(op: Op, call: _Call, implementation: str, cuda_index: int) -> _Ran:
+    """Makes the call, with memory around every output and the workspace that it must not write."""
+    memory = {name: on_device(before.copy(), cuda_index) for name, before in call.memory.items()}
+    size = _workspace_bytes(op, call, implementation, cuda_index)
+    around = on_device(_poisoned(size, _BESIDE_WORKSPACE), cuda_index)
+    workspace = around[_BESIDE_WORKSPACE : _BESIDE_WORKSPACE + size]
+    missing = op.call_long(workspace, 0, implementation, *_arguments(op, call, memory))
+
+    problems = [f"a workspace of {size} bytes was asked for, then {missing}"] if missing else []
+    memory = {name: np.asarray(on_host(after)) for name, after in memory.items()}
+    for row, value in zip(op.arguments, call.values, strict=True):
+        if not isinstance(value, _Array):
+            continue
+        after = memory[row.name]
+        if not row.is_output and not np.array_equal(after, call.memory[row.name]):
+            problems.append(f"{row.name} was written")
+        elif row.is_output and not _is_whole(value, after):
+            problems.append(f"memory beside {row.name} was written")
+    around = np.asarray(on_host(around))
+    around[_BESIDE_WORKSPACE : _BESIDE_WORKSPACE + size] = _POISON
+    if np.any(around != _POISON):
+        problems.append("memory beside workspace was written")
+    return _Ran(memory, problems)
 
 
-def _is_whole(memory: Any) -> bool:
-    size, poison = (_CANARIES, _POISON)
-    if memory.dtype == np.uint8:
-        size, poison = (_CANARY_BYTES, _POISON_BYTE)
-    return bool(np.all(memory[:size] == poison) and np.all(memory[-size:] == poison))
+def _is_whole(array: _Array, memory: Any) -> bool:
+    """Whether the memory around an output, and between its rows, is as before the call."""
+    memory = memory.copy()
+    array.words(memory).view(np.uint8)[...] = _POISON
+    return bool(np.all(memory == _POISON))
 
 
-def _run(
-    case: Case,
-    topk_ids: Any,
-    expert_map: Any,
-    implementation: str,
-    cuda_index: int,
-) -> tuple[dict[str, Any], list[str]]:
-    """The outputs of a call by name, and the names of those whose surroundings were written."""
-    workspace_memory, workspace = _workspace(case, implementation, cuda_index)
-    outputs = _outputs(case)
-    guarded = [_guarded(output, cuda_index) for output in outputs]
-    arrays = [array for _, array in guarded]
-    ALIGN.call_long(
-        workspace,
-        0,
-        implementation,
-        on_device(topk_ids, cuda_index),
-        on_device(expert_map, cuda_index),
-        *arrays[:3],
-        case.block_size,
-        case.num_experts,
-        case.ignore_invalid_experts,
-        case.pad_sorted_ids,
-        case.tail_expert,
-        *arrays[3:],
-        case.map_tail,
-        case.filtered_group,
-    )
-    around = {
-        output.name: np.asarray(on_host(memory))
-        for output, (memory, _) in zip(outputs, guarded, strict=True)
-        if output is not None
-    }
-    found = {name: memory[_CANARIES:-_CANARIES] for name, memory in around.items()}
-    around["workspace"] = np.asarray(on_host(workspace_memory))
-    return found, [name for name, memory in around.items() if not _is_whole(memory)]
+@functools.lru_cache(maxsize=1)
+def _reference_of(op: Op, case: str, seed: int) -> _Ran:
+    return _run(op, _call_of(op, case, seed), REFERENCE, HOST)
 
 
-def problems(case: Case, seed: int, implementation: str, cuda_index: int = 0) -> list[str]:
-    """What is wrong with an implementation on one case; nothing if all is well.
+def _differences(array: _Array, found: Any, expected: Any) -> Iterator[str]:
+    """Where an output first differs from the reference's."""
+    words, wanted = array.words(found), array.words(expected)
+    for place in np.argwhere(words != wanted)[:1]:
+        where = ", ".join(map(str, place))
+        got, want = (array.text(each[tuple(place)]) for each in (words, wanted))
+        yield f"[{where}]: {REFERENCE} has {want}, found {got}"
 
-    Those of the CUDA backend run on the device `cuda_index`, on arrays of torch.
+
+def problems(op: Op, case: str, seed: int, implementation: str, cuda_index: int = 0) -> list[str]:
+    """What is wrong with an implementation of an op on one case; nothing if all is well.
+
+    Implementations of the CUDA backend run on the device `cuda_index`, on arrays of torch.
 
     Raises:
         NotImplementedError: the implementation does not take this shape.
+        ValueError: there is no such case.
     """
-    topk_ids, expert_map = case_inputs(case, seed)
-    inputs = (case, topk_ids, expert_map)
-    place = cuda_index if implementation.startswith("cuda/") else HOST
-    found, trampled = _run(*inputs, implementation, place)
-    expected, _ = _run(*inputs, REFERENCE, HOST)
+    call = _call_of(op, case, seed)
+    device = cuda_index if implementation.startswith("cuda/") else HOST
+    ran = _run(op, call, implementation, device)
+    expected = _reference_of(op, case, seed)
+    messages = list(ran.problems)
+    for row, value in zip(op.arguments, call.values, strict=True):
+        if isinstance(value, _Array) and row.is_output:
+            differences = _differences(value, ran.memory[row.name], expected.memory[row.name])
+            messages += [row.name + difference for difference in differences]
+    violations = json.loads(op.checker(*_arguments(op, call, ran.memory)))
+    return messages + [violation["message"] for violation in violations]
 
-    messages = [f"memory beside {name} was written" for name in trampled]
-    for name, got in found.items():
-        want = expected[name]
-        if differing := np.flatnonzero(got != want).tolist():
-            at = differing[0]
-            messages.append(f"{name}[{at}]: {REFERENCE} has {want[at]}, found {got[at]}")
-    violations = contract_violations(
-        topk_ids,
-        AlignedBlocks(**{name: found.pop(name) for name in AlignedBlocks._fields}),
-        block_size=case.block_size,
-        num_experts=case.num_experts,
-        expert_map=expert_map,
-        ignore_invalid_experts=case.ignore_invalid_experts,
-        pad_sorted_ids=case.pad_sorted_ids,
-        tail_expert=case.tail_expert,
-        map_tail=case.map_tail,
-        filtered_group=case.filtered_group,
-        **found,
-    )
-    return messages + [violation.message for violation in violations]
+
+def implementations(op: Op, cuda_index: int) -> dict[str, str]:
+    """Those for a device, fastest first, and why one does not run the op's first case."""
+    (first, *_) = case_names(op)
+    described = _described(op, _call_of(op, first, 0))
+    reports = json.loads(op.explain(*dlpack_device(cuda_index), 0, *described))
+    return {report["name"]: report["refusal"] for report in reports}
+
+
+def case_names(op: Op) -> list[str]:
+    """Names of the cases in the op's table."""
+    return load().read_json("op_case_names", op.name)  # type: ignore[no-any-return]
+
+
+def require_case(op: Op, name: str) -> None:
+    """Refuse a name that is no case of the op, of its table or random.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if name not in case_names(op):
+        _call_of(op, name, 0)

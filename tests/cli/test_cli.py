@@ -260,7 +260,20 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
             f"{(2**31 - 1) * 64}",
         ),
         (["verify", "--cases", "nothing"], "no case is named 'nothing'"),
+        (
+            ["verify", "--op", "moe_sum", "--cases", "block_7"],
+            "moe_sum: no case is named 'block_7'",
+        ),
         (["verify", "--implementation", "gpu/x"], "--implementation: expected one of cpu/"),
+        (["verify", "--op", "sum"], "--op: expected one of align_block_size, batched_align_block"),
+        (
+            ["verify", "--op", "moe_sum", "--implementation", "cpu/counting_sort"],
+            "--implementation: expected one of cpu/",
+        ),
+        (
+            ["verify", "--op", "moe_sum", "--impl", "a:b"],
+            "--op: expected align_block_size, which --impl judges, got moe_sum",
+        ),
     ],
 )
 def test_bad_usage(arguments: list[object], message: str, tmp_path: Path) -> None:
@@ -288,10 +301,12 @@ def test_a_reader_may_leave() -> None:
 
 
 def test_verify() -> None:
-    document = read_json("verify", "--random", 5, "--max-ids", 500, "--seed", 3)
+    options = ("--random", 5, "--max-ids", 500, "--seed", 3)
+    document = read_json("verify", "--op", "align_block_size", *options)
     assert document["implementations"] == ["cpu/counting_sort", "cpu/reference"]
     assert document["cases"] > 50
     assert (document["failures"], document["skipped"]) == ([], {})
+    assert list(document["ops"]) == ["align_block_size"]
 
 
 def test_verify_one_case() -> None:

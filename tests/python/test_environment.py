@@ -10,6 +10,7 @@ import pytest
 
 import tessera
 from programs import run_program
+from tessera._op import op_names
 
 CALL = """
 import numpy as np, tessera
@@ -57,6 +58,25 @@ def test_verbose_explains_each_call_in_one_line() -> None:
     assert "runs cpu/counting_sort" in line
 
 
+@pytest.mark.parametrize("op", op_names())
+def test_verbose_names_the_implementation_of_every_op(op: str) -> None:
+    code = f"""
+from tessera import verification
+from tessera._op import Op
+op = Op({op!r})
+for case in verification.case_names(op)[:2]:
+    verification._run(op, verification._call_of(op, case, 0), "", -1)
+print(*[name for name, refusal in verification.implementations(op, -1).items() if not refusal])
+"""
+    done = run(code, TESSERA_VERBOSE="1")
+    first, *_ = done.stdout.split()
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert line.startswith(f"tessera: {op}: ")
+        assert f"runs {first}" in line
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "many", "2x", "99999999999999999999"])
 def test_num_threads_that_is_no_number(text: str) -> None:
     done = run(CALL, TESSERA_NUM_THREADS=text)
@@ -79,6 +99,22 @@ print(len(os.listdir("/proc/self/task")) - before)
     assert run(code, TESSERA_NUM_THREADS="1").stdout == "0\n"
     if len(os.sched_getaffinity(0)) > 1:
         assert run(code, TESSERA_NUM_THREADS="2").stdout == "1\n"
+
+
+def test_validation_is_align_block_sizes_alone() -> None:
+    code = """
+import numpy as np, tessera
+ids = np.array([[5, -1]], np.int32)
+tessera.batched_align_block_size(ids[0], max_tokens_per_batch=2, block_size=2)
+rows = tessera.lora_align_block_size(
+    ids, np.array([0], np.int32), block_size=2, num_experts=2, max_loras=1
+)
+print(rows.num_tokens_post_pad.tolist(), tessera.check())
+tessera.align_block_size(ids, block_size=2, num_experts=2)
+"""
+    done = run(code, TESSERA_VALIDATE="1")
+    assert done.stdout == "[0] 0\n"
+    assert last_line(done.stderr).startswith("tessera.strict.InvalidRoutingError: align_block_size")
 
 
 def test_import_is_light() -> None:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -20,21 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
         "--explain",
-        nargs=3,
-        type=_integer,
-        metavar=("N", "E", "B"),
-        help="show what align_block_size runs for N ids, E experts and blocks of B slots, and how",
+        nargs="+",
+        metavar=("OP", "NAME=VALUE"),
+        help="show what the op runs for a shape, and how, for example: align_block_size N=8192 "
+        "num_experts=64 block_size=128, or for short 8192 64 128; moe_sum T=16 k=8 H=7168 "
+        "dtype=bfloat16",
     )
     add_device_argument(parser, "the device to explain")
     parser.set_defaults(device=None)  # to detect whether it is given
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-
-
-def _integer(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected an integer, got '{text}'") from None
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,21 +80,61 @@ def _state(one: tessera.Implementation) -> str:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    op, shape, words = _asked(args.explain)
     device = device_name(chosen_device(args.device or "auto", arrays=False))
-    implementations = tessera.explain(*args.explain, device=device)
+    implementations = tessera.explain(op, **shape, device=device)
     if args.json:
+        if words:  # the names of the short form
+            shape = dict(zip(("num_ids", "num_experts", "block_size"), shape.values(), strict=True))
         document = {
             "device": device,
-            "shape": dict(zip(("num_ids", "num_experts", "block_size"), args.explain, strict=True)),
+            "op": op,
+            "shape": shape,
             "implementations": [dataclasses.asdict(one) for one in implementations],
         }
         print(json.dumps(document, indent=2))
         return 0
-    num_ids, num_experts, block_size = args.explain
     table = Table.grid(padding=(0, 2))
     table.add_row("device", device)
-    table.add_row("shape", f"{num_ids} ids, {num_experts} experts, blocks of {block_size}")
+    if not words:
+        table.add_row("op", op)
+    table.add_row("shape", words or ", ".join(f"{name} {value}" for name, value in shape.items()))
     for one in implementations:
         table.add_row(one.name, _state(one))
     Console(highlight=False, markup=False).print(table)
     return 0
+
+
+def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
+    """Op and shape of --explain, and the shape in words if it is in the short form."""
+    first, *others = values
+    if first.lstrip("-").isdigit():
+        if len(values) != 3:
+            raise ValueError(f"--explain: expected three integers, got {len(values)}")
+        num_ids, num_experts, block_size = (_integer("argument --explain", text) for text in values)
+        return (
+            "align_block_size",
+            {"N": num_ids, "num_experts": num_experts, "block_size": block_size},
+            f"{num_ids} ids, {num_experts} experts, blocks of {block_size}",
+        )
+    shape: dict[str, Any] = {}
+    for each in others:
+        name, equals, text = each.partition("=")
+        if not equals:
+            raise ValueError(f"--explain: expected NAME=VALUE, got {each!r}")
+        if name in shape:
+            raise ValueError(f"--explain: {name}: expected one value, got two")
+        if name == "dtype":
+            shape[name] = text
+        elif text in ("true", "false"):
+            shape[name] = text == "true"
+        else:
+            shape[name] = _integer(f"--explain: {name}", text)
+    return first, shape, ""
+
+
+def _integer(what: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{what}: expected an integer, got '{text}'") from None

@@ -4,40 +4,46 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
-import tessera
 from tessera._device import HOST
+from tessera._op import Op, op_names
+from tessera._outputs import ALIGN
 from tessera.cli import verify_implementation
 from tessera.cli.devices import add_device_argument, chosen_device
 from tessera.cli.integers import integer, seed
 from tessera.cli.progress_bars import counting_bar, load_library
-from tessera.contract import Case, case_named, cases
-from tessera.verification import problems
+from tessera.verification import case_names, implementations, problems, require_case
 
-_MAX_IDS = 4096
+_MAX_SIZE = 4096
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add = parser.add_argument
     add(
+        "--op",
+        metavar="NAME",
+        help="verify only this op (default: all; with one case, the first op that has it; "
+        f"with --impl, {ALIGN.name})",
+    )
+    add(
         "--cases",
         default="all",
         metavar="NAME",
-        help="one case of the table, or random:SEED:MAX_IDS, or all (default: %(default)s)",
+        help="one case of the op's table, or random:SEED:SIZE, or all (default: %(default)s)",
     )
     add(
         "--random",
         type=integer(0),
         metavar="N",
-        help="number of random cases (default: 100 with all cases, none with a named one)",
+        help="number of random cases per op (default: 100 with all cases, none with a named one)",
     )
     add(
         "--max-ids",
         type=integer(1),
         metavar="N",
-        help=f"maximum number of ids in a random case (default: {_MAX_IDS})",
+        help=f"maximum number of ids, or of elements, in a random case (default: {_MAX_SIZE})",
     )
     add(
         "--seed",
@@ -51,102 +57,173 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     verify_implementation.add_arguments(parser)
 
 
+class _Job(NamedTuple):
+    """What is to be verified of one op, and what came of it."""
+
+    op: Op
+    cases: list[str]
+    implementations: list[str]
+    skipped: dict[str, str]  # why others cannot run
+    left: dict[str, int]  # cases of shapes that an implementation does not support
+    failures: list[dict[str, Any]]
+
+    @property
+    def num_passed(self) -> int:
+        calls = len(self.cases) * len(self.implementations)
+        return calls - sum(self.left.values()) - len(self.failures)
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     if args.impl is not None:
-        return verify_implementation.run(args, _chosen)
+        if args.op not in (None, ALIGN.name):
+            raise ValueError(f"--op: expected {ALIGN.name}, which --impl judges, got {args.op}")
+        return verify_implementation.run(args, lambda asked: _cases(asked, ALIGN))
     verify_implementation.refuse_stray_options(args)
-    chosen = _chosen(args)
+    load_library()
+    ops = _ops(args)
+    chosen = {op: _cases(args, op) for op in ops}
     cuda_index = chosen_device(args.device)
-    present, skipped = _implementations(args.implementation, args.device, cuda_index)
-
-    failures = []
-    left = dict.fromkeys(present, 0)
+    jobs = _jobs(args, chosen, cuda_index)
     with counting_bar() as progress:
-        task = progress.add_task("verifying", total=len(chosen) * len(present))
-        for case in chosen:
-            for implementation in present:
-                try:
-                    found = problems(case, args.seed, implementation, max(cuda_index, 0))
-                except NotImplementedError:  # a shape that it does not support
-                    left[implementation] += 1
-                    found = []
-                if found:
-                    failures.append(_failure(case, args, implementation, found))
-                progress.advance(task)
-
+        task = progress.add_task("verifying", total=0)
+        total = sum(len(job.cases) * len(job.implementations) for job in jobs)
+        for job in jobs:
+            progress.update(task, description=f"verifying {job.op.name}", total=total)
+            for case in job.cases:
+                for implementation in job.implementations:
+                    _verify(job, case, implementation, args, max(cuda_index, 0))
+                    progress.advance(task)
     if args.json:
-        document = {
-            "cases": len(chosen),
-            "seed": args.seed,
-            "implementations": present,
-            "skipped": skipped,
-            "left_to_others": {name: count for name, count in left.items() if count},
-            "failures": failures,
-        }
-        print(json.dumps(document, indent=2))
-        return 1 if failures else 0
-    for name, reason in skipped.items():
-        print(f"skipped {name}: {reason}")
-    for failure in failures:
-        print(f"FAILED {failure['implementation']} on {failure['case']}")
-        for message in failure["problems"]:
-            print(f"  {message}")
-        print(f"  replay: {failure['replay']}")
-    for name, count in left.items():
-        if count:
-            print(f"{name}: {count} cases left to other implementations, of shapes it cannot run")
-    passed = len(chosen) * len(present) - sum(left.values()) - len(failures)
-    print(
-        f"verified {', '.join(present)} on {len(chosen)} cases, seed {args.seed}: "
-        f"{passed} passed, {len(failures)} failed"
-    )
-    return 1 if failures else 0
+        print(json.dumps(_document(jobs, args.seed), indent=2))
+    else:
+        for job in jobs:
+            _print(job, args.seed, f"{job.op.name}: " if len(ops) > 1 else "")
+    return 1 if any(job.failures for job in jobs) else 0
 
 
-def _chosen(args: argparse.Namespace) -> list[Case]:
-    """The cases that the arguments select."""
+def _ops(args: argparse.Namespace) -> list[Op]:
+    """The ops that the arguments select."""
+    known = [ALIGN if name == ALIGN.name else Op(name) for name in op_names()]
+    if args.op is not None:
+        found = [op for op in known if op.name == args.op]
+        if not found:
+            names = ", ".join(op.name for op in known)
+            raise ValueError(f"--op: expected one of {names}, got {args.op}")
+        return found
+    if args.cases == "all":
+        return known
+    return [next((op for op in known if args.cases in case_names(op)), ALIGN)]
+
+
+def _cases(args: argparse.Namespace, op: Op) -> list[str]:
+    """Names of the op's cases that the arguments select."""
     num_random = args.random
     if num_random is None:
         num_random = 100 if args.cases == "all" else 0
     if args.max_ids is not None and num_random == 0:
         raise ValueError("--max-ids: applies to random cases; expected --random beside it")
-    max_ids = _MAX_IDS if args.max_ids is None else args.max_ids
+    size = _MAX_SIZE if args.max_ids is None else args.max_ids
     load_library()
-    chosen = cases() if args.cases == "all" else [case_named(args.cases)]
-    chosen += [
-        case_named(f"random:{seed}:{max_ids}") for seed in range(args.seed, args.seed + num_random)
-    ]
-    return chosen
+    if args.cases != "all":
+        require_case(op, args.cases)
+    chosen = case_names(op) if args.cases == "all" else [args.cases]
+    return chosen + [f"random:{n}:{size}" for n in range(args.seed, args.seed + num_random)]
 
 
-def _implementations(
-    wanted: str | None, device: str, cuda_index: int
-) -> tuple[list[str], dict[str, str]]:
-    """Names of the implementations to verify, and why others cannot run."""
-    known: dict[str, str] = {}
-    if device == "auto" or cuda_index == HOST:
-        # On the CPU, the implementations that can run do not depend on the shape.
-        known = {one.name: one.refusal for one in tessera.explain(1, 1, 1)}
-    if cuda_index != HOST:
-        # On a GPU they do: each case shows which can run.
-        known |= {one.name: "" for one in tessera.explain(1, 1, 1, device=cuda_index)}
-    if wanted is None:
-        present = [name for name, refusal in known.items() if not refusal]
-        return present, {name: refusal for name, refusal in known.items() if refusal}
-    if wanted not in known:
-        raise ValueError(f"--implementation: expected one of {', '.join(known)}, got {wanted}")
-    return [wanted], {}
+def _jobs(args: argparse.Namespace, chosen: dict[Op, list[str]], cuda_index: int) -> list[_Job]:
+    """What to verify: of each op the implementations that can run, or the one that is asked for."""
+    jobs = []
+    names: list[str] = []
+    for op, cases in chosen.items():
+        known: dict[str, str] = {}
+        if args.device == "auto" or cuda_index == HOST:
+            # On the CPU, the implementations that can run do not depend on the shape.
+            known = implementations(op, HOST)
+        if cuda_index != HOST:
+            # On a GPU they do: each case shows which can run.
+            known |= dict.fromkeys(implementations(op, cuda_index), "")
+        names += [name for name in known if name not in names]
+        if args.implementation is None:
+            present = [name for name, refusal in known.items() if not refusal]
+            skipped = {name: refusal for name, refusal in known.items() if refusal}
+        else:
+            present, skipped = [name for name in known if name == args.implementation], {}
+        if present:
+            jobs.append(_Job(op, cases, present, skipped, dict.fromkeys(present, 0), []))
+    if args.implementation is not None and not jobs:
+        expected = ", ".join(names)
+        raise ValueError(f"--implementation: expected one of {expected}, got {args.implementation}")
+    return jobs
 
 
-def _failure(
-    case: Case, args: argparse.Namespace, implementation: str, found: list[str]
-) -> dict[str, Any]:
+def _verify(
+    job: _Job, case: str, implementation: str, args: argparse.Namespace, cuda_index: int
+) -> None:
+    """Add what comes of one case to the job."""
+    try:
+        found = problems(job.op, case, args.seed, implementation, cuda_index)
+    except NotImplementedError:  # a shape that it does not support
+        job.left[implementation] += 1
+        return
+    if not found:
+        return
+    op = "" if job.op is ALIGN else f" --op {job.op.name}"
     device = "" if args.device == "auto" else f" --device {args.device}"
+    job.failures.append(
+        {
+            "op": job.op.name,
+            "case": case,
+            "implementation": implementation,
+            "problems": found,
+            "replay": f"tessera verify{op} --cases {case} --seed {args.seed} "
+            f"--implementation {implementation}{device}",
+        }
+    )
+
+
+def _document(jobs: list[_Job], used_seed: int) -> dict[str, Any]:
+    left: dict[str, int] = {}
+    for job in jobs:
+        for name, count in job.left.items():
+            if count:
+                left[name] = left.get(name, 0) + count
     return {
-        "case": case.name,
-        "implementation": implementation,
-        "problems": found,
-        "replay": f"tessera verify --cases {case.name} --seed {args.seed} "
-        f"--implementation {implementation}{device}",
+        "cases": sum(len(job.cases) for job in jobs),
+        "seed": used_seed,
+        "implementations": list(
+            dict.fromkeys(name for job in jobs for name in job.implementations)
+        ),
+        "skipped": {name: why for job in jobs for name, why in job.skipped.items()},
+        "left_to_others": left,
+        "failures": [failure for job in jobs for failure in job.failures],
+        "ops": {
+            job.op.name: {
+                "cases": len(job.cases),
+                "implementations": job.implementations,
+                "passed": job.num_passed,
+                "failed": len(job.failures),
+            }
+            for job in jobs
+        },
     }
+
+
+def _print(job: _Job, used_seed: int, prefix: str) -> None:
+    for name, reason in job.skipped.items():
+        print(f"{prefix}skipped {name}: {reason}")
+    for failure in job.failures:
+        print(f"{prefix}FAILED {failure['implementation']} on {failure['case']}")
+        for message in failure["problems"]:
+            print(f"  {message}")
+        print(f"  replay: {failure['replay']}")
+    for name, count in job.left.items():
+        if count:
+            print(
+                f"{prefix}{name}: {count} cases left to other implementations, of shapes it cannot "
+                "run"
+            )
+    print(
+        f"{prefix}verified {', '.join(job.implementations)} on {len(job.cases)} cases, "
+        f"seed {used_seed}: {job.num_passed} passed, {len(job.failures)} failed"
+    )

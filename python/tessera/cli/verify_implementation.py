@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tessera.cli.devices import device_index
 from tessera.cli.progress_bars import counting_bar
-from tessera.contract import Case
+from tessera.contract import case_named
 from tessera.tools.judge.call import call_of_case
 from tessera.tools.judge.clock import LEAST_SECONDS, Clock, TimeUpError
 from tessera.tools.judge.faults import judged_rules
@@ -59,8 +59,8 @@ def refuse_stray_options(args: argparse.Namespace) -> None:
             raise ValueError(f"--{shown}: expected --impl beside it")
 
 
-def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Case]]) -> int:
-    """Judge the implementation on the cases that the arguments choose."""
+def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[str]]) -> int:
+    """Judge the implementation on the cases whose names `chosen` selects by the arguments."""
     started = time.monotonic()
     try:
         from tessera.tools.judge.judging import judge
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace], list[Ca
     target = Target(args.impl, str(Path.cwd()), args.form, args.arrays, args.device)
     clock = Clock(started, seconds)
     start_server(target)
-    cases = chosen(args)
+    cases = [case_named(name) for name in chosen(args)]
     with counting_bar() as bar:
         task = bar.add_task(f"importing {args.impl}", total=None)
 

@@ -21,7 +21,7 @@ from cuda_calls import (
 from random_calls import calls
 from recorded_logs import recorded
 from tessera import verification
-from tessera.contract import Case, case_named, cases
+from tessera._op import Op, op_names
 from tessera.routing_log import read_routing_log
 
 IMPLEMENTATIONS = implementations()
@@ -29,33 +29,44 @@ DTYPES = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint6
 RANDOM_CASES = 300
 
 
-def problems_of(chosen: list[Case], implementation: str) -> tuple[dict[str, list[str]], int]:
+OPS = [Op(name) for name in op_names()]
+EVERY_OPS = pytest.mark.parametrize(
+    ("op", "implementation"),
+    [
+        pytest.param(op, name, id=f"{op.name}-{name}")
+        for op in OPS
+        for name in verification.implementations(op, 0)
+    ],
+)
+
+
+def problems_of(op: Op, chosen: list[str], implementation: str) -> tuple[dict[str, list[str]], int]:
     """What is wrong, by case, and how many cases the implementation took."""
     found, taken = {}, 0
     for case in chosen:
         try:
-            wrong = verification.problems(case, 0, implementation)
+            wrong = verification.problems(op, case, 0, implementation)
         except NotImplementedError:
             continue
         taken += 1
         if wrong:
-            found[case.name] = wrong
+            found[case] = wrong
     return found, taken
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_table_of_cases(implementation: str) -> None:
-    found, taken = problems_of(cases(), implementation)
+@EVERY_OPS
+def test_table_of_cases(op: Op, implementation: str) -> None:
+    found, taken = problems_of(op, verification.case_names(op), implementation)
     assert found == {}
     assert taken > 0
 
 
-@pytest.mark.parametrize("max_ids", [64, 3000, 100_000])
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_random_cases(implementation: str, max_ids: int) -> None:
-    count = RANDOM_CASES if max_ids < 100_000 else RANDOM_CASES // 10
-    chosen = [case_named(f"random:{seed}:{max_ids}") for seed in range(count)]
-    found, taken = problems_of(chosen, implementation)
+@pytest.mark.parametrize("size", [64, 3000, 100_000])
+@EVERY_OPS
+def test_random_cases(op: Op, implementation: str, size: int) -> None:
+    count = RANDOM_CASES if size < 100_000 else RANDOM_CASES // 10
+    chosen = [f"random:{seed}:{size}" for seed in range(count)]
+    found, taken = problems_of(op, chosen, implementation)
     assert found == {}
     assert taken > 0
 

@@ -1,0 +1,181 @@
+"""`tessera info --explain` and `tessera.explain`, for every op."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tessera
+from tessera._op import op_names
+from tessera.cli.main import main
+
+Capture = pytest.CaptureFixture[str]
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "align_block_size": {"N": 64, "num_experts": 8, "block_size": 16},
+    "batched_align_block_size": {"n": 8, "max_tokens_per_batch": 64, "block_size": 16},
+    "lora_align_block_size": {
+        **{"N": 64, "num_experts": 8, "max_loras": 3, "block_size": 16, "top_k": 4}
+    },
+    "moe_sum": {"T": 16, "k": 8, "H": 7168, "dtype": "bfloat16"},
+}
+
+
+def test_every_op_has_a_shape_here() -> None:
+    assert list(SHAPES) == op_names()
+
+
+@pytest.mark.parametrize("op", SHAPES)
+def test_every_op(op: str, capsys: Capture) -> None:
+    found = tessera.explain(op, **SHAPES[op])
+    assert [one.name for one in found if one.selected] == [found[0].name]
+    assert found[-1].name == "cpu/reference"
+    words = [f"{name}={value}" for name, value in SHAPES[op].items()]
+    assert main(["info", "--explain", op, *words, "--device", "cpu"]) == 0
+    out = capsys.readouterr().out
+    lines = [line.strip().split(maxsplit=1) for line in out.splitlines()]
+    assert lines[1] == ["op", op]
+    assert lines[2][1].split(", ") == [f"{name} {value}" for name, value in SHAPES[op].items()]
+    assert [name for name, _ in lines[3:]] == [one.name for one in found]
+    assert lines[3][1].startswith("first choice")
+    assert main(["info", "--explain", op, *words, "--device", "cpu", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert (document["op"], document["shape"]) == (op, SHAPES[op])
+    assert [one["name"] for one in document["implementations"]] == [one.name for one in found]
+
+
+def test_the_short_form_is_align_block_size() -> None:
+    expected = tessera.explain("align_block_size", N=9, num_experts=3, block_size=4)
+    assert tessera.explain(9, 3, 4) == expected
+    assert tessera.explain(num_ids=9, num_experts=3, block_size=4, pad_sorted_ids=True) == expected
+
+
+def test_data_types_of_arrays() -> None:
+    shape = {"T": 1, "k": 1, "H": 1}
+    for dtype in ("float16", np.dtype("float16")):
+        assert tessera.explain("moe_sum", **shape, dtype=dtype)
+    torch = pytest.importorskip("torch")
+    assert tessera.explain("moe_sum", **shape, dtype=torch.bfloat16)
+    assert tessera.explain("align_block_size", **SHAPES["align_block_size"], dtype=torch.int64)
+
+
+@pytest.mark.parametrize("op", SHAPES)
+def test_a_missing_value_is_named(op: str) -> None:
+    for name in SHAPES[op]:
+        shape = {key: value for key, value in SHAPES[op].items() if key != name}
+        with pytest.raises(TypeError, match=f"^{op}: {name}: expected a value, got none$"):
+            tessera.explain(op, **shape)
+    everything = ", ".join(name for name in SHAPES[op])
+    with pytest.raises(TypeError) as caught:
+        tessera.explain(op)
+    named = str(caught.value).removeprefix(f"{op}: ").removesuffix(": expected a value, got none")
+    assert sorted(named.split(", ")) == sorted(everything.split(", "))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "op", "changes"),
+    [
+        (ValueError, "explain: op: expected one of align_block_size, batched_", "moe", {}),
+        (
+            TypeError,
+            "moe_sum: expected values of T, k, H, dtype, got one of n",
+            "moe_sum",
+            {"n": 1},
+        ),
+        (TypeError, "moe_sum: T: expected an integer, got float", "moe_sum", {"T": 1.0}),
+        (ValueError, "moe_sum: H: expected an integer in [0, 2147483647]", "moe_sum", {"H": -1}),
+        (ValueError, "moe_sum: input.shape[1]: expected an integer in [1, ", "moe_sum", {"k": 0}),
+        (
+            ValueError,
+            "moe_sum: T * k * H: expected at most 9223372036854775807, got",
+            "moe_sum",
+            {"T": 2**31 - 1, "k": 2**31 - 1},
+        ),
+        (
+            TypeError,
+            "moe_sum: dtype: expected one of float16, bfloat16, float32, got int8",
+            "moe_sum",
+            {"dtype": np.dtype(np.int8)},
+        ),
+        (
+            TypeError,
+            "align_block_size: map_tail: expected a bool, got int",
+            "align_block_size",
+            {"map_tail": 1},
+        ),
+        (
+            ValueError,
+            "lora_align_block_size: max_loras: expected an integer in [1, 1048576], got 0",
+            "lora_align_block_size",
+            {"max_loras": 0},
+        ),
+        (
+            ValueError,
+            "batched_align_block_size: device: expected cpu, cuda or cuda:N, got 'tpu'",
+            "batched_align_block_size",
+            {"device": "tpu"},
+        ),
+    ],
+)
+def test_what_explain_refuses(
+    kind: type[Exception], message: str, op: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(kind) as caught:
+        tessera.explain(op, **SHAPES.get(op, {}) | changes)
+    assert str(caught.value).startswith(message)
+
+
+def test_the_short_form_refuses_what_it_does_not_take() -> None:
+    with pytest.raises(
+        TypeError, match=r"^align_block_size: block_size: expected a value, got none"
+    ):
+        tessera.explain(1, 2)  # type: ignore[call-overload]
+    with pytest.raises(
+        TypeError, match=r"^align_block_size: expected 3 numbers without a name, got"
+    ):
+        tessera.explain(1, 2, 3, 4)  # type: ignore[call-overload]
+    with pytest.raises(TypeError, match=r"^moe_sum: expected no numbers without a name, got 1"):
+        tessera.explain("moe_sum", 4)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["1", "2"], "--explain: expected three integers, got 2"),
+        (["moe"], "explain: op: expected one of align_block_size, batched_align_block_size, "),
+        (["moe_sum", "T"], "--explain: expected NAME=VALUE, got 'T'"),
+        (["moe_sum", "T=1", "T=2"], "--explain: T: expected one value, got two"),
+        (["moe_sum", "T=x"], "--explain: T: expected an integer, got 'x'"),
+        (["moe_sum", "T=1"], "moe_sum: k, H, dtype: expected a value, got none"),
+        (
+            ["align_block_size", "N=1", "num_experts=1", "block_size=1", "map_tail=yes"],
+            "--explain: map_tail: expected an integer, got 'yes'",
+        ),
+    ],
+)
+def test_what_the_command_refuses(arguments: list[str], message: str, capsys: Capture) -> None:
+    assert main(["info", "--explain", *arguments, "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"tessera info: {message}")
+
+
+def test_flags_reach_the_op() -> None:
+    """Two groups of such blocks do not fit, one does."""
+    assert tessera.explain(2, 1, 2**30 + 1, pad_sorted_ids=False)
+    shape = {"N": 2, "num_experts": 1, "block_size": 2**30 + 1}
+    for flag in ("filtered_group", "pad_sorted_ids"):
+        with pytest.raises(ValueError, match=r"^align_block_size: capacity: expected at most"):
+            tessera.explain("align_block_size", **shape, **{flag: True})
+    with pytest.raises(ValueError, match=r"^align_block_size: capacity: expected at most"):
+        tessera.explain(2, 1, 2**30 + 1, pad_sorted_ids=True)
+
+
+def test_flags_on_the_command_line(capsys: Capture) -> None:
+    shape = ["N=9", "num_experts=3", "block_size=4", "filtered_group=true", "map_tail=false"]
+    assert main(["info", "--explain", "align_block_size", *shape, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["shape"]
+    assert (found["filtered_group"], found["map_tail"]) == (True, False)

@@ -1,0 +1,99 @@
+"""`tessera verify` of Tessera's own implementations, over all ops."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from tessera._op import op_names
+from tessera.cli import verify
+from tessera.cli.main import main
+
+Capture = pytest.CaptureFixture[str]
+
+
+def shown(capsys: Capture, *arguments: str, code: int = 0) -> str:
+    """What the command prints, on the CPU."""
+    assert main(["verify", "--device", "cpu", *arguments]) == code
+    out, err = capsys.readouterr()
+    assert err == ""
+    return out
+
+
+def test_every_op(capsys: Capture) -> None:
+    options = ("--random", "5", "--max-ids", "300")
+    document = json.loads(shown(capsys, *options, "--json"))
+    assert list(document["ops"]) == op_names()
+    assert document["failures"] == []
+    assert document["cases"] == sum(one["cases"] for one in document["ops"].values())
+    lines = shown(capsys, *options).splitlines()
+    for name, one in document["ops"].items():
+        assert one["cases"] > 25
+        assert one["passed"] == one["cases"] * len(one["implementations"])
+        assert (
+            f"{name}: verified {', '.join(one['implementations'])} on {one['cases']} cases, "
+            f"seed 0: {one['passed']} passed, 0 failed"
+        ) in lines
+
+
+def test_one_case_of_another_op(capsys: Capture) -> None:
+    options = ("--implementation", "cpu/reference")
+    expected = "verified cpu/reference on 1 cases, seed 0: 1 passed, 0 failed\n"
+    assert shown(capsys, "--cases", "rows_apart_fp32", *options) == expected
+    assert shown(capsys, "--op", "moe_sum", "--cases", "random:1:9", *options) == expected
+
+
+def test_an_implementation_of_one_op_alone(capsys: Capture) -> None:
+    options = ("--implementation", "cpu/portable", "--random", "0")
+    (line,) = shown(capsys, *options).splitlines()
+    assert line.startswith("moe_sum: verified cpu/portable on ")
+
+
+@pytest.mark.parametrize("op", op_names())
+def test_the_replay_of_a_failure_makes_that_call_again(
+    op: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    called = []
+
+    def broken_once(*case: Any) -> list[str]:
+        called.append((case[0].name, *case[1:]))
+        return ["made up"] if case[1:4] == ("no_tokens", 7, "cpu/reference") else []
+
+    names = ["one", "no_tokens"]
+    monkeypatch.setattr(verify, "case_names", lambda each: names)
+    monkeypatch.setattr(verify, "require_case", lambda each, name: None)
+    monkeypatch.setattr(verify, "problems", broken_once)
+    out = shown(capsys, "--op", op, "--random", "1", "--seed", "7", code=1)
+    assert "\n  made up\n" in out
+    assert "passed, 1 failed\n" in out
+    (replay,) = re.findall("replay: tessera (.*)", out)
+    called.clear()
+    assert main(replay.split()) == 1
+    assert called == [(op, "no_tokens", 7, "cpu/reference", 0)]
+
+
+def test_failures_of_several_ops_name_theirs(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def broken(op: Any, case: str, seed: int, implementation: str, cuda_index: int) -> list[str]:
+        if (op.name, case) == ("moe_sum", "huge"):
+            raise NotImplementedError
+        return ["made up"] if (op.name, case) == ("moe_sum", "special") else []
+
+    monkeypatch.setattr(verify, "problems", broken)
+    options = ("--implementation", "cpu/reference", "--random", "0")
+    lines = shown(capsys, *options, code=1).splitlines()
+    at = lines.index("moe_sum: FAILED cpu/reference on special")
+    assert lines[at + 1] == "  made up"
+    assert lines[at + 2].startswith("  replay: tessera verify --op moe_sum --cases special ")
+    assert lines[at + 3].startswith("moe_sum: cpu/reference: 1 cases left to other implementations")
+    assert lines[at + 4].endswith(" passed, 1 failed")
+    document = json.loads(shown(capsys, *options, "--json", code=1))
+    (failure,) = document["failures"]
+    assert (failure["op"], failure["case"]) == ("moe_sum", "special")
+    counts = document["ops"]["moe_sum"]
+    assert (counts["passed"], counts["failed"]) == (counts["cases"] - 2, 1)
+    assert document["left_to_others"] == {"cpu/reference": 1}
