@@ -87,8 +87,9 @@ NamedCall::NamedCall(const OpEntry& op, const void* args_struct, const Context& 
 }
 
 tessera_argument& NamedCall::at(std::string_view name) {
-  return *std::ranges::find_if(
-      arguments, [name](const tessera_argument& argument) { return argument.name == name; });
+  return *std::ranges::find_if(arguments, [name](const tessera_argument& argument) {
+    return argument.name != nullptr && argument.name == name;
+  });
 }
 
 Status NamedCall::query() { return status_of(tessera_query(&args)); }
