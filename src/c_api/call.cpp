@@ -174,9 +174,7 @@ void write_output(const OpEntry& op, const Argument& row, const void* args, cons
   output->ndim = std::max<int>(1, row.extents.ndim);
   for (int axis = 0; axis < TESSERA_MAX_AXES; ++axis) {
     const Length& length = row.extents.lengths[axis];
-    output->shape[axis] = axis >= output->ndim ? 0
-                          : length.symbol < 0  ? length.constant
-                                               : sizes.symbols[length.symbol];
+    output->shape[axis] = length.symbol < 0 ? length.constant : sizes.symbols[length.symbol];
     output->strides[axis] = 0;
   }
 }

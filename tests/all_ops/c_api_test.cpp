@@ -31,8 +31,8 @@ class CApi : public OpTest {
     return argument_named(*op().schema, argument.name);
   }
 
-  /// Says the same in other words: in another order, without what has its default, and without
-  /// the strides of contiguous arrays.
+  /// Says the same in other words: in another order, without what has its default, without the
+  /// strides of contiguous arrays, and with other values for flags that are set.
   void rephrase(NamedCall& call, const void* args) {
     std::erase_if(call.arguments, [&](const tessera_argument& argument) {
       const Argument& row = row_of(argument);
@@ -40,6 +40,7 @@ class CApi : public OpTest {
     });
     for (tessera_argument& argument : call.arguments) {
       const Argument& row = row_of(argument);
+      if (row.kind == Argument::Kind::kFlag) argument.value *= std::int64_t{-1} << 40;
       if (!row.is_array() || !view_in(args, row).contiguous) continue;
       std::ranges::fill(argument.strides, 0);
     }
@@ -97,21 +98,27 @@ TEST_P(CApi, AQueryMakesTheOutputsOfACall) {
     OpSizes sizes;
     ASSERT_TRUE(op().sizes(made.args.get(), Context{}, &sizes).ok());
     NamedCall call(op(), made.args.get(), Context{});
+    // A query reads nothing of an output but its name, and no array's memory.
+    const std::vector<tessera_argument> given = call.arguments;
     for (tessera_argument& argument : call.arguments) {
-      if (!row_of(argument).is_output()) continue;
-      // A query reads nothing of an output but its name.
       const char* const argument_name = argument.name;
-      std::memset(&argument, seed % 2 == 0 ? 0 : 0xa5, sizeof(argument));
+      const Argument& row = row_of(argument);
+      if (row.is_output()) std::memset(&argument, seed % 2 == 0 ? 0 : 0xa5, sizeof(argument));
       argument.name = argument_name;
+      if (row.is_array()) argument.data = reinterpret_cast<void*>(1);
     }
     const Status query = call.query();
     ASSERT_TRUE(query.ok()) << query.message();
     EXPECT_EQ(call.args.workspace_bytes, sizes.workspace_bytes);
 
     std::vector<std::unique_ptr<GuardedBuffer<std::byte>>> buffers;
-    for (tessera_argument& argument : call.arguments) {
+    for (std::size_t i = 0; i < given.size(); ++i) {
+      tessera_argument& argument = call.arguments[i];
       const Argument& row = row_of(argument);
-      if (!row.is_output()) continue;
+      if (!row.is_output()) {
+        argument.data = given[i].data;
+        continue;
+      }
       EXPECT_TRUE(is_smallest(argument, sizes)) << argument.name;
       TensorView& view = view_in(made.args.get(), row);
       ASSERT_LT(argument.dtype, dtypes::kNumDtypes);
