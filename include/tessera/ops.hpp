@@ -38,6 +38,8 @@ struct OpEntry {
   const Schema* schema;
   std::size_t args_bytes;
   const void* default_args;  ///< an argument struct as its constructor leaves it
+  /// What the functions return where memory runs out. It outlives everything.
+  const Status::Error* out_of_memory;
 
   Status (*call)(const void* args, const Context& context) noexcept;
   /// The same without a size query before it: the workspace is asked for when all else is checked.

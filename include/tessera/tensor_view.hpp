@@ -3,9 +3,11 @@
 
 #include <dlpack/dlpack.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <span>
 #include <type_traits>
 
@@ -33,11 +35,14 @@ struct TensorView {
 
   bool given() const noexcept { return dtype.bits != 0; }
 
-  /// View of a DLPack tensor; the tensor must outlive the view.
+  /// View of a DLPack tensor; the tensor must outlive the view. Where its shape has a negative
+  /// length, or more elements than 64 bits count, so has the view, and every op refuses it.
   static TensorView of(const DLTensor& tensor) noexcept {
     TensorView view;
     view.num_elements = 1;
     view.ndim = tensor.ndim;
+    std::int64_t shortest = 0;
+    bool overflows = false;
     for (int i = tensor.ndim - 1; i >= 0; --i) {
       const std::int64_t extent = tensor.shape[i];
       const std::int64_t stride = tensor.strides != nullptr ? tensor.strides[i] : view.num_elements;
@@ -47,8 +52,11 @@ struct TensorView {
         view.shape[i] = extent;
         view.strides[i] = stride;
       }
-      view.num_elements *= extent;
+      shortest = std::min(shortest, extent);
+      overflows |= __builtin_mul_overflow(view.num_elements, extent, &view.num_elements);
     }
+    if (overflows) view.num_elements = std::numeric_limits<std::int64_t>::max();
+    if (shortest < 0) view.num_elements = shortest;
     if (view.num_elements == 0) view.contiguous = true;
     view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
     view.dtype = tensor.dtype;

@@ -1,12 +1,13 @@
 /* Tessera's C API: plain pointers and sizes, usable from C99.
  *
- * The contract of every op is in its C++ header, for tessera_align_block_size in
- * align_block_size.hpp, and so on. A function returns TESSERA_OK or an error code; then
- * tessera_last_error() returns a message with the op, the argument, what was expected and what
- * came.
+ * tessera_call runs any op; some ops have a function and a struct of arguments of their own, too.
+ * The contract of every op is in its C++ header, such as align_block_size.hpp. A function returns
+ * TESSERA_OK or an error code; then tessera_last_error() returns a message with the op, the
+ * argument, what was expected and what came.
  *
  * Compatibility: an argument struct starts with its size in the header that the caller was compiled
- * with, and new fields are only appended. Zero in an appended field keeps the older behaviour.
+ * with, and new fields are only appended. Zero in an appended field keeps the older behaviour. A
+ * tessera_argument, of which callers have arrays, stays as it is.
  */
 #ifndef TESSERA_TESSERA_H_
 #define TESSERA_TESSERA_H_
@@ -21,7 +22,7 @@ extern "C" {
 #endif
 
 /* Raised when a function or an argument struct gains a field. */
-#define TESSERA_C_API_VERSION 2
+#define TESSERA_C_API_VERSION 3
 
 typedef enum tessera_status {
   TESSERA_OK = 0,
@@ -39,7 +40,14 @@ typedef enum tessera_dtype {
   TESSERA_INT32 = 4,
   TESSERA_UINT32 = 5,
   TESSERA_INT64 = 6,
-  TESSERA_UINT64 = 7
+  TESSERA_UINT64 = 7,
+
+  /* Since version 3. */
+  TESSERA_FLOAT16 = 8,
+  TESSERA_BFLOAT16 = 9,
+  TESSERA_FLOAT32 = 10,
+  TESSERA_FLOAT64 = 11,
+  TESSERA_FLOAT8_E4M3FN = 12
 } tessera_dtype;
 
 typedef enum tessera_device_type { TESSERA_CPU = 0, TESSERA_CUDA = 1 } tessera_device_type;
@@ -192,6 +200,52 @@ TESSERA_API tessera_status tessera_lora_align_block_size_query(
 /* Runs the op. Nothing is written unless every argument is valid. */
 TESSERA_API tessera_status
 tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args);
+
+/* Any op, its arguments by name: tessera_query and tessera_call. Since version 3. */
+
+#define TESSERA_MAX_AXES 4
+
+/* An argument by its name in the op's C++ header. Fields that are not named below are zero. */
+typedef struct tessera_argument {
+  const char* name;
+
+  /* An array: data, dtype and axes. Without data and axes it counts as left out. An op writes its
+   * outputs, and no input. An array that the op reads flattened may have any axes. */
+  void* data;
+  int dtype; /* a tessera_dtype */
+  int ndim;  /* number of axes; 0: a single element */
+  int64_t shape[TESSERA_MAX_AXES];
+  int64_t strides[TESSERA_MAX_AXES]; /* in elements; all zero: contiguous */
+
+  /* A number; or a flag, which is set unless it is 0. */
+  int64_t value;
+} tessera_argument;
+
+typedef struct tessera_call_args {
+  size_t struct_size; /* sizeof(tessera_call_args) */
+  const char* op;     /* "moe_sum" */
+
+  /* In any order; what is left out has its default in the op's C++ struct: tail_expert is -1. */
+  tessera_argument* arguments; /* [num_arguments] */
+  size_t num_arguments;
+
+  /* Device and threads, as in tessera_align_block_size_args. All arrays are on this device. */
+  int device_type;
+  int device_id;
+  void* stream;
+  void* workspace;
+  size_t workspace_bytes;
+  int num_threads;
+  const char* implementation; /* the only one that may run, such as "cpu/reference"; NULL: any */
+} tessera_call_args;
+
+/* Sets workspace_bytes, and for each output among the arguments the data type and the smallest
+ * legal shape, contiguous. Reads no array's memory, and nothing of the outputs but their names.
+ * Nothing is written unless it returns TESSERA_OK. */
+TESSERA_API tessera_status tessera_query(tessera_call_args* args);
+
+/* Runs the op. Nothing is written unless every argument is valid. */
+TESSERA_API tessera_status tessera_call(const tessera_call_args* args);
 
 /* Does the work in advance that makes the first call on a device slow: creates its context and
  * loads the code of every kernel. No call requires it. `device_type` is a tessera_device_type. */

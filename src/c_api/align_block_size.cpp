@@ -36,22 +36,13 @@ Status complete_args(const tessera_align_block_size_args** given,
   return {};
 }
 
-Status make_context(const tessera_align_block_size_args& args, tessera::Context* context) {
-  if (Status s = set_device(kOp, args.device_type, args.device_id, context); !s.ok()) return s;
-  context->stream = args.stream;
-  if (args.workspace != nullptr) {
-    context->workspace = {static_cast<std::byte*>(args.workspace), args.workspace_bytes};
-  }
-  context->num_threads = args.num_threads;
-  return {};
-}
-
 Status query(const tessera_align_block_size_args* args, tessera_align_block_size_sizes* sizes) {
   tessera_align_block_size_args copy;
   if (Status s = complete_args(&args, &copy); !s.ok()) return s;
   if (Status s = check_struct(kOp, "sizes", sizes); !s.ok()) return s;
   tessera::Context context;
-  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  if (Status s = make_context(kOp, *args, &context); !s.ok()) return s;
+  context.num_threads = args->num_threads;
   tessera::AlignBlockSizeSizes result;
   Status status =
       tessera::align_block_size_sizes({args->num_ids, args->block_size, args->num_experts,
@@ -69,7 +60,8 @@ Status run(const tessera_align_block_size_args* args) {
   tessera_align_block_size_args copy;
   if (Status s = complete_args(&args, &copy); !s.ok()) return s;
   tessera::Context context;
-  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  if (Status s = make_context(kOp, *args, &context); !s.ok()) return s;
+  context.num_threads = args->num_threads;
   const DLDevice device = context.device;
   tessera::AlignBlockSizeArgs call;
   if (Status s = integer_view(kOp, "topk_ids_dtype", args->topk_ids, args->topk_ids_dtype,

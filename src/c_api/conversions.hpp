@@ -11,24 +11,30 @@
 
 #include "core/errors.hpp"
 #include "tessera/context.hpp"
+#include "tessera/schema.hpp"
 #include "tessera/status.hpp"
 #include "tessera/tensor_view.hpp"
 #include "tessera/tessera.h"
 
 namespace tessera::c_api {
 
-/// Keeps the message for tessera_last_error() and returns the code. `out_of_memory` takes the place
-/// of a message that there is no memory to keep.
-tessera_status keep(Status status, const core::OutOfMemory& out_of_memory) noexcept;
+/// Keeps the message for tessera_last_error() and returns the code. `out_of_memory`, which outlives
+/// everything, takes the place of a message that there is no memory to keep.
+tessera_status keep(Status status, const Status::Error* out_of_memory) noexcept;
 
 /// The body of every function of the C API that returns a code. No exception leaves it.
 template <typename Body>
-tessera_status finish(const core::OutOfMemory& out_of_memory, Body body) noexcept {
+tessera_status finish(const Status::Error* out_of_memory, Body body) noexcept {
   try {
     return keep(body(), out_of_memory);
   } catch (...) {
-    return keep(out_of_memory.status(), out_of_memory);
+    return keep(Status(out_of_memory), out_of_memory);
   }
+}
+
+template <typename Body>
+tessera_status finish(const core::OutOfMemory& out_of_memory, Body body) noexcept {
+  return finish(out_of_memory.error(), body);
 }
 
 bool find_device(int device_type, int device_id, DLDevice* device);
@@ -65,25 +71,28 @@ inline Status set_device(std::string_view op, int device_type, int device_id, Co
   return wrong_value(op, "device_type", "a tessera_device_type", std::to_string(device_type));
 }
 
+/// Device, stream and workspace of a call.
+template <typename Args>
+Status make_context(std::string_view op, const Args& args, Context* context) {
+  if (Status s = set_device(op, args.device_type, args.device_id, context); !s.ok()) return s;
+  context->stream = args.stream;
+  if (args.workspace != nullptr) {
+    context->workspace = {static_cast<std::byte*>(args.workspace), args.workspace_bytes};
+  }
+  return {};
+}
+
 /// A view of integers of the type that a tessera_dtype names.
 inline Status integer_view(std::string_view op, const char* dtype_name, const void* data, int dtype,
                            std::int64_t length, DLDevice device, TensorView* view) {
-  constexpr std::array<DLDataType, 8> kDtypes{{{kDLInt, 8, 1},
-                                               {kDLUInt, 8, 1},
-                                               {kDLInt, 16, 1},
-                                               {kDLUInt, 16, 1},
-                                               {kDLInt, 32, 1},
-                                               {kDLUInt, 32, 1},
-                                               {kDLInt, 64, 1},
-                                               {kDLUInt, 64, 1}}};
-  if (dtype < 0 || dtype >= static_cast<int>(kDtypes.size())) {
+  if (dtype < TESSERA_INT8 || dtype > TESSERA_UINT64) {
     return core::refuse(StatusCode::kInvalidType, op, dtype_name, "a tessera_dtype",
                         std::to_string(dtype));
   }
   // Only read, as are the views of all inputs.
   view->data = const_cast<void*>(data);
   view->num_elements = length;
-  view->dtype = kDtypes[dtype];
+  view->dtype = dtypes::kAll[dtype].dtype;
   view->device = device;
   return {};
 }

@@ -46,9 +46,9 @@ const KeptStatus kKeptStatus;
 
 }  // namespace
 
-tessera_status keep(Status status, const core::OutOfMemory& out_of_memory) noexcept {
+tessera_status keep(Status status, const Status::Error* out_of_memory) noexcept {
   Status* const kept = kKeptStatus.get(!status.ok());
-  if (kept == nullptr && !status.ok()) status = out_of_memory.status();
+  if (kept == nullptr && !status.ok()) status = Status(out_of_memory);
   const StatusCode code = status.code();
   last_message = status.c_message();
   if (kept != nullptr) *kept = std::move(status);

@@ -11,21 +11,12 @@ using tessera::Status;
 constexpr const char* kOp = "lora_align_block_size";
 constexpr tessera::core::OutOfMemory kOutOfMemory(kOp);
 
-Status make_context(const tessera_lora_align_block_size_args& args, tessera::Context* context) {
-  if (Status s = set_device(kOp, args.device_type, args.device_id, context); !s.ok()) return s;
-  context->stream = args.stream;
-  if (args.workspace != nullptr) {
-    context->workspace = {static_cast<std::byte*>(args.workspace), args.workspace_bytes};
-  }
-  return {};
-}
-
 Status query(const tessera_lora_align_block_size_args* args,
              tessera_lora_align_block_size_sizes* sizes) {
   if (Status s = check_struct(kOp, "args", args); !s.ok()) return s;
   if (Status s = check_struct(kOp, "sizes", sizes); !s.ok()) return s;
   tessera::Context context;
-  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  if (Status s = make_context(kOp, *args, &context); !s.ok()) return s;
   tessera::LoraAlignBlockSizeSizes row;
   Status status =
       tessera::lora_align_block_size_sizes({args->num_ids, args->block_size, args->num_experts,
@@ -42,7 +33,7 @@ Status query(const tessera_lora_align_block_size_args* args,
 Status run(const tessera_lora_align_block_size_args* args) {
   if (Status s = check_struct(kOp, "args", args); !s.ok()) return s;
   tessera::Context context;
-  if (Status s = make_context(*args, &context); !s.ok()) return s;
+  if (Status s = make_context(kOp, *args, &context); !s.ok()) return s;
   const DLDevice device = context.device;
   tessera::LoraAlignBlockSizeArgs call;
   if (Status s = integer_view(kOp, "topk_ids_dtype", args->topk_ids, args->topk_ids_dtype,

@@ -27,6 +27,7 @@ class OutOfMemory {
   OutOfMemory& operator=(const OutOfMemory&) = delete;
 
   Status status() const noexcept { return Status(&error_); }
+  constexpr const Status::Error* error() const noexcept { return &error_; }
 
  private:
   constexpr void append(std::string_view part) {

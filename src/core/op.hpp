@@ -80,6 +80,7 @@ constexpr OpEntry make_entry() {
   return {.schema = &kOp.schema,
           .args_bytes = sizeof(Args),
           .default_args = &kDefaultArgs<Args>,
+          .out_of_memory = kOp.out_of_memory.error(),
           .call = [](const void* args,
                      const Context& context) noexcept { return call(kOp, args, context); },
           .call_with =

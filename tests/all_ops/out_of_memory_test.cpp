@@ -6,6 +6,8 @@
 #include "bad_arguments.hpp"
 #include "failing_memory.hpp"
 #include "guarded_call.hpp"
+#include "malformed_calls.hpp"
+#include "named_call.hpp"
 #include "ops_tested.hpp"
 
 namespace tessera::test {
@@ -13,14 +15,24 @@ namespace {
 
 class OpOutOfMemory : public OpTest {
  protected:
-  /// Calls the op and fails each of its allocations; returns how many it has.
+  /// Calls the op, from C++ and from C, and fails each allocation; returns how many C++ has.
   int fail_each(const std::string& what, GuardedCall& call, const Context& context,
                 StatusCode code) {
+    if (can_be_named(op(), call.args(), context)) {
+      const NamedCall named(op(), call.args(), context);
+      fail_each(what + " in C", name(), call, code, [&] { return tessera_call(&named.args); });
+    }
+    return fail_each(what, name(), call, code, [&] { return op().call(call.args(), context); });
+  }
+
+  template <typename Run>
+  int fail_each(const std::string& what, const std::string& named, GuardedCall& call,
+                StatusCode code, const Run& run) {
     return expect_no_exception(
-        what, name(), code,
+        what, named, code,
         [&] {
           call.poison_outputs(kPoison);
-          return op().call(call.args(), context);
+          return run();
         },
         [&] { return call.outputs_untouched() && call.damage().empty(); });
   }
@@ -79,6 +91,37 @@ TEST_P(OpOutOfMemory, OfCallsThatAreRefused) {
   if (sizes.workspace_bytes > 0) {
     EXPECT_GT(fail_each("overlap", call, context, StatusCode::kInvalidValue), 0);
   }
+}
+
+TEST_P(OpOutOfMemory, OfMalformedCallsInC) {
+  GuardedCall call(full_arguments(contract()));
+  for (const MalformedCall& malformed : malformed_calls(op())) {
+    NamedCall named(op(), call.args(), Context{});
+    malformed.spoil(named);
+    EXPECT_GT(fail_each(malformed.message, malformed.names_op ? name() : "call", call,
+                        malformed.code, [&] { return tessera_call(&named.args); }),
+              0);
+    if (!malformed.by_query) continue;
+    EXPECT_GT(fail_each(malformed.message, malformed.names_op ? name() : "query", call,
+                        malformed.code, [&] { return tessera_query(&named.args); }),
+              0);
+  }
+}
+
+TEST_P(OpOutOfMemory, OfQueriesInC) {
+  const contract::CaseArguments made = full_arguments(contract());
+  NamedCall named(op(), made.args.get(), Context{});
+  named.args.workspace_bytes = 12345;
+  const auto untouched = [&] { return named.args.workspace_bytes == 12345; };
+  named.args.implementation = "cpu/magic";
+  EXPECT_GT(expect_no_exception(
+                "unknown implementation", name(), StatusCode::kUnsupported,
+                [&] { return tessera_query(&named.args); }, untouched),
+            0);
+  EXPECT_TRUE(untouched());
+  named.args.implementation = nullptr;
+  expect_no_exception(
+      "query", name(), StatusCode::kOk, [&] { return tessera_query(&named.args); }, untouched);
 }
 
 TEST_P(OpOutOfMemory, OfQueries) {

@@ -1,7 +1,9 @@
 // What the tests of every op make of a C++ call's arguments for the C API.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "tessera/align_block_size.hpp"
 #include "tessera/batched_align_block_size.hpp"
@@ -100,6 +102,49 @@ Sizes empty_sizes() {
   Sizes sizes{};
   sizes.struct_size = sizeof(sizes);
   return sizes;
+}
+
+/// The functions of an op by its argument struct.
+template <typename Args>
+struct CFunctions;
+
+template <>
+struct CFunctions<tessera_align_block_size_args> {
+  using Sizes = tessera_align_block_size_sizes;
+  static constexpr auto kQuery = tessera_align_block_size_query;
+  static constexpr auto kRun = tessera_align_block_size;
+};
+
+template <>
+struct CFunctions<tessera_batched_align_block_size_args> {
+  using Sizes = tessera_batched_align_block_size_sizes;
+  static constexpr auto kQuery = tessera_batched_align_block_size_query;
+  static constexpr auto kRun = tessera_batched_align_block_size;
+};
+
+template <>
+struct CFunctions<tessera_lora_align_block_size_args> {
+  using Sizes = tessera_lora_align_block_size_sizes;
+  static constexpr auto kQuery = tessera_lora_align_block_size_query;
+  static constexpr auto kRun = tessera_lora_align_block_size;
+};
+
+/// Of structs of sizes and of arguments; 0 for an op that needs no workspace.
+template <typename Struct>
+std::size_t workspace_bytes(const Struct& of) {
+  if constexpr (requires { of.workspace_bytes; }) {
+    return of.workspace_bytes;
+  } else {
+    return 0;
+  }
+}
+
+template <typename Args>
+void set_workspace(std::span<std::byte> memory, Args* args) {
+  if constexpr (requires { args->workspace; }) {
+    args->workspace = memory.data();
+    args->workspace_bytes = memory.size();
+  }
 }
 
 }  // namespace tessera::test

@@ -2,6 +2,7 @@
 // a refused call writes nothing.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -92,16 +93,12 @@ bool has_cuda() {
   return found;
 }
 
-/// Whether `length` of the arrays of a call is true. No call can notice a length that is not.
-bool is_true(std::int64_t length, std::int64_t real_length) { return length <= real_length; }
+// For each op a small case, the fields of its arguments, and the fields of which a call cannot
+// notice that they are too large: lengths of arrays.
 
 struct Align {
   using Args = tessera_align_block_size_args;
-  using Sizes = tessera_align_block_size_sizes;
-  static constexpr auto kQuery = tessera_align_block_size_query;
-  static constexpr auto kRun = tessera_align_block_size;
-
-  Align() : call(small_case()), args(c_args(call.args)) {}
+  using CppArgs = AlignBlockSizeArgs;
 
   static contract::AlignBlockSizeCase small_case() {
     contract::AlignBlockSizeCase c;
@@ -126,34 +123,13 @@ struct Align {
         FIELD(statistics), FIELD(validation), FIELD(map_tail), FIELD(filtered_group));
   }
 
-  /// Whether the arrays are as long as `a` says.
-  bool is_true_of(const Args& a) const {
-    return is_true(a.num_ids, call.args.topk_ids.num_elements) &&
-           is_true(a.num_experts, call.args.num_experts) && (a.topk_ids_dtype <= TESSERA_UINT32) &&
-           is_true(a.sorted_token_ids_length, args.sorted_token_ids_length) &&
-           is_true(a.expert_ids_length, args.expert_ids_length);
-  }
-
-  static std::size_t workspace_bytes(const Sizes& sizes) { return sizes.workspace_bytes; }
-  void set_workspace(std::span<std::byte> memory) {
-    args.workspace = memory.data();
-    args.workspace_bytes = memory.size();
-  }
-  static bool has_room(const Args& a, const Sizes& s) {
-    return a.workspace_bytes >= s.workspace_bytes;
-  }
-
-  TypedCall<AlignBlockSizeArgs> call;
-  Args args;
+  static constexpr std::int64_t Args::*kLengths[] = {
+      &Args::num_ids, &Args::num_experts, &Args::sorted_token_ids_length, &Args::expert_ids_length};
 };
 
 struct Batched {
   using Args = tessera_batched_align_block_size_args;
-  using Sizes = tessera_batched_align_block_size_sizes;
-  static constexpr auto kQuery = tessera_batched_align_block_size_query;
-  static constexpr auto kRun = tessera_batched_align_block_size;
-
-  Batched() : call(small_case()), args(c_args(call.args)) {}
+  using CppArgs = BatchedAlignBlockSizeArgs;
 
   static contract::BatchedAlignBlockSizeCase small_case() {
     contract::BatchedAlignBlockSizeCase c;
@@ -172,27 +148,13 @@ struct Batched {
                          FIELD(device_id), FIELD(stream));
   }
 
-  bool is_true_of(const Args& a) const {
-    return is_true(a.num_batches, args.num_batches) &&
-           is_true(a.sorted_token_ids_length, args.sorted_token_ids_length) &&
-           is_true(a.expert_ids_length, args.expert_ids_length);
-  }
-
-  static std::size_t workspace_bytes(const Sizes&) { return 0; }
-  void set_workspace(std::span<std::byte>) {}
-  static bool has_room(const Args&, const Sizes&) { return true; }
-
-  TypedCall<BatchedAlignBlockSizeArgs> call;
-  Args args;
+  static constexpr std::int64_t Args::*kLengths[] = {
+      &Args::num_batches, &Args::sorted_token_ids_length, &Args::expert_ids_length};
 };
 
 struct Lora {
   using Args = tessera_lora_align_block_size_args;
-  using Sizes = tessera_lora_align_block_size_sizes;
-  static constexpr auto kQuery = tessera_lora_align_block_size_query;
-  static constexpr auto kRun = tessera_lora_align_block_size;
-
-  Lora() : call(small_case()), args(c_args(call.args)) {}
+  using CppArgs = LoraAlignBlockSizeArgs;
 
   static contract::LoraAlignBlockSizeCase small_case() {
     contract::LoraAlignBlockSizeCase c;
@@ -215,63 +177,63 @@ struct Lora {
                          FIELD(device_id), FIELD(stream), FIELD(workspace), FIELD(workspace_bytes));
   }
 
-  bool is_true_of(const Args& a) const {
-    return is_true(a.num_ids, args.num_ids) && a.topk_ids_dtype <= TESSERA_UINT32 &&
-           a.top_k >= args.top_k && is_true(a.num_experts, args.num_experts) &&
-           is_true(a.max_loras, args.max_loras) && is_true(a.num_lora_ids, args.num_lora_ids) &&
-           is_true(a.sorted_token_ids_length, args.sorted_token_ids_length) &&
-           is_true(a.expert_ids_length, args.expert_ids_length);
-  }
-
-  static std::size_t workspace_bytes(const Sizes& sizes) { return sizes.workspace_bytes; }
-  void set_workspace(std::span<std::byte> memory) {
-    args.workspace = memory.data();
-    args.workspace_bytes = memory.size();
-  }
-  static bool has_room(const Args& a, const Sizes& s) {
-    return a.workspace_bytes >= s.workspace_bytes;
-  }
-
-  TypedCall<LoraAlignBlockSizeArgs> call;
-  Args args;
+  static constexpr std::int64_t Args::*kLengths[] = {
+      &Args::num_ids,      &Args::num_experts,
+      &Args::max_loras,    &Args::sorted_token_ids_length,
+      &Args::num_lora_ids, &Args::expert_ids_length};
 };
 
 template <typename Op>
 class ExtremeArguments : public testing::Test {
  protected:
   using Args = typename Op::Args;
-  using Sizes = typename Op::Sizes;
+  using Functions = CFunctions<Args>;
+  using Sizes = typename Functions::Sizes;
 
-  ExtremeArguments() {
+  ExtremeArguments() : call_(Op::small_case()), good_(c_args(call_.args)) {
     Sizes sizes = empty_sizes<Sizes>();
-    EXPECT_EQ(Op::kQuery(&op_.args, &sizes), TESSERA_OK) << tessera_last_error();
+    EXPECT_EQ(Functions::kQuery(&good_, &sizes), TESSERA_OK) << tessera_last_error();
     workspace_ = std::make_unique<GuardedBuffer<std::byte>>(
-        static_cast<std::int64_t>(Op::workspace_bytes(sizes)));
-    op_.set_workspace(workspace_->span());
+        static_cast<std::int64_t>(workspace_bytes(sizes)));
+    set_workspace(workspace_->span(), &good_);
+  }
+
+  /// Whether the arrays are as long as `args` says. No call can notice if they are not.
+  bool is_true_of(const Args& args) const {
+    if constexpr (requires { args.topk_ids_dtype; }) {
+      if (args.topk_ids_dtype > TESSERA_UINT32) return false;
+    }
+    // The mapping has an element per token.
+    if constexpr (requires { args.top_k; }) {
+      if (args.top_k < good_.top_k) return false;
+    }
+    return std::ranges::all_of(
+        Op::kLengths, [&](std::int64_t Args::*length) { return args.*length <= good_.*length; });
   }
 
   /// Returns what is wrong with how the op takes `args`; nothing if all is well.
   std::string fault_of(const Args& args) {
     Sizes sizes = empty_sizes<Sizes>();
     const Sizes before = sizes;
-    const tessera_status query = Op::kQuery(&args, &sizes);
+    const tessera_status query = Functions::kQuery(&args, &sizes);
     if (!is_status(query)) return "the query returns " + std::to_string(query);
     if (query != TESSERA_OK) {
       if (*tessera_last_error() == '\0') return "the query refuses without a message";
       if (std::memcmp(&sizes, &before, sizeof(sizes)) != 0) return "a refused query writes";
     }
-    const bool must_be_refused =
-        query != TESSERA_OK || args.sorted_token_ids_length < sizes.sorted_token_ids_length ||
-        args.expert_ids_length < sizes.expert_ids_length || !Op::has_room(args, sizes);
-    if (!must_be_refused && !op_.is_true_of(args)) return {};
+    const bool must_be_refused = query != TESSERA_OK ||
+                                 args.sorted_token_ids_length < sizes.sorted_token_ids_length ||
+                                 args.expert_ids_length < sizes.expert_ids_length ||
+                                 workspace_bytes(args) < workspace_bytes(sizes);
+    if (!must_be_refused && !is_true_of(args)) return {};
     if (args.device_type == TESSERA_CUDA && has_cuda()) return {};  // these arrays are the host's
-    op_.call.poison_outputs(kPoison);
-    const tessera_status run = Op::kRun(&args);
+    call_.poison_outputs(kPoison);
+    const tessera_status run = Functions::kRun(&args);
     if (!is_status(run)) return "the call returns " + std::to_string(run);
     if (run == TESSERA_OK && must_be_refused) return "accepted";
     if (run != TESSERA_OK && *tessera_last_error() == '\0') return "refused without a message";
-    if (run != TESSERA_OK && !op_.call.outputs_untouched()) return "a refused call writes";
-    if (const std::string damage = op_.call.damage(); !damage.empty()) return "damages " + damage;
+    if (run != TESSERA_OK && !call_.outputs_untouched()) return "a refused call writes";
+    if (const std::string damage = call_.damage(); !damage.empty()) return "damages " + damage;
     ++(run == TESSERA_OK ? num_accepted_ : num_refused_);
     return workspace_->intact() ? "" : "writes beside the workspace";
   }
@@ -280,7 +242,8 @@ class ExtremeArguments : public testing::Test {
     return status >= TESSERA_OK && status <= TESSERA_RUNTIME_ERROR;
   }
 
-  Op op_;
+  TypedCall<typename Op::CppArgs> call_;
+  Args good_;
   std::unique_ptr<GuardedBuffer<std::byte>> workspace_;
   int num_accepted_ = 0;
   int num_refused_ = 0;
@@ -290,12 +253,12 @@ using Ops = testing::Types<Align, Batched, Lora>;
 TYPED_TEST_SUITE(ExtremeArguments, Ops);
 
 TYPED_TEST(ExtremeArguments, AloneAndInPairs) {
-  ASSERT_EQ(this->fault_of(this->op_.args), "");
+  ASSERT_EQ(this->fault_of(this->good_), "");
   ASSERT_EQ(this->num_accepted_, 1);
   const auto changes = TypeParam::changes();
   for (const auto& first : changes.all()) {
     for (const auto& second : changes.all()) {
-      auto args = this->op_.args;
+      auto args = this->good_;
       first.apply(&args);
       second.apply(&args);
       EXPECT_EQ(this->fault_of(args), "") << first.what << ", " << second.what;

@@ -88,33 +88,37 @@ struct Refusal {
   bool by_query = false;  ///< the query refuses it, too
 };
 
-template <typename Args, typename Sizes>
-void expect_no_exception_from_c(const std::string& op, const Args& good,
-                                tessera_status (*query)(const Args*, Sizes*),
-                                tessera_status (*run)(const Args*),
+template <typename Args>
+void expect_no_exception_from_c(const std::string& op, Args good,
                                 const std::vector<Refusal<Args>>& refusals,
                                 const std::function<bool()>& untouched) {
+  using Sizes = typename CFunctions<Args>::Sizes;
+  constexpr auto kQuery = CFunctions<Args>::kQuery;
+  constexpr auto kRun = CFunctions<Args>::kRun;
   Sizes sizes = empty_sizes<Sizes>();
+  ASSERT_EQ(kQuery(&good, &sizes), TESSERA_OK);
+  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(workspace_bytes(sizes)));
+  set_workspace(workspace.span(), &good);
   for (const Refusal<Args>& refusal : refusals) {
     Args args = good;
     refusal.change(&args);
     EXPECT_GT(expect_no_exception(
-                  refusal.what, op, refusal.code, [&] { return run(&args); }, untouched),
+                  refusal.what, op, refusal.code, [&] { return kRun(&args); }, untouched),
               0);
     EXPECT_TRUE(untouched());
     if (!refusal.by_query) continue;
     const Sizes before = sizes;
     EXPECT_GT(
-        expect_no_exception(refusal.what, op, refusal.code, [&] { return query(&args, &sizes); }),
+        expect_no_exception(refusal.what, op, refusal.code, [&] { return kQuery(&args, &sizes); }),
         0);
     EXPECT_EQ(std::memcmp(&sizes, &before, sizeof(sizes)), 0);
   }
   Sizes other_size{};
   expect_no_exception("sizes", op, StatusCode::kInvalidValue,
-                      [&] { return query(&good, &other_size); });
-  expect_no_exception("query", op, StatusCode::kOk, [&] { return query(&good, &sizes); });
+                      [&] { return kQuery(&good, &other_size); });
+  expect_no_exception("query", op, StatusCode::kOk, [&] { return kQuery(&good, &sizes); });
   expect_no_exception(
-      "run", op, StatusCode::kOk, [&] { return run(&good); }, untouched);
+      "run", op, StatusCode::kOk, [&] { return kRun(&good); }, untouched);
 }
 
 constexpr StatusCode kType = StatusCode::kInvalidType;
@@ -126,13 +130,8 @@ TEST(OutOfMemory, OfAlignBlockSizeInC) {
   TypedCall<AlignBlockSizeArgs> call(*contract::find_case("many_broken_ids"));
   Args good = c_args(call.args);
   good.num_threads = 3;
-  auto sizes = empty_sizes<tessera_align_block_size_sizes>();
-  ASSERT_EQ(tessera_align_block_size_query(&good, &sizes), TESSERA_OK);
-  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
-  good.workspace = workspace.data();
-  good.workspace_bytes = sizes.workspace_bytes;
-  expect_no_exception_from_c<Args, tessera_align_block_size_sizes>(
-      "align_block_size", good, tessera_align_block_size_query, tessera_align_block_size,
+  expect_no_exception_from_c<Args>(
+      "align_block_size", good,
       {{"struct_size", kValue, [](Args* a) { a->struct_size = 1; }, true},
        {"device_type", kValue, [](Args* a) { a->device_type = 7; }, true},
        {"topk_ids_dtype", kType, [](Args* a) { a->topk_ids_dtype = 8; }},
@@ -159,9 +158,8 @@ TEST(OutOfMemory, OfAlignBlockSizeInC) {
 TEST(OutOfMemory, OfBatchedAlignBlockSizeInC) {
   using Args = tessera_batched_align_block_size_args;
   TypedCall<BatchedAlignBlockSizeArgs> call(contract::batched_align_block_size_cases()[0]);
-  expect_no_exception_from_c<Args, tessera_batched_align_block_size_sizes>(
-      "batched_align_block_size", c_args(call.args), tessera_batched_align_block_size_query,
-      tessera_batched_align_block_size,
+  expect_no_exception_from_c<Args>(
+      "batched_align_block_size", c_args(call.args),
       {{"struct_size", kValue, [](Args* a) { a->struct_size = 1; }, true},
        {"device_type", kValue, [](Args* a) { a->device_type = 7; }},
        {"block_size", kValue, [](Args* a) { a->block_size = 0; }, true},
@@ -175,15 +173,8 @@ TEST(OutOfMemory, OfBatchedAlignBlockSizeInC) {
 TEST(OutOfMemory, OfLoraAlignBlockSizeInC) {
   using Args = tessera_lora_align_block_size_args;
   TypedCall<LoraAlignBlockSizeArgs> call(contract::lora_align_block_size_cases()[0]);
-  Args good = c_args(call.args);
-  auto sizes = empty_sizes<tessera_lora_align_block_size_sizes>();
-  ASSERT_EQ(tessera_lora_align_block_size_query(&good, &sizes), TESSERA_OK);
-  GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
-  good.workspace = workspace.data();
-  good.workspace_bytes = sizes.workspace_bytes;
-  expect_no_exception_from_c<Args, tessera_lora_align_block_size_sizes>(
-      "lora_align_block_size", good, tessera_lora_align_block_size_query,
-      tessera_lora_align_block_size,
+  expect_no_exception_from_c<Args>(
+      "lora_align_block_size", c_args(call.args),
       {{"struct_size", kValue, [](Args* a) { a->struct_size = 1; }, true},
        {"device_type", kValue, [](Args* a) { a->device_type = 7; }, true},
        {"topk_ids_dtype", kType, [](Args* a) { a->topk_ids_dtype = -1; }},

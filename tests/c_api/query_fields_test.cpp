@@ -16,31 +16,15 @@ namespace tessera::test {
 namespace {
 
 /// What a query says, as text.
-std::string answer(tessera_status status, const std::vector<std::int64_t>& sizes) {
+template <typename Args>
+std::string answer_to(const Args& args) {
+  using Functions = CFunctions<Args>;
+  auto sizes = empty_sizes<typename Functions::Sizes>();
+  const tessera_status status = Functions::kQuery(&args, &sizes);
   std::ostringstream text;
-  text << status << " " << tessera_last_error();
-  for (const std::int64_t size : sizes) text << " " << size;
+  text << status << " " << tessera_last_error() << " " << sizes.sorted_token_ids_length << " "
+       << sizes.expert_ids_length << " " << workspace_bytes(sizes);
   return text.str();
-}
-
-std::string answer_to(const tessera_align_block_size_args& args) {
-  auto s = empty_sizes<tessera_align_block_size_sizes>();
-  const tessera_status status = tessera_align_block_size_query(&args, &s);
-  return answer(status, {s.sorted_token_ids_length, s.expert_ids_length,
-                         static_cast<std::int64_t>(s.workspace_bytes)});
-}
-
-std::string answer_to(const tessera_batched_align_block_size_args& args) {
-  auto s = empty_sizes<tessera_batched_align_block_size_sizes>();
-  const tessera_status status = tessera_batched_align_block_size_query(&args, &s);
-  return answer(status, {s.sorted_token_ids_length, s.expert_ids_length});
-}
-
-std::string answer_to(const tessera_lora_align_block_size_args& args) {
-  auto s = empty_sizes<tessera_lora_align_block_size_sizes>();
-  const tessera_status status = tessera_lora_align_block_size_query(&args, &s);
-  return answer(status, {s.sorted_token_ids_length, s.expert_ids_length,
-                         static_cast<std::int64_t>(s.workspace_bytes)});
 }
 
 /// A field, and arguments of which it decides the answer, before and after it changes.

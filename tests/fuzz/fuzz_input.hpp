@@ -32,7 +32,15 @@ enum ArrayFlags : std::uint8_t {
   kGiven = 1,
   kWithoutMemory = 2,
   kStrided = 4,
-  kElsewhere = 8,  ///< on another device
+};
+
+/// What makes no sense to the C API.
+enum Malformation : std::uint8_t {
+  kUnnamed = 1,
+  kUnknown = 2,
+  kNamedTwice = 3,
+  kHasManyAxes = 4,
+  kHasNumber = 5,
 };
 
 struct ArrayPart {
@@ -42,7 +50,8 @@ struct ArrayPart {
   std::uint8_t dtype;              ///< index into dtypes::kAll, or one of no op
   std::uint8_t flags;              ///< ArrayFlags
   std::uint8_t offset;             ///< bytes past the alignment that memory has by default
-  std::uint8_t unused[2];
+  std::uint8_t malformation;       ///< a Malformation; any other number: none
+  std::uint8_t unused;
 };
 static_assert(sizeof(ArrayPart) == 24, "no padding: inputs are the bytes of the struct");
 

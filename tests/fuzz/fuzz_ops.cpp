@@ -1,6 +1,7 @@
-// Fuzzes all ops on guarded memory: whatever the bytes say, the call is refused and writes nothing,
-// or its outputs satisfy the contract. Which of the two, the contract's checker tells before the
-// call: it finds broken inputs and outputs of the wrong size by itself.
+// Fuzzes all ops through the C API on guarded memory: whatever the bytes say, the call is refused
+// and writes nothing, or its outputs satisfy the contract. Which of the two, the contract's checker
+// tells before the call: it finds broken inputs and outputs of the wrong size by itself. Sizes and
+// messages are those of the C++ API.
 //
 //   scripts/fuzz.sh 30
 //
@@ -17,6 +18,7 @@
 #include "contracts.hpp"
 #include "fuzz_input.hpp"
 #include "guarded_buffer.hpp"
+#include "named_call.hpp"
 #include "op_arguments.hpp"
 #include "tessera/ops.hpp"
 
@@ -25,6 +27,7 @@ namespace {
 using namespace tessera;
 using namespace tessera::fuzz;
 using test::GuardedBuffer;
+using test::NamedCall;
 
 /// Larger problems are only asked for their sizes: the fuzzer would spend its time on memory, and
 /// the checkers of some ops go through all numbers for each other.
@@ -78,6 +81,15 @@ struct Array {
   std::vector<std::byte> contents;                   // of an input
 
   bool has(ArrayFlags flag) const { return (part.flags & flag) != 0; }
+  bool is_malformed() const {
+    return has(kGiven) && part.malformation >= kUnnamed && part.malformation <= kHasNumber;
+  }
+};
+
+/// A number or flag as the input has it.
+struct Number {
+  const Argument* argument;
+  std::int64_t value;
 };
 
 class Call {
@@ -92,7 +104,9 @@ class Call {
       if (argument.is_array()) {
         arrays_.push_back({&argument, bytes_.take<ArrayPart>(), nullptr, {}});
       } else {
-        test::set_number(args(), argument, bytes_.take<NumberPart>().value);
+        const std::int64_t value = bytes_.take<NumberPart>().value;
+        numbers_.push_back({&argument, value});
+        test::set_number(args(), argument, value);
       }
     }
   }
@@ -100,14 +114,9 @@ class Call {
   void run() {
     for (const Array& array : arrays_) set_view(array, nullptr);
     OpSizes sizes;
-    sizes.workspace_bytes = 12345;
-    if (const Status s = op_->sizes(args(), context_, &sizes); !s.ok()) {
-      require_form(s);
-      require(sizes.workspace_bytes == 12345, "a refused query wrote its result");
-      require(!op_->call(args(), context_).ok(), "the call accepts what the query refuses");
-      return;
-    }
-    if (!is_small(sizes)) return;
+    const Status asked = op_->sizes(args(), context_, &sizes);
+    check_query(asked, sizes);
+    if (!asked.ok() || !is_small(sizes)) return;
     for (Array& array : arrays_) allocate(array, sizes.symbols);
     move_array();
     place_workspace(sizes.workspace_bytes);
@@ -121,6 +130,65 @@ class Call {
   void require_form(const Status& refusal) {
     require(refusal.message().starts_with(std::string(op_->schema->op) + ": "),
             "a refusal without its form: " + refusal.message());
+  }
+
+  /// What the C API is to refuse by itself.
+  bool is_malformed() const {
+    return std::ranges::any_of(arrays_, &Array::is_malformed) ||
+           std::ranges::any_of(numbers_, [](const Number& number) {
+             return number.argument->kind == Argument::Kind::kInt32 &&
+                    number.value != static_cast<std::int32_t>(number.value);
+           });
+  }
+
+  /// The call for the C API, with what an argument struct cannot say.
+  std::unique_ptr<NamedCall> named() {
+    auto call = std::make_unique<NamedCall>(*op_, args(), context_);
+    for (const Number& number : numbers_) call->at(number.argument->name).value = number.value;
+    std::vector<tessera_argument> twice;
+    for (const Array& array : arrays_) {
+      if (!array.is_malformed()) continue;
+      tessera_argument& argument = call->at(array.argument->name);
+      switch (array.part.malformation) {
+        case kUnnamed:
+          argument.name = nullptr;
+          break;
+        case kUnknown:
+          argument.name = "unknown";
+          break;
+        case kNamedTwice:
+          twice.push_back(argument);
+          break;
+        case kHasManyAxes:
+          argument.ndim = TESSERA_MAX_AXES + 1 + array.part.axis;
+          break;
+        case kHasNumber:
+          argument.value = 1;
+          break;
+      }
+    }
+    call->arguments.insert(call->arguments.end(), twice.begin(), twice.end());
+    call->args.arguments = call->arguments.data();
+    call->args.num_arguments = call->arguments.size();
+    return call;
+  }
+
+  /// `expected` and `sizes` are what the C++ API answers.
+  void check_query(const Status& expected, const OpSizes& sizes) {
+    const std::unique_ptr<NamedCall> call = named();
+    constexpr std::size_t kUnwritten = 12345;
+    call->args.workspace_bytes = kUnwritten;
+    const Status status = call->query();
+    if (status.ok()) {
+      require(expected.ok() && call->args.workspace_bytes == sizes.workspace_bytes,
+              "C and C++ answer a query differently");
+      return;
+    }
+    require_form(status);
+    require(call->args.workspace_bytes == kUnwritten, "a refused query wrote its result");
+    require(!call->run().ok(), "the call accepts what the query refuses");
+    if (is_malformed() || !test::can_be_named(*op_, args(), context_)) return;
+    require(status.message() == expected.message(), "C refuses otherwise: " + status.message());
   }
 
   /// As long as the input says, or, once they are known, as sizes ask for.
@@ -160,7 +228,12 @@ class Call {
     }
     for (const Array& array : arrays_) {
       set_view(array, sizes.symbols);
-      if (view(array).num_elements < 0 || view(array).num_elements > kMaxElements) return false;
+      const TensorView& view = this->view(array);
+      if (view.num_elements < 0 || view.num_elements > kMaxElements) return false;
+      // Also of an array without elements, whose rows a checker may go through.
+      for (const std::int64_t length : view.shape) {
+        if (length > kMaxElements) return false;
+      }
     }
     return sizes.workspace_bytes <= std::size_t{64} << 20;
   }
@@ -169,19 +242,19 @@ class Call {
     if (!array.has(kGiven)) return;
     set_view(array, symbols);
     TensorView& view = this->view(array);
-    const std::size_t width = std::max<std::size_t>(1, view.dtype.bits / 8U * view.dtype.lanes);
+    if (array.has(kStrided)) {
+      std::ranges::fill(view.strides, 3);
+      view = TensorView::of(
+          DLTensor{nullptr, kHostDevice, view.ndim, view.dtype, view.shape, view.strides, 0});
+    }
     array.buffer = std::make_unique<GuardedBuffer<std::byte>>(
-        static_cast<std::int64_t>(width) * view.num_elements, array.part.offset);
+        static_cast<std::int64_t>(test::bytes_of(view)) * std::max<int>(1, view.dtype.lanes),
+        array.part.offset);
     if (!array.argument->is_output()) {
       bytes_.fill(array.buffer->span());
       array.contents.assign(array.buffer->span().begin(), array.buffer->span().end());
     }
     view.data = array.has(kWithoutMemory) ? nullptr : array.buffer->data();
-    if (array.has(kElsewhere)) view.device = {kDLCUDA, 1};
-    if (array.has(kStrided)) {
-      view.contiguous = false;
-      for (std::int64_t& stride : view.strides) stride = 3;
-    }
   }
 
   /// Lets one array begin where another does, if that is as long.
@@ -246,11 +319,14 @@ class Call {
   }
 
   void check_call(std::size_t workspace_bytes) {
-    bool good = is_good_for_checker() && context_.workspace.size() >= workspace_bytes;
-    for (const Array& array : arrays_) good &= !array.has(kElsewhere) || !array.has(kGiven);
-    good = good && !overlaps();
-    const Status status = op_->call(args(), context_);
+    const bool good = !is_malformed() && is_good_for_checker() &&
+                      context_.workspace.size() >= workspace_bytes && !overlaps();
+    const Status status = named()->run();
     require(status.ok() == good, good ? "refused: " + status.message() : "bad arguments accepted");
+    if (!good && !is_malformed() && test::can_be_named(*op_, args(), context_)) {
+      require(status.message() == op_->call(args(), context_).message(),
+              "C refuses otherwise: " + status.message());
+    }
     if (!good) require_form(status);
     require(workspace_->intact(), "wrote beside the workspace");
     for (const Array& array : arrays_) {
@@ -274,6 +350,7 @@ class Call {
   const contract::OpContract* contract_ = nullptr;
   std::vector<std::byte> args_;  // aligned as operator new aligns
   std::vector<Array> arrays_;
+  std::vector<Number> numbers_;
   Context context_;
   std::unique_ptr<GuardedBuffer<std::byte>> workspace_;
 };

@@ -20,3 +20,8 @@ foreach(language c cpp)
             -P ${SOURCE}/tests/expect_output.cmake
     COMMAND_ERROR_IS_FATAL ANY)
 endforeach()
+execute_process(
+  COMMAND ${CMAKE_COMMAND} -D PROGRAM=${SCRATCH}/c/moe_sum
+          -D EXPECTED=${SOURCE}/examples/c/moe_sum.txt
+          -P ${SOURCE}/tests/expect_output.cmake
+  COMMAND_ERROR_IS_FATAL ANY)

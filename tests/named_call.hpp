@@ -1,0 +1,36 @@
+// Calls of any op through tessera_query and tessera_call.
+#pragma once
+
+#include <string_view>
+#include <vector>
+
+#include "tessera/context.hpp"
+#include "tessera/ops.hpp"
+#include "tessera/status.hpp"
+#include "tessera/tessera.h"
+
+namespace tessera::test {
+
+/// What an argument struct and a context say, for the C API: all numbers and flags, and the arrays
+/// that are given. A test may change it before a call.
+class NamedCall {
+ public:
+  NamedCall(const OpEntry& op, const void* args, const Context& context);
+  NamedCall(const NamedCall&) = delete;
+  NamedCall& operator=(const NamedCall&) = delete;
+
+  /// The argument of that name, which is there.
+  tessera_argument& at(std::string_view name);
+
+  Status query();
+  Status run() const;
+
+  std::vector<tessera_argument> arguments;
+  tessera_call_args args{};  ///< points to `arguments`
+};
+
+/// Whether a NamedCall can say this. A tessera_argument has no device, no data type that no op
+/// takes, and neither data nor axes where the array is left out.
+bool can_be_named(const OpEntry& op, const void* args, const Context& context);
+
+}  // namespace tessera::test
