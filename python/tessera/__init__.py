@@ -18,6 +18,7 @@ from tessera.ops.batched_align_block_size import (
     batched_contract_violations,
 )
 from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contract_violations
+from tessera.ops.moe_sum import moe_sum, moe_sum_contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import InvalidRoutingError, check
 from tessera.warmup import warmup
@@ -39,6 +40,8 @@ __all__ = [
     "explain",
     "lora_align_block_size",
     "lora_contract_violations",
+    "moe_sum",
+    "moe_sum_contract_violations",
     "version",
     "warmup",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from tessera._framework import exportable, on_host
 from tessera._frameworks import FRAMEWORKS
+from tessera._op import Op
 
 # Message of the error that a call raises for an unfit array; `refused_array` finds which and why.
 UNFIT = "an array is unfit"
@@ -50,6 +52,16 @@ def refuse_followed(op: str, name: str, array: object) -> None:
             f"{op}: {name}: expected a tensor that autograd does not follow, got one that "
             "requires grad (its detach() does not)"
         )
+
+
+def refuse_followed_inputs(op: Op, inputs: Iterable[object]) -> None:
+    """Refuse inputs that autograd follows, as the op has no gradient."""
+    for row, array in zip(op.inputs, inputs, strict=False):
+        if getattr(array, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():
+            raise ValueError(
+                f"{op.name}: {row.name}: expected a tensor that autograd does not follow, got one "
+                "that requires grad (its detach() does not; under torch.no_grad() any is taken)"
+            )
 
 
 def refused_array(

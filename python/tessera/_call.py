@@ -7,7 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from tessera._arrays import UNFIT, any_unfit, refuse_followed, refused_array, require_eager
+from tessera._arrays import (
+    UNFIT,
+    any_unfit,
+    refuse_followed,
+    refuse_followed_inputs,
+    refused_array,
+    require_eager,
+)
 from tessera._device import HOST
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
@@ -57,6 +64,8 @@ def call(
         sent_others = _checked(op, framework, others) if others else op.no_others
         if rest:
             _check_rest(op, framework, rest)
+        if op.has_floats:
+            refuse_followed_inputs(op, (source, *others))
         workspace = None  # on the host it is the library's own
         if out is not None:
             outputs = out if isinstance(out, tuple) else (out,)
@@ -83,8 +92,9 @@ def call(
                     if numbers[place] >= LONG_CALL:
                         is_short = False
             function = op.call_short if is_short else op.call_long
-            for place in op.float_outputs:
-                refuse_followed(op.name, op.outputs[place].name, outputs[place])
+            if op.has_floats:
+                for row, array in zip(op.outputs, outputs, strict=True):
+                    refuse_followed(op.name, row.name, array)
         elif op.is_joined:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             cuda_index = framework.cuda_index(source)
@@ -183,7 +193,7 @@ def _check_rest(op: Op, framework: Framework, rest: tuple[Any, ...]) -> None:
     if any_unfit((array for _, array in arrays), written=True):
         raise TypeError(UNFIT)
     for row, array in arrays:
-        if "float64" in row.dtypes:
+        if row.is_float:
             refuse_followed(op.name, row.name, array)
     if framework.num_modes is None:  # else the caller has asked
         require_eager(op.name, ((row.name, array) for row, array in arrays))

@@ -239,10 +239,14 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     zeros, from_dlpack = jax.numpy.zeros, jax.dlpack.from_dlpack
     general = _dlpack_framework(kind)
 
-    def empty(like: Any, shape: int | tuple[int, ...], dtype: Any) -> Any:
-        if general.cuda_index(like) == HOST:
-            return np.empty(shape, dtype)
-        return zeros(shape, dtype, device=like.device)
+    def empty_like(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
+        kind = np.dtype(dtype or like.dtype)
+        if general.cuda_index(like) != HOST:
+            return zeros(shape, kind, device=like.device)
+        if kind.kind != "V":
+            return np.empty(shape, kind)
+        # NumPy does not export bfloat16.
+        return zeros(shape, kind, device=like.device).block_until_ready()
 
     # JAX may read memory only after it was written, so the array is imported anew.
     def split(array: Any, layout: Layout) -> Sequence[Any]:
@@ -265,7 +269,7 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
     return general.but(
         num_elements=lambda array: array.size,
         empty_int32=lambda like, length: zeros(length, _INT32, device=like.device),
-        empty_like=lambda like, shape, dtype: empty(like, shape, dtype or like.dtype),
+        empty_like=empty_like,
         empty_bytes=lambda like, length: zeros(length, np.int8, device=like.device),
         split=split,
         adopt=adopt,

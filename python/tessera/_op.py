@@ -51,6 +51,11 @@ class Argument(NamedTuple):
         return self.role.endswith("output")
 
     @property
+    def is_float(self) -> bool:
+        """Whether autograd could follow the array."""
+        return any("float" in name for name in self.dtypes)
+
+    @property
     def is_optional(self) -> bool:
         """Whether an array need not be given."""
         return self.role.startswith("optional")
@@ -95,7 +100,7 @@ class Op:
     num_outputs: int
     no_others: tuple[None, ...]  # in the place of all inputs but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
-    float_outputs: tuple[int, ...]  # places of the outputs that autograd could follow
+    has_floats: bool  # autograd could follow an input or a required output
     # Places of the outputs, and of the numbers, that may be large in a call.
     long_outputs: tuple[int, ...]
     counters: tuple[int, ...]
@@ -133,9 +138,7 @@ class Op:
         self.num_outputs = len(self.outputs)
         self.no_others = (None,) * (len(self.inputs) - 1)
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
-        self.float_outputs = tuple(
-            i for i, row in enumerate(self.outputs) if any("float" in name for name in row.dtypes)
-        )
+        self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))
         self.long_outputs = tuple(
             i
             for i, row in enumerate(self.outputs)

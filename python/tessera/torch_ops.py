@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tessera._arrays import refuse_followed
+from tessera._arrays import refuse_followed, refuse_followed_inputs
 from tessera._device import HOST
 from tessera._op import Argument
 from tessera._outputs import REFERENCE, AlignedBlocks, plan_of
@@ -72,8 +72,9 @@ class _Registered:
 
     def refuse_followed(self, arguments: dict[str, Any]) -> None:
         """While code is compiled, for the graph hides it."""
+        refuse_followed_inputs(self.op, (arguments.get(row.name) for row in self.op.inputs))
         for row in self.op.rest:
-            if row.is_array and "float64" in row.dtypes:
+            if row.is_float:
                 refuse_followed(self.op.name, row.name, arguments.get(row.name))
 
     def shapes(self, arguments: dict[str, Any]) -> tuple[Shape, ...]:

@@ -1,0 +1,92 @@
+"""`moe_sum` for NumPy arrays, torch tensors and whatever else speaks DLPack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from tessera._call import call
+from tessera._frameworks import FRAMEWORKS
+from tessera._op import Op
+from tessera._torch_hook import call_traced, is_traced, register
+from tessera._torch_registry import Shape, TorchOp
+from tessera.contract import Violation, violations
+
+Array = TypeVar("Array")
+
+_OP = Op("moe_sum")
+
+
+def moe_sum(
+    input: Array,
+    topk_weights: Any = None,
+    *,
+    num_threads: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Add up the outputs of each token's experts, weighted by the router.
+
+    output[t, h] = sum over s of topk_weights[t, s] * input[t, s, h], in float32 and in the order of
+    the slots, each step one fused multiply-add; the sum is rounded once, to the data type of the
+    output. Without weights they are 1. So the bits do not depend on the device, the number of
+    threads or the other tokens. `include/tessera/moe_sum.hpp` has the contract.
+
+    All arrays are on one device, where the op runs: on a GPU, on the current stream of torch or
+    CuPy, without waiting for it; a graph may capture it. Calls with JAX arrays on a GPU are waited
+    for. Autograd does not follow the call.
+
+    Args:
+        input: float16, bfloat16 or float32 [T, k, H], k at least 1; rows may lie apart, but the
+            last axis is contiguous. NumPy has no bfloat16 that it exports; torch and JAX have.
+        topk_weights: float32 [T, k], contiguous.
+        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
+            that, or, where it is unset, for the cores of this process. Never changes the result.
+        out: [T, H] of the data type of `input`, to write to; its rows may lie apart, and what is
+            between them stays as it is. It may not overlap an input.
+
+    Returns:
+        `out` if given, else a new array [T, H] in the framework of `input`.
+
+    Raises:
+        TypeError: an argument has the wrong type. Nothing was written; so for all errors.
+        ValueError: a value, shape, device or layout lies outside the op's domain, or autograd
+            follows an array.
+        NotImplementedError: nothing in this build can run the call.
+        RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+        MemoryError: NumPy's own, where it has no memory for the output.
+    """
+    if is_traced(FRAMEWORKS[type(input)]):
+        weights_and_threads = {"topk_weights": topk_weights, "num_threads": num_threads}
+        result: Array = call_traced(_OP, input, out, **weights_and_threads)
+    else:
+        result = _eagerly(input, topk_weights, num_threads, out)
+    return result
+
+
+def _eagerly(input: Any, topk_weights: Any, num_threads: int | None, out: Any) -> Any:
+    others = () if topk_weights is None else (topk_weights,)
+    threads = 0 if num_threads is None else num_threads
+    return call(_OP, FRAMEWORKS[type(input)], input, others, (), out, threads)
+
+
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
+    num_tokens, _, hidden_size = arguments["input"].shape
+    return ((num_tokens, hidden_size),)
+
+
+register(TorchOp(_OP, moe_sum, _eagerly, _shapes))
+
+
+def moe_sum_contract_violations(
+    input: Any, output: Any, topk_weights: Any = None
+) -> list[Violation]:
+    """Judge an output of `moe_sum`, whoever computed it, against the op's contract.
+
+    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
+    the host. Time is linear in the input. A program that sums in another order than the slots'
+    breaks the rule `exact_bits` alone.
+
+    Returns:
+        At most one violation for each of the op's rules; none if the contract holds.
+    """
+    return violations(_OP, (input, topk_weights), output, ())
