@@ -19,7 +19,14 @@ batches, it has to find out the groups that the op gets as counts; for adapters,
 expert of each adapter as an expert of its own. **Floor** reads as many bytes as the op and writes
 as many, and computes nothing; on a GPU it is the best of several grids, with and without
 programmatic dependent launch, and on the CPU a loop in C++, while the ops are called from Python.
-"""
+""",
+    "moe_sum": """\
+## moe_sum
+
+A shape is tokens x slots per token x hidden size; all sums are weighted. **Copy** is torch's copy of
+half as many bytes as the op reads and writes, so that it moves as many. **Peer** is torch:
+`(input * topk_weights[..., None]).sum(1)`, which sums in another order, and so has other last bits.
+""",
 }
 
 FILES = {"On the NVIDIA H200": "h200/{}.json", "On the CPU": "cpu_{}.json"}
@@ -49,7 +56,7 @@ def _table(result: dict[str, Any], method: str) -> str:
     """Tessera beside related ops, the best peer where there are peers, and the floor."""
     kinds = kinds_of(result)
     related = [name for name, kind in kinds.items() if kind == "related"]
-    others = ["peer", "floor"] if "peer" in kinds.values() else ["floor"]
+    others = [kind for kind in ("peer", "floor") if kind in kinds.values()]
     rows = []
     for row in result["rows"]:
         us = times(row, method)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from tessera.contract import Violation
-from tessera.tools.bench.contender import HOST_LIBRARY, Call, Contender, native_library
+from tessera.tools.bench.contender import HOST_LIBRARY, Call, Contender, Kind, native_library
 from tessera.tools.bench.problem import POISON
 
+_CPU_METHODS = ("call",)
 _GPU_METHODS = ("graph", "chain", "l2", "eager")
 
 
@@ -57,16 +58,19 @@ def placed(array: Any, device: str) -> Any:
 
 def call_contenders(device: str, *related: str) -> list[Contender]:
     """Tessera, the related ops that each problem has a call of, and the floor."""
-    methods = ("call",) if device == "cpu" else _GPU_METHODS
-    ours = Contender("tessera", "tessera", methods, lambda problem: problem.call)
-    beside = [Contender(name, "related", methods, _other(name)) for name in related]
+    contenders = named_contenders(device, dict.fromkeys(related, "related"))
     if device == "cpu":
-        floors = [Contender("floor", "floor", methods, _host_floor)]
-    else:
-        from tessera.tools.bench.cuda import floor_contenders
+        return [*contenders, Contender("floor", "floor", _CPU_METHODS, _host_floor)]
+    from tessera.tools.bench.cuda import floor_contenders
 
-        floors = floor_contenders(CallProblem.floor_arrays)
-    return [ours, *beside, *floors]
+    return [*contenders, *floor_contenders(CallProblem.floor_arrays)]
+
+
+def named_contenders(device: str, others: Mapping[str, Kind]) -> list[Contender]:
+    """Tessera, and the others that each problem has a call of, by their kinds."""
+    methods = _CPU_METHODS if device == "cpu" else _GPU_METHODS
+    ours = Contender("tessera", "tessera", methods, lambda problem: problem.call)
+    return [ours, *(Contender(name, kind, methods, _other(name)) for name, kind in others.items())]
 
 
 def _other(name: str) -> Callable[[CallProblem], Call]:

@@ -7,10 +7,16 @@ from tessera.tools.bench.ops import (
     align_block_size,
     batched_align_block_size,
     lora_align_block_size,
+    moe_sum,
 )
 
 # The first is the default.
 OPS: dict[str, Op] = {
     op.name: op
-    for op in (align_block_size.OP, batched_align_block_size.OP, lora_align_block_size.OP)
+    for op in (
+        align_block_size.OP,
+        batched_align_block_size.OP,
+        lora_align_block_size.OP,
+        moe_sum.OP,
+    )
 }
