@@ -56,6 +56,8 @@ class GuardedBuffer {
     std::fill_n(memory_.data() + lead_bytes_, bytes_, value);
   }
 
+  std::byte poisoned_with() const { return poison_; }
+
   /// Whether the array still holds nothing but poison.
   bool untouched() const {
     const std::byte* begin = memory_.data() + lead_bytes_;

@@ -27,7 +27,7 @@ GuardedCall::GuardedCall(contract::CaseArguments made, std::uint64_t seed, std::
     if (!view.given()) continue;
     const std::size_t misalignment = place % 8 * element_bytes(view);
     place += 3;
-    Array array{&argument, {}, nullptr};
+    Array array{&argument, view, {}, nullptr};
     array.buffer = std::make_unique<GuardedBuffer<std::byte>>(
         static_cast<std::int64_t>(bytes_of(view)), misalignment, guard_bytes);
     if (!argument.is_output()) {
@@ -72,9 +72,11 @@ bool GuardedCall::outputs_untouched() const {
 std::string GuardedCall::damage() const {
   if (!workspace_intact_) return "workspace";
   for (const Array& array : arrays_) {
-    const bool has_changed =
-        !array.argument->is_output() && !std::ranges::equal(array.buffer->span(), array.contents);
-    if (has_changed || !array.buffer->intact()) return array.argument->name;
+    const std::span<const std::byte> memory = array.buffer->span();
+    const bool is_kept = array.argument->is_output()
+                             ? has_gaps_of(array.buffer->poisoned_with(), memory, array.view)
+                             : std::ranges::equal(memory, array.contents);
+    if (!is_kept || !array.buffer->intact()) return array.argument->name;
   }
   return {};
 }

@@ -64,7 +64,8 @@ class GuardedCall {
   void poison_outputs(std::byte value);
   bool outputs_untouched() const;
 
-  /// Empty if no guard zone was hit and no input changed, else the name of the array.
+  /// Empty if no guard zone was hit, no input changed and nothing was written between the rows of
+  /// an output, else the name of the array.
   std::string damage() const;
 
   Outputs outputs() const;
@@ -72,6 +73,7 @@ class GuardedCall {
  private:
   struct Array {
     const Argument* argument;
+    TensorView view;                      // as the case gives it
     std::span<const std::byte> contents;  // of an input
     std::unique_ptr<GuardedBuffer<std::byte>> buffer;
   };

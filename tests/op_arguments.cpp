@@ -1,5 +1,6 @@
 #include "op_arguments.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -10,6 +11,20 @@ namespace {
 template <typename T>
 T& member(void* args, const Argument& argument) {
   return *reinterpret_cast<T*>(static_cast<std::byte*>(args) + argument.offset);
+}
+
+/// Calls `visit` with the index in memory of each element, in row-major order.
+template <typename Visit>
+void for_each_index(const TensorView& view, const Visit& visit) {
+  for (std::int64_t i = 0; i < view.num_elements; ++i) {
+    std::int64_t index = 0;
+    std::int64_t left = i;
+    for (int axis = view.ndim - 1; axis >= 0; --axis) {
+      index += left % view.shape[axis] * view.strides[axis];
+      left /= view.shape[axis];
+    }
+    visit(static_cast<std::size_t>(index));
+  }
 }
 
 }  // namespace
@@ -52,17 +67,21 @@ std::vector<std::byte> elements_in(std::span<const std::byte> memory, const Tens
   if (view.contiguous) return {memory.begin(), memory.end()};
   const std::size_t width = element_bytes(view);
   std::vector<std::byte> elements;
-  for (std::int64_t i = 0; i < view.num_elements; ++i) {
-    std::int64_t place = 0;
-    std::int64_t left = i;
-    for (int axis = view.ndim - 1; axis >= 0; --axis) {
-      place += left % view.shape[axis] * view.strides[axis];
-      left /= view.shape[axis];
-    }
-    const auto element = memory.subspan(place * width, width);
+  for_each_index(view, [&](std::size_t index) {
+    const auto element = memory.subspan(index * width, width);
     elements.insert(elements.end(), element.begin(), element.end());
-  }
+  });
   return elements;
+}
+
+bool has_gaps_of(std::byte value, std::span<const std::byte> memory, const TensorView& view) {
+  if (view.contiguous) return true;
+  const std::size_t width = element_bytes(view);
+  std::vector<std::byte> gaps(memory.begin(), memory.end());
+  for_each_index(view, [&](std::size_t index) {
+    std::fill_n(gaps.begin() + static_cast<std::ptrdiff_t>(index * width), width, value);
+  });
+  return std::ranges::all_of(gaps, [&](std::byte b) { return b == value; });
 }
 
 std::int64_t num_elements_of(const contract::CaseArguments& made) {

@@ -37,6 +37,9 @@ inline std::size_t bytes_of(const TensorView& view) {
 /// The elements of the array in that memory, without the gaps between rows.
 std::vector<std::byte> elements_in(std::span<const std::byte> memory, const TensorView& view);
 
+/// Whether all bytes of that memory which belong to no element of the array have this value.
+bool has_gaps_of(std::byte value, std::span<const std::byte> memory, const TensorView& view);
+
 /// Axes of the table's extents; 1 where the array counts all its elements.
 inline int num_lengths(const Argument& argument) {
   return argument.extents.ndim == 0 ? 1 : argument.extents.ndim;

@@ -126,7 +126,12 @@ Status DeviceCall::run() {
 std::string DeviceCall::damage() {
   if (!workspace_intact_) return "workspace: written beside";
   for (const Array& array : arrays_) {
-    if (!array.buffer.intact()) return std::string(array.argument->name) + ": written beside";
+    const std::string name = array.argument->name;
+    if (!array.buffer.intact()) return name + ": written beside";
+    if (surroundings_.is_exact || !array.argument->is_output() || array.host.contiguous) continue;
+    if (!has_gaps_of(surroundings_.poison, array.buffer.download(), array.host)) {
+      return name + ": written between rows";
+    }
   }
   return {};
 }

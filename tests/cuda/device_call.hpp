@@ -47,8 +47,11 @@ class DeviceCall {
   Status enqueue(const DeviceBuffer& workspace);
   Status workspace_bytes(std::size_t* bytes);
 
-  /// The first array that differs from the host's, or that was written beside; else nothing.
+  /// The first array that differs from the host's, or that was damaged; else nothing.
   std::string difference(const Outputs& expected);
+
+  /// The first array that was written beside, or between its rows; else nothing. Exact arrays have
+  /// neither guards nor poison to tell by.
   std::string damage();
 
  private:
