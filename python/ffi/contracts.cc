@@ -131,9 +131,9 @@ ffi::Tensor with_dtype(const ffi::Tensor& array, const ffi::String& name) {
     TVM_FFI_THROW(ValueError) << "expected elements of " << int{dtype.bits} << " bits, got "
                               << int{array.dtype().bits};
   }
-  const ffi::Tensor view = array.as_strided(array.shape(), array.strides());
-  const_cast<DLTensor*>(view.GetDLTensorPtr())->dtype = dtype;  // of the view alone
-  return view;
+  DLManagedTensor* const view = array.ToDLPack();
+  view->dl_tensor.dtype = dtype;
+  return ffi::Tensor::FromDLPack(view);
 }
 
 contract::AlignBlockSizeCase case_named(const ffi::String& name) {
