@@ -8,15 +8,15 @@
 
 #include "arrays.hpp"
 #include "random_case.hpp"
+#include "random_floats.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
 namespace {
 
 using Case = MoeSumCase;
-using enum MoeSumValues;
+using enum FloatValues;
 
-constexpr int kNumMoeSumValues = 6;
 constexpr FloatFormat kFp16 = kFloat16Format;
 constexpr FloatFormat kFp32 = kFloat32Format;
 
@@ -81,72 +81,11 @@ std::vector<Case> make_table() {
 }
 // clang-format on
 
-DLDataType dtype_of(FloatFormat format) {
-  const bool is_bfloat = format.bits == 16 && format.precision == kBfloat16Format.precision;
-  return {static_cast<std::uint8_t>(is_bfloat ? kDLBfloat : kDLFloat),
-          static_cast<std::uint8_t>(format.bits), 1};
-}
-
-/// Random bits of so many low bits.
-std::uint32_t bits_below(RandomNumbers& random, int count) {
-  return static_cast<std::uint32_t>(random.below(std::int64_t{1} << count));
-}
-
-/// Either sign, any mantissa, and a stored exponent in [low, high].
-std::uint32_t with_exponent(FloatFormat format, std::int64_t low, std::int64_t high,
-                            RandomNumbers& random) {
-  const auto exponent = static_cast<std::uint32_t>(low + random.below(high - low + 1));
-  return (random.one_in(2) ? format.sign_bit() : 0) | exponent << (format.precision - 1) |
-         bits_below(random, format.precision - 1);
-}
-
-std::uint32_t any_value(FloatFormat format, MoeSumValues values, RandomNumbers& random) {
-  const std::int64_t largest =
-      std::int64_t{2} * format.max_exponent;  // stored exponent of finite values
-  switch (values) {
-    case kAnyBits:
-      return bits_below(random, format.bits);
-    case kSubnormal:
-      return with_exponent(format, 0, 1, random);
-    case kHuge:
-      return with_exponent(format, largest - 1, largest, random);
-    case kSpecial:
-      if (random.one_in(2)) {
-        const std::uint32_t infinity = format.infinity();
-        // The last are NaNs: a signalling one, a quiet one, and any.
-        const std::uint32_t magnitudes[] = {0,
-                                            1,
-                                            format.mantissa_mask(),
-                                            infinity - 1,
-                                            infinity,
-                                            infinity + 1,
-                                            infinity | (1U << (format.precision - 2)),
-                                            infinity | bits_below(random, format.precision - 1)};
-        const std::uint32_t magnitude = magnitudes[random.below(std::ssize(magnitudes))];
-        return magnitude | (random.one_in(2) ? format.sign_bit() : 0);
-      }
-      [[fallthrough]];
-    default:
-      return with_exponent(format, format.max_exponent - 4, format.max_exponent + 3, random);
-  }
-}
-
 /// Weights are ordinary ones where the inputs alone make the case.
-std::uint32_t any_weight(MoeSumValues values, RandomNumbers& random) {
+std::uint32_t any_weight(FloatValues values, RandomNumbers& random) {
   const bool is_ordinary = values != kAnyBits && values != kSpecial;
-  if (!is_ordinary) return any_value(kFp32, values, random);
-  return with_exponent(kFp32, kFp32.max_exponent - 8, kFp32.max_exponent, random);
-}
-
-std::vector<std::byte> bytes_of(const std::vector<std::uint32_t>& bits, FloatFormat format) {
-  const auto width = static_cast<std::size_t>(format.bits / 8);
-  std::vector<std::byte> bytes(bits.size() * width);
-  for (std::size_t i = 0; i < bits.size(); ++i) {
-    const auto half = static_cast<std::uint16_t>(bits[i]);
-    std::memcpy(bytes.data() + i * width, width == 2 ? static_cast<const void*>(&half) : &bits[i],
-                width);
-  }
-  return bytes;
+  if (!is_ordinary) return random_float(kFp32, values, random);
+  return float_with_exponent(kFp32, kFp32.max_exponent - 8, kFp32.max_exponent, random);
 }
 
 /// Elements from the first to past the last; 0 where there are none.
@@ -180,8 +119,7 @@ MoeSumCase random_moe_sum_case(std::uint64_t seed, std::int64_t max_elements) {
   c.num_tokens = random.below(std::min<std::int64_t>(max_rows / c.top_k, kMaxRandomSize) + 1);
   c.weighted = random.one_in(2);
   // Drawn twice as often as the rest: what engines sum.
-  c.values =
-      random.one_in(3) ? kOrdinary : static_cast<MoeSumValues>(random.below(kNumMoeSumValues));
+  c.values = random.one_in(3) ? kOrdinary : static_cast<FloatValues>(random.below(kNumFloatValues));
   if (random.one_in(3)) {
     const std::int64_t unit = random.one_in(2) ? 8 : 1;
     c.slot_gap = unit * random.below(5);
@@ -210,9 +148,9 @@ CaseArguments make_arguments(const MoeSumCase& c, std::uint64_t seed) {
         std::uint32_t& bits = input[static_cast<std::size_t>(at)];
         if (c.values == kCancelling && slot % 2 == 1) {
           bits = input[static_cast<std::size_t>(at - slot_stride)] ^ c.format.sign_bit() ^
-                 bits_below(random, 1);
+                 random_bits(random, 1);
         } else {
-          bits = any_value(c.format, c.values, random);
+          bits = random_float(c.format, c.values, random);
         }
       }
     }

@@ -8,18 +8,10 @@
 
 #include "case_arguments.hpp"
 #include "float_bits.hpp"
+#include "random_floats.hpp"
 #include "tessera/moe_sum.hpp"
 
 namespace tessera::contract {
-
-enum class MoeSumValues {
-  kOrdinary,    ///< of a few orders of magnitude, of both signs
-  kAnyBits,     ///< all patterns of bits equally likely
-  kSpecial,     ///< about half of them zeros, infinities, NaNs, the smallest or the largest
-  kSubnormal,   ///< subnormal or close to it; so are products with weights
-  kHuge,        ///< close to the largest: many sums overflow
-  kCancelling,  ///< nearly the opposite of the slot before
-};
 
 struct MoeSumCase {
   std::string name;  ///< unique
@@ -28,7 +20,7 @@ struct MoeSumCase {
   std::int64_t hidden_size = 0;
   FloatFormat format = kBfloat16Format;  ///< of input and output
   bool weighted = false;
-  MoeSumValues values = MoeSumValues::kOrdinary;
+  FloatValues values = FloatValues::kOrdinary;
   // Elements between rows: of the slots of a token, of tokens, and of the output.
   std::int64_t slot_gap = 0;
   std::int64_t token_gap = 0;

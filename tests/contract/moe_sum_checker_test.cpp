@@ -171,8 +171,8 @@ Rules rules_of_program(const MoeSumCase& c, Sum sum) {
 }
 
 TEST(MoeSumChecker, OtherOrdersKeepTheErrorBound) {
-  for (const MoeSumValues values : {MoeSumValues::kOrdinary, MoeSumValues::kCancelling,
-                                    MoeSumValues::kSubnormal, MoeSumValues::kHuge}) {
+  for (const FloatValues values : {FloatValues::kOrdinary, FloatValues::kCancelling,
+                                   FloatValues::kSubnormal, FloatValues::kHuge}) {
     MoeSumCase c;
     c.num_tokens = 300;
     c.top_k = 9;
@@ -188,7 +188,7 @@ TEST(MoeSumChecker, OtherOrdersKeepTheErrorBound) {
       return sum;
     });
     EXPECT_NE(backwards, (Rules{"error_bound", "exact_bits"})) << static_cast<int>(values);
-    if (values == MoeSumValues::kCancelling) {
+    if (values == FloatValues::kCancelling) {
       EXPECT_EQ(backwards, Rules{"exact_bits"});
     }
     const Rules doubles = rules_of_program(c, [](const std::vector<float>& x, const float* w) {

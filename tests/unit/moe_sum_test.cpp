@@ -208,7 +208,7 @@ TEST(MoeSum, DoesNotDependOnTheEnvironmentWhereThreadsShareTheWork) {
   c.top_k = 4;
   c.hidden_size = 1021;
   c.format = contract::kFloat32Format;
-  c.values = contract::MoeSumValues::kSubnormal;
+  c.values = contract::FloatValues::kSubnormal;
   const contract::CaseArguments made = make_arguments(c, 1);
   auto& args = made.as<MoeSumArgs>();
   std::vector<std::uint32_t> output(static_cast<std::size_t>(c.num_tokens * c.hidden_size));

@@ -118,3 +118,22 @@ def test_experts_on_two_gpus_are_aligned_with_nccl() -> None:
     )
     assert finished.returncode == 0, finished.stderr
     assert "backend: nccl" in finished.stdout
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_moe_sum_eager_compiled_and_in_a_graph(dtype: str) -> None:
+    import torch
+
+    values = torch.randn((64, 8, 512), device="cuda").to(getattr(torch, dtype))
+    weights = torch.rand((64, 8), device="cuda")
+    expected = tessera.moe_sum(values.cpu(), weights.cpu())
+    assert torch.equal(tessera.moe_sum(values, weights).cpu(), expected)
+    compiled = torch.compile(tessera.moe_sum, backend="aot_eager", fullgraph=True)
+    assert torch.equal(compiled(values, weights).cpu(), expected)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = tessera.moe_sum(values, weights)
+    values.mul_(2)
+    graph.replay()
+    assert torch.equal(captured.cpu(), tessera.moe_sum(values.cpu(), weights.cpu()))
+    assert tessera.moe_sum_contract_violations(values, captured, weights) == []
