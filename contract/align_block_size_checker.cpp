@@ -16,7 +16,7 @@ namespace {
 constexpr std::int64_t kFilteredGroup = -1;
 constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
-class Checker : private Findings {
+class Checker : private ViolationCollector {
  public:
   explicit Checker(const AlignBlockSizeArgs& args)
       : args_(args),
@@ -133,7 +133,7 @@ class Checker : private Findings {
   void check_num_tokens_post_pad() {
     const std::int64_t found = int32s(args_.num_tokens_post_pad)[0];
     if (found != padded_total_) {
-      report_value("num_tokens_post_pad", "num_tokens_post_pad", 0, padded_total_, found);
+      add_value("num_tokens_post_pad", "num_tokens_post_pad", 0, padded_total_, found);
     }
   }
 
@@ -160,8 +160,8 @@ class Checker : private Findings {
       if (seen_[static_cast<std::size_t>(index)]) {
         if (repeat < 0) repeat = slot;
       } else if (index < previous && !broken("stable_order")) {
-        report("stable_order", "sorted_token_ids", slot, previous + 1, index,
-               "an index above " + std::to_string(previous), std::to_string(index));
+        add("stable_order", "sorted_token_ids", slot, previous + 1, index,
+            "an index above " + std::to_string(previous), std::to_string(index));
       }
       seen_[static_cast<std::size_t>(index)] = true;
       previous = index;
@@ -179,10 +179,10 @@ class Checker : private Findings {
       ++missing;
     }
     const std::int64_t found = sorted[static_cast<std::size_t>(slot)];
-    report(rule, "sorted_token_ids", slot, missing, found,
-           "an index of group " + std::to_string(slots.group) + " such as " +
-               std::to_string(missing) + ", which is missing",
-           std::to_string(found));
+    add(rule, "sorted_token_ids", slot, missing, found,
+        "an index of group " + std::to_string(slots.group) + " such as " + std::to_string(missing) +
+            ", which is missing",
+        std::to_string(found));
   }
 
   void check_filler(const char* rule, std::int64_t begin, std::int64_t end) {
@@ -209,14 +209,14 @@ class Checker : private Findings {
       const auto found = int32s(args_.expert_counts);
       const auto differs = std::mismatch(counts_.begin(), counts_.end(), found.begin());
       if (differs.first != counts_.end()) {
-        report_value("expert_counts", "expert_counts", differs.first - counts_.begin(),
-                     *differs.first, *differs.second);
+        add_value("expert_counts", "expert_counts", differs.first - counts_.begin(), *differs.first,
+                  *differs.second);
       }
     }
     if (args_.num_dropped.given()) {
       const std::int64_t found = int32s(args_.num_dropped)[0];
       if (found != num_invalid_ids_) {
-        report_value("num_dropped", "num_dropped", 0, num_invalid_ids_, found);
+        add_value("num_dropped", "num_dropped", 0, num_invalid_ids_, found);
       }
     }
   }
@@ -242,8 +242,8 @@ class Checker : private Findings {
       if (std::bit_cast<std::int64_t>(found[i]) == std::bit_cast<std::int64_t>(expected[i])) {
         continue;
       }
-      report("statistics", "statistics", static_cast<std::int64_t>(i), 0, 0, text_of(expected[i]),
-             text_of(found[i]));
+      add("statistics", "statistics", static_cast<std::int64_t>(i), 0, 0, text_of(expected[i]),
+          text_of(found[i]));
     }
   }
 
@@ -266,7 +266,7 @@ class Checker : private Findings {
     const auto* const found = static_cast<const std::int64_t*>(args_.validation.data);
     for (std::size_t i = 0; i < expected.size(); ++i) {
       if (found[i] == expected[i]) continue;
-      report_value("validation", "validation", static_cast<std::int64_t>(i), expected[i], found[i]);
+      add_value("validation", "validation", static_cast<std::int64_t>(i), expected[i], found[i]);
     }
   }
 

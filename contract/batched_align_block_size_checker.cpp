@@ -12,7 +12,7 @@ constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 
 bool is_int32_count(std::int64_t value) { return value >= 0 && value <= kMaxInt32; }
 
-class Checker : private Findings {
+class Checker : private ViolationCollector {
  public:
   explicit Checker(const BatchedAlignBlockSizeArgs& args)
       : args_(args),
@@ -80,7 +80,7 @@ class Checker : private Findings {
       const std::int64_t expected = batch * max_tokens_ + slot - begin;
       const std::int64_t found = sorted[static_cast<std::size_t>(slot)];
       if (found == expected) continue;
-      report_value("group_members", "sorted_token_ids", slot, expected, found);
+      add_value("group_members", "sorted_token_ids", slot, expected, found);
       return;
     }
   }

@@ -5,8 +5,8 @@
 
 #include <vector>
 
-#include "findings.hpp"
 #include "tessera/batched_align_block_size.hpp"
+#include "violations.hpp"
 
 namespace tessera::contract {
 

@@ -8,8 +8,8 @@
 #include <vector>
 
 #include "case_arguments.hpp"
-#include "findings.hpp"
 #include "random_case.hpp"
+#include "violations.hpp"
 
 namespace tessera::contract {
 

@@ -34,7 +34,7 @@ std::vector<std::int64_t> widened(const TensorView& ids) {
   }
 }
 
-class Checker : private Findings {
+class Checker : private ViolationCollector {
  public:
   explicit Checker(const LoraAlignBlockSizeArgs& args) : args_(args) {}
 
@@ -66,7 +66,7 @@ class Checker : private Findings {
     // Without outputs, its checker stops after the inputs.
     const Violation of_row = check_align_block_size(row_args()).front();
     if (of_row.rule == "valid_inputs") {
-      report(of_row);
+      add(of_row);
       return;
     }
     if (args_.max_loras < 1 || args_.max_loras > kLoraAlignBlockSizeMaxLoras) {
@@ -146,7 +146,7 @@ class Checker : private Findings {
                                                                       : row.num_tokens_post_pad;
       violation.position += adapter * array.num_elements;
       violation.message = "adapter " + std::to_string(adapter) + ": " + violation.message;
-      report(violation);
+      add(violation);
     }
   }
 

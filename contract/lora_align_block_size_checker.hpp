@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "align_block_size_checker.hpp"
-#include "findings.hpp"
 #include "tessera/lora_align_block_size.hpp"
+#include "violations.hpp"
 
 namespace tessera::contract {
 

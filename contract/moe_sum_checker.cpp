@@ -89,7 +89,7 @@ std::string with_bits(double value, std::uint32_t bits) {
   return Number(value).text() + " (0x" + text.data() + ")";
 }
 
-class Checker : private Findings {
+class Checker : private ViolationCollector {
  public:
   explicit Checker(const MoeSumArgs& args)
       : args_(args),
@@ -128,9 +128,9 @@ class Checker : private Findings {
       return;
     }
     const std::array shape{num_tokens_, hidden_size_};
-    report("output_sizes", "output", 0, num_tokens_ * hidden_size_, output.num_elements,
-           text_of(shape) + " values of the input's data type in contiguous rows",
-           describe_axes(output));
+    add("output_sizes", "output", 0, num_tokens_ * hidden_size_, output.num_elements,
+        text_of(shape) + " values of the input's data type in contiguous rows",
+        describe_axes(output));
   }
 
   void check_elements() {
@@ -195,9 +195,9 @@ class Checker : private Findings {
   void report_element(const std::string& rule, std::int64_t token, std::int64_t column,
                       double expected, double found, const std::string& expected_text,
                       const std::string& found_text) {
-    report({rule, "output", token * hidden_size_ + column, expected, found,
-            rule + ": output[" + std::to_string(token) + ", " + std::to_string(column) +
-                "]: expected " + expected_text + ", found " + found_text});
+    add({rule, "output", token * hidden_size_ + column, expected, found,
+         rule + ": output[" + std::to_string(token) + ", " + std::to_string(column) +
+             "]: expected " + expected_text + ", found " + found_text});
   }
 
   const MoeSumArgs& args_;

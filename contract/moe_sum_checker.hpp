@@ -5,8 +5,8 @@
 
 #include <vector>
 
-#include "findings.hpp"
 #include "tessera/moe_sum.hpp"
+#include "violations.hpp"
 
 namespace tessera::contract {
 

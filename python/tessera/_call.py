@@ -19,7 +19,13 @@ from tessera._device import HOST
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op
-from tessera._outputs import LONG_CALL, AlignedBlocks, plan_of, require_outputs, shaped_plan_of
+from tessera._outputs import (
+    LONG_CALL,
+    AlignedBlocks,
+    call_sizes,
+    require_outputs,
+    shaped_call_sizes,
+)
 
 _INT32 = np.dtype(np.int32)
 
@@ -98,7 +104,7 @@ def call(
         elif op.is_joined:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             cuda_index = framework.cuda_index(source)
-            layout, workspace_bytes, is_short = plan_of(
+            layout, workspace_bytes, is_short = call_sizes(
                 op, framework.num_elements(source), options, cuda_index
             )
             # One allocation, and one array across the boundary, in place of several.
@@ -117,12 +123,12 @@ def call(
         else:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (sent, *sent_others)
-            plan = shaped_plan_of(op, inputs, options, framework.cuda_index(source))
+            sizes = shaped_call_sizes(op, inputs, options, framework.cuda_index(source))
             outputs = tuple(
                 framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
-                for row, shape in zip(op.outputs, plan.shapes, strict=True)
+                for row, shape in zip(op.outputs, sizes.shapes, strict=True)
             )
-            function = op.call_short if plan.is_short else op.call_long
+            function = op.call_short if sizes.is_short else op.call_long
         if framework.launch is not None:
             arguments = (num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
             _launch(framework.launch, function, framework, source, workspace, arguments)

@@ -98,8 +98,8 @@ def layout_of(lengths: Sequence[int], begins: Sequence[int]) -> Layout:
     )
 
 
-class Plan(NamedTuple):
-    """What calls of an op with the same numbers on one device have in common."""
+class CallSizes(NamedTuple):
+    """The sizes that calls of an op with the same numbers on one device have in common."""
 
     layout: Layout
     workspace_bytes: int  # on the device
@@ -116,14 +116,14 @@ def _sizes(
 
 
 @functools.lru_cache(maxsize=4096)
-def plan_of(
+def call_sizes(
     op: Op,
     num_elements: int,
     options: tuple[Any, ...],
     cuda_index: int = HOST,
     implementation: str = "",
-) -> Plan:
-    """The plan of an op whose outputs are joined.
+) -> CallSizes:
+    """The sizes of an op whose outputs are joined.
 
     Args:
         op: the op.
@@ -139,10 +139,10 @@ def plan_of(
     lengths = [output.lengths[0].value(symbols) for output in op.outputs]
     longest = max(*symbols, *lengths)
     is_short = cuda_index == HOST and longest < LONG_CALL
-    return Plan(layout_of(lengths, begins), workspace_bytes, is_short)
+    return CallSizes(layout_of(lengths, begins), workspace_bytes, is_short)
 
 
-class ShapedPlan(NamedTuple):
+class ShapedCallSizes(NamedTuple):
     """The same where each output has axes and an allocation of its own."""
 
     shapes: tuple[tuple[int, ...], ...]
@@ -150,16 +150,16 @@ class ShapedPlan(NamedTuple):
     is_short: bool
 
 
-def shaped_plan_of(
+def shaped_call_sizes(
     op: Op, inputs: Sequence[Any], options: Sequence[Any], cuda_index: int = HOST
-) -> ShapedPlan:
-    """The plan of an op for these inputs."""
+) -> ShapedCallSizes:
+    """The sizes of an op for these inputs."""
     workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, "")
     symbols = tuple(others[: op.num_symbols])
     shapes = tuple(
         tuple(length.value(symbols) for length in output.lengths) for output in op.outputs
     )
-    return ShapedPlan(shapes, workspace_bytes, cuda_index == HOST and max(symbols) < LONG_CALL)
+    return ShapedCallSizes(shapes, workspace_bytes, cuda_index == HOST and max(symbols) < LONG_CALL)
 
 
 ALIGN = Op("align_block_size")
@@ -178,6 +178,6 @@ def output_sizes(
     options: tuple[Any, ...] = (block_size, num_experts, False, pad_sorted_ids, -1)
     if filtered_group:
         options = (*options, None, None, None, None, False, True)
-    plan = plan_of(ALIGN, num_ids, options, cuda_index, implementation)
-    num_slots, num_blocks = plan.layout.inner_lengths
-    return num_slots, num_blocks, plan.workspace_bytes
+    sizes = call_sizes(ALIGN, num_ids, options, cuda_index, implementation)
+    num_slots, num_blocks = sizes.layout.inner_lengths
+    return num_slots, num_blocks, sizes.workspace_bytes

@@ -36,8 +36,8 @@ class InvalidRoutingError(ValueError):
     """A validated call had an invalid id or map entry. Its outputs were still written."""
 
 
-class Findings(NamedTuple):
-    """Content of a report, int64, in the order of `AlignBlockSizeValidation` in the C++ header."""
+class Validation(NamedTuple):
+    """Content of a report, int64, in the order of `AlignBlockSizeValidation` in C++."""
 
     num_invalid_ids: int
     first_invalid_id: int
@@ -48,7 +48,7 @@ class Findings(NamedTuple):
 
 
 class _Summary(NamedTuple):
-    """The findings of one or several calls. Tuples compare by the number of the call."""
+    """What was invalid in one or several calls. Tuples compare by the number of the call."""
 
     number: int  # of the (first) call, in the order of the calls
     num_invalid: int
@@ -61,8 +61,8 @@ class _Row(NamedTuple):
     memory: Any  # [_PIECE, 6]
     number: int
     array: Any  # int64[6], a view of that row of `memory`
-    # Holds this row while no report uses it. Free memory contains no finding, and no stream
-    # is about to write one: a captured call must report nothing before its first replay.
+    # Holds this row while no report uses it. Free memory reports nothing invalid, and no stream
+    # is about to write to it: a captured call must report nothing before its first replay.
     free: deque[_Row]
 
 
@@ -76,7 +76,7 @@ def require_flag(validate: object) -> None:
         )
 
 
-class Report:
+class ValidationReport:
     """The report of one call, from before the call until it has been read."""
 
     def __init__(
@@ -142,7 +142,7 @@ class Report:
         message = None
         try:
             self.framework.wait_for(self.cuda_index, self.stream)
-            message = self.message(Findings._make(np.asarray(on_host(self.array)).tolist()))
+            message = self.message(Validation._make(np.asarray(on_host(self.array)).tolist()))
         finally:
             if message != "":  # something was invalid, or an exception interrupted this
                 _zero([self])
@@ -150,7 +150,7 @@ class Report:
         if message:
             raise InvalidRoutingError(message)
 
-    def message(self, found: Findings) -> str:
+    def message(self, found: Validation) -> str:
         """A line about the first invalid id or entry; empty if there is none."""
         if found.num_invalid_ids:
             value = found.first_invalid_id_value
@@ -191,16 +191,17 @@ class _Reports:
 
     def __init__(self) -> None:
         self.free: dict[tuple[int, int], deque[_Row]] = {}  # of a framework's id and a device
-        self.submitted: deque[Report] = deque()
-        self.captured: deque[Report] = deque()  # a check takes them out and puts them back
-        self.summaries: deque[_Summary] = deque()  # findings already read, for the next check
+        self.submitted: deque[ValidationReport] = deque()
+        # A check takes them out and puts them back.
+        self.captured: deque[ValidationReport] = deque()
+        self.summaries: deque[_Summary] = deque()  # already read, for the next check
 
-    def add(self, report: Report) -> None:
+    def add(self, report: ValidationReport) -> None:
         """Keeps a report until it is read."""
         report.number = next(_numbers)
         (self.captured if report.is_captured else self.submitted).append(report)
 
-    def take(self, report: Report, topk_ids: Any) -> _Row:
+    def take(self, report: ValidationReport, topk_ids: Any) -> _Row:
         """Memory for a report."""
         key = (id(report.framework), report.cuda_index)
         free = self.free.get(key)
@@ -224,24 +225,24 @@ class _Reports:
                     ) from None
 
     @staticmethod
-    def new_piece(report: Report, topk_ids: Any, free: deque[_Row]) -> list[_Row]:
-        length = len(Findings._fields)
+    def new_piece(report: ValidationReport, topk_ids: Any, free: deque[_Row]) -> list[_Row]:
+        length = len(Validation._fields)
         memory = report.framework.zeros_int64(topk_ids, _PIECE * length).reshape(_PIECE, length)
         # From now on, calls on any stream may write to it.
         report.framework.wait_for(report.cuda_index, report.stream)
         return [_Row(memory, number, array, free) for number, array in enumerate(memory)]
 
-    def read(self, queue: deque[Report]) -> bool:
-        """Moves the findings of a queue's reports to `summaries`; frees or zeroes their memory.
+    def read(self, queue: deque[ValidationReport]) -> bool:
+        """Summarizes a queue's reports in `summaries`; frees or zeroes their memory.
 
         Reports whose streams must not be waited for stay in the queue. So do all reports if an
         exception occurs before they are read; if it occurs later, while memory is zeroed, a
-        captured call may report a finding twice, and memory of other calls is not reused.
+        captured call may report an invalid id twice, and memory of other calls is not reused.
 
         Returns:
             False if this thread captures a graph on the current stream of a device with reports.
         """
-        stay: list[Report] = []
+        stay: list[ValidationReport] = []
         summaries: list[_Summary] = []
         try:
             _take_all(queue, stay)
@@ -273,7 +274,9 @@ class _Reports:
             raise
 
 
-def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bool]:
+def _wait_for(
+    reports: Iterable[ValidationReport],
+) -> tuple[list[ValidationReport], list[ValidationReport], bool]:
     """Waits for the streams of the calls.
 
     Returns:
@@ -282,8 +285,8 @@ def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bo
     """
     capturing: dict[tuple[int, int, Any], bool] = {}
     done: dict[tuple[int, int, Any], bool] = {}
-    ready: list[Report] = []
-    waiting: list[Report] = []
+    ready: list[ValidationReport] = []
+    waiting: list[ValidationReport] = []
     for report in reports:
         framework, cuda_index = report.framework, report.cuda_index
         stream = (id(framework), cuda_index, report.stream)
@@ -296,7 +299,7 @@ def _wait_for(reports: Iterable[Report]) -> tuple[list[Report], list[Report], bo
     return ready, waiting, not any(capturing.values())
 
 
-def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Summary]]:
+def _found_in(reports: Iterable[ValidationReport]) -> list[tuple[ValidationReport, _Summary]]:
     """The reports with invalid ids or entries, and these. Copies each piece of memory once."""
     on_hosts: dict[int, Any] = {}
     found = []
@@ -304,14 +307,14 @@ def _found_in(reports: Iterable[Report]) -> list[tuple[Report, _Summary]]:
         memory, number, _, _ = report.row
         if id(memory) not in on_hosts:
             on_hosts[id(memory)] = np.asarray(on_host(memory))
-        findings = Findings._make(on_hosts[id(memory)][number].tolist())
-        if num_invalid := findings.num_invalid_ids + findings.num_invalid_map_entries:
-            summary = _Summary(report.number, num_invalid, report.message(findings))
+        validation = Validation._make(on_hosts[id(memory)][number].tolist())
+        if num_invalid := validation.num_invalid_ids + validation.num_invalid_map_entries:
+            summary = _Summary(report.number, num_invalid, report.message(validation))
             found.append((report, summary))
     return found
 
 
-def _zero(reports: Iterable[Report]) -> None:
+def _zero(reports: Iterable[ValidationReport]) -> None:
     """Zeroes the memory of reports, and waits until calls on any stream may write to it."""
     devices = {}
     for report in reports:
@@ -343,7 +346,7 @@ def check(*, raise_invalid: bool = True) -> int:
 
     May be called from any thread, from signal handlers and finalizers, whatever they interrupt, and
     after a fork: a child process has only the reports of its own calls. If several checks run at
-    the same time, exactly one of them returns each finding. Other threads may capture graphs
+    the same time, exactly one of them returns each invalid id. Other threads may capture graphs
     meanwhile; the report of a call on a stream that is being captured stays for a later check.
 
     Returns:

@@ -16,7 +16,7 @@ import torch
 from tessera._arrays import refuse_followed, refuse_followed_inputs
 from tessera._device import HOST
 from tessera._op import Argument
-from tessera._outputs import REFERENCE, AlignedBlocks, plan_of
+from tessera._outputs import REFERENCE, AlignedBlocks, call_sizes
 from tessera._torch_registry import TORCH_OPS, Shape, TorchOp
 
 _library = torch.library.Library("tessera", "DEF")  # the ops live as long as this object
@@ -86,7 +86,7 @@ class _Registered:
         if not self.op.is_joined or any(isinstance(size, torch.SymInt) for size in sizes):
             return self.torch_op.shapes(arguments)
         # Asked of the reference, which every build has, wherever the tensors are.
-        layout = plan_of(self.op, source.numel(), tuple(options), HOST, REFERENCE).layout
+        layout = call_sizes(self.op, source.numel(), tuple(options), HOST, REFERENCE).layout
         num_rows = arguments.get("max_loras")
         lengths = [part.stop - part.start for part in layout.slices]
         if num_rows is None:

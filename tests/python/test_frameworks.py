@@ -16,7 +16,7 @@ from tessera import _call, _frameworks
 from tessera._device import HOST, cuda_index_of
 from tessera._library import load
 from tessera._op import Op
-from tessera._outputs import ALIGN, Plan, plan_of
+from tessera._outputs import ALIGN, CallSizes, call_sizes
 
 IDS = np.array([[2, 0], [1, 2], [2, 3], [0, 9]], np.int32)
 GOOD: dict[str, Any] = {"block_size": 4, "num_experts": 4}
@@ -31,7 +31,7 @@ def test_torch_outputs_are_cut_from_one_allocation(dtype: str) -> None:
     torch = pytest.importorskip("torch", reason="torch is not installed")
     topk_ids = torch.from_numpy(IDS.astype(dtype))
     ours = _frameworks.FRAMEWORKS[torch.Tensor]
-    layout = plan_of(ALIGN, topk_ids.numel(), (4, 4)).layout
+    layout = call_sizes(ALIGN, topk_ids.numel(), (4, 4)).layout
     memory = ours.empty_int32(topk_ids, layout.length)
     assert memory.dtype == torch.int32
     memory.copy_(torch.arange(layout.length))
@@ -75,11 +75,11 @@ def on_a_device_with(
     """Lets arrays of this type pass for some on device 3, where calls want `size` bytes."""
     monkeypatch.setitem(_frameworks.FRAMEWORKS, kind, framework)
 
-    def plan(op: Op, num_elements: int, options: tuple[Any, ...], cuda_index: int) -> Plan:
+    def sizes(op: Op, num_elements: int, options: tuple[Any, ...], cuda_index: int) -> CallSizes:
         assert cuda_index == 3
-        return plan_of(op, num_elements, options)._replace(workspace_bytes=size, is_short=False)
+        return call_sizes(op, num_elements, options)._replace(workspace_bytes=size, is_short=False)
 
-    monkeypatch.setattr(_call, "plan_of", plan)
+    monkeypatch.setattr(_call, "call_sizes", sizes)
     recorders = [Recorder(ALIGN.call_long, size), Recorder(ALIGN.joined_long, size)]
     monkeypatch.setattr(ALIGN, "call_long", recorders[0])
     monkeypatch.setattr(ALIGN, "joined_long", recorders[1])
@@ -146,7 +146,7 @@ def test_memory_and_stream_come_from_cupy(monkeypatch: pytest.MonkeyPatch) -> No
     on_a_device_with(monkeypatch, CupyArray, framework, 100)
     found = tessera.align_block_size(IDS.view(CupyArray), **GOOD)
     assert [array.tolist() for array in found] == EXPECTED
-    layout = plan_of(ALIGN, IDS.size, (4, 4)).layout
+    layout = call_sizes(ALIGN, IDS.size, (4, 4)).layout
     assert asked == [(3, 100, np.int8), (3, layout.length, np.int32)]
     assert streams == [(3, 0x5E3)]
 

@@ -13,7 +13,7 @@ import tessera
 from programs import run_program
 from tessera import _frameworks
 from tessera._library import load
-from tessera._outputs import ALIGN, plan_of
+from tessera._outputs import ALIGN, call_sizes
 
 jax = pytest.importorskip("jax", reason="jax is not installed")
 
@@ -205,7 +205,7 @@ def test_on_a_device_memory_is_jax_s_and_the_call_is_waited_for(
     monkeypatch.setattr(load(), "on_stream", on_stream)
     topk_ids = jax.numpy.asarray(IDS)
     expected = tessera.align_block_size(IDS, **GOOD)
-    layout = plan_of(ALIGN, IDS.size, (4, 4)).layout
+    layout = call_sizes(ALIGN, IDS.size, (4, 4)).layout
     memory = framework.empty_int32(topk_ids, layout.length)
     scratch = framework.empty_bytes(topk_ids, 100)
     assert all(isinstance(array, jax.Array) for array in (memory, scratch))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tessera
 from tessera import _framework, _frameworks
-from tessera._outputs import ALIGN, Layout, layout_of, plan_of
+from tessera._outputs import ALIGN, Layout, call_sizes, layout_of
 
 PROMISED = 16
 WITHIN_ALLOCATION = 128
@@ -142,7 +142,7 @@ def test_jax(num_ids: int, num_experts: int) -> None:
 @settings(deadline=None)
 @given(num_ids=SIZES, num_experts=COUNTS, block_size=COUNTS)
 def test_parts_of_one_allocation(num_ids: int, num_experts: int, block_size: int) -> None:
-    layout = plan_of(ALIGN, num_ids, (block_size, num_experts)).layout
+    layout = call_sizes(ALIGN, num_ids, (block_size, num_experts)).layout
     memory = np.arange(layout.length, dtype=np.int32)
     slots, blocks, totals = (part.tolist() for part in _framework.slices(memory, layout))
     assert (len(slots), len(blocks), len(totals)) == (*layout.inner_lengths, 1)

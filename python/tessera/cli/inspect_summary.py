@@ -12,7 +12,7 @@ from rich.text import Text
 from tessera.cli.picture import load_picture
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.tools.inspection.load import HOT_OVER_MEAN
-from tessera.tools.report.findings import findings
+from tessera.tools.report.paragraphs import paragraphs
 from tessera.tools.report.tables import advice, comparison, layer_names
 from tessera.tools.report.words import plural
 
@@ -35,8 +35,8 @@ def print_summary(document: Document) -> None:
         _print_padding(console, model)
         _print_ranks(console, model)
         console.print("What this says", style="bold")
-        for finding in findings(model, layer_names(document, model)):
-            console.print(f"[bold]{finding.subject}:[/] {escape(finding.text)}")
+        for paragraph in paragraphs(model, layer_names(document, model)):
+            console.print(f"[bold]{paragraph.subject}:[/] {escape(paragraph.text)}")
         console.print()
     cost_model = document["cost_model"]
     console.print("How far to trust the advice", style="bold")

@@ -16,7 +16,7 @@ from tessera._library import load
 from tessera._outputs import ALIGN, AlignedBlocks
 from tessera._torch_hook import call_traced, register
 from tessera._torch_registry import Shape, TorchOp
-from tessera.strict import Report, require_flag
+from tessera.strict import ValidationReport, require_flag
 
 Array = TypeVar("Array")
 
@@ -255,7 +255,7 @@ def _align_validated(
         if any_unfit(inputs):
             raise TypeError(UNFIT)
         cuda_index = framework.cuda_index(topk_ids)
-        report = Report(validate, topk_ids, framework, cuda_index, numbers[1], flags[1])
+        report = ValidationReport(validate, topk_ids, framework, cuda_index, numbers[1], flags[1])
     except Exception as error:
         rest = (*reports, None, *flags)
         raise call_refusal(ALIGN, error, inputs, out, numbers, num_threads, rest) from None

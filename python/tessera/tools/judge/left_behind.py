@@ -15,8 +15,8 @@ from tessera.tools.judge.snippet import AROUND, AS_MADE, FIRST, KEPT, RETURNED, 
 from tessera.tools.judge.worker import (
     CANARIES,
     OUTPUTS,
+    ArrayLibrary,
     Outcome,
-    Place,
     differing,
     failed,
     malformed_in,
@@ -29,15 +29,15 @@ def write_outcomes(
     names: dict[str, Any], failure: BaseException | None, arrays: Arrays, device: str, file: str
 ) -> None:
     """Write the outcomes and inputs that a snippet has left behind to the file."""
-    place = Place(arrays, device)
+    library = ArrayLibrary(arrays, device)
     found: tuple[Outcome, Outcome | None, dict[str, Any]]
     try:
         if failure is not None:
             raise failure
-        found = _outcomes(names, place)
-        place.synchronize()
+        found = _outcomes(names, library)
+        library.synchronize()
     except BaseException as error:
-        found = failed(place, error), None, {}
+        found = failed(library, error), None, {}
     Path(file).write_bytes(pickle.dumps(found))
     sys.stdout.flush()
     # Skips the implementation's threads and exit handlers.
@@ -45,23 +45,23 @@ def write_outcomes(
 
 
 def _outcomes(
-    names: dict[str, Any], place: Place
+    names: dict[str, Any], library: ArrayLibrary
 ) -> tuple[Outcome, Outcome | None, dict[str, Any]]:
-    inputs = place.all_on_host({name: names[name] for name in _INPUTS if name in names})
+    inputs = library.all_on_host({name: names[name] for name in _INPUTS if name in names})
     if RETURNED in names:
-        return Outcome({}, malformed=malformed_in(place, names[RETURNED])), None, inputs
+        return Outcome({}, malformed=malformed_in(library, names[RETURNED])), None, inputs
     present = [name for name in (*OUTPUTS, *REPORTS) if name in names]
-    outputs = place.all_on_host({name: names[name] for name in present})
+    outputs = library.all_on_host({name: names[name] for name in present})
 
     def remembered(variable: str) -> dict[str, Any]:
         arrays = names.get(variable, [])
-        return place.all_on_host(dict(zip(present, arrays, strict=bool(arrays))))
+        return library.all_on_host(dict(zip(present, arrays, strict=bool(arrays))))
 
     altered = differing(remembered(AS_MADE), remembered(KEPT))
     trampled = tuple(
         name
         for name in present
-        if AROUND + name in names and _is_trampled(place.host(names[AROUND + name]))
+        if AROUND + name in names and _is_trampled(library.host(names[AROUND + name]))
     )
     before = Outcome(remembered(FIRST)) if FIRST in names else None
     return Outcome(outputs, trampled, altered=altered), before, inputs

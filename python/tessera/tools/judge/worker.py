@@ -89,19 +89,19 @@ def serve(connection: Connection, target: Target, log: str) -> None:
     try:
         function = load_implementation(target.implementation, target.folder)
         judged = judged_as(function, target.form)
-        place = _place(target, judged)
+        library = _library_of(target, judged)
     except (ValueError, ImportError) as error:
         connection.send(Refused(str(error)))
         return
-    arrays: Arrays = "numpy" if place.torch is None else "torch"
-    connection.send(Detected(judged.form.name, judged.accepted, arrays, place.device))
+    arrays: Arrays = "numpy" if library.torch is None else "torch"
+    connection.send(Detected(judged.form.name, judged.accepted, arrays, library.device))
     before, kept = Outcome({}), dict[str, Any]()
     while (request := connection.recv()) is not None:
         started = time.perf_counter()
-        outcome, made = _made(function, place, *request)
+        outcome, made = _made(function, library, *request)
         outcome = outcome._replace(seconds=time.perf_counter() - started)
         if not outcome.lost:
-            outcome = outcome._replace(altered=differing(before.outputs, place.all_on_host(kept)))
+            outcome = outcome._replace(altered=differing(before.outputs, library.all_on_host(kept)))
         connection.send(outcome)
         if outcome.lost:
             return
@@ -127,7 +127,7 @@ def _equal(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     return bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
 
 
-def _place(target: Target, judged: Judged) -> Place:
+def _library_of(target: Target, judged: Judged) -> ArrayLibrary:
     usual: Arrays = "torch" if target.device.startswith("cuda") else judged.form.arrays
     arrays = target.arrays or usual
     if arrays == "torch" and torch_or_none() is None:
@@ -138,11 +138,11 @@ def _place(target: Target, judged: Judged) -> Place:
             f"--arrays: the form {judged.form.name} is given torch's tensors, and torch {which}: "
             f"{remedy}give it NumPy's arrays with --arrays numpy"
         )
-    return Place(arrays, target.device)
+    return ArrayLibrary(arrays, target.device)
 
 
-class Place:
-    """Makes the arrays for the implementation, and reads the arrays that it returns."""
+class ArrayLibrary:
+    """NumPy or torch on one device: makes the inputs of calls, and reads what they return."""
 
     def __init__(self, arrays: Arrays, device: str) -> None:
         self.torch: Any = None
@@ -184,10 +184,10 @@ class Place:
 class _Buffers:
     """Poisoned arrays to write to, each with canaries before and after it."""
 
-    def __init__(self, place: Place, lengths: dict[str, tuple[int, Any]]) -> None:
-        self._place = place
+    def __init__(self, library: ArrayLibrary, lengths: dict[str, tuple[int, Any]]) -> None:
+        self._library = library
         self._memory = {
-            name: place.array(np.full(length + 2 * CANARIES, POISON, dtype))
+            name: library.array(np.full(length + 2 * CANARIES, POISON, dtype))
             for name, (length, dtype) in lengths.items()
         }
 
@@ -196,7 +196,7 @@ class _Buffers:
 
     def contents(self) -> tuple[dict[str, npt.NDArray[Any]], tuple[str, ...]]:
         """The contents of each array, and the names of those whose canaries were overwritten."""
-        found = {name: self._place.host(memory) for name, memory in self._memory.items()}
+        found = {name: self._library.host(memory) for name, memory in self._memory.items()}
         trampled = [
             name
             for name, memory in found.items()
@@ -207,7 +207,7 @@ class _Buffers:
 
 
 def _made(
-    function: Any, place: Place, call: Call, arguments: Arguments
+    function: Any, library: ArrayLibrary, call: Call, arguments: Arguments
 ) -> tuple[Outcome, dict[str, Any]]:
     """Make the call; returns its outcome, and its output arrays themselves."""
     reports = call.report_arrays()
@@ -215,10 +215,10 @@ def _made(
         name: (length, np.int32) for name, length in arguments.buffers.items()
     }
     lengths |= {name: (len(array), array.dtype) for name, array in reports.items()}
-    buffers = _Buffers(place, lengths)
-    inputs = {"topk_ids": place.array(call.topk_ids.copy())}
+    buffers = _Buffers(library, lengths)
+    inputs = {"topk_ids": library.array(call.topk_ids.copy())}
     if call.expert_map is not None:
-        inputs["expert_map"] = place.array(call.expert_map.copy())
+        inputs["expert_map"] = library.array(call.expert_map.copy())
 
     def value(name: str) -> Any:
         if name == "out":
@@ -228,24 +228,24 @@ def _made(
         return buffers[name] if name in lengths else arguments.values[name]
 
     if not arguments.buffers:
-        _poison_free_memory(place, arguments.output_lengths)
+        _poison_free_memory(library, arguments.output_lengths)
     try:
         returned = function(
             *(value(name) for name in arguments.positional),
             **{name: value(name) for name in arguments.keywords},
         )
-        place.synchronize()
+        library.synchronize()
     except BaseException as error:
-        return failed(place, error), {}
+        return failed(library, error), {}
     found, trampled = buffers.contents()
     found.pop("cumsum_buffer", None)
     made = {name: buffers[name] for name in found}
     if not arguments.buffers:
-        if malformed := malformed_in(place, returned):
+        if malformed := malformed_in(library, returned):
             return Outcome({}, malformed=malformed), {}
         made |= dict(zip(OUTPUTS, returned, strict=True))
-        found |= {name: place.host(made[name]) for name in OUTPUTS}
-    return Outcome(found, trampled, changed_inputs(call, place.all_on_host(inputs))), made
+        found |= {name: library.host(made[name]) for name in OUTPUTS}
+    return Outcome(found, trampled, changed_inputs(call, library.all_on_host(inputs))), made
 
 
 def changed_inputs(call: Call, inputs: dict[str, npt.NDArray[Any]]) -> tuple[str, ...]:
@@ -256,40 +256,40 @@ def changed_inputs(call: Call, inputs: dict[str, npt.NDArray[Any]]) -> tuple[str
     return differing(originals, inputs)
 
 
-def _poison_free_memory(place: Place, lengths: dict[str, int]) -> None:
+def _poison_free_memory(library: ArrayLibrary, lengths: dict[str, int]) -> None:
     """Poison free memory, so that outputs left unwritten are noticed."""
     for length in lengths.values():
-        place.array(np.full(length, POISON, np.int32))
+        library.array(np.full(length, POISON, np.int32))
 
 
-def failed(place: Place, error: BaseException) -> Outcome:
+def failed(library: ArrayLibrary, error: BaseException) -> Outcome:
     """The outcome of a call that raised this."""
     message = (str(error).strip().splitlines() or [""])[0][:_MESSAGE_LENGTH]
     try:
-        place.synchronize()
+        library.synchronize()
     except Exception:  # every later use of the device raises too
         return Outcome({}, lost=message)
     return Outcome({}, error=(type(error).__name__, message))
 
 
-def malformed_in(place: Place, returned: Any) -> str:
+def malformed_in(library: ArrayLibrary, returned: Any) -> str:
     """What is wrong with the form of the return value; empty if nothing is."""
     if not isinstance(returned, (tuple, list)):
         return f"a value of type {type(returned).__name__}"
     if len(returned) != len(OUTPUTS):
         return f"{len(returned)} values"
     for name, array in zip(OUTPUTS, returned, strict=True):
-        if not place.is_array(array):
+        if not library.is_array(array):
             return f"{name} of type {type(array).__name__}"
-        on = "cpu" if place.torch is None else array.device.type
-        if on != place.device.partition(":")[0]:
+        on = "cpu" if library.torch is None else array.device.type
+        if on != library.device.partition(":")[0]:
             return f"{name} on {on}"
         try:
-            dtype = place.host(array).dtype
+            dtype = library.host(array).dtype
         except Exception as error:
             return f"{name} that NumPy cannot read: {type(error).__name__}: {error}"
         if dtype.kind not in "biuf" or not dtype.isnative:
             return f"{name} of dtype {dtype}"
-        if not (array.flags.c_contiguous if place.torch is None else array.is_contiguous()):
+        if not (array.flags.c_contiguous if library.torch is None else array.is_contiguous()):
             return f"{name} that is not contiguous"
     return ""

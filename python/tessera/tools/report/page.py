@@ -11,7 +11,7 @@ from markupsafe import Markup
 from tessera.tools.inspection.document import Document, Model
 from tessera.tools.report.drawing import STYLE
 from tessera.tools.report.figures import model_figures
-from tessera.tools.report.findings import findings
+from tessera.tools.report.paragraphs import paragraphs
 from tessera.tools.report.plot import Figure
 from tessera.tools.report.tables import advice, advice_runs, comparison, layer_names
 from tessera.tools.report.words import number, percent, plural, times
@@ -54,7 +54,7 @@ def _model(document: Document, model: Model) -> dict[str, Any]:
         "num_experts": model["num_experts"],
         "top_k": model["top_k"],
         "layers": list(zip(names, model["layers"], strict=True)),
-        "findings": findings(model, names),
+        "paragraphs": paragraphs(model, names),
         "figures": model_figures(document, model),
         "advice": rows,
         "advice_starts": [run[0].batch_size for run in advice_runs(rows)],

@@ -1,4 +1,4 @@
-"""Rows of the tables, over all layers of a model; findings and figures also use them."""
+"""Rows of the tables, over all layers of a model; paragraphs and figures also use them."""
 
 from __future__ import annotations
 

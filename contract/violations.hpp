@@ -53,7 +53,7 @@ struct Rule {
 };
 
 /// Base of the checkers: collects violations, at most one per rule.
-class Findings {
+class ViolationCollector {
  protected:
   bool none() const { return violations_.empty(); }
   bool broken(std::string_view rule) const;
@@ -76,17 +76,17 @@ class Findings {
   void check_values(const char* rule, const char* array, const TensorView& view, std::int64_t begin,
                     std::int64_t end, std::int64_t expected);
 
-  void report_value(const char* rule, const char* array, std::int64_t position,
-                    std::int64_t expected, std::int64_t found);
-  void report(const char* rule, const char* array, std::int64_t position, Number expected,
-              Number found, const std::string& expected_text, const std::string& found_text);
+  void add_value(const char* rule, const char* array, std::int64_t position, std::int64_t expected,
+                 std::int64_t found);
+  void add(const char* rule, const char* array, std::int64_t position, Number expected,
+           Number found, const std::string& expected_text, const std::string& found_text);
 
   /// Adds a violation that another checker found.
-  void report(const Violation& violation);
+  void add(const Violation& violation);
 
  private:
-  void report_size(const char* array, const TensorView& view, DLDataType dtype, const char* bound,
-                   std::int64_t length);
+  void add_size(const char* array, const TensorView& view, DLDataType dtype, const char* bound,
+                std::int64_t length);
 
   std::vector<Violation> violations_;
 };

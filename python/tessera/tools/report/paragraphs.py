@@ -1,4 +1,4 @@
-"""The findings of an inspection: a few plain sentences about a model, with figures."""
+"""What an inspection found, in words: a few plain sentences about a model, with figures."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _TOLD_RANKS = 8
 _SAME_COST = 0.02  # less than the difference between the model and a measurement
 
 
-class Finding(NamedTuple):
+class Paragraph(NamedTuple):
     """One paragraph: its subject, and the sentences."""
 
     subject: str
     text: str
 
 
-def findings(model: Model, names: Sequence[str]) -> list[Finding]:
-    """All findings on a model; `names` are the names of its layers."""
+def paragraphs(model: Model, names: Sequence[str]) -> list[Paragraph]:
+    """All paragraphs on a model; `names` are the names of its layers."""
     layers = list(zip(names, model["layers"], strict=True))
-    said = [*_load(layers), Finding("Block size", _block_size(model))]
+    said = [*_load(layers), Paragraph("Block size", _block_size(model))]
     compared, whole = comparison(model), on_all_tokens(model)
     if compared and whole:
-        said.append(Finding("Expert parallelism", _ranks(compared, whole)))
+        said.append(Paragraph("Expert parallelism", _ranks(compared, whole)))
     return said + _left_out(layers)
 
 
-def _load(layers: Sequence[tuple[str, Layer]]) -> list[Finding]:
-    dead = [Finding("Dead experts", _dead(layers))]
+def _load(layers: Sequence[tuple[str, Layer]]) -> list[Paragraph]:
+    dead = [Paragraph("Dead experts", _dead(layers))]
     if len(layers) <= _FEW:
         hot = (_hot(f"In {name}, " if len(layers) > 1 else "", layer) for name, layer in layers)
-        return [Finding("Hot experts", " ".join(hot)), *dead]
+        return [Paragraph("Hot experts", " ".join(hot)), *dead]
     name, worst = max(layers, key=lambda one: one[1]["load"]["max_over_mean"])
     with_hot = sum(bool(layer["load"]["hot_experts"]) for _, layer in layers)
     text = (
         f"{number(with_hot)} of {plural(len(layers), 'layer')} have an expert with at least twice "
         "the mean load. "
     )
-    return [Finding("Hot experts", text + _hot(f"Most uneven is {name}: ", worst)), *dead]
+    return [Paragraph("Hot experts", text + _hot(f"Most uneven is {name}: ", worst)), *dead]
 
 
 def _hot(where: str, layer: Layer) -> str:
@@ -160,7 +160,7 @@ def _worse(compared: Comparison) -> str:
     return text
 
 
-def _left_out(layers: Sequence[tuple[str, Layer]]) -> list[Finding]:
+def _left_out(layers: Sequence[tuple[str, Layer]]) -> list[Paragraph]:
     said = []
     repeated = [(name, layer) for name, layer in layers if layer["num_repeated"]]
     if repeated:
@@ -179,9 +179,9 @@ def _left_out(layers: Sequence[tuple[str, Layer]]) -> list[Finding]:
                     f" With them, {where}expert {other['hot_experts'][0]['expert']} would seem to "
                     f"take {times(other['max_over_mean'])} the mean."
                 )
-        said.append(Finding("Repeated rows", text))
+        said.append(Paragraph("Repeated rows", text))
     invalid = sum(layer["num_invalid_ids"] for _, layer in layers)
     if invalid:
         text = f"{plural(invalid, 'id')} outside the experts are left out of all figures."
-        said.append(Finding("Invalid ids", text))
+        said.append(Paragraph("Invalid ids", text))
     return said
