@@ -180,7 +180,7 @@ class Product:
 
 
 def replay_us(calls: list[Any]) -> float:
-    """Microseconds a call, in a graph of all of them."""
+    """Microseconds per call, in a graph of all calls."""
     for call in calls:
         call()
     torch.cuda.synchronize()

@@ -27,7 +27,7 @@ TOKENS_IN_A_PIECE = 4096
 
 
 def write_log(path: Path, num_bytes: int) -> int:
-    """Write a log of at least so many bytes; the number of its rows, a token in a layer each."""
+    """Write a log of at least `num_bytes`; returns its rows, one per token and layer."""
     ids = synthetic_topk_ids(TOKENS_IN_A_PIECE, NUM_EXPERTS, TOP_K, zipf=True).tolist()
     piece = "".join(
         json.dumps(

@@ -13,18 +13,18 @@ from tessera.tools.bench.results import write_results
 
 
 def main() -> None:
-    """Judge one implementation; all that is not known here goes to `tessera verify`."""
+    """Judge one implementation; other options are passed on to `tessera verify`."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", help="what the page calls it")
-    parser.add_argument("version", help="of the implementation")
+    parser.add_argument("name", help="name of the implementation on the page")
+    parser.add_argument("version", help="version of the implementation")
     parser.add_argument("file", type=Path, help="where to write the results")
-    parser.add_argument("--commit", help="what to record where git cannot tell")
+    parser.add_argument("--commit", help="commit to record if git does not know it")
     options, passed = parser.parse_known_args()
     command = ["verify", *passed, "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "tessera", *command], stdout=subprocess.PIPE, text=True
     )
-    if done.returncode not in (0, 1, 3):  # a verdict, if of part of the calls
+    if done.returncode not in (0, 1, 3):  # a verdict, perhaps on part of the calls
         sys.exit(done.returncode)
     found = json.loads(done.stdout)
     device = "cuda" if found["device"].startswith("cuda") else "cpu"

@@ -29,7 +29,7 @@ RATIOS = (
 
 
 def cpu_section() -> str:
-    """Speed beside the peers, and what a call from Python costs."""
+    """The speed beside the peers, and the time of a call from Python."""
     result = read_results("cpu.json")
     rows, losses = [], []
     for row in result["rows"]:
@@ -47,8 +47,8 @@ def cpu_section() -> str:
     header = ["shape", "1 thread", "2 threads", "textbook", "thread-local counts", "floor"]
     parts = [
         INTRODUCTION,
-        "A ratio above 1, but for that to the floor, says that Tessera, or a second thread, is\n"
-        "faster.\n",
+        "A ratio above 1 says that Tessera, or a second thread, is faster; the last ratio is at\n"
+        "least 1 unless Tessera beats the floor.\n",
         origin(result),
         table([*header, *RATIOS], rows),
         "Where Tessera is slower:\n",

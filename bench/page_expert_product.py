@@ -17,7 +17,7 @@ RESULT = "h200/expert_product.json"
 
 @dataclass(frozen=True)
 class Batch:
-    """What was measured of one layer at one number of tokens: a row for each block size."""
+    """The measurements of one layer at one number of tokens: a row for each block size."""
 
     layer: str
     num_tokens: int
@@ -25,7 +25,7 @@ class Batch:
     rows: dict[int, dict[str, Any]]
 
     def over_best(self, block_size: int) -> float:
-        """The time with this block size over that with the fastest."""
+        """The time with this block size over the time with the fastest one."""
         return self.rows[block_size]["us"] / min(row["us"] for row in self.rows.values())
 
     def advised(self) -> int:
@@ -80,7 +80,7 @@ def _layer_tables(some: list[Batch]) -> Iterator[str]:
         first = next(iter(of_layer[0].rows.values()))
         yield (
             f"### {layer}\n\n{first['num_experts']} experts, top {first['top_k']}, "
-            f"{first['hidden']} by {first['columns']}; times over that of the fastest block size.\n"
+            f"{first['hidden']} by {first['columns']}; times relative to the fastest block size.\n"
         )
         sizes = list(of_layer[0].rows)
         rows = []
@@ -116,10 +116,11 @@ def expert_product_section() -> str:
     return "\n".join(
         [
             "## Block sizes and the experts' product\n",
-            "The product that the blocks are for, in bfloat16, on tokens of routing logs and on "
-            "random ids of three models' sizes: `bench/expert_product.py`. By how much a choice of "
-            "block size is slower than the fastest one, over 1 to 4,096 tokens; the parameters of "
-            "the advice were chosen without the layers that are held out.\n",
+            "`bench/expert_product.py` times the product that the blocks are for, in bfloat16, on "
+            "tokens of routing logs and on random ids of three models' sizes. The table shows by "
+            "how much a choice of block size is slower than the fastest one, over 1 to 4,096 "
+            "tokens. The parameters of the advice were chosen without the layers that are held "
+            "out.\n",
             origin(result),
             table(header, rows),
             *_layer_tables(everything),

@@ -14,8 +14,9 @@ INTRODUCTION = """\
 ## What safety against changing inputs costs
 
 Ids, maps and counts may change during a call, by another thread or stream, and nothing beside the
-outputs is written. The same calls before and after the guards, by `bench/compare_builds.cpp`: two
-builds in one process, in turns, with 8, 64, 256 and 65,536 experts, with and without a map.
+outputs is written. `bench/compare_builds.cpp` timed the same calls before and after the guards were
+added: two builds in one process, in turns, with 8, 64, 256 and 65,536 experts, with and without a
+map.
 """
 
 

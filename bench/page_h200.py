@@ -29,7 +29,7 @@ with it, `floor/132` without.
 
 
 def h200_section() -> str:
-    """All that has been measured there; empty if nothing has."""
+    """All measurements on the H200; empty if there are none."""
     verdicts, peers = Verdicts(), BestPeers()
     parts = [
         *headline_parts(verdicts, peers),
@@ -69,9 +69,9 @@ def _skew(verdicts: Verdicts) -> list[str]:
     limit = TARGETS["skew"]["must"]
     return [
         "### Skew\n",
-        "Experts that are not equally popular, and recorded routing logs, whole layers with the "
-        "engine's warm-up, beside uniform ids of the same sizes; at most "
-        f"{limit} times the uniform time is allowed.\n",
+        "These ids prefer some experts, or are whole layers of recorded routing logs with the "
+        "engine's warm-up. They are compared with uniform ids of the same sizes, and may take at "
+        f"most {limit} times as long.\n",
         origin(result),
         table(["ids", "Tessera", "uniform", "ratio", "verdict"], rows + logs),
         *verdicts.explained(),
@@ -103,9 +103,9 @@ def _variants(verdicts: Verdicts) -> list[str]:
     int64, map_ = TARGETS["int64"], TARGETS["map"]
     return [
         "### 64-bit ids and expert maps\n",
-        f"Allowed are {int64['must']} times the time with int32 ids plus the extra bytes at "
-        f"{int64['bytes_per_us'] / 1e6:.1f} TB/s, and {map_['must']} times the time without a "
-        "map.\n",
+        f"A call may take {int64['must']} times as long as with int32 ids, plus the time of the "
+        f"extra bytes at {int64['bytes_per_us'] / 1e6:.1f} TB/s. With a map it may take "
+        f"{map_['must']} times as long as without.\n",
         origin(result),
         table(["shape", "Tessera", "int32, no map", "ratio", "verdict"], rows),
         *verdicts.explained(),
@@ -157,11 +157,11 @@ def _eager(verdicts: Verdicts) -> list[str]:
     target = TARGETS["eager_us"]
     return [
         "### A call from Python\n",
-        "Host time of a call with torch tensors; on a loaded host all rows are up to twice as "
-        f"long, so compare the rows of the table. Allowed are {target['must']} us (aim "
+        "The table has the host time of a call with torch tensors. On a loaded host all rows take "
+        f"up to twice as long, so compare rows. A call may take {target['must']} us (aim "
         f"{target['aim']}), and with `out=` "
-        f"{TARGETS['eager_out_above_empty_kernel_us']['must']} us above an empty kernel. Measured "
-        f"before: {_known('eager_us')}.\n",
+        f"{TARGETS['eager_out_above_empty_kernel_us']['must']} us more than an empty kernel. "
+        f"Measured before: {_known('eager_us')}.\n",
         origin(result),
         listing(result, "eager"),
         bullets(texts, ""),
@@ -186,7 +186,7 @@ def _cold(verdicts: Verdicts) -> list[str]:
     warm, cold = TARGETS["cold_after_warmup_us"], TARGETS["cold_us"]
     return [
         "### The first call of a process\n",
-        f"Allowed are {warm['must']} us after `tessera.warmup(device)` (aim {warm['aim']}); the "
+        f"It may take {warm['must']} us after `tessera.warmup(device)` (aim {warm['aim']}); the "
         f"aim without it is {cold['aim']}. Measured before: {_known('cold_us')}.\n",
         origin(result),
         listing(result, "cold"),

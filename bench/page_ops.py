@@ -15,10 +15,10 @@ INTRODUCTIONS = {
 ## The family
 
 **align_block_size** is a call of the main op that gives the same tokens to the same groups. For
-batches, it has to find out the groups that the op gets as counts; for adapters, it takes each
-expert of each adapter as an expert of its own. **Floor** reads as many bytes as the op and writes
-as many, and computes nothing; on a GPU it is the best of several grids, with and without
-programmatic dependent launch, and on the CPU a loop in C++, while the ops are called from Python.
+batches, it has to find the groups, whose sizes the other op gets as counts; for adapters, it treats
+each expert of each adapter as an expert of its own. **Floor** reads and writes as many bytes as the
+op, and computes nothing. On a GPU it is the best of several grids, with and without programmatic
+dependent launch; on the CPU it is a loop in C++, while the ops are called from Python.
 """,
     "moe_sum": """\
 ## moe_sum

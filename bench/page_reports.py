@@ -9,7 +9,7 @@ from tessera.tools.bench.report import figure
 
 
 def reports_section() -> str:
-    """What they add to a call on the H200; empty if that was not measured."""
+    """The time that they add to a call on the H200; empty if that was not measured."""
     result = read_results("h200/reports.json")
     if result is None:
         return ""
@@ -28,10 +28,11 @@ def reports_section() -> str:
     return "\n".join(
         [
             "## Statistics and validation\n",
-            "Calls with outputs that the caller owns, over the time of a call that asks for "
-            f"neither. Allowed are {TARGETS['statistics']['must']} with `statistics=` and "
-            f"{TARGETS['validation']['must']} with `validate=True`, without reading back. "
-            "A call that asks for neither runs kernels that know neither.\n",
+            "The times are relative to a call that requests neither; the caller owns the "
+            f"outputs. A call may take {TARGETS['statistics']['must']} times as long with "
+            f"`statistics=`, and {TARGETS['validation']['must']} times with `validate=True`, "
+            "without reading back. A call that requests neither runs kernels without code for "
+            "them.\n",
             origin(result),
             table([*header, "all three /"], rows),
             *verdicts.explained(),

@@ -26,19 +26,19 @@ COLUMNS = ["Tessera", "best peer", "ratio", "floor", "ratio"]
 METHODS_TEXT = """\
 **graph** times calls of one contender back to back: with programmatic dependent launch, a call's
 launch and beginning overlap the call before. **chain** puts a plain kernel before and after every
-call, as an engine does, and takes their time off; the interquartile range is in brackets. Tessera
-stands beside the best peer and the floor of the same method; a verdict rests on the less flattering
-of the two methods. Percentages ahead or behind are relative to the peer's time.
+call, as an engine does, and subtracts their time; the interquartile range is in brackets. Tessera
+is compared with the best peer and the floor by the same method; a verdict rests on the less
+favourable of the two methods. Percentages ahead or behind are relative to the peer's time.
 """
 
 FLOOR_TEXT = """\
-The floor is a kernel, not a law: all that it writes waits for what it read. With few ids Tessera
-writes the padding while the ids are still on their way, which is how it can be faster.
+The floor is a kernel, not a bound: it writes only after it has read. With few ids Tessera writes
+the padding while it still waits for the ids, and so can be faster.
 """
 
 
 class BestPeers:
-    """The fastest peer of a shape, of this run and of the peers measured before."""
+    """The fastest peer of a shape, among those of this run and those measured earlier."""
 
     def __init__(self) -> None:
         self.known = {row["shape"]: row["us"] for row in read_results("h200/peers.json")["rows"]}
@@ -46,7 +46,7 @@ class BestPeers:
     def of(
         self, result: dict[str, Any], row: dict[str, Any], method: str = "graph"
     ) -> tuple[float, str] | None:
-        """Its time by a method, and its name; the peers before were measured by `graph` only."""
+        """Its time by a method, and its name; earlier peers were measured by `graph` only."""
         known = self.known.get(row["shape"], {}).items() if method == "graph" else ()
         found = [(us, name) for name, us in known if not name.startswith("floor_")]
         here = best_of_kind(result, row, method, "peer")
@@ -100,9 +100,9 @@ def headline_parts(verdicts: Verdicts, peers: BestPeers) -> list[str]:
             ]
         )
     other_runs = (
-        "**Other runs**: the same shape by graph in other tables of this page. Each table is a run "
-        "of its own, minutes apart and with arrays elsewhere in memory, and therefore has a figure "
-        f"of its own; for these shapes they differ by up to {100 * (max(spreads) - 1):.0f}%.\n"
+        "**Other runs** are times of the same shape by graph in other tables of this page. Each "
+        "table is a run of its own, minutes apart and with arrays elsewhere in memory; for these "
+        f"shapes they differ by up to {100 * (max(spreads) - 1):.0f}%.\n"
         if spreads
         else ""
     )

@@ -11,9 +11,9 @@ from page_text import read_results, table
 INTRODUCTION = """\
 ### The strategies
 
-What a batch would lose without a strategy: over the shapes for which the policy chooses it, how
-much longer the fastest launch of any other strategy takes. Where that is negative, another strategy
-would have been faster than the policy's choice.
+The loss is what a batch would lose without a strategy: how much longer the fastest launch of any
+other strategy takes, over the shapes for which the policy chooses this one. If it is negative,
+another strategy would have been faster than the policy's choice.
 """
 
 

@@ -17,11 +17,11 @@ def tuning_section() -> str:
     sample = max(row["num_windows_timed"] for row in result["rows"])
     parts = [
         "## Routing logs, window by window\n",
-        "`tessera bench --log` on an H200: the op on the logs' own tokens, in windows of "
-        "consecutive ones, with the block size that `tessera inspect` advises for so many. Times: "
-        f"means over all windows of a log, or a sample of {sample}. Blocks, padding: of the "
-        "mean window of the whole log, timed or not. The file of results has the neighbouring "
-        "block sizes, too.\n",
+        "`tessera bench --log` timed the op on an H200 on the logs' own tokens, in windows of "
+        "consecutive tokens, with the block size that `tessera inspect` advises for their number. "
+        f"Times are means over all windows of a log, or over a sample of {sample}. Blocks and "
+        "padding are means over all windows, timed or not. The file of results also has the "
+        "neighbouring block sizes.\n",
         origin(result),
     ]
     for layer, of_layer in itertools.groupby(result["rows"], key=lambda row: row["trace"]):

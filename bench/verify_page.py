@@ -39,14 +39,14 @@ def forms() -> str:
 
 
 def calling_rules() -> str:
-    """The rules that are not the checker's."""
+    """The rules of calling, which the checker does not know."""
     lines = ["| rule | meaning |", "|---|---|"]
     lines += [f"| `{rule.name}` | {rule.meaning} |" for rule in CALLING_RULES]
     return "\n".join(lines) + "\n"
 
 
 def verdicts() -> str:
-    """What each implementation breaks, and the smallest call for each of the rules."""
+    """The rules that each implementation breaks, with the smallest call for each rule."""
     documents = [json.loads(file.read_text()) for file in sorted(VERDICTS.glob("*.json"))]
     documents.sort(key=lambda one: (one["device"] == "cuda", one["name"] != "Tessera", one["name"]))
     lines = [
@@ -88,7 +88,7 @@ def _shown(findings: list[dict[str, Any]]) -> str:
     """How many of the snippets were seen to show their finding in a new interpreter."""
     if not findings:
         return "–"
-    # Verdicts of earlier builds do not say.
+    # Verdicts of earlier builds do not record it.
     if not all("shown" in each for each in findings):
         return "not recorded"
     return f"{sum(each['shown'] is True for each in findings)} of {len(findings)}"
