@@ -1,4 +1,4 @@
-// The arguments of one call, of whatever op.
+// The arguments of one call of any op.
 #pragma once
 
 #include <cstddef>
@@ -15,8 +15,8 @@
 namespace tessera::contract {
 
 /// An argument struct of the op, with the inputs' memory. Inputs are views of that memory. Outputs
-/// that the call is to write are views without memory, as long as they have to be or longer;
-/// optional ones that it is not to write are not given. Numbers and flags are set.
+/// are views without memory, of the smallest legal length or longer; optional outputs that the case
+/// leaves out are not given. Numbers and flags are set.
 struct CaseArguments {
   std::string_view op;
   /// Points to the op's argument struct, and keeps the inputs' memory alive. Null: no such case.

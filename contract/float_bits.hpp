@@ -1,5 +1,5 @@
-// The floating-point formats of arrays by their definition in IEEE 754, on doubles, which hold
-// every value of them: for checkers, which share no code with what they check.
+// The floating-point formats of arrays by their definition in IEEE 754, computed with doubles,
+// which represent all their values. For checkers, which share no code with what they check.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -17,9 +17,9 @@ namespace tessera::contract {
 struct FloatFormat {
   int bits;
   int precision;
-  int max_exponent;  ///< of the largest finite values
+  int max_exponent;  ///< exponent of the largest finite values
 
-  /// Of the smallest normal values.
+  /// Exponent of the smallest normal values.
   constexpr int min_exponent() const { return 1 - max_exponent; }
   constexpr std::uint32_t mantissa_mask() const { return (1U << (precision - 1)) - 1; }
   constexpr std::uint32_t sign_bit() const { return 1U << (bits - 1); }
@@ -32,7 +32,7 @@ inline constexpr FloatFormat kFloat16Format{16, 11, 15};
 inline constexpr FloatFormat kBfloat16Format{16, 8, 127};
 inline constexpr FloatFormat kFloat32Format{32, 24, 127};
 
-/// Of an array of float16, bfloat16 or float32.
+/// The format of float16, bfloat16 or float32.
 inline FloatFormat format_of(DLDataType dtype) {
   if (dtype.code == kDLBfloat) return kBfloat16Format;
   return dtype.bits == 16 ? kFloat16Format : kFloat32Format;
@@ -62,7 +62,7 @@ inline double rounded(FloatFormat format, double value) {
   return std::copysign(std::numeric_limits<double>::infinity(), value);
 }
 
-/// The bits of a value of the format; of a NaN those of the ops' results.
+/// The bits of a value of the format; for a NaN, the bits that the ops' results have.
 inline std::uint32_t bits_of(FloatFormat format, double value) {
   if (std::isnan(value)) return format.nan();
   const std::uint32_t sign = std::signbit(value) ? format.sign_bit() : 0;
@@ -77,7 +77,7 @@ inline std::uint32_t bits_of(FloatFormat format, double value) {
           mantissa);
 }
 
-/// Rounds to nearest and keeps subnormals while it lives, whatever the calling thread had set.
+/// Makes the thread round to nearest and keep subnormals, until destroyed.
 class DefaultFloatEnvironment {
  public:
   DefaultFloatEnvironment() {

@@ -150,7 +150,7 @@ LoraAlignBlockSizeInputs make_inputs(const LoraAlignBlockSizeCase& c, std::uint6
 CaseArguments make_arguments(const LoraAlignBlockSizeCase& c, std::uint64_t seed) {
   LoraAlignBlockSizeInputs inputs = make_inputs(c, seed);
   AlignBlockSizeCase pairs = c.pairs;
-  pairs.filtered_group = false;  // which this op has not
+  pairs.filtered_group = false;  // which this op does not have
   const AlignBlockSizeSizes row = smallest_sizes(pairs);
   CaseBuilder<LoraAlignBlockSizeArgs> made("lora_align_block_size");
   LoraAlignBlockSizeArgs& args = made.args();

@@ -23,7 +23,7 @@ constexpr FloatFormat kFp32 = kFloat32Format;
 // clang-format off
 std::vector<Case> make_table() {
   return {
-      // Tokens x slots x hidden size, as models have them; bfloat16 where nothing else is said.
+      // Tokens x slots x hidden size, as models have them; bfloat16 by default.
       {.name = "1x8x7168", .num_tokens = 1, .top_k = 8, .hidden_size = 7168, .weighted = true},
       {.name = "1x8x2048", .num_tokens = 1, .top_k = 8, .hidden_size = 2048},
       {.name = "16x8x2048", .num_tokens = 16, .top_k = 8, .hidden_size = 2048, .weighted = true},
@@ -81,14 +81,14 @@ std::vector<Case> make_table() {
 }
 // clang-format on
 
-/// Weights are ordinary ones where the inputs alone make the case.
+/// A weight: an ordinary one if the inputs alone make the case.
 std::uint32_t any_weight(FloatValues values, RandomNumbers& random) {
   const bool is_ordinary = values != kAnyBits && values != kSpecial;
   if (!is_ordinary) return random_float(kFp32, values, random);
   return float_with_exponent(kFp32, kFp32.max_exponent - 8, kFp32.max_exponent, random);
 }
 
-/// Elements from the first to past the last; 0 where there are none.
+/// The number of elements from the first to the last, gaps included; 0 if there are none.
 std::int64_t spanned(std::initializer_list<std::int64_t> shape,
                      std::initializer_list<std::int64_t> strides) {
   std::int64_t last = 0;
@@ -136,7 +136,7 @@ CaseArguments make_arguments(const MoeSumCase& c, std::uint64_t seed) {
   const std::int64_t token_stride = c.top_k * slot_stride + c.token_gap;
   const std::int64_t output_stride = c.hidden_size + c.output_gap;
 
-  // What lies between rows is a NaN, which shows in any sum.
+  // The gaps between rows hold NaNs, which show in any sum that reads them.
   std::vector<std::uint32_t> input(
       static_cast<std::size_t>(
           spanned({c.num_tokens, c.top_k, c.hidden_size}, {token_stride, slot_stride, 1})),

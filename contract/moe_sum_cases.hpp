@@ -1,5 +1,5 @@
-// The one table of cases that drives the tests of moe_sum, and the generator that turns a case into
-// the same inputs everywhere.
+// The table of cases that drives the tests of moe_sum, and the generator that turns a case into the
+// same inputs everywhere.
 #pragma once
 
 #include <cstdint>
@@ -21,13 +21,13 @@ struct MoeSumCase {
   FloatFormat format = kBfloat16Format;  ///< of input and output
   bool weighted = false;
   FloatValues values = FloatValues::kOrdinary;
-  // Elements between rows: of the slots of a token, of tokens, and of the output.
+  // Numbers of elements between rows: of a token's slots, of tokens, and of the output.
   std::int64_t slot_gap = 0;
   std::int64_t token_gap = 0;
   std::int64_t output_gap = 0;
 };
 
-/// The table: written by hand, small enough to read.
+/// The table, written by hand and small enough to read.
 std::span<const MoeSumCase> moe_sum_cases();
 
 /// A random case of at most `max_elements` in its input. A pure function of its arguments, on every

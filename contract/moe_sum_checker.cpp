@@ -24,8 +24,8 @@ bool is_float(DLDataType dtype) {
                               (dtype.code == kDLBfloat && dtype.bits == 16));
 }
 
-/// Whether it has so many axes, the last contiguous, each other one stepping over the next ones,
-/// and its elements may be read.
+/// Whether the elements may be read, and the array has `ndim` axes, of which the last is contiguous
+/// and each other one steps over the axes after it.
 bool has_rows(const TensorView& view, int ndim) {
   if (view.ndim != ndim) return false;
   std::int64_t step = 1;
@@ -67,11 +67,11 @@ std::uint32_t element(const TensorView& view, std::int64_t index) {
   return bits;
 }
 
-/// What the contract asks of one element.
+/// The values that the contract allows for one element.
 struct Asked {
   std::uint32_t bits;  ///< by exact_bits
-  /// By error_bound: the least and the largest value, or a NaN where they are; nothing where there
-  /// is no bound.
+  /// By error_bound: the least and the largest value, or a NaN if only a NaN is right. Unused
+  /// if there is no bound.
   double low;
   double high;
   bool has_bound;
@@ -166,7 +166,7 @@ class Checker : private ViolationCollector {
       const float x = input_at(format, token, slot, column);
       const float w = weight_at(token, slot);
       sum = slot == 0 ? w * x : std::fma(w, x, sum);
-      const double term = double{w} * double{x};  // exact: of 48 bits
+      const double term = double{w} * double{x};  // exact, since it has 48 bits
       terms += term;
       if (std::isfinite(term)) magnitudes += std::abs(term);
     }
@@ -174,7 +174,7 @@ class Checker : private ViolationCollector {
     if (std::isnan(terms)) return {bits, terms, terms, true};
     const auto k = static_cast<double>(top_k_);
     const double gamma = k * kUnitRoundoff / (1 - k * kUnitRoundoff);
-    // The last part stands for the roundings of this function's own sums.
+    // The last part covers the rounding of this function's own sums.
     const double bound = gamma * magnitudes + k * 0x1p-149 + k * 0x1p-52 * magnitudes;
     const bool may_overflow = k * kUnitRoundoff >= 1 || magnitudes + bound > kMaxFloat32;
     return {bits, rounded(format, terms - bound), rounded(format, terms + bound), !may_overflow};

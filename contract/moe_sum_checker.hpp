@@ -10,8 +10,8 @@
 
 namespace tessera::contract {
 
-/// The rules, in the order in which they are checked. Tessera keeps all of them; exact_bits is not
-/// asked of programs that sum in another order.
+/// The rules, in the order in which they are checked. Tessera keeps all of them; programs
+/// that sum in another order need not keep exact_bits.
 inline constexpr Rule kMoeSumRules[] = {
     {"valid_inputs", "The inputs lie in the op's domain; a correct call refuses all others."},
     {"output_sizes", "The output is [T, H], of the input's data type."},

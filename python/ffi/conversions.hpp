@@ -118,7 +118,7 @@ inline std::span<std::byte> bytes_of(ffi::AnyView value) {
           static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8};
 }
 
-/// A copy: the FFI hands the text out by value, and a short one lies inside that value.
+/// Returns a copy, because the FFI returns text by value, with a short text inside that value.
 inline std::string text_of(ffi::AnyView value) {
   return value == nullptr ? std::string() : std::string(value_of<ffi::String>(value));
 }
@@ -126,8 +126,8 @@ inline std::string text_of(ffi::AnyView value) {
 /// An op's argument struct, filled in by the table.
 class Arguments {
  public:
-  /// `asks_sizes`: the values are those of a size query, which leaves out arrays that no size
-  /// depends on. In place of an array it may have the number of elements, or data type and shape:
+  /// `asks_sizes`: the values come from a size query. It leaves out arrays that no size depends on,
+  /// and may have the number of elements, or data type and shape, in place of an array:
   /// ("bfloat16", 16, 8, 7168).
   explicit Arguments(const OpEntry& op, bool asks_sizes = false)
       : op_(op), asks_sizes_(asks_sizes) {

@@ -1,4 +1,4 @@
-"""What Tessera needs of a framework, and arrays on their way to the FFI and to the host."""
+"""The functions that Tessera needs of a framework, and the conversion of its arrays."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ from tessera._library import load
 
 
 class Length(NamedTuple):
-    """How long an array, or one of its axes, is: exactly or at least so many; or it gives a symbol.
+    """The length of an array or of one of its axes, by `bound`: an exact one, a minimum, or any.
 
-    `symbol` is an index into the values that a size query answers; None stands for `constant`.
+    `symbol` is an index into the values that a size query returns; None stands for `constant`.
     """
 
     bound: str
@@ -25,14 +25,14 @@ class Length(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """A row of an op's table; what only arrays or only numbers have is empty for the others."""
+    """A row of an op's table. Fields about arrays alone are empty for numbers, and vice versa."""
 
     name: str
     kind: str  # "array", "int64", "int32", "flag"
     low: int = 0
     high: int = 0
-    default: int = 0  # of a C++ caller; 0 or 1 for a flag
-    symbol: int | None = None  # that the number gives its value
+    default: int = 0  # in C++; 0 or 1 for a flag
+    symbol: int | None = None  # the symbol whose value the number is
     row_length_of: str | None = None  # the library fills the number in from this array's axes
     role: str = ""
     ndim: int = 0  # 0: any number of axes, and `lengths` counts all elements
@@ -42,7 +42,7 @@ class Argument(NamedTuple):
 
     @property
     def is_array(self) -> bool:
-        """Whether it is no number."""
+        """Whether it is an array, not a number or a flag."""
         return self.kind == "array"
 
     @property
@@ -92,25 +92,25 @@ class Op:
     name: str
     arguments: tuple[Argument, ...]  # the table
     inputs: tuple[Argument, ...]
-    outputs: tuple[Argument, ...]  # that every call writes
-    numbers: tuple[Argument, ...]  # and flags, of every call
+    outputs: tuple[Argument, ...]  # those that every call writes
+    numbers: tuple[Argument, ...]  # numbers and flags that every call has
     rest: tuple[Argument, ...]  # from the first optional output on
-    symbols: tuple[str, ...]  # what the page calls the values that a size query answers
+    symbols: tuple[str, ...]  # names of the values that a size query returns
     num_symbols: int
     num_outputs: int
-    no_others: tuple[None, ...]  # in the place of all inputs but the first
+    no_others: tuple[None, ...]  # one None for each input but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     has_floats: bool  # autograd could follow an input or a required output
-    # Places of the outputs, and of the numbers, that may be large in a call.
+    # Indices of the outputs, and of the numbers, that may be large in a call.
     long_outputs: tuple[int, ...]
     counters: tuple[int, ...]
 
     # (workspace, num_threads, implementation, *arguments) -> missing bytes of workspace
-    # Twice, as to let go of the interpreter lock and take it back costs a short call more than
-    # other threads gain: with `short` the lock is held.
+    # `call_short` holds the interpreter lock: releasing it costs a short call more than other
+    # threads gain.
     call_long: Any
     call_short: Any
-    # The same with one array, and all lengths but the last, in place of the outputs.
+    # Like these, with one array and all lengths but the last in place of the outputs.
     joined_long: Any
     joined_short: Any
     sizes: Any  # (device type, device, num_threads, implementation, int64 array, *arguments)
@@ -166,8 +166,8 @@ class _UnloadedOp(Op):
     __slots__ = ()
 
     def __getattr__(self, attribute: str) -> Any:
-        # Not `functools.cached_property`, which takes a lock in Python before 3.12, for which a
-        # child that is forked meanwhile would wait.
+        # Not `functools.cached_property`: before Python 3.12 it takes a lock, for which a child
+        # that is forked meanwhile would wait forever.
         if attribute.startswith("__"):
             raise AttributeError(attribute)
         self._load()

@@ -1,4 +1,4 @@
-"""The outputs of a call: their sizes, and where they lie in the allocation they are cut from."""
+"""The outputs of a call: their sizes, and their layout in a common allocation."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class CallSizes(NamedTuple):
 def _sizes(
     op: Op, inputs: Sequence[Any], options: Sequence[Any], cuda_index: int, implementation: str
 ) -> list[int]:
-    """What the FFI's size query answers, in its order."""
+    """The answer of the FFI's size query."""
     sizes = np.empty(16, np.int64)
     op.sizes(*dlpack_device(cuda_index), 0, implementation, sizes, *inputs, *options)
     return sizes.tolist()  # type: ignore[no-any-return]
@@ -127,10 +127,10 @@ def call_sizes(
 
     Args:
         op: the op.
-        num_elements: of its first array.
-        options: the numbers, and of the rest as much as changes a size, None for arrays.
+        num_elements: number of elements of its first array.
+        options: the numbers, and of the rest whatever changes a size, with None for arrays.
         cuda_index: the device.
-        implementation: one to be asked for by name; empty: the one that dispatch selects.
+        implementation: the implementation; empty: the one that dispatch selects.
     """
     inputs = (num_elements, *(None,) * (len(op.inputs) - 1))
     workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, implementation)
@@ -143,7 +143,7 @@ def call_sizes(
 
 
 class ShapedCallSizes(NamedTuple):
-    """The same where each output has axes and an allocation of its own."""
+    """The sizes of calls whose outputs have axes, and an allocation each."""
 
     shapes: tuple[tuple[int, ...], ...]
     workspace_bytes: int

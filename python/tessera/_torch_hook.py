@@ -1,4 +1,4 @@
-"""What torch needs to see of an op whose calls it traces; torch itself is imported only then."""
+"""Calls that torch traces become calls of a torch op; imports torch only for such a call."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ def register(torch_op: TorchOp) -> None:
 
         return call_in_graph(name, *args, **kwargs)
 
-    # Told to Dynamo by this attribute, so that an eager call does not have to ask whether it is
-    # traced.
+    # Dynamo reads this attribute, so that an eager call need not find out whether it is traced.
     torch_op.function.__dict__["_torchdynamo_inline"] = in_graph
 
 
@@ -32,7 +31,7 @@ def is_traced(framework: Framework) -> bool:
 
 
 def call_traced(op: Op, source: Any, out: Any, **arguments: Any) -> Any:
-    """The call as an op of torch's, for what traces it to see, and to call when it pleases."""
+    """Call the torch op instead, which a trace can record and run later."""
     if out is not None:
         require_outputs(op, out)
     from tessera.torch_ops import call_in_graph
@@ -40,7 +39,7 @@ def call_traced(op: Op, source: Any, out: Any, **arguments: Any) -> Any:
     try:
         return call_in_graph(op.name, source, out=out, **arguments)
     except (NotImplementedError, TypeError) as error:
-        # Some subclasses of tensors take no op that they do not know.
+        # Some subclasses of tensors refuse ops that they do not know.
         refused = refused_array(op.name, {op.inputs[0].name: source})
         if refused is None or str(error).startswith(f"{op.name}: "):
             raise

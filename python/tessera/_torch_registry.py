@@ -14,12 +14,12 @@ class TorchOp(NamedTuple):
     """An op as `tessera.torch_ops` registers it with torch."""
 
     op: Op
-    # Whose parameters the op of torch has, but `out` and `validate`.
+    # The public function. The torch op has its parameters, without `out` and `validate`.
     function: Callable[..., Any]
-    # The same with `out`, whatever records what is done with its arrays.
+    # The same function for calls with `out`, even while torch traces.
     eagerly: Callable[..., Any]
-    # Shapes of the outputs by the arguments, where the core cannot be asked: for SymInts. The one
-    # formula in Python; a test holds it to the core's.
+    # Shapes of the outputs for SymInts, which the core cannot take. A test compares these formulas
+    # with the core.
     shapes: Callable[[Mapping[str, Any]], tuple[Shape, ...]]
 
 

@@ -21,12 +21,12 @@ from tessera._torch_registry import TORCH_OPS, Shape, TorchOp
 
 _library = torch.library.Library("tessera", "DEF")  # the ops live as long as this object
 
-# `validate` has no type of a schema: TESSERA_VALIDATE decides.
+# A schema has no type for `validate`: TESSERA_VALIDATE decides.
 _LEFT_OUT = ("out", "validate")
 
 
 class _Registered:
-    """One op, and what torch calls for it."""
+    """One op, and the functions that torch calls for it."""
 
     def __init__(self, torch_op: TorchOp) -> None:
         self.torch_op = torch_op
@@ -40,7 +40,7 @@ class _Registered:
             if one.default is not inspect.Parameter.empty
         }
         aliases = iter(string.ascii_lowercase)
-        # Not keyword-only, which costs an eager call more.
+        # Not keyword-only, which would make eager calls slower.
         arguments = ", ".join(self.declaration(one, aliases) for one in self.parameters)
         names = [row.name for row in self.op.outputs]
         returns = ", ".join(f"Tensor {name}" for name in names)
@@ -71,21 +71,21 @@ class _Registered:
         return self.defaults | dict(zip(names, values, strict=False))
 
     def refuse_followed(self, arguments: dict[str, Any]) -> None:
-        """While code is compiled, for the graph hides it."""
+        """Refuse arrays that autograd follows while code is compiled, as the graph hides them."""
         refuse_followed_inputs(self.op, (arguments.get(row.name) for row in self.op.inputs))
         for row in self.op.rest:
             if row.is_float:
                 refuse_followed(self.op.name, row.name, arguments.get(row.name))
 
     def shapes(self, arguments: dict[str, Any]) -> tuple[Shape, ...]:
-        """Of the outputs."""
+        """The shapes of the outputs."""
         source = arguments[self.op.inputs[0].name]
         rows = (*self.op.numbers, *self.op.rest)
         options = [None if row.is_array else arguments.get(row.name) for row in rows]
         sizes = (*source.shape, *options)
         if not self.op.is_joined or any(isinstance(size, torch.SymInt) for size in sizes):
             return self.torch_op.shapes(arguments)
-        # Asked of the reference, which every build has, wherever the tensors are.
+        # Every build has the reference, wherever the tensors are.
         layout = call_sizes(self.op, source.numel(), tuple(options), HOST, REFERENCE).layout
         num_rows = arguments.get("max_loras")
         lengths = [part.stop - part.start for part in layout.slices]
@@ -140,7 +140,7 @@ _REGISTERED = {name: _Registered(torch_op) for name, torch_op in TORCH_OPS.items
 
 
 def call_in_graph(name: str, source: Any, *others: Any, out: Any = None, **options: Any) -> Any:
-    """A call of a function of Tessera's in terms of the ops, for Dynamo to trace."""
+    """A call of one of Tessera's functions as calls of the ops, for Dynamo to trace."""
     registered = _REGISTERED[name]
     if out is None:
         outputs = registered.packet.default(source, *others, **options)

@@ -1,4 +1,4 @@
-// What a backend hands to the rest of the library: its implementations, and what a device is asked.
+// The descriptor of a backend: its implementations, and functions about its devices.
 #pragma once
 
 #include <cstddef>
@@ -13,18 +13,18 @@
 namespace tessera::core {
 
 struct Backend {
-  /// sizeof(Backend): first, so that a backend loaded at run time can be refused before anything
-  /// else of it is read.
+  /// sizeof(Backend). The first member, so that a backend loaded at run time can be refused before
+  /// any other member is read.
   std::size_t abi_size = sizeof(Backend);
   /// Version of Tessera that the backend was built with: one loaded at run time must match.
   const char* version;
-  /// Why it cannot be used here; empty if it can. Part of the first call, and so cheap.
+  /// Why it cannot be used here; empty if it can. Must be cheap, since the first call asks.
   std::string (*unavailable)();
-  /// What `backends()` tells where it can be used.
+  /// The details that `backends()` gives if it can be used.
   std::string (*detail)();
-  /// Fails where nothing can run in `context`: no such device, or one that is too old.
+  /// Fails if nothing can run in `context`, since the device does not exist or is too old.
   Status (*check_context)(std::string_view op, const Context& context);
-  /// Does ahead of the first call what would make that call slow.
+  /// Does the work in advance that would make the first call slow.
   Status (*warmup)(DLDevice device);
   /// One element per op.
   std::span<const OpImplementations> ops;

@@ -12,21 +12,22 @@
 
 namespace tessera::core {
 
-/// `problem` is the op's own struct: a validated call, or, but for `run`, one of which arrays may
-/// be missing. Made by the template below.
+/// Made by implementation(). `problem` points to the op's own struct, a validated call. Its arrays
+/// may be missing except in `run`.
 struct Implementation {
   std::string_view name;  ///< "<backend>/<strategy>"
   Status (*run)(const void* problem, const Context& context);
   /// Null: it needs none.
   std::size_t (*workspace_bytes)(const void* problem, const Context& context);
-  /// Fails where it leaves the problem to another; `forced`: asked for by name, it refuses only
-  /// what it cannot do on this device with the code that is loaded. Null: it takes everything.
+  /// Fails if another implementation should run the problem. If `forced`, that is requested by
+  /// name, it refuses only what it cannot run on this device with the code that is loaded. Null: it
+  /// runs every problem.
   Status (*refusal)(const void* problem, const Context& context, bool forced);
-  /// How it would run the problem, in words. Null: there is nothing to tell.
+  /// Its launch plan for the problem, as text. Null: it has none.
   std::string (*plan)(const void* problem, const Context& context);
 };
 
-/// An implementation from functions of its own type of problem; nullptr for those it has not.
+/// An implementation from functions that take its own type of problem.
 template <typename Problem, auto kRun, auto kWorkspaceBytes = nullptr, auto kRefusal = nullptr,
           auto kPlan = nullptr>
 constexpr Implementation implementation(std::string_view name) {

@@ -17,18 +17,18 @@
 
 namespace tessera::core {
 
-/// Room for what stands between an op and its implementations.
+/// The largest size of a problem, the struct that an op passes to its implementations.
 inline constexpr std::size_t kMaxProblemBytes = 256;
 
-/// An op as the functions below see it; `args` is its argument struct, `problem` what its
-/// implementations take. Made by the template below.
+/// An op with erased types, made by make_op(). `args` points to its argument struct, `problem` to
+/// the struct that its implementations take.
 struct Op {
   const Schema& schema;
   const OutOfMemory& out_of_memory;
-  /// Computes the symbols that no argument gives, once those that arguments give are known, and
-  /// checks what only this op asks of numbers.
+  /// Computes the remaining symbols from those that arguments give, and checks the op's own rules
+  /// about numbers.
   bool (*sizes)(const void* args, std::int64_t* symbols, Validator* check);
-  /// Checks what only this op asks of arrays, once all are as the table says. Null: nothing.
+  /// Checks the op's own rules about arrays that are as the table says. Null: there are none.
   bool (*rules)(const void* args, const std::int64_t* symbols, Validator* check);
   /// Writes the problem to `problem`, kMaxProblemBytes. Its arrays need not be checked yet.
   void (*make_problem)(const void* args, const std::int64_t* symbols, void* problem);
@@ -63,7 +63,7 @@ constexpr Op make_op(const Schema& schema, const OutOfMemory& out_of_memory) {
   return op;
 }
 
-/// The workspace is the context's, unless there is a `source`.
+/// Takes the workspace from `source`, or from the context if that is null.
 Status call(const Op& op, const void* args, const Context& context,
             const WorkspaceSource* source = nullptr) noexcept;
 Status sizes(const Op& op, const void* args, const Context& context, OpSizes* sizes) noexcept;
@@ -73,7 +73,7 @@ Status explain(const Op& op, const void* args, const Context& context,
 template <typename Args>
 inline constexpr Args kDefaultArgs{};
 
-/// The op among `all_ops()`.
+/// The op's entry in `all_ops()`.
 template <typename Args, const Op& kOp>
 constexpr OpEntry make_entry() {
   static_assert(sizeof(Args) <= kMaxArgsBytes && std::is_trivially_copyable_v<Args>);

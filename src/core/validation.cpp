@@ -24,7 +24,7 @@ struct Extent {
 
 std::string bytes(std::size_t count) { return std::to_string(count) + " bytes"; }
 
-/// Of a view whose dtype has been checked: a power of two. 0 for one that is not given.
+/// A power of two for a view whose dtype has been checked, 0 for a view that is not given.
 std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
 
 std::size_t bytes_past_alignment(const TensorView& view) {
@@ -35,12 +35,13 @@ bool is_same(DLDataType a, DLDataType b) {
   return std::bit_cast<std::uint32_t>(a) == std::bit_cast<std::uint32_t>(b);
 }
 
-/// Left as its constructor made it. One with memory or a length, but no data type, is a mistake.
+/// Whether the view is as its constructor made it. With memory or a length, but no data type, it is
+/// a mistake of the caller.
 bool is_absent(const TensorView& view) {
   return !view.given() && view.data == nullptr && view.num_elements == 0;
 }
 
-/// Also where a length is negative, which is refused as such.
+/// Whether an axis has no elements, or a negative length, which is refused elsewhere.
 bool has_empty_axis(const TensorView& view) {
   for (int i = 0; i < view.ndim; ++i) {
     if (view.shape[i] <= 0) return true;
@@ -80,7 +81,7 @@ bool has_contiguous_axes(const TensorView& view) {
   return true;
 }
 
-/// Elements from the first to past the last; false where 64 bits do not hold them.
+/// The number of elements from the first to the last, gaps included; false if it exceeds 64 bits.
 bool elements_spanned(const Argument& argument, const TensorView& view, std::uint64_t* spanned) {
   if (argument.extents.ndim == 0) {
     *spanned = static_cast<std::uint64_t>(view.num_elements);

@@ -1,4 +1,4 @@
-// The checks of a call's arguments against the op's table, and the messages of those that fail.
+// Validates a call's arguments against the op's table, and makes the messages of errors.
 #pragma once
 
 #include <cstddef>
@@ -13,33 +13,35 @@
 
 namespace tessera::core {
 
-/// The checks of one call. Each returns true, or leaves its message in `status`: a call passes some
-/// thirty of them, too many to hand a Status through every one.
+/// Validates one call. Every member function returns true, or leaves a message in `status` and
+/// returns false: some thirty of them run per call, and returning a Status from each would cost
+/// more.
 class Validator {
  public:
   Validator(const Schema& schema, const void* args, const Context& context)
       : schema_(schema), args_(static_cast<const std::byte*>(args)), context_(context) {}
 
-  /// Data types, axes and memory of the arrays that give symbols their values.
+  /// Validates data type, axes and memory of the arrays that give symbols their values.
   bool giving_arrays();
 
-  /// Ranges of all numbers, then of all lengths that give a symbol its value. Writes these values.
+  /// Validates the ranges of all numbers, then of all lengths that give a symbol its value, and
+  /// writes these values to `symbols`.
   bool numbers(std::int64_t* symbols);
 
-  /// Everything else that the table says of single arrays, once all symbols have their values.
+  /// Validates everything else that the table says of each array. All symbols must have values.
   bool arrays(const std::int64_t* symbols);
 
   bool workspace(std::span<std::byte> workspace, std::size_t min_bytes);
 
-  /// What is written, outputs and workspace, may not share memory with anything else of the call;
-  /// and everything must end within the address space. Call it once the arrays are checked.
+  /// Outputs and workspace may not share memory with any other array of the call, and all arrays
+  /// must end within the address space. Call this after arrays().
   bool no_overlap(std::span<std::byte> workspace);
 
   bool in_range(const char* name, std::int64_t value, std::int64_t low, std::int64_t high) {
     return (value >= low && value <= high) || fail_range(name, value, low, high);
   }
 
-  /// For what only one op checks: leaves "op: argument: expected ..., got ...", returns false.
+  /// For rules of a single op: leaves "op: argument: expected ..., got ..." and returns false.
   bool fail(StatusCode code, std::string_view argument, std::string_view expected,
             std::string_view got);
 
@@ -56,7 +58,7 @@ class Validator {
   bool good_lengths(const Argument& argument, const TensorView& view, const std::int64_t* symbols);
   bool good_memory(const Argument& argument, const TensorView& view);
 
-  // What builds messages stays out of line, so that the checks themselves are inlined.
+  // The functions that build messages stay out of line, so that the tests before them are inlined.
   bool fail_range(std::string_view name, std::int64_t value, std::int64_t low, std::int64_t high);
   bool fail_dtype(const Argument& argument, const TensorView& view);
   bool fail_same_dtype(const Argument& argument, const TensorView& view, const Argument& other);

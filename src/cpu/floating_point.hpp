@@ -1,5 +1,5 @@
-// The 16-bit floating-point types as the CPU computes with them, in float32, and the environment
-// that results of the same bits everywhere take.
+// Conversions between float32 and the 16-bit floating-point types, and the floating-point
+// environment in which results have the same bits everywhere.
 #pragma once
 
 #include <bit>
@@ -16,7 +16,8 @@ struct Bfloat16 {
   std::uint16_t bits;
 };
 
-/// The NaN of results: positive, all bits of the mantissa set. Its upper half is that of bfloat16.
+/// The NaN of results: positive, all bits of the mantissa set. Its upper half is the NaN of
+/// bfloat16 results.
 inline constexpr std::uint32_t kNanBits = 0x7fffffff;
 inline constexpr std::uint16_t kNanBits16 = 0x7fff;
 
@@ -35,7 +36,7 @@ inline float to_float(Float16 value) {
       sign | std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112F));
 }
 
-/// To the nearest value of T, ties to even; every NaN becomes the NaN of results.
+/// Rounds to the nearest value of T, ties to even; every NaN becomes the NaN of results.
 template <typename T>
 T round_to(float value);
 
@@ -62,15 +63,15 @@ inline Float16 round_to<Float16>(float value) {
   } else if (magnitude >= std::bit_cast<std::uint32_t>(0x1p-14F)) {
     magnitude = (magnitude - (112U << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
   } else {
-    // A subnormal, in units of 2^-24: those of the last place of 0.5.
+    // A subnormal, a multiple of 2^-24: the sum with 0.5 is rounded to that.
     magnitude = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) + 0.5F) -
                 std::bit_cast<std::uint32_t>(0.5F);
   }
   return {static_cast<std::uint16_t>(sign | magnitude)};
 }
 
-/// The default floating-point environment while it lives: rounds to nearest, keeps subnormals,
-/// traps nothing. Then the caller's again, with the exceptions that were raised before.
+/// Sets the default floating-point environment, which rounds to nearest, keeps subnormals and traps
+/// nothing. The destructor restores the caller's environment and its exception flags.
 class DefaultFloatingPoint {
  public:
   DefaultFloatingPoint() {

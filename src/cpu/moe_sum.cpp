@@ -21,12 +21,12 @@ namespace {
 
 using core::MoeSumProblem;
 
-/// A product is added to this where there is no sum yet: the result is the product, rounded, and
-/// keeps the sign of a zero.
+/// The sum of no slots. Adding a product to it gives the rounded product, and keeps the sign of a
+/// zero.
 constexpr float kNothing = -0.0F;
 
-// Elements of the input that a thread must have to be worth waking: a sleeping thread starts some
-// 50 us late on a virtual machine.
+// Fewest elements of the input per thread that make waking it worthwhile: a sleeping thread starts
+// some 50 us late on a virtual machine.
 constexpr std::int64_t kElementsPerThread = std::int64_t{1} << 18;
 
 // More slices than threads, so that a thread that starts late still finds work, and threads end
@@ -67,7 +67,7 @@ struct Plainly {
   }
 };
 
-/// The same with loops that compilers vectorise.
+/// Sums the same columns in loops that compilers vectorise.
 struct Portably {
   template <typename T>
   static void sum(const Token<T>& token, std::int64_t begin, std::int64_t end) {
@@ -99,7 +99,7 @@ TESSERA_AVX2 inline __m256 load_8(const Float16* from) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
 }
 
-/// `bits`, or those of the NaN of results where `sums` has a NaN.
+/// `bits`, with `nan_bits` in the lanes where `sums` has a NaN.
 TESSERA_AVX2 inline __m256i with_nans(__m256i bits, __m256 sums, std::uint32_t nan_bits) {
   const __m256i is_nan = _mm256_castps_si256(_mm256_cmp_ps(sums, sums, _CMP_UNORD_Q));
   const __m256i nan = _mm256_set1_epi32(static_cast<std::int32_t>(nan_bits));
@@ -123,13 +123,13 @@ TESSERA_AVX2 inline void round_and_store_8(Bfloat16* to, __m256 sums) {
 }
 
 TESSERA_AVX2 inline void round_and_store_8(Float16* to, __m256 sums) {
-  // Of a NaN the conversion keeps sign and upper bits.
+  // The conversion keeps the sign and the upper bits of a NaN.
   const __m256i bits = with_nans(_mm256_castps_si256(sums), sums, kNanBits);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(to),
                    _mm256_cvtps_ph(_mm256_castsi256_ps(bits), _MM_FROUND_TO_NEAREST_INT));
 }
 
-/// So many vectors of columns from `begin` on.
+/// Sums kVectors vectors of columns, from `begin` on.
 template <int kVectors, typename T>
 TESSERA_AVX2 inline void sum_vectors(const Token<T>& token, std::int64_t begin) {
   __m256 sums[kVectors];
@@ -161,7 +161,8 @@ bool has_avx2() {
   unsigned ebx = 0;
   unsigned ecx = 0;
   unsigned edx = 0;
-  // Compilers of this age have no name for F16C; AVX2 stands for what the system has to save, too.
+  // GCC 12 and clang 14 have no name for F16C. If AVX2 is supported, the system also saves the
+  // registers that F16C uses.
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
          __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
 }
@@ -184,7 +185,7 @@ void sum_elements(const MoeSumProblem& p, std::int64_t begin, std::int64_t end) 
   }
 }
 
-/// Elements [begin, end) of the output, as if its rows were one after the other.
+/// Computes elements [begin, end) of the output, counted without the gaps between rows.
 template <typename Columns>
 void sum_slice(const MoeSumProblem& p, std::int64_t begin, std::int64_t end) {
   const DefaultFloatingPoint environment;
@@ -200,7 +201,7 @@ void sum_slice(const MoeSumProblem& p, std::int64_t begin, std::int64_t end) {
 Status sum_on_threads(const MoeSumProblem& p, const Context& context,
                       void (*sum_slice)(const MoeSumProblem&, std::int64_t, std::int64_t)) {
   const std::int64_t num_elements = p.num_tokens * p.hidden_size;
-  // The input lies in memory, so that 64 bits hold the number of its elements.
+  // The product fits into 64 bits: it is the number of elements of an array in memory.
   const std::int64_t num_shares = num_elements * p.top_k / kElementsPerThread;
   if (num_shares < 2) {
     sum_slice(p, 0, num_elements);

@@ -205,7 +205,7 @@ def align_eagerly(
     validate: bool | Literal["now"] | None = None,
     out: tuple[Any, ...] | None = None,
 ) -> Any:
-    """`align_block_size`, whatever records what is done with its arrays."""
+    """`align_block_size`, even while torch traces or redirects operations on its arrays."""
     framework = FRAMEWORKS[type(topk_ids)]
     if validate is None:
         validate = load().validate_default

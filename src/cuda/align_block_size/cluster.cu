@@ -82,7 +82,7 @@ class ClusterCta {
          grid_thread(), grid_threads());
   }
 
-  /// Ranks the ids, and counts those of this CTA.
+  /// Ranks this CTA's ids, and counts them by group.
   __device__ __forceinline__ void rank_ids() {
     ids_.rank(args_, counts_, masks_, row_length_);
     __syncthreads();

@@ -54,8 +54,8 @@ bool is_extended(const AlignBlockSizeProblem& problem, Strategy strategy) {
          (strategy == Strategy::kGrid && problem.num_dropped != nullptr);
 }
 
-/// CTAs beside those of the plan: one that reports, or its cluster. A cooperative grid fills the
-/// device, and reports itself.
+/// The number of CTAs that a launch adds to its plan: a reporter, or a cluster with one. None for a
+/// cooperative grid, which fills the device and reports itself.
 int num_reporters(const Plan& plan, const AlignBlockSizeProblem& problem) {
   if (problem.statistics == nullptr && problem.validation == nullptr) return 0;
   const StrategyKernel& kernel = strategy_kernel(plan.strategy);

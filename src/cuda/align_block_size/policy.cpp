@@ -131,7 +131,7 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
       return shape.num_ids <= kFewMaxIds ? nullptr : "takes at most 32 ids";
     case Strategy::kOneCta:
       if (shape.num_ids > std::int64_t{plan.num_threads} * kOneCtaMaxIdsPerThread) {
-        return "takes at most 4 ids a thread of one CTA";
+        return "takes at most 4 ids per thread of one CTA";
       }
       return shared_memory_limitation(plan, device);
     case Strategy::kRedundant:
@@ -149,7 +149,7 @@ const char* limitation(const Plan& plan, const AlignBlockSizeShape& shape,
       if (shape.num_experts >= 65535) return "takes fewer than 65535 experts";
       if (plan.num_ctas > device.available_sms ||
           plan.ids_per_thread > grid_max_ids_per_thread(plan.num_threads)) {
-        return "takes at most 16 ids a thread of a grid of one CTA a multiprocessor";
+        return "takes at most 16 ids per thread of a grid of one CTA per multiprocessor";
       }
       return shared_memory_limitation(plan, device);
     case Strategy::kWide:

@@ -1,4 +1,5 @@
-// A CTA sums a part of one token's row, a thread one word of it: up to kSlotsAtOnce slots at once.
+// A CTA sums a part of one token's row, and each of its threads one word of that part. A thread
+// loads up to kSlotsAtOnce slots at once.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -16,8 +17,8 @@ __device__ __forceinline__ float to_float(float value) { return value; }
 __device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
 __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
-/// To nearest, ties to even. The conversions give every NaN the bits that the contract asks for;
-/// of float32 only arithmetic does, which compilers may remove.
+/// Rounds to nearest, ties to even. The conversions to 16 bits give every NaN the bits that the
+/// contract asks for. A float32 is not converted, so its NaNs are replaced.
 __device__ __forceinline__ void round_to(float sum, float* to) {
   *to = isnan(sum) ? __int_as_float(0x7fffffff) : sum;
 }
@@ -26,14 +27,14 @@ __device__ __forceinline__ void round_to(float sum, __nv_bfloat16* to) {
   *to = __float2bfloat16_rn(sum);
 }
 
-/// What a thread reads or writes at once, of one row.
+/// The elements of a row that a thread reads or writes at once.
 template <typename T, int kElements>
 struct alignas(kElements * sizeof(T)) Word {
   T elements[kElements];
 };
 
-/// Adds so many slots to the sums of one word, from `word` and `weight` on, all of them loaded
-/// before the first is used.
+/// Adds kSlots slots to the sums of one word, from `word` and `weight` on. All slots are loaded
+/// before the first one is used.
 template <int kSlots, typename T, int kElements>
 __device__ __forceinline__ void add_slots(const Args& args, const char* word, const float* weight,
                                           float (&sums)[kElements]) {
@@ -54,8 +55,8 @@ __device__ __forceinline__ void add_slots(const Args& args, const char* word, co
   }
 }
 
-/// The same for any number of slots up to kMost: each has code of its own, so that all of its loads
-/// are under way at once.
+/// Adds up to kMost slots. Each number of slots has code of its own, so that all loads are in
+/// flight at once.
 template <int kMost, typename T, int kElements>
 __device__ __forceinline__ void add_last_slots(const Args& args, int num_slots, const char* word,
                                                const float* weight, float (&sums)[kElements]) {
@@ -66,8 +67,8 @@ __device__ __forceinline__ void add_last_slots(const Args& args, int num_slots, 
   }
 }
 
-/// At most 64 registers: enough for all loads of a round, and few enough for the warps that hide
-/// their latency.
+/// The launch bounds allow 64 registers: enough for all loads of a round, and few enough for the
+/// number of warps that hides their latency.
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kMoeSumThreads, 8)
     moe_sum_kernel(const __grid_constant__ Args args) {
@@ -79,11 +80,12 @@ __global__ void __launch_bounds__(kMoeSumThreads, 8)
   const char* word = static_cast<const char*>(args.input) + token * args.token_stride + offset;
   const float* weight = args.topk_weights + std::int64_t{token} * args.top_k;
   char* const output = static_cast<char*>(args.output) + token * args.output_stride + offset;
-  // Before the wait, so that the division is, too. In every CTA there are threads that do wait.
+  // Returns before the wait, so that the compiler computes the division before it, too. Every CTA
+  // has threads that wait.
   if (column >= args.words_per_row) return;
   pdl_wait();
 
-  // A product is added to this first: the result is the product, rounded, and keeps the sign of a
+  // The sum of no slots. Adding a product to it gives the rounded product, and keeps the sign of a
   // zero.
   constexpr float kNothing = -0.0F;
   float sums[kElements];

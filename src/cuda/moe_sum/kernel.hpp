@@ -1,5 +1,5 @@
-// What the launcher of moe_sum and its kernels share, and how a launch is planned: host code only,
-// so that it can be tested where there is no GPU.
+// What the launcher of moe_sum and its kernels share, and how a launch is planned. No CUDA headers,
+// so that it can be tested without a GPU.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,7 @@
 
 namespace tessera::cuda {
 
-/// Of the input and the output; strides are in bytes.
+/// The arguments of the kernel, for elements of any type. Strides are in bytes.
 struct MoeSumKernelArgs {
   const void* input;
   const float* topk_weights;  ///< null: all are 1
@@ -38,7 +38,7 @@ struct MoeSumPlan {
   std::int64_t num_ctas;
 };
 
-/// Vectors where every row starts at a multiple of their size and consists of whole ones.
+/// Plans vectors if every row starts at a multiple of their size and consists of whole vectors.
 inline MoeSumPlan plan_moe_sum(const core::MoeSumProblem& p) {
   const std::int64_t element_bytes = p.dtype.bits / 8;
   const auto addresses =

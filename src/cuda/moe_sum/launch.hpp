@@ -10,10 +10,10 @@
 
 namespace tessera::cuda {
 
-/// One, of a single launch without a workspace.
+/// The one implementation, a single launch without a workspace.
 std::span<const core::Implementation> moe_sum_implementations();
 
-/// Loads the code of its kernels into the current context, which is one of the device.
+/// Loads the code of the kernels into the current context, which must be one of the device.
 Status load_moe_sum_kernels(std::string_view op, int device_id, const CurrentContext& context);
 
 }  // namespace tessera::cuda
