@@ -1,8 +1,8 @@
 """Draws the pictures of docs/choosing-a-block-size.md from the recorded routing logs.
 
 The logs lie in the folder TESSERA_TRACES, by default ../shared/traces. With --check nothing is
-written: the pictures that are not those of this code and these logs are named, and the exit code is
-1 if there are any.
+written: it names the pictures that differ from what it would draw, and exits with 1 if there are
+any.
 """
 
 import argparse

@@ -25,7 +25,7 @@ bool fails_now() {
 
 }  // namespace
 
-// Out of line, or the compiler takes what they do for memory that is given back by another way.
+// Out of line: otherwise the compiler warns that memory is freed by a function of another kind.
 [[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   return fails_now() ? nullptr : std::malloc(size == 0 ? 1 : size);
 }

@@ -1,5 +1,5 @@
-// Allocations that fail. A program that compiles failing_memory.cpp replaces operator new by one
-// that fails when it is told to; it serves the library, too.
+// Allocations that fail. failing_memory.cpp replaces operator new of a test program, and so of the
+// library in it, by one that can be made to fail.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -30,8 +30,8 @@ struct Result {
   std::string message;
 };
 
-/// A call of the C or of the C++ API whose allocations fail as `when` says. On a thread of its own,
-/// which has no last message yet.
+/// Makes a call of the C or C++ API whose allocations fail as `when` says, on a new thread, which
+/// has no last message yet.
 template <typename Call>
 Result with_failure(const Failure& when, const Call& call, int* num_failed) {
   Result result;
@@ -50,8 +50,8 @@ Result with_failure(const Failure& when, const Call& call, int* num_failed) {
   return result;
 }
 
-/// `call` returns `code` where memory suffices, and else that or kRuntimeError; then it has written
-/// nothing. Returns how many of its allocations can fail.
+/// Expects that `call` returns `code` if memory suffices; otherwise that, or kRuntimeError without
+/// having written anything. Returns how many of its allocations can fail.
 template <typename Call>
 int expect_no_exception(
     const std::string& what, const std::string& op, StatusCode code, const Call& call,
@@ -68,7 +68,7 @@ int expect_no_exception(
         num_allocations = n;
         break;
       }
-      // What needs no memory after all may go on without: a call with fewer threads.
+      // A call may go on without the memory, for example with fewer threads.
       if (result.code == static_cast<int>(code)) continue;
       EXPECT_EQ(result.code, static_cast<int>(StatusCode::kRuntimeError)) << "allocation " << n;
       EXPECT_EQ(result.message,

@@ -11,8 +11,8 @@
 
 namespace tessera::test {
 
-/// What an argument struct and a context say, for the C API: all numbers and flags, and the arrays
-/// that are given. A test may change it before a call.
+/// The arguments of a C call, made from an argument struct and a context: all numbers and flags,
+/// and the arrays that are given. A test may change them before a call.
 class NamedCall {
  public:
   NamedCall(const OpEntry& op, const void* args, const Context& context);
@@ -29,8 +29,8 @@ class NamedCall {
   tessera_call_args args{};  ///< points to `arguments`
 };
 
-/// Whether a NamedCall can say this. A tessera_argument has no device, no data type that no op
-/// takes, and neither data nor axes where the array is left out.
+/// Whether a NamedCall can express these arguments. A tessera_argument has no device, no data type
+/// that no op takes, and neither data nor axes if the array is left out.
 bool can_be_named(const OpEntry& op, const void* args, const Context& context);
 
 }  // namespace tessera::test

@@ -24,7 +24,7 @@ inline const TensorView& view_in(const void* args, const Argument& argument) {
 
 inline std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
 
-/// From the first element to past the last, over gaps between rows.
+/// The bytes from the first element to the last, gaps between rows included.
 inline std::size_t bytes_of(const TensorView& view) {
   std::int64_t elements = view.num_elements;
   if (!view.contiguous && elements > 0) {
@@ -40,11 +40,11 @@ std::vector<std::byte> elements_in(std::span<const std::byte> memory, const Tens
 /// Whether all bytes of that memory which belong to no element of the array have this value.
 bool has_gaps_of(std::byte value, std::span<const std::byte> memory, const TensorView& view);
 
-/// Axes of the table's extents; 1 where the array counts all its elements.
+/// The number of axes in the table; 1 if the table counts all elements of the array.
 inline int num_lengths(const Argument& argument) {
   return argument.extents.ndim == 0 ? 1 : argument.extents.ndim;
 }
-/// What the view says of that axis.
+/// The length of that axis of the view.
 inline std::int64_t& length_in(TensorView& view, const Argument& argument, int axis) {
   return argument.extents.ndim == 0 ? view.num_elements : view.shape[axis];
 }
@@ -52,11 +52,10 @@ inline std::int64_t& length_in(TensorView& view, const Argument& argument, int a
 std::int64_t number_in(const void* args, const Argument& argument);
 void set_number(void* args, const Argument& argument, std::int64_t value);
 
-/// The row of that name in the op's table, which has one.
+/// The row of that name in the op's table; there must be one.
 const Argument& argument_named(const Schema& schema, std::string_view name);
 
-/// A few arguments of the op, every one of them given and no array empty: a random case of its
-/// contract.
+/// A small random case of the op in which every argument is given and no array is empty.
 contract::CaseArguments full_arguments(const contract::OpContract& contract);
 
 /// Whether each array has the lengths that the table asks for, once symbols have these values.
@@ -65,7 +64,7 @@ bool has_right_lengths(const Schema& schema, const void* args, const std::int64_
 /// Elements of all arrays of a call.
 std::int64_t num_elements_of(const contract::CaseArguments& made);
 
-/// The implementations that run these arguments on that device, what a call selects first.
+/// The implementations that run these arguments on that device, beginning with the selected one.
 std::vector<std::string> implementations_of(const contract::CaseArguments& made,
                                             DLDevice device = kHostDevice);
 

@@ -235,8 +235,8 @@ constexpr Argument argument(const char* name, std::size_t offset) {
 #define TESSERA_ARGUMENT(Args, member) \
   ::tessera::argument<decltype(Args::member)>(#member, offsetof(Args, member))
 
-/// An op's table, in this order: inputs, of which the first is required, and its device that of the
-/// call; required outputs; numbers and flags; optional outputs and flags that few calls give.
+/// An op's table, in this order: inputs, of which the first is required and gives the call its
+/// device; required outputs; numbers and flags; optional outputs and flags that few calls give.
 struct Schema {
   constexpr Schema(std::string_view name, std::span<const Argument> rows,
                    std::span<const char* const> names)
@@ -248,7 +248,7 @@ struct Schema {
 
   std::string_view op;
   std::span<const Argument> arguments;
-  /// What the lengths of this op are called on its page, such as "N" and "capacity".
+  /// Names of the op's lengths on its page, such as "N" and "capacity".
   std::span<const char* const> symbols;
 
   // The parts of `arguments`.
@@ -258,7 +258,7 @@ struct Schema {
   std::span<const Argument> rest;
 
  private:
-  /// Takes the rows from the beginning of `rest` on that are of a part.
+  /// Removes the leading rows of `rest` that belong to a part, and returns them.
   constexpr std::span<const Argument> take(bool (*is_of_part)(const Argument&)) {
     std::size_t count = 0;
     while (count < rest.size() && is_of_part(rest[count])) ++count;

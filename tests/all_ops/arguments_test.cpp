@@ -1,5 +1,5 @@
-// Every argument of every op, wrong in every way that its table knows: refused with the right code
-// and a message that names op and argument, before anything is written.
+// Makes every argument of every op wrong in every way that the table allows: the call is refused
+// with the right code and a message that names op and argument, before anything is written.
 #include <set>
 #include <string>
 
@@ -56,7 +56,8 @@ TEST_P(Arguments, AreRefusedOneByOneBeforeAnyWrite) {
     std::ranges::copy(good, static_cast<std::byte*>(call_.args()));
     arguments.insert(bad.argument.substr(0, bad.argument.find('.')));
   }
-  // All arguments but those of which every value is right.
+  // Every argument has been spoiled, except flags and numbers without limits: all their values are
+  // right.
   for (const Argument& argument : op().schema->arguments) {
     const bool has_limits = argument.kind == Argument::Kind::kInt64 &&
                             (argument.low != std::numeric_limits<std::int64_t>::min() ||

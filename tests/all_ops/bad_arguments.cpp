@@ -134,7 +134,7 @@ class Maker {
     }
   }
 
-  /// What only arrays of so many axes can have wrong.
+  /// Adds the mistakes that only arrays with a fixed number of axes can have.
   void spoil_axes(const Argument& argument) {
     for (const int ndim : {argument.extents.ndim - 1, argument.extents.ndim + 1, 0}) {
       add(argument, "of " + std::to_string(ndim) + " axes", kValue, ".ndim", std::to_string(ndim),

@@ -12,19 +12,19 @@
 
 namespace tessera::test {
 
-/// One argument of a good call spoiled.
+/// A good call with one wrong argument.
 struct BadArgument {
   std::string what;  ///< "topk_ids of float32"
   std::function<void(void* args)> spoil;
   StatusCode code;
   std::string argument;  ///< as the message names it: "topk_ids.dtype"
-  std::string got;       ///< how the message ends; empty: not foretold
+  std::string got;       ///< the expected end of the message; empty: any
 };
 
-/// Every way in which the table lets a single argument be wrong. `call` is good on the host.
+/// Every way in which a single argument can break the table. `call` must be valid on the host.
 std::vector<BadArgument> bad_arguments(GuardedCall& call);
 
-/// Whether a message has the form "op: argument: expected ..., got ..." and ends as foretold.
+/// Whether a message has the form "op: argument: expected ..., got ..." and has the expected end.
 bool has_house_form(const std::string& message, const std::string& op, const BadArgument& bad);
 
 }  // namespace tessera::test

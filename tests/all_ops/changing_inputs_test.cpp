@@ -65,7 +65,7 @@ class ChangingInputs : public OpTest {
 
 TESSERA_FOR_ALL_OPS(ChangingInputs);
 
-/// Only integers say where something is read or written.
+/// Only integers determine which addresses are read or written.
 bool decides_addresses(const Argument& argument) {
   return argument.is_array() && !argument.is_output() && (argument.dtypes & dtypes::kIntegers) != 0;
 }
@@ -77,8 +77,7 @@ TEST_P(ChangingInputs, AreReadSafely) {
   // Memory changes where a walk begins anew, which takes two pages.
   constexpr std::size_t kTwoPages = 2 * ChangingMemory::kPageBytes;
   constexpr std::size_t kCasesEach = 6;
-  // Those of the shortest outputs come first: the least is lost beside an output that has no
-  // padding.
+  // Cases with the shortest outputs come first: an output without padding hides no stray write.
   std::map<std::string, std::multimap<std::int64_t, std::string>> cases;
   for (std::uint64_t seed = 0; seed < 400; ++seed) {
     const std::string case_name = contract::random_case_name(seed, 8000);

@@ -104,7 +104,7 @@ class ExtremeArguments : public OpTest {
         !query.ok() || !has_right_lengths(*op().schema, call_.args(), sizes.symbols);
     if (!must_be_refused && !is_true()) return {};
     if (!query.ok() && !query.message().starts_with(name() + ": ")) return query.message();
-    // A workspace that suffices however many experts there are is not to be had.
+    // No workspace suffices for an arbitrary number of experts.
     if (query.ok() && sizes.workspace_bytes > (1 << 20)) return {};
     call_.poison_outputs(kPoison);
     GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));

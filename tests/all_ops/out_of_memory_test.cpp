@@ -1,5 +1,5 @@
-// Memory that runs out at any allocation of any op's functions: a status comes back that says so,
-// nothing is written, and no exception leaves the library.
+// Memory runs out at any allocation of any op's functions: the status says so, nothing is written,
+// and no exception leaves the library.
 #include <string>
 #include <vector>
 

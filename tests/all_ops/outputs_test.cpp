@@ -1,5 +1,5 @@
-// Every op, on every case, by every implementation: the contract holds, the bits are those of the
-// reference, and nothing shows of threads, of what was in memory, or of where arrays lie.
+// Runs every implementation of every op on every case: the contract holds, and the bits equal those
+// of the reference, whatever the number of threads, the contents of memory and the addresses.
 #include <cstdint>
 #include <span>
 #include <string>
@@ -11,7 +11,7 @@
 namespace tessera::test {
 namespace {
 
-/// What the context leaves open.
+/// Circumstances of a call that must not change its outputs.
 struct Surroundings {
   int num_threads;
   std::byte poison;

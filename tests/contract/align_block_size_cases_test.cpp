@@ -90,8 +90,8 @@ TEST(Cases, RandomCasesDrawFromTheWholeRange) {
   EXPECT_LT(*std::next(tails.begin()), -(1 << 30));
 }
 
-// The numbers were recorded once. Were the generator to change, replaying a failure by its name,
-// and comparing benchmarks across versions, would silently mean something else.
+// The numbers were recorded once. If the generator changed, replaying a failure by its name, and
+// comparing benchmarks across versions, would silently use other inputs.
 TEST(Cases, InputsAreTheSameEverywhere) {
   AlignBlockSizeCase c = small_case();
   c.num_tokens = 3;

@@ -19,7 +19,7 @@ namespace tessera::contract {
 using Call = test::TypedCall<AlignBlockSizeArgs>;
 using Rules = std::vector<std::string>;
 
-/// A finished, correct call, and what one needs to spoil it with aim.
+/// A finished, correct call, with helpers to spoil particular parts of it.
 class Finished {
  public:
   explicit Finished(const AlignBlockSizeCase& c)
@@ -65,7 +65,7 @@ class Finished {
     return num_experts_;
   }
 
-  /// Where the blocks of the pairs with id -1 end.
+  /// The end of the blocks of the pairs with id -1.
   std::int64_t first_expert_slot() {
     const std::int64_t block_size = args().block_size;
     std::int64_t slot = total();
@@ -90,7 +90,7 @@ class Finished {
 struct Mutation {
   const char* name;
   Rules broken;  ///< exactly these
-  /// Spoils the outputs; false where the case offers no chance to.
+  /// Spoils the outputs; false if that is not possible in this case.
   std::function<bool(Finished&)> spoil;
 };
 

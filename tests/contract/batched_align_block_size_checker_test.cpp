@@ -205,8 +205,8 @@ TEST(BatchedCases, NamesAreUniqueAndRandomOnesKeepToTheirLimit) {
   EXPECT_GT(largest, 4000);
 }
 
-// Recorded once: were the generator to change, replaying a failure by its seed would silently mean
-// something else.
+// The numbers were recorded once. If the generator changed, replaying a failure by its seed would
+// silently run another case.
 TEST(BatchedCases, CountsAreTheSameEverywhere) {
   BatchedAlignBlockSizeCase c;
   c.num_batches = 6;

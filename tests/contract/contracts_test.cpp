@@ -1,4 +1,4 @@
-// The contracts of all ops: every op has one, and what its cases give is a call of that op.
+// The contracts of all ops: every op has one, and its cases are valid calls of that op.
 #include "contracts.hpp"
 
 #include <gtest/gtest.h>

@@ -54,8 +54,8 @@ AlignBlockSizeCase shape(std::int64_t num_tokens, std::int64_t num_experts,
   return c;
 }
 
-/// Every strategy, with more shared memory than a kernel has without being asked for it where the
-/// strategy takes any, and with clusters that not every device runs.
+/// Shapes that run every strategy, with more dynamic shared memory than a kernel has by default if
+/// the strategy uses any, and with clusters that not every device runs.
 const std::vector<AlignBlockSizeCase>& shapes() {
   static const std::vector<AlignBlockSizeCase> all{
       shape(32, 64, 16),      shape(900, 1000, 16),   shape(2048, 512, 16),  shape(16384, 128, 16),
@@ -159,7 +159,7 @@ void check_green_contexts() {
     DRIVER(cuCtxPushCurrent, 4000)(context);
     check_shapes(where + ", current", nullptr, false, true);
     DRIVER(cuCtxPopCurrent, 4000)(&popped);
-    // The sizes that were asked for meanwhile hold for the whole device, too.
+    // Sizes queried meanwhile also suffice for the whole device.
     check_shapes("on the whole device", nullptr, false, true);
     DRIVER(cuStreamDestroy, 4000)(stream);
     DRIVER(cuGreenCtxDestroy, 12040)(green);

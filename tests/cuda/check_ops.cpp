@@ -42,8 +42,8 @@ void check_case(const tessera::contract::OpContract& contract, const std::string
   const std::vector<std::string> implementations = implementations_of(made, kDevice);
   tally->unsupported += implementations.empty() ? 1 : 0;
   for (const std::string& implementation : implementations) {
-    // What is in memory, where it lies, which outputs are asked for and whether the call is
-    // captured must not matter.
+    // Neither the contents of memory, nor addresses, nor the requested outputs, nor a capture may
+    // change the results.
     DeviceSurroundings aligned{.implementation = implementation, .is_exact = options.exact};
     DeviceSurroundings shifted{.implementation = implementation,
                                .poison = std::byte{0xff},
@@ -70,8 +70,8 @@ void check_case(const tessera::contract::OpContract& contract, const std::string
   }
 }
 
-/// A call that has to be refused before anything is launched: the arrays are said to be on a device
-/// that is not there.
+/// A call that must be refused before anything is launched, because its arrays are on a device that
+/// does not exist.
 void check_refusal(const tessera::contract::OpContract& contract, Tally* tally) {
   DeviceCall call(full_arguments(contract), {});
   tessera::Context context;

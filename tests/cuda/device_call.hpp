@@ -17,13 +17,13 @@
 
 namespace tessera::test {
 
-/// What a call on the device is made with, besides the case.
+/// Circumstances of a call on the device, besides the case.
 struct DeviceSurroundings {
   std::string implementation;
   std::byte poison{0xa5};
   std::size_t misalignment = 0;  ///< elements of each array
   bool is_exact = false;
-  std::uint64_t left_out = 0;     ///< optional outputs that are not asked for, one bit each
+  std::uint64_t left_out = 0;     ///< optional outputs that are not requested, one bit each
   cudaStream_t stream = nullptr;  ///< where the call is made
   bool is_captured = false;       ///< into a graph, which is then launched on the same stream
 };

@@ -118,7 +118,7 @@ def test_the_loop_in_cpp_goes_round_the_windows(name: str) -> None:
     problems = [make_problem(SHAPE, "cpu", 0, ids) for ids in WINDOWS]
     for num_calls, last in ((1, 0), (2, 1), (5, 4), (6, 0), (13, 2)):
         call = contender.prepare_all(problems)
-        outputs = call.run()  # the outputs of the first window, which are those of the loop, too
+        outputs = call.run()  # the outputs of the first window, in the loop too
         assert problems[0].violations(outputs) == []
         assert call.seconds(num_calls) > 0
         assert problems[last].violations(outputs) == []

@@ -202,7 +202,7 @@ TEST(AlignBlockSizePolicy, LimitationsNameTheLimit) {
 }
 
 TEST(AlignBlockSizePolicy, WorkspaceOfTheWideKernelStaysBounded) {
-  // A row of counts a CTA: fewer CTAs where a row is long.
+  // There is one row of counts per CTA, so long rows allow fewer CTAs.
   const Plan plan = choose({1 << 20, 16, 1 << 24, false}, kH200).plan;
   EXPECT_EQ(plan.num_ctas, 4);
   EXPECT_LT(plan.workspace_bytes, std::size_t{1} << 29);

@@ -182,7 +182,7 @@ TEST(ProcessCores, FollowMainThreadAndCaller) {
       return are(all) && num_usable_cores() >= 1;
     });
   }));
-  // The main thread says, at any time.
+  // The affinity of the main thread counts, at any time.
   EXPECT_TRUE(in_child([&] {
     confine_this_thread(first);
     const bool follows = are(first) && num_usable_cores() == 1;
@@ -206,7 +206,7 @@ TEST(ProcessCores, ConfiguredCoresDoNotFollow) {
   const int configured = num_configured_cores();
   EXPECT_GE(configured, CPU_COUNT(&all));
   EXPECT_TRUE(in_child([&] { return configured >= num_usable_cores(); }));
-  // Not even where it is first asked for under another affinity.
+  // Not even if the first query runs under another affinity.
   EXPECT_TRUE(in_child([&] {
     confine_this_thread(only(all, 0));
     return num_configured_cores() == configured;

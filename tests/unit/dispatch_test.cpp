@@ -15,7 +15,7 @@ namespace {
 
 const AlignBlockSizeShape kShape{8, 4, 4, false};
 
-/// A batch that is worth threads.
+/// A batch that is large enough for threads.
 const AlignBlockSizeShape kLargeShape{1 << 20, 128, 64, false};
 
 std::vector<ImplementationReport> reports_for(const Context& context) {

@@ -40,7 +40,8 @@ TEST(LoraAlignBlockSize, WorkedExample) {
   EXPECT_EQ(outputs.int32s("num_tokens_post_pad"), (std::vector<std::int32_t>{4, 0, 4}));
 }
 
-// The same pairs through the other op: what the checker takes from it is not taken on trust.
+// Compares with the other op on the same pairs, since the checker relies on the contract of that
+// op.
 TEST(LoraAlignBlockSize, ARowOfAllTokensIsWhatAlignBlockSizeGives) {
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     LoraAlignBlockSizeCase c;
@@ -93,7 +94,7 @@ TEST(LoraAlignBlockSizeSizes, AreThoseOfARow) {
   EXPECT_EQ(sizes_of({10, 4, 3, 5, true}).sorted_token_ids, 20);
   EXPECT_EQ(sizes_of({2, 4, 30, 5, false}).sorted_token_ids, 8);
   EXPECT_EQ(sizes_of({0, 4, 3, 5, false}).sorted_token_ids, 0);
-  // All rows together may exceed int32; one may not.
+  // All rows together may exceed int32, but one row may not.
   EXPECT_EQ(sizes_of({2147483647, 1, 1, 1 << 20, false}).sorted_token_ids, 2147483647);
   LoraAlignBlockSizeSizes sizes{-1, -2, 3};
   const Status status =

@@ -29,7 +29,7 @@ constexpr DLDataType kFp16{kDLFloat, 16, 1};
 constexpr DLDataType kBf16{kDLBfloat, 16, 1};
 constexpr DLDataType kFp32{kDLFloat, 32, 1};
 
-/// All that run here: the reference and the portable one run everywhere.
+/// All implementations that run here. The reference and the portable one run everywhere.
 std::vector<std::string> implementations() {
   std::vector<std::string> names;
   std::vector<ImplementationReport> reports;
@@ -42,8 +42,8 @@ std::vector<std::string> implementations() {
   return names;
 }
 
-/// The sum of one element by an implementation, in the middle of a row of 83: columns of every
-/// place in a vector, and of the rest that fills none, hold it.
+/// The sums of a row of 83 columns that all hold the same element, by one implementation: the
+/// columns cover every position in a vector, and the rest of the row that fills none.
 std::vector<std::uint32_t> sums(const std::string& implementation, DLDataType dtype,
                                 const std::vector<std::uint32_t>& x, const std::vector<float>& w) {
   constexpr std::int64_t kColumns = 83;
@@ -170,7 +170,7 @@ TEST(MoeSum, HasTheBitsThatWereWorkedOutByHand) {
 }
 
 #if defined(__x86_64__)
-/// Flushes subnormals, reads them as 0 and rounds upwards, as a caller may have asked for.
+/// Makes the thread flush subnormals, read them as 0 and round upwards, as a caller may do.
 class UnusualEnvironment {
  public:
   UnusualEnvironment() : before_(_mm_getcsr()) { _mm_setcsr(kUnusual); }
@@ -254,7 +254,7 @@ TEST(MoeSum, LeavesWhatLiesBetweenRowsAlone) {
   }
 }
 
-/// Addresses of which only those touched take memory.
+/// A range of addresses, of which only the pages that are touched take memory.
 class SparseMemory {
  public:
   explicit SparseMemory(std::size_t bytes)

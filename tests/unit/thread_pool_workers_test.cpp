@@ -163,7 +163,7 @@ TEST(ThreadPoolWorkers, AreNotStartedByANicerThread) {
     };
     setpriority(PRIO_PROCESS, static_cast<id_t>(getpid()), 4);
     if (workers_beside(5) != 0) return "a nicer thread started workers";
-    // A thread as nice as the main one does, and nicer threads may use what is there.
+    // A thread as nice as the main one starts workers, and nicer threads may use them.
     if (workers_beside(4) != 2) return "a thread of the process's niceness got no workers";
     return workers_beside(10) == 2 ? "" : "a nicer thread may not use the workers";
   });
