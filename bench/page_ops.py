@@ -23,8 +23,8 @@ dependent launch; on the CPU it is a loop in C++, while the ops are called from 
     "moe_sum": """\
 ## moe_sum
 
-A shape is tokens x slots per token x hidden size; all sums are weighted. **Copy** is torch's copy of
-half as many bytes as the op reads and writes, so that it moves as many. **Peer** is torch:
+A shape is tokens x slots per token x hidden size; all sums are weighted. **Copy** is torch's copy
+of half as many bytes as the op reads and writes, so that it moves as many. **Peer** is torch:
 `(input * topk_weights[..., None]).sum(1)`, which sums in another order, and so has other last bits.
 """,
 }
