@@ -35,7 +35,7 @@ std::uint32_t random_float(FloatFormat format, FloatValues values, RandomNumbers
     case FloatValues::kSpecial:
       if (random.one_in(2)) {
         const std::uint32_t infinity = format.infinity();
-        // The last are NaNs: a signalling one, a quiet one, and any.
+        // The last three are NaNs: a signalling one, a quiet one, and any.
         const std::uint32_t magnitudes[] = {0,
                                             1,
                                             format.mantissa_mask(),

@@ -12,21 +12,21 @@
 
 namespace tessera::contract {
 
-/// What the numbers of a case are like.
+/// The kind of numbers in a case.
 enum class FloatValues {
-  kOrdinary,    ///< of a few orders of magnitude, of both signs
+  kOrdinary,    ///< a few orders of magnitude, both signs
   kAnyBits,     ///< all patterns of bits equally likely
   kSpecial,     ///< about half of them zeros, infinities, NaNs, the smallest or the largest
-  kSubnormal,   ///< subnormal or close to it; so are products with weights
+  kSubnormal,   ///< subnormal or nearly so, as are the products with weights
   kHuge,        ///< close to the largest: many sums overflow
-  kCancelling,  ///< nearly the opposite of the one before; the op's cases see to that
+  kCancelling,  ///< nearly the opposite of the one before, as the op's cases arrange
 };
 inline constexpr int kNumFloatValues = 6;
 
 /// The data type of arrays of this format.
 DLDataType dtype_of(FloatFormat format);
 
-/// A number with so many random low bits.
+/// A random number of `count` bits.
 std::uint32_t random_bits(RandomNumbers& random, int count);
 
 /// Either sign, any mantissa, and a stored exponent in [low, high].

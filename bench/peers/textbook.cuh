@@ -1,6 +1,6 @@
 // The two-kernel algorithm that inference engines use, written from its description: one CTA counts
 // the ids and lays out the groups; then every id takes its slot by an atomic on its group's cursor.
-// The order inside a group is therefore that of the atomics.
+// The order inside a group is therefore the order of the atomics.
 #pragma once
 
 #include "block_plan.cuh"

@@ -37,11 +37,11 @@ struct Context {
   std::string_view implementation;
 };
 
-/// What the dispatcher says of one implementation.
+/// The answer of dispatch about one implementation.
 struct ImplementationReport {
   std::string name;     ///< "cpu/counting_sort"
   std::string refusal;  ///< why it does not run here; empty if it could
-  std::string plan;     ///< how it would run here; empty if there is nothing to tell
+  std::string plan;     ///< its launch plan here; empty if it has none
   bool selected = false;
 };
 

@@ -1,12 +1,12 @@
-// moe_sum: adds up the outputs of each token's experts, weighted by the router: the last step of a
-// Mixture-of-Experts layer.
+// moe_sum: adds up the outputs of each token's experts, weighted by the router. This is the last
+// step of a Mixture-of-Experts layer.
 //
 // THE CONTRACT
 //
 // Let T be the number of tokens, k the slots per token (top_k) and H the hidden size. Write x[s]
-// for input[t][s][h], and w[s] for topk_weights[t][s], or 1 where no weights are given. float32(v)
-// is the float32 nearest to the real number v, ties to even: subnormals are kept, and what is too
-// large becomes an infinity.
+// for input[t][s][h], and w[s] for topk_weights[t][s], or 1 if no weights are given. float32(v)
+// is the float32 nearest to the real number v, ties to even: subnormals are kept, and values that
+// are too large become infinities.
 //
 //   sum[0] = float32(w[0] * x[0])
 //   sum[s] = float32(w[s] * x[s] + sum[s - 1])     one rounding, for s = 1 ... k - 1
@@ -21,29 +21,30 @@
 //     rounding mode is and whether or not it flushes subnormals, and leaves the caller's as it was.
 //  4. Elements between the rows of an output whose rows lie apart are not written.
 //  5. Any values of any input array are safe: nothing is read or written out of bounds. That holds
-//     even if somebody else changes them during the call; the output then has unspecified values.
-//  6. Bad arguments are refused before anything is written. k = 0 is one.
+//     even if another thread or stream changes them during the call; the output then has
+//     unspecified values.
+//  6. Bad arguments are refused before anything is written. k = 0 is a bad argument.
 //  7. T = 0 and H = 0 are valid.
 //
-// Rules 1 and 2 fix every bit: they are what `exact_bits` checks. Of a program that sums in another
-// order, or rounds products by themselves, `error_bound` asks less. Let u = 2^-24 be the unit
+// Rules 1 and 2 fix every bit, and `exact_bits` checks them. `error_bound` also accepts programs
+// that sum in another order, or round products by themselves. Let u = 2^-24 be the unit
 // roundoff of float32, S the real number sum(w[s] * x[s]), and A = sum(|w[s] * x[s]|). Then
 //
 //   |sum - S| <= B,   B = gamma(k) * A + k * 2^-149,   gamma(k) = k * u / (1 - k * u),
 //
-// for any order of the k additions, with or without fused products. For each term goes through at
+// for any order of the k additions, with or without fused products: each term goes through at
 // most k roundings, which multiply it by factors (1 + d), |d| <= u, whose product differs from 1 by
 // at most gamma(k): N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition
-// (2002), lemma 3.1 and section 3.1. That leaves out underflow, which only products suffer, as
-// float32 adds subnormals exactly: at most 2^-150 each, doubled for the roundings that follow.
+// (2002), lemma 3.1 and section 3.1. The second term of B covers underflow, which happens only to
+// products, as float32 adds subnormals exactly: at most 2^-150 each, doubled for later roundings.
 // Rounding to the output's type preserves order, so the output lies between S - B and S + B, each
 // rounded to that type: within B and half a unit in the last place.
-// Nothing is asked where a partial sum may overflow, which depends on the order.
+// There is no bound if a partial sum may overflow, because that depends on the order.
 //
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several
-// threads or streams at once are correct if they share no output. What align_block_size.hpp says of
-// contexts and of programmatic dependent launch holds here too.
+// threads or streams at once are correct if they share no output. The paragraphs of
+// align_block_size.hpp on contexts and programmatic dependent launch also apply.
 #pragma once
 
 #include <cstddef>

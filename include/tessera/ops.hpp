@@ -14,40 +14,41 @@
 
 namespace tessera {
 
-/// No op's argument struct has more bytes.
+/// The largest size of an op's argument struct.
 inline constexpr std::size_t kMaxArgsBytes = 2048;
 
-/// What a size query answers.
+/// The result of a size query.
 struct OpSizes {
-  /// Values of the table's symbols, in its order: the lengths of the outputs among them.
+  /// Values of the table's symbols, in its order. They include the lengths of the outputs.
   std::int64_t symbols[kMaxSymbols] = {};
-  /// For the implementation that the same context selects.
+  /// Workspace of the implementation that the same context selects.
   std::size_t workspace_bytes = 0;
 };
 
-/// Where a call that knows how much workspace it needs gets it. Less than `bytes` is refused as a
-/// workspace in the context is.
+/// A function that gives a call its workspace. A workspace of fewer than `bytes` is refused, like
+/// one in the context.
 struct WorkspaceSource {
   std::span<std::byte> (*get)(void* state, std::size_t bytes);
   void* state;
 };
 
-/// An op whose argument struct is known by its table alone. The functions are the op's own: `args`
-/// points to its argument struct.
+/// An op for callers that know its argument struct only by the table. `args` points to that struct.
 struct OpEntry {
   const Schema* schema;
   std::size_t args_bytes;
   const void* default_args;  ///< an argument struct as its constructor leaves it
-  /// What the functions return where memory runs out. It outlives everything.
+  /// The error that the functions return if memory runs out. It outlives everything.
   const Status::Error* out_of_memory;
 
   Status (*call)(const void* args, const Context& context) noexcept;
-  /// The same without a size query before it: the workspace is asked for when all else is checked.
+  /// A call without a size query before it: it takes its workspace from `source`, after all other
+  /// checks.
   Status (*call_with)(const void* args, const Context& context,
                       const WorkspaceSource& source) noexcept;
   /// Reads numbers, data types and lengths of `args`, and no array's memory.
   Status (*sizes)(const void* args, const Context& context, OpSizes* sizes) noexcept;
-  /// What a call would run and why not the others, fastest first. Reads what `sizes` reads.
+  /// Lists the implementations, fastest first: which one a call would run, and why not the others.
+  /// Reads as little as `sizes`.
   Status (*explain)(const void* args, const Context& context,
                     std::vector<ImplementationReport>* reports) noexcept;
 };

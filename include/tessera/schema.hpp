@@ -1,5 +1,6 @@
-// The arguments of an op as one table. Validation with its messages, the bindings, the tests of all
-// arguments and the pages' tables are driven by it; signatures and contracts are written by hand.
+// The arguments of an op as one table. It drives validation with its messages, the bindings, and
+// the tests of all arguments and of the pages' tables; signatures and contracts are written by
+// hand.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -25,7 +26,7 @@ namespace dtypes {
 /// DLPack's code of float8_e4m3fn, which headers older than DLPack 1.1 do not name.
 inline constexpr std::uint8_t kFloat8E4m3Code = 10;
 
-/// A data type of the ops. `name` is what messages, NumPy and torch call it.
+/// A data type of the ops. `name` is its name in messages, NumPy and torch.
 struct Dtype {
   DLDataType dtype;
   const char* name;
@@ -58,7 +59,7 @@ inline constexpr DtypeSet kFloat32 = 1 << 10;
 inline constexpr DtypeSet kFloat64 = 1 << 11;
 inline constexpr DtypeSet kFloat8E4m3 = 1 << 12;
 
-/// The set of this data type alone; empty where no op takes it.
+/// The set of this data type alone; empty if no op takes it.
 constexpr DtypeSet set_of(DLDataType dtype) noexcept {
   if (dtype.lanes != 1) return 0;
   const int width = dtype.bits == 8 ? 0 : dtype.bits == 16 ? 1 : dtype.bits == 32 ? 2 : 3;
@@ -84,8 +85,8 @@ constexpr DtypeSet set_of(DLDataType dtype) noexcept {
 /// A length that the table names: a constant, or the value of a symbol.
 struct Length {
   enum class Bound : std::uint8_t {
-    kExactly,  ///< so many elements
-    kAtLeast,  ///< so many or more
+    kExactly,  ///< exactly that number of elements
+    kAtLeast,  ///< that number or more
     kGives,    ///< any number up to `constant`: gives the symbol its value
   };
 
@@ -102,7 +103,7 @@ constexpr Length gives(std::int8_t symbol, std::int64_t most = kInt32Max) {
 }
 constexpr Length any_length() { return {}; }
 
-/// How large an array is.
+/// The shape that the table asks of an array.
 struct Extents {
   std::int8_t ndim = 0;  ///< axes; 0: any, as `lengths[0]` counts all elements
   Length lengths[kMaxAxes] = {};
@@ -130,14 +131,14 @@ struct Argument {
   // Arrays.
   Role role = Role::kInput;
   DtypeSet dtypes = 0;
-  DLDataType first_dtype{};        ///< of these, which for most arguments is the only one
+  DLDataType first_dtype{};        ///< the first of them; most arguments have only one
   std::int8_t same_dtype_as = -1;  ///< index of an earlier argument that it shares its dtype with
-  bool rows_may_be_apart = false;  ///< the last axis is contiguous, the others are as strides say
+  bool rows_may_be_apart = false;  ///< only the last axis must be contiguous
   Extents extents;
-  bool gives_symbols = false;  ///< one of the lengths does
+  bool gives_symbols = false;  ///< whether one of the lengths gives a symbol its value
 
   // Numbers.
-  std::int8_t symbol = -1;  ///< that the number gives its value; -1: none
+  std::int8_t symbol = -1;  ///< the symbol whose value the number is; -1: none
   std::int64_t low = std::numeric_limits<std::int64_t>::min();
   std::int64_t high = std::numeric_limits<std::int64_t>::max();
   /// Index of an array argument: bindings that know its axes give the number as the elements that

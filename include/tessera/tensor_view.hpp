@@ -15,13 +15,13 @@ namespace tessera {
 
 inline constexpr DLDevice kHostDevice{kDLCPU, 0};
 
-/// Axes that a view keeps the extents of.
+/// The largest number of axes whose lengths a view keeps.
 inline constexpr int kMaxAxes = 4;
 
 /// A view of memory that somebody else owns. A default-constructed view stands for "not given".
 ///
 /// Ops that take an array flattened in row-major order, as the alignment ops do, read
-/// `num_elements` and `contiguous` alone. Ops that take an array of so many axes read `ndim`,
+/// `num_elements` and `contiguous` alone. Ops that take an array with axes read `ndim`,
 /// `shape` and `strides`, which every `of` fills in.
 struct TensorView {
   void* data = nullptr;
@@ -35,8 +35,8 @@ struct TensorView {
 
   bool given() const noexcept { return dtype.bits != 0; }
 
-  /// View of a DLPack tensor; the tensor must outlive the view. Where its shape has a negative
-  /// length, or more elements than 64 bits count, so has the view, and every op refuses it.
+  /// View of a DLPack tensor, which must outlive the view. If its shape has a negative length, or
+  /// more elements than 64 bits count, so has the view, and every op refuses it.
   static TensorView of(const DLTensor& tensor) noexcept {
     TensorView view;
     view.num_elements = 1;

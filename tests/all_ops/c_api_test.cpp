@@ -31,7 +31,7 @@ class CApi : public OpTest {
     return argument_named(*op().schema, argument.name);
   }
 
-  /// Says the same in other words: in another order, without what has its default, without the
+  /// Makes an equivalent call: in another order, without what has its default, without the
   /// strides of contiguous arrays, and with other values for flags that are set.
   void rephrase(NamedCall& call, const void* args) {
     std::erase_if(call.arguments, [&](const tessera_argument& argument) {

@@ -273,7 +273,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeGpu, FakeNeighbours]:
 
 
 def chained(gpu: FakeGpu, us: float, num_slots: int) -> Call:
-    """A call that allocates outputs of so many slots."""
+    """A call that allocates outputs of that many slots."""
 
     def run() -> Any:
         gpu.take(us)
