@@ -71,8 +71,8 @@ DeviceCall::DeviceCall(const contract::CaseArguments& made, const DeviceSurround
     view.device = kDevice;
     if (!argument.is_output()) {
       array.buffer.upload(array.host.data);
-    } else if (!surroundings.is_exact) {
-      array.buffer.poison(surroundings.poison);
+    } else if (!surroundings.is_exact || !array.host.contiguous) {
+      array.buffer.poison(surroundings.poison);  // gaps between rows are downloaded, too
     }
   }
 }
@@ -128,7 +128,7 @@ std::string DeviceCall::damage() {
   for (const Array& array : arrays_) {
     const std::string name = array.argument->name;
     if (!array.buffer.intact()) return name + ": written beside";
-    if (surroundings_.is_exact || !array.argument->is_output() || array.host.contiguous) continue;
+    if (!array.argument->is_output() || array.host.contiguous) continue;
     if (!has_gaps_of(surroundings_.poison, array.buffer.download(), array.host)) {
       return name + ": written between rows";
     }

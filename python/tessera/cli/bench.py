@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -156,6 +157,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     _check_files(args)
+    # Or the idle threads of one contender occupy the cores of the next one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     load_library()
     device = _device(args.device)
     found = None

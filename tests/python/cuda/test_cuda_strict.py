@@ -179,8 +179,8 @@ def test_statistics_and_counts_as_on_the_host(
     host = host_ids(shape, 3, broken=True)
     options = options_of(shape) | {"filtered_group": filtered_group}
     expected = np.empty(6)
-    tessera.align_block_size(host, statistics=expected, validate=True, **options)
-    num_invalid = tessera.check(raise_invalid=False)
+    tessera.align_block_size(host, statistics=expected, **options)
+    num_invalid = np.count_nonzero((host < (-1 if filtered_group else 0)) | (host >= shape[1]))
     found = torch.empty(6, dtype=torch.float64, device="cuda")
     ids = torch.from_numpy(host).cuda()
     tessera.align_block_size(ids, statistics=found, validate=True, **options)
