@@ -146,10 +146,10 @@ class Arguments {
     for (std::size_t i = 0; i < std::min(rows.size(), values.size()); ++i) read(rows[i], values[i]);
   }
 
-  /// Reads the inputs, with which a table begins. Returns their number.
-  std::size_t read_inputs(Values values) {
+  /// Reads a value for each of these rows. Returns their number.
+  std::size_t read(std::span<const Argument> rows, Values values) {
     std::size_t i = 0;
-    for (const Argument& argument : op_.schema->inputs) read(argument, values[i++]);
+    for (const Argument& argument : rows) read(argument, values[i++]);
     return i;
   }
 

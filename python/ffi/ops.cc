@@ -57,12 +57,12 @@ class Workspace {
 /// Runs a call on the device of its first array, and there on the stream that the framework of the
 /// arrays has made current. Returns 0, or, where a call on a device needs a workspace and got none,
 /// its bytes: nothing has run then.
-std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace,
-                 ffi::AnyView num_threads, ffi::AnyView implementation) {
+std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace = {},
+                 std::int64_t num_threads = 0, ffi::AnyView implementation = {}) {
   const std::string chosen = text_of(implementation);  // outlives the context
   Context context;
   context.device = arguments.view(op.schema->arguments[0]).device;
-  context.num_threads = int32_of(op.schema->op, "num_threads", value_of<std::int64_t>(num_threads));
+  context.num_threads = int32_of(op.schema->op, "num_threads", num_threads);
   context.implementation = chosen;
   const bool is_on_host = context.device.device_type == kDLCPU;
   if (!is_on_host) {
@@ -83,7 +83,18 @@ std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace
 std::int64_t call(const OpEntry& op, Values values) {
   Arguments arguments(op);
   arguments.read(values.from(3));
-  return run(op, arguments, values[0], values[1], values[2]);
+  return run(op, arguments, values[0], value_of<std::int64_t>(values[1]), values[2]);
+}
+
+/// Most calls: with one input, and no workspace, number of threads nor implementation. Each value
+/// that crosses the boundary costs a short call a hundredth of its time.
+/// values: the first input, the required outputs, then numbers and the rest.
+std::int64_t call_plain(const OpEntry& op, Values values) {
+  Arguments arguments(op);
+  std::size_t next = arguments.read(op.schema->inputs.first(1), values);
+  next += arguments.read(op.schema->outputs, values.from(next));
+  arguments.read_options(values.from(next));
+  return run(op, arguments);
 }
 
 /// Required outputs in one array, each at a multiple of 128 bytes: 16-byte loads and TMA may then
@@ -117,16 +128,15 @@ TensorView part_of(const TensorView& array, std::int64_t begin, std::int64_t len
   return part;
 }
 
-/// The same with the required outputs in one array: to take two arrays fewer across the boundary
-/// saves a short call a tenth of its time. In place of the outputs values has this array and the
-/// length of each output but the last, which gets the rest.
-std::int64_t call_joined(const OpEntry& op, Values values) {
-  Arguments arguments(op);
-  const std::size_t first = 3 + arguments.read_inputs(values.from(3));
-  const TensorView array = view_of(values[first]);
+/// Reads required outputs that are in one array, and all that follows them: to take two arrays
+/// fewer across the boundary saves a short call a tenth of its time. values: this array, the length
+/// of each output but the last, which gets the rest, then numbers and the rest.
+void read_joined(const OpEntry& op, Values values, Arguments* arguments_read) {
+  Arguments& arguments = *arguments_read;
+  const TensorView array = view_of(values[0]);
   JoinedOutputs joined(array.dtype.bits / 8U);
   const Argument* last = nullptr;
-  std::size_t next = first + 1;
+  std::size_t next = 1;
   for (const Argument& argument : op.schema->outputs) {
     if (last != nullptr) {
       const auto length = value_of<std::int64_t>(values[next++]);
@@ -137,7 +147,22 @@ std::int64_t call_joined(const OpEntry& op, Values values) {
   const std::int64_t begin = joined.add(0);
   arguments.view(*last) = part_of(array, begin, array.num_elements - begin);
   arguments.read_options(values.from(next));
-  return run(op, arguments, values[0], values[1], values[2]);
+}
+
+/// call() with joined outputs.
+std::int64_t call_joined(const OpEntry& op, Values values) {
+  Arguments arguments(op);
+  const std::size_t num_inputs = arguments.read(op.schema->inputs, values.from(3));
+  read_joined(op, values.from(3 + num_inputs), &arguments);
+  return run(op, arguments, values[0], value_of<std::int64_t>(values[1]), values[2]);
+}
+
+/// call_plain() with joined outputs.
+std::int64_t call_joined_plain(const OpEntry& op, Values values) {
+  Arguments arguments(op);
+  const std::size_t num_inputs = arguments.read(op.schema->inputs.first(1), values);
+  read_joined(op, values.from(num_inputs), &arguments);
+  return run(op, arguments);
 }
 
 DLDevice device_of(const OpEntry& op, ffi::AnyView type, ffi::AnyView index) {
@@ -157,7 +182,7 @@ void sizes(const OpEntry& op, Values values) {
   context.device = device_of(op, values[0], values[1]);
   context.num_threads = int32_of(op.schema->op, "num_threads", value_of<std::int64_t>(values[2]));
   context.implementation = implementation;
-  const std::size_t num_inputs = arguments.read_inputs(values.from(5));
+  const std::size_t num_inputs = arguments.read(op.schema->inputs, values.from(5));
   arguments.read_options(values.from(5 + num_inputs));
   OpSizes found;
   throw_unless_ok(op.sizes(arguments.get(), context, &found));
@@ -182,7 +207,7 @@ std::string explain(const OpEntry& op, Values values) {
   Context context;
   context.device = device_of(op, values[0], values[1]);
   context.num_threads = int32_of(op.schema->op, "num_threads", value_of<std::int64_t>(values[2]));
-  const std::size_t num_inputs = arguments.read_inputs(values.from(3));
+  const std::size_t num_inputs = arguments.read(op.schema->inputs, values.from(3));
   arguments.read_options(values.from(3 + num_inputs));
   std::vector<ImplementationReport> reports;
   throw_unless_ok(op.explain(arguments.get(), context, &reports));
@@ -210,7 +235,9 @@ ffi::Function function_of(const OpEntry& op) {
 ffi::Function op_function(const ffi::String& op, const ffi::String& function) {
   const std::string name = function;
   if (name == "call") return function_of<call>(op_named(op));
+  if (name == "call_plain") return function_of<call_plain>(op_named(op));
   if (name == "call_joined") return function_of<call_joined>(op_named(op));
+  if (name == "call_joined_plain") return function_of<call_joined_plain>(op_named(op));
   if (name == "sizes") return function_of<sizes>(op_named(op));
   if (name == "explain") return function_of<explain>(op_named(op));
   TVM_FFI_THROW(ValueError) << "no function of an op is named '" << name << "'";

@@ -29,6 +29,9 @@ from tessera._outputs import (
 
 _INT32 = np.dtype(np.int32)
 
+# The number of threads that callers leave to the library, recognised by its identity.
+_AUTOMATIC = 0
+
 
 def call(
     op: Op,
@@ -37,7 +40,7 @@ def call(
     others: tuple[Any, ...],
     numbers: tuple[Any, ...],
     out: Any,
-    num_threads: Any = 0,
+    num_threads: Any = _AUTOMATIC,
     rest: tuple[Any, ...] = (),
     num_rows: Any = None,
 ) -> Any:
@@ -98,6 +101,7 @@ def call(
                     if numbers[place] >= LONG_CALL:
                         is_short = False
             function = op.call_short if is_short else op.call_long
+            plain = op.plain[is_short]
             if op.has_floats:
                 for row, array in zip(op.outputs, outputs, strict=True):
                     refuse_followed(op.name, row.name, array)
@@ -120,6 +124,7 @@ def call(
                 memory = framework.empty_int32(source, layout.length)
             outputs = (memory, *layout.inner_lengths)
             function = op.joined_short if is_short else op.joined_long
+            plain = op.joined_plain[is_short]
         else:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (sent, *sent_others)
@@ -129,14 +134,20 @@ def call(
                 for row, shape in zip(op.outputs, sizes.shapes, strict=True)
             )
             function = op.call_short if sizes.is_short else op.call_long
+            plain = op.plain[sizes.is_short]
+        missing = 0
         if framework.launch is not None:
             arguments = (num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
             _launch(framework.launch, function, framework, source, workspace, arguments)
+        elif workspace is None and num_threads is _AUTOMATIC and not (others or rest):
+            missing = plain(sent, *outputs, *numbers)
+        else:
+            missing = function(
+                workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest
+            )
         # Most calls need no workspace; one on a device that does says how much, and has done
         # nothing.
-        elif missing := function(
-            workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest
-        ):
+        if missing:
             workspace = framework.empty_bytes(source, missing)
             function(workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
     except Exception as error:

@@ -113,6 +113,9 @@ class Op:
     # Like these, with one array and all lengths but the last in place of the outputs.
     joined_long: Any
     joined_short: Any
+    # Both (long, short) for most calls: (first input, *outputs, *numbers) -> missing bytes.
+    plain: tuple[Any, Any]
+    joined_plain: tuple[Any, Any]
     sizes: Any  # (device type, device, num_threads, implementation, int64 array, *arguments)
     explain: Any  # (device type, device, num_threads, *arguments) -> JSON
     checker: Any  # (*arguments) -> JSON
@@ -155,6 +158,11 @@ class Op:
         self.call_short = function("call", keeps_lock=True)
         self.joined_long = function("call_joined")
         self.joined_short = function("call_joined", keeps_lock=True)
+        self.plain = (function("call_plain"), function("call_plain", keeps_lock=True))
+        self.joined_plain = (
+            function("call_joined_plain"),
+            function("call_joined_plain", keeps_lock=True),
+        )
         self.sizes = function("sizes")
         self.explain = function("explain")
         self.checker = library.function("op_checker")(self.name)

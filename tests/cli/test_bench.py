@@ -228,7 +228,7 @@ def test_results_of_several_ops_are_one_file(
     effort = Effort(repetitions=1, min_seconds=0.0)
     parts = [
         driver.Request("cpu", op.usual_shapes[:1], ["call"], effort=effort, op=op)
-        for op in list(ops.OPS.values())[1:]
+        for op in list(ops.OPS.values())[1:3]
     ]
     monkeypatch.setattr(bench, "report_requests", lambda *rest: {"cpu_family.json": parts})
     assert run("--preset", "report", "--json", tmp_path / "new") == 0

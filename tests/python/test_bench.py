@@ -306,9 +306,10 @@ def test_the_report_measures_what_the_page_shows() -> None:
         "cold.json",
         "reports.json",
         "family.json",
+        "moe_sum.json",
     ]
     assert all(request.commit == "abc" for of_file in found.values() for request in of_file)
-    assert [len(of_file) for of_file in found.values()] == 8 * [1] + [2]
+    assert [len(of_file) for of_file in found.values()] == 8 * [1] + [2, 1]
     assert list(found["headline.json"][0].methods) == ["graph", "chain", "l2"]
     assert list(found["grid.json"][0].methods) == ["graph", "chain"]
     for request, op in zip(found["family.json"], ("batched", "lora"), strict=True):
@@ -329,7 +330,7 @@ def test_the_report_measures_what_the_page_shows() -> None:
     }
     assert {shape.shift_bytes for shape in found["addresses.json"][0].shapes} >= {0, 4, 4096}
     on_cpu = report_requests("cpu", [Shape(5, 8, 2, 128), log], {}, 0, None)
-    assert list(on_cpu) == ["cpu.json", "cpu_python.json", "cpu_family.json"]
+    assert list(on_cpu) == ["cpu.json", "cpu_python.json", "cpu_family.json", "cpu_moe_sum.json"]
     assert [list(request.methods) for request in on_cpu["cpu_family.json"]] == 2 * [["call"]]
     names = [shape.name for shape in on_cpu["cpu.json"][0].shapes]
     assert names[0] == "1x8x2/16"

@@ -57,9 +57,15 @@ class Recorder:
     Keeps the workspaces that it ran with.
     """
 
-    def __init__(self, function: Any, size: int) -> None:
-        self.function, self.size = function, size
+    def __init__(self, function: Any, plain: Any, size: int) -> None:
+        self.function, self.plain_function, self.size = function, plain, size
         self.workspaces: list[Any] = []
+
+    def plain(self, *args: Any) -> int:
+        if self.size == 0:
+            self.workspaces.append(None)
+            self.plain_function(*args)
+        return self.size
 
     def __call__(self, workspace: Any, *args: Any) -> int:
         if workspace is None and self.size != 0:
@@ -80,10 +86,13 @@ def on_a_device_with(
         return call_sizes(op, num_elements, options)._replace(workspace_bytes=size, is_short=False)
 
     monkeypatch.setattr(_call, "call_sizes", sizes)
-    recorders = [Recorder(ALIGN.call_long, size), Recorder(ALIGN.joined_long, size)]
-    monkeypatch.setattr(ALIGN, "call_long", recorders[0])
-    monkeypatch.setattr(ALIGN, "joined_long", recorders[1])
-    return recorders
+    call = Recorder(ALIGN.call_long, ALIGN.plain[False], size)
+    joined = Recorder(ALIGN.joined_long, ALIGN.joined_plain[False], size)
+    monkeypatch.setattr(ALIGN, "call_long", call)
+    monkeypatch.setattr(ALIGN, "joined_long", joined)
+    monkeypatch.setattr(ALIGN, "plain", (call.plain, None))
+    monkeypatch.setattr(ALIGN, "joined_plain", (joined.plain, None))
+    return [call, joined]
 
 
 @pytest.mark.parametrize("size", [0, 100])

@@ -120,8 +120,9 @@ from tessera._library import load
 from tessera._op import Op, op_names
 for op in map(Op, op_names()):
     print(op.name, [function.release_gil for function in (
-        op.call_long, op.joined_long, op.sizes, op.explain, op.checker, op.call_short,
-        op.joined_short)])
+        op.call_long, op.joined_long, op.plain[False], op.joined_plain[False], op.sizes,
+        op.explain, op.checker,
+        op.call_short, op.joined_short, op.plain[True], op.joined_plain[True])])
 print(load().function("version").release_gil)
 """
 
@@ -130,7 +131,7 @@ print(load().function("version").release_gil)
 def test_the_ffi_s_default_does_not_decide(default: str) -> None:
     program = [sys.executable, "-c", LOCKS]
     done = run_program(program, TVM_FFI_RELEASE_GIL_BY_DEFAULT=default)
-    locks = str([True] * 5 + [False] * 2)
+    locks = str([True] * 7 + [False] * 4)
     assert done.stdout.splitlines() == [*(f"{name} {locks}" for name in op_names()), "True"]
 
 
@@ -152,11 +153,20 @@ def test_short_calls_keep_the_lock(
     options: dict[str, Any], is_short: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    for name in ("call_short", "joined_short", "call_long", "joined_long"):
-        monkeypatch.setattr(ALIGN, name, lambda *arguments, name=name: ran.append(name))
+
+    def stand_in(name: str) -> Callable[..., None]:
+        return lambda *arguments: ran.append(name)
+
+    for way in ("call", "joined"):
+        names = [f"{way}_long", f"{way}_short"]
+        for name in names:
+            monkeypatch.setattr(ALIGN, name, stand_in(name))
+        plain = "plain" if way == "call" else "joined_plain"
+        monkeypatch.setattr(ALIGN, plain, tuple(stand_in(f"plain {name}") for name in names))
     tessera.align_block_size(FEW, **options)
-    way = "call" if "out" in options else "joined"
-    assert ran == [f"{way}_{'short' if is_short else 'long'}"]
+    tessera.align_block_size(FEW, **options, num_threads=1)
+    name = f"{'call' if 'out' in options else 'joined'}_{'short' if is_short else 'long'}"
+    assert ran == [f"plain {name}", name]
 
 
 WORKSPACE = """

@@ -220,8 +220,6 @@ def _garbage_uncollected() -> Iterator[None]:
 
 def _with_and_without(call: Call) -> list[Callable[[], Any]]:
     """A call between its neighbours, and the neighbours alone."""
-    import torch
-
     library = native_library(CUDA_LIBRARY)
     write = library.function("write_input", release_gil=False)
     read_outputs = library.function("read_outputs", release_gil=False)
@@ -234,7 +232,7 @@ def _with_and_without(call: Call) -> list[Callable[[], Any]]:
             read_outputs(*outputs)
         else:
             for array in outputs:
-                read_array(array.view(torch.int32))
+                read_array(array)
 
     def between() -> None:
         write(values, source)

@@ -56,8 +56,10 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     def call(function: Any, result: Any, read: Any) -> Call:
         def run() -> tuple[Any]:
             function()
-            return (result,)
+            return (words_written,)
 
+        # The method `chain` writes and reads words.
+        words_written = result.view(torch.int32)
         return Call.of(run, read.view(torch.int32), is_aligned=False)
 
     def torch_sum() -> None:
@@ -67,7 +69,9 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
         shape,
         device,
         call(functools.partial(tessera.moe_sum, values, weights, out=out), out, values),
-        lambda outputs: tessera.moe_sum_contract_violations(values, outputs[0], weights),
+        lambda outputs: tessera.moe_sum_contract_violations(
+            values, outputs[0].view(values.dtype), weights
+        ),
         {
             "torch": call(torch_sum, out, values),
             "copy": call(functools.partial(copied.copy_, source), copied, source),
