@@ -18,8 +18,8 @@ constexpr const char* kUsage =
     "  --seed FIRST    seed of the first random case (default 1)\n"
     "  --max-ids N     leave out larger cases, and draw none with more ids or slots\n"
     "                  (default 20000)\n"
-    "  --exact         one call a case and implementation, on allocations of exactly the size:\n"
-    "                  for compute-sanitizer\n"
+    "  --exact         one call per case and implementation, on allocations of exactly the\n"
+    "                  size: for compute-sanitizer\n"
     "  --op NAME       check this op alone\n";
 
 CheckOptions parse(int argc, char** argv) {

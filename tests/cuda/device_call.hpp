@@ -28,8 +28,9 @@ struct DeviceSurroundings {
   bool is_captured = false;       ///< into a graph, which is then launched on the same stream
 };
 
-/// Arguments of a case on device 0: inputs copied there, outputs poisoned, all guarded. Exact ones
-/// are left as they came from the allocator, so that initcheck finds reads of what nobody wrote.
+/// Arguments of a case on device 0: inputs copied there, outputs poisoned, all guarded. An exact
+/// array has no guards, and an exact output is poisoned only if it has gaps between rows; otherwise
+/// it stays uninitialised, so that initcheck finds reads of elements that no kernel wrote.
 class DeviceCall {
  public:
   DeviceCall(const contract::CaseArguments& made, const DeviceSurroundings& surroundings);
@@ -50,8 +51,8 @@ class DeviceCall {
   /// The first array that differs from the host's, or that was damaged; else nothing.
   std::string difference(const Outputs& expected);
 
-  /// The first array that was written beside, or between its rows; else nothing. Exact arrays have
-  /// neither guards nor poison to tell by.
+  /// The first array with a write beside it or between its rows; else nothing. Writes beside exact
+  /// arrays go unnoticed here; compute-sanitizer finds them.
   std::string damage();
 
  private:
