@@ -71,8 +71,8 @@ Status load_batched_align_block_size_kernel(std::string_view op, int device_id,
                                             const CurrentContext& context) {
   const cudaError_t error = prepare_kernel(kernel(), device_id, context);
   if (error == cudaSuccess) return {};
-  return core::refuse(StatusCode::kRuntimeError, op, "kernel",
-                      "that of batched_align_block_size to load", text_of(error));
+  return core::refuse(StatusCode::kRuntimeError, op, "kernel", "cuda/batched to load",
+                      text_of(error));
 }
 
 }  // namespace tessera::cuda

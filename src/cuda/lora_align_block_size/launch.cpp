@@ -82,7 +82,7 @@ Status load_lora_align_block_size_kernels(std::string_view op, int device_id,
   for (int i = 0; i < kNumIdWidths; ++i) {
     const Kernel kernel = kernel_for(static_cast<IdWidth>(i));
     if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
-      return core::refuse(StatusCode::kRuntimeError, op, "kernel", "that of lora_align_block_size",
+      return core::refuse(StatusCode::kRuntimeError, op, "kernel", "cuda/lora to load",
                           text_of(error));
     }
   }

@@ -70,7 +70,7 @@ Status load_moe_sum_kernels(std::string_view op, int device_id, const CurrentCon
     for (const bool has_vectors : {false, true}) {
       const Kernel kernel = kernel_for(static_cast<MoeSumType>(type), has_vectors);
       if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
-        return core::refuse(StatusCode::kRuntimeError, op, "kernel", "those of moe_sum to load",
+        return core::refuse(StatusCode::kRuntimeError, op, "kernel", "cuda/rows to load",
                             text_of(error));
       }
     }
