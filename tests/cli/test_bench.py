@@ -19,7 +19,7 @@ import tessera
 from tessera.cli import bench
 from tessera.cli.main import main
 from tessera.tools.bench import cpu, driver, ops
-from tessera.tools.bench.contender import Call
+from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.methods import Effort
 from tessera.tools.bench.results import results_text
 from tessera.tools.bench.shapes import Shape, product
@@ -247,14 +247,14 @@ def test_a_broken_contract_ends_with_1(
 ) -> None:
     right = cpu.contenders()
 
-    def wrong(problem: Any) -> Call:
+    def wrong(problem: Any) -> TimedCall:
         def run() -> Any:
             outputs = call.run()
             outputs[2][0] += 1
             return outputs
 
         call = right[0].prepare(problem)
-        return Call(run, call.seconds)
+        return TimedCall(run, call.seconds)
 
     broken = dataclasses.replace(right[0], prepare=wrong)
     op = dataclasses.replace(

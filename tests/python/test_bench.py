@@ -21,7 +21,7 @@ from rich.console import Console
 import tessera
 from tessera.contract import synthetic_topk_ids
 from tessera.tools.bench import methods
-from tessera.tools.bench.contender import Call, Contender, absent
+from tessera.tools.bench.contender import Contender, TimedCall, absent
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.ops.align_block_size import OP
@@ -45,8 +45,8 @@ def contender(
 ) -> Contender:
     """One that takes `seconds` a call, by its own account."""
 
-    def prepare(problem: Problem) -> Call:
-        return Call(lambda: run(problem), lambda number: number * seconds)
+    def prepare(problem: Problem) -> TimedCall:
+        return TimedCall(lambda: run(problem), lambda number: number * seconds)
 
     return Contender(name, kind, ("call",), prepare)
 
@@ -212,12 +212,12 @@ def test_peers_are_chosen_by_the_first_part_of_their_name() -> None:
 def test_calls_are_counted_and_interleaved() -> None:
     numbers: list[tuple[str, int]] = []
 
-    def timed(name: str, seconds_a_call: float) -> Call:
+    def timed(name: str, seconds_per_call: float) -> TimedCall:
         def seconds(number: int) -> float:
             numbers.append((name, number))
-            return number * seconds_a_call
+            return number * seconds_per_call
 
-        return Call(lambda: None, seconds)
+        return TimedCall(lambda: None, seconds)
 
     effort = methods.Effort(repetitions=9, min_seconds=1.0)
     times = methods.host_calls({"a": timed("a", 0.01), "b": timed("b", 5.0)}, effort)
@@ -238,7 +238,7 @@ def shares_of(waited: list[float], monkeypatch: pytest.MonkeyPatch) -> methods.T
     monkeypatch.setattr(methods, "waited_seconds", lambda: next(counter))
     monkeypatch.setattr(methods.time, "perf_counter", lambda: next(clock))
     effort = methods.Effort(repetitions=len(waited), min_seconds=1.0)
-    return methods.host_calls({"a": Call(lambda: None, lambda number: number * 0.5)}, effort)
+    return methods.host_calls({"a": TimedCall(lambda: None, lambda number: number * 0.5)}, effort)
 
 
 def test_times_that_others_spoil_are_marked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ def test_times_that_others_spoil_are_marked(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_spread_of_host_times_is_kept() -> None:
     durations = itertools.cycle([0.1, 0.1, 0.2, 0.4, 0.4])
-    call = Call(lambda: None, lambda number: number * next(durations))
+    call = TimedCall(lambda: None, lambda number: number * next(durations))
     times = methods.host_calls({"a": call}, methods.Effort(repetitions=5, min_seconds=1e-3))
     assert times.us["a"] == pytest.approx(2e5)
     assert times.spread_us["a"] == pytest.approx(3e5)
@@ -360,5 +360,5 @@ def test_l2_is_the_median_of_do_bench(monkeypatch: pytest.MonkeyPatch) -> None:
     def run() -> None:
         ran[0] += 1
 
-    assert methods.l2({"a": Call.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
+    assert methods.l2({"a": TimedCall.of(run)}, methods.QUICK).us == pytest.approx({"a": 4.0})
     assert ran[0] == 1

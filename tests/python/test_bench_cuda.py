@@ -19,7 +19,7 @@ import pytest
 import tessera
 from tessera.tools.bench import cuda, methods
 from tessera.tools.bench.compositions import torch_composition
-from tessera.tools.bench.contender import Call
+from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
 from tessera.tools.bench.shapes import Shape
 
@@ -176,8 +176,8 @@ class FakeGpu:
         if self.capturing is not None:
             self.capturing.append(us)
 
-    def call(self, us: float) -> Call:
-        return Call.of(lambda: self.take(us))
+    def call(self, us: float) -> TimedCall:
+        return TimedCall.of(lambda: self.take(us))
 
 
 def test_graphs_are_replayed_by_their_length(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_every_window_of_a_log_has_its_turn_in_a_graph(monkeypatch: pytest.Monke
     gpu = FakeGpu()
     monkeypatch.setitem(sys.modules, "torch", gpu)
     windows = [gpu.call(float(us)) for us in range(1, MAX_WINDOWS + 1)]
-    times = methods.graph({"log": Call.in_turn(windows)}, methods.QUICK)
+    times = methods.graph({"log": TimedCall.in_turn(windows)}, methods.QUICK)
     assert times.us == pytest.approx({"log": (MAX_WINDOWS + 1) / 2})
 
 
@@ -272,14 +272,14 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeGpu, FakeNeighbours]:
     return gpu, neighbours
 
 
-def chained(gpu: FakeGpu, us: float, num_slots: int) -> Call:
+def chained(gpu: FakeGpu, us: float, num_slots: int) -> TimedCall:
     """A call that allocates outputs of that many slots."""
 
     def run() -> Any:
         gpu.take(us)
         return np.zeros(num_slots), np.zeros(1), np.zeros(1)
 
-    return Call.of(run, np.arange(4).view(Ids))
+    return TimedCall.of(run, np.arange(4).view(Ids))
 
 
 def test_neighbours_are_taken_off(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
@@ -307,7 +307,7 @@ def test_a_chain_reads_the_outputs_of_its_own_calls(
         made.append(np.zeros(1))
         return made[-1], np.zeros(1), np.zeros(1)
 
-    methods.chain({"a": Call.of(run, np.arange(4).view(Ids))}, methods.QUICK)
+    methods.chain({"a": TimedCall.of(run, np.arange(4).view(Ids))}, methods.QUICK)
     static, *of_calls = made
     with_call, without = neighbours.read[:23], neighbours.read[23:]
     assert [id(one) for one in with_call] == [id(one) for one in of_calls]
@@ -324,7 +324,7 @@ def test_a_chain_reads_every_output_of_an_op_that_aligns_nothing(
         gpu.take(2.0)
         return outputs
 
-    call = Call.of(run, np.arange(4).view(Ids), is_aligned=False)
+    call = TimedCall.of(run, np.arange(4).view(Ids), is_aligned=False)
     times = methods.chain({"a": call}, methods.QUICK)
     assert times.us == pytest.approx({"a": 2.0})
     assert [len(one) for one in neighbours.read] == 2 * (3 + 20) * [3, 5]
@@ -332,7 +332,7 @@ def test_a_chain_reads_every_output_of_an_op_that_aligns_nothing(
 
 def test_a_difference_within_the_noise_is_no_time(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
     gpu, _ = beside
-    gpu.jitter_us = itertools.cycle([0.0, 30.0, 60.0])  # a replay; 0 to 3 us a step
+    gpu.jitter_us = itertools.cycle([0.0, 30.0, 60.0])  # per replay; 0 to 3 us per step
     times = methods.chain(
         {"quick": chained(gpu, 2.0, 1), "slow": chained(gpu, 50.0, 1)}, methods.QUICK
     )
@@ -376,7 +376,7 @@ def test_one_that_cannot_be_captured_does_not_stop_the_others(
         if gpu.capturing is not None:
             raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    times = methods.graph({"bad": Call.of(run), "good": gpu.call(3.0)}, methods.QUICK)
+    times = methods.graph({"bad": TimedCall.of(run), "good": gpu.call(3.0)}, methods.QUICK)
     assert times.us == pytest.approx({"good": 3.0})
     assert times.failures == {
         "bad": "RuntimeError: operation not permitted when stream is capturing"

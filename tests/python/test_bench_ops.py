@@ -20,7 +20,7 @@ from rich.console import Console
 import tessera
 from tessera.tools.bench import cuda
 from tessera.tools.bench.calls import CallProblem, call_contenders
-from tessera.tools.bench.contender import Call, Contender
+from tessera.tools.bench.contender import Contender, TimedCall
 from tessera.tools.bench.driver import ContractBrokenError, Request, joined, measure
 from tessera.tools.bench.methods import Effort
 from tessera.tools.bench.op import Op
@@ -83,7 +83,7 @@ def test_wrong_outputs_are_not_timed(op: Op, monkeypatch: pytest.MonkeyPatch) ->
 def test_outputs_that_are_not_written_are_noticed(op: Op) -> None:
     problem: Any = op.make_problem(op.usual_shapes[0], "cpu", 0)
     outputs = problem.call.run()
-    idle = dataclasses.replace(problem, call=Call.of(lambda: outputs))
+    idle = dataclasses.replace(problem, call=TimedCall.of(lambda: outputs))
     assert idle.violations(outputs) == []
     idle.poison()
     assert idle.violations(idle.call.run()) != []
@@ -188,12 +188,12 @@ def doubling(peer_runs: bool = True) -> Op:
         def judge(outputs: tuple[Any, ...]) -> list[tessera.Violation]:
             return []
 
-        call = Call.of(lambda: (values + values,), values, is_aligned=False)
-        others = {"shift": Call.of(lambda: (values << 1,))}
+        call = TimedCall.of(lambda: (values + values,), values, is_aligned=False)
+        others = {"shift": TimedCall.of(lambda: (values << 1,))}
         return CallProblem(shape, device, call, judge, others, shape.length)
 
     def contenders(device: str) -> list[Contender]:
-        def prepare(problem: CallProblem) -> Call:
+        def prepare(problem: CallProblem) -> TimedCall:
             return problem.others["shift"]
 
         return [call_contenders(device)[0], Contender("shift", "peer", ("call",), prepare)]

@@ -13,7 +13,7 @@ import pytest
 
 import tessera
 from tessera.tools.bench import cpu
-from tessera.tools.bench.contender import Call, Contender
+from tessera.tools.bench.contender import Contender, TimedCall
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
@@ -73,7 +73,7 @@ def test_layers_are_told_apart() -> None:
 
 
 def fake(run: Callable[[Problem], Any], kind: Any = "tessera") -> Contender:
-    return Contender("one", kind, ("call",), lambda problem: Call.of(lambda: run(problem)))
+    return Contender("one", kind, ("call",), lambda problem: TimedCall.of(lambda: run(problem)))
 
 
 def measured(contender: Contender) -> Any:

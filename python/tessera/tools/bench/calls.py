@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tessera.contract import Violation
-from tessera.tools.bench.contender import HOST_LIBRARY, Call, Contender, Kind, native_library
+from tessera.tools.bench.contender import HOST_LIBRARY, Contender, Kind, TimedCall, native_library
 from tessera.tools.bench.problem import POISON
 
 _CPU_METHODS = ("call",)
@@ -28,9 +28,9 @@ class CallProblem:
 
     shape: Any
     device: str
-    call: Call
+    call: TimedCall
     judge: Callable[[tuple[Any, ...]], list[Violation]]
-    others: Mapping[str, Call]
+    others: Mapping[str, TimedCall]
     num_words: int
 
     def poison(self) -> None:
@@ -73,13 +73,13 @@ def named_contenders(device: str, others: Mapping[str, Kind]) -> list[Contender]
     return [ours, *(Contender(name, kind, methods, _other(name)) for name, kind in others.items())]
 
 
-def _other(name: str) -> Callable[[CallProblem], Call]:
+def _other(name: str) -> Callable[[CallProblem], TimedCall]:
     return lambda problem: problem.others[name]
 
 
-def _host_floor(problem: CallProblem) -> Call:
+def _host_floor(problem: CallProblem) -> TimedCall:
     words, outputs = problem.floor_arrays()
     function = native_library(HOST_LIBRARY).function("host_seconds")
     written = [np.empty_like(array) for array in outputs]
     seconds = functools.partial(function, "floor", words, None, *written, 1, 1, 1, 1)
-    return Call(lambda: seconds(1), seconds)
+    return TimedCall(lambda: seconds(1), seconds)

@@ -24,8 +24,8 @@ _BUILD = Path("build", "bench")
 
 
 @dataclass(frozen=True)
-class Call:
-    """One contender on one problem.
+class TimedCall:
+    """The calls of one contender on one problem, and how to time them.
 
     run: makes one call and returns its output arrays; for the method `chain` even if it is not an
         implementation of the op.
@@ -41,16 +41,18 @@ class Call:
     is_aligned: bool = True
 
     @staticmethod
-    def of(function: Callable[[], Any], source: Any = None, *, is_aligned: bool = True) -> Call:
+    def of(
+        function: Callable[[], Any], source: Any = None, *, is_aligned: bool = True
+    ) -> TimedCall:
         """A call timed by a loop in Python."""
         seconds = functools.partial(timeit.timeit, function)
-        return Call(function, lambda number: seconds(number=number), source, is_aligned)
+        return TimedCall(function, lambda number: seconds(number=number), source, is_aligned)
 
     @staticmethod
-    def in_turn(calls: Sequence[Call]) -> Call:
+    def in_turn(calls: Sequence[TimedCall]) -> TimedCall:
         """A call that cycles through several calls, timed by a loop in Python."""
         following = itertools.cycle([call.run for call in calls]).__next__
-        return Call.of(lambda: following()())
+        return TimedCall.of(lambda: following()())
 
 
 @dataclass(frozen=True)
@@ -66,31 +68,31 @@ class Contender:
     name: str
     kind: Kind
     methods: tuple[str, ...]
-    prepare: Callable[[Any], Call]
+    prepare: Callable[[Any], TimedCall]
     unavailable: str = ""
     version: str = ""
     refusal: Callable[[Any], str] = lambda shape: ""
     # For contenders timed in C++: a call that cycles through problems of one shape there.
-    prepare_in_turn: Callable[[Sequence[Any]], Call] | None = None
+    prepare_in_turn: Callable[[Sequence[Any]], TimedCall] | None = None
 
     @property
     def is_checked(self) -> bool:
         """Whether its outputs are checked against the contract."""
         return self.kind in ("tessera", "peer")
 
-    def prepare_all(self, problems: Sequence[Any]) -> Call:
+    def prepare_all(self, problems: Sequence[Any]) -> TimedCall:
         """A call that cycles through these problems of one shape; there may be only one."""
         if len(problems) == 1:
             return self.prepare(problems[0])
         if self.prepare_in_turn is not None:
             return self.prepare_in_turn(problems)
-        return Call.in_turn([self.prepare(problem) for problem in problems])
+        return TimedCall.in_turn([self.prepare(problem) for problem in problems])
 
 
 def absent(name: str, kind: Kind, reason: str) -> Contender:
     """A contender that cannot run here."""
 
-    def prepare(problem: Any) -> Call:
+    def prepare(problem: Any) -> TimedCall:
         raise RuntimeError(f"{name}: {reason}")
 
     return Contender(name, kind, (), prepare, unavailable=reason)

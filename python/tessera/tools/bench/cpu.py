@@ -13,9 +13,9 @@ from tessera._library import torch_failure, torch_or_none
 from tessera.tools.bench.compositions import torch_composition
 from tessera.tools.bench.contender import (
     HOST_LIBRARY,
-    Call,
     Contender,
     Kind,
+    TimedCall,
     absent,
     native_library,
 )
@@ -60,13 +60,13 @@ def ratios(us: Mapping[str, float]) -> dict[str, float]:
 
 
 def _native(name: str, kind: Kind, function: str, num_threads: int) -> Contender:
-    def prepare(problem: Problem) -> Call:
+    def prepare(problem: Problem) -> TimedCall:
         return timed(problem, problem.topk_ids, 1)
 
-    def prepare_in_turn(problems: Sequence[Problem]) -> Call:
+    def prepare_in_turn(problems: Sequence[Problem]) -> TimedCall:
         return timed(problems[0], np.stack([one.topk_ids for one in problems]), len(problems))
 
-    def timed(problem: Problem, topk_ids: Any, num_windows: int) -> Call:
+    def timed(problem: Problem, topk_ids: Any, num_windows: int) -> TimedCall:
         outputs = problem.empty_outputs()
         host_seconds = functools.partial(
             native_library(HOST_LIBRARY).function("host_seconds"),
@@ -86,7 +86,7 @@ def _native(name: str, kind: Kind, function: str, num_threads: int) -> Contender
             host_seconds(1)
             return outputs
 
-        return Call(run, host_seconds)
+        return TimedCall(run, host_seconds)
 
     refusal = _refuse_all_but_plain_int32 if kind == "peer" else lambda shape: ""
     return Contender(
@@ -100,13 +100,13 @@ def _refuse_all_but_plain_int32(shape: Shape) -> str:
     return "takes no expert map" if shape.map != "none" else ""
 
 
-def _prepare_torch(problem: Problem) -> Call:
+def _prepare_torch(problem: Problem) -> TimedCall:
     import torch
 
     ids = torch.from_numpy(problem.topk_ids)
     expert_map = None if problem.expert_map is None else torch.from_numpy(problem.expert_map)
     shape = problem.shape
-    return Call.of(
+    return TimedCall.of(
         lambda: torch_composition(
             ids, shape.block_size, shape.num_experts, problem.num_slots, expert_map
         )
@@ -117,7 +117,7 @@ def _costs(torch: Any) -> list[Contender]:
     """A call from Python in every form, and calls that bound its cost."""
 
     def cost(name: str, make: Callable[[Problem], Callable[[], Any]]) -> Contender:
-        return Contender(name, "cost", ("eager",), lambda problem: Call.of(make(problem)))
+        return Contender(name, "cost", ("eager",), lambda problem: TimedCall.of(make(problem)))
 
     def align(convert: Callable[[Any], Any], *, allocates: bool) -> Any:
         def make(problem: Problem) -> Callable[[], Any]:

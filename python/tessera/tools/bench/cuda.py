@@ -13,9 +13,9 @@ import tessera
 from tessera.tools.bench.compositions import torch_composition
 from tessera.tools.bench.contender import (
     CUDA_LIBRARY,
-    Call,
     Contender,
     Kind,
+    TimedCall,
     absent,
     native_library,
 )
@@ -39,24 +39,24 @@ def contenders() -> list[Contender]:
     return [ours, out, *peers, empties, *torch_op_contenders()]
 
 
-def prepare_tessera(problem: Problem) -> Call:
+def prepare_tessera(problem: Problem) -> TimedCall:
     """The op as a user calls it, with the problem's outputs if it has any."""
     ids, options, out = problem.topk_ids, problem.options, problem.outputs
-    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
+    return TimedCall.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
 
 
-def _prepare_tessera_out(problem: Problem) -> Call:
+def _prepare_tessera_out(problem: Problem) -> TimedCall:
     ids, options, out = problem.topk_ids, problem.options, problem.empty_outputs()
-    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out))
+    return TimedCall.of(lambda: tessera.align_block_size(ids, **options, out=out))
 
 
-def _prepare_torch(problem: Problem) -> Call:
+def _prepare_torch(problem: Problem) -> TimedCall:
     ids, shape, num_slots = problem.topk_ids, problem.shape, problem.num_slots
     rest = (shape.block_size, shape.num_experts, num_slots, problem.expert_map)
-    return Call.of(lambda: torch_composition(ids, *rest), ids)
+    return TimedCall.of(lambda: torch_composition(ids, *rest), ids)
 
 
-def _prepare_three_empty(problem: Problem) -> Call:
+def _prepare_three_empty(problem: Problem) -> TimedCall:
     import torch
 
     empty, int32, device = torch.empty, torch.int32, problem.topk_ids.device
@@ -69,7 +69,7 @@ def _prepare_three_empty(problem: Problem) -> Call:
             empty(1, dtype=int32, device=device),
         )
 
-    return Call.of(run)
+    return TimedCall.of(run)
 
 
 def _refuse_shift(shape: Shape) -> str:
@@ -111,7 +111,7 @@ def floor_contenders(arrays_of: Callable[[Any], tuple[Any, tuple[Any, ...]]]) ->
     num_sms = torch.cuda.get_device_properties("cuda").multi_processor_count
 
     def floor(num_ctas: int, pdl: bool) -> Contender:
-        def prepare(problem: Any) -> Call:
+        def prepare(problem: Any) -> TimedCall:
             return _floor_call(*arrays_of(problem), num_ctas, pdl)
 
         name = f"floor/{num_ctas}" + ("/pdl" if pdl else "")
@@ -124,7 +124,7 @@ def floor_contenders(arrays_of: Callable[[Any], tuple[Any, tuple[Any, ...]]]) ->
     ]
 
 
-def _floor_call(words: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> Call:
+def _floor_call(words: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) -> TimedCall:
     function = native_library(CUDA_LIBRARY).function("floor", release_gil=False)
     # The kernel reads and writes 16 bytes at a time, so its arrays are never shifted.
     words, outputs = words.clone(), tuple(array.clone() for array in outputs)
@@ -133,10 +133,10 @@ def _floor_call(words: Any, outputs: tuple[Any, ...], num_ctas: int, pdl: bool) 
         function(words, *outputs, num_ctas, pdl)
         return outputs
 
-    return Call.of(run, words)
+    return TimedCall.of(run, words)
 
 
-def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> Call:
+def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> TimedCall:
     """A call that allocates outputs and workspace, as a framework's op does."""
     import torch
 
@@ -150,15 +150,15 @@ def _with_workspace(problem: Problem, function: Any, workspace_bytes: int) -> Ca
         function(ids, expert_map, *outputs, workspace, *sizes)
         return outputs
 
-    return Call.of(run, ids)
+    return TimedCall.of(run, ids)
 
 
-def _prepare_textbook(problem: Problem) -> Call:
+def _prepare_textbook(problem: Problem) -> TimedCall:
     function = native_library(CUDA_LIBRARY).function("textbook", release_gil=False)
     return _with_workspace(problem, function, 4 * problem.shape.num_experts)
 
 
-def _prepare_cub_radix(problem: Problem) -> Call:
+def _prepare_cub_radix(problem: Problem) -> TimedCall:
     library = native_library(CUDA_LIBRARY)
     function = library.function("cub_radix", release_gil=False)
     size = library.function("cub_radix_workspace_bytes")
@@ -168,7 +168,7 @@ def _prepare_cub_radix(problem: Problem) -> Call:
     )
 
 
-def _prepare_empty_kernel(problem: Problem) -> Call:
+def _prepare_empty_kernel(problem: Problem) -> TimedCall:
     function = native_library(CUDA_LIBRARY).function("empty_kernel", release_gil=False)
     # Zeros, so that a reader finds no used slot.
     ids, outputs = problem.topk_ids, tuple(one.zero_() for one in problem.empty_outputs())
@@ -177,7 +177,7 @@ def _prepare_empty_kernel(problem: Problem) -> Call:
         function(ids, *outputs)
         return outputs
 
-    return Call.of(run, ids)
+    return TimedCall.of(run, ids)
 
 
 def _foreign(module: str, parameters: list[str]) -> Any:
@@ -210,9 +210,11 @@ def _vllm() -> Contender:
     except ImportError as error:
         return absent("vllm", "peer", str(error))
 
-    def prepare(problem: Problem) -> Call:
+    def prepare(problem: Problem) -> TimedCall:
         ids, shape, expert_map = problem.topk_ids, problem.shape, problem.expert_map
-        return Call.of(lambda: align(ids, shape.block_size, shape.num_experts, expert_map), ids)
+        return TimedCall.of(
+            lambda: align(ids, shape.block_size, shape.num_experts, expert_map), ids
+        )
 
     return Contender(
         "vllm", "peer", _ALL, prepare, version=_version_of("vllm"), refusal=_refuse_shift
@@ -227,7 +229,7 @@ def _sgl_kernel() -> Contender:
     except ImportError as error:
         return absent("sgl_kernel", "peer", str(error))
 
-    def prepare(problem: Problem) -> Call:
+    def prepare(problem: Problem) -> TimedCall:
         import torch
 
         # SGLang calls it with one more expert, for ids of -1.
@@ -245,7 +247,7 @@ def _sgl_kernel() -> Contender:
             align(ids, num_experts, block_size, slots, blocks, total, sums, True)
             return slots, blocks, total
 
-        return Call.of(run, ids)
+        return TimedCall.of(run, ids)
 
     def refusal(shape: Shape) -> str:
         if shape.dtype != "int32":

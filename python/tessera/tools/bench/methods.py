@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tessera._library import torch_or_none
-from tessera.tools.bench.contender import CUDA_LIBRARY, Call, native_library
+from tessera.tools.bench.contender import CUDA_LIBRARY, TimedCall, native_library
 from tessera.tools.bench.load import SPOILED_ABOVE, waited_seconds
 from tessera.tools.bench.problem import MAX_WINDOWS
 
@@ -68,13 +68,13 @@ class Times:
     failures: dict[str, str] = field(default_factory=dict)
 
 
-def host_calls(calls: Mapping[str, Call], effort: Effort) -> Times:
+def host_calls(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """Host time of whole calls, contenders interleaved at random."""
     numbers = {name: _enough_calls(call, effort.min_seconds) for name, call in calls.items()}
     return _interleaved(calls, numbers, effort.repetitions, lambda: None)
 
 
-def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
+def eager(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """Host time of enqueuing a call: a loop that does not synchronise. Interleaved at random."""
     numbers = dict.fromkeys(calls, _EAGER_CALLS)
     for call in calls.values():
@@ -83,7 +83,7 @@ def eager(calls: Mapping[str, Call], effort: Effort) -> Times:
     return _interleaved(calls, numbers, _EAGER_ROUNDS, _synchronize_if_cuda())
 
 
-def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
+def graph(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """GPU time of back-to-back calls in a CUDA graph, L2 warm, launches hidden."""
     samples, failures = _samples_of_graphs(calls, lambda call: [call.run])
     return Times(
@@ -93,7 +93,7 @@ def graph(calls: Mapping[str, Call], effort: Effort) -> Times:
     )
 
 
-def chain(calls: Mapping[str, Call], effort: Effort) -> Times:
+def chain(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """GPU time that a call adds between a kernel that writes its input and a reader of its outputs.
 
     Subtracts the time of the same graph without the call, whose reader gets outputs of an earlier
@@ -113,7 +113,7 @@ def difference_of_medians(minuend: list[float], subtrahend: list[float]) -> tupl
     return statistics.median(minuend) - statistics.median(subtrahend), math.hypot(*spreads)
 
 
-def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
+def l2(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """GPU time of single calls with the L2 cache flushed before each: triton's do_bench, median."""
     from triton.testing import do_bench
 
@@ -126,7 +126,7 @@ def l2(calls: Mapping[str, Call], effort: Effort) -> Times:
     return times
 
 
-METHODS: dict[str, Callable[[Mapping[str, Call], Effort], Times]] = {
+METHODS: dict[str, Callable[[Mapping[str, TimedCall], Effort], Times]] = {
     "call": host_calls,
     "graph": graph,
     "chain": chain,
@@ -162,7 +162,7 @@ def missing(method: str) -> str:
     return ""
 
 
-def _enough_calls(call: Call, min_seconds: float) -> int:
+def _enough_calls(call: TimedCall, min_seconds: float) -> int:
     """The number of calls that take this long."""
     number, seconds = 1, call.seconds(1)
     while seconds < min_seconds / 4:
@@ -172,7 +172,7 @@ def _enough_calls(call: Call, min_seconds: float) -> int:
 
 
 def _interleaved(
-    calls: Mapping[str, Call],
+    calls: Mapping[str, TimedCall],
     numbers: Mapping[str, int],
     repetitions: int,
     settle: Callable[[], object],
@@ -218,7 +218,7 @@ def _garbage_uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _with_and_without(call: Call) -> list[Callable[[], Any]]:
+def _with_and_without(call: TimedCall) -> list[Callable[[], Any]]:
     """A call between its neighbours, and the neighbours alone."""
     library = native_library(CUDA_LIBRARY)
     write = library.function("write_input", release_gil=False)
@@ -246,7 +246,7 @@ def _with_and_without(call: Call) -> list[Callable[[], Any]]:
 
 
 def _samples_of_graphs(
-    calls: Mapping[str, Call], steps_of: Callable[[Call], Sequence[Callable[[], Any]]]
+    calls: Mapping[str, TimedCall], steps_of: Callable[[TimedCall], Sequence[Callable[[], Any]]]
 ) -> tuple[dict[str, list[list[float]]], dict[str, str]]:
     """Microseconds of every step of a call, each in its own graph, by contender and step.
 

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from tessera.tools.bench.contender import Call, Contender
+from tessera.tools.bench.contender import Contender, TimedCall
 from tessera.tools.bench.problem import Problem
 
 
@@ -18,8 +18,8 @@ def torch_op_contenders() -> list[Contender]:
     ]
 
 
-def _prepare(op_of: Callable[[], Any]) -> Callable[[Problem], Call]:
-    def prepare(problem: Problem) -> Call:
+def _prepare(op_of: Callable[[], Any]) -> Callable[[Problem], TimedCall]:
+    def prepare(problem: Problem) -> TimedCall:
         import torch
 
         # NumPy arrays become tensors of the same memory.
@@ -27,7 +27,7 @@ def _prepare(op_of: Callable[[], Any]) -> Callable[[Problem], Call]:
         if problem.expert_map is not None:
             options["expert_map"] = torch.as_tensor(problem.expert_map)
         op = op_of()
-        return Call.of(lambda: op(ids, **options))
+        return TimedCall.of(lambda: op(ids, **options))
 
     return prepare
 

@@ -11,7 +11,7 @@ import numpy as np
 
 import tessera
 from tessera.tools.bench import cpu
-from tessera.tools.bench.contender import Call, Contender
+from tessera.tools.bench.contender import Contender, TimedCall
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.problem import Problem, make_problem
 from tessera.tools.bench.shapes import HEADLINE, MAPS, PRESETS
@@ -61,10 +61,10 @@ def _reporting_contenders(device: str) -> list[Contender]:
     ]
 
 
-def _reporting_call(added: Callable[[Problem], dict[str, Any]], problem: Problem) -> Call:
+def _reporting_call(added: Callable[[Problem], dict[str, Any]], problem: Problem) -> TimedCall:
     ids, out = problem.topk_ids, problem.empty_outputs()
     options = problem.options | added(problem)
-    return Call.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
+    return TimedCall.of(lambda: tessera.align_block_size(ids, **options, out=out), ids)
 
 
 def _empty(problem: Problem, length: int, dtype: str) -> Any:

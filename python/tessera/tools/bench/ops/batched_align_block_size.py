@@ -10,7 +10,7 @@ import numpy as np
 
 import tessera
 from tessera.tools.bench.calls import CallProblem, call_contenders, placed
-from tessera.tools.bench.contender import Call
+from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.op import Op
 
 
@@ -55,9 +55,11 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     return CallProblem(
         shape,
         device,
-        Call.of(functools.partial(tessera.batched_align_block_size, counts, **options), counts),
+        TimedCall.of(
+            functools.partial(tessera.batched_align_block_size, counts, **options), counts
+        ),
         functools.partial(tessera.batched_contract_violations, counts, **options),
-        {"align_block_size": Call.of(align, ids)},
+        {"align_block_size": TimedCall.of(align, ids)},
         num_words=shape.num_batches,
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 import tessera
 from tessera.contract import synthetic_topk_ids
 from tessera.tools.bench.calls import CallProblem, call_contenders, placed
-from tessera.tools.bench.contender import Call
+from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.op import Op
 
 
@@ -63,9 +63,11 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     return CallProblem(
         shape,
         device,
-        Call.of(functools.partial(tessera.lora_align_block_size, *inputs, **options), inputs[0]),
+        TimedCall.of(
+            functools.partial(tessera.lora_align_block_size, *inputs, **options), inputs[0]
+        ),
         functools.partial(tessera.lora_contract_violations, *inputs, **options),
-        {"align_block_size": Call.of(align, joint_ids)},
+        {"align_block_size": TimedCall.of(align, joint_ids)},
         num_words=topk_ids.size + mapping.size,
     )
 

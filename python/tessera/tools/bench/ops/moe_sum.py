@@ -8,7 +8,7 @@ from typing import Any
 
 import tessera
 from tessera.tools.bench.calls import CallProblem, named_contenders
-from tessera.tools.bench.contender import Call
+from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.op import Op
 
 
@@ -53,14 +53,14 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     words = torch.arange(2 * num_words, dtype=torch.int32, device=device)
     source, copied = words[:num_words], words[num_words:]
 
-    def call(function: Any, result: Any, read: Any) -> Call:
+    def call(function: Any, result: Any, read: Any) -> TimedCall:
         def run() -> tuple[Any]:
             function()
             return (words_written,)
 
         # The method `chain` writes and reads words.
         words_written = result.view(torch.int32)
-        return Call.of(run, read.view(torch.int32), is_aligned=False)
+        return TimedCall.of(run, read.view(torch.int32), is_aligned=False)
 
     def torch_sum() -> None:
         out.copy_((values * weights[..., None]).sum(1))
