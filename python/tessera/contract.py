@@ -177,7 +177,7 @@ def violations(
     numbers: tuple[Any, ...],
     rest: tuple[Any, ...] = (),
 ) -> list[Violation]:
-    """Judge a call of any op; the arguments are those of `tessera._call.call`."""
+    """Judge a call of any op, which takes the same arguments as `tessera._call.call`."""
     outputs = tuple(named_outputs(op, result).values())
     arrays, _ = named_arguments(op, inputs, outputs, rest)
     arrays = host_arrays(op.name, arrays)

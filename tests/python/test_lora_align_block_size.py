@@ -21,8 +21,8 @@ GOOD: dict[str, Any] = {"block_size": 2, "num_experts": 3, "max_loras": 3}
 def expected_rows(
     topk_ids: Any, mapping: Any, max_loras: int, active: set[int], options: dict[str, Any]
 ) -> list[list[list[int]]]:
-    """The contract once more: for each adapter `align_block_size` of its own pairs, where those of
-    others are dropped ids.
+    """The contract once more: for each adapter `align_block_size` of its own pairs, where the
+    pairs of other adapters are dropped ids.
     """
     rows = []
     for adapter in range(max_loras):
