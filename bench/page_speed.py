@@ -28,7 +28,7 @@ METHODS_TEXT = """\
 launch and beginning overlap the call before. **chain** puts a plain kernel before and after every
 call, as an engine does, and subtracts their time; the interquartile range is in brackets. Tessera
 is compared with the best peer and the floor by the same method; a verdict rests on the less
-favourable of the two methods. Percentages ahead or behind are relative to the peer's time.
+flattering of the two methods. Percentages ahead or behind are relative to the peer's time.
 """
 
 FLOOR_TEXT = """\

@@ -33,7 +33,7 @@ lower is better. The figures of one table come from one run, so a shape that is 
 has a different figure in each; compare ratios, not machines.
 
 **Must** and **aim** are this project's own targets, from `bench/targets.json`. "target met" says
-that a figure is no greater than its must, "aim met" that it is no greater than its aim either.
+that a figure is at most its must, "aim met" that it is also at most its aim.
 They are fixed figures; whether a peer is faster is stated separately. Tessera may take at most
 {TARGETS["best_peer"]["must"]} times as long as the best peer.
 """

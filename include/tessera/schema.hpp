@@ -141,8 +141,8 @@ struct Argument {
   std::int8_t symbol = -1;  ///< the symbol whose value the number is; -1: none
   std::int64_t low = std::numeric_limits<std::int64_t>::min();
   std::int64_t high = std::numeric_limits<std::int64_t>::max();
-  /// Index of an array argument: bindings that know its axes give the number as the elements that
-  /// one step along its first axis passes; -1: callers give it.
+  /// Index of the array argument whose rows, along its first axis, have this many elements.
+  /// Bindings that know its shape derive the number from it; -1: callers pass the number.
   std::int8_t row_length_of = -1;
 
   constexpr bool is_array() const { return kind == Kind::kArray; }

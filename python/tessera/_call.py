@@ -197,7 +197,7 @@ def _checked(op: Op, framework: Framework, others: tuple[Any, ...]) -> tuple[Any
 
 
 def _check_unlike(op: Op, framework: Framework, outputs: tuple[Any, ...]) -> None:
-    """Refuse what the FFI would take without a word, of outputs of various frameworks."""
+    """Refuse outputs of various frameworks that the FFI would accept without an error."""
     if any_unfit(outputs, written=True):
         raise TypeError(UNFIT)
     if framework.num_modes is None:  # else the caller has asked

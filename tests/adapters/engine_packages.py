@@ -41,7 +41,7 @@ def version(folder: Path, package: str) -> str:
 
 
 def signatures(file: Path) -> dict[str, dict[str, str | None]]:
-    """Of each alignment function in the file, the parameters and their defaults as written."""
+    """The parameters of each alignment function in the file, with their defaults as written."""
     found = {}
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and FAMILY.fullmatch(node.name):

@@ -29,7 +29,7 @@ sys.exit(main())
 
 
 def hidden_modules() -> list[str]:
-    """Of what is installed, all that Tessera does not require, not even through others."""
+    """All installed modules that Tessera does not require, not even indirectly."""
     required, unread = set(), ["tessera"]
     while unread:
         name = re.sub(r"[-_.]+", "-", unread.pop()).lower()

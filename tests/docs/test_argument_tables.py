@@ -87,7 +87,7 @@ def number(value: int) -> str:
 
 
 def names() -> list[str]:
-    """Of all ops that have a page or, in Python, a function."""
+    """The names of all ops that have a page or a Python function."""
     pages = {page.stem for page in PAGES.glob("*.md")}
     return sorted(pages | {op for op in op_names() if hasattr(tessera, op)})
 

@@ -43,7 +43,7 @@ def test_weights_are_ones_by_default() -> None:
 def test_values(
     tokens: int, top_k: int, hidden: int, dtype: str, weighted: bool, seed: int
 ) -> None:
-    """Of integers so small that no step rounds, whatever the order."""
+    """The integers are so small that no step rounds, whatever the order."""
     random = np.random.default_rng(seed)
     values = random.integers(-8, 9, (tokens, top_k, hidden))
     weights = random.integers(-4, 5, (tokens, top_k)) if weighted else np.ones((tokens, top_k), int)

@@ -159,7 +159,7 @@ class Stream:
 
 
 class Runtime:
-    """Of two devices, the current of which is 0. There is no way to wait for a whole device."""
+    """A runtime with two devices; 0 is current. There is no way to wait for a whole device."""
 
     def __init__(self) -> None:
         self.device = 0

@@ -25,7 +25,7 @@ Spoil = Callable[[dict[str, Any]], None]
 
 
 def problems(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Spoil) -> list[str]:
-    """Of the reference, whose arrays `spoil` changes after the call."""
+    """The problems found if `spoil` changes the arrays after each call of the reference."""
     op = Op(name)
     right = op.call_long
 

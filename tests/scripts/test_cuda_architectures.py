@@ -129,7 +129,7 @@ def test_architectures_that_are_too_old(tmp_path: Path, value: str) -> None:
 def test_a_build_without_cuda_says_why(
     tmp_path: Path, options: list[str], why: str, remedy: str
 ) -> None:
-    """CMake says it, and the library is compiled to say the same; to insist is an error."""
+    """CMake prints the reason and compiles it into the library; TESSERA_CUDA=ON is an error."""
     env = machine(tmp_path, NO_GPU)
     configure = ["-S", ROOT, "-B", tmp_path / "build", *options]
     done = cmake(*configure, env=env)

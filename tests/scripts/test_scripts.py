@@ -150,7 +150,7 @@ def gpu_check(
 
 
 def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
-    """A stage that does not exist is refused with those that do."""
+    """The refusal of an unknown stage lists the stages that exist."""
     done = gpu_check(tmp_path, "polish", {})
     assert done.returncode == 2
     assert "expected build, test, sanitize or bench, got 'polish'" in done.stderr

@@ -1,4 +1,4 @@
-"""`batched_align_block_size` on a GPU: the bits of the host's, streams, graphs, `out=`."""
+"""`batched_align_block_size` on a GPU: the same bits as on the host, streams, graphs, `out=`."""
 
 from __future__ import annotations
 

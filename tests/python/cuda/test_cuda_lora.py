@@ -10,8 +10,8 @@ import pytest
 import tessera
 from cuda_calls import assert_same, host_ids, shifted
 
-# ((tokens, experts, top_k, block_size), adapters): one CTA a row and a cluster, few rows and more
-# than there are multiprocessors, counters of many warps and of one.
+# ((tokens, experts, top_k, block_size), adapters): one CTA per row and a cluster per row, fewer
+# and more rows than there are multiprocessors, counters of many warps and of one.
 SHAPES = [
     ((0, 8, 2, 16), 2),
     ((1, 64, 2, 16), 1),

@@ -179,7 +179,7 @@ def _require_ours(
 def _judgement(
     op: Op, us: Mapping[str, Mapping[str, float]], kinds: Mapping[str, str]
 ) -> dict[str, Any]:
-    """Ratios of the shape, the less favourable one of two methods, and beaten floors."""
+    """Ratios of the shape, by the less flattering of two methods, and beaten floors."""
     ratios = {}
     for kind, name in (("peer", "Tessera / best peer"), ("floor", "Tessera / floor")):
         if (found := less_flattering(us, kinds, kind)) is not None:
