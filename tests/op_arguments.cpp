@@ -8,11 +8,6 @@
 namespace tessera::test {
 namespace {
 
-template <typename T>
-T& member(void* args, const Argument& argument) {
-  return *reinterpret_cast<T*>(static_cast<std::byte*>(args) + argument.offset);
-}
-
 /// Calls `visit` with the index in memory of each element, in row-major order.
 template <typename Visit>
 void for_each_index(const TensorView& view, const Visit& visit) {
@@ -28,31 +23,6 @@ void for_each_index(const TensorView& view, const Visit& visit) {
 }
 
 }  // namespace
-
-std::int64_t number_in(const void* args, const Argument& argument) {
-  auto* const changeable = const_cast<void*>(args);
-  switch (argument.kind) {
-    case Argument::Kind::kInt32:
-      return member<std::int32_t>(changeable, argument);
-    case Argument::Kind::kFlag:
-      return member<bool>(changeable, argument) ? 1 : 0;
-    default:
-      return member<std::int64_t>(changeable, argument);
-  }
-}
-
-void set_number(void* args, const Argument& argument, std::int64_t value) {
-  switch (argument.kind) {
-    case Argument::Kind::kInt32:
-      member<std::int32_t>(args, argument) = static_cast<std::int32_t>(value);
-      return;
-    case Argument::Kind::kFlag:
-      member<bool>(args, argument) = value != 0;
-      return;
-    default:
-      member<std::int64_t>(args, argument) = value;
-  }
-}
 
 const Argument& argument_named(const Schema& schema, std::string_view name) {
   for (const Argument& argument : schema.arguments) {

@@ -15,13 +15,6 @@
 
 namespace tessera::test {
 
-inline TensorView& view_in(void* args, const Argument& argument) {
-  return *reinterpret_cast<TensorView*>(static_cast<std::byte*>(args) + argument.offset);
-}
-inline const TensorView& view_in(const void* args, const Argument& argument) {
-  return view_in(const_cast<void*>(args), argument);
-}
-
 inline std::size_t element_bytes(const TensorView& view) { return view.dtype.bits / 8U; }
 
 /// The bytes from the first element to the last, gaps between rows included.
@@ -48,9 +41,6 @@ inline int num_lengths(const Argument& argument) {
 inline std::int64_t& length_in(TensorView& view, const Argument& argument, int axis) {
   return argument.extents.ndim == 0 ? view.num_elements : view.shape[axis];
 }
-
-std::int64_t number_in(const void* args, const Argument& argument);
-void set_number(void* args, const Argument& argument, std::int64_t value);
 
 /// The row of that name in the op's table; there must be one.
 const Argument& argument_named(const Schema& schema, std::string_view name);

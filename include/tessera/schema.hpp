@@ -269,6 +269,44 @@ struct Schema {
   }
 };
 
+// The members of an op's argument struct, by the rows of its table.
+
+inline TensorView& view_in(void* args, const Argument& argument) {
+  return *reinterpret_cast<TensorView*>(static_cast<std::byte*>(args) + argument.offset);
+}
+inline const TensorView& view_in(const void* args, const Argument& argument) {
+  return *reinterpret_cast<const TensorView*>(static_cast<const std::byte*>(args) +
+                                              argument.offset);
+}
+
+/// 0 or 1 for a flag.
+inline std::int64_t number_in(const void* args, const Argument& argument) {
+  const std::byte* const member = static_cast<const std::byte*>(args) + argument.offset;
+  switch (argument.kind) {
+    case Argument::Kind::kInt32:
+      return *reinterpret_cast<const std::int32_t*>(member);
+    case Argument::Kind::kFlag:
+      return *reinterpret_cast<const bool*>(member) ? 1 : 0;
+    default:
+      return *reinterpret_cast<const std::int64_t*>(member);
+  }
+}
+
+/// `value` must fit the member; a flag is set unless it is 0.
+inline void set_number(void* args, const Argument& argument, std::int64_t value) {
+  std::byte* const member = static_cast<std::byte*>(args) + argument.offset;
+  switch (argument.kind) {
+    case Argument::Kind::kInt32:
+      *reinterpret_cast<std::int32_t*>(member) = static_cast<std::int32_t>(value);
+      return;
+    case Argument::Kind::kFlag:
+      *reinterpret_cast<bool*>(member) = value != 0;
+      return;
+    default:
+      *reinterpret_cast<std::int64_t*>(member) = value;
+  }
+}
+
 /// Symbols that a schema may have.
 inline constexpr std::size_t kMaxSymbols = 8;
 

@@ -80,12 +80,11 @@ contract::CaseArguments case_arguments(const ffi::String& op, const ffi::String&
 
 std::string argument_json(const Argument& argument, const void* args) {
   if (!argument.is_array()) {
-    const std::int64_t number = number_in(argument, args);
+    const std::int64_t number = number_in(args, argument);
     if (argument.kind != Argument::Kind::kFlag) return std::to_string(number);
     return number != 0 ? "true" : "false";
   }
-  const std::byte* member = static_cast<const std::byte*>(args) + argument.offset;
-  const auto& view = *reinterpret_cast<const TensorView*>(member);
+  const TensorView& view = view_in(args, argument);
   if (!view.given()) return "null";
   const std::span<const std::int64_t> shape(view.shape, view.ndim);
   const std::span<const std::int64_t> strides(view.strides, view.ndim);
@@ -116,8 +115,7 @@ ffi::Function op_case_inputs(const ffi::String& op, const ffi::String& name, std
           if (!argument.is_array() || argument.is_output() || i == num_values) continue;
           const ffi::AnyView value = values[i++];
           if (value == nullptr) continue;
-          const auto& view = *reinterpret_cast<const TensorView*>(
-              static_cast<const std::byte*>(found.args.get()) + argument.offset);
+          const TensorView& view = view_in(found.args.get(), argument);
           copy_to(value, view.data, bytes_spanned(view));
         }
       });

@@ -136,9 +136,7 @@ class Arguments {
 
   const void* get() const { return memory_; }
 
-  TensorView& view(const Argument& argument) {
-    return *reinterpret_cast<TensorView*>(memory_ + argument.offset);
-  }
+  TensorView& view(const Argument& argument) { return view_in(memory_, argument); }
 
   /// Reads values in the order of the table; what is missing at the end keeps its default.
   void read(Values values) {
@@ -166,7 +164,6 @@ class Arguments {
 
  private:
   void read(const Argument& argument, ffi::AnyView value) {
-    std::byte* const member = memory_ + argument.offset;
     switch (argument.kind) {
       case Argument::Kind::kArray:
         if (asks_sizes_ && value.type_index() == ffi::TypeIndex::kTVMFFIInt) {
@@ -180,17 +177,17 @@ class Arguments {
         }
         return;
       case Argument::Kind::kInt64:
-        *reinterpret_cast<std::int64_t*>(member) =
-            value == nullptr && argument.row_length_of >= 0
-                ? row_length(op_.schema->arguments[argument.row_length_of])
-                : value_of<std::int64_t>(value);
+        set_number(memory_, argument,
+                   value == nullptr && argument.row_length_of >= 0
+                       ? row_length(op_.schema->arguments[argument.row_length_of])
+                       : value_of<std::int64_t>(value));
         return;
       case Argument::Kind::kInt32:
-        *reinterpret_cast<std::int32_t*>(member) =
-            int32_of(op_.schema->op, argument.name, value_of<std::int64_t>(value));
+        set_number(memory_, argument,
+                   int32_of(op_.schema->op, argument.name, value_of<std::int64_t>(value)));
         return;
       case Argument::Kind::kFlag:
-        *reinterpret_cast<bool*>(member) = value_of<bool>(value);
+        set_number(memory_, argument, value_of<bool>(value) ? 1 : 0);
         return;
     }
   }
@@ -204,22 +201,6 @@ class Arguments {
   bool asks_sizes_;
   alignas(std::max_align_t) std::byte memory_[kMaxArgsBytes];
 };
-
-/// A number of an argument struct, or 0 or 1 for a flag.
-inline std::int64_t number_in(const Argument& argument, const void* args) {
-  const std::byte* member = static_cast<const std::byte*>(args) + argument.offset;
-  switch (argument.kind) {
-    case Argument::Kind::kInt64:
-      return *reinterpret_cast<const std::int64_t*>(member);
-    case Argument::Kind::kInt32:
-      return *reinterpret_cast<const std::int32_t*>(member);
-    case Argument::Kind::kFlag:
-      return *reinterpret_cast<const bool*>(member) ? 1 : 0;
-    case Argument::Kind::kArray:
-      break;
-  }
-  return 0;
-}
 
 inline std::string json_string(const std::string& text) {
   return ffi::EscapeString(ffi::String(text));

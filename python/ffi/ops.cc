@@ -259,7 +259,7 @@ std::string argument_json(const Argument& argument, const OpEntry& op) {
   if (!argument.is_array()) {
     return json + ",\"low\":" + std::to_string(argument.low) +
            ",\"high\":" + std::to_string(argument.high) +
-           ",\"default\":" + std::to_string(number_in(argument, op.default_args)) +
+           ",\"default\":" + std::to_string(number_in(op.default_args, argument)) +
            ",\"symbol\":" + (argument.symbol < 0 ? "null" : std::to_string(argument.symbol)) +
            ",\"row_length_of\":" +
            (argument.row_length_of < 0

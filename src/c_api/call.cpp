@@ -9,6 +9,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "c_api/conversions.hpp"
 #include "tessera/ops.hpp"
@@ -29,15 +30,11 @@ static_assert(dtypes::kInt64 == 1 << TESSERA_INT64 && dtypes::kFloat16 == 1 << T
 std::string_view name_of(const OpEntry& op) { return op.schema->op; }
 std::string_view name_of(const Argument& argument) { return argument.name; }
 
-/// "a, b or c".
 template <typename Row>
 std::string names_of(std::span<const Row> rows) {
-  std::string names;
-  for (const Row& row : rows) {
-    names += names.empty() ? "" : &row == &rows.back() ? " or " : ", ";
-    names += name_of(row);
-  }
-  return names;
+  std::vector<std::string_view> names;
+  for (const Row& row : rows) names.push_back(name_of(row));
+  return core::alternatives(names);
 }
 
 /// The op that the arguments name; null where there is none, which a Call refuses.
@@ -103,11 +100,6 @@ class Call {
   Context context;
 
  private:
-  template <typename T>
-  T& member(const Argument& row) {
-    return *reinterpret_cast<T*>(memory_ + row.offset);
-  }
-
   Status read_array(const Argument& row, const tessera_argument& given) {
     if (given.value != 0) {
       return core::refuse(StatusCode::kInvalidType, name_of(op_), row.name, "an array", "a number");
@@ -132,7 +124,7 @@ class Call {
     // Only read, as all of a DLTensor is here.
     tensor.shape = const_cast<std::int64_t*>(given.shape);
     tensor.strides = is_strided ? const_cast<std::int64_t*>(given.strides) : nullptr;
-    member<TensorView>(row) = TensorView::of(tensor);
+    view_in(memory_, row) = TensorView::of(tensor);
     return {};
   }
 
@@ -140,21 +132,13 @@ class Call {
     if (has_array(given)) {
       return core::refuse(StatusCode::kInvalidType, name_of(op_), row.name, "a number", "an array");
     }
-    switch (row.kind) {
-      case Argument::Kind::kFlag:
-        member<bool>(row) = given.value != 0;
-        return {};
-      case Argument::Kind::kInt32:
-        if (given.value != static_cast<std::int32_t>(given.value)) {
-          return wrong_value(name_of(op_), row.name, "an integer of 32 bits",
-                             std::to_string(given.value));
-        }
-        member<std::int32_t>(row) = static_cast<std::int32_t>(given.value);
-        return {};
-      default:
-        member<std::int64_t>(row) = given.value;
-        return {};
+    if (row.kind == Argument::Kind::kInt32 &&
+        given.value != static_cast<std::int32_t>(given.value)) {
+      return wrong_value(name_of(op_), row.name, "an integer of 32 bits",
+                         std::to_string(given.value));
     }
+    set_number(memory_, row, given.value);
+    return {};
   }
 
   const OpEntry& op_;
@@ -166,9 +150,7 @@ void write_output(const OpEntry& op, const Argument& row, const void* args, cons
                   tessera_argument* output) {
   DLDataType dtype = row.first_dtype;
   if (row.same_dtype_as >= 0) {
-    const Argument& other = op.schema->arguments[row.same_dtype_as];
-    dtype = reinterpret_cast<const TensorView*>(static_cast<const std::byte*>(args) + other.offset)
-                ->dtype;
+    dtype = view_in(args, op.schema->arguments[row.same_dtype_as]).dtype;
   }
   output->dtype = std::countr_zero(dtypes::set_of(dtype));
   output->ndim = std::max<int>(1, row.extents.ndim);

@@ -10,6 +10,14 @@ Status refuse(StatusCode code, std::string_view op, std::string_view argument,
   return {code, std::move(message)};
 }
 
+std::string alternatives(std::span<const std::string_view> names) {
+  std::string text;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    text.append(i == 0 ? "" : i + 1 == names.size() ? " or " : ", ").append(names[i]);
+  }
+  return text;
+}
+
 std::string to_string(DLDataType dtype) {
   std::string name;
   switch (dtype.code) {

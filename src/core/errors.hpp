@@ -4,6 +4,7 @@
 #include <dlpack/dlpack.h>
 
 #include <cstddef>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -38,6 +39,9 @@ class OutOfMemory {
   std::size_t length_ = 0;
   Status::Error error_;
 };
+
+/// "a, b or c"
+std::string alternatives(std::span<const std::string_view> names);
 
 std::string to_string(DLDataType dtype);  ///< "int32", "float16", "bool"
 std::string to_string(DLDevice device);   ///< "cpu", "cuda:1"

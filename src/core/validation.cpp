@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 #include <string>
+#include <vector>
 
 #include "core/errors.hpp"
 
@@ -103,14 +104,11 @@ bool elements_spanned(const Argument& argument, const TensorView& view, std::uin
 /// "an integer type", "int32", "float16, bfloat16 or float32".
 std::string names_of(DtypeSet set) {
   if (set == dtypes::kIntegers) return "an integer type";
-  std::string names;
+  std::vector<std::string_view> names;
   for (int i = 0; i < dtypes::kNumDtypes; ++i) {
-    if ((set >> i & 1) == 0) continue;
-    const bool is_last = set >> i == 1;
-    names += names.empty() ? "" : is_last ? " or " : ", ";
-    names += dtypes::kAll[i].name;
+    if ((set >> i & 1) != 0) names.emplace_back(dtypes::kAll[i].name);
   }
-  return names;
+  return alternatives(names);
 }
 
 /// "an array of integers", "an int32 array", "an array of float16, bfloat16 or float32".
@@ -136,12 +134,6 @@ std::int64_t length_of(const Argument& argument, const TensorView& view, int axi
 
 }  // namespace
 
-std::int64_t Validator::number(const Argument& argument) const {
-  const std::byte* member = args_ + argument.offset;
-  return argument.kind == Argument::Kind::kInt32 ? *reinterpret_cast<const std::int32_t*>(member)
-                                                 : *reinterpret_cast<const std::int64_t*>(member);
-}
-
 bool Validator::giving_arrays() {
   for (const Argument& argument : schema_.inputs) {
     if (!argument.gives_symbols) continue;
@@ -156,7 +148,7 @@ bool Validator::giving_arrays() {
 bool Validator::numbers(std::int64_t* symbols) {
   for (const Argument& argument : schema_.numbers) {
     if (argument.kind == Argument::Kind::kFlag) continue;
-    const std::int64_t value = number(argument);
+    const std::int64_t value = number_in(args_, argument);
     if (!in_range(argument.name, value, argument.low, argument.high)) return false;
     if (argument.symbol >= 0) symbols[argument.symbol] = value;
   }

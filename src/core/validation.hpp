@@ -19,7 +19,7 @@ namespace tessera::core {
 class Validator {
  public:
   Validator(const Schema& schema, const void* args, const Context& context)
-      : schema_(schema), args_(static_cast<const std::byte*>(args)), context_(context) {}
+      : schema_(schema), args_(args), context_(context) {}
 
   /// Validates data type, axes and memory of the arrays that give symbols their values.
   bool giving_arrays();
@@ -48,10 +48,7 @@ class Validator {
   Status status;
 
  private:
-  const TensorView& view_of(const Argument& argument) const {
-    return *reinterpret_cast<const TensorView*>(args_ + argument.offset);
-  }
-  std::int64_t number(const Argument& argument) const;
+  const TensorView& view_of(const Argument& argument) const { return view_in(args_, argument); }
 
   bool good_dtype(const Argument& argument, const TensorView& view);
   bool good_axes(const Argument& argument, const TensorView& view);
@@ -70,7 +67,7 @@ class Validator {
   bool fail_overlap(const char* written, const char* other);
 
   const Schema& schema_;
-  const std::byte* args_;
+  const void* args_;
   const Context& context_;
 };
 

@@ -13,11 +13,6 @@
 namespace tessera::contract {
 namespace {
 
-const TensorView& view_of(const CaseArguments& made, const Argument& argument) {
-  const auto* const args = static_cast<const std::byte*>(made.args.get());
-  return *reinterpret_cast<const TensorView*>(args + argument.offset);
-}
-
 TEST(Contracts, EveryOpHasOne) {
   EXPECT_EQ(contracts().size(), all_ops().size());
   for (const OpEntry& op : all_ops()) {
@@ -56,7 +51,7 @@ TEST(Contracts, ArgumentsAreThoseOfTheTable) {
       ASSERT_TRUE(status.ok()) << status.message();
       for (const Argument& argument : op->schema->arguments) {
         if (!argument.is_array()) continue;
-        const TensorView& view = view_of(made, argument);
+        const TensorView& view = view_in(made.args.get(), argument);
         if (view.given()) seen.insert(argument.name);
         EXPECT_TRUE(view.given() || argument.is_optional()) << argument.name;
         if (!view.given()) continue;
@@ -86,11 +81,12 @@ TEST(Contracts, InputsAreAFunctionOfNameAndSeed) {
     bool differs = false;
     for (const Argument& argument : op->schema->arguments) {
       if (!argument.is_array() || argument.is_output()) continue;
-      const TensorView& view = view_of(first, argument);
+      const TensorView& view = view_in(first.args.get(), argument);
       const std::size_t bytes = static_cast<std::size_t>(view.num_elements) * view.dtype.bits / 8;
       if (bytes == 0) continue;
-      EXPECT_EQ(std::memcmp(view.data, view_of(again, argument).data, bytes), 0) << argument.name;
-      differs |= std::memcmp(view.data, view_of(other, argument).data, bytes) != 0;
+      EXPECT_EQ(std::memcmp(view.data, view_in(again.args.get(), argument).data, bytes), 0)
+          << argument.name;
+      differs |= std::memcmp(view.data, view_in(other.args.get(), argument).data, bytes) != 0;
     }
     EXPECT_TRUE(differs) << contract.op;
   }

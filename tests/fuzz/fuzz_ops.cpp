@@ -106,7 +106,7 @@ class Call {
       } else {
         const std::int64_t value = bytes_.take<NumberPart>().value;
         numbers_.push_back({&argument, value});
-        test::set_number(args(), argument, value);
+        set_number(args(), argument, value);
       }
     }
   }
@@ -125,7 +125,7 @@ class Call {
 
  private:
   void* args() { return args_.data(); }
-  TensorView& view(const Array& array) { return test::view_in(args(), *array.argument); }
+  TensorView& view(const Array& array) { return view_in(args(), *array.argument); }
 
   void require_form(const Status& refusal) {
     require(refusal.message().starts_with(std::string(op_->schema->op) + ": "),

@@ -55,14 +55,14 @@ std::vector<char> input_of(std::uint8_t number, const contract::CaseArguments& m
   append(head, &bytes);
   for (const Argument& argument : op.schema->arguments) {
     if (argument.is_array()) {
-      append(part_of(argument, test::view_in(made.args.get(), argument), sizes), &bytes);
+      append(part_of(argument, view_in(made.args.get(), argument), sizes), &bytes);
     } else {
-      append(NumberPart{test::number_in(made.args.get(), argument)}, &bytes);
+      append(NumberPart{number_in(made.args.get(), argument)}, &bytes);
     }
   }
   for (const Argument& argument : op.schema->arguments) {
     if (!argument.is_array() || argument.is_output()) continue;
-    const TensorView& view = test::view_in(made.args.get(), argument);
+    const TensorView& view = view_in(made.args.get(), argument);
     const auto* const begin = static_cast<const char*>(view.data);
     bytes.insert(bytes.end(), begin, begin + test::bytes_of(view));
   }
