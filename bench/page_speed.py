@@ -38,7 +38,7 @@ the padding while it still waits for the ids, and so can be faster.
 
 
 class BestPeers:
-    """The fastest peer of a shape, in this run or among the peers measured earlier."""
+    """Finds the fastest peer of a shape, in this run or in an earlier one."""
 
     def __init__(self) -> None:
         self.known = {row["shape"]: row["us"] for row in read_results("h200/peers.json")["rows"]}

@@ -57,7 +57,10 @@ def refuse_followed(op: str, name: str, array: object) -> None:
 def refuse_followed_inputs(op: Op, inputs: Iterable[object]) -> None:
     """Refuse inputs that autograd follows, as the op has no gradient."""
     for row, array in zip(op.inputs, inputs, strict=False):
-        if getattr(array, "requires_grad", False) and sys.modules["torch"].is_grad_enabled():
+        if not getattr(array, "requires_grad", False):
+            continue
+        torch = sys.modules.get("torch")  # the array may be of another framework
+        if torch is None or torch.is_grad_enabled():
             raise ValueError(
                 f"{op.name}: {row.name}: expected a tensor that autograd does not follow, got one "
                 "that requires grad (its detach() does not; under torch.no_grad() any is taken)"

@@ -100,8 +100,7 @@ def call(
                 for place in op.counters:
                     if numbers[place] >= LONG_CALL:
                         is_short = False
-            function = op.call_short if is_short else op.call_long
-            plain = op.plain[is_short]
+            functions, plain = op.call, op.plain
             if op.has_floats:
                 for row, array in zip(op.outputs, outputs, strict=True):
                     refuse_followed(op.name, row.name, array)
@@ -123,8 +122,7 @@ def call(
                     workspace = framework.empty_bytes(source, workspace_bytes)
                 memory = framework.empty_int32(source, layout.length)
             outputs = (memory, *layout.inner_lengths)
-            function = op.joined_short if is_short else op.joined_long
-            plain = op.joined_plain[is_short]
+            functions, plain = op.joined, op.joined_plain
         else:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (sent, *sent_others)
@@ -133,14 +131,15 @@ def call(
                 framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
                 for row, shape in zip(op.outputs, sizes.shapes, strict=True)
             )
-            function = op.call_short if sizes.is_short else op.call_long
-            plain = op.plain[sizes.is_short]
+            is_short = sizes.is_short
+            functions, plain = op.call, op.plain
+        function = functions[is_short]
         missing = 0
         if framework.launch is not None:
             arguments = (num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
             _launch(framework.launch, function, framework, source, workspace, arguments)
         elif workspace is None and num_threads is _AUTOMATIC and not (others or rest):
-            missing = plain(sent, *outputs, *numbers)
+            missing = plain[is_short](sent, *outputs, *numbers)
         else:
             missing = function(
                 workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest
@@ -205,7 +204,7 @@ def _check_unlike(op: Op, framework: Framework, outputs: tuple[Any, ...]) -> Non
 
 
 def _check_rest(op: Op, framework: Framework, rest: tuple[Any, ...]) -> None:
-    """Refuse what the FFI would take without a word, of the optional outputs."""
+    """Refuse optional outputs that the FFI would accept without an error."""
     arrays = [(row, value) for row, value in zip(op.rest, rest, strict=False) if row.is_array]
     if any_unfit((array for _, array in arrays), written=True):
         raise TypeError(UNFIT)

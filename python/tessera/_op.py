@@ -96,7 +96,6 @@ class Op:
     numbers: tuple[Argument, ...]  # numbers and flags that every call has
     rest: tuple[Argument, ...]  # from the first optional output on
     symbols: tuple[str, ...]  # names of the values that a size query returns
-    num_symbols: int
     num_outputs: int
     no_others: tuple[None, ...]  # one None for each input but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
@@ -105,16 +104,12 @@ class Op:
     long_outputs: tuple[int, ...]
     counters: tuple[int, ...]
 
-    # (workspace, num_threads, implementation, *arguments) -> missing bytes of workspace
-    # `call_short` holds the interpreter lock: releasing it costs a short call more than other
-    # threads gain.
-    call_long: Any
-    call_short: Any
+    # Each of these is a pair: index True holds the interpreter lock, as releasing it costs a short
+    # call more than other threads gain. They return the missing bytes of workspace.
+    call: tuple[Any, Any]  # (workspace, num_threads, implementation, *arguments)
+    plain: tuple[Any, Any]  # most calls: (first input, *outputs, *numbers)
     # Like these, with one array and all lengths but the last in place of the outputs.
-    joined_long: Any
-    joined_short: Any
-    # Both (long, short) for most calls: (first input, *outputs, *numbers) -> missing bytes.
-    plain: tuple[Any, Any]
+    joined: tuple[Any, Any]
     joined_plain: tuple[Any, Any]
     sizes: Any  # (device type, device, num_threads, implementation, int64 array, *arguments)
     explain: Any  # (device type, device, num_threads, *arguments) -> JSON
@@ -137,7 +132,6 @@ class Op:
         self.outputs = tuple(row for row in rows if row.role == "output")
         self.numbers = tuple(row for row in rows[:end] if not row.is_array)
         self.symbols = symbols
-        self.num_symbols = len(symbols)
         self.num_outputs = len(self.outputs)
         self.no_others = (None,) * (len(self.inputs) - 1)
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
@@ -154,15 +148,13 @@ class Op:
             made.release_gil = not keeps_lock
             return made
 
-        self.call_long = function("call")
-        self.call_short = function("call", keeps_lock=True)
-        self.joined_long = function("call_joined")
-        self.joined_short = function("call_joined", keeps_lock=True)
-        self.plain = (function("call_plain"), function("call_plain", keeps_lock=True))
-        self.joined_plain = (
-            function("call_joined_plain"),
-            function("call_joined_plain", keeps_lock=True),
-        )
+        def pair(name: str) -> tuple[Any, Any]:
+            return function(name), function(name, keeps_lock=True)
+
+        self.call = pair("call")
+        self.plain = pair("call_plain")
+        self.joined = pair("call_joined")
+        self.joined_plain = pair("call_joined_plain")
         self.sizes = function("sizes")
         self.explain = function("explain")
         self.checker = library.function("op_checker")(self.name)

@@ -134,8 +134,9 @@ def call_sizes(
     """
     inputs = (num_elements, *(None,) * (len(op.inputs) - 1))
     workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, implementation)
-    symbols = tuple(others[: op.num_symbols])
-    begins = others[op.num_symbols : op.num_symbols + len(op.outputs)]
+    num_symbols = len(op.symbols)
+    symbols = tuple(others[:num_symbols])
+    begins = others[num_symbols : num_symbols + len(op.outputs)]
     lengths = [output.lengths[0].value(symbols) for output in op.outputs]
     longest = max(*symbols, *lengths)
     is_short = cuda_index == HOST and longest < LONG_CALL
@@ -155,7 +156,7 @@ def shaped_call_sizes(
 ) -> ShapedCallSizes:
     """The sizes of an op for these inputs."""
     workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, "")
-    symbols = tuple(others[: op.num_symbols])
+    symbols = tuple(others[: len(op.symbols)])
     shapes = tuple(
         tuple(length.value(symbols) for length in output.lengths) for output in op.outputs
     )

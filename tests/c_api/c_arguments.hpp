@@ -129,7 +129,7 @@ struct CFunctions<tessera_lora_align_block_size_args> {
   static constexpr auto kRun = tessera_lora_align_block_size;
 };
 
-/// Of structs of sizes and of arguments; 0 for an op that needs no workspace.
+/// The workspace's bytes in a struct of sizes or of arguments; 0 if the op needs no workspace.
 template <typename Struct>
 std::size_t workspace_bytes(const Struct& of) {
   if constexpr (requires { of.workspace_bytes; }) {

@@ -1,7 +1,7 @@
 // Fuzzes all ops through the C API on guarded memory: whatever the bytes say, the call is refused
-// and writes nothing, or its outputs satisfy the contract. Which of the two, the contract's checker
-// tells before the call: it finds broken inputs and outputs of the wrong size by itself. Sizes and
-// messages are those of the C++ API.
+// and writes nothing, or its outputs satisfy the contract. Before the call, the contract's checker
+// decides which of the two must happen: it finds broken inputs and outputs of the wrong size by
+// itself. The C API must return the same sizes and messages as the C++ API.
 //
 //   scripts/fuzz.sh 30
 //

@@ -1,5 +1,5 @@
 // Usage: write_fuzz_corpus <folder>
-// Writes the smaller cases of all ops, those of the tables and random ones, as fuzz inputs.
+// Writes the smaller cases of all ops, from their tables and random ones, as fuzz inputs.
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>

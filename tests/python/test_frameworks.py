@@ -86,10 +86,10 @@ def on_a_device_with(
         return call_sizes(op, num_elements, options)._replace(workspace_bytes=size, is_short=False)
 
     monkeypatch.setattr(_call, "call_sizes", sizes)
-    call = Recorder(ALIGN.call_long, ALIGN.plain[False], size)
-    joined = Recorder(ALIGN.joined_long, ALIGN.joined_plain[False], size)
-    monkeypatch.setattr(ALIGN, "call_long", call)
-    monkeypatch.setattr(ALIGN, "joined_long", joined)
+    call = Recorder(ALIGN.call[False], ALIGN.plain[False], size)
+    joined = Recorder(ALIGN.joined[False], ALIGN.joined_plain[False], size)
+    monkeypatch.setattr(ALIGN, "call", (call, None))
+    monkeypatch.setattr(ALIGN, "joined", (joined, None))
     monkeypatch.setattr(ALIGN, "plain", (call.plain, None))
     monkeypatch.setattr(ALIGN, "joined_plain", (joined.plain, None))
     return [call, joined]

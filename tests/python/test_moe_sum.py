@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -32,14 +33,17 @@ def test_weights_are_ones_by_default() -> None:
     assert tessera.moe_sum(INPUT, WEIGHTS).tolist() == WEIGHTED
 
 
-@given(
+ANY_PROBLEM = given(
     st.integers(0, 5),
-    st.integers(1, 9),
-    st.integers(0, 40),
+    st.integers(1, 10),
+    st.integers(0, 70),
     st.sampled_from(["float16", "float32"]),
     st.booleans(),
     st.integers(0, 2**32 - 1),
 )
+
+
+@ANY_PROBLEM
 def test_values(
     tokens: int, top_k: int, hidden: int, dtype: str, weighted: bool, seed: int
 ) -> None:
@@ -53,14 +57,7 @@ def test_values(
     assert found.tolist() == (values * weights[..., None]).sum(1).tolist()
 
 
-@given(
-    st.integers(0, 4),
-    st.integers(1, 10),
-    st.integers(0, 70),
-    st.sampled_from(["float16", "float32"]),
-    st.booleans(),
-    st.integers(0, 2**32 - 1),
-)
+@ANY_PROBLEM
 def test_any_bits_keep_the_contract(
     tokens: int, top_k: int, hidden: int, dtype: str, weighted: bool, seed: int
 ) -> None:
@@ -238,6 +235,15 @@ def test_autograd_does_not_follow(name: str, compiled: bool) -> None:
     if name != "output":
         with torch.no_grad():
             assert function(**arrays).tolist() == [[2] * 3] * 4
+
+
+def test_arrays_of_another_framework_that_follows(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Followed(np.ndarray[Any, Any]):
+        requires_grad = True
+
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    with pytest.raises(ValueError, match=r"^moe_sum: input: expected a tensor that autograd"):
+        tessera.moe_sum(INPUT.view(Followed))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -120,9 +120,9 @@ from tessera._library import load
 from tessera._op import Op, op_names
 for op in map(Op, op_names()):
     print(op.name, [function.release_gil for function in (
-        op.call_long, op.joined_long, op.plain[False], op.joined_plain[False], op.sizes,
+        op.call[False], op.joined[False], op.plain[False], op.joined_plain[False], op.sizes,
         op.explain, op.checker,
-        op.call_short, op.joined_short, op.plain[True], op.joined_plain[True])])
+        op.call[True], op.joined[True], op.plain[True], op.joined_plain[True])])
 print(load().function("version").release_gil)
 """
 
@@ -157,16 +157,13 @@ def test_short_calls_keep_the_lock(
     def stand_in(name: str) -> Callable[..., None]:
         return lambda *arguments: ran.append(name)
 
-    for way in ("call", "joined"):
-        names = [f"{way}_long", f"{way}_short"]
-        for name in names:
-            monkeypatch.setattr(ALIGN, name, stand_in(name))
-        plain = "plain" if way == "call" else "joined_plain"
-        monkeypatch.setattr(ALIGN, plain, tuple(stand_in(f"plain {name}") for name in names))
+    for name in ("call", "joined", "plain", "joined_plain"):
+        pair = stand_in(f"{name}, long"), stand_in(f"{name}, short")
+        monkeypatch.setattr(ALIGN, name, pair)
     tessera.align_block_size(FEW, **options)
     tessera.align_block_size(FEW, **options, num_threads=1)
-    name = f"{'call' if 'out' in options else 'joined'}_{'short' if is_short else 'long'}"
-    assert ran == [f"plain {name}", name]
+    names = ["plain", "call"] if "out" in options else ["joined_plain", "joined"]
+    assert ran == [f"{name}, {'short' if is_short else 'long'}" for name in names]
 
 
 WORKSPACE = """

@@ -27,7 +27,7 @@ Spoil = Callable[[dict[str, Any]], None]
 def problems(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Spoil) -> list[str]:
     """The problems found if `spoil` changes the arrays after each call of the reference."""
     op = Op(name)
-    right = op.call_long
+    right, _ = op.call
 
     def wrong(*values: Any) -> int:
         missing: int = right(*values)
@@ -37,7 +37,7 @@ def problems(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Spoil) -> list[s
 
     verification._reference_of.cache_clear()
     verification._reference_of(op, CASES[name], 0)
-    monkeypatch.setattr(op, "call_long", wrong)
+    monkeypatch.setattr(op, "call", (wrong, None))
     return verification.problems(op, CASES[name], 0, OTHER)
 
 
@@ -120,7 +120,7 @@ def test_a_byte_of_any_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_call_that_asks_for_more_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     op = Op("batched_align_block_size")
     verification._reference_of(op, "8x64/16", 0)
-    monkeypatch.setattr(op, "call_long", lambda *values: 24)
+    monkeypatch.setattr(op, "call", (lambda *values: 24, None))
     first, *others = verification.problems(op, "8x64/16", 0, OTHER)
     assert first == "a workspace of 0 bytes was asked for, then 24"
     assert others  # the outputs are as before the call

@@ -132,7 +132,7 @@ def _cases(args: argparse.Namespace, op: Op) -> list[str]:
 
 
 def _jobs(args: argparse.Namespace, chosen: dict[Op, list[str]], cuda_index: int) -> list[_Job]:
-    """What to verify: of each op the implementations that can run, or the one that is asked for."""
+    """One job per op, with the implementations that can run or the requested one."""
     jobs = []
     names: list[str] = []
     for op, cases in chosen.items():
