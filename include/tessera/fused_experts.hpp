@@ -1,0 +1,214 @@
+// fused_experts: the experts of a Mixture-of-Experts layer, from hidden states and the router's
+// choice to the weighted sum over each token's experts.
+//
+// THE CONTRACT
+//
+// Let T be the number of tokens, k the slots per token (top_k), H the hidden size, F the
+// intermediate size, E the experts whose weights are given, and N the rows of w13 per expert: 2 F
+// if the activation multiplies a gate by an up projection, else F. A pair (t, s) is slot s of token
+// t. Its id is topk_ids[t][s]; its expert e is the id itself, or expert_map[id] if a map of length G
+// is given. The pair counts if 0 <= id (< G) and 0 <= e < E; all other pairs add nothing, whatever
+// their weight. For a pair that counts, with w = topk_weights[t][s]:
+//
+//   g[n] = v * sum over h of w13[e][n][h] * x[t][h] + w13_bias[e][n]
+//   a[f] = activation(g)[f]                             see Activation
+//   y[h] = sum over f of w2[e][h][f] * round(a[f]) + w2_bias[e][h]
+//
+// where (v, c) is (w, 1) with apply_router_weight_on_input, else (1, w), round() rounds to the data
+// type of x, to nearest, ties to even, and a bias that is not given is 0. Then
+//
+//   output[t][h] = round(sum over the slots s that count, in ascending order, of c * y[h]).
+//
+//  1. Each element of the output lies within the error bound below.
+//  2. A token of which no pair counts gets +0 everywhere.
+//  3. Same call, same bits: in every run, and on any number of threads. On the host a token's bits
+//     also do not depend on the other tokens of the call, nor on its place among them;
+//     `batch_invariant` asks for that on any device.
+//  4. A row of x that no pair uses, the weights of an expert that no pair uses, elements between
+//     rows, and the router's weight of a pair that does not count may be NaN or infinite: they
+//     reach no output. A NaN that a counting pair multiplies makes its token's elements NaN.
+//  5. Elements between the rows of an output whose rows lie apart are not written.
+//  6. Any ids are safe: nothing is read or written out of bounds, also if another thread or stream
+//     changes the contents of inputs during the call; the output then has unspecified values.
+//  7. Bad arguments are refused before anything is written. T = 0 is valid; k, H, F and E are at
+//     least 1.
+//
+// THE ERROR BOUND compares the output with the real numbers that the formulas above give. Products
+// and sums are in float32, in any order. Let u = 2^-24 be its unit roundoff,
+// gamma(n) = n u / (1 - n u), and tiny = 2^-126, the smallest normal number: arithmetic may
+// count subnormal numbers as zeros. Written d(z) for the largest error of a value z:
+//
+//   d(g[n]) = gamma(H + 3) (|v| sum |w13 x| + |w13_bias|) + tiny sum (|w13| + |x| + 1)
+//   d(a[f]) = the largest |activation(g') - activation(g)| over |g'[n] - g[n]| <= d(g[n]),
+//             and 8 u of the evaluation's terms (see Activation)
+//   round(a[f]) lies between round(a[f] - d(a[f])) and round(a[f] + d(a[f])), which gives
+//             d(round(a[f])) from a[f]
+//   d(y[h]) = sum |w2| d(round(a)) + gamma(F + 1) (sum |w2| (|a| + d(round(a))) + |w2_bias|)
+//             + tiny sum (|w2| + |a| + 1)
+//   d(sum)  = sum |c| d(y) + gamma(k + 1) sum |c| (|y| + d(y)) + tiny sum (|c| + |y| + 1)
+//
+// and the output lies between round(sum - d(sum)) and round(sum + d(sum)). gamma(n) bounds the
+// factors that n roundings multiply a term by, in any order of the sum, with fused products or
+// without: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition (2002), lemma
+// 3.1 and section 3.1. The 3 of H + 3 are the product with v, its rounding before the products if x
+// is scaled instead, and the bias. There is no bound where one of these values may overflow
+// float32, or round(a) the data type of x. A NaN in the bits of the output is any NaN.
+//
+// On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
+// device memory or read device data back, and may be captured into a graph. Calls from several
+// threads or streams at once are correct if they share no output and no workspace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "tessera/context.hpp"
+#include "tessera/export.h"
+#include "tessera/schema.hpp"
+#include "tessera/status.hpp"
+#include "tessera/tensor_view.hpp"
+
+namespace tessera {
+
+/// What happens between the two products. sigmoid(z) = 1 / (1 + exp(-z)); Phi is the normal
+/// distribution's. Names are vLLM's. The error bound allows each an evaluation error of
+/// 8 u (|z| |m| + |a|), where a = phi(z) m is its value and m is the up projection or 1.
+enum class Activation : std::int32_t {
+  // N = 2 F: gate z = g[f], up m = g[F + f].
+  kSilu,      ///< z sigmoid(z) m
+  kGelu,      ///< z Phi(z) m, Phi(z) = (1 + erf(z / sqrt(2))) / 2
+  kGeluTanh,  ///< z / 2 (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) m
+  /// gate z = min(g[2 f], limit), up m = clamp(g[2 f + 1], -limit, limit) + beta:
+  /// z sigmoid(alpha z) m, with rows of gate and up interleaved, as gpt-oss stores them.
+  kSwigluoai,
+  kSwigluoaiUninterleave,  ///< the same, with z from g[f] and m from g[F + f]
+  // N = F: z = g[f].
+  kSiluNoMul,      ///< z sigmoid(z)
+  kGeluNoMul,      ///< z Phi(z)
+  kGeluTanhNoMul,  ///< as kGeluTanh
+  kRelu2NoMul,     ///< max(z, 0)^2
+};
+
+/// In the order of Activation.
+inline constexpr const char* kActivationNames[] = {
+    "silu",        "gelu",        "gelu_tanh",        "swigluoai",   "swigluoai_uninterleave",
+    "silu_no_mul", "gelu_no_mul", "gelu_tanh_no_mul", "relu2_no_mul"};
+
+/// Whether the activation multiplies a gate by an up projection: then N = 2 F.
+constexpr bool has_gate(Activation activation) { return activation < Activation::kSiluNoMul; }
+
+/// Whether alpha, beta and limit apply.
+constexpr bool is_swigluoai(Activation activation) {
+  return activation == Activation::kSwigluoai ||
+         activation == Activation::kSwigluoaiUninterleave;
+}
+
+/// Stands for "not given": the defaults are gpt-oss's.
+inline constexpr float kNotGiven = std::numeric_limits<float>::quiet_NaN();
+inline constexpr float kDefaultSwigluAlpha = 1.702F;
+inline constexpr float kDefaultSwigluBeta = 1.0F;
+inline constexpr float kDefaultSwigluLimit = 7.0F;
+
+struct FusedExpertsArgs {
+  // Inputs, on the context's device, aligned to their element size. The last axis of an array whose
+  // rows may lie apart is contiguous, and each other axis steps over what the next ones hold.
+  // Arrays of weights may also be transposed: contiguous along the axis before the last.
+  TensorView x;             ///< [T, H]; float16, bfloat16 or float32; rows may lie apart
+  TensorView w13;           ///< [E, N, H], of x's data type; rows apart or transposed
+  TensorView w2;            ///< [E, H, F], of x's data type; rows apart or transposed
+  TensorView topk_weights;  ///< [T, k]; float16, bfloat16 or float32; rows may lie apart
+  TensorView topk_ids;      ///< [T, k]; int32 or int64; rows may lie apart
+  TensorView expert_map;    ///< optional int32[G]: global expert -> row of w13, else remote
+  TensorView w13_bias;      ///< optional [E, N], of x's data type; rows may lie apart
+  TensorView w2_bias;       ///< optional [E, H], of x's data type; rows may lie apart
+
+  // May not overlap another array of the call.
+  TensorView output;  ///< [T, H], of x's data type; rows may lie apart
+
+  Activation activation = Activation::kSilu;
+  bool apply_router_weight_on_input = false;  ///< needs k = 1
+  bool batch_invariant = false;
+  // Of kSwigluoai and kSwigluoaiUninterleave alone: finite, and the limit positive (or infinite:
+  // no limit).
+  float swiglu_alpha = kNotGiven;
+  float swiglu_beta = kNotGiven;
+  float swiglu_limit = kNotGiven;
+};
+
+namespace fused_experts_schema {
+
+enum Symbol : std::int8_t {
+  kNumTokens,
+  kHiddenSize,
+  kNumExperts,
+  kNumRows,
+  kIntermediateSize,
+  kTopK,
+  kNumGlobalExperts
+};
+inline constexpr const char* kSymbols[] = {"T", "H", "E", "N", "F", "k", "G"};
+
+using Args = FusedExpertsArgs;
+
+inline constexpr DtypeSet kFloats = dtypes::kFloat16 | dtypes::kBfloat16 | dtypes::kFloat32;
+inline constexpr DtypeSet kIds = dtypes::kInt32 | dtypes::kInt64;
+
+inline constexpr Argument kArguments[] = {
+    TESSERA_ARGUMENT(Args, x)
+        .input(kFloats, axes(gives(kNumTokens), gives(kHiddenSize)))
+        .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, w13)
+        .input(kFloats, axes(gives(kNumExperts), gives(kNumRows), exactly(kHiddenSize)))
+        .with_dtype_of(0)
+        .with_rows_apart_or_transposed(),
+    TESSERA_ARGUMENT(Args, w2)
+        .input(kFloats,
+               axes(exactly(kNumExperts), exactly(kHiddenSize), gives(kIntermediateSize)))
+        .with_dtype_of(0)
+        .with_rows_apart_or_transposed(),
+    TESSERA_ARGUMENT(Args, topk_weights)
+        .input(kFloats, axes(exactly(kNumTokens), gives(kTopK)))
+        .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, topk_ids)
+        .input(kIds, axes(exactly(kNumTokens), exactly(kTopK)))
+        .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, expert_map)
+        .optional_input(dtypes::kInt32, axes(gives(kNumGlobalExperts))),
+    TESSERA_ARGUMENT(Args, w13_bias)
+        .optional_input(kFloats, axes(exactly(kNumExperts), exactly(kNumRows)))
+        .with_dtype_of(0)
+        .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, w2_bias)
+        .optional_input(kFloats, axes(exactly(kNumExperts), exactly(kHiddenSize)))
+        .with_dtype_of(0)
+        .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, output)
+        .output(kFloats, axes(exactly(kNumTokens), exactly(kHiddenSize)))
+        .with_dtype_of(0)
+        .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, activation).one_of(kActivationNames),
+    TESSERA_ARGUMENT(Args, apply_router_weight_on_input),
+    TESSERA_ARGUMENT(Args, batch_invariant),
+    TESSERA_ARGUMENT(Args, swiglu_alpha),
+    TESSERA_ARGUMENT(Args, swiglu_beta),
+    TESSERA_ARGUMENT(Args, swiglu_limit),
+};
+
+}  // namespace fused_experts_schema
+
+inline constexpr Schema kFusedExpertsSchema{"fused_experts", fused_experts_schema::kArguments,
+                                            fused_experts_schema::kSymbols};
+
+/// Bytes of workspace on the context's device that the call needs. Reads numbers, data types and
+/// shapes of `args`, and no array's memory. The number grows with T, k, H and F up to a limit, above
+/// which a call works in chunks of tokens, and not with E.
+TESSERA_API Status fused_experts_workspace_bytes(const FusedExpertsArgs& args,
+                                                 const Context& context, std::size_t* bytes);
+
+/// Runs the op. Fails with kInvalidType (data types), kInvalidValue (values, shapes, devices,
+/// strides, overlap, workspace), kUnsupported (the device cannot run it) or kRuntimeError, before
+/// any write.
+TESSERA_API Status fused_experts(const FusedExpertsArgs& args, const Context& context);
+
+}  // namespace tessera
