@@ -28,7 +28,7 @@ const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
 
 std::span<const OpEntry> all_ops() noexcept {
   static const OpEntry entries[] = {ops::kAlignBlockSize, ops::kBatchedAlignBlockSize,
-                                    ops::kLoraAlignBlockSize, ops::kMoeSum};
+                                    ops::kLoraAlignBlockSize, ops::kMoeSum, ops::kFusedExperts};
   return entries;
 }
 

@@ -6,9 +6,9 @@
 // Let T be the number of tokens, k the slots per token (top_k), H the hidden size, F the
 // intermediate size, E the experts whose weights are given, and N the rows of w13 per expert: 2 F
 // if the activation multiplies a gate by an up projection, else F. A pair (t, s) is slot s of token
-// t. Its id is topk_ids[t][s]; its expert e is the id itself, or expert_map[id] if a map of length G
-// is given. The pair counts if 0 <= id (< G) and 0 <= e < E; all other pairs add nothing, whatever
-// their weight. For a pair that counts, with w = topk_weights[t][s]:
+// t. Its id is topk_ids[t][s]; its expert e is the id itself, or expert_map[id] if a map of length
+// G is given. The pair counts if 0 <= id (< G) and 0 <= e < E; all other pairs add nothing,
+// whatever their weight. For a pair that counts, with w = topk_weights[t][s]:
 //
 //   g[n] = v * sum over h of w13[e][n][h] * x[t][h] + w13_bias[e][n]
 //   a[f] = activation(g)[f]                             see Activation
@@ -100,8 +100,7 @@ constexpr bool has_gate(Activation activation) { return activation < Activation:
 
 /// Whether alpha, beta and limit apply.
 constexpr bool is_swigluoai(Activation activation) {
-  return activation == Activation::kSwigluoai ||
-         activation == Activation::kSwigluoaiUninterleave;
+  return activation == Activation::kSwigluoai || activation == Activation::kSwigluoaiUninterleave;
 }
 
 /// Stands for "not given": the defaults are gpt-oss's.
@@ -163,8 +162,7 @@ inline constexpr Argument kArguments[] = {
         .with_dtype_of(0)
         .with_rows_apart_or_transposed(),
     TESSERA_ARGUMENT(Args, w2)
-        .input(kFloats,
-               axes(exactly(kNumExperts), exactly(kHiddenSize), gives(kIntermediateSize)))
+        .input(kFloats, axes(exactly(kNumExperts), exactly(kHiddenSize), gives(kIntermediateSize)))
         .with_dtype_of(0)
         .with_rows_apart_or_transposed(),
     TESSERA_ARGUMENT(Args, topk_weights)
@@ -201,8 +199,8 @@ inline constexpr Schema kFusedExpertsSchema{"fused_experts", fused_experts_schem
                                             fused_experts_schema::kSymbols};
 
 /// Bytes of workspace on the context's device that the call needs. Reads numbers, data types and
-/// shapes of `args`, and no array's memory. The number grows with T, k, H and F up to a limit, above
-/// which a call works in chunks of tokens, and not with E.
+/// shapes of `args`, and no array's memory. The number grows with T, k, H and F up to a limit,
+/// above which a call works in chunks of tokens, and not with E.
 TESSERA_API Status fused_experts_workspace_bytes(const FusedExpertsArgs& args,
                                                  const Context& context, std::size_t* bytes);
 

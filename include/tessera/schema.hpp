@@ -121,7 +121,13 @@ constexpr Extents axes(Lengths... lengths) {
 
 /// One argument: an array, a number or a flag. Made by TESSERA_ARGUMENT and the functions below.
 struct Argument {
-  enum class Kind : std::uint8_t { kArray, kInt64, kInt32, kFlag };
+  enum class Kind : std::uint8_t { kArray, kInt64, kInt32, kFlag, kFloat32 };
+  /// Strides that an array may have.
+  enum class Layout : std::uint8_t {
+    kContiguous,
+    kRowsApart,              ///< only the last axis is contiguous
+    kRowsApartOrTransposed,  ///< that, or the same with the last two axes exchanged
+  };
   enum class Role : std::uint8_t { kInput, kOptionalInput, kOutput, kOptionalOutput };
 
   const char* name = nullptr;
@@ -133,7 +139,7 @@ struct Argument {
   DtypeSet dtypes = 0;
   DLDataType first_dtype{};        ///< the first of them; most arguments have only one
   std::int8_t same_dtype_as = -1;  ///< index of an earlier argument that it shares its dtype with
-  bool rows_may_be_apart = false;  ///< only the last axis must be contiguous
+  Layout layout = Layout::kContiguous;
   Extents extents;
   bool gives_symbols = false;  ///< whether one of the lengths gives a symbol its value
 
@@ -144,6 +150,8 @@ struct Argument {
   /// Index of the array argument whose rows, along its first axis, have this many elements.
   /// Bindings that know its shape derive the number from it; -1: callers pass the number.
   std::int8_t row_length_of = -1;
+  /// Names of the numbers 0, 1 ...; empty: the number has no names.
+  std::span<const char* const> choices;
 
   constexpr bool is_array() const { return kind == Kind::kArray; }
   constexpr bool is_output() const {
@@ -174,7 +182,13 @@ struct Argument {
 
   constexpr Argument with_rows_apart() const {
     Argument changed = *this;
-    changed.rows_may_be_apart = true;
+    changed.layout = Layout::kRowsApart;
+    return changed;
+  }
+
+  constexpr Argument with_rows_apart_or_transposed() const {
+    Argument changed = *this;
+    changed.layout = Layout::kRowsApartOrTransposed;
     return changed;
   }
 
@@ -182,6 +196,12 @@ struct Argument {
     Argument changed = *this;
     changed.low = new_low;
     changed.high = new_high;
+    return changed;
+  }
+
+  constexpr Argument one_of(std::span<const char* const> names) const {
+    Argument changed = between(0, static_cast<std::int64_t>(names.size()) - 1);
+    changed.choices = names;
     return changed;
   }
 
@@ -221,12 +241,15 @@ constexpr Argument argument(const char* name, std::size_t offset) {
   row.offset = static_cast<std::uint32_t>(offset);
   if constexpr (std::is_same_v<Member, std::int64_t>) {
     row.kind = Argument::Kind::kInt64;
-  } else if constexpr (std::is_same_v<Member, std::int32_t>) {
+  } else if constexpr (std::is_same_v<Member, std::int32_t> || std::is_enum_v<Member>) {
+    static_assert(sizeof(Member) == sizeof(std::int32_t));
     row.kind = Argument::Kind::kInt32;
     row = row.between(std::numeric_limits<std::int32_t>::min(),
                       std::numeric_limits<std::int32_t>::max());
   } else if constexpr (std::is_same_v<Member, bool>) {
     row.kind = Argument::Kind::kFlag;
+  } else if constexpr (std::is_same_v<Member, float>) {
+    row.kind = Argument::Kind::kFloat32;
   } else {
     static_assert(std::is_same_v<Member, TensorView>);
   }
@@ -279,11 +302,12 @@ inline const TensorView& view_in(const void* args, const Argument& argument) {
                                               argument.offset);
 }
 
-/// 0 or 1 for a flag.
+/// 0 or 1 for a flag; the bits of a float32, as an int32.
 inline std::int64_t number_in(const void* args, const Argument& argument) {
   const std::byte* const member = static_cast<const std::byte*>(args) + argument.offset;
   switch (argument.kind) {
     case Argument::Kind::kInt32:
+    case Argument::Kind::kFloat32:
       return *reinterpret_cast<const std::int32_t*>(member);
     case Argument::Kind::kFlag:
       return *reinterpret_cast<const bool*>(member) ? 1 : 0;
@@ -292,11 +316,12 @@ inline std::int64_t number_in(const void* args, const Argument& argument) {
   }
 }
 
-/// `value` must fit the member; a flag is set unless it is 0.
+/// `value` must fit the member; a flag is set unless it is 0; a float32 gets these bits.
 inline void set_number(void* args, const Argument& argument, std::int64_t value) {
   std::byte* const member = static_cast<std::byte*>(args) + argument.offset;
   switch (argument.kind) {
     case Argument::Kind::kInt32:
+    case Argument::Kind::kFloat32:
       *reinterpret_cast<std::int32_t*>(member) = static_cast<std::int32_t>(value);
       return;
     case Argument::Kind::kFlag:

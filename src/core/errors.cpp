@@ -1,5 +1,8 @@
 #include "core/errors.hpp"
 
+#include <array>
+#include <charconv>
+
 namespace tessera::core {
 
 Status refuse(StatusCode code, std::string_view op, std::string_view argument,
@@ -56,6 +59,11 @@ std::string to_string(DLDevice device) {
       return "device type " + std::to_string(device.device_type) + ":" +
              std::to_string(device.device_id);
   }
+}
+
+std::string to_string(float value) {
+  std::array<char, 32> text{};
+  return {text.data(), std::to_chars(text.data(), text.data() + text.size(), value).ptr};
 }
 
 }  // namespace tessera::core

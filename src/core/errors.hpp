@@ -45,5 +45,6 @@ std::string alternatives(std::span<const std::string_view> names);
 
 std::string to_string(DLDataType dtype);  ///< "int32", "float16", "bool"
 std::string to_string(DLDevice device);   ///< "cpu", "cuda:1"
+std::string to_string(float value);       ///< the shortest that reads back: "0.1", "1e-20", "nan"
 
 }  // namespace tessera::core

@@ -10,8 +10,8 @@
 namespace tessera::core {
 
 /// The weights of all experts for one of the two products: element (expert, row, column) lies at
-/// data[expert * expert_stride + row * row_stride + column * column_stride], of the type of x, and
-/// one of the last two strides is 1.
+/// data[expert * expert_stride + row * row_stride + column * column_stride], of the type of x.
+/// column_stride is 1, or row_stride is: then the weights are transposed.
 struct ExpertWeights {
   const void* data;
   std::int64_t expert_stride;

@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/errors.hpp"
@@ -12,6 +13,7 @@ namespace tessera::core {
 namespace {
 
 using Bound = Length::Bound;
+using Layout = Argument::Layout;
 
 constexpr std::size_t kMaxArrays = 32;
 constexpr std::uintptr_t kAddressSpaceEnd = std::numeric_limits<std::uintptr_t>::max();
@@ -72,6 +74,14 @@ bool has_rows_apart(const TensorView& view) {
   return true;
 }
 
+/// The same memory, with the last two axes exchanged.
+TensorView transposed(const TensorView& view) {
+  TensorView exchanged = view;
+  std::swap(exchanged.shape[view.ndim - 2], exchanged.shape[view.ndim - 1]);
+  std::swap(exchanged.strides[view.ndim - 2], exchanged.strides[view.ndim - 1]);
+  return exchanged;
+}
+
 bool has_contiguous_axes(const TensorView& view) {
   if (has_empty_axis(view)) return true;
   std::int64_t step = 1;
@@ -80,6 +90,19 @@ bool has_contiguous_axes(const TensorView& view) {
     if (__builtin_mul_overflow(step, view.shape[i], &step)) return false;
   }
   return true;
+}
+
+bool has_layout(const Argument& argument, const TensorView& view) {
+  if (argument.extents.ndim == 0) return view.contiguous;
+  switch (argument.layout) {
+    case Layout::kContiguous:
+      return has_contiguous_axes(view);
+    case Layout::kRowsApart:
+      return has_rows_apart(view);
+    case Layout::kRowsApartOrTransposed:
+      return has_rows_apart(view) || has_rows_apart(transposed(view));
+  }
+  return false;
 }
 
 /// The number of elements from the first to the last, gaps included; false if it exceeds 64 bits.
@@ -119,6 +142,13 @@ std::string array_of(DtypeSet set) {
   return (names[0] == 'i' ? "an " : "a ") + names + " array";
 }
 
+/// "[2, 3]"
+std::string text_of(const std::int64_t* numbers, int count) {
+  std::string text = "[";
+  for (int i = 0; i < count; ++i) text += (i == 0 ? "" : ", ") + std::to_string(numbers[i]);
+  return text + "]";
+}
+
 std::string length_name(const Argument& argument, int axis) {
   return std::string(argument.name) +
          (argument.extents.ndim == 0 ? ".num_elements" : ".shape[" + std::to_string(axis) + "]");
@@ -136,8 +166,8 @@ std::int64_t length_of(const Argument& argument, const TensorView& view, int axi
 
 bool Validator::giving_arrays() {
   for (const Argument& argument : schema_.inputs) {
-    if (!argument.gives_symbols) continue;
     const TensorView& view = view_of(argument);
+    if (!argument.gives_symbols || (argument.is_optional() && is_absent(view))) continue;
     if (!good_dtype(argument, view) || !good_axes(argument, view) || !good_memory(argument, view)) {
       return false;
     }
@@ -147,14 +177,19 @@ bool Validator::giving_arrays() {
 
 bool Validator::numbers(std::int64_t* symbols) {
   for (const Argument& argument : schema_.numbers) {
-    if (argument.kind == Argument::Kind::kFlag) continue;
+    if (argument.kind == Argument::Kind::kFlag || argument.kind == Argument::Kind::kFloat32) {
+      continue;
+    }
     const std::int64_t value = number_in(args_, argument);
+    if (!argument.choices.empty() && (value < argument.low || value > argument.high)) {
+      return fail_choice(argument, value);
+    }
     if (!in_range(argument.name, value, argument.low, argument.high)) return false;
     if (argument.symbol >= 0) symbols[argument.symbol] = value;
   }
   for (const Argument& argument : schema_.inputs) {
-    if (!argument.gives_symbols) continue;
     const TensorView& view = view_of(argument);
+    if (!argument.gives_symbols || (argument.is_optional() && is_absent(view))) continue;
     if (!good_axes(argument, view)) return false;
     for (int i = 0; i < num_lengths(argument); ++i) {
       const Length& length = argument.extents.lengths[i];
@@ -267,13 +302,10 @@ bool Validator::good_lengths(const Argument& argument, const TensorView& view,
 }
 
 bool Validator::good_memory(const Argument& argument, const TensorView& view) {
-  const bool is_good = view.device.device_type == context_.device.device_type &&
-                       view.device.device_id == context_.device.device_id &&
-                       (argument.extents.ndim == 0   ? view.contiguous
-                        : argument.rows_may_be_apart ? has_rows_apart(view)
-                                                     : has_contiguous_axes(view)) &&
-                       (view.data != nullptr || is_empty(argument, view)) &&
-                       bytes_past_alignment(view) == 0;
+  const bool is_good =
+      view.device.device_type == context_.device.device_type &&
+      view.device.device_id == context_.device.device_id && has_layout(argument, view) &&
+      (view.data != nullptr || is_empty(argument, view)) && bytes_past_alignment(view) == 0;
   return is_good || fail_memory(argument, view);
 }
 
@@ -288,6 +320,11 @@ bool Validator::fail_range(std::string_view name, std::int64_t value, std::int64
   return fail(StatusCode::kInvalidValue, name,
               "an integer in [" + std::to_string(low) + ", " + std::to_string(high) + "]",
               std::to_string(value));
+}
+
+bool Validator::fail_choice(const Argument& argument, std::int64_t value) {
+  const std::vector<std::string_view> names(argument.choices.begin(), argument.choices.end());
+  return fail(StatusCode::kInvalidValue, argument.name, alternatives(names), std::to_string(value));
 }
 
 bool Validator::fail_given_length(const Argument& argument, int axis, std::int64_t found) {
@@ -329,13 +366,19 @@ bool Validator::fail_memory(const Argument& argument, const TensorView& view) {
     return fail(StatusCode::kInvalidValue, name + ".device", to_string(context_.device),
                 to_string(view.device));
   }
-  if (argument.rows_may_be_apart && !has_rows_apart(view)) {
-    return fail(StatusCode::kInvalidValue, name, "contiguous rows that share no memory",
-                "an array with other strides");
-  }
-  if (argument.extents.ndim == 0 ? !view.contiguous
-                                 : !argument.rows_may_be_apart && !has_contiguous_axes(view)) {
-    return fail(StatusCode::kInvalidValue, name, "a contiguous array", "a strided one");
+  if (!has_layout(argument, view)) {
+    switch (argument.layout) {
+      case Layout::kContiguous:
+        return fail(StatusCode::kInvalidValue, name, "a contiguous array", "a strided one");
+      case Layout::kRowsApart:
+        return fail(StatusCode::kInvalidValue, name, "contiguous rows that share no memory",
+                    "an array with other strides");
+      case Layout::kRowsApartOrTransposed:
+        return fail(StatusCode::kInvalidValue, name,
+                    "contiguous rows that share no memory, or such columns",
+                    "strides " + text_of(view.strides, view.ndim) + " of shape " +
+                        text_of(view.shape, view.ndim));
+    }
   }
   const std::string data = name + ".data";
   if (view.data == nullptr) {

@@ -57,6 +57,7 @@ class Validator {
 
   // The functions that build messages stay out of line, so that the tests before them are inlined.
   bool fail_range(std::string_view name, std::int64_t value, std::int64_t low, std::int64_t high);
+  bool fail_choice(const Argument& argument, std::int64_t value);
   bool fail_dtype(const Argument& argument, const TensorView& view);
   bool fail_same_dtype(const Argument& argument, const TensorView& view, const Argument& other);
   bool fail_axes(const Argument& argument, const TensorView& view);

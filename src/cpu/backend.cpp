@@ -3,6 +3,7 @@
 #include "core/dispatch.hpp"
 #include "cpu/align_block_size.hpp"
 #include "cpu/batched_align_block_size.hpp"
+#include "cpu/fused_experts.hpp"
 #include "cpu/lora_align_block_size.hpp"
 #include "cpu/moe_sum.hpp"
 
@@ -33,11 +34,17 @@ constexpr core::Implementation kMoeSum[] = {
     implementation<core::MoeSumProblem, moe_sum_reference>("cpu/reference"),
 };
 
+constexpr core::Implementation kFusedExperts[] = {
+    implementation<core::FusedExpertsProblem, fused_experts_reference,
+                   fused_experts_reference_workspace_bytes>("cpu/reference"),
+};
+
 constexpr core::OpImplementations kOps[] = {
     {"align_block_size", kAlignBlockSize},
     {"batched_align_block_size", kBatchedAlignBlockSize},
     {"lora_align_block_size", kLoraAlignBlockSize},
     {"moe_sum", kMoeSum},
+    {"fused_experts", kFusedExperts},
 };
 
 std::string unavailable() { return {}; }

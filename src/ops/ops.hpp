@@ -7,6 +7,7 @@ namespace tessera::ops {
 
 extern const OpEntry kAlignBlockSize;
 extern const OpEntry kBatchedAlignBlockSize;
+extern const OpEntry kFusedExperts;
 extern const OpEntry kLoraAlignBlockSize;
 extern const OpEntry kMoeSum;
 

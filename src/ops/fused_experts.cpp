@@ -1,0 +1,147 @@
+// fused_experts: its arguments as implementations take them.
+#include "tessera/fused_experts.hpp"
+
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "core/errors.hpp"
+#include "core/fused_experts_problem.hpp"
+#include "core/op.hpp"
+#include "ops/ops.hpp"
+
+namespace tessera {
+namespace {
+
+using core::ExpertWeights;
+using core::FusedExpertsProblem;
+using core::Validator;
+using namespace fused_experts_schema;
+
+constexpr core::OutOfMemory kOutOfMemory("fused_experts");
+
+std::string name_of(Activation activation) {
+  return kActivationNames[static_cast<std::size_t>(activation)];
+}
+
+/// Parameters of swigluoai may be given with that alone; `is_good` says which are then accepted.
+bool good_parameter(const char* name, float value, Activation activation, bool is_good,
+                    const char* good, Validator* check) {
+  if (std::isnan(value)) return true;
+  if (!is_swigluoai(activation)) {
+    return check->fail(StatusCode::kInvalidValue, name,
+                       "none, as activation " + name_of(activation) + " has no such parameter",
+                       core::to_string(value));
+  }
+  return is_good || check->fail(StatusCode::kInvalidValue, name, good, core::to_string(value));
+}
+
+bool sizes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check) {
+  if (!check->in_range("x.shape[1]", symbols[kHiddenSize], 1, kInt32Max) ||
+      !check->in_range("w13.shape[0]", symbols[kNumExperts], 1, kInt32Max) ||
+      !check->in_range("w2.shape[2]", symbols[kIntermediateSize], 1, kInt32Max) ||
+      !check->in_range("topk_weights.shape[1]", symbols[kTopK], 1, kInt32Max)) {
+    return false;
+  }
+  const std::int64_t size = symbols[kIntermediateSize];
+  const bool gated = has_gate(args.activation);
+  const std::int64_t num_rows = gated ? 2 * size : size;
+  if (symbols[kNumRows] != num_rows) {
+    return check->fail(StatusCode::kInvalidValue, "w13.shape[1]",
+                       std::to_string(num_rows) + ", " + (gated ? "twice " : "") +
+                           "w2.shape[2] = " + std::to_string(size) + " as activation " +
+                           name_of(args.activation) +
+                           (gated ? " takes gate and up rows" : " has no gate"),
+                       std::to_string(symbols[kNumRows]));
+  }
+  if (args.apply_router_weight_on_input && symbols[kTopK] != 1) {
+    return check->fail(StatusCode::kInvalidValue, "apply_router_weight_on_input",
+                       "false where top_k is not 1",
+                       "true with top_k " + std::to_string(symbols[kTopK]));
+  }
+  return good_parameter("swiglu_alpha", args.swiglu_alpha, args.activation,
+                        std::isfinite(args.swiglu_alpha), "a finite number", check) &&
+         good_parameter("swiglu_beta", args.swiglu_beta, args.activation,
+                        std::isfinite(args.swiglu_beta), "a finite number", check) &&
+         good_parameter("swiglu_limit", args.swiglu_limit, args.activation, args.swiglu_limit > 0,
+                        "a positive number", check);
+}
+
+/// The stride of an axis with a single element is never used to address anything.
+std::int64_t stride_of(const TensorView& view, int axis) {
+  return view.given() && view.shape[axis] > 1 ? view.strides[axis] : 0;
+}
+
+ExpertWeights weights_of(const TensorView& view, const TensorView& bias) {
+  const bool is_transposed = view.shape[2] > 1 && view.strides[2] != 1;
+  return {view.data,
+          stride_of(view, 0),
+          is_transposed ? 1 : stride_of(view, 1),
+          is_transposed ? view.strides[2] : 1,
+          bias.data,
+          stride_of(bias, 0)};
+}
+
+float given_or(float value, float otherwise) { return std::isnan(value) ? otherwise : value; }
+
+FusedExpertsProblem make_problem(const FusedExpertsArgs& args, const std::int64_t* symbols) {
+  FusedExpertsProblem problem{};
+  problem.x = args.x.data;
+  problem.topk_weights = args.topk_weights.data;
+  problem.topk_ids = args.topk_ids.data;
+  problem.expert_map = static_cast<const std::int32_t*>(args.expert_map.data);
+  problem.output = args.output.data;
+  problem.w13 = weights_of(args.w13, args.w13_bias);
+  problem.w2 = weights_of(args.w2, args.w2_bias);
+  problem.x_stride = stride_of(args.x, 0);
+  problem.topk_weights_stride = stride_of(args.topk_weights, 0);
+  problem.topk_ids_stride = stride_of(args.topk_ids, 0);
+  problem.output_stride = stride_of(args.output, 0);
+  problem.num_tokens = symbols[kNumTokens];
+  problem.hidden_size = symbols[kHiddenSize];
+  problem.num_experts = symbols[kNumExperts];
+  problem.num_global_experts =
+      args.expert_map.given() ? symbols[kNumGlobalExperts] : symbols[kNumExperts];
+  problem.intermediate_size = symbols[kIntermediateSize];
+  problem.top_k = symbols[kTopK];
+  problem.dtype = args.x.dtype;
+  problem.topk_weights_dtype = args.topk_weights.dtype;
+  problem.topk_ids_dtype = args.topk_ids.dtype;
+  problem.activation = args.activation;
+  problem.apply_router_weight_on_input = args.apply_router_weight_on_input;
+  problem.batch_invariant = args.batch_invariant;
+  problem.swiglu_alpha = given_or(args.swiglu_alpha, kDefaultSwigluAlpha);
+  problem.swiglu_beta = given_or(args.swiglu_beta, kDefaultSwigluBeta);
+  problem.swiglu_limit = given_or(args.swiglu_limit, kDefaultSwigluLimit);
+  return problem;
+}
+
+std::string describe(const FusedExpertsProblem& problem) {
+  return std::to_string(problem.num_tokens) + " tokens, top_k " + std::to_string(problem.top_k) +
+         ", " + std::to_string(problem.num_experts) + " experts, hidden size " +
+         std::to_string(problem.hidden_size) + ", intermediate size " +
+         std::to_string(problem.intermediate_size) + ", " + core::to_string(problem.dtype) + ", " +
+         name_of(problem.activation);
+}
+
+constexpr core::Op kOp =
+    core::make_op<FusedExpertsArgs, FusedExpertsProblem, sizes, make_problem, describe>(
+        kFusedExpertsSchema, kOutOfMemory);
+
+}  // namespace
+
+constinit const OpEntry ops::kFusedExperts = core::make_entry<FusedExpertsArgs, kOp>();
+
+Status fused_experts_workspace_bytes(const FusedExpertsArgs& args, const Context& context,
+                                     std::size_t* bytes) {
+  OpSizes found;
+  Status status = core::sizes(kOp, &args, context, &found);
+  if (status.ok()) *bytes = found.workspace_bytes;
+  return status;
+}
+
+Status fused_experts(const FusedExpertsArgs& args, const Context& context) {
+  return core::call(kOp, &args, context);
+}
+
+}  // namespace tessera
