@@ -158,7 +158,7 @@ inline constexpr Argument kArguments[] = {
         .input(kFloats, axes(gives(kNumTokens), gives(kHiddenSize)))
         .with_rows_apart(),
     TESSERA_ARGUMENT(Args, w13)
-        .input(kFloats, axes(gives(kNumExperts), gives(kNumRows), exactly(kHiddenSize)))
+        .input(kFloats, axes(gives(kNumExperts), exactly(kNumRows), exactly(kHiddenSize)))
         .with_dtype_of(0)
         .with_rows_apart_or_transposed(),
     TESSERA_ARGUMENT(Args, w2)

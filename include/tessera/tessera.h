@@ -201,6 +201,19 @@ TESSERA_API tessera_status tessera_lora_align_block_size_query(
 TESSERA_API tessera_status
 tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args);
 
+/* Values of the argument "activation" of fused_experts; fused_experts.hpp has the formulas. */
+typedef enum tessera_activation {
+  TESSERA_SILU = 0,
+  TESSERA_GELU = 1,
+  TESSERA_GELU_TANH = 2,
+  TESSERA_SWIGLUOAI = 3,
+  TESSERA_SWIGLUOAI_UNINTERLEAVE = 4,
+  TESSERA_SILU_NO_MUL = 5,
+  TESSERA_GELU_NO_MUL = 6,
+  TESSERA_GELU_TANH_NO_MUL = 7,
+  TESSERA_RELU2_NO_MUL = 8
+} tessera_activation;
+
 /* Any op, its arguments by name: tessera_query and tessera_call. Since version 3. */
 
 #define TESSERA_MAX_AXES 4
@@ -217,8 +230,10 @@ typedef struct tessera_argument {
   int64_t shape[TESSERA_MAX_AXES];
   int64_t strides[TESSERA_MAX_AXES]; /* in elements; all zero: contiguous */
 
-  /* A number; or a flag, which is set unless it is 0. */
+  /* An integer; a flag, which is set unless it is 0; or the number of a choice, such as a
+   * tessera_activation. */
   int64_t value;
+  double real; /* a floating-point number */
 } tessera_argument;
 
 typedef struct tessera_call_args {

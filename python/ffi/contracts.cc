@@ -79,11 +79,7 @@ contract::CaseArguments case_arguments(const ffi::String& op, const ffi::String&
 }
 
 std::string argument_json(const Argument& argument, const void* args) {
-  if (!argument.is_array()) {
-    const std::int64_t number = number_in(args, argument);
-    if (argument.kind != Argument::Kind::kFlag) return std::to_string(number);
-    return number != 0 ? "true" : "false";
-  }
+  if (!argument.is_array()) return number_json(argument, args);
   const TensorView& view = view_in(args, argument);
   if (!view.given()) return "null";
   const std::span<const std::int64_t> shape(view.shape, view.ndim);

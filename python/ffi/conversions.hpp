@@ -10,11 +10,15 @@
 #include <tvm/ffi/string.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <iomanip>
 #include <limits>
 #include <span>
+#include <sstream>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -184,12 +188,34 @@ class Arguments {
         return;
       case Argument::Kind::kInt32:
         set_number(memory_, argument,
-                   int32_of(op_.schema->op, argument.name, value_of<std::int64_t>(value)));
+                   argument.choices.empty()
+                       ? int32_of(op_.schema->op, argument.name, value_of<std::int64_t>(value))
+                       : choice_named(argument, value_of<ffi::String>(value)));
+        return;
+      case Argument::Kind::kFloat32:  // None keeps the default
+        if (value != nullptr) {
+          set_number(memory_, argument,
+                     std::bit_cast<std::int32_t>(static_cast<float>(value_of<double>(value))));
+        }
         return;
       case Argument::Kind::kFlag:
         set_number(memory_, argument, value_of<bool>(value) ? 1 : 0);
         return;
     }
+  }
+
+  std::int64_t choice_named(const Argument& argument, const ffi::String& name) {
+    const std::string_view wanted(name.data(), name.size());
+    for (std::size_t i = 0; i < argument.choices.size(); ++i) {
+      if (wanted == argument.choices[i]) return static_cast<std::int64_t>(i);
+    }
+    std::string known;
+    for (const char* const choice : argument.choices) {
+      known += (known.empty() ? "" : ", ") + std::string(choice);
+    }
+    TVM_FFI_THROW(ValueError) << op_.schema->op << ": " << argument.name << ": expected one of "
+                              << known << ", got " << wanted;
+    TVM_FFI_UNREACHABLE();
   }
 
   std::int64_t row_length(const Argument& array) {
@@ -214,6 +240,23 @@ std::string json_array(const Elements& elements, ToJson to_json) {
     json += (json.empty() ? "" : ",") + to_json(element);
   }
   return "[" + json + "]";
+}
+
+/// A number as Python passes it: a flag as a bool, a choice by its name, a float that is not given as
+/// null.
+inline std::string number_json(const Argument& argument, const void* args) {
+  const std::int64_t number = number_in(args, argument);
+  if (argument.kind == Argument::Kind::kFlag) return number != 0 ? "true" : "false";
+  if (argument.kind == Argument::Kind::kFloat32) {
+    const auto value = std::bit_cast<float>(static_cast<std::int32_t>(number));
+    if (std::isnan(value)) return "null";
+    if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";  // as Python's json reads it
+    std::ostringstream text;
+    text << std::setprecision(std::numeric_limits<float>::max_digits10) << value;
+    return text.str();
+  }
+  if (!argument.choices.empty()) return json_string(argument.choices[number]);
+  return std::to_string(number);
 }
 
 inline const OpEntry& op_named(const ffi::String& name) {

@@ -252,15 +252,15 @@ std::string length_json(const Length& length) {
 }
 
 std::string argument_json(const Argument& argument, const OpEntry& op) {
-  constexpr const char* kKinds[] = {"array", "int64", "int32", "flag"};
+  constexpr const char* kKinds[] = {"array", "int64", "int32", "flag", "float32"};
   constexpr const char* kRoles[] = {"input", "optional_input", "output", "optional_output"};
   std::string json = "{\"name\":" + json_string(argument.name) +
                      ",\"kind\":" + json_string(kKinds[static_cast<int>(argument.kind)]);
   if (!argument.is_array()) {
     return json + ",\"low\":" + std::to_string(argument.low) +
            ",\"high\":" + std::to_string(argument.high) +
-           ",\"default\":" + std::to_string(number_in(op.default_args, argument)) +
-           ",\"symbol\":" + (argument.symbol < 0 ? "null" : std::to_string(argument.symbol)) +
+           ",\"default\":" + number_json(argument, op.default_args) +
+           ",\"choices\":" + json_array(argument.choices, json_string) + ",\"symbol\":" + (argument.symbol < 0 ? "null" : std::to_string(argument.symbol)) +
            ",\"row_length_of\":" +
            (argument.row_length_of < 0
                 ? "null"

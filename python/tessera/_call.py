@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,8 @@ def call(
                 for place in op.counters:
                     if numbers[place] >= LONG_CALL:
                         is_short = False
+            if op.has_weights:
+                is_short = False
             functions, plain = op.call, op.plain
             if op.has_floats:
                 for row, array in zip(op.outputs, outputs, strict=True):
@@ -131,7 +134,7 @@ def call(
                 framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
                 for row, shape in zip(op.outputs, sizes.shapes, strict=True)
             )
-            is_short = sizes.is_short
+            is_short = sizes.is_short and not op.has_weights
             functions, plain = op.call, op.plain
         function = functions[is_short]
         missing = 0
@@ -240,12 +243,23 @@ def named_arguments(
 
 
 def named_integers(op: Op, numbers: Sequence[Any]) -> dict[str, Any]:
-    """The numbers by name, without the flags and what the library fills in."""
+    """The integers by name, without what the library fills in."""
     return {
         row.name: number
         for row, number in zip(op.numbers, numbers, strict=False)
-        if row.kind != "flag" and row.row_length_of is None
+        if row.kind in ("int64", "int32") and not row.choices and row.row_length_of is None
     }
+
+
+def refused_number(op: Op, numbers: Sequence[Any]) -> Exception | None:
+    """The error to raise for a choice or float of another type, which the FFI does not name."""
+    for row, number in zip(op.numbers, numbers, strict=False):
+        wanted = str if row.choices else Real if row.kind == "float32" else object
+        if not isinstance(number, wanted) and not (number is None and row.kind == "float32"):
+            kind = "a string" if row.choices else "a number"
+            got = type(number).__name__
+            return TypeError(f"{op.name}: {row.name}: expected {kind}, got {got}")
+    return None
 
 
 def call_refusal(
@@ -260,5 +274,5 @@ def call_refusal(
     """What to raise for `error`, which a call with these arguments raised."""
     arrays, written = named_arguments(op, inputs, out, rest)
     integers = named_integers(op, numbers) | {"num_threads": num_threads}
-    refused = refused_array(op.name, arrays, written)
+    refused = refused_array(op.name, arrays, written) or refused_number(op, numbers)
     return refusal(op.name, refused or error, arrays, integers)

@@ -28,10 +28,11 @@ class Argument(NamedTuple):
     """A row of an op's table. Fields about arrays alone are empty for numbers, and vice versa."""
 
     name: str
-    kind: str  # "array", "int64", "int32", "flag"
+    kind: str  # "array", "int64", "int32", "flag", "float32"
     low: int = 0
     high: int = 0
-    default: int = 0  # in C++; 0 or 1 for a flag
+    default: Any = 0  # in C++: a bool for a flag, a name of `choices`; None: no float is given
+    choices: tuple[str, ...] = ()  # names that a number has
     symbol: int | None = None  # the symbol whose value the number is
     row_length_of: str | None = None  # the library fills the number in from this array's axes
     role: str = ""
@@ -70,7 +71,8 @@ class _Schema(NamedTuple):
 def _schemas() -> dict[str, _Schema]:
     def argument(fields: dict[str, Any]) -> Argument:
         lengths = tuple(Length(**length) for length in fields.pop("lengths", ()))
-        return Argument(**fields | {"dtypes": tuple(fields.get("dtypes", ()))}, lengths=lengths)
+        names = {name: tuple(fields.get(name, ())) for name in ("dtypes", "choices")}
+        return Argument(**fields | names, lengths=lengths)
 
     return {
         schema["op"]: _Schema(tuple(schema["symbols"]), tuple(map(argument, schema["arguments"])))
@@ -99,6 +101,7 @@ class Op:
     num_outputs: int
     no_others: tuple[None, ...]  # one None for each input but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
+    has_weights: bool  # an input has three axes: the experts' weights, which take long to read
     has_floats: bool  # autograd could follow an input or a required output
     # Indices of the outputs, and of the numbers, that may be large in a call.
     long_outputs: tuple[int, ...]
@@ -135,6 +138,7 @@ class Op:
         self.num_outputs = len(self.outputs)
         self.no_others = (None,) * (len(self.inputs) - 1)
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
+        self.has_weights = any(row.ndim == 3 for row in self.inputs[1:])
         self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))
         self.long_outputs = tuple(
             i

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._arrays import host_arrays
-from tessera._call import named_arguments, named_integers
+from tessera._call import named_arguments, named_integers, refused_number
 from tessera._library import load, refusal
 from tessera._op import Op
 from tessera._outputs import ALIGN, named_outputs
@@ -189,5 +189,6 @@ def violations(
     try:
         found = json.loads(op.checker(*given, *numbers, *more))
     except Exception as error:
-        raise refusal(op.name, error, arrays, named_integers(op, numbers)) from None
+        refused = refused_number(op, numbers) or error
+        raise refusal(op.name, refused, arrays, named_integers(op, numbers)) from None
     return [Violation(**fields) for fields in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, overload
 
 import numpy as np
@@ -129,24 +129,20 @@ def _op_named(name: str) -> Op:
     return Op(name)
 
 
-def _given_lengths(op: Op) -> list[tuple[Argument, list[tuple[str, int]]]]:
-    """The inputs, with name and maximum of the lengths that they alone decide about."""
-    return [
-        (
-            row,
-            [
-                (op.symbols[length.symbol], length.constant)
-                for length in row.lengths
-                if length.bound == "gives" and length.symbol is not None
-            ],
-        )
+def _given_lengths(op: Op, *, optional: bool) -> dict[str, int]:
+    """Name and maximum of the lengths that inputs decide about, with those of optional inputs."""
+    return {
+        op.symbols[length.symbol]: length.constant
         for row in op.inputs
-    ]
+        for length in row.lengths
+        if length.bound == "gives" and length.symbol is not None
+        if optional or not row.is_optional
+    }
 
 
 def _names(op: Op) -> list[str]:
     """What `explain` takes for an op by name."""
-    lengths = [name for _, given in _given_lengths(op) for name, _ in given]
+    lengths = _given_lengths(op, optional=True)
     numbers = [row.name for row in (*op.numbers, *op.rest) if not row.is_array]
     return [*lengths, *numbers, "dtype"]
 
@@ -157,9 +153,9 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
     for name in values:
         if name not in known:
             raise TypeError(f"{op.name}: expected values of {', '.join(known)}, got one of {name}")
-    required = [name for _, lengths in _given_lengths(op) for name, _ in lengths]
+    required = [*_given_lengths(op, optional=False)]
     required += [row.name for row in op.numbers if row.kind == "int64"]
-    if any(row.ndim > 0 for row, lengths in _given_lengths(op) if lengths):
+    if op.inputs[0].ndim > 0:
         required.append("dtype")
     if missing := [shown.get(name, name) for name in required if values.get(name) is None]:
         raise TypeError(f"{op.name}: {', '.join(missing)}: expected a value, got none")
@@ -183,26 +179,51 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
                 kind = type(value).__name__
                 raise TypeError(f"{op.name}: {row.name}: expected a bool, got {kind}")
             return bool(value)
-        if row.kind == "int32" and row.name not in values:
+        if row.kind in ("int32", "float32") and row.name not in values:
             return row.default
+        if row.choices:
+            return _choice(op, row, values[row.name])
+        if row.kind == "float32":
+            return _float(op, row, values[row.name])
         return integer(row.name, row.low, row.high)
 
-    described: list[Any] = []
-    for row, lengths in _given_lengths(op):
-        shape = [integer(name, 0, most) for name, most in lengths]
-        if not shape:
-            described.append(None)
-        elif row.ndim == 0 and "dtype" not in values:
-            described += shape
-        else:
-            described.append((_dtype(op, row, values["dtype"]), *shape))
-            if math.prod(shape) >= 2**63:
-                product = " * ".join(name for name, _ in lengths)
-                raise ValueError(
-                    f"{op.name}: {product}: expected at most {2**63 - 1}, got {math.prod(shape)}"
-                )
+    most = _given_lengths(op, optional=True)
+    known_lengths = {name: integer(name, 0, most[name]) for name in most if name in values}
+
+    def described_input(row: Argument) -> Any:
+        names = [op.symbols[one.symbol] for one in row.lengths if one.symbol is not None]
+        given = [one for one in row.lengths if one.bound == "gives"]
+        if not given or (row.is_optional and names[0] not in values):
+            return None
+        # A length that follows from others is not read.
+        shape = [known_lengths.get(name, 0) for name in names]
+        if math.prod(shape) >= 2**63:
+            raise ValueError(
+                f"{op.name}: {' * '.join(names)}: expected at most {2**63 - 1}, "
+                f"got {math.prod(shape)}"
+            )
+        if row.ndim == 0 and "dtype" not in values:
+            return shape[0]
+        takes_dtype = row is op.inputs[0] or row.same_dtype_as is not None
+        return (_dtype(op, row, values["dtype"]) if takes_dtype else row.dtypes[0], *shape)
+
+    described = [described_input(row) for row in op.inputs]
     described += map(number, op.numbers)
     return described + [None if row.is_array else number(row) for row in op.rest]
+
+
+def _choice(op: Op, row: Argument, value: Any) -> str:
+    if value not in row.choices:
+        raise ValueError(
+            f"{op.name}: {row.name}: expected one of {', '.join(row.choices)}, got {value}"
+        )
+    return str(value)
+
+
+def _float(op: Op, row: Argument, value: Any) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{op.name}: {row.name}: expected a number, got {type(value).__name__}")
+    return float(value)
 
 
 def _dtype(op: Op, row: Argument, dtype: Any) -> str:

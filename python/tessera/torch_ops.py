@@ -63,7 +63,8 @@ class _Registered:
         text = f"{_type_of(row, aliases)} {parameter.name}"
         if parameter.default is inspect.Parameter.empty:
             return text
-        return f"{text}={parameter.default}"
+        default = parameter.default
+        return f'{text}="{default}"' if isinstance(default, str) else f"{text}={default}"
 
     def named(self, values: Sequence[Any]) -> dict[str, Any]:
         """Arguments by name; the dispatcher leaves out the last ones with their defaults."""
@@ -129,7 +130,9 @@ def _type_of(row: Argument | None, aliases: Any) -> str:
     if row.is_array:
         tensor = f"Tensor({next(aliases)}!)" if row.is_output else "Tensor"
         return f"{tensor}?" if row.is_optional else tensor
-    return {"int64": "SymInt", "int32": "int", "flag": "bool"}[row.kind]
+    if row.choices:
+        return "str"
+    return {"int64": "SymInt", "int32": "int", "flag": "bool", "float32": "float?"}[row.kind]
 
 
 def _as_out(outputs: tuple[Any, ...]) -> Any:

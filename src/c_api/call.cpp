@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "c_api/conversions.hpp"
+#include "tessera/fused_experts.hpp"
 #include "tessera/ops.hpp"
 
 namespace {
@@ -20,6 +21,9 @@ using namespace tessera;
 using namespace tessera::c_api;
 
 static_assert(TESSERA_MAX_AXES == kMaxAxes);
+static_assert(TESSERA_RELU2_NO_MUL == static_cast<int>(Activation::kRelu2NoMul) &&
+                  TESSERA_RELU2_NO_MUL + 1 == std::size(kActivationNames),
+              "a tessera_activation is an Activation");
 static_assert(dtypes::kInt64 == 1 << TESSERA_INT64 && dtypes::kFloat16 == 1 << TESSERA_FLOAT16 &&
                   dtypes::kBfloat16 == 1 << TESSERA_BFLOAT16 &&
                   dtypes::kFloat32 == 1 << TESSERA_FLOAT32 &&
@@ -101,7 +105,7 @@ class Call {
 
  private:
   Status read_array(const Argument& row, const tessera_argument& given) {
-    if (given.value != 0) {
+    if (given.value != 0 || given.real != 0) {
       return core::refuse(StatusCode::kInvalidType, name_of(op_), row.name, "an array", "a number");
     }
     if (!has_array(given)) return {};
@@ -131,6 +135,16 @@ class Call {
   Status read_number(const Argument& row, const tessera_argument& given) {
     if (has_array(given)) {
       return core::refuse(StatusCode::kInvalidType, name_of(op_), row.name, "a number", "an array");
+    }
+    const bool is_real = row.kind == Argument::Kind::kFloat32;
+    if (is_real ? given.value != 0 : given.real != 0) {
+      return core::refuse(StatusCode::kInvalidType, name_of(op_), row.name,
+                          is_real ? "a number in real" : "a number in value",
+                          is_real ? "one in value" : "one in real");
+    }
+    if (is_real) {
+      set_number(memory_, row, std::bit_cast<std::int32_t>(static_cast<float>(given.real)));
+      return {};
     }
     if (row.kind == Argument::Kind::kInt32 &&
         given.value != static_cast<std::int32_t>(given.value)) {

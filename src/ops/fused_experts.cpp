@@ -43,17 +43,7 @@ bool sizes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check
       !check->in_range("topk_weights.shape[1]", symbols[kTopK], 1, kInt32Max)) {
     return false;
   }
-  const std::int64_t size = symbols[kIntermediateSize];
-  const bool gated = has_gate(args.activation);
-  const std::int64_t num_rows = gated ? 2 * size : size;
-  if (symbols[kNumRows] != num_rows) {
-    return check->fail(StatusCode::kInvalidValue, "w13.shape[1]",
-                       std::to_string(num_rows) + ", " + (gated ? "twice " : "") +
-                           "w2.shape[2] = " + std::to_string(size) + " as activation " +
-                           name_of(args.activation) +
-                           (gated ? " takes gate and up rows" : " has no gate"),
-                       std::to_string(symbols[kNumRows]));
-  }
+  symbols[kNumRows] = symbols[kIntermediateSize] * (has_gate(args.activation) ? 2 : 1);
   if (args.apply_router_weight_on_input && symbols[kTopK] != 1) {
     return check->fail(StatusCode::kInvalidValue, "apply_router_weight_on_input",
                        "false where top_k is not 1",

@@ -13,6 +13,7 @@ from rich.table import Table
 
 import tessera
 from tessera._library import torch_failure
+from tessera._op import Op, op_names
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.progress_bars import load_library
 
@@ -124,13 +125,24 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
             raise ValueError(f"--explain: expected NAME=VALUE, got {each!r}")
         if name in shape:
             raise ValueError(f"--explain: {name}: expected one value, got two")
-        if name == "dtype":
-            shape[name] = text
-        elif text in ("true", "false"):
-            shape[name] = text == "true"
-        else:
-            shape[name] = _integer(f"--explain: {name}", text)
+        shape[name] = _value(name, text, first)
     return first, shape, ""
+
+
+def _value(name: str, text: str, op: str) -> Any:
+    """A value as the op's table wants it; `tessera.explain` refuses names that it does not know."""
+    rows = Op(op).arguments if op in op_names() else ()
+    row = next((row for row in rows if row.name == name), None)
+    if name == "dtype" or (row is not None and row.choices):
+        return text
+    if text in ("true", "false"):
+        return text == "true"
+    if row is not None and row.kind == "float32":
+        try:
+            return float(text)
+        except ValueError:
+            raise ValueError(f"--explain: {name}: expected a number, got '{text}'") from None
+    return _integer(f"--explain: {name}", text)
 
 
 def _integer(what: str, text: str) -> int:

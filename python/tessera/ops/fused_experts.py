@@ -1,0 +1,171 @@
+"""`fused_experts` for NumPy arrays, torch tensors and whatever else speaks DLPack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from tessera._call import call
+from tessera._frameworks import FRAMEWORKS
+from tessera._op import Op
+from tessera._torch_hook import call_traced, is_traced, register
+from tessera._torch_registry import Shape, TorchOp
+from tessera.contract import Violation, violations
+
+Array = TypeVar("Array")
+
+_OP = Op("fused_experts")
+
+
+def fused_experts(
+    x: Array,
+    w13: Array,
+    w2: Array,
+    topk_weights: Any,
+    topk_ids: Any,
+    *,
+    activation: str = "silu",
+    expert_map: Any = None,
+    w13_bias: Any = None,
+    w2_bias: Any = None,
+    swiglu_alpha: float | None = None,
+    swiglu_beta: float | None = None,
+    swiglu_limit: float | None = None,
+    apply_router_weight_on_input: bool = False,
+    batch_invariant: bool = False,
+    num_threads: int | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Compute the experts of a Mixture-of-Experts layer for the router's choice.
+
+    output[t] = sum over slots s of topk_weights[t, s] * (w2[e] @ act(w13[e] @ x[t] + w13_bias[e]) +
+    w2_bias[e]), where e is the expert of topk_ids[t, s]; products and sums in float32, act(...)
+    and the output rounded to the data type of `x`. Ids outside [0, E), or that `expert_map` maps
+    outside [0, E), add nothing. `include/tessera/fused_experts.hpp` has the contract, with a bound
+    on the error of each element. The bits do not depend on the number of threads, nor, on the
+    host, on the other tokens.
+
+    All arrays are on one device, where the op runs. Autograd does not follow the call.
+
+    Args:
+        x: float16, bfloat16 or float32 [T, H]: the hidden states. Rows may lie apart here and in
+            all arrays but `expert_map`, with a contiguous last axis. NumPy has no bfloat16 that it
+            exports; torch and JAX have.
+        w13: [E, N, H] of the data type of `x`: gate rows, then up rows, N = 2 F; for "swigluoai"
+            they alternate; for an activation without a gate ("..._no_mul") N = F. May be a
+            transposed view, contiguous along N.
+        w2: [E, H, F] of the same type. May be a transposed view, contiguous along H.
+        topk_weights: float16, bfloat16 or float32 [T, k], k at least 1: the router's weights.
+        topk_ids: int32 or int64 [T, k]: the router's experts.
+        activation: "silu", "gelu", "gelu_tanh", "swigluoai", "swigluoai_uninterleave",
+            "silu_no_mul", "gelu_no_mul", "gelu_tanh_no_mul" or "relu2_no_mul".
+        expert_map: int32 [G]: ids are global experts, and this gives each one's row in `w13`; any
+            value outside [0, E) marks an expert that lives elsewhere.
+        w13_bias: [E, N] of the type of `x`.
+        w2_bias: [E, H] of the type of `x`.
+        swiglu_alpha: of the two "swigluoai" activations; None stands for 1.702.
+        swiglu_beta: likewise; None stands for 1.
+        swiglu_limit: likewise; None stands for 7, infinity for no limit.
+        apply_router_weight_on_input: scale x, before the first product; needs k = 1.
+        batch_invariant: a token's bits may not depend on the other tokens. On the host they never
+            do.
+        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
+            that, or, where it is unset, for the cores of this process. Never changes the result.
+        out: [T, H] of the data type of `x`, to write to. It may not overlap an input.
+
+    Returns:
+        `out` if given, else a new array [T, H] in the framework of `x`.
+
+    Raises:
+        TypeError: an argument has the wrong type. Nothing was written; so for all errors.
+        ValueError: a value, shape, device or layout lies outside the op's domain, or autograd
+            follows an array.
+        NotImplementedError: nothing in this build can run the call.
+        RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+        MemoryError: NumPy's own, where it has no memory for the output.
+    """
+    arguments = {
+        "w13": w13,
+        "w2": w2,
+        "topk_weights": topk_weights,
+        "topk_ids": topk_ids,
+        "activation": activation,
+        "expert_map": expert_map,
+        "w13_bias": w13_bias,
+        "w2_bias": w2_bias,
+        "swiglu_alpha": swiglu_alpha,
+        "swiglu_beta": swiglu_beta,
+        "swiglu_limit": swiglu_limit,
+        "apply_router_weight_on_input": apply_router_weight_on_input,
+        "batch_invariant": batch_invariant,
+        "num_threads": num_threads,
+    }
+    if is_traced(FRAMEWORKS[type(x)]):
+        result: Array = call_traced(_OP, x, out, **arguments)
+    else:
+        result = _eagerly(x, **arguments, out=out)
+    return result
+
+
+def _eagerly(
+    x: Any,
+    w13: Any,
+    w2: Any,
+    topk_weights: Any,
+    topk_ids: Any,
+    *,
+    activation: str,
+    expert_map: Any,
+    w13_bias: Any,
+    w2_bias: Any,
+    swiglu_alpha: float | None,
+    swiglu_beta: float | None,
+    swiglu_limit: float | None,
+    apply_router_weight_on_input: bool,
+    batch_invariant: bool,
+    num_threads: int | None,
+    out: Any,
+) -> Any:
+    others = (w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    flags = (bool(apply_router_weight_on_input), bool(batch_invariant))
+    numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
+    threads = 0 if num_threads is None else num_threads
+    return call(_OP, FRAMEWORKS[type(x)], x, others, numbers, out, threads)
+
+
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return (tuple(arguments["x"].shape),)
+
+
+register(TorchOp(_OP, fused_experts, _eagerly, _shapes))
+
+
+def fused_experts_contract_violations(
+    x: Any,
+    w13: Any,
+    w2: Any,
+    topk_weights: Any,
+    topk_ids: Any,
+    output: Any,
+    *,
+    activation: str = "silu",
+    expert_map: Any = None,
+    w13_bias: Any = None,
+    w2_bias: Any = None,
+    swiglu_alpha: float | None = None,
+    swiglu_beta: float | None = None,
+    swiglu_limit: float | None = None,
+    apply_router_weight_on_input: bool = False,
+) -> list[Violation]:
+    """Judge an output of `fused_experts`, whoever computed it, against the op's contract.
+
+    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
+    the host. Small calls are checked whole, of large ones a sample of tokens and columns.
+
+    Returns:
+        At most one violation for each of the op's rules; none if the contract holds.
+    """
+    inputs = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    flags = (bool(apply_router_weight_on_input), False)
+    numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
+    return violations(_OP, inputs, output, numbers)
