@@ -19,8 +19,11 @@ const std::string& name_of(const LoraAlignBlockSizeCase& c) { return c.pairs.nam
 /// A contract from functions of the op's own types: its table of cases, its random cases, and its
 /// checker.
 template <typename Args, auto kCases, auto kRandomCase, auto kCheck>
-constexpr OpContract contract_of(std::string_view op, std::span<const Rule> rules) {
-  return {op, rules,
+constexpr OpContract contract_of(std::string_view op, std::span<const Rule> rules,
+                                 bool fixes_bits = true) {
+  return {op,
+          rules,
+          fixes_bits,
           [] {
             std::vector<std::string> names;
             for (const auto& c : kCases()) names.push_back(name_of(c));

@@ -16,6 +16,7 @@ namespace tessera::contract {
 struct OpContract {
   std::string_view op;
   std::span<const Rule> rules;  ///< in the order in which they are checked
+  bool fixes_bits;              ///< all correct outputs are the same to the last bit
 
   /// Names of the cases in the op's table.
   std::vector<std::string> (*case_names)();

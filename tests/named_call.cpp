@@ -62,13 +62,21 @@ Status status_of(tessera_status code) {
 
 }  // namespace
 
+void set_value(std::int64_t number, const Argument& argument, tessera_argument* named) {
+  if (argument.kind == Argument::Kind::kFloat32) {
+    named->real = double{std::bit_cast<float>(static_cast<std::int32_t>(number))};
+  } else {
+    named->value = number;
+  }
+}
+
 NamedCall::NamedCall(const OpEntry& op, const void* args_struct, const Context& context) {
   for (const Argument& argument : op.schema->arguments) {
     if (!argument.is_array()) {
       tessera_argument number{};
       number.name = argument.name;
-      number.value = number_in(args_struct, argument);
       arguments.push_back(number);
+      set_value(number_in(args_struct, argument), argument, &arguments.back());
     } else if (const TensorView& view = view_in(args_struct, argument); view.given()) {
       arguments.push_back(array_of(argument, view));
     }

@@ -1,6 +1,7 @@
 // Calls of any op through tessera_query and tessera_call.
 #pragma once
 
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -28,6 +29,9 @@ class NamedCall {
   std::vector<tessera_argument> arguments;
   tessera_call_args args{};  ///< points to `arguments`
 };
+
+/// Gives an argument this number, which is as number_in() returns it.
+void set_value(std::int64_t number, const Argument& argument, tessera_argument* named);
 
 /// Whether a NamedCall can express these arguments. A tessera_argument has no device, no data type
 /// that no op takes, and neither data nor axes if the array is left out.

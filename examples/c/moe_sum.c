@@ -13,9 +13,9 @@ int main(void) {
   float input[2][2][3] = {{{1, 2, 3}, {5, 6, 7}}, {{0, 1, 0}, {4, 4, 8}}};
   float topk_weights[2][2] = {{0.75f, 0.25f}, {0.5f, 0.5f}};
   tessera_argument arguments[] = {
-      {"input", input, TESSERA_FLOAT32, 3, {2, 2, 3}, {0}, 0},
-      {"topk_weights", topk_weights, TESSERA_FLOAT32, 2, {2, 2}, {0}, 0},
-      {"output", NULL, 0, 0, {0}, {0}, 0}, /* its type and shape come from the query */
+      {"input", input, TESSERA_FLOAT32, 3, {2, 2, 3}, {0}, 0, 0},
+      {"topk_weights", topk_weights, TESSERA_FLOAT32, 2, {2, 2}, {0}, 0, 0},
+      {"output", NULL, 0, 0, {0}, {0}, 0, 0}, /* its type and shape come from the query */
   };
   tessera_argument* output = &arguments[2];
   tessera_call_args args = {0};

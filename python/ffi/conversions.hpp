@@ -242,15 +242,16 @@ std::string json_array(const Elements& elements, ToJson to_json) {
   return "[" + json + "]";
 }
 
-/// A number as Python passes it: a flag as a bool, a choice by its name, a float that is not given as
-/// null.
+/// A number as Python passes it: a flag as a bool, a choice by its name, a float that is not given
+/// as null.
 inline std::string number_json(const Argument& argument, const void* args) {
   const std::int64_t number = number_in(args, argument);
   if (argument.kind == Argument::Kind::kFlag) return number != 0 ? "true" : "false";
   if (argument.kind == Argument::Kind::kFloat32) {
     const auto value = std::bit_cast<float>(static_cast<std::int32_t>(number));
     if (std::isnan(value)) return "null";
-    if (std::isinf(value)) return value > 0 ? "Infinity" : "-Infinity";  // as Python's json reads it
+    if (std::isinf(value))
+      return value > 0 ? "Infinity" : "-Infinity";  // as Python's json reads it
     std::ostringstream text;
     text << std::setprecision(std::numeric_limits<float>::max_digits10) << value;
     return text.str();

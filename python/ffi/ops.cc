@@ -260,7 +260,8 @@ std::string argument_json(const Argument& argument, const OpEntry& op) {
     return json + ",\"low\":" + std::to_string(argument.low) +
            ",\"high\":" + std::to_string(argument.high) +
            ",\"default\":" + number_json(argument, op.default_args) +
-           ",\"choices\":" + json_array(argument.choices, json_string) + ",\"symbol\":" + (argument.symbol < 0 ? "null" : std::to_string(argument.symbol)) +
+           ",\"choices\":" + json_array(argument.choices, json_string) +
+           ",\"symbol\":" + (argument.symbol < 0 ? "null" : std::to_string(argument.symbol)) +
            ",\"row_length_of\":" +
            (argument.row_length_of < 0
                 ? "null"

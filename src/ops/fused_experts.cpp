@@ -43,7 +43,16 @@ bool sizes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check
       !check->in_range("topk_weights.shape[1]", symbols[kTopK], 1, kInt32Max)) {
     return false;
   }
-  symbols[kNumRows] = symbols[kIntermediateSize] * (has_gate(args.activation) ? 2 : 1);
+  const bool gated = has_gate(args.activation);
+  symbols[kNumRows] = symbols[kIntermediateSize] * (gated ? 2 : 1);
+  // Size queries may leave the number out.
+  if (args.w13.shape[1] != 0 && args.w13.shape[1] != symbols[kNumRows]) {
+    const std::string size = "w2.shape[2] = " + std::to_string(symbols[kIntermediateSize]);
+    return check->fail(StatusCode::kInvalidValue, "w13.shape[1]",
+                       std::to_string(symbols[kNumRows]) + ", " + (gated ? "twice " : "as ") +
+                           size + ", for activation " + name_of(args.activation),
+                       std::to_string(args.w13.shape[1]));
+  }
   if (args.apply_router_weight_on_input && symbols[kTopK] != 1) {
     return check->fail(StatusCode::kInvalidValue, "apply_router_weight_on_input",
                        "false where top_k is not 1",

@@ -143,10 +143,12 @@ class Maker {
     const TensorView& view = view_in(call_.args(), argument);
     for (int axis = 0; axis < argument.extents.ndim; ++axis) {
       if (view.shape[axis] <= 1) continue;  // its stride addresses nothing
-      const bool is_last = axis == argument.extents.ndim - 1;
+      const bool is_in_row = view.strides[axis] == 1;
       // Rows may be any distance apart, but may not share memory.
       std::vector<std::int64_t> wrong = {-1, 0, view.strides[axis] - 1};
-      if (is_last || !argument.rows_may_be_apart) wrong.push_back(view.strides[axis] + 1);
+      if (is_in_row || argument.layout == Argument::Layout::kContiguous) {
+        wrong.push_back(view.strides[axis] + 1);
+      }
       for (const std::int64_t stride : wrong) {
         add(argument, "with stride " + std::to_string(stride) + " of axis " + std::to_string(axis),
             kValue, "", "",
@@ -161,7 +163,8 @@ class Maker {
                       [&argument, wrong](void* args) { set_number(args, argument, wrong); }, kValue,
                       argument.name, std::to_string(wrong)});
     };
-    if (argument.kind == Argument::Kind::kFlag) return;
+    // All flags are right; a floating-point number is the op's own rule.
+    if (argument.kind == Argument::Kind::kFlag || argument.kind == Argument::Kind::kFloat32) return;
     using Int32 = std::numeric_limits<std::int32_t>;
     const bool is_int32 = argument.kind == Argument::Kind::kInt32;
     const std::int64_t smallest = is_int32 ? Int32::min() : kSmallest;

@@ -107,6 +107,8 @@ class Maker {
     }
     add_to(argument, kType, ": expected an array, got a number",
            [](tessera_argument& array) { array.value = 1; });
+    add_to(argument, kType, ": expected an array, got a number",
+           [](tessera_argument& array) { array.real = 0.5; });
   }
 
   void spoil_number(const Argument& argument) {
@@ -114,6 +116,13 @@ class Maker {
            [](tessera_argument& number) { number.data = &number; });
     add_to(argument, kType, ": expected a number, got an array",
            [](tessera_argument& number) { number.ndim = 1; });
+    if (argument.kind == Argument::Kind::kFloat32) {
+      add_to(argument, kType, ": expected a number in real, got one in value",
+             [](tessera_argument& number) { number.value = 1; });
+      return;
+    }
+    add_to(argument, kType, ": expected a number in value, got one in real",
+           [](tessera_argument& number) { number.real = 0.5; });
     if (argument.kind != Argument::Kind::kInt32) return;
     for (const std::int64_t wrong :
          {std::int64_t{1} << 31, -(std::int64_t{1} << 31) - 1, std::int64_t{1} << 32}) {

@@ -143,6 +143,7 @@ TEST_P(OpOutOfMemory, OfQueries) {
          [&] { return op().explain(made.args.get(), Context{}, &reports); });
   for (const Argument& argument : op().schema->arguments) {
     if (argument.is_array() || argument.kind == Argument::Kind::kFlag) continue;
+    // A floating-point number has no limits in the table.
     if (argument.low <= std::numeric_limits<std::int32_t>::min()) continue;
     const std::int64_t good = number_in(made.args.get(), argument);
     set_number(made.args.get(), argument, argument.low - 1);

@@ -32,6 +32,7 @@ enum ArrayFlags : std::uint8_t {
   kGiven = 1,
   kWithoutMemory = 2,
   kStrided = 4,
+  kTransposed = 8,
 };
 
 /// What makes no sense to the C API.

@@ -33,6 +33,10 @@ using test::NamedCall;
 /// the checkers of some ops go through all numbers for each other.
 constexpr std::int64_t kMaxElements = 1 << 18;
 
+/// The largest product of all lengths of inputs, which bounds the time of ops that multiply
+/// matrices.
+constexpr std::int64_t kMaxSteps = 1 << 24;
+
 void require(bool condition, const std::string& what) {
   if (condition) return;
   std::fprintf(stderr, "%s\n", what.c_str());
@@ -144,7 +148,9 @@ class Call {
   /// The call for the C API, with what an argument struct cannot say.
   std::unique_ptr<NamedCall> named() {
     auto call = std::make_unique<NamedCall>(*op_, args(), context_);
-    for (const Number& number : numbers_) call->at(number.argument->name).value = number.value;
+    for (const Number& number : numbers_) {
+      test::set_value(number.value, *number.argument, &call->at(number.argument->name));
+    }
     std::vector<tessera_argument> twice;
     for (const Array& array : arrays_) {
       if (!array.is_malformed()) continue;
@@ -221,6 +227,14 @@ class Call {
   /// Whether memory and time suffice for a call.
   bool is_small(const OpSizes& sizes) {
     std::int64_t product = 1;
+    for (const Argument& argument : op_->schema->inputs) {
+      for (const Length& length : argument.extents.lengths) {
+        if (length.bound != Length::Bound::kGives) continue;
+        product *= std::clamp<std::int64_t>(sizes.symbols[length.symbol], 1, kMaxSteps);
+        if (product > kMaxSteps) return false;
+      }
+    }
+    product = 1;
     for (const Argument& argument : op_->schema->arguments) {
       if (argument.is_array() || argument.symbol < 0) continue;
       product *= std::min(kMaxElements + 1, sizes.symbols[argument.symbol]);
@@ -242,8 +256,12 @@ class Call {
     if (!array.has(kGiven)) return;
     set_view(array, symbols);
     TensorView& view = this->view(array);
-    if (array.has(kStrided)) {
-      std::ranges::fill(view.strides, 3);
+    if (array.has(kStrided)) std::ranges::fill(view.strides, 3);
+    if (array.has(kTransposed) && view.ndim >= 2) {
+      view.strides[view.ndim - 2] = 1;
+      view.strides[view.ndim - 1] = view.shape[view.ndim - 2];
+    }
+    if (array.has(kStrided) || array.has(kTransposed)) {
       view = TensorView::of(
           DLTensor{nullptr, kHostDevice, view.ndim, view.dtype, view.shape, view.strides, 0});
     }
