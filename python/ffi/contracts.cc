@@ -52,6 +52,9 @@ std::string op_rules(const ffi::String& op) {
   });
 }
 
+/// Whether all correct outputs of an op are the same to the last bit.
+bool op_fixes_bits(const ffi::String& op) { return contract_of(op).fixes_bits; }
+
 /// Judges calls of an op by their arguments, in the order of its table.
 ffi::Function op_checker(const ffi::String& name) {
   return ffi::Function::FromPacked(
@@ -159,6 +162,7 @@ void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_ex
 }  // namespace
 
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_rules, op_rules)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_fixes_bits, op_fixes_bits)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_checker, op_checker)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case_names, op_case_names)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case, op_case)
