@@ -1,9 +1,13 @@
 // Access to arrays for checkers, and their description in messages.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <bit>
 #include <charconv>
 #include <cstdint>
+#include <cstring>
+#include <limits>
 #include <span>
 #include <string>
 #include <utility>
@@ -45,6 +49,53 @@ inline std::string describe(const TensorView& view) {
          " values of DLDataType {" + std::to_string(view.dtype.code) + ", " +
          std::to_string(view.dtype.bits) + ", " + std::to_string(view.dtype.lanes) + "}" +
          " at address " + std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
+}
+
+/// Whether it is float16, bfloat16 or float32.
+inline bool is_float(DLDataType dtype) {
+  return dtype.lanes == 1 && ((dtype.code == kDLFloat && (dtype.bits == 16 || dtype.bits == 32)) ||
+                              (dtype.code == kDLBfloat && dtype.bits == 16));
+}
+
+/// Whether the elements may be read, and the array has `ndim` axes, of which the last is contiguous
+/// and each other one steps over the axes after it.
+inline bool has_rows(const TensorView& view, int ndim) {
+  if (view.ndim != ndim) return false;
+  std::int64_t step = 1;
+  for (int i = ndim - 1; i >= 0; --i) {
+    if (view.shape[i] < 0 || view.shape[i] > std::numeric_limits<std::int32_t>::max()) return false;
+    if (view.shape[i] <= 1 || view.num_elements == 0) continue;
+    if (i == ndim - 1 ? view.strides[i] != 1 : view.strides[i] < step) return false;
+    if (__builtin_mul_overflow(view.strides[i], view.shape[i], &step)) return false;
+  }
+  TensorView packed = view;
+  packed.contiguous = true;
+  return readable(packed);
+}
+
+/// "[3, 8, 64]"
+inline std::string text_of(std::span<const std::int64_t> shape) {
+  std::string text = "[";
+  for (const std::int64_t extent : shape) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(extent);
+  }
+  return text += ']';
+}
+
+inline std::string describe_axes(const TensorView& view) {
+  const auto ndim = static_cast<std::size_t>(std::clamp(view.ndim, 0, kMaxAxes));
+  return text_of(std::span(view.shape).first(ndim)) + " " + describe(view);
+}
+
+/// The bits of an element of a floating-point array.
+inline std::uint32_t float_bits_at(const TensorView& view, std::int64_t index) {
+  if (view.dtype.bits == 32) {
+    return std::bit_cast<std::uint32_t>(static_cast<const float*>(view.data)[index]);
+  }
+  std::uint16_t bits = 0;
+  std::memcpy(&bits, static_cast<const std::uint16_t*>(view.data) + index, sizeof(bits));
+  return bits;
 }
 
 inline std::span<const std::int32_t> int32s(const TensorView& view) {

@@ -4,6 +4,8 @@
 #include "align_block_size_checker.hpp"
 #include "batched_align_block_size_cases.hpp"
 #include "batched_align_block_size_checker.hpp"
+#include "fused_experts_cases.hpp"
+#include "fused_experts_checker.hpp"
 #include "lora_align_block_size_cases.hpp"
 #include "lora_align_block_size_checker.hpp"
 #include "moe_sum_cases.hpp"
@@ -47,6 +49,8 @@ constexpr OpContract kContracts[] = {
     contract_of<BatchedAlignBlockSizeArgs, batched_align_block_size_cases,
                 random_batched_align_block_size_case, check_batched_align_block_size>(
         "batched_align_block_size", kBatchedAlignBlockSizeRules),
+    contract_of<FusedExpertsArgs, fused_experts_cases, random_fused_experts_case,
+                check_fused_experts>("fused_experts", kFusedExpertsRules),
     contract_of<LoraAlignBlockSizeArgs, lora_align_block_size_cases,
                 random_lora_align_block_size_case, check_lora_align_block_size>(
         "lora_align_block_size", kLoraAlignBlockSizeRules),

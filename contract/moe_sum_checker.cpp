@@ -15,56 +15,11 @@
 namespace tessera::contract {
 namespace {
 
-constexpr std::int64_t kMaxInt32 = std::numeric_limits<std::int32_t>::max();
 constexpr double kMaxFloat32 = std::numeric_limits<float>::max();
 constexpr double kUnitRoundoff = 0x1p-24;
 
-bool is_float(DLDataType dtype) {
-  return dtype.lanes == 1 && ((dtype.code == kDLFloat && (dtype.bits == 16 || dtype.bits == 32)) ||
-                              (dtype.code == kDLBfloat && dtype.bits == 16));
-}
-
-/// Whether the elements may be read, and the array has `ndim` axes, of which the last is contiguous
-/// and each other one steps over the axes after it.
-bool has_rows(const TensorView& view, int ndim) {
-  if (view.ndim != ndim) return false;
-  std::int64_t step = 1;
-  for (int i = ndim - 1; i >= 0; --i) {
-    if (view.shape[i] < 0 || view.shape[i] > kMaxInt32) return false;
-    if (view.shape[i] <= 1 || view.num_elements == 0) continue;
-    if (i == ndim - 1 ? view.strides[i] != 1 : view.strides[i] < step) return false;
-    if (__builtin_mul_overflow(view.strides[i], view.shape[i], &step)) return false;
-  }
-  TensorView packed = view;
-  packed.contiguous = true;
-  return readable(packed);
-}
-
-/// "[3, 8, 64]"
-std::string text_of(std::span<const std::int64_t> shape) {
-  std::string text = "[";
-  for (const std::int64_t extent : shape) {
-    if (text.size() > 1) text += ", ";
-    text += std::to_string(extent);
-  }
-  return text += ']';
-}
-
-std::string describe_axes(const TensorView& view) {
-  const auto ndim = static_cast<std::size_t>(std::clamp(view.ndim, 0, kMaxAxes));
-  return text_of(std::span(view.shape).first(ndim)) + " " + describe(view);
-}
-
 float float_at(const TensorView& view, std::int64_t index) {
   return static_cast<const float*>(view.data)[index];
-}
-
-/// The bits of an element.
-std::uint32_t element(const TensorView& view, std::int64_t index) {
-  if (view.dtype.bits == 32) return std::bit_cast<std::uint32_t>(float_at(view, index));
-  std::uint16_t bits = 0;
-  std::memcpy(&bits, static_cast<const std::uint16_t*>(view.data) + index, sizeof(bits));
-  return bits;
 }
 
 /// The values that the contract allows for one element.
@@ -138,7 +93,8 @@ class Checker : private ViolationCollector {
     const FloatFormat format = format_of(args_.output.dtype);
     for (std::int64_t token = 0; token < num_tokens_; ++token) {
       for (std::int64_t column = 0; column < hidden_size_; ++column) {
-        const std::uint32_t found = element(args_.output, token * args_.output.strides[0] + column);
+        const std::uint32_t found =
+            float_bits_at(args_.output, token * args_.output.strides[0] + column);
         const Asked asked = ask(format, token, column);
         const double value = value_of(format, found);
         if (!asked.allows(value) && !broken("error_bound")) {
@@ -184,7 +140,7 @@ class Checker : private ViolationCollector {
                  std::int64_t column) const {
     const std::int64_t* strides = args_.input.strides;
     const std::int64_t index = token * strides[0] + slot * strides[1] + column;
-    return static_cast<float>(value_of(format, element(args_.input, index)));
+    return static_cast<float>(value_of(format, float_bits_at(args_.input, index)));
   }
 
   float weight_at(std::int64_t token, std::int64_t slot) const {

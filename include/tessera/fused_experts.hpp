@@ -26,33 +26,43 @@
 //     `batch_invariant` asks for that on any device.
 //  4. A row of x that no pair uses, the weights of an expert that no pair uses, elements between
 //     rows, and the router's weight of a pair that does not count may be NaN or infinite: they
-//     reach no output. A NaN that a counting pair multiplies makes its token's elements NaN.
+//     reach no output. A NaN that a counting pair multiplies makes the elements NaN that depend on
+//     it, whatever it is multiplied by: of w2, its column; else all elements of the token.
 //  5. Elements between the rows of an output whose rows lie apart are not written.
 //  6. Any ids are safe: nothing is read or written out of bounds, also if another thread or stream
 //     changes the contents of inputs during the call; the output then has unspecified values.
 //  7. Bad arguments are refused before anything is written. T = 0 is valid; k, H, F and E are at
 //     least 1.
 //
-// THE ERROR BOUND compares the output with the real numbers that the formulas above give. Products
-// and sums are in float32, in any order. Let u = 2^-24 be its unit roundoff,
-// gamma(n) = n u / (1 - n u), and tiny = 2^-126, the smallest normal number: arithmetic may
-// count subnormal numbers as zeros. Written d(z) for the largest error of a value z:
+// THE ERROR BOUND allows products and sums in float32, in any order. Let u = 2^-24 be its unit
+// roundoff, gamma(n) = n u / (1 - n u), and tiny = 2^-126, the smallest normal number: arithmetic
+// may count subnormal numbers as zeros. With d(z) for the largest error of a value z:
 //
-//   d(g[n]) = gamma(H + 3) (|v| sum |w13 x| + |w13_bias|) + tiny sum (|w13| + |x| + 1)
-//   d(a[f]) = the largest |activation(g') - activation(g)| over |g'[n] - g[n]| <= d(g[n]),
-//             and 8 u of the evaluation's terms (see Activation)
-//   round(a[f]) lies between round(a[f] - d(a[f])) and round(a[f] + d(a[f])), which gives
-//             d(round(a[f])) from a[f]
-//   d(y[h]) = sum |w2| d(round(a)) + gamma(F + 1) (sum |w2| (|a| + d(round(a))) + |w2_bias|)
-//             + tiny sum (|w2| + |a| + 1)
-//   d(sum)  = sum |c| d(y) + gamma(k + 1) sum |c| (|y| + d(y)) + tiny sum (|c| + |y| + 1)
+//   g[n] as above in real numbers,
+//     d(g[n]) = gamma(H + 3) (|v| sum |w13 x| + |w13_bias|)
+//               + 4 tiny max(1, |v|) sum (1 + |w13|) (1 + |x|)
+//   a[f]: from the smallest to the largest activation(g')[f] over |g'[n] - g[n]| <= d(g[n]), and
+//     on both sides the evaluation error (see Activation). Both ends rounded to the data type of x
+//     enclose round(a[f]); let m[f] be the midpoint between them, and r[f] the distance from it.
+//   y[h] = sum w2 m + w2_bias in real numbers,
+//     d(y[h]) = sum |w2| r + gamma(F + 1) (sum |w2| (|m| + r) + |w2_bias|)
+//               + 4 tiny sum (1 + |w2|) (1 + |m| + r)
+//   s = sum c y in real numbers,
+//     d(s) = sum |c| d(y) + gamma(k + 1) sum |c| (|y| + d(y))
+//            + 4 tiny sum (1 + |c|) (1 + |y| + d(y))
 //
-// and the output lies between round(sum - d(sum)) and round(sum + d(sum)). gamma(n) bounds the
-// factors that n roundings multiply a term by, in any order of the sum, with fused products or
-// without: N. J. Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition (2002), lemma
-// 3.1 and section 3.1. The 3 of H + 3 are the product with v, its rounding before the products if x
-// is scaled instead, and the bias. There is no bound where one of these values may overflow
-// float32, or round(a) the data type of x. A NaN in the bits of the output is any NaN.
+// and the output lies between round(s - d(s)) and round(s + d(s)). gamma(n) bounds the factors that
+// n roundings multiply a term by, in any order of the sum, with fused products or without: N. J.
+// Higham, Accuracy and Stability of Numerical Algorithms, 2nd edition (2002), lemma 3.1 and section
+// 3.1. The 3 of H + 3 are the product with v, its rounding before the products if x is scaled
+// instead, and the bias. 4 tiny covers a term's factors, its product and its sum.
+//
+// Sums that float32 holds exactly must be exact: d is 0 if the values that enter have no error,
+// none of them is subnormal, v is a power of two, all terms (the bias is one) are integer multiples
+// of a power of two q >= tiny, and their magnitudes sum to 2^24 q or less.
+//
+// There is no bound where one of these values is infinite or may overflow float32, or round(a) may
+// overflow the data type of x. A NaN in the bits of the output is any NaN.
 //
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several
@@ -73,7 +83,9 @@ namespace tessera {
 
 /// What happens between the two products. sigmoid(z) = 1 / (1 + exp(-z)); Phi is the normal
 /// distribution's. Names are vLLM's. The error bound allows each an evaluation error of
-/// 8 u (|z| |m| + |a|), where a = phi(z) m is its value and m is the up projection or 1.
+/// 8 u (|z| |m| + |a|) + 4 tiny (1 + |z|) (1 + |m|), where a is its value and m is the up
+/// projection or 1. For kRelu2NoMul it is u |a| + tiny, and none if z has no error and float32
+/// holds its square; for the others none if z m = 0.
 enum class Activation : std::int32_t {
   // N = 2 F: gate z = g[f], up m = g[F + f].
   kSilu,      ///< z sigmoid(z) m

@@ -1,0 +1,366 @@
+// Turns cases of fused_experts into inputs.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <cstddef>
+#include <cstring>
+#include <limits>
+
+#include "arrays.hpp"
+#include "fused_experts_cases.hpp"
+#include "random_floats.hpp"
+#include "random_numbers.hpp"
+
+namespace tessera::contract {
+namespace {
+
+using Case = FusedExpertsCase;
+
+/// An array of floating-point numbers whose rows may lie apart, NaN until filled in.
+class FloatArray {
+ public:
+  FloatArray(FloatFormat format, std::initializer_list<std::int64_t> shape, std::int64_t gap)
+      : format_(format) {
+    std::ranges::copy(shape, shape_.begin());
+    const auto ndim = static_cast<int>(shape.size());
+    std::int64_t step = 1;
+    std::int64_t last = 0;
+    bool is_empty = false;
+    for (int i = ndim - 1; i >= 0; --i) {
+      const auto axis = static_cast<std::size_t>(i);
+      strides_[axis] = step;
+      last += (shape_[axis] - 1) * step;
+      is_empty |= shape_[axis] == 0;
+      step = step * shape_[axis] + gap;
+    }
+    // All bits set is a NaN in every format.
+    if (!is_empty) memory_.assign(static_cast<std::size_t>((last + 1) * width()), std::byte{0xff});
+  }
+
+  std::int64_t stride(std::size_t axis) const { return strides_[axis]; }
+  FloatFormat format() const { return format_; }
+
+  std::uint32_t get(std::int64_t index) const {
+    std::uint32_t bits = 0;
+    std::memcpy(&bits, memory_.data() + index * width(), static_cast<std::size_t>(width()));
+    return bits;
+  }
+  void set(std::int64_t index, std::uint32_t bits) {
+    std::memcpy(memory_.data() + index * width(), &bits, static_cast<std::size_t>(width()));
+  }
+
+  /// For a number that the format holds.
+  void set_value(std::int64_t index, double value) { set(index, bits_of(format_, value)); }
+
+  std::vector<std::byte>& memory() { return memory_; }
+
+ private:
+  std::int64_t width() const { return format_.bits / 8; }
+
+  FloatFormat format_;
+  std::array<std::int64_t, 3> shape_{};
+  std::array<std::int64_t, 3> strides_{};
+  std::vector<std::byte> memory_;
+};
+
+/// Fills rows with numbers of one kind, fast enough for the weights of a model.
+class Filler {
+ public:
+  /// Numbers of magnitude 2^`exponent` or less; small multiples of half of that if `is_exact`.
+  Filler(std::uint64_t seed, int exponent, bool is_exact)
+      : state_(seed), exponent_(exponent), is_exact_(is_exact) {}
+
+  void fill(FloatArray* array, std::int64_t begin, std::int64_t length) {
+    std::byte* const at = array->memory().data() + begin * (array->format().bits / 8);
+    const float scale = std::ldexp(1.0F, is_exact_ ? exponent_ - 1 : exponent_ - 31);
+    for (std::int64_t i = 0; i < length; ++i) {
+      const float value = static_cast<float>(next()) * scale;
+      const auto bits = std::bit_cast<std::uint32_t>(value);
+      if (array->format().bits == 32) {
+        std::memcpy(at + 4 * i, &bits, 4);
+      } else {
+        const auto half = static_cast<std::uint16_t>(
+            array->format().precision == kBfloat16Format.precision ? bits >> 16 : float16(bits));
+        std::memcpy(at + 2 * i, &half, 2);
+      }
+    }
+  }
+
+ private:
+  std::int32_t next() {
+    // The upper bits of a linear congruential generator with Knuth's constants.
+    state_ = state_ * 6364136223846793005U + 1442695040888963407U;
+    if (is_exact_) return static_cast<std::int32_t>((state_ >> 32) * 5 >> 32) - 2;
+    return static_cast<std::int32_t>(state_ >> 32);
+  }
+
+  /// A float32 cut down to float16; 0 instead of a subnormal.
+  static std::uint32_t float16(std::uint32_t bits) {
+    const std::uint32_t magnitude = bits & 0x7fffffff;
+    constexpr std::uint32_t kBias = (127 - 15) << 23;
+    constexpr std::uint32_t kSmallestNormal = kBias + (1 << 23);
+    return (bits >> 16 & 0x8000) | (magnitude < kSmallestNormal ? 0 : (magnitude - kBias) >> 13);
+  }
+
+  std::uint64_t state_;
+  int exponent_;
+  bool is_exact_;
+};
+
+/// The exponent of a weight's scale that keeps a sum over `length` as large as its terms.
+int weight_exponent(std::int64_t length) {
+  return -(std::bit_width(static_cast<std::uint64_t>(length)) - 1) / 2;
+}
+
+/// The exponent of the largest hidden states.
+int hidden_exponent(const Case& c) {
+  if (c.values == ExpertValues::kLarge) return c.format.max_exponent == 15 ? 6 : 60;
+  if (c.values == ExpertValues::kSubnormal) return c.format.min_exponent();
+  return 1;
+}
+
+std::int64_t num_ids(const Case& c) {
+  return c.num_global_experts > 0 ? c.num_global_experts : c.num_experts;
+}
+
+std::vector<std::int64_t> draw_ids(const Case& c, RandomNumbers* random) {
+  std::vector<std::int64_t> ids;
+  const std::int64_t count = num_ids(c);
+  const std::int64_t hot = random->below(count);
+  const std::int64_t few[] = {hot, random->below(count), random->below(count)};
+  const auto draw = [&](std::int64_t slot) -> std::int64_t {
+    const auto token_begin = ids.end() - slot;
+    switch (c.routing) {
+      case ExpertRouting::kNone:
+        return -1;
+      case ExpertRouting::kHot:
+        if (!random->one_in(4)) return hot;
+        break;
+      case ExpertRouting::kFew:
+        return few[random->below(3)];
+      case ExpertRouting::kDuplicates:
+        if (slot > 0) return *token_begin;
+        break;
+      case ExpertRouting::kMixed: {
+        if (random->one_in(2)) break;
+        const std::int64_t valid = random->below(count);
+        const std::int64_t far[] = {
+            (std::int64_t{1} << 32) + valid, valid - (std::int64_t{1} << 32),
+            std::numeric_limits<std::int64_t>::min(), std::numeric_limits<std::int64_t>::max()};
+        if (c.int64_ids && random->one_in(2)) return far[random->below(4)];
+        const std::int64_t near[] = {-1,    -1,        -2,
+                                     count, count + 1, std::numeric_limits<std::int32_t>::max()};
+        return near[random->below(6)];
+      }
+      case ExpertRouting::kUniform:
+        break;
+    }
+    std::int64_t id = random->below(count);
+    while (c.routing == ExpertRouting::kUniform && slot < count &&
+           std::find(token_begin, ids.end(), id) != ids.end()) {
+      id = (id + 1) % count;
+    }
+    return id;
+  };
+  for (std::int64_t t = 0; t < c.num_tokens; ++t) {
+    for (std::int64_t s = 0; s < c.top_k; ++s) ids.push_back(draw(s));
+  }
+  return ids;
+}
+
+/// About half of the global experts are here; the others' entries are below 0, or too large.
+std::vector<std::int32_t> draw_expert_map(const Case& c, RandomNumbers* random) {
+  std::vector<std::int32_t> map(static_cast<std::size_t>(c.num_global_experts));
+  for (std::int32_t& row : map) {
+    row = static_cast<std::int32_t>(random->below(c.num_experts));
+    if (random->one_in(3)) row = -1;
+    if (random->one_in(8)) row = static_cast<std::int32_t>(c.num_experts);
+    if (random->one_in(16)) row = any_int32(*random);
+  }
+  return map;
+}
+
+double special(RandomNumbers* random) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  if (!random->one_in(4)) return std::numeric_limits<double>::quiet_NaN();
+  return random->one_in(2) ? kInfinity : -kInfinity;
+}
+
+class Inputs {
+ public:
+  Inputs(const Case& c, const std::vector<std::int64_t>* ids, std::uint64_t seed)
+      : c_(c), random_(seed), made_("fused_experts") {
+    if (c.num_global_experts > 0) map_ = draw_expert_map(c, &random_);
+    ids_ = ids != nullptr ? *ids : draw_ids(c, &random_);
+    experts_.reserve(ids_.size());
+    for (const std::int64_t id : ids_) experts_.push_back(expert_of(id));
+    is_used_.resize(static_cast<std::size_t>(c.num_experts));
+    for (const std::int64_t expert : experts_) {
+      if (expert >= 0) is_used_[static_cast<std::size_t>(expert)] = true;
+    }
+  }
+
+  CaseArguments make() {
+    FusedExpertsArgs& args = made_.args();
+    const std::int64_t size = c_.intermediate_size;
+    const std::int64_t num_rows = has_gate(c_.activation) ? 2 * size : size;
+    args.activation = c_.activation;
+    args.apply_router_weight_on_input = c_.weight_on_input;
+    args.batch_invariant = c_.batch_invariant;
+    args.swiglu_alpha = c_.swiglu_alpha;
+    args.swiglu_beta = c_.swiglu_beta;
+    args.swiglu_limit = c_.swiglu_limit;
+    args.x = hidden_states();
+    args.w13 = weights(num_rows, c_.hidden_size, c_.values == ExpertValues::kCancelling);
+    args.w2 = weights(c_.hidden_size, size, false);
+    args.topk_weights = router_weights();
+    args.topk_ids = topk_ids();
+    if (!map_.empty()) args.expert_map = made_.input(map_);
+    if (c_.w13_bias) args.w13_bias = bias(num_rows);
+    if (c_.w2_bias) args.w2_bias = bias(c_.hidden_size);
+    args.output = strided(output(dtype_of(c_.format), {c_.num_tokens, c_.hidden_size}),
+                          {c_.hidden_size + c_.gap, 1});
+    return made_.finish();
+  }
+
+ private:
+  std::int64_t expert_of(std::int64_t id) const {
+    if (id < 0 || id >= num_ids(c_)) return -1;
+    const std::int64_t expert = map_.empty() ? id : map_[static_cast<std::size_t>(id)];
+    return expert < c_.num_experts ? expert : -1;
+  }
+
+  bool is_exact() const { return c_.values == ExpertValues::kExact; }
+
+  Filler filler(int exponent) {
+    const auto low = static_cast<std::uint64_t>(random_.below(std::int64_t{1} << 32));
+    return {low, exponent, is_exact()};
+  }
+
+  bool draws_special() { return c_.values == ExpertValues::kSpecial && random_.one_in(8); }
+
+  TensorView hidden_states() {
+    FloatArray x(c_.format, {c_.num_tokens, c_.hidden_size}, c_.gap);
+    Filler values = filler(hidden_exponent(c_));
+    for (std::int64_t t = 0; t < c_.num_tokens; ++t) {
+      const auto first = experts_.begin() + t * c_.top_k;
+      if (std::all_of(first, first + c_.top_k, [](std::int64_t e) { return e < 0; })) continue;
+      const std::int64_t row = t * x.stride(0);
+      values.fill(&x, row, c_.hidden_size);
+      for (std::int64_t h = 0; h < c_.hidden_size; ++h) {
+        if (c_.values == ExpertValues::kZero) x.set(row + h, 0);
+        if (c_.values == ExpertValues::kSubnormal) {
+          x.set(row + h, float_with_exponent(c_.format, 0, 1, random_));
+        }
+        if (c_.values == ExpertValues::kCancelling && h % 2 == 1) {
+          x.set(row + h, x.get(row + h - 1));
+        }
+      }
+      if (draws_special()) x.set_value(row + random_.below(c_.hidden_size), special(&random_));
+    }
+    return made_.input(std::move(x.memory()), dtype_of(c_.format), {c_.num_tokens, c_.hidden_size},
+                       {x.stride(0), 1});
+  }
+
+  TensorView weights(std::int64_t rows, std::int64_t columns, bool cancel) {
+    const std::int64_t outer = c_.transposed ? columns : rows;
+    const std::int64_t inner = c_.transposed ? rows : columns;
+    FloatArray w(c_.format, {c_.num_experts, outer, inner}, c_.gap);
+    const std::int64_t row_stride = c_.transposed ? 1 : w.stride(1);
+    const std::int64_t column_stride = c_.transposed ? w.stride(1) : 1;
+    Filler values = filler(1 + weight_exponent(columns));
+    for (std::int64_t e = 0; e < c_.num_experts; ++e) {
+      if (!is_used_[static_cast<std::size_t>(e)]) continue;
+      const std::int64_t begin = e * w.stride(0);
+      for (std::int64_t i = 0; i < outer; ++i) values.fill(&w, begin + i * w.stride(1), inner);
+      for (std::int64_t row = 0; cancel && row < rows; ++row) {
+        for (std::int64_t column = 1; column < columns; column += 2) {
+          const std::int64_t at = begin + row * row_stride + column * column_stride;
+          w.set(at, w.get(at - column_stride) ^ c_.format.sign_bit() ^ random_bits(random_, 1));
+        }
+      }
+      if (draws_special()) {
+        w.set_value(
+            begin + random_.below(rows) * row_stride + random_.below(columns) * column_stride,
+            special(&random_));
+      }
+    }
+    return made_.input(std::move(w.memory()), dtype_of(c_.format), {c_.num_experts, rows, columns},
+                       {w.stride(0), row_stride, column_stride});
+  }
+
+  TensorView router_weights() {
+    FloatArray w(c_.router_format, {c_.num_tokens, c_.top_k}, c_.gap);
+    Filler values = filler(0);
+    for (std::int64_t t = 0; t < c_.num_tokens; ++t) {
+      for (std::int64_t s = 0; s < c_.top_k; ++s) {
+        if (experts_[static_cast<std::size_t>(t * c_.top_k + s)] < 0) continue;
+        const std::int64_t at = t * w.stride(0) + s;
+        if (is_exact()) {
+          const double powers[] = {0.5, 0.25, -0.5, 1, 2};
+          w.set_value(at, powers[random_.below(5)]);
+        } else {
+          values.fill(&w, at, 1);
+        }
+        if (draws_special() && random_.one_in(4)) w.set_value(at, special(&random_));
+      }
+    }
+    return made_.input(std::move(w.memory()), dtype_of(c_.router_format), {c_.num_tokens, c_.top_k},
+                       {w.stride(0), 1});
+  }
+
+  TensorView topk_ids() {
+    const std::int64_t stride = c_.top_k + c_.gap;
+    std::vector<std::int64_t> ids;
+    for (std::size_t i = 0; i < ids_.size(); ++i) {
+      // Id 0 in the gaps would count if it were read.
+      if (i > 0 && i % static_cast<std::size_t>(c_.top_k) == 0) {
+        ids.resize(ids.size() + static_cast<std::size_t>(c_.gap));
+      }
+      ids.push_back(ids_[i]);
+    }
+    std::vector<std::byte> bytes(ids.size() * (c_.int64_ids ? 8 : 4));
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto narrow = static_cast<std::int32_t>(ids[i]);
+      if (c_.int64_ids) {
+        std::memcpy(bytes.data() + 8 * i, &ids[i], 8);
+      } else {
+        std::memcpy(bytes.data() + 4 * i, &narrow, 4);
+      }
+    }
+    return made_.input(std::move(bytes), c_.int64_ids ? kInt64 : kInt32, {c_.num_tokens, c_.top_k},
+                       {stride, 1});
+  }
+
+  TensorView bias(std::int64_t length) {
+    FloatArray b(c_.format, {c_.num_experts, length}, c_.gap);
+    Filler values = filler(0);
+    for (std::int64_t e = 0; e < c_.num_experts; ++e) {
+      if (is_used_[static_cast<std::size_t>(e)]) values.fill(&b, e * b.stride(0), length);
+    }
+    return made_.input(std::move(b.memory()), dtype_of(c_.format), {c_.num_experts, length},
+                       {b.stride(0), 1});
+  }
+
+  const Case& c_;
+  RandomNumbers random_;
+  CaseBuilder<FusedExpertsArgs> made_;
+  std::vector<std::int32_t> map_;
+  std::vector<std::int64_t> ids_;
+  std::vector<std::int64_t> experts_;  // of the pairs; -1: does not count
+  std::vector<bool> is_used_;
+};
+
+}  // namespace
+
+CaseArguments make_arguments(const FusedExpertsCase& c, std::uint64_t seed) {
+  return Inputs(c, nullptr, seed).make();
+}
+
+CaseArguments make_arguments(const FusedExpertsCase& c, const std::vector<std::int64_t>& ids,
+                             std::uint64_t seed) {
+  return Inputs(c, &ids, seed).make();
+}
+
+}  // namespace tessera::contract
