@@ -50,7 +50,7 @@ constexpr OpContract kContracts[] = {
                 random_batched_align_block_size_case, check_batched_align_block_size>(
         "batched_align_block_size", kBatchedAlignBlockSizeRules),
     contract_of<FusedExpertsArgs, fused_experts_cases, random_fused_experts_case,
-                check_fused_experts>("fused_experts", kFusedExpertsRules),
+                check_fused_experts>("fused_experts", kFusedExpertsRules, /*fixes_bits=*/false),
     contract_of<LoraAlignBlockSizeArgs, lora_align_block_size_cases,
                 random_lora_align_block_size_case, check_lora_align_block_size>(
         "lora_align_block_size", kLoraAlignBlockSizeRules),

@@ -82,8 +82,8 @@ class Pairs {
     std::int64_t id = ids.dtype.bits == 64 ? static_cast<const std::int64_t*>(ids.data)[index]
                                            : static_cast<const std::int32_t*>(ids.data)[index];
     if (args_.expert_map.given()) {
-      if (id < 0 || id >= args_.expert_map.num_elements) return -1;
-      id = int32s(args_.expert_map)[static_cast<std::size_t>(id)];
+      if (id < 0 || id >= args_.expert_map.shape[0]) return -1;
+      id = static_cast<const std::int32_t*>(args_.expert_map.data)[id];
     }
     return id >= 0 && id < args_.w13.shape[0] ? id : -1;
   }

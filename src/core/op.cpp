@@ -71,6 +71,7 @@ Status sizes(const Op& op, const void* args, const Context& context, OpSizes* si
   Validator check(op.schema, args, context);
   Prepared prepared;
   if (Status s = prepare(op, args, context, &check, &prepared); !s.ok()) return s;
+  if (!check.giving_lengths(prepared.symbols)) return check.status;
   const Implementation* selected = select(prepared.candidates, prepared.problem, context);
   if (selected == nullptr) {
     return nothing_to_run(op.schema.op, prepared.candidates, prepared.problem, context);

@@ -204,6 +204,15 @@ bool Validator::numbers(std::int64_t* symbols) {
   return true;
 }
 
+bool Validator::giving_lengths(const std::int64_t* symbols) {
+  for (const Argument& argument : schema_.inputs) {
+    const TensorView& view = view_of(argument);
+    if (!argument.gives_symbols || (argument.is_optional() && is_absent(view))) continue;
+    if (!good_lengths(argument, view, symbols)) return false;
+  }
+  return true;
+}
+
 bool Validator::arrays(const std::int64_t* symbols) {
   for (const Argument& argument : schema_.arguments) {
     if (!argument.is_array()) continue;

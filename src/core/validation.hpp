@@ -28,6 +28,9 @@ class Validator {
   /// writes these values to `symbols`.
   bool numbers(std::int64_t* symbols);
 
+  /// Validates the other lengths of arrays that give symbols, for a query, which reads no others.
+  bool giving_lengths(const std::int64_t* symbols);
+
   /// Validates everything else that the table says of each array. All symbols must have values.
   bool arrays(const std::int64_t* symbols);
 

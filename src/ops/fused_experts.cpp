@@ -45,7 +45,7 @@ bool sizes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check
   }
   const bool gated = has_gate(args.activation);
   symbols[kNumRows] = symbols[kIntermediateSize] * (gated ? 2 : 1);
-  // Size queries may leave the number out.
+  // To explain a problem, callers may leave the number out.
   if (args.w13.shape[1] != 0 && args.w13.shape[1] != symbols[kNumRows]) {
     const std::string size = "w2.shape[2] = " + std::to_string(symbols[kIntermediateSize]);
     return check->fail(StatusCode::kInvalidValue, "w13.shape[1]",

@@ -110,7 +110,8 @@ class Maker {
       if (wanted > 0) add_length(wanted - 1);
       if (length.bound != Length::Bound::kExactly) continue;
       add_length(wanted + 1);
-      add_length(kLargest);
+      // Of an array that gives a symbol, strides are checked before lengths.
+      if (!has_axes || !argument.gives_symbols) add_length(kLargest);
     }
   }
 

@@ -138,6 +138,7 @@ TEST_P(CApi, AQueryMakesTheOutputsOfACall) {
           std::make_unique<GuardedBuffer<std::byte>>(static_cast<std::int64_t>(bytes_of(view))));
       view.data = argument.data = buffers.back()->data();
       argument.value = 0;
+      argument.real = 0;
     }
     GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(call.args.workspace_bytes));
     call.args.workspace = workspace.data();
