@@ -231,6 +231,58 @@ INSTANTIATE_TEST_SUITE_P(Table, FusedExpertsCases, testing::ValuesIn([] {
                          }()),
                          [](const auto& name) { return name.param; });
 
+/// Whether each two values of two sizes meet in a case.
+template <typename T>
+void expect_all_pairs(const char* what, std::int64_t FusedExpertsCase::*first,
+                      const std::vector<std::int64_t>& of_first, T FusedExpertsCase::*second,
+                      const std::vector<T>& of_second) {
+  for (const std::int64_t a : of_first) {
+    for (const T b : of_second) {
+      const bool meet = std::ranges::any_of(
+          fused_experts_pairwise_cases(),
+          [&](const FusedExpertsCase& c) { return c.*first == a && c.*second == b; });
+      EXPECT_TRUE(meet) << what << ": " << a << ", value "
+                        << std::ranges::find(of_second, b) - of_second.begin();
+    }
+  }
+}
+
+TEST(FusedExpertsPairwiseCases, HaveAllPairsOfSizesAndActivations) {
+  using Case = FusedExpertsCase;
+  const struct {
+    const char* name;
+    std::int64_t Case::*member;
+    std::vector<std::int64_t> values;
+  } sizes[] = {
+      {"E", &Case::num_experts, {1, 6, 8, 60, 64, 128, 160, 257}},
+      {"k", &Case::top_k, {1, 2, 4, 6, 8, 10}},
+      {"F", &Case::intermediate_size, {16, 80, 192, 320, 511, 704, 768, 1408, 2048}},
+      {"H", &Case::hidden_size, {64, 320, 512, 2048, 2880, 7168}},
+      {"T", &Case::num_tokens, {0, 1, 2, 3, 15, 16, 17, 63, 64, 65, 250, 1000}},
+  };
+  std::vector<Activation> activations;
+  for (std::size_t i = 0; i < std::size(kActivationNames); ++i) {
+    activations.push_back(static_cast<Activation>(i));
+  }
+  for (const auto& a : sizes) {
+    for (const auto& b : sizes) {
+      if (&a < &b) {
+        expect_all_pairs((std::string(a.name) + b.name).c_str(), a.member, a.values, b.member,
+                         b.values);
+      }
+    }
+    expect_all_pairs(a.name, a.member, a.values, &Case::activation, activations);
+    expect_all_pairs(a.name, a.member, a.values, &Case::transposed, {false, true});
+  }
+}
+
+TEST(FusedExpertsPairwiseCases, AreSmallEnough) {
+  for (const FusedExpertsCase& c : fused_experts_pairwise_cases()) {
+    const std::int64_t rows = (has_gate(c.activation) ? 3 : 2) * c.intermediate_size;
+    EXPECT_LE(c.num_experts * rows * c.hidden_size * c.format.bits / 8, 256 << 20) << c.name;
+  }
+}
+
 struct FaultFound {
   Fault fault;
   const char* what;
