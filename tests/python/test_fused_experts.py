@@ -297,3 +297,39 @@ def test_jax(dtype: str) -> None:
     assert isinstance(found, jax.Array)
     assert found.dtype == dtype
     assert found.tolist() == BY_HAND
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_the_contract_holds(activation: str, dtype: str) -> None:
+    options: dict[str, Any] = {"tokens": 9, "hidden": 33, "intermediate": 20}
+    if dtype == "bfloat16":
+        arguments = in_torch(call(13, activation=activation, biases=True, **options), dtype)
+    else:
+        arguments = call(13, activation=activation, biases=True, dtype=dtype, **options)
+    arguments["topk_ids"][[2, 5]] = -1
+    if activation.startswith("swigluoai"):
+        arguments |= {"swiglu_alpha": 1.0, "swiglu_beta": 0.5, "swiglu_limit": 2.0}
+    found = tessera.fused_experts(**arguments)
+    assert tessera.fused_experts_contract_violations(**arguments, output=found) == []
+
+
+def test_the_checker_bites() -> None:
+    arguments = call(14, tokens=3, top_k=1)
+    arguments["topk_ids"][1] = 4
+    right = tessera.fused_experts(**arguments)
+    for place, value, rule in (
+        ((1, 2), -0.0, "no_experts"),
+        ((0, 3), right[0, 3] * 1.0001, "error_bound"),
+        ((2, 5), np.nan, "error_bound"),
+    ):
+        found = right.copy()
+        found[place] = value
+        (violation,) = tessera.fused_experts_contract_violations(**arguments, output=found)
+        assert (violation.rule, violation.array) == (rule, "output")
+        assert violation.position == 6 * place[0] + place[1]
+    with_wrong_size = tessera.fused_experts_contract_violations(**arguments, output=right[:2])
+    assert [violation.rule for violation in with_wrong_size] == ["output_sizes"]
+    arguments["topk_ids"] = arguments["topk_ids"].astype(np.int16)
+    broken = tessera.fused_experts_contract_violations(**arguments, output=right)
+    assert [violation.rule for violation in broken] == ["valid_inputs"]
