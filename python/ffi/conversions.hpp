@@ -195,13 +195,27 @@ class Arguments {
       case Argument::Kind::kFloat32:  // None keeps the default
         if (value != nullptr) {
           set_number(memory_, argument,
-                     std::bit_cast<std::int32_t>(static_cast<float>(value_of<double>(value))));
+                     std::bit_cast<std::int32_t>(float_of(argument, value_of<double>(value))));
         }
         return;
       case Argument::Kind::kFlag:
         set_number(memory_, argument, value_of<bool>(value) ? 1 : 0);
         return;
     }
+  }
+
+  /// Refuses a NaN, which in C++ stands for "not given", and what float32 has no value near to.
+  float float_of(const Argument& argument, double value) {
+    const auto found = static_cast<float>(value);
+    if (std::isnan(value) || std::isinf(found) != std::isinf(value) ||
+        (found == 0) != (value == 0)) {
+      std::ostringstream text;
+      text << value;
+      TVM_FFI_THROW(ValueError) << op_.schema->op << ": " << argument.name << ": expected a number"
+                                << (std::isnan(value) ? "" : " that float32 holds") << ", got "
+                                << text.str();
+    }
+    return found;
   }
 
   std::int64_t choice_named(const Argument& argument, const ffi::String& name) {

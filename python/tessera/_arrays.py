@@ -75,6 +75,8 @@ def refused_array(
     Finds arrays that DLPack exports without an error, or refuses without a reason.
     """
     for name, array in arrays.items():
+        if array is None:  # a size query leaves any array out
+            return TypeError(f"{op}: {name}: expected an array that speaks DLPack, got NoneType")
         framework = FRAMEWORKS[type(array)]
         if framework.is_unfit is not None and framework.is_unfit(array):
             return TypeError(f"{op}: {name}: {framework.unfit}")

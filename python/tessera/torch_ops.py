@@ -142,14 +142,14 @@ def _as_out(outputs: tuple[Any, ...]) -> Any:
 _REGISTERED = {name: _Registered(torch_op) for name, torch_op in TORCH_OPS.items()}
 
 
-def call_in_graph(name: str, source: Any, *others: Any, out: Any = None, **options: Any) -> Any:
+def call_in_graph(name: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     """A call of one of Tessera's functions as calls of the ops, for Dynamo to trace."""
     registered = _REGISTERED[name]
     if out is None:
-        outputs = registered.packet.default(source, *others, **options)
+        outputs = registered.packet.default(*args, **kwargs)
         return AlignedBlocks(*outputs) if isinstance(outputs, (tuple, list)) else outputs
     arrays = out if isinstance(out, tuple) else (out,)
     names = [row.name for row in registered.op.outputs]
     written = dict(zip(names, arrays, strict=True))
-    registered.packet.out(source, *others, **options, **written)
+    registered.packet.out(*args, **kwargs, **written)
     return out

@@ -21,6 +21,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         **{"N": 64, "num_experts": 8, "max_loras": 3, "block_size": 16, "top_k": 4}
     },
     "moe_sum": {"T": 16, "k": 8, "H": 7168, "dtype": "bfloat16"},
+    "fused_experts": {"T": 16, "H": 7168, "E": 8, "F": 2048, "k": 2, "dtype": "bfloat16"},
 }
 
 
@@ -99,6 +100,12 @@ def test_a_missing_value_is_named(op: str) -> None:
             "moe_sum: dtype: expected one of float16, bfloat16, float32, got int8",
             "moe_sum",
             {"dtype": np.dtype(np.int8)},
+        ),
+        (
+            ValueError,
+            "fused_experts: w2.shape[2]: expected an integer in [1, 2147483647], got 0",
+            "fused_experts",
+            {"F": 0},
         ),
         (
             TypeError,

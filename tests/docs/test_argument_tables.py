@@ -29,6 +29,8 @@ ROLES = {
     "optional_output": "out, optional",
 }
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+PYTHON_TYPES = {"flag": "bool", "float32": "float"}
+FLOAT_RANGES = {"swiglu_alpha": "finite", "swiglu_beta": "finite", "swiglu_limit": "positive"}
 INT32 = (-(2**31), 2**31 - 1)
 
 
@@ -51,7 +53,7 @@ def expected(op: Op, row: Argument) -> tuple[str, str, str]:
 
 def type_of(row: Argument) -> str:
     if not row.is_array:
-        return "bool" if row.kind == "flag" else row.kind
+        return "str" if row.choices else PYTHON_TYPES.get(row.kind, row.kind)
     return f"as `{row.same_dtype_as}`" if row.same_dtype_as else ", ".join(row.dtypes)
 
 
@@ -72,6 +74,10 @@ def shape_of(op: Op, row: Argument) -> str:
 def range_of(row: Argument) -> str:
     if row.kind == "flag":
         return "–"
+    if row.choices:
+        return f"one of {len(row.choices)}"
+    if row.kind == "float32":  # the table has no ranges of floats: the op has rules of its own
+        return FLOAT_RANGES[row.name]
     if (row.low, row.high) == INT32:
         return "any"
     return f"{number(row.low)} … {number(row.high)}"

@@ -216,8 +216,10 @@ def test_every_block_is_accounted_for() -> None:
         for block in BLOCKS
         if block.kind.startswith("{literalinclude} ")
     }
-    names = ("c/align.c", "c/moe_sum.c", "c/moe_sum.txt", "cpp/align.cpp", "worked_example.txt")
-    built = {f"examples/{name}" for name in names}
+    built = {f"examples/{name}" for name in ("c/align.c", "cpp/align.cpp", "worked_example.txt")}
+    built |= {
+        f"examples/c/{op}.{end}" for op in ("moe_sum", "fused_experts") for end in ("c", "txt")
+    }
     built |= {f"examples/{language}/CMakeLists.txt" for language in ("c", "cpp")}
     assert included <= built
     others = {

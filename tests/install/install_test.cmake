@@ -20,8 +20,10 @@ foreach(language c cpp)
             -P ${SOURCE}/tests/expect_output.cmake
     COMMAND_ERROR_IS_FATAL ANY)
 endforeach()
-execute_process(
-  COMMAND ${CMAKE_COMMAND} -D PROGRAM=${SCRATCH}/c/moe_sum
-          -D EXPECTED=${SOURCE}/examples/c/moe_sum.txt
-          -P ${SOURCE}/tests/expect_output.cmake
-  COMMAND_ERROR_IS_FATAL ANY)
+foreach(example moe_sum fused_experts)
+  execute_process(
+    COMMAND ${CMAKE_COMMAND} -D PROGRAM=${SCRATCH}/c/${example}
+            -D EXPECTED=${SOURCE}/examples/c/${example}.txt
+            -P ${SOURCE}/tests/expect_output.cmake
+    COMMAND_ERROR_IS_FATAL ANY)
+endforeach()

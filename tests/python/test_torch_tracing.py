@@ -73,6 +73,24 @@ def lora_out(topk_ids: Any) -> Any:
     return out
 
 
+def experts_arguments(topk_ids: Any) -> tuple[Any, ...]:
+    num_ids = topk_ids.shape[0]
+    x = torch.arange(1.0, num_ids + 1).reshape(num_ids, 1)
+    w2 = torch.arange(1.0, 5).reshape(4, 1, 1)
+    return x, torch.ones(4, 1, 1), w2, torch.ones(num_ids, 1), topk_ids.reshape(num_ids, 1)
+
+
+def experts(topk_ids: Any) -> Any:
+    return (tessera.fused_experts(*experts_arguments(topk_ids), activation="relu2_no_mul"),)
+
+
+def experts_out(topk_ids: Any) -> Any:
+    arguments = experts_arguments(topk_ids)
+    out = torch.zeros_like(arguments[0])
+    assert tessera.fused_experts(*arguments, activation="relu2_no_mul", out=out) is out
+    return (out,)
+
+
 def by_fx(mode: str) -> Callable[..., Any]:
     return lambda function, ids: make_fx(function, tracing_mode=mode)(ids)
 
@@ -108,7 +126,11 @@ def assert_equal(found: Any, expected: Any) -> None:
 @quiet
 @pytest.mark.parametrize("tracer", TRACERS)
 @pytest.mark.parametrize(
-    "function", [align, align_with_everything, align_out, batched, batched_out, lora, lora_out]
+    "function",
+    [
+        *(align, align_with_everything, align_out, batched, batched_out, lora, lora_out),
+        *(experts, experts_out),
+    ],
 )
 def test_a_traced_call_computes_anew(tracer: str, function: Callable[[Any], Any]) -> None:
     traced = TRACERS[tracer](function, IDS)
@@ -145,6 +167,10 @@ MIXED: dict[str, Callable[[Any], Any]] = {
     ),
     "lora_align_block_size: expert_map": lambda array: tessera.lora_align_block_size(
         HOST_IDS, np.zeros(4, np.int32), **GOOD, max_loras=1, expert_map=array
+    ),
+    "fused_experts: topk_ids": lambda array: tessera.fused_experts(
+        *(np.ones(shape, np.float32) for shape in [(3, 1), (4, 2, 1), (4, 1, 1), (3, 1)]),
+        array[:3].reshape(3, 1),
     ),
     "lora_align_block_size: expert_ids": lambda array: tessera.lora_align_block_size(
         HOST_IDS,
@@ -192,12 +218,16 @@ def test_a_mode_sees_one_op() -> None:
         found = align(IDS)
     assert recorder.seen == ["tessera.align_block_size.default"]
     assert_equal(found, expected)
-    for function, name in ((batched, "batched"), (lora, "lora")):
+    for function, name in (
+        (batched, "batched_align_block_size"),
+        (lora, "lora_align_block_size"),
+        (experts, "fused_experts"),
+    ):
         expected = function(IDS)
         with Recorder() as recorder:
             found = function(IDS)
         assert_equal(found, expected)
-        assert f"tessera.{name}_align_block_size.default" in recorder.seen
+        assert f"tessera.{name}.default" in recorder.seen
 
 
 @quiet
@@ -211,15 +241,15 @@ def test_tensors_without_values(num_ids: int) -> None:
     for found in (align(fake), inside):
         assert [type(array).__name__ for array in found] == ["FakeTensor"] * 3
         assert [array.shape for array in found] == [array.shape for array in expected]
-    for function in (batched, lora):
+    for function in (batched, lora, experts):
         expected = function(IDS[:num_ids])
-        with mode:  # for the mapping of lora
+        with mode:  # for the other arrays of lora and of experts
             found = function(fake)
         assert [array.shape for array in found] == [array.shape for array in expected]
 
 
 @quiet
-@pytest.mark.parametrize("function", [align, batched, lora])
+@pytest.mark.parametrize("function", [align, batched, lora, experts])
 def test_transforms_of_functions(function: Callable[[Any], Any]) -> None:
     for transform, argument in (
         (torch.func.functionalize, IDS),
@@ -228,7 +258,7 @@ def test_transforms_of_functions(function: Callable[[Any], Any]) -> None:
         with pytest.raises((TypeError, ValueError)) as caught:
             transform(function)(argument)
         assert " expected " in str(caught.value)
-        assert str(caught.value).split(":")[0].endswith("align_block_size")
+        assert str(caught.value).split(":")[0].endswith(("align_block_size", "fused_experts"))
 
 
 def test_transforms_that_leave_the_ids_alone() -> None:
