@@ -189,6 +189,8 @@ def violations(
     try:
         found = json.loads(op.checker(*given, *numbers, *more))
     except Exception as error:
-        refused = refused_number(op, numbers) or error
-        raise refusal(op.name, refused, arrays, named_integers(op, numbers)) from None
+        # No variable may hold it: its traceback holds the frame, and so the arrays.
+        raise refusal(
+            op.name, refused_number(op, numbers) or error, arrays, named_integers(op, numbers)
+        ) from None
     return [Violation(**fields) for fields in found]
