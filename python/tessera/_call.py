@@ -67,28 +67,6 @@ def call(
         TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
     """
     try:
-        # Most calls, without a detour.
-        if (
-            framework.is_plain
-            and not (op.has_floats or others or rest)
-            and num_threads is _AUTOMATIC
-            and type(out) is tuple
-            and len(out) == op.num_outputs
-        ):
-            kind = type(source)
-            for array in out:
-                if type(array) is not kind:
-                    break
-            else:
-                # Views of complex conjugates alone are negated, and hold no integers. A private
-                # function of torch also negates integers; of those, inputs are refused.
-                is_unfit = framework.is_unfit
-                if is_unfit is None or not is_unfit(source):
-                    is_short = framework.cuda_index(source) == HOST and _is_short(
-                        op, framework, out, numbers
-                    )
-                    if not op.plain[is_short](source, *out, *numbers):
-                        return out
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(source):
             raise TypeError(UNFIT)
@@ -116,7 +94,13 @@ def call(
                 if framework.immutable:
                     raise TypeError(UNFIT)
             if is_short:
-                is_short = _is_short(op, framework, outputs, numbers)
+                num_elements = framework.num_elements
+                for place in op.long_outputs:
+                    if num_elements(outputs[place]) >= LONG_CALL:
+                        is_short = False
+                for place in op.counters:
+                    if numbers[place] >= LONG_CALL:
+                        is_short = False
             if op.has_weights:
                 is_short = False
             functions, plain = op.call, op.plain
@@ -186,21 +170,6 @@ def call(
     if framework.adopt is not None:
         parts = tuple(framework.adopt(source, part) for part in parts)
     return parts[0] if op.num_outputs == 1 else tuple.__new__(AlignedBlocks, parts)
-
-
-def _is_short(
-    op: Op, framework: Framework, outputs: tuple[Any, ...], numbers: tuple[Any, ...]
-) -> bool:
-    """Whether a call on the host with these outputs may keep the interpreter lock."""
-    num_elements = framework.num_elements
-    is_short = True
-    for place in op.long_outputs:
-        if num_elements(outputs[place]) >= LONG_CALL:
-            is_short = False
-    for place in op.counters:
-        if numbers[place] >= LONG_CALL:
-            is_short = False
-    return is_short
 
 
 def _launch(

@@ -73,8 +73,6 @@ class Framework:
     # (like, call): makes the call on the right stream. None: the FFI finds the stream itself, or
     # there is none.
     launch: Callable[[Any, Callable[[], object]], None] | None = None
-    # The FFI takes arrays of this type, and writes to them, without any preparation.
-    is_plain: bool = False
     # Arrays never change, so that they cannot be written to.
     immutable: bool = False
     # Whether the array's memory does not hold its values, which DLPack does not detect; and the

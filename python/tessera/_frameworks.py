@@ -112,7 +112,6 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         is_capturing,
         current_stream,
         wait_for,
-        is_plain=not is_handed_ops,
         is_unfit=(lambda tensor: True) if is_handed_ops else torch.Tensor.is_neg,
         unfit=f"expected a torch.Tensor with memory, got {kind.__name__}"
         if is_handed_ops
