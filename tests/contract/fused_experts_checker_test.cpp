@@ -14,6 +14,10 @@
 #include "fused_experts_cases.hpp"
 #include "fused_experts_model.hpp"
 
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
 namespace tessera::contract {
 namespace {
 
@@ -280,6 +284,40 @@ TEST(FusedExpertsPairwiseCases, AreSmallEnough) {
   for (const FusedExpertsCase& c : fused_experts_pairwise_cases()) {
     const std::int64_t rows = (has_gate(c.activation) ? 3 : 2) * c.intermediate_size;
     EXPECT_LE(c.num_experts * rows * c.hidden_size * c.format.bits / 8, 256 << 20) << c.name;
+  }
+}
+
+#if defined(__x86_64__)
+/// Makes the thread flush subnormal numbers, and read them as 0.
+class FlushesSubnormals {
+ public:
+  FlushesSubnormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
+  ~FlushesSubnormals() { _mm_setcsr(before_); }
+
+ private:
+  unsigned before_;
+};
+#else
+class FlushesSubnormals {};
+#endif
+
+TEST(FusedExpertsRandomCases, AnyOrderOfTheSumsKeepsTheContract) {
+  for (std::uint64_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
+    FusedExpertsModel model(random_fused_experts_case(seed, seed % 2 == 0 ? 200 : 2000), seed);
+    for (const Order order : {Order::kForward, Order::kBackward, Order::kParts}) {
+      for (const bool flushes : {false, true}) {
+        if (flushes) {
+          const FlushesSubnormals environment;
+          model.run(order);
+        } else {
+          model.run(order);
+        }
+        for (const Violation& violation : check_fused_experts(model.args())) {
+          ADD_FAILURE() << seed << ", " << static_cast<int>(order) << ", " << flushes << ": "
+                        << violation.message;
+        }
+      }
+    }
   }
 }
 
