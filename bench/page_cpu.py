@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from page_text import bullets, listing, origin, read_results, table, times
+from page_text import bullets, listing, origin, read_results, spoiled, table, times
 
 from tessera.tools.bench.report import figure
 
@@ -53,7 +51,7 @@ def cpu_section() -> str:
         table([*header, *RATIOS], rows),
         "Where Tessera is slower:\n",
         bullets(losses, "Nowhere in this table."),
-        *_spoiled(result),
+        *spoiled(result),
     ]
     calls = read_results("cpu_python.json")
     if calls is not None:
@@ -63,13 +61,3 @@ def cpu_section() -> str:
             listing(calls, "eager"),
         ]
     return "\n".join(parts)
-
-
-def _spoiled(result: dict[str, Any]) -> list[str]:
-    texts = [
-        f"{row['shape']}: {', '.join(names)}"
-        for row in result["rows"]
-        if (names := row.get("spoiled"))
-    ]
-    title = "Spoiled by other programs, as threads waited for a processor in most repetitions:\n"
-    return [title, bullets(texts, "")] if texts else []

@@ -29,12 +29,15 @@ of half as many bytes as the op reads and writes, so that it moves as many. **Pe
 """,
 }
 
+# Results with a module of the page of their own.
+ELSEWHERE = ("fused_experts",)
+
 FILES = {"On the NVIDIA H200": "h200/{}.json", "On the CPU": "cpu_{}.json"}
 
 
 def ops_sections() -> list[str]:
     """A section for each file of results that ops share, as far as they were measured."""
-    names = dict.fromkeys(op.results for op in OPS.values() if op.results)
+    names = dict.fromkeys(op.results for op in OPS.values() if op.results not in ("", *ELSEWHERE))
     return [section for name in names if (section := _section(name))]
 
 

@@ -76,6 +76,17 @@ def listing(result: dict[str, Any], method: str) -> str:
     return table(["call", *(row["shape"] for row in result["rows"])], rows)
 
 
+def spoiled(result: dict[str, Any]) -> list[str]:
+    """A list of the times that other programs spoiled, under a title; empty if there are none."""
+    texts = [
+        f"{row['shape']}: {', '.join(names)}"
+        for row in result["rows"]
+        if (names := row.get("spoiled"))
+    ]
+    title = "Spoiled by other programs, as threads waited for a processor in most repetitions:\n"
+    return [title, bullets(texts, "")] if texts else []
+
+
 def is_check(description: str | None) -> bool:
     """Whether the command line of a page's generator asks for a check only."""
     parser = argparse.ArgumentParser(description=description)

@@ -330,7 +330,8 @@ def test_the_report_measures_what_the_page_shows() -> None:
     }
     assert {shape.shift_bytes for shape in found["addresses.json"][0].shapes} >= {0, 4, 4096}
     on_cpu = report_requests("cpu", [Shape(5, 8, 2, 128), log], {}, 0, None)
-    assert list(on_cpu) == ["cpu.json", "cpu_python.json", "cpu_family.json", "cpu_moe_sum.json"]
+    names = ["cpu", "cpu_python", "cpu_family", "cpu_moe_sum", "cpu_fused_experts"]
+    assert list(on_cpu) == [f"{name}.json" for name in names]
     assert [list(request.methods) for request in on_cpu["cpu_family.json"]] == 2 * [["call"]]
     names = [shape.name for shape in on_cpu["cpu.json"][0].shapes]
     assert names[0] == "1x8x2/16"

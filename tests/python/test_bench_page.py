@@ -35,6 +35,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "page_text",
         "page_cpu",
         "page_expert_product",
+        "page_fused_experts",
         "page_h200",
         "page_inspection",
         "page_ops",

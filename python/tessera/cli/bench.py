@@ -160,9 +160,9 @@ def run(args: argparse.Namespace) -> int:
     # Or the idle threads of one contender occupy the cores of the next one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     load_library()
-    device = _device(args.device)
-    found = None
     op = _op(args)
+    device = _device(args.device, op)
+    found = None
     if args.preset == "report":
         _require_alone("--preset report", args, (*_SHAPE_OPTIONS, "op", "method", "peers", "plot"))
         if args.json is None:
@@ -236,10 +236,12 @@ def _check_files(args: argparse.Namespace) -> None:
     check_outputs(outputs, args.log, force=args.force)
 
 
-def _device(name: str) -> str:
+def _device(name: str, op: Op) -> str:
     available = {backend.name: backend for backend in tessera.backends()}
     if name == "auto":
-        return "cuda" if available["cuda"].available else "cpu"
+        return "cuda" if available["cuda"].available and "cuda" in op.devices else "cpu"
+    if name not in op.devices:
+        raise ValueError(f"--device: expected {op.devices[0]} with --op {op.name}, got {name}")
     if not available[name].available:
         raise ValueError(f"--device {name}: unavailable: {available[name].detail}")
     return name

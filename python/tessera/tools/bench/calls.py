@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera._library import torch_failure, torch_or_none
 from tessera.contract import Violation
 from tessera.tools.bench.contender import HOST_LIBRARY, Contender, Kind, TimedCall, native_library
 from tessera.tools.bench.problem import POISON
@@ -54,6 +55,19 @@ def placed(array: Any, device: str) -> Any:
     import torch
 
     return torch.from_numpy(array).to(device)
+
+
+def required_torch(op: str) -> Any:
+    """The module, for an op whose contenders take torch's tensors.
+
+    Raises:
+        RuntimeError: torch cannot be imported.
+    """
+    torch = torch_or_none()
+    if torch is None:
+        why = torch_failure() or "torch is not installed"
+        raise RuntimeError(f"--op {op}: expected torch, for the arrays of all contenders: {why}")
+    return torch
 
 
 def call_contenders(device: str, *related: str) -> list[Contender]:

@@ -37,16 +37,20 @@ _EAGER_ROUNDS = 25
 
 @dataclass(frozen=True)
 class Effort:
-    """Effort of the method `call`: number of repetitions, and the minimum time of one."""
+    """Effort of the method `call`: number of repetitions, and the minimum time of one.
+
+    After `max_seconds` for one shape there are only as many repetitions as in `QUICK`.
+    """
 
     repetitions: int
     min_seconds: float
+    max_seconds: float = math.inf
 
 
 # OpenMP's threads spin for some 8 ms after a call, which slows down the next contender, so a
 # repetition takes tens of milliseconds.
 QUICK = Effort(repetitions=5, min_seconds=0.02)
-THOROUGH = Effort(repetitions=21, min_seconds=0.04)
+THOROUGH = Effort(repetitions=21, min_seconds=0.04, max_seconds=15.0)
 
 
 @dataclass
@@ -71,7 +75,7 @@ class Times:
 def host_calls(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """Host time of whole calls, contenders interleaved at random."""
     numbers = {name: _enough_calls(call, effort.min_seconds) for name, call in calls.items()}
-    return _interleaved(calls, numbers, effort.repetitions, lambda: None)
+    return _interleaved(calls, numbers, effort.repetitions, lambda: None, effort.max_seconds)
 
 
 def eager(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
@@ -176,11 +180,15 @@ def _interleaved(
     numbers: Mapping[str, int],
     repetitions: int,
     settle: Callable[[], object],
+    max_seconds: float = math.inf,
 ) -> Times:
     samples: dict[str, list[float]] = {name: [] for name in calls}
     waited: dict[str, list[float]] = {name: [] for name in calls}
     order, shuffle = list(calls), random.Random(0).shuffle
-    for _ in range(repetitions):
+    end = time.perf_counter() + max_seconds
+    for repetition in range(repetitions):
+        if repetition >= QUICK.repetitions and time.perf_counter() > end:
+            break
         shuffle(order)
         for name in order:
             settle()

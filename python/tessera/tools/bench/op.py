@@ -43,6 +43,7 @@ class Op:
     make_problem: makes the inputs of a shape on a device, "cpu" or "cuda", from a seed.
     contenders: all contenders on a device; those that cannot run give a reason.
     results: the files of the performance page that the op's rows go to, without suffix.
+    devices: where the op can be timed.
     after_shape: called when a shape has been timed; raises errors that calls deferred.
     ratios: further ratios for one shape, from microseconds of the method `call`.
     """
@@ -52,6 +53,7 @@ class Op:
     make_problem: Callable[..., AnyProblem]
     contenders: Callable[[str], list[Contender]]
     results: str = ""
+    devices: tuple[str, ...] = ("cpu", "cuda")
     after_shape: Callable[[], object] = lambda: None
     ratios: Callable[[Mapping[str, float]], dict[str, float]] = lambda us: {}
 

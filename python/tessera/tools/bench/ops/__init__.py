@@ -6,6 +6,7 @@ from tessera.tools.bench.op import Op
 from tessera.tools.bench.ops import (
     align_block_size,
     batched_align_block_size,
+    fused_experts,
     lora_align_block_size,
     moe_sum,
 )
@@ -18,5 +19,6 @@ OPS: dict[str, Op] = {
         batched_align_block_size.OP,
         lora_align_block_size.OP,
         moe_sum.OP,
+        fused_experts.OP,
     )
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import tessera
-from tessera.tools.bench.calls import CallProblem, named_contenders
+from tessera.tools.bench.calls import CallProblem, named_contenders, required_torch
 from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.op import Op
 
@@ -42,8 +42,7 @@ SHAPES = [
 
 def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     """A call with weights, torch's, and a copy of half of the bytes, which reads and writes all."""
-    import torch
-
+    torch = required_torch("moe_sum")
     random = torch.Generator(device).manual_seed(seed)
     sizes = (shape.num_tokens, shape.top_k, shape.hidden_size)
     values = torch.randn(sizes, generator=random, device=device).to(getattr(torch, shape.dtype))
