@@ -28,7 +28,7 @@ _BESIDE_WORKSPACE = 61  # odd: a workspace may have any alignment
 _BITS = {"bfloat16": "uint16"}
 
 
-class _Array(NamedTuple):
+class CaseArray(NamedTuple):
     """An array of a call; strides count elements."""
 
     dtype: str
@@ -72,33 +72,47 @@ class _Array(NamedTuple):
         return str(np.array(word, f"u{self._bits.itemsize}").view(self._bits))
 
 
-class _Call(NamedTuple):
+class CaseCall(NamedTuple):
     """A case of an op."""
 
-    # The arguments in the order of the op's table: each an `_Array`, a number, a flag or, for an
+    # The arguments in the order of the op's table: each an `CaseArray`, a number, a flag or, for an
     # array that is not given, None.
     values: tuple[Any, ...]
     # By name, the bytes of the given arrays before the call, with those around them.
     memory: dict[str, Any]
 
 
-@functools.lru_cache(maxsize=1)  # of one case, which all implementations get
-def _call_of(op: Op, case: str, seed: int) -> _Call:
-    values = tuple(
-        _Array(value["dtype"], tuple(value["shape"]), tuple(value["strides"]))
+def case_values(op: Op, case: str, seed: int) -> tuple[Any, ...]:
+    """The `values` of a case's call.
+
+    Raises:
+        ValueError: there is no such case.
+    """
+    return tuple(
+        CaseArray(value["dtype"], tuple(value["shape"]), tuple(value["strides"]))
         if isinstance(value, dict)
         else value
         for value in load().read_json("op_case", op.name, case, seed)
     )
+
+
+@functools.lru_cache(maxsize=1)  # of one case, which all implementations get
+def case_call(op: Op, case: str, seed: int) -> CaseCall:
+    """The call of a case.
+
+    Raises:
+        ValueError: there is no such case.
+    """
+    values = case_values(op, case, seed)
     memory = {
         row.name: _poisoned(value.num_bytes, _BESIDE)
         for row, value in zip(op.arguments, values, strict=True)
-        if isinstance(value, _Array)
+        if isinstance(value, CaseArray)
     }
     inputs = (memory.get(row.name) for row in op.inputs)
     write: Any = load().function("op_case_inputs")(op.name, case, seed)
     write(*(None if bytes_ is None else bytes_[_BESIDE:-_BESIDE] for bytes_ in inputs))
-    return _Call(values, memory)
+    return CaseCall(values, memory)
 
 
 class _Ran(NamedTuple):
@@ -112,18 +126,18 @@ def _poisoned(num_bytes: int, beside: int) -> Any:
     return np.full(num_bytes + 2 * beside, _POISON, np.uint8)
 
 
-def _described(op: Op, call: _Call) -> list[Any]:
+def _described(op: Op, call: CaseCall) -> list[Any]:
     """The arguments of a size query."""
     return [
         (None if row.is_output else (value.dtype, *value.shape))
-        if isinstance(value, _Array)
+        if isinstance(value, CaseArray)
         else value
         for row, value in zip(op.arguments, call.values, strict=True)
         if row not in op.outputs
     ]
 
 
-def _workspace_bytes(op: Op, call: _Call, implementation: str, cuda_index: int) -> int:
+def _workspace_bytes(op: Op, call: CaseCall, implementation: str, cuda_index: int) -> int:
     """What the implementation asks for on a device; on the host the library has its own."""
     if cuda_index == HOST:
         return 0
@@ -132,14 +146,14 @@ def _workspace_bytes(op: Op, call: _Call, implementation: str, cuda_index: int) 
     return int(size[0])
 
 
-def _arguments(op: Op, call: _Call, memory: dict[str, Any]) -> list[Any]:
+def _arguments(op: Op, call: CaseCall, memory: dict[str, Any]) -> list[Any]:
     return [
-        value.argument(memory[row.name]) if isinstance(value, _Array) else value
+        value.argument(memory[row.name]) if isinstance(value, CaseArray) else value
         for row, value in zip(op.arguments, call.values, strict=True)
     ]
 
 
-def _run(op: Op, call: _Call, implementation: str, cuda_index: int) -> _Ran:
+def _run(op: Op, call: CaseCall, implementation: str, cuda_index: int) -> _Ran:
     """Makes the call, with memory around every output and the workspace that it must not write."""
     memory = {name: on_device(before.copy(), cuda_index) for name, before in call.memory.items()}
     size = _workspace_bytes(op, call, implementation, cuda_index)
@@ -151,12 +165,12 @@ def _run(op: Op, call: _Call, implementation: str, cuda_index: int) -> _Ran:
     problems = [f"a workspace of {size} bytes was asked for, then {missing}"] if missing else []
     memory = {name: np.asarray(on_host(after)) for name, after in memory.items()}
     for row, value in zip(op.arguments, call.values, strict=True):
-        if not isinstance(value, _Array):
+        if not isinstance(value, CaseArray):
             continue
         after = memory[row.name]
         if not row.is_output and not np.array_equal(after, call.memory[row.name]):
             problems.append(f"{row.name} was written")
-        elif row.is_output and not _is_whole(value, after):
+        elif row.is_output and not is_whole(value, after):
             problems.append(f"memory beside {row.name} was written")
     around = np.asarray(on_host(around))
     around[_BESIDE_WORKSPACE : _BESIDE_WORKSPACE + size] = _POISON
@@ -165,7 +179,7 @@ def _run(op: Op, call: _Call, implementation: str, cuda_index: int) -> _Ran:
     return _Ran(memory, problems)
 
 
-def _is_whole(array: _Array, memory: Any) -> bool:
+def is_whole(array: CaseArray, memory: Any) -> bool:
     """Whether the memory around an output, and between its rows, is as before the call."""
     memory = memory.copy()
     array.words(memory).view(np.uint8)[...] = _POISON
@@ -174,10 +188,10 @@ def _is_whole(array: _Array, memory: Any) -> bool:
 
 @functools.lru_cache(maxsize=1)
 def _reference_of(op: Op, case: str, seed: int) -> _Ran:
-    return _run(op, _call_of(op, case, seed), REFERENCE, HOST)
+    return _run(op, case_call(op, case, seed), REFERENCE, HOST)
 
 
-def _differences(array: _Array, found: Any, expected: Any, other: str) -> Iterator[str]:
+def _differences(array: CaseArray, found: Any, expected: Any, other: str) -> Iterator[str]:
     """Where an output first differs from that of the other call."""
     words, wanted = array.words(found), array.words(expected)
     for place in np.argwhere(words != wanted)[:1]:
@@ -195,7 +209,7 @@ def problems(op: Op, case: str, seed: int, implementation: str, cuda_index: int 
         NotImplementedError: the implementation does not take this shape.
         ValueError: there is no such case.
     """
-    call = _call_of(op, case, seed)
+    call = case_call(op, case, seed)
     device = cuda_index if implementation.startswith("cuda/") else HOST
     ran = _run(op, call, implementation, device)
     if load().function("op_fixes_bits")(op.name):
@@ -204,7 +218,7 @@ def problems(op: Op, case: str, seed: int, implementation: str, cuda_index: int 
         expected, other = _run(op, call, implementation, device), "the same call, repeated,"
     messages = list(ran.problems)
     for row, value in zip(op.arguments, call.values, strict=True):
-        if isinstance(value, _Array) and row.is_output:
+        if isinstance(value, CaseArray) and row.is_output:
             after = (ran.memory[row.name], expected.memory[row.name])
             differences = _differences(value, *after, other)
             messages += [row.name + difference for difference in differences]
@@ -215,7 +229,7 @@ def problems(op: Op, case: str, seed: int, implementation: str, cuda_index: int 
 def implementations(op: Op, cuda_index: int) -> dict[str, str]:
     """Those for a device, fastest first, and why one does not run the op's first case."""
     (first, *_) = case_names(op)
-    described = _described(op, _call_of(op, first, 0))
+    described = _described(op, case_call(op, first, 0))
     reports = json.loads(op.explain(*dlpack_device(cuda_index), 0, *described))
     return {report["name"]: report["refusal"] for report in reports}
 
@@ -232,4 +246,4 @@ def require_case(op: Op, name: str) -> None:
         ValueError: so it is.
     """
     if name not in case_names(op):
-        _call_of(op, name, 0)
+        case_call(op, name, 0)

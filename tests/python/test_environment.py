@@ -65,7 +65,7 @@ from tessera import verification
 from tessera._op import Op
 op = Op({op!r})
 for case in verification.case_names(op)[:2]:
-    verification._run(op, verification._call_of(op, case, 0), "", -1)
+    verification._run(op, verification.case_call(op, case, 0), "", -1)
 print(*[name for name, refusal in verification.implementations(op, -1).items() if not refusal])
 """
     done = run(code, TESSERA_VERBOSE="1")

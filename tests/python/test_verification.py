@@ -108,7 +108,7 @@ def test_a_byte_beside_the_workspace(
 @pytest.mark.parametrize("name", op_names())
 def test_a_byte_of_any_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     op = Op(name)
-    given = verification._call_of(op, CASES[name], 0).memory
+    given = verification.case_call(op, CASES[name], 0).memory
     for each in (row.name for row in op.inputs if row.name in given):
 
         def spoil(arrays: dict[str, Any], input_: str = each) -> None:
@@ -144,11 +144,11 @@ def test_arrays_of_torch_in_place_of_numpys(name: str, monkeypatch: pytest.Monke
 
 
 def case_of(op: Op, name: str) -> Any:
-    return verification._call_of(op, name, 3)
+    return verification.case_call(op, name, 3)
 
 
 def test_a_bfloat16_in_a_message_is_its_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = verification._Array("bfloat16", (2, 2), (3, 1))
+    array = verification.CaseArray("bfloat16", (2, 2), (3, 1))
     one, other = (np.zeros(128 + array.num_bytes, np.uint8) for _ in range(2))
     array.words(other)[1, 0] = 0x3F80
     (text,) = verification._differences(array, one, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 # With less time, two processes that load torch on busy cores may not reach the first call.
@@ -10,6 +11,9 @@ LEAST_SECONDS = 20.0
 # Shares of the time by which a step has to be done. Calls are made until the first if there are
 # findings, else until the second; the time after the last is for ending the process.
 CALLS_WITH_FINDINGS, CALLS, FINDINGS, END = 0.4, 0.8, 0.85, 0.9
+
+# Called with the step, and with how much of it is done, and of what.
+Progress = Callable[[str, int | None, int | None], None]
 
 
 class TimeUpError(BaseException):

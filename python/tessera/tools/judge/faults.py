@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tessera.contract import Rule, Violation, contract_violations, rules
 from tessera.tools.judge.call import Call
-from tessera.tools.judge.runner import Death
+from tessera.tools.judge.process import Death
 from tessera.tools.judge.worker import Outcome, differing
 
 # Rules that the checker cannot check, as it sees only inputs and outputs.
@@ -60,7 +60,7 @@ class Fault(NamedTuple):
 def faults_of(call: Call, outcome: Outcome | Death, equal: Outcome | None) -> list[Fault]:
     """The rules that the call breaks. `equal`: the outcome of the equal call just before it."""
     if isinstance(outcome, Death):
-        return [_death(outcome)]
+        return [fault_of_death(outcome)]
     if outcome.error:
         kind, text = outcome.error
         return [Fault("no_exception", kind, f"raised {kind}: {text}")]
@@ -93,7 +93,8 @@ def faults_of(call: Call, outcome: Outcome | Death, equal: Outcome | None) -> li
     return list(found.values())
 
 
-def _death(death: Death) -> Fault:
+def fault_of_death(death: Death) -> Fault:
+    """The rule that a call breaks that its process did not survive."""
     words = f": {death.last_words}" if death.last_words else ""
     if death.hung is not None:
         return Fault("no_hang", "", f"the call was ended after {death.hung:.0f} s{words}")

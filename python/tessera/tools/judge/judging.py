@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 
 from tessera.tools.judge.call import Call
-from tessera.tools.judge.clock import CALLS, CALLS_WITH_FINDINGS, FINDINGS, Clock, TimeUpError
+from tessera.tools.judge.clock import (
+    CALLS,
+    CALLS_WITH_FINDINGS,
+    FINDINGS,
+    Clock,
+    Progress,
+    TimeUpError,
+)
 from tessera.tools.judge.programs import Reproducer, reproduce, simplify
 from tessera.tools.judge.runner import Runner
 from tessera.tools.judge.search import Finding, Search, Verdict
@@ -23,8 +30,6 @@ _REPRODUCING, _SHRINKING, _CHECKING = 0.3, 0.6, 0.8
 _HANGING = 0.6
 # The tries of a snippet: whether free memory is dirty. Faults by chance need more than one.
 _DIRTY = (False, True, False)
-
-Progress = Callable[[str, int | None, int | None], None]
 
 
 def judge(

@@ -12,7 +12,8 @@ from tessera.tools.judge.classes import CLASSES, class_of, in_order
 from tessera.tools.judge.clock import Clock
 from tessera.tools.judge.faults import Fault, faults_of, judged_rules
 from tessera.tools.judge.forms import adapted
-from tessera.tools.judge.runner import Death, Runner
+from tessera.tools.judge.process import Death
+from tessera.tools.judge.runner import Runner
 from tessera.tools.judge.worker import Outcome, Target
 
 Key = tuple[str, str]

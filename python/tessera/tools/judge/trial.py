@@ -18,7 +18,8 @@ from typing import Any
 from tessera.tools.judge.call import Call
 from tessera.tools.judge.clock import Clock, TimeUpError
 from tessera.tools.judge.faults import faults_of
-from tessera.tools.judge.runner import Death, Runner, death_of, last_line
+from tessera.tools.judge.process import Death, death_of, last_line
+from tessera.tools.judge.runner import Runner
 from tessera.tools.judge.search import Key
 from tessera.tools.judge.worker import Outcome, changed_inputs
 
@@ -48,7 +49,7 @@ class Trial:
     def limit(self, call: Call) -> float:
         """Seconds after which a snippet whose last call is this one counts as hanging."""
         started = self._runner.seconds_to_start * _TIMES_TO_START + _SECONDS_TO_START
-        return started + self._runner.pace.limit(call, self._runner.detected.device)
+        return started + self._runner.pace.limit(call.num_words, self._runner.detected.device)
 
     def breaks(self, text: str, program: tuple[Call, ...], key: Key) -> bool:
         """Whether the text, which makes the calls of the program, breaks the rule of the key.

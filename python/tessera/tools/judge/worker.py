@@ -83,9 +83,7 @@ class Outcome(NamedTuple):
 
 def serve(connection: Connection, target: Target, log: str) -> None:
     """Send what was detected, then answer each call with its outcome, until None is received."""
-    os.setsid()  # the judge ends this process with all processes that it may have started
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the judge gets the signal and ends this process
-    _redirect_output(log)
+    begin_serving(log)
     try:
         function = load_implementation(target.implementation, target.folder)
         judged = judged_as(function, target.form)
@@ -108,8 +106,10 @@ def serve(connection: Connection, target: Target, log: str) -> None:
         before, kept = outcome, made
 
 
-def _redirect_output(log: str) -> None:
-    """Keep the implementation's output out of the judge's."""
+def begin_serving(log: str) -> None:
+    """Keep signals and the implementation's output from the judge's."""
+    os.setsid()  # the judge ends this process with all processes that it may have started
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the judge gets the signal and ends this process
     nowhere = os.open(os.devnull, os.O_WRONLY)
     errors = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(nowhere, 1)
@@ -228,7 +228,7 @@ def _made(
         return buffers[name] if name in lengths else arguments.values[name]
 
     if not arguments.buffers:
-        _poison_free_memory(library, arguments.output_lengths)
+        poison_free_memory(library, arguments.output_lengths)
     try:
         returned = function(
             *(value(name) for name in arguments.positional),
@@ -256,7 +256,7 @@ def changed_inputs(call: Call, inputs: dict[str, npt.NDArray[Any]]) -> tuple[str
     return differing(originals, inputs)
 
 
-def _poison_free_memory(library: ArrayLibrary, lengths: dict[str, int]) -> None:
+def poison_free_memory(library: ArrayLibrary, lengths: dict[str, int]) -> None:
     """Poison free memory, so that outputs left unwritten are noticed."""
     for length in lengths.values():
         library.array(np.full(length, POISON, np.int32))
