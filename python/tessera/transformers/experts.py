@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from tessera.transformers.forms import FLAGS, constant_in_graphs, form_of
 _logger = logging.get_logger("tessera.transformers")
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_said: set[str] = set()
 
 # What Tessera raises for calls outside the op's domain, before anything is written.
 _REFUSALS = (NotImplementedError, TypeError, ValueError)
@@ -131,7 +134,11 @@ def _runs_on(device_type: str) -> bool:
 
 @constant_in_graphs
 def _say(name: str, reason: str) -> None:
-    _logger.warning_once("%s runs eagerly: %s", name, reason)
+    message = f"{name} runs eagerly: {reason}"
+    key = re.sub(r"\b\d+\b", "#", message)  # the same reason occurs with many sizes
+    if key not in _said:
+        _said.add(key)
+        _logger.warning(message)
 
 
 @functools.cache

@@ -111,6 +111,8 @@ def _gated_form(module: Any) -> Form | None:
 
     z, m = torch.meshgrid(_grid(), _grid(), indexing="ij")
     found = gate(z, m)
+    if found.shape != z.shape:
+        return None
     if module.is_concatenated:
         for name, function in _GATED.items():
             expected = function(z) * m
