@@ -1,4 +1,4 @@
-"""What the tests of transformers share: what is said once is said again in each test."""
+"""What the tests of transformers share: the warnings of the adapter, and the calls it makes."""
 
 from __future__ import annotations
 
@@ -7,21 +7,19 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("torch", reason="torch is not installed")
-pytest.importorskip("transformers", reason="transformers is not installed")
-
-import tessera.transformers
+import tessera
 
 
 @pytest.fixture
 def said(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[], list[str]]:
-    """The warnings of the adapter so far."""
-    monkeypatch.setattr(tessera.transformers.experts, "_said", set())
-    return lambda: [
-        one.getMessage() for one in caplog.records if one.name == "tessera.transformers"
-    ]
+    """The warnings of the adapter so far; nothing was said when the test begins."""
+    from tessera.transformers import experts
+
+    monkeypatch.setattr(experts, "_said", set())
+    name = "tessera.transformers"
+    return lambda: [one.getMessage() for one in caplog.records if one.name == name]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from tiny_models import NUM_MOE_LAYERS, experts_of, logits, prompts, tiny_model 
 
 Said = Callable[[], list[str]]
 Calls = list[dict[str, Any]]
+FOLLOWED = "autograd follows the call (torch.no_grad() and torch.inference_mode() avoid it)"
 
 
 def same_as_eager(model: Any, forward: Callable[[Any, Any], Any] = logits) -> Any:
@@ -38,27 +39,25 @@ def test_gradients(calls: Calls, said: Said) -> None:
     found.sum().backward()
     assert experts_of(model)[0].gate_up_proj.grad.abs().max() > 0
     assert not calls
-    assert said() == [
-        "MixtralExperts runs eagerly: autograd follows the call (torch.no_grad() and "
-        "torch.inference_mode() avoid it)"
-    ]
+    assert said() == [f"MixtralExperts runs eagerly: {FOLLOWED}"]
     logits(model, prompts())
     with torch.inference_mode():
         model(prompts())
     assert len(calls) == 2 * NUM_MOE_LAYERS
 
 
-@pytest.mark.parametrize("followed", ["hidden_states", "weights"])
-def test_gradients_of_inputs_alone(followed: str, calls: Calls, said: Said) -> None:
+@pytest.mark.parametrize("followed", ["hidden_states", "top_k_weights", "parameter"])
+def test_gradients_of_one_tensor(followed: str, calls: Calls, said: Said) -> None:
     experts = experts_of(tiny_model("qwen3_moe"))[0].requires_grad_(False)
     x, ids, weights = inputs(experts)
     experts(x, ids, weights)
     assert len(calls) == 1
-    leaf = (x if followed == "hidden_states" else weights).requires_grad_()
+    named = {"hidden_states": x, "top_k_weights": weights, "parameter": experts.down_proj}
+    leaf = named[followed].requires_grad_()
     experts(x, ids, weights).sum().backward()
     assert leaf.grad.abs().max() > 0
     assert len(calls) == 1
-    assert len(said()) == 1
+    assert said() == [f"Qwen3MoeExperts runs eagerly: {FOLLOWED}"]
 
 
 def test_unknown_activation(calls: Calls, said: Said) -> None:
@@ -152,6 +151,22 @@ def test_the_same_reason_with_other_sizes_is_said_once(
         for num_tokens in (12, 5):
             experts(x[:num_tokens], ids[:num_tokens], weights[:num_tokens])
     assert said() == ["MixtralExperts runs eagerly: 12 tokens are too many"]
+
+
+def test_experts_in_fp8() -> None:
+    """They have an interface of their own, which knows the name too."""
+    from transformers import FineGrainedFP8Config
+    from transformers.integrations import finegrained_fp8
+
+    from tessera.transformers import experts
+
+    model = tiny_model("mixtral")
+    finegrained_fp8.replace_with_fp8_linear(model, quantization_config=FineGrainedFP8Config())
+    assert set(tessera.transformers.report(model).values()) == {
+        "fused_experts has no argument for its down_proj_scale_inv, gate_up_proj_scale_inv"
+    }
+    interface = finegrained_fp8.ALL_FP8_EXPERTS_FUNCTIONS
+    assert interface["tessera"] is experts.experts_forward
 
 
 def test_report_without_a_run(said: Said) -> None:
