@@ -7,7 +7,7 @@ help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: ## Install everything that demo and test need, without running them
-	@scripts/setup.sh package cxx test torch jax browser
+	@scripts/setup.sh package cxx test torch jax transformers browser
 
 demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 	@scripts/setup.sh package

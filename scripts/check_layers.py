@@ -66,6 +66,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tessera", "tessera._patching", "tessera._starting", "tessera._library"),
     ),
     "tessera.sglang": (("python/tessera/sglang/*",), ("tessera", "tessera._patching")),
+    "tessera.transformers": (("python/tessera/transformers/*",), ("tessera",)),
     "tessera.tools": (("python/tessera/tools/**/*",), RUNTIME),
     "tessera.cli": (
         ("python/tessera/cli/*", "python/tessera/__main__.py"),
@@ -81,7 +82,7 @@ SOURCES = (".py", ".c", ".cc", ".cpp", ".cu", ".cuh", ".h", ".hpp")
 INCLUDE = re.compile(r'^\s*#\s*include\s*(["<])([^">]+)[">]')
 # The search paths of the compiler and Python; an include is first searched beside its file.
 INCLUDE_FOLDERS = ("include", "src", "contract", "bench", "tests")
-IMPORT_FOLDERS = ("python", "bench", "tests/python", "tests/adapters")
+IMPORT_FOLDERS = ("python", "bench", "tests/python", "tests/adapters", "tests/transformers")
 
 
 class Use(NamedTuple):

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
 # Installs what a part of the repository needs: scripts/setup.sh PART...
-#   package  the Python package tessera, in .venv
-#   cxx      CMake, Ninja and the libraries of the C++ tests
-#   test     requirements of the Python tests
-#   torch    PyTorch, for the tests that pass tensors to Tessera
-#   jax      JAX for the CPU, for the tests that pass JAX arrays to Tessera
-#   browser  Chromium and its driver, for the tests of reports
-#   bench    requirements of the performance page's picture
-#   docs     requirements of the book
-#   fuzz     clang
-#   lint     formatters and checkers
+#   package      the Python package tessera, in .venv
+#   cxx          CMake, Ninja and the libraries of the C++ tests
+#   test         requirements of the Python tests
+#   torch        PyTorch, for the tests that pass tensors to Tessera
+#   jax          JAX for the CPU, for the tests that pass JAX arrays to Tessera
+#   transformers Hugging Face Transformers, for the tests that run its models over Tessera
+#   browser      Chromium and its driver, for the tests of reports
+#   bench        requirements of the performance page's picture
+#   docs         requirements of the book
+#   fuzz         clang
+#   lint         formatters and checkers
 # A part whose inputs have not changed only costs a checksum. A stamp in .venv is written when a
 # part is complete and removed before the part changes, so that the next run repairs an interrupted
 # one.
@@ -169,7 +170,7 @@ for part in "$@"; do
       debian_packages g++ libdlpack-dev libgtest-dev
       python_packages cxx
       ;;
-    test | torch | jax | bench | docs) python_packages "$part" ;;
+    test | torch | jax | transformers | bench | docs) python_packages "$part" ;;
     browser)
       command -v chromium >/dev/null || debian_packages chromium
       python_packages browser

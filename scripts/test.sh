@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs every test and ends with one summary line. TORCH=none skips PyTorch and JAX, BROWSER=none
-# skips Chromium.
+# Runs every test and ends with one summary line. TORCH=none skips PyTorch, JAX and
+# Transformers, BROWSER=none skips Chromium.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 case ${TORCH:-} in
-  '') parts=(package test torch jax) ;;
+  '') parts=(package test torch jax transformers) ;;
   none) parts=(package test) ;;
   *)
     echo "TORCH: expected 'none' or nothing, got '$TORCH'" >&2

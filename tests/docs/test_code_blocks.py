@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(.*)\n((?s:.*?))^\1```$", re.MULTILINE)
-FRAMEWORKS = ("cupy", "jax", "torch")
+FRAMEWORKS = ("cupy", "jax", "torch", "transformers")
 
 # What the pages' commands call the files of the reader.
 STAND_INS = {"LOG": "routing.jsonl", "LOG...": "routing.jsonl", "SCRIPT": "script.py"}
