@@ -140,9 +140,11 @@ class Uncovered {
   }
 
   std::size_t index(std::size_t p, int i, std::size_t q, int j) const {
-    const auto width = static_cast<std::size_t>(first_.back() + kNumLevels.back());
-    return static_cast<std::size_t>(first_[p] + i) * width +
-           static_cast<std::size_t>(first_[q] + j);
+    const int num_levels = first_.back() + kNumLevels.back();
+    const auto width = static_cast<std::size_t>(num_levels);
+    const int row = first_[p] + i;
+    const int column = first_[q] + j;
+    return static_cast<std::size_t>(row) * width + static_cast<std::size_t>(column);
   }
 
   std::array<int, kNumProperties> first_{};

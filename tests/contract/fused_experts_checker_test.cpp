@@ -172,27 +172,27 @@ TEST(FusedExpertsChecker, RefusesWhatACallRefuses) {
     EXPECT_EQ(violations[0].array, array);
   };
   using Args = FusedExpertsArgs;
-  const char* const kInputs = "valid_inputs";
-  expect([](Args* a) { a->x.dtype.code = kDLInt; }, kInputs, "x");
-  expect([](Args* a) { a->x.ndim = 1; }, kInputs, "x");
-  expect([](Args* a) { a->x.data = nullptr; }, kInputs, "x");
-  expect([](Args* a) { a->w13.dtype = kBf16; }, kInputs, "w13");
-  expect([](Args* a) { a->w13.shape[2] = 1; }, kInputs, "w13");
-  expect([](Args* a) { a->w13.strides[2] = 2; }, kInputs, "w13");
-  expect([](Args* a) { a->activation = Activation::kSilu; }, kInputs, "w13");
-  expect([](Args* a) { a->w2.shape[0] = 1; }, kInputs, "w2");
-  expect([](Args* a) { a->w2.shape[1] = 1; }, kInputs, "w2");
-  expect([](Args* a) { a->topk_weights.shape[0] = 1; }, kInputs, "topk_weights");
-  expect([](Args* a) { a->topk_weights.dtype.code = kDLInt; }, kInputs, "topk_weights");
-  expect([](Args* a) { a->topk_ids.shape[1] = 1; }, kInputs, "topk_ids");
-  expect([](Args* a) { a->topk_ids.dtype.bits = 16; }, kInputs, "topk_ids");
-  expect([](Args* a) { a->expert_map = a->x; }, kInputs, "expert_map");
-  expect([](Args* a) { a->w13_bias.shape[1] = 2; }, kInputs, "w13_bias");
-  expect([](Args* a) { a->w2_bias.dtype = kBf16; }, kInputs, "w2_bias");
-  expect([](Args* a) { a->activation = static_cast<Activation>(9); }, kInputs, "activation");
-  expect([](Args* a) { a->apply_router_weight_on_input = true; }, kInputs,
+  const char* const inputs = "valid_inputs";
+  expect([](Args* a) { a->x.dtype.code = kDLInt; }, inputs, "x");
+  expect([](Args* a) { a->x.ndim = 1; }, inputs, "x");
+  expect([](Args* a) { a->x.data = nullptr; }, inputs, "x");
+  expect([](Args* a) { a->w13.dtype = kBf16; }, inputs, "w13");
+  expect([](Args* a) { a->w13.shape[2] = 1; }, inputs, "w13");
+  expect([](Args* a) { a->w13.strides[2] = 2; }, inputs, "w13");
+  expect([](Args* a) { a->activation = Activation::kSilu; }, inputs, "w13");
+  expect([](Args* a) { a->w2.shape[0] = 1; }, inputs, "w2");
+  expect([](Args* a) { a->w2.shape[1] = 1; }, inputs, "w2");
+  expect([](Args* a) { a->topk_weights.shape[0] = 1; }, inputs, "topk_weights");
+  expect([](Args* a) { a->topk_weights.dtype.code = kDLInt; }, inputs, "topk_weights");
+  expect([](Args* a) { a->topk_ids.shape[1] = 1; }, inputs, "topk_ids");
+  expect([](Args* a) { a->topk_ids.dtype.bits = 16; }, inputs, "topk_ids");
+  expect([](Args* a) { a->expert_map = a->x; }, inputs, "expert_map");
+  expect([](Args* a) { a->w13_bias.shape[1] = 2; }, inputs, "w13_bias");
+  expect([](Args* a) { a->w2_bias.dtype = kBf16; }, inputs, "w2_bias");
+  expect([](Args* a) { a->activation = static_cast<Activation>(9); }, inputs, "activation");
+  expect([](Args* a) { a->apply_router_weight_on_input = true; }, inputs,
          "apply_router_weight_on_input");
-  expect([](Args* a) { a->swiglu_limit = 1; }, kInputs, "swiglu_limit");
+  expect([](Args* a) { a->swiglu_limit = 1; }, inputs, "swiglu_limit");
   expect([](Args* a) { a->output.shape[0] = 1; }, "output_sizes", "output");
   expect([](Args* a) { a->output.dtype = kBf16; }, "output_sizes", "output");
   expect([](Args* a) { a->output.data = nullptr; }, "output_sizes", "output");
@@ -209,7 +209,7 @@ TEST(FusedExpertsChecker, SamplesLargeCallsEverywhere) {
   c.values = ExpertValues::kZero;
   const CaseArguments made = make_arguments(c, 1);
   FusedExpertsArgs args = made.as<FusedExpertsArgs>();
-  std::vector<std::uint16_t> output(4000 * 2048);
+  std::vector<std::uint16_t> output(std::size_t{4000} * 2048);
   args.output.data = output.data();
   EXPECT_EQ(broken_rules(args), Rules{});
   for (const std::size_t at : {0U, 2047U, 3999U * 2048U, 4000U * 2048U - 1}) {
@@ -219,7 +219,7 @@ TEST(FusedExpertsChecker, SamplesLargeCallsEverywhere) {
   }
   // A tile of columns.
   for (std::size_t t = 0; t < 4000; ++t) {
-    std::fill_n(output.begin() + static_cast<std::ptrdiff_t>(t * 2048 + 17 * 32), 32, 0x3f80);
+    std::fill_n(output.begin() + static_cast<std::ptrdiff_t>(t * 2048 + 544), 32, 0x3f80);
   }
   EXPECT_EQ(broken_rules(args), Rules{"error_bound"});
 }
