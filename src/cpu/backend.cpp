@@ -35,6 +35,16 @@ constexpr core::Implementation kMoeSum[] = {
 };
 
 constexpr core::Implementation kFusedExperts[] = {
+    implementation<core::FusedExpertsProblem, fused_experts_avx512_bf16,
+                   fused_experts_avx512_bf16_workspace_bytes, fused_experts_avx512_bf16_refusal>(
+        "cpu/avx512_bf16"),
+    implementation<core::FusedExpertsProblem, fused_experts_avx512,
+                   fused_experts_avx512_workspace_bytes, fused_experts_avx512_refusal>(
+        "cpu/avx512"),
+    implementation<core::FusedExpertsProblem, fused_experts_avx2,
+                   fused_experts_avx2_workspace_bytes, fused_experts_avx2_refusal>("cpu/avx2"),
+    implementation<core::FusedExpertsProblem, fused_experts_portable,
+                   fused_experts_portable_workspace_bytes>("cpu/portable"),
     implementation<core::FusedExpertsProblem, fused_experts_reference,
                    fused_experts_reference_workspace_bytes>("cpu/reference"),
 };

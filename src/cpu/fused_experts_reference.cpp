@@ -6,7 +6,7 @@
 
 #include "cpu/floating_point.hpp"
 #include "cpu/fused_experts.hpp"
-#include "cpu/read_once.hpp"
+#include "cpu/fused_experts_inputs.hpp"
 #include "cpu/workspace.hpp"
 
 namespace tessera::cpu {
@@ -71,27 +71,6 @@ float product(const ExpertWeights& weights, std::int64_t expert, std::int64_t ro
   sum *= scale;
   if (weights.bias == nullptr) return sum;
   return sum + to_float(static_cast<const T*>(weights.bias)[expert * weights.bias_stride + row]);
-}
-
-/// The expert of an id, or -1 if the pair does not count.
-std::int64_t expert_of(const FusedExpertsProblem& p, std::int64_t token, std::int64_t slot) {
-  const std::int64_t index = token * p.topk_ids_stride + slot;
-  const std::int64_t id = p.topk_ids_dtype.bits == 64
-                              ? read_once(static_cast<const std::int64_t*>(p.topk_ids) + index)
-                              : read_once(static_cast<const std::int32_t*>(p.topk_ids) + index);
-  if (id < 0 || id >= p.num_global_experts) return -1;
-  const std::int64_t expert = p.expert_map == nullptr ? id : read_once(p.expert_map + id);
-  return expert >= 0 && expert < p.num_experts ? expert : -1;
-}
-
-float router_weight(const FusedExpertsProblem& p, std::int64_t token, std::int64_t slot) {
-  const std::int64_t index = token * p.topk_weights_stride + slot;
-  if (p.topk_weights_dtype.code == kDLBfloat) {
-    return to_float(static_cast<const Bfloat16*>(p.topk_weights)[index]);
-  }
-  return p.topk_weights_dtype.bits == 16
-             ? to_float(static_cast<const Float16*>(p.topk_weights)[index])
-             : static_cast<const float*>(p.topk_weights)[index];
 }
 
 template <typename T>

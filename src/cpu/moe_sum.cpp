@@ -8,10 +8,10 @@
 
 #include "core/dispatch.hpp"
 #include "cpu/floating_point.hpp"
+#include "cpu/processor.hpp"
 #include "cpu/thread_pool.hpp"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
 #include <immintrin.h>
 #define TESSERA_AVX2 __attribute__((target("avx2,fma,f16c")))
 #endif
@@ -156,22 +156,9 @@ struct WithAvx2 {
   }
 };
 
-bool has_avx2() {
-  unsigned eax = 0;
-  unsigned ebx = 0;
-  unsigned ecx = 0;
-  unsigned edx = 0;
-  // GCC 12 and clang 14 have no name for F16C. If AVX2 is supported, the system also saves the
-  // registers that F16C uses.
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
-}
-
 #else
 
 using WithAvx2 = Portably;
-
-bool has_avx2() { return false; }
 
 #endif
 

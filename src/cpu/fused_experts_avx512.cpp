@@ -1,0 +1,26 @@
+// The kernels of fused_experts for AVX-512 (F, BW, DQ and VL).
+#include "cpu/fused_experts_kernels.hpp"
+
+#ifdef __AVX512F__
+
+#include "cpu/fused_experts_activations.hpp"
+#include "cpu/fused_experts_avx512_isa.hpp"
+
+namespace tessera::cpu {
+namespace {
+
+constinit const ExpertKernels kFloat32 = kernels_of<Widened<Avx512, float>>();
+constinit const ExpertKernels kBfloat16 = kernels_of<Widened<Avx512, Bfloat16>>();
+constinit const ExpertKernels kFloat16 = kernels_of<Widened<Avx512, Float16>>();
+
+}  // namespace
+
+constinit const ExpertKernelSet kAvx512ExpertKernels{&kFloat32, &kBfloat16, &kFloat16};
+
+}  // namespace tessera::cpu
+
+#else
+
+constinit const tessera::cpu::ExpertKernelSet tessera::cpu::kAvx512ExpertKernels{};
+
+#endif

@@ -1,0 +1,68 @@
+// The sizes of a call of fused_experts, and its workspace.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/fused_experts_problem.hpp"
+#include "cpu/fused_experts_kernels.hpp"
+#include "tessera/context.hpp"
+
+namespace tessera::cpu {
+
+/// Some pairs of one expert. The pairs of a chunk are numbered in the order of their experts.
+struct TokenBlock {
+  std::int64_t expert;
+  std::int64_t first_pair;
+  std::int64_t num_pairs;
+};
+
+/// A call works in chunks of `chunk_tokens` tokens, as many as its workspace holds. For each thread
+/// that holds kThreadBytes and
+///
+///   B round_up(H) packed_bytes                     the tokens of a block
+///   B partial_sums_bytes(1)                        partial sums
+///   B 2 kMaxActivated 4                            sums of gate and up rows
+///   P kColumns 4                                   sums of w2's rows, per pair
+///
+/// and for each of the P = chunk_tokens * k pairs round_up(F) packed_bytes for its activated row
+/// and kPairBytes; round_up(n) is the length of n elements in whole blocks of whole registers.
+/// Nothing depends on E, on strides, or on the number of threads that a call really has.
+struct FusedExpertsLayout {
+  /// A workspace has at most this size, if that is enough for kMinChunkTokens.
+  static constexpr std::int64_t kMaxBytes = std::int64_t{1} << 28;
+  static constexpr std::int64_t kMinChunkTokens = 64;
+  /// Tokens that share a read of their expert's weights; as many as stay in the L2 cache.
+  static constexpr std::int64_t kMaxBlockTokens = 96;
+  static constexpr std::int64_t kMinBlockTokens = 12;
+  static constexpr std::int64_t kMaxTokenBytes = std::int64_t{1} << 19;
+  /// The number of a pair in its chunk has 32 bits.
+  static constexpr std::int64_t kMaxChunkPairs = (std::int64_t{1} << 32) - 1;
+  static constexpr std::int64_t kPairBytes =
+      sizeof(std::uint64_t) + sizeof(std::uint32_t) + sizeof(TokenBlock);
+  /// Columns of the output that are computed at once.
+  static constexpr std::int64_t kColumns = 32;
+
+  FusedExpertsLayout(const core::FusedExpertsProblem& p, const ExpertKernels& kernels,
+                     const Context& context);
+
+  PackedLayout hidden;        ///< tokens of a block; its stride is for `block_tokens` tokens
+  PackedLayout intermediate;  ///< activated rows of a chunk; its stride is for `chunk_pairs` pairs
+  std::int64_t block_tokens;
+  std::int64_t chunk_tokens;
+
+  // Sizes in bytes, multiples of a cache line.
+  std::int64_t tokens_bytes;
+  std::int64_t weights_bytes;
+  std::int64_t partial_bytes;
+  std::int64_t gate_up_bytes;
+  std::int64_t down_bytes;
+  std::int64_t thread_bytes;  ///< the sum of these
+  std::int64_t keys_bytes;
+  std::int64_t positions_bytes;
+  std::int64_t blocks_bytes;
+  std::int64_t activated_bytes;
+  std::int64_t total_bytes;
+};
+
+}  // namespace tessera::cpu

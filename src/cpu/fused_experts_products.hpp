@@ -1,0 +1,253 @@
+// The products of fused_experts for one instruction set. Each sum of a product has a vector
+// register of its own, to which the products of one register of the row with one of the token are
+// added from the first to the last; then its lanes are added. So the sum's bits depend on nothing
+// but the row and the token. Rows of weights are read as they lie in memory where few tokens share
+// them, and else packed once into the cache.
+//
+// Included by the source of each instruction set, which is compiled for that alone: nothing here
+// may have a name or be an inline function that the linker could share with other sources.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/floating_point.hpp"
+#include "cpu/fused_experts_kernels.hpp"
+
+namespace tessera::cpu {
+namespace {
+
+constexpr std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+constexpr std::int64_t rounded_up(std::int64_t n, std::int64_t unit) {
+  return (n + unit - 1) / unit * unit;
+}
+
+/// Elements that the products take as float32.
+template <typename IsaType, typename ElementType>
+struct Widened {
+  using Isa = IsaType;
+  using Element = ElementType;
+  using Packed = float;
+  using Operand = typename Isa::Floats;
+  static constexpr std::int64_t kStep = Isa::kLanes;
+  /// More tokens repay the packing of rows, in which they are also widened.
+  static constexpr std::int64_t kMaxUnpackedTokens = Isa::kTokens;
+
+  template <typename Source>
+  static Operand load(const Source* from) {
+    return Isa::widen(from);
+  }
+  static void store(Packed* to, Operand values) { Isa::store(to, values); }
+  static typename Isa::Floats multiply_add(Operand a, Operand b, typename Isa::Floats sum) {
+    return Isa::multiply_add(a, b, sum);
+  }
+};
+
+template <typename Element>
+void copy(const Element* from, std::int64_t size, Element* to) {
+  std::memcpy(to, from, static_cast<std::size_t>(size) * sizeof(Element));
+}
+
+/// A load of the first `size` elements, and zeros.
+template <typename Format, typename Source>
+auto load_part(const Source* from, std::int64_t size) {
+  Source padded[Format::kStep] = {};
+  copy(from, size, padded);
+  return Format::load(padded);
+}
+
+/// Operands from `size` elements, the last one filled with zeros.
+template <typename Format>
+void pack_elements(const typename Format::Element* from, std::int64_t size,
+                   typename Format::Packed* to) {
+  std::int64_t i = 0;
+  for (; i + Format::kStep <= size; i += Format::kStep) {
+    Format::store(to + i, Format::load(from + i));
+  }
+  if (i < size) Format::store(to + i, load_part<Format>(from + i, size - i));
+}
+
+template <typename Format>
+void pack(const void* elements, std::int64_t first, std::int64_t size, const PackedLayout& layout,
+          void* packed) {
+  const auto* from = static_cast<const typename Format::Element*>(elements);
+  auto* const to = static_cast<typename Format::Packed*>(packed);
+  while (size > 0) {
+    const std::int64_t column = first % layout.width;
+    const std::int64_t part = smaller(layout.width - column, size);
+    pack_elements<Format>(from, part, to + first / layout.width * layout.block_stride + column);
+    from += part;
+    first += part;
+    size -= part;
+  }
+}
+
+/// Packs `length` columns of `num_rows` transposed rows: row r goes to `to` + r * width.
+template <typename Format>
+void pack_transposed(const typename Format::Element* from, std::int64_t column_stride,
+                     std::int64_t num_rows, std::int64_t length, std::int64_t width,
+                     typename Format::Packed* to) {
+  using Element = typename Format::Element;
+  for (std::int64_t k = 0; k < length; k += Format::kStep) {
+    const std::int64_t num_columns = smaller(Format::kStep, length - k);
+    Element tile[kMaxPanelRows][Format::kStep] = {};
+    for (std::int64_t column = 0; column < num_columns; ++column) {
+      const Element* const source = from + (k + column) * column_stride;
+      for (std::int64_t row = 0; row < num_rows; ++row) tile[row][column] = source[row];
+    }
+    for (std::int64_t row = 0; row < num_rows; ++row) {
+      Format::store(to + row * width + k, Format::load(tile[row]));
+    }
+  }
+}
+
+/// Adds the products of Isa::kRows rows with kTokens tokens to their sums. Source is the type of
+/// the rows: Element as they lie in memory, or Packed.
+template <typename Format, int kTokens, typename Source, bool kPrefetches>
+void multiply_block(const Source* const* rows, const typename Format::Packed* tokens,
+                    std::int64_t width, std::int64_t length, bool is_first, std::int64_t ahead,
+                    typename Format::Isa::Floats* partial_sums) {
+  using Isa = typename Format::Isa;
+  typename Isa::Floats sums[kTokens][Isa::kRows];
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Isa::kRows; ++r) {
+      sums[t][r] = is_first ? typename Isa::Floats{} : partial_sums[t * Isa::kRows + r];
+    }
+  }
+  std::int64_t k = 0;
+  for (; k + Format::kStep <= length; k += Format::kStep) {
+    typename Format::Operand token[kTokens];
+#pragma GCC unroll 8
+    for (int t = 0; t < kTokens; ++t) token[t] = Format::load(tokens + t * width + k);
+#pragma GCC unroll 8
+    for (int r = 0; r < Isa::kRows; ++r) {
+      if constexpr (kPrefetches) {
+        __builtin_prefetch(reinterpret_cast<const char*>(rows[r] + k) + ahead, 0, 2);
+      }
+      const auto row = Format::load(rows[r] + k);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        sums[t][r] = Format::multiply_add(row, token[t], sums[t][r]);
+      }
+    }
+  }
+  if (k < length) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Isa::kRows; ++r) {
+      const auto row = load_part<Format>(rows[r] + k, length - k);
+#pragma GCC unroll 8
+      for (int t = 0; t < kTokens; ++t) {
+        sums[t][r] = Format::multiply_add(row, Format::load(tokens + t * width + k), sums[t][r]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+#pragma GCC unroll 8
+    for (int r = 0; r < Isa::kRows; ++r) partial_sums[t * Isa::kRows + r] = sums[t][r];
+  }
+}
+
+/// The same for any number of tokens.
+template <typename Format, typename Source, bool kPrefetches>
+void multiply_rows(const Source* const* rows, const typename Format::Packed* tokens,
+                   std::int64_t num_tokens, std::int64_t width, std::int64_t length, bool is_first,
+                   std::int64_t ahead, typename Format::Isa::Floats* partial_sums) {
+  using Isa = typename Format::Isa;
+  const auto rest = [&]<bool kPrefetchesToo>(std::int64_t t) {
+    for (; t + Isa::kTokens <= num_tokens; t += Isa::kTokens) {
+      multiply_block<Format, Isa::kTokens, Source, kPrefetchesToo>(
+          rows, tokens + t * width, width, length, is_first, ahead, partial_sums + t * Isa::kRows);
+      if constexpr (kPrefetchesToo) return t + Isa::kTokens;
+    }
+    for (; t < num_tokens; ++t) {
+      multiply_block<Format, 1, Source, kPrefetchesToo>(
+          rows, tokens + t * width, width, length, is_first, ahead, partial_sums + t * Isa::kRows);
+      if constexpr (kPrefetchesToo) return t + 1;
+    }
+    return t;
+  };
+  const std::int64_t done = rest.template operator()<kPrefetches>(0);
+  if constexpr (kPrefetches) rest.template operator()<false>(done);
+}
+
+/// Adds the lanes of each partial sum. kLanes sums at a time are the sums of kRows rows for one or
+/// more tokens.
+template <typename Isa>
+void finish_sums(typename Isa::Floats* partial_sums, std::int64_t num_tokens, std::int64_t stride,
+                 float* sums) {
+  constexpr std::int64_t kTokensAtOnce = Isa::kLanes / Isa::kRows;
+  for (std::int64_t i = num_tokens * Isa::kRows; i % Isa::kLanes != 0; ++i) {
+    partial_sums[i] = typename Isa::Floats{};
+  }
+  for (std::int64_t t = 0; t < num_tokens; t += kTokensAtOnce) {
+    alignas(64) float lanes[Isa::kLanes];
+    Isa::store(lanes, Isa::add_lanes(partial_sums + t * Isa::kRows));
+    for (std::int64_t i = 0; i < smaller(kTokensAtOnce, num_tokens - t); ++i) {
+      std::memcpy(sums + (t + i) * stride, lanes + i * Isa::kRows, Isa::kRows * sizeof(float));
+    }
+  }
+}
+
+template <typename Format>
+void multiply(const PanelProduct& p) {
+  using Isa = typename Format::Isa;
+  using Element = typename Format::Element;
+  using Packed = typename Format::Packed;
+  using Floats = typename Isa::Floats;
+  const WeightRows& weights = p.weights;
+  const auto* const elements = static_cast<const Element*>(weights.data);
+  const auto* const tokens = static_cast<const Packed*>(p.tokens);
+  auto* const packed = static_cast<Packed*>(p.packed_weights);
+  auto* const partial_sums = static_cast<Floats*>(p.partial_sums);
+  const std::int64_t sums_per_group = rounded_up(p.num_tokens * Isa::kRows, Isa::kLanes);
+
+  const bool is_transposed = weights.column_stride != 1;
+  const bool packs = is_transposed || p.num_tokens > Format::kMaxUnpackedTokens;
+  const std::int64_t panel_rows = is_transposed ? kMaxPanelRows : Isa::kRows;
+  const std::int64_t width = p.layout.width;
+  for (std::int64_t first = 0; first < weights.num_rows; first += panel_rows) {
+    const std::int64_t num_rows = smaller(panel_rows, weights.num_rows - first);
+    for (std::int64_t column = 0; column < p.layout.length; column += width) {
+      const std::int64_t length = smaller(width, p.layout.length - column);
+      const Packed* const block = tokens + column / width * p.layout.block_stride;
+      if (is_transposed) {
+        pack_transposed<Format>(elements + first + column * weights.column_stride,
+                                weights.column_stride, num_rows, length, width, packed);
+      }
+      for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
+        // The last row stands in for rows beyond it, whose sums nobody reads.
+        const Element* rows[Isa::kRows];
+        const Packed* packed_rows[Isa::kRows];
+        for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+          const std::int64_t row = smaller(group + r, num_rows - 1);
+          rows[r] = elements + (first + row) * weights.row_stride + column;
+          packed_rows[r] = packed + row * width;
+          if (packs && !is_transposed && row == group + r) {
+            pack_elements<Format>(rows[r], length, packed + row * width);
+          }
+        }
+        Floats* const group_sums = partial_sums + group / Isa::kRows * sums_per_group;
+        if (packs) {
+          multiply_rows<Format, Packed, false>(packed_rows, block, p.num_tokens, width,
+                                               rounded_up(length, Format::kStep), column == 0, 0,
+                                               group_sums);
+        } else {
+          multiply_rows<Format, Element, true>(
+              rows, block, p.num_tokens, width, length, column == 0,
+              static_cast<std::int64_t>(Isa::kRows * weights.row_stride * sizeof(Element)),
+              group_sums);
+        }
+      }
+    }
+    for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
+      finish_sums<Isa>(partial_sums + group / Isa::kRows * sums_per_group, p.num_tokens,
+                       p.sums_stride, p.sums + first + group);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tessera::cpu
