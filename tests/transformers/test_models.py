@@ -11,6 +11,7 @@ pytest.importorskip("transformers", reason="transformers is not installed")
 
 import tessera.transformers  # noqa: E402
 from tiny_models import (  # noqa: E402
+    MULTIPLE,
     NAMES,
     NUM_MOE_LAYERS,
     exact_logits,
@@ -20,10 +21,6 @@ from tiny_models import (  # noqa: E402
     tiny_model,
 )
 
-# Tessera's error may be this multiple of the eager one. Both models share everything but the
-# experts, and `fused_experts` rounds no value more often than the eager loop does; so the expected
-# quotient is at most 1, and 2 leaves room for chance. A wrong formula costs orders of magnitude.
-MULTIPLE = 2
 ACTIVATIONS = {"gpt_oss": "swigluoai", "nemotron_h": "relu2_no_mul"}
 
 
