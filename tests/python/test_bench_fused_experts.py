@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,6 +59,24 @@ def test_every_contender_is_timed_and_none_breaks_a_rule_that_it_could_keep() ->
         assert row["ratios"]["1 thread / all threads"] == us["tessera/1"] / us["tessera"]
         if shape.dtype == "float32":
             assert row["violations"] == {}
+
+
+def test_the_command_prints_and_writes_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(OPS, OP.name, dataclasses.replace(OP, presets={"quick": TINY[:1]}))
+    file = tmp_path / "experts.json"
+    arguments = ["--op", OP.name, "--peers", "eager", "--json", str(file)]
+    assert main(["bench", "--device", "cpu", *arguments]) == 0
+    document = json.loads(file.read_text())
+    (row,) = document["rows"]
+    assert set(row["us"]) == {"tessera", "tessera/1", "eager", "read", "multiply_adds"}
+    ratio = row["us"]["tessera"]["call"] / row["us"]["eager"]["call"]
+    assert row["ratios"]["Tessera / best peer"] == ratio
+    text = capsys.readouterr().out
+    assert "; fused_experts; commit " in text
+    assert re.search(r"^tiny bfloat16/1( +[0-9.]+\*?){5} .*", text, re.MULTILINE)
+    assert text.endswith(f"wrote {file}\n")
 
 
 @pytest.mark.parametrize("dtype", NEAR)
