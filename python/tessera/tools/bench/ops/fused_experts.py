@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import timeit
@@ -231,16 +232,18 @@ def contenders(device: str) -> list[Contender]:
         **dict.fromkeys(PEERS, "peer"),
         **dict.fromkeys(BOUNDS, "related"),
     }
-    reasons = {"grouped_mm": _no_grouped_mm(), **_no_bounds()}
-    return [
-        absent(one.name, one.kind, why) if (why := reasons.get(one.name)) else one
-        for one in named_contenders(device, kinds)
-    ]
-
-
-def _no_grouped_mm() -> str:
-    functional = required_torch("fused_experts").nn.functional
-    return "" if hasattr(functional, "grouped_mm") else "needs torch 2.10 or newer"
+    torch = required_torch("fused_experts")
+    reasons = _no_bounds()
+    if not hasattr(torch.nn.functional, "grouped_mm"):
+        reasons["grouped_mm"] = "needs torch 2.10 or newer"
+    found = []
+    for one in named_contenders(device, kinds):
+        if one.name in reasons:
+            found.append(absent(one.name, one.kind, reasons[one.name]))
+        else:
+            version = torch.__version__ if one.name in PEERS else ""
+            found.append(dataclasses.replace(one, version=version))
+    return found
 
 
 def _no_bounds() -> dict[str, str]:
