@@ -42,12 +42,12 @@ std::int64_t read_experts(const ffi::TensorView& weights, const ffi::TensorView&
 
 // Enough independent sums to hide the latency of an instruction, and few enough for the registers.
 // They begin with different numbers, so that the compiler keeps them apart.
-constexpr int kSums = 12;
+constexpr std::int64_t kSums = 12;
 
 [[gnu::target("avx512f,avx512bf16")]] float bfloat16_in_avx512(std::int64_t count) {
   const __m512bh factors = _mm512_cvtne2ps_pbh(_mm512_set1_ps(1), _mm512_set1_ps(1));
   __m512 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (std::int64_t i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
   for (std::int64_t i = 0; i < count; i += kSums * 32) {
     for (__m512& sum : sums) sum = _mm512_dpbf16_ps(sum, factors, factors);
   }
@@ -59,7 +59,7 @@ constexpr int kSums = 12;
 [[gnu::target("avx512f")]] float float32_in_avx512(std::int64_t count) {
   const __m512 factor = _mm512_set1_ps(1);
   __m512 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
+  for (std::int64_t i = 0; i < kSums; ++i) sums[i] = _mm512_set1_ps(static_cast<float>(i));
   for (std::int64_t i = 0; i < count; i += kSums * 16) {
     for (__m512& sum : sums) sum = _mm512_fmadd_ps(sum, factor, factor);
   }
@@ -71,7 +71,7 @@ constexpr int kSums = 12;
 [[gnu::target("avx2,fma")]] float float32_in_avx2(std::int64_t count) {
   const __m256 factor = _mm256_set1_ps(1);
   __m256 sums[kSums];
-  for (int i = 0; i < kSums; ++i) sums[i] = _mm256_set1_ps(static_cast<float>(i));
+  for (std::int64_t i = 0; i < kSums; ++i) sums[i] = _mm256_set1_ps(static_cast<float>(i));
   for (std::int64_t i = 0; i < count; i += kSums * 8) {
     for (__m256& sum : sums) sum = _mm256_fmadd_ps(sum, factor, factor);
   }

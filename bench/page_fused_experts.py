@@ -14,8 +14,8 @@ from tessera.tools.bench.report import figure
 INTRODUCTION = """\
 ## fused_experts on the CPU
 
-Experts of a layer with SwiGLU; uniform ids, and other ones in the next call. All contenders run in
-one process, with as many threads as the process has cores:
+The experts of one layer, with SwiGLU. Ids are uniform, and the next call has other ones. All
+contenders run in one process, on as many threads as it has cores:
 
 - **eager**: torch, expert by expert: index, two linear layers, weight, `index_add_`, which
   Transformers calls its eager implementation of the experts.
@@ -45,7 +45,9 @@ def fused_experts_section() -> str:
     result = read_results("cpu_fused_experts.json")
     if result is None:
         return ""
-    parts = [INTRODUCTION, origin(result), _losses(result), _precision(result)]
+    versions = dict.fromkeys(result["contenders"][name]["version"] for name in PEERS)
+    peers = f"Peers: torch {', '.join(filter(None, versions))}.\n"
+    parts = [INTRODUCTION, origin(result), peers, _losses(result), _precision(result)]
     of_model = itertools.groupby(result["rows"], lambda row: (row["model"], row["dtype"]))
     for (model, dtype), group in of_model:
         rows = list(group)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,9 @@ def test_every_contender_is_timed_and_none_breaks_a_rule_that_it_could_keep() ->
     names = ["tessera", "tessera/1", "eager", "grouped_mm", "read", "multiply_adds"]
     assert list(document["contenders"]) == names
     assert not any(one["unavailable"] for one in document["contenders"].values())
+    versions = {name: one["version"] for name, one in document["contenders"].items()}
+    assert versions["eager"] == versions["grouped_mm"] == torch.__version__
+    assert versions["tessera"] == versions["read"] == ""
     for row, shape in zip(document["rows"], TINY, strict=True):
         assert row.items() >= dataclasses.asdict(shape).items()
         us = {name: times["call"] for name, times in row["us"].items()}
@@ -58,6 +62,24 @@ def test_every_contender_is_timed_and_none_breaks_a_rule_that_it_could_keep() ->
         assert row["ratios"]["1 thread / all threads"] == us["tessera/1"] / us["tessera"]
         if shape.dtype == "float32":
             assert row["violations"] == {}
+
+
+def test_the_command_prints_and_writes_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(OPS, OP.name, dataclasses.replace(OP, presets={"quick": TINY[:1]}))
+    file = tmp_path / "experts.json"
+    arguments = ["--op", OP.name, "--peers", "eager", "--json", str(file)]
+    assert main(["bench", "--device", "cpu", *arguments]) == 0
+    document = json.loads(file.read_text())
+    (row,) = document["rows"]
+    assert set(row["us"]) == {"tessera", "tessera/1", "eager", "read", "multiply_adds"}
+    ratio = row["us"]["tessera"]["call"] / row["us"]["eager"]["call"]
+    assert row["ratios"]["Tessera / best peer"] == ratio
+    text = capsys.readouterr().out
+    assert "; fused_experts; commit " in text
+    assert re.search(r"^tiny bfloat16/1( +[0-9.]+\*?){5} .*", text, re.MULTILINE)
+    assert text.endswith(f"wrote {file}\n")
 
 
 @pytest.mark.parametrize("dtype", NEAR)
@@ -279,7 +301,10 @@ def section(page: Any, folder: Path, *found: dict[str, Any]) -> str:
         "build": "a compiler",
         "methods": {"call": "meaning"},
         "contenders": {
-            name: {"kind": "tessera" if name.startswith("tessera") else kind}
+            name: {
+                "kind": "tessera" if name.startswith("tessera") else kind,
+                "version": "2.99.0" if name == "eager" else "",
+            }
             for name, kind in kinds.items()
         },
         "rows": list(found),
@@ -295,6 +320,7 @@ def test_the_page_has_a_table_for_each_model_and_data_type(page: Any, tmp_path: 
     text = section(page, tmp_path, rows(FAST), rows(products, num_tokens=64, dtype="float32"))
     assert text.startswith("## fused_experts on the CPU\n")
     assert "a processor, 2 cores; a compiler; commit 0123456789; 2026-01-02. call: meaning." in text
+    assert "\nPeers: torch 2.99.0.\n" in text
     assert "\n### tiny, bfloat16\n" in text
     assert "8 experts, hidden size 64, intermediate size 32, 2 experts per token.\n" in text
     assert "| 5 | 20.0 | 100 | 80.0 | 0.25 | 17.0 | 3.00 | 0.85 read | 1.95 |" in text

@@ -50,7 +50,7 @@ class Effort:
 # OpenMP's threads spin for some 8 ms after a call, which slows down the next contender, so a
 # repetition takes tens of milliseconds.
 QUICK = Effort(repetitions=5, min_seconds=0.02)
-THOROUGH = Effort(repetitions=21, min_seconds=0.04, max_seconds=15.0)
+THOROUGH = Effort(repetitions=21, min_seconds=0.04, max_seconds=10.0)
 
 
 @dataclass

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import timeit
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import tessera
 from tessera.contract import Violation, synthetic_topk_ids
@@ -59,16 +60,14 @@ _NUM_SETS, _NUM_TOKENS = 2, 8
 # round more often than the contract's bound allows, but has to compute the same.
 NEAR = {"bfloat16": 2e-2, "float32": 1e-5}
 
-
 PEERS = ("eager", "grouped_mm")
 
 # What every implementation has to do, and the names of the contenders that do nothing else.
 BOUNDS = ("read", "multiply_adds")
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """The arrays of one call."""
+class _Inputs(NamedTuple):
+    """The arrays of one call, in the order of the op's arguments."""
 
     x: Any
     w13: Any
@@ -97,14 +96,14 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
         return _Inputs(x.to(dtype), w13, w2, topk_weights, torch.from_numpy(topk_ids).long())
 
     sets = [make_inputs(i) for i in range(max(_NUM_SETS, _NUM_TOKENS // shape.num_tokens))]
-    experts = [torch.unique(inputs.topk_ids) for inputs in sets]
+    chosen = [torch.unique(inputs.topk_ids) for inputs in sets]
     num_weights = w13[0].numel() + w2[0].numel()
     num_multiply_adds = shape.num_tokens * shape.top_k * num_weights
     num_threads = torch.get_num_threads()
 
     def judge(outputs: tuple[Any, ...]) -> list[Violation]:
         each = (
-            tessera.fused_experts_contract_violations(*_arrays(inputs), output)
+            tessera.fused_experts_contract_violations(*inputs, output)
             for inputs, output in zip(sets, outputs, strict=True)
         )
         return next((found for found in each if found), [])
@@ -121,7 +120,7 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
         return TimedCall(run, call.seconds)
 
     def tesseras(**options: Any) -> TimedCall:
-        calls = [functools.partial(tessera.fused_experts, *_arrays(inputs)) for inputs in sets]
+        calls = [functools.partial(tessera.fused_experts, *inputs) for inputs in sets]
         return _calls([functools.partial(call, **options) for call in calls])
 
     def read(experts: Any) -> None:
@@ -142,15 +141,11 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
             "tessera/1": tesseras(num_threads=1),
             "eager": peer("eager", eager),
             "grouped_mm": peer("grouped_mm", grouped_mm),
-            "read": _calls([functools.partial(read, one) for one in experts]),
+            "read": _calls([functools.partial(read, experts) for experts in chosen]),
             "multiply_adds": _calls([multiply_adds]),
         },
-        len(experts[0]) * num_weights * dtype.itemsize // 4,
+        len(chosen[0]) * num_weights * dtype.itemsize // 4,
     )
-
-
-def _arrays(inputs: _Inputs) -> tuple[Any, Any, Any, Any, Any]:
-    return (inputs.x, inputs.w13, inputs.w2, inputs.topk_weights, inputs.topk_ids)
 
 
 def _calls(functions: Sequence[Callable[[], Any]]) -> TimedCall:
@@ -237,16 +232,18 @@ def contenders(device: str) -> list[Contender]:
         **dict.fromkeys(PEERS, "peer"),
         **dict.fromkeys(BOUNDS, "related"),
     }
-    reasons = {"grouped_mm": _no_grouped_mm(), **_no_bounds()}
-    return [
-        absent(one.name, one.kind, why) if (why := reasons.get(one.name)) else one
-        for one in named_contenders(device, kinds)
-    ]
-
-
-def _no_grouped_mm() -> str:
-    functional = required_torch("fused_experts").nn.functional
-    return "" if hasattr(functional, "grouped_mm") else "needs torch 2.10 or newer"
+    torch = required_torch("fused_experts")
+    reasons = _no_bounds()
+    if not hasattr(torch.nn.functional, "grouped_mm"):
+        reasons["grouped_mm"] = "needs torch 2.10 or newer"
+    found = []
+    for one in named_contenders(device, kinds):
+        if one.name in reasons:
+            found.append(absent(one.name, one.kind, reasons[one.name]))
+        else:
+            version = torch.__version__ if one.name in PEERS else ""
+            found.append(dataclasses.replace(one, version=version))
+    return found
 
 
 def _no_bounds() -> dict[str, str]:
