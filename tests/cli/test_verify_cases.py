@@ -14,6 +14,7 @@ import pytest
 
 from tessera._op import Op
 from tessera.cli.main import main
+from tessera.tools.judge.case_calls import passed
 from tessera.verification import CaseArray, case_values
 
 FOLDER = Path(__file__).parent
@@ -98,14 +99,19 @@ def judged_again(finding: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_breaks_everywhere_is_shown_by_the_smallest_call(judged: Judge) -> None:
-    finding = only(judged("faulty_experts:float64"), "output_sizes")
-    sizes = {}
+    document = judged("faulty_experts:float64")
+    finding = only(document, "output_sizes")
+    sizes, num_asked = {}, 0
     for name in ("no_tokens", *(f"random:{n}:200" for n in range(60))):
         values = case_values(Op("fused_experts"), name, 0)
         arrays = [value for value in values if isinstance(value, CaseArray)]
-        if arrays[0].dtype != "bfloat16":
+        if all(array.dtype != "bfloat16" for array in arrays):
+            # An `out` is of the right type, whatever the function returns.
+            num_asked += 1
+            if "out" in passed(Op("fused_experts"), values):
+                continue
             sizes[name] = sum(math.prod(array.shape) for array in arrays)
-    assert finding["num_calls"] == len(sizes)
+    assert (document["num_calls"], finding["num_calls"]) == (num_asked, len(sizes))
     assert sizes[finding["case"]] == min(sizes.values())
 
 

@@ -54,8 +54,7 @@ NOT_RUN = {
     r".*vllm serve .*|.*sglang\.launch_server.*": "needs the engine, a model and a GPU",
     r".*--device cuda.*|.*--method \S*cold.*": "needs a GPU",
     r"tessera verify --impl vllm\..*": "needs the engine and a GPU",
-    r"tessera bench --op fused_experts .*": "takes minutes; tests/python/test_bench_fused_experts.py "
-    "has smaller ones",
+    r"tessera bench --op fused_experts .*": "takes minutes; test_bench_fused_experts.py is short",
     r"tessera bench --preset grid .*": "takes minutes; tests/cli/test_bench.py has smaller ones",
 }
 
