@@ -12,6 +12,7 @@ setup: ## Install everything that demo and test need, without running them
 demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 	@scripts/setup.sh package
 	@.venv/bin/tessera align --time $(if $(TRACE),"$(TRACE)")
+	@.venv/bin/python examples/python/fused_experts.py
 
 test: ## Run all C++ and Python tests; TORCH=none BROWSER=none skip large downloads
 	@TORCH="$(TORCH)" BROWSER="$(BROWSER)" scripts/test.sh

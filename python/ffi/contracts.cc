@@ -8,6 +8,7 @@
 
 #include "align_block_size_cases.hpp"
 #include "conversions.hpp"
+#include "fused_experts_checker.hpp"
 
 namespace tessera::python {
 namespace {
@@ -64,6 +65,19 @@ ffi::Function op_checker(const ffi::String& name) {
         arguments.read(Values(values, static_cast<std::size_t>(num_values)));
         *result = violations_json(judge.check(arguments.get()));
       });
+}
+
+/// How much of its error bound an output of fused_experts uses, by the arguments of the call, which
+/// has to have valid inputs and an output of the right size.
+ffi::Function fused_experts_bound_used() {
+  return ffi::Function::FromPacked([&op = op_named("fused_experts")](const ffi::AnyView* values,
+                                                                     std::int32_t num_values,
+                                                                     ffi::Any* result) {
+    Arguments arguments(op);
+    arguments.read(Values(values, static_cast<std::size_t>(num_values)));
+    *result =
+        contract::fused_experts_bound_used(*static_cast<const FusedExpertsArgs*>(arguments.get()));
+  });
 }
 
 std::string op_case_names(const ffi::String& op) {
@@ -164,6 +178,7 @@ void align_block_size_synthetic_ids(std::int64_t num_tokens, std::int64_t num_ex
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_rules, op_rules)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_fixes_bits, op_fixes_bits)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_checker, op_checker)
+TVM_FFI_DLL_EXPORT_TYPED_FUNC(fused_experts_bound_used, fused_experts_bound_used)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case_names, op_case_names)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case, op_case)
 TVM_FFI_DLL_EXPORT_TYPED_FUNC(op_case_inputs, op_case_inputs)

@@ -17,7 +17,11 @@ from tessera.ops.batched_align_block_size import (
     batched_align_block_size,
     batched_contract_violations,
 )
-from tessera.ops.fused_experts import fused_experts, fused_experts_contract_violations
+from tessera.ops.fused_experts import (
+    fused_experts,
+    fused_experts_bound_used,
+    fused_experts_contract_violations,
+)
 from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contract_violations
 from tessera.ops.moe_sum import moe_sum, moe_sum_contract_violations
 from tessera.statistics import RoutingStatistics
@@ -40,6 +44,7 @@ __all__ = [
     "contract_violations",
     "explain",
     "fused_experts",
+    "fused_experts_bound_used",
     "fused_experts_contract_violations",
     "lora_align_block_size",
     "lora_contract_violations",

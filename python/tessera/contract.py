@@ -178,6 +178,19 @@ def violations(
     rest: tuple[Any, ...] = (),
 ) -> list[Violation]:
     """Judge a call of any op, which takes the same arguments as `tessera._call.call`."""
+    found = json.loads(judged(op, op.checker, inputs, result, numbers, rest))
+    return [Violation(**fields) for fields in found]
+
+
+def judged(
+    op: Op,
+    judge: Any,
+    inputs: tuple[Any, ...],
+    result: Any,
+    numbers: tuple[Any, ...],
+    rest: tuple[Any, ...] = (),
+) -> Any:
+    """What a function of the library that judges a call, by its arguments, says of this one."""
     outputs = tuple(named_outputs(op, result).values())
     arrays, _ = named_arguments(op, inputs, outputs, rest)
     arrays = host_arrays(op.name, arrays)
@@ -187,10 +200,9 @@ def violations(
         for row, value in zip(op.rest, rest, strict=False)
     ]
     try:
-        found = json.loads(op.checker(*given, *numbers, *more))
+        return judge(*given, *numbers, *more)
     except Exception as error:
         # No variable may hold it: its traceback holds the frame, and so the arrays.
         raise refusal(
             op.name, refused_number(op, numbers) or error, arrays, named_integers(op, numbers)
         ) from None
-    return [Violation(**fields) for fields in found]

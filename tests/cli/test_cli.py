@@ -271,8 +271,9 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
             "--implementation: expected one of cpu/",
         ),
         (
-            ["verify", "--op", "moe_sum", "--impl", "a:b"],
-            "--op: expected align_block_size, which --impl judges, got moe_sum",
+            ["verify", "--op", "lora_align_block_size", "--impl", "a:b"],
+            "--op: expected one of align_block_size, moe_sum, fused_experts, which --impl judges, "
+            "got lora_align_block_size",
         ),
     ],
 )

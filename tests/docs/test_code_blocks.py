@@ -31,8 +31,8 @@ import torch
 from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
 moe_align_block_size(torch.tensor([[2, 0], [1, 2]]), 4, 4)
 """
-# The package `my_kernels`: one function in the package, and one in its module `align`.
-IMPLEMENTATION = "from tessera import align_block_size\n\nalign = align_block_size\n"
+# The package `my_kernels`: a function in the package, and one in each of its modules.
+IMPLEMENTATION = "from tessera import align_block_size, fused_experts\n\nalign = align_block_size\n"
 # Stand-ins for engines that are not installed, with the same functions.
 ENGINES = {
     "import tessera.vllm": "vllm-0.33.0",
@@ -122,7 +122,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
         (made[page] / "routing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (made[page] / "script.py").write_text(SCRIPT)
         (made[page] / "my_kernels").mkdir()
-        for name in ("__init__.py", "align.py"):
+        for name in ("__init__.py", "align.py", "experts.py"):
             (made[page] / "my_kernels" / name).write_text(IMPLEMENTATION)
     return made
 

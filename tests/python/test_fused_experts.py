@@ -333,3 +333,16 @@ def test_the_checker_bites() -> None:
     arguments["topk_ids"] = arguments["topk_ids"].astype(np.int16)
     broken = tessera.fused_experts_contract_violations(**arguments, output=right)
     assert [violation.rule for violation in broken] == ["valid_inputs"]
+
+
+def test_how_much_of_the_bound_is_used() -> None:
+    arguments = call(15)
+    found = tessera.fused_experts(**arguments)
+    assert 0 <= tessera.fused_experts_bound_used(**arguments, output=found) <= 1
+    found[1, 2] += 1
+    assert tessera.fused_experts_bound_used(**arguments, output=found) > 1
+    exact = {"x": X, "w13": W13, "w2": W2, "topk_weights": WEIGHTS, "topk_ids": IDS}
+    by_hand = np.array(BY_HAND, np.float32)
+    assert tessera.fused_experts_bound_used(**exact, **HALF, output=by_hand) == 0
+    with pytest.raises(ValueError, match=r"^fused_experts: output_sizes: output"):
+        tessera.fused_experts_bound_used(**arguments, output=found[1:])

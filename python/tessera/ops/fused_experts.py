@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 from tessera._call import call
 from tessera._frameworks import FRAMEWORKS
+from tessera._library import load
 from tessera._op import Op
 from tessera._torch_hook import call_traced, is_traced, register
 from tessera._torch_registry import Shape, TorchOp
-from tessera.contract import Violation, violations
+from tessera.contract import Violation, judged, violations
 
 Array = TypeVar("Array")
 
@@ -169,3 +170,40 @@ def fused_experts_contract_violations(
     flags = (bool(apply_router_weight_on_input), False)
     numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
     return violations(_OP, inputs, output, numbers)
+
+
+def fused_experts_bound_used(
+    x: Any,
+    w13: Any,
+    w2: Any,
+    topk_weights: Any,
+    topk_ids: Any,
+    output: Any,
+    *,
+    activation: str = "silu",
+    expert_map: Any = None,
+    w13_bias: Any = None,
+    w2_bias: Any = None,
+    swiglu_alpha: float | None = None,
+    swiglu_beta: float | None = None,
+    swiglu_limit: float | None = None,
+    apply_router_weight_on_input: bool = False,
+) -> float:
+    """How much of its error bound an output of `fused_experts` uses, whoever computed it.
+
+    Takes the arguments of `fused_experts_contract_violations`, and checks the same elements.
+
+    Returns:
+        The largest share of an element: 1 or less if the output lies within the bound.
+
+    Raises:
+        ValueError: the op takes no such inputs, or has no such output.
+    """
+    inputs = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    flags = (bool(apply_router_weight_on_input), False)
+    numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
+    for violation in violations(_OP, inputs, output, numbers):
+        if violation.rule in ("valid_inputs", "output_sizes"):
+            raise ValueError(f"{_OP.name}: {violation.message}")
+    judge = load().function("fused_experts_bound_used")()
+    return float(judged(_OP, judge, inputs, output, numbers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import time
 from collections import Counter
 from collections.abc import Collection
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ from tessera.tools.judge.worker import Target
 from tessera.verification import CaseArray, case_values
 
 _FORM = Rule("output_form", "A call returns one array, of the framework of its inputs.")
+# Share of the time in which cases are read: those that are left are not made.
+_READING = 0.2
 # Equal calls follow each other, so that an output that the next call reuses is not noticed.
 _NOT_JUDGED = "outputs_kept"
 
@@ -64,13 +67,19 @@ def judge(
     Raises:
         ValueError: the implementation cannot be judged at all.
     """
-    cases = sorted(_case(op, name, asked.seed) for name in names)
     findings: dict[tuple[str, str], tuple[Fault, _Case]] = {}
     counts: Counter[tuple[str, str]] = Counter()
     not_asked: Counter[str] = Counter()
     num_calls, pace = 0, Pace()
     with Process(functools.partial(serve, op.name), target, clock) as process:
         found: Found = process.detected
+        cases: list[_Case] = []
+        for name in names:
+            progress("reading cases", len(cases), len(names))
+            if time.monotonic() > clock.at(_READING):
+                break
+            cases.append(_case(op, name, asked.seed))
+        cases.sort()
         try:
             for done, case in enumerate(cases):
                 progress("calling", done, len(cases))
@@ -99,7 +108,7 @@ def judge(
         "tessera": tessera.__version__,
         **{name: getattr(asked, name) for name in ("cases", "seed", "seconds")},
         "except": asked.accepted,
-        "num_cases": len(cases) - not_asked.total(),
+        "num_cases": len(names) - not_asked.total(),
         "num_calls": num_calls,
         "not_asked": dict(not_asked),
         "findings": [
