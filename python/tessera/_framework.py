@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,12 @@ class Framework:
     # whether a trace is being recorded. None: the framework has no such modes.
     num_modes: Callable[[], int] | None = None
     is_tracing: Callable[[], bool] = bool
+    # Whether the FFI reads and writes all arrays as they are, on the stream that it finds itself.
+    is_direct: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        is_direct = self.exportable is None and self.launch is None and not self.immutable
+        object.__setattr__(self, "is_direct", is_direct)
 
     def but(self, **changes: Any) -> Framework:
         """The same with other functions."""

@@ -126,6 +126,7 @@ def test_a_view_of_a_conjugate() -> None:
 
 
 def test_the_op_of_torch_reads_negated_ids_right() -> None:
+    import tessera.torch_ops  # noqa: F401 (registers the op)
 
     found = torch.ops.tessera.align_block_size(torch._neg_view(-IDS), 2, 4)
     for got, want in zip(found, align(), strict=True):

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._arrays import UNFIT, any_unfit
-from tessera._call import call, call_refusal
+from tessera._call import call, call_plain, call_refusal
 from tessera._framework import Framework
 from tessera._frameworks import FRAMEWORKS
 from tessera._library import load
@@ -168,7 +168,9 @@ def align_block_size(
         numbers: tuple[Any, ...] = block_size, num_experts  # the library knows the other defaults
         if tail_expert is not _TAIL_EXPERT:
             numbers = (block_size, num_experts, False, False, tail_expert)
-        return call(ALIGN, framework, topk_ids, (), numbers, out)
+        if out is None:
+            return call(ALIGN, framework, topk_ids, (), numbers, None)
+        return call_plain(ALIGN, framework, topk_ids, numbers, out)
     return align_eagerly(
         topk_ids,
         block_size,
