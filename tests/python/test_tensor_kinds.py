@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import tessera
+from tessera._torch_registry import TORCH_OPS
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -247,6 +248,26 @@ def test_subclasses() -> None:
     for pair, want in zip(both, align(topk_ids=int32(4)), strict=True):
         assert torch.equal(pair.a, want)
         assert torch.equal(pair.b, want)
+
+
+def test_subclasses_beneath_the_op_of_torch() -> None:
+    class Watched(torch.Tensor):  # type: ignore[misc]
+        """Has memory, but would not notice writes that bypass it."""
+
+        @classmethod
+        def __torch_dispatch__(cls, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+            raise NotImplementedError
+
+    def watched(length: int) -> Any:
+        return torch.Tensor._make_subclass(Watched, int32(length))
+
+    eagerly = TORCH_OPS["batched_align_block_size"].eagerly
+    out = watched(16), watched(8), watched(1)
+    with pytest.raises(
+        TypeError,
+        match=r"^batched_align_block_size: expert_num_tokens: expected a torch.Tensor with memory",
+    ):
+        eagerly(watched(4), 4, 2, -1, out=out)
 
 
 @pytest.mark.filterwarnings("ignore")
