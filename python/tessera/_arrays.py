@@ -45,6 +45,14 @@ def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
             raise TypeError(f"{op}: {name}: expected eager execution, got a call that torch traces")
 
 
+def any_followed(arrays: Iterable[object]) -> bool:
+    """Whether autograd follows an array."""
+    for array in arrays:  # noqa: SIM110 (any() takes twice the time)
+        if getattr(array, "requires_grad", False):
+            return True
+    return False
+
+
 def refuse_followed(op: str, name: str, array: object) -> None:
     """Refuse an output that autograd follows, which would not see it written."""
     if array is not None and getattr(array, "requires_grad", False):

@@ -10,6 +10,7 @@ import numpy as np
 
 from tessera._arrays import (
     UNFIT,
+    any_followed,
     any_unfit,
     refuse_followed,
     refuse_followed_inputs,
@@ -71,17 +72,17 @@ def call(
         if is_unfit is not None and is_unfit(source):
             raise TypeError(UNFIT)
         sent = source if framework.exportable is None else framework.exportable(source)
-        sent_others = _checked(op, framework, others) if others else op.no_others
+        kind = type(source)
+        sent_others = _checked(op, framework, kind, others) if others else op.no_others
         if rest:
             _check_rest(op, framework, rest)
-        if op.has_floats:
+        if op.has_floats and any_followed((source, *others)):
             refuse_followed_inputs(op, (source, *others))
         workspace = None  # on the host it is the library's own
         if out is not None:
             outputs = out if isinstance(out, tuple) else (out,)
             if len(outputs) != op.num_outputs:
                 outputs = require_outputs(op, out)  # which refuses it
-            kind = type(source)
             is_short = framework.cuda_index(source) == HOST
             for array in outputs:
                 if type(array) is not kind:
@@ -94,17 +95,9 @@ def call(
                 if framework.immutable:
                     raise TypeError(UNFIT)
             if is_short:
-                num_elements = framework.num_elements
-                for place in op.long_outputs:
-                    if num_elements(outputs[place]) >= LONG_CALL:
-                        is_short = False
-                for place in op.counters:
-                    if numbers[place] >= LONG_CALL:
-                        is_short = False
-            if op.has_weights:
-                is_short = False
+                is_short = not op.has_weights and _is_short(op, framework, outputs, numbers)
             functions, plain = op.call, op.plain
-            if op.has_floats:
+            if op.has_floats and any_followed(outputs):
                 for row, array in zip(op.outputs, outputs, strict=True):
                     refuse_followed(op.name, row.name, array)
         elif op.is_joined:
@@ -189,8 +182,54 @@ def _launch(
     launch(source, run)
 
 
-def _checked(op: Op, framework: Framework, others: tuple[Any, ...]) -> tuple[Any, ...]:
-    """All inputs but the first as the FFI takes them."""
+def call_plain(
+    op: Op, framework: Framework, source: Any, numbers: tuple[Any, ...], out: Any
+) -> Any:
+    """`call` with an `out`, without other inputs and options: the shortest way, for most calls.
+
+    The op has no arrays of floats. Leaves to `call` whatever may need a conversion or a refusal.
+    """
+    if not (framework.has_plain_integers and isinstance(out, tuple) and len(out) == op.num_outputs):
+        return call(op, framework, source, (), numbers, out)
+    kind = type(source)
+    for array in out:
+        if type(array) is not kind:
+            return call(op, framework, source, (), numbers, out)
+    try:
+        is_short = framework.cuda_index(source) == HOST and _is_short(op, framework, out, numbers)
+        missing = op.plain[is_short](*(source,) + out + numbers)  # noqa: RUF005 (slower)
+        if missing:
+            workspace = framework.empty_bytes(source, missing)
+            op.call[is_short](workspace, 0, None, source, *op.no_others, *out, *numbers)
+    except Exception as error:
+        inputs = (source, *op.no_others)
+        raise call_refusal(op, error, inputs, out, numbers, _AUTOMATIC, ()) from None
+    return out
+
+
+def _is_short(
+    op: Op, framework: Framework, outputs: tuple[Any, ...], numbers: tuple[Any, ...]
+) -> bool:
+    """Whether a call on the host that writes to these outputs may keep the interpreter lock."""
+    num_elements = framework.num_elements
+    for place in op.long_outputs:
+        if num_elements(outputs[place]) >= LONG_CALL:
+            return False
+    for place in op.counters:  # noqa: SIM110 (all() takes twice the time)
+        if numbers[place] >= LONG_CALL:
+            return False
+    return True
+
+
+def _checked(op: Op, framework: Framework, kind: type, others: tuple[Any, ...]) -> tuple[Any, ...]:
+    """All inputs but the first, whose type is `kind`, as the FFI takes them."""
+    if framework.is_direct:
+        is_unfit = framework.is_unfit
+        for array in others:
+            if type(array) is not kind or (is_unfit is not None and is_unfit(array)):
+                break
+        else:
+            return others
     if any_unfit(others):
         raise TypeError(UNFIT)
     if framework.num_modes is None:  # else the caller has asked

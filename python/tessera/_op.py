@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from tessera._library import load
+from tessera._library import Library, load
 
 
 class Length(NamedTuple):
@@ -92,6 +92,7 @@ class Op:
     """
 
     name: str
+    library: Library
     arguments: tuple[Argument, ...]  # the table
     inputs: tuple[Argument, ...]
     outputs: tuple[Argument, ...]  # those that every call writes
@@ -125,7 +126,7 @@ class Op:
         self.name = name
 
     def _load(self) -> None:
-        library = load()
+        self.library = library = load()
         symbols, rows = _schemas()[self.name]
         optional = [i for i, row in enumerate(rows) if row.role == "optional_output"]
         end = optional[0] if optional else len(rows)

@@ -111,6 +111,18 @@ def test_workspace_comes_from_torch(size: int, monkeypatch: pytest.MonkeyPatch) 
             assert (workspace.dtype, workspace.numel()) == (torch.int8, size)
 
 
+def test_outputs_that_never_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    ids = torch.from_numpy(IDS)
+    found = tessera.align_block_size(ids, **GOOD)
+    framework = _frameworks.FRAMEWORKS[torch.Tensor].but(immutable=True)
+    monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, framework)
+    with pytest.raises(
+        ValueError, match=r"^align_block_size: sorted_token_ids: expected a writable array"
+    ):
+        tessera.align_block_size(ids, **GOOD, out=found)
+
+
 class CupyDevice:
     """Notes which device is current, as CuPy does."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 import tessera
+from tessera._torch_registry import TORCH_OPS
 
 torch: Any = pytest.importorskip("torch", reason="torch is not installed")
 
@@ -112,10 +114,33 @@ def masked(tensor: Any) -> Any:
     ("make", "reason"), [(torch._neg_view, NEGATED), (masked, MASKED)], ids=["negated", "masked"]
 )
 def test_every_argument(call: str, argument: str, make: Callable[[Any], Any], reason: str) -> None:
+    if make is torch._neg_view and call in ("align", "batched") and argument in OUTPUTS:
+        pytest.skip("a short call asks no integers, which only private functions of torch negate")
     run, op, arrays = CALLS[call]
     run()
     with pytest.raises(TypeError, match=f"^{op}: {argument}: {re.escape(reason)}"):
         run(**{argument: make(arrays[argument].clone())})
+
+
+INTEGERS = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64")
+
+
+@pytest.mark.parametrize("dtype", [getattr(torch, name) for name in INTEGERS])
+def test_public_functions_of_torch_negate_no_integers(dtype: Any) -> None:
+    negated = torch.zeros(6, dtype=torch.complex128).conj().imag
+    integers = torch.zeros(6, dtype=dtype)
+    assert negated.is_neg()
+    for convert in (negated.to, negated.type, functools.partial(torch.empty_like, negated)):
+        assert not convert(dtype=dtype).is_neg()
+    assert not integers.set_(negated.untyped_storage()).is_neg()
+    assert not integers.conj().is_neg()
+    for refused in (
+        lambda: negated.view(dtype),
+        lambda: integers.set_(negated),
+        lambda: integers.imag,
+    ):
+        with pytest.raises(RuntimeError):
+            refused()
 
 
 def test_a_view_of_a_conjugate() -> None:
@@ -126,6 +151,7 @@ def test_a_view_of_a_conjugate() -> None:
 
 
 def test_the_op_of_torch_reads_negated_ids_right() -> None:
+    import tessera.torch_ops  # noqa: F401 (registers the op)
 
     found = torch.ops.tessera.align_block_size(torch._neg_view(-IDS), 2, 4)
     for got, want in zip(found, align(), strict=True):
@@ -222,6 +248,26 @@ def test_subclasses() -> None:
     for pair, want in zip(both, align(topk_ids=int32(4)), strict=True):
         assert torch.equal(pair.a, want)
         assert torch.equal(pair.b, want)
+
+
+def test_subclasses_beneath_the_op_of_torch() -> None:
+    class Watched(torch.Tensor):  # type: ignore[misc]
+        """Has memory, but would not notice writes that bypass it."""
+
+        @classmethod
+        def __torch_dispatch__(cls, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+            raise NotImplementedError
+
+    def watched(length: int) -> Any:
+        return torch.Tensor._make_subclass(Watched, int32(length))
+
+    eagerly = TORCH_OPS["batched_align_block_size"].eagerly
+    out = watched(16), watched(8), watched(1)
+    with pytest.raises(
+        TypeError,
+        match=r"^batched_align_block_size: expert_num_tokens: expected a torch.Tensor with memory",
+    ):
+        eagerly(watched(4), 4, 2, -1, out=out)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -135,6 +135,16 @@ def test_the_ffi_s_default_does_not_decide(default: str) -> None:
     assert done.stdout.splitlines() == [*(f"{name} {locks}" for name in op_names()), "True"]
 
 
+def as_numpy(array: Any) -> Any:
+    return array
+
+
+def as_torch(array: Any) -> Any:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    return torch.from_numpy(array)
+
+
+@pytest.mark.parametrize("convert", [as_numpy, as_torch])
 @pytest.mark.parametrize(
     ("options", "is_short"),
     [
@@ -150,8 +160,14 @@ def test_the_ffi_s_default_does_not_decide(default: str) -> None:
     ],
 )
 def test_short_calls_keep_the_lock(
-    options: dict[str, Any], is_short: bool, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any],
+    is_short: bool,
+    convert: Callable[[Any], Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    few, options = convert(FEW), dict(options)
+    if "out" in options:
+        options["out"] = tuple(map(convert, options["out"]))
     ran: list[str] = []
 
     def stand_in(name: str) -> Callable[..., None]:
@@ -160,8 +176,8 @@ def test_short_calls_keep_the_lock(
     for name in ("call", "joined", "plain", "joined_plain"):
         pair = stand_in(f"{name}, long"), stand_in(f"{name}, short")
         monkeypatch.setattr(ALIGN, name, pair)
-    tessera.align_block_size(FEW, **options)
-    tessera.align_block_size(FEW, **options, num_threads=1)
+    tessera.align_block_size(few, **options)
+    tessera.align_block_size(few, **options, num_threads=1)
     names = ["plain", "call"] if "out" in options else ["joined_plain", "joined"]
     assert ran == [f"{name}, {'short' if is_short else 'long'}" for name in names]
 

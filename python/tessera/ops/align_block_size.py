@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._arrays import UNFIT, any_unfit
-from tessera._call import call, call_refusal
+from tessera._call import call, call_plain, call_refusal
 from tessera._framework import Framework
 from tessera._frameworks import FRAMEWORKS
-from tessera._library import load
 from tessera._outputs import ALIGN, AlignedBlocks
 from tessera._torch_hook import call_traced, register
 from tessera._torch_registry import Shape, TorchOp
@@ -159,16 +158,17 @@ def align_block_size(
             statistics=statistics,
             num_threads=num_threads,
         )
-    is_plain = ignore_invalid_experts is pad_sorted_ids is map_tail is filtered_group is False
     if (
-        is_plain
+        ignore_invalid_experts is pad_sorted_ids is map_tail is filtered_group is False
         and expert_map is expert_counts is num_dropped is statistics is num_threads is None
-        and (validate is False or (validate is None and load().validate_default is False))
+        and (validate is False or (validate is None and ALIGN.library.validate_default is False))
     ):  # most calls, without a detour
         numbers: tuple[Any, ...] = block_size, num_experts  # the library knows the other defaults
         if tail_expert is not _TAIL_EXPERT:
             numbers = (block_size, num_experts, False, False, tail_expert)
-        return call(ALIGN, framework, topk_ids, (), numbers, out)
+        if out is None:
+            return call(ALIGN, framework, topk_ids, (), numbers, None)
+        return call_plain(ALIGN, framework, topk_ids, numbers, out)
     return align_eagerly(
         topk_ids,
         block_size,
@@ -208,7 +208,7 @@ def align_eagerly(
     """`align_block_size`, even while torch traces or redirects operations on its arrays."""
     framework = FRAMEWORKS[type(topk_ids)]
     if validate is None:
-        validate = load().validate_default
+        validate = ALIGN.library.validate_default
     # A flag may be NumPy's, which the FFI does not take; most are the default.
     if ignore_invalid_experts is not False:
         ignore_invalid_experts = bool(ignore_invalid_experts)

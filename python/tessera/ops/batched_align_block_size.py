@@ -8,7 +8,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 import numpy.typing as npt
 
-from tessera._call import call
+from tessera._call import call, call_plain
 from tessera._frameworks import FRAMEWORKS
 from tessera._op import Op
 from tessera._outputs import AlignedBlocks
@@ -101,7 +101,9 @@ def _eagerly(
 ) -> Any:
     numbers = (max_tokens_per_batch, block_size, tail_expert)
     framework = FRAMEWORKS[type(expert_num_tokens)]
-    return call(_OP, framework, expert_num_tokens, (), numbers, out)
+    if out is None:
+        return call(_OP, framework, expert_num_tokens, (), numbers, None)
+    return call_plain(_OP, framework, expert_num_tokens, numbers, out)
 
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
