@@ -102,10 +102,12 @@ void pack_transposed(const typename Format::Element* from, std::int64_t column_s
 }
 
 /// Adds the products of Isa::kRows rows with kTokens tokens to their sums. Source is the type of
-/// the rows: Element as they lie in memory, or Packed.
-template <typename Format, int kTokens, typename Source, bool kPrefetches>
+/// the rows: Element as they lie in memory, or Packed. Meanwhile prefetches as much of kAhead rows,
+/// which lie `ahead_stride` elements apart.
+template <typename Format, int kTokens, int kAhead, typename Source>
 void multiply_block(const Source* const* rows, const typename Format::Packed* tokens,
-                    std::int64_t width, std::int64_t length, bool is_first, std::int64_t ahead,
+                    std::int64_t width, std::int64_t length, bool is_first,
+                    const typename Format::Element* ahead, std::int64_t ahead_stride,
                     typename Format::Isa::Floats* partial_sums) {
   using Isa = typename Format::Isa;
   typename Isa::Floats sums[kTokens][Isa::kRows];
@@ -123,9 +125,7 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
     for (int t = 0; t < kTokens; ++t) token[t] = Format::load(tokens + t * width + k);
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
-      if constexpr (kPrefetches) {
-        __builtin_prefetch(reinterpret_cast<const char*>(rows[r] + k) + ahead, 0, 2);
-      }
+      if (r < kAhead) __builtin_prefetch(ahead + r * ahead_stride + k, 0, 2);
       const auto row = Format::load(rows[r] + k);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
@@ -150,27 +150,32 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
   }
 }
 
-/// The same for any number of tokens.
-template <typename Format, typename Source, bool kPrefetches>
+/// multiply_block() for up to three tokens.
+template <typename Format, int kAhead, typename Source, typename... Arguments>
+void multiply_tokens(std::int64_t num_tokens, Arguments... arguments) {
+  static_assert(Format::Isa::kTokens <= 3);
+  if (num_tokens == 1) return multiply_block<Format, 1, kAhead, Source>(arguments...);
+  if (num_tokens == 2) return multiply_block<Format, 2, kAhead, Source>(arguments...);
+  if constexpr (Format::Isa::kTokens == 3) {
+    multiply_block<Format, 3, kAhead, Source>(arguments...);
+  }
+}
+
+/// The same for any number of tokens, with the next rows that will be needed in `ahead`.
+template <typename Format, int kAhead, typename Source>
 void multiply_rows(const Source* const* rows, const typename Format::Packed* tokens,
                    std::int64_t num_tokens, std::int64_t width, std::int64_t length, bool is_first,
-                   std::int64_t ahead, typename Format::Isa::Floats* partial_sums) {
+                   const typename Format::Element* ahead, std::int64_t ahead_stride,
+                   typename Format::Isa::Floats* partial_sums) {
   using Isa = typename Format::Isa;
-  const auto rest = [&]<bool kPrefetchesToo>(std::int64_t t) {
-    for (; t + Isa::kTokens <= num_tokens; t += Isa::kTokens) {
-      multiply_block<Format, Isa::kTokens, Source, kPrefetchesToo>(
-          rows, tokens + t * width, width, length, is_first, ahead, partial_sums + t * Isa::kRows);
-      if constexpr (kPrefetchesToo) return t + Isa::kTokens;
-    }
-    for (; t < num_tokens; ++t) {
-      multiply_block<Format, 1, Source, kPrefetchesToo>(
-          rows, tokens + t * width, width, length, is_first, ahead, partial_sums + t * Isa::kRows);
-      if constexpr (kPrefetchesToo) return t + 1;
-    }
-    return t;
-  };
-  const std::int64_t done = rest.template operator()<kPrefetches>(0);
-  if constexpr (kPrefetches) rest.template operator()<false>(done);
+  // Groups of about the same size: two and two tokens are faster than three and one.
+  std::int64_t num_groups = (num_tokens + Isa::kTokens - 1) / Isa::kTokens;
+  for (std::int64_t t = 0, size = 0; t < num_tokens; t += size, --num_groups) {
+    size = (num_tokens - t + num_groups - 1) / num_groups;
+    multiply_tokens<Format, kAhead, Source>(size, rows, tokens + t * width, width, length, is_first,
+                                            ahead, ahead_stride, partial_sums + t * Isa::kRows);
+    if constexpr (kAhead == 1) ahead += ahead_stride;
+  }
 }
 
 /// Adds the lanes of each partial sum. kLanes sums at a time are the sums of kRows rows for one or
@@ -191,6 +196,26 @@ void finish_sums(typename Isa::Floats* partial_sums, std::int64_t num_tokens, st
   }
 }
 
+/// Packs `length` columns of rows that lie row_stride apart.
+template <typename Format>
+void pack_rows(const typename Format::Element* rows, std::int64_t row_stride, std::int64_t num_rows,
+               std::int64_t length, std::int64_t width, typename Format::Packed* packed) {
+  for (std::int64_t r = 0; r < num_rows; ++r) {
+    pack_elements<Format>(rows + r * row_stride, length, packed + r * width);
+  }
+}
+
+template <typename Format>
+void prefetch_rows(const typename Format::Element* rows, std::int64_t row_stride,
+                   std::int64_t num_rows, std::int64_t length) {
+  constexpr std::int64_t kElementsPerLine = 64 / sizeof(typename Format::Element);
+  for (std::int64_t r = 0; r < num_rows; ++r) {
+    for (std::int64_t k = 0; k < length; k += kElementsPerLine) {
+      __builtin_prefetch(rows + r * row_stride + k, 0, 2);
+    }
+  }
+}
+
 template <typename Format>
 void multiply(const PanelProduct& p) {
   using Isa = typename Format::Isa;
@@ -203,42 +228,46 @@ void multiply(const PanelProduct& p) {
   auto* const packed = static_cast<Packed*>(p.packed_weights);
   auto* const partial_sums = static_cast<Floats*>(p.partial_sums);
   const std::int64_t sums_per_group = rounded_up(p.num_tokens * Isa::kRows, Isa::kLanes);
+  const std::int64_t width = p.layout.width;
+  const std::int64_t stride = weights.row_stride;
 
   const bool is_transposed = weights.column_stride != 1;
   const bool packs = is_transposed || p.num_tokens > Format::kMaxUnpackedTokens;
+  // Each group of tokens prefetches one row, if there are enough.
+  const bool has_many_groups = p.num_tokens >= Isa::kRows * Isa::kTokens;
   const std::int64_t panel_rows = is_transposed ? kMaxPanelRows : Isa::kRows;
-  const std::int64_t width = p.layout.width;
   for (std::int64_t first = 0; first < weights.num_rows; first += panel_rows) {
     const std::int64_t num_rows = smaller(panel_rows, weights.num_rows - first);
     for (std::int64_t column = 0; column < p.layout.length; column += width) {
       const std::int64_t length = smaller(width, p.layout.length - column);
       const Packed* const block = tokens + column / width * p.layout.block_stride;
+      const Element* const panel = elements + first * stride + column * weights.column_stride;
+      const Element* const ahead = panel + panel_rows * stride;
       if (is_transposed) {
-        pack_transposed<Format>(elements + first + column * weights.column_stride,
-                                weights.column_stride, num_rows, length, width, packed);
+        pack_transposed<Format>(panel, weights.column_stride, num_rows, length, width, packed);
+      } else if (packs) {
+        pack_rows<Format>(panel, stride, num_rows, length, width, packed);
+        if (!has_many_groups) prefetch_rows<Format>(ahead, stride, num_rows, length);
       }
       for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
-        // The last row stands in for rows beyond it, whose sums nobody reads.
-        const Element* rows[Isa::kRows];
-        const Packed* packed_rows[Isa::kRows];
-        for (std::int64_t r = 0; r < Isa::kRows; ++r) {
-          const std::int64_t row = smaller(group + r, num_rows - 1);
-          rows[r] = elements + (first + row) * weights.row_stride + column;
-          packed_rows[r] = packed + row * width;
-          if (packs && !is_transposed && row == group + r) {
-            pack_elements<Format>(rows[r], length, packed + row * width);
-          }
-        }
         Floats* const group_sums = partial_sums + group / Isa::kRows * sums_per_group;
         if (packs) {
-          multiply_rows<Format, Packed, false>(packed_rows, block, p.num_tokens, width,
-                                               rounded_up(length, Format::kStep), column == 0, 0,
-                                               group_sums);
+          const Packed* rows[Isa::kRows];
+          for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+            rows[r] = packed + smaller(group + r, num_rows - 1) * width;
+          }
+          multiply_rows<Format, 1>(rows, block, p.num_tokens, width,
+                                   rounded_up(length, Format::kStep), column == 0,
+                                   is_transposed || !has_many_groups ? panel : ahead,
+                                   is_transposed || !has_many_groups ? 0 : stride, group_sums);
         } else {
-          multiply_rows<Format, Element, true>(
-              rows, block, p.num_tokens, width, length, column == 0,
-              static_cast<std::int64_t>(Isa::kRows * weights.row_stride * sizeof(Element)),
-              group_sums);
+          // The last row stands in for rows beyond it, whose sums nobody reads.
+          const Element* rows[Isa::kRows];
+          for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+            rows[r] = panel + smaller(r, num_rows - 1) * stride;
+          }
+          multiply_rows<Format, Isa::kRows>(rows, block, p.num_tokens, width, length, column == 0,
+                                            ahead, stride, group_sums);
         }
       }
     }
