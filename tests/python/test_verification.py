@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from tessera import verification
 from tessera._device import HOST
+from tessera._library import load
 from tessera._op import Op, op_names
 
 # A case of each op with an output that NumPy has the data type of; moe_sum's has gaps.
@@ -18,6 +20,7 @@ CASES = {
     "batched_align_block_size": "8x64/16",
     "lora_align_block_size": "decode",
     "moe_sum": "rows_apart_fp32",
+    "fused_experts": "rows_apart_unaligned",
 }
 # What another implementation of the same op is called here: it is the reference, spoiled.
 OTHER = "cpu/reference"
@@ -67,12 +70,28 @@ def test_another_bit_in_any_output(name: str, monkeypatch: pytest.MonkeyPatch) -
     for row in Op(name).outputs:
 
         def spoil(arrays: dict[str, Any], output: str = row.name) -> None:
-            arrays[output].view(np.uint32)[(-1,) * arrays[output].ndim] ^= 1
+            words = arrays[output].view(f"u{arrays[output].itemsize}")
+            words[(-1,) * words.ndim] ^= 1 << (8 * words.itemsize - 2)
 
-        difference, *violations = problems(monkeypatch, name, spoil)
-        assert difference.startswith(f"{row.name}[")
-        assert "]: cpu/reference has " in difference
-        assert violations
+        found = problems(monkeypatch, name, spoil)
+        if load().function("op_fixes_bits")(name):
+            difference = found.pop(0)
+            assert difference.startswith(f"{row.name}[")
+            assert "]: cpu/reference has " in difference
+        assert found  # by the checker
+        assert not any(" has " in message for message in found)
+
+
+def test_bits_that_change_from_call_to_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the contract does not fix the bits, equal calls have equal ones."""
+    calls = itertools.count()
+
+    def spoil(arrays: dict[str, Any]) -> None:
+        if next(calls) == 1:
+            arrays["output"].view(np.uint16)[0, 0] ^= 1
+
+    difference = problems(monkeypatch, "fused_experts", spoil)[0]
+    assert difference.startswith("output[0, 0]: the same call, repeated, has ")
 
 
 @pytest.mark.parametrize("name", op_names())
@@ -151,5 +170,5 @@ def test_a_bfloat16_in_a_message_is_its_bits(monkeypatch: pytest.MonkeyPatch) ->
     array = verification.CaseArray("bfloat16", (2, 2), (3, 1))
     one, other = (np.zeros(128 + array.num_bytes, np.uint8) for _ in range(2))
     array.words(other)[1, 0] = 0x3F80
-    (text,) = verification._differences(array, one, other)
+    (text,) = verification._differences(array, one, other, "cpu/reference")
     assert text == "[1, 0]: cpu/reference has 0x3f80, found 0x0000"
