@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "tessera/schema.hpp"
 #include "tessera/tensor_view.hpp"
 
 namespace tessera::contract {
@@ -26,7 +27,11 @@ inline bool same(DLDataType a, DLDataType b) {
 }
 
 inline std::string name_of(DLDataType dtype) {
-  return (dtype.code == kDLFloat ? "float" : "int") + std::to_string(dtype.bits);
+  for (const dtypes::Dtype& known : dtypes::kAll) {
+    if (same(dtype, known.dtype)) return known.name;
+  }
+  return "DLDataType {" + std::to_string(dtype.code) + ", " + std::to_string(dtype.bits) + ", " +
+         std::to_string(dtype.lanes) + "}";
 }
 
 /// The shortest text that converts back to the same value.
@@ -45,10 +50,9 @@ inline bool readable(const TensorView& view) {
 
 inline std::string describe(const TensorView& view) {
   if (!view.given()) return "none";
-  return std::to_string(view.num_elements) + (view.contiguous ? "" : " scattered") +
-         " values of DLDataType {" + std::to_string(view.dtype.code) + ", " +
-         std::to_string(view.dtype.bits) + ", " + std::to_string(view.dtype.lanes) + "}" +
-         " at address " + std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
+  return std::to_string(view.num_elements) + (view.contiguous ? "" : " scattered") + " values of " +
+         name_of(view.dtype) + " at address " +
+         std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
 }
 
 /// Whether it is float16, bfloat16 or float32.

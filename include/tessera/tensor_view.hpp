@@ -65,25 +65,19 @@ struct TensorView {
     return view;
   }
 
-  /// View of contiguous elements, by default on the host.
+  /// View of contiguous elements, by default on the host. Every op refuses a view whose shape has a
+  /// negative length, or more elements than 64 bits count.
   static TensorView of(const void* data, DLDataType dtype,
                        std::initializer_list<std::int64_t> shape,
                        DLDevice device = kHostDevice) noexcept {
-    TensorView view;
+    DLTensor tensor{};
     // A view carries no constness: ops state which of their arguments they write.
-    view.data = const_cast<void*>(data);
-    view.num_elements = 1;
-    view.dtype = dtype;
-    view.device = device;
-    view.ndim = static_cast<std::int32_t>(shape.size());
-    for (int i = view.ndim - 1; i >= 0; --i) {
-      if (i < kMaxAxes) {
-        view.shape[i] = shape.begin()[i];
-        view.strides[i] = view.num_elements;
-      }
-      view.num_elements *= shape.begin()[i];
-    }
-    return view;
+    tensor.data = const_cast<void*>(data);
+    tensor.device = device;
+    tensor.ndim = static_cast<std::int32_t>(shape.size());
+    tensor.dtype = dtype;
+    tensor.shape = const_cast<std::int64_t*>(shape.begin());
+    return of(tensor);
   }
 
   /// View of contiguous numbers, by default on the host.

@@ -80,8 +80,9 @@ def call(
             refuse_followed_inputs(op, (source, *others))
         workspace = None  # on the host it is the library's own
         if out is not None:
-            outputs = out if isinstance(out, tuple) else (out,)
-            if len(outputs) != op.num_outputs:
+            is_tuple = isinstance(out, tuple)
+            outputs = out if is_tuple else (out,)
+            if len(outputs) != op.num_outputs or is_tuple is (op.num_outputs == 1):
                 outputs = require_outputs(op, out)  # which refuses it
             is_short = framework.cuda_index(source) == HOST
             for array in outputs:

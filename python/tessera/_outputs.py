@@ -45,6 +45,8 @@ def require_outputs(op: Op, out: Any) -> tuple[Any, ...]:
     """The arrays of an `out`, one for each output of the op; refuses another number of them."""
     count = len(op.outputs)
     if count == 1:
+        if isinstance(out, tuple):
+            raise TypeError(f"{op.name}: out: expected an array, got a tuple of {len(out)}")
         return (out,)
     if not isinstance(out, tuple) or len(out) != count:
         got = f"one of {len(out)}" if isinstance(out, tuple) else type(out).__name__

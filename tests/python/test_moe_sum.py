@@ -201,6 +201,12 @@ def strided(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             ValueError,
             "output: expected memory of its own, got memory shared with input",
         ),
+        ({"out": ()}, TypeError, "out: expected an array, got a tuple of 0"),
+        (
+            {"out": (np.empty((4, 3), np.float32),)},
+            TypeError,
+            "out: expected an array, got a tuple of 1",
+        ),
         ({"num_threads": "2"}, TypeError, "num_threads: expected an integer, got str"),
         (
             {"num_threads": -1},
@@ -216,6 +222,23 @@ def test_refusals(arguments: dict[str, Any], error: type[Exception], message: st
     with pytest.raises(error) as caught:
         tessera.moe_sum(**arguments)
     assert str(caught.value) == f"moe_sum: {message}"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_tuple_of_outputs_while_torch_traces() -> None:
+    torch = torch_or_skip()
+    values = torch.from_numpy(INPUT)
+    two = torch.empty(4, 3), torch.empty(4, 3)
+    with pytest.raises(TypeError, match=r"^moe_sum: out: expected an array, got a tuple of 2$"):
+        torch.jit.trace(lambda x: tessera.moe_sum(x, out=two), values)
+
+
+def test_violations_name_data_types() -> None:
+    found = tessera.moe_sum(INPUT, WEIGHTS)
+    (broken,) = tessera.moe_sum_contract_violations(INPUT, found[:2], WEIGHTS)
+    assert "found [2, 3] 6 values of float32 at address" in broken.message
+    (broken,) = tessera.moe_sum_contract_violations(INPUT.astype(bool), found, WEIGHTS)
+    assert "found [4, 2, 3] 24 values of DLDataType {6, 8, 1} at address" in broken.message
 
 
 @pytest.mark.parametrize("name", ["input", "topk_weights", "output"])

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -85,7 +87,7 @@ TEST(TensorView, KeepsTheFirstAxes) {
 }
 
 TEST(TensorView, IsMadeFromAShape) {
-  float memory[6];
+  const float memory[6] = {};
   const TensorView view = TensorView::of(memory, {kDLFloat, 32, 1}, {2, 3});
   EXPECT_EQ(view.data, memory);
   EXPECT_EQ(view.num_elements, 6);
@@ -95,6 +97,27 @@ TEST(TensorView, IsMadeFromAShape) {
   EXPECT_EQ(view.strides[1], 1);
   EXPECT_TRUE(view.contiguous);
   EXPECT_EQ(view.device.device_type, kDLCPU);
+}
+
+TEST(TensorView, ImpossibleShapesDoNotPassForOthers) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  constexpr std::int64_t kHuge = std::int64_t{1} << 32;
+  const auto elements_of = [](std::initializer_list<std::int64_t> shape) {
+    const std::int64_t elements = TensorView::of(nullptr, {kDLInt, 32, 1}, shape).num_elements;
+    EXPECT_EQ(view_of(shape, {}, /*give_strides=*/false).num_elements, elements);
+    return elements;
+  };
+  EXPECT_EQ(elements_of({kHuge, kHuge}), kMost);  // not 0
+  EXPECT_EQ(elements_of({kHuge, kHuge, 3, 1}), kMost);
+  EXPECT_EQ(elements_of({-2, -3}), -3);  // not 6
+  EXPECT_EQ(elements_of({4, -2}), -2);
+  EXPECT_EQ(elements_of({0, -2}), -2);
+}
+
+TEST(TensorView, OfAShapeOnAnyPartOfTheHostIsOnTheHost) {
+  const float memory[6] = {};
+  const TensorView view = TensorView::of(memory, {kDLFloat, 32, 1}, {2, 3}, {kDLCPU, 3});
+  EXPECT_EQ(view.device.device_id, 0);
 }
 
 template <typename T>
