@@ -63,4 +63,4 @@ if importlib.util.find_spec("torch"):
     tensors = {name: torch.from_numpy(array) for name, array in layer.items()}
     loops["torch"] = milliseconds(in_torch, tensors)
 others = "".join(f"; {name} {ms:.1f} ms ({ms / ours:.1f} x)" for name, ms in loops.items())
-print(f"experts   {ours:.1f} ms  fused_experts{others}; {used:.1%} of the error bound used")
+print(f"experts   {ours:.1f} ms  fused_experts{others}; {used:.2%} of the error bound used")
