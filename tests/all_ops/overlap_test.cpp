@@ -13,7 +13,7 @@ namespace tessera::test {
 namespace {
 
 constexpr std::int64_t kLongest = std::numeric_limits<std::int64_t>::max();
-constexpr std::size_t kWorkspaceBytes = 1 << 16;
+constexpr std::size_t kWorkspaceBytes = 1 << 18;
 
 /// An array of the call under test, or its workspace.
 struct Array {
@@ -36,6 +36,7 @@ std::byte* align_down(std::byte* address, std::size_t alignment) {
 class Overlap : public OpTest {
  protected:
   Overlap() : made_(full_arguments(contract())) {
+    context_.num_threads = 1;  // some ops take workspace for each thread
     for (const bool is_output : {true, false}) {
       for (const Argument& argument : op().schema->arguments) {
         if (!argument.is_array() || argument.is_output() != is_output) continue;
