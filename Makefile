@@ -1,7 +1,7 @@
 # Every target sets up what it needs, and says so; a repeated run starts its actual work at once.
 .DEFAULT_GOAL := help
 TRACES ?= $(wildcard $(or $(TESSERA_TRACES),../shared/traces)/*.jsonl)
-.PHONY: help setup demo test bench book gpu-check sanitize lint format
+.PHONY: help setup demo test test-long bench book gpu-check sanitize lint format
 
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
@@ -16,6 +16,9 @@ demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
 
 test: ## Run all C++ and Python tests; TORCH=none BROWSER=none skip large downloads
 	@TORCH="$(TORCH)" BROWSER="$(BROWSER)" scripts/test.sh
+
+test-long: ## Run what takes longer than make test waits: thousands of random cases, whole models
+	@scripts/test_long.sh
 
 bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/performance.md
 	@scripts/setup.sh package torch bench

@@ -86,6 +86,8 @@ case $stage in
     say "code for compute capability 8.0, which the driver compiles for this GPU"
     "$older/tests/cuda/check_ops" --random 1000
     "$older/tests/cuda/check_contexts"
+    say "fused_experts on random cases"
+    "$python" -m tessera verify --op fused_experts --random 5000
     pytest_exit=0
     # `make test` runs the commands of the pages, because it installs the package.
     "$python" -m pytest tests/python/cuda tests/docs -p no:cacheprovider \

@@ -142,6 +142,56 @@ INSTANTIATE_TEST_SUITE_P(All, FusedExpertsPairwise,
                          testing::ValuesIn(contract::fused_experts_pairwise_cases()),
                          [](const auto& info) { return info.param.name; });
 
+/// Layers of models as they are, and as many tokens as fill several chunks.
+std::vector<FusedExpertsCase> large_cases() {
+  return {
+      {.name = "Qwen3_30B_A3B",
+       .num_tokens = 1000,
+       .top_k = 8,
+       .num_experts = 128,
+       .hidden_size = 2048,
+       .intermediate_size = 768},
+      {.name = "Mixtral_8x7B",
+       .num_tokens = 250,
+       .top_k = 2,
+       .num_experts = 8,
+       .hidden_size = 4096,
+       .intermediate_size = 14336,
+       .routing = contract::ExpertRouting::kHot},
+      {.name = "DeepSeekV3_TP8",
+       .num_tokens = 64,
+       .top_k = 8,
+       .num_experts = 256,
+       .hidden_size = 7168,
+       .intermediate_size = 256},
+      {.name = "DeepSeekV3_EP8",
+       .num_tokens = 64,
+       .top_k = 8,
+       .num_experts = 32,
+       .hidden_size = 7168,
+       .intermediate_size = 2048,
+       .num_global_experts = 256},
+      {.name = "ManyTokens",
+       .num_tokens = 131072,
+       .top_k = 8,
+       .num_experts = 8,
+       .hidden_size = 7168,
+       .intermediate_size = 16},
+  };
+}
+
+class FusedExpertsLarge : public testing::TestWithParam<FusedExpertsCase> {};
+
+TEST_P(FusedExpertsLarge, KeepsTheContract) {
+  if (std::getenv("TESSERA_LONG") == nullptr) {
+    GTEST_SKIP() << "takes up to a minute and 8 GiB of memory; TESSERA_LONG=1 runs it";
+  }
+  expect_contract(make_arguments(GetParam(), 1));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FusedExpertsLarge, testing::ValuesIn(large_cases()),
+                         [](const auto& info) { return info.param.name; });
+
 /// The ids of a routing log, whose lines hold one token each: "topk_ids": [7, 6, 4].
 std::vector<std::int64_t> ids_of(const std::filesystem::path& log) {
   std::vector<std::int64_t> ids;
