@@ -15,7 +15,6 @@ struct Bfloat16Pairs {
   using Packed = Bfloat16;
   using Operand = __m512i;
   static constexpr std::int64_t kStep = 32;
-  static constexpr std::int64_t kMaxUnpackedTokens = Isa::kTokens;
 
   static Operand load(const Bfloat16* from) { return _mm512_loadu_si512(from); }
   static void store(Bfloat16* to, Operand values) { _mm512_storeu_si512(to, values); }

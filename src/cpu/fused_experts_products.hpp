@@ -1,8 +1,8 @@
 // The products of fused_experts for one instruction set. Each sum of a product has a vector
 // register of its own, to which the products of one register of the row with one of the token are
 // added from the first to the last; then its lanes are added. So the sum's bits depend on nothing
-// but the row and the token. Rows of weights are read as they lie in memory where few tokens share
-// them, and else packed once into the cache.
+// but the row and the token. Rows of weights are read as they lie in memory; transposed ones are
+// packed into the cache first.
 //
 // Included by the source of each instruction set, which is compiled for that alone: nothing here
 // may have a name or be an inline function that the linker could share with other sources.
@@ -30,8 +30,6 @@ struct Widened {
   using Packed = float;
   using Operand = typename Isa::Floats;
   static constexpr std::int64_t kStep = Isa::kLanes;
-  /// More tokens repay the packing of rows, in which they are also widened.
-  static constexpr std::int64_t kMaxUnpackedTokens = Isa::kTokens;
 
   template <typename Source>
   static Operand load(const Source* from) {
@@ -161,8 +159,8 @@ void multiply_tokens(std::int64_t num_tokens, Arguments... arguments) {
   }
 }
 
-/// The same for any number of tokens, with the next rows that will be needed in `ahead`.
-template <typename Format, int kAhead, typename Source>
+/// The same for any number of tokens. Meanwhile prefetches kRows rows from `ahead` on.
+template <typename Format, typename Source>
 void multiply_rows(const Source* const* rows, const typename Format::Packed* tokens,
                    std::int64_t num_tokens, std::int64_t width, std::int64_t length, bool is_first,
                    const typename Format::Element* ahead, std::int64_t ahead_stride,
@@ -170,11 +168,20 @@ void multiply_rows(const Source* const* rows, const typename Format::Packed* tok
   using Isa = typename Format::Isa;
   // Groups of about the same size: two and two tokens are faster than three and one.
   std::int64_t num_groups = (num_tokens + Isa::kTokens - 1) / Isa::kTokens;
+  const bool are_many = num_groups >= Isa::kRows;
   for (std::int64_t t = 0, size = 0; t < num_tokens; t += size, --num_groups) {
     size = (num_tokens - t + num_groups - 1) / num_groups;
-    multiply_tokens<Format, kAhead, Source>(size, rows, tokens + t * width, width, length, is_first,
-                                            ahead, ahead_stride, partial_sums + t * Isa::kRows);
-    if constexpr (kAhead == 1) ahead += ahead_stride;
+    const auto* const group = tokens + t * width;
+    auto* const sums = partial_sums + t * Isa::kRows;
+    if (are_many) {
+      multiply_tokens<Format, 1, Source>(size, rows, group, width, length, is_first, ahead,
+                                         ahead_stride, sums);
+      ahead += ahead_stride;
+    } else {
+      // Each group again, as processors drop prefetches when too many are under way.
+      multiply_tokens<Format, Isa::kRows, Source>(size, rows, group, width, length, is_first, ahead,
+                                                  ahead_stride, sums);
+    }
   }
 }
 
@@ -196,26 +203,6 @@ void finish_sums(typename Isa::Floats* partial_sums, std::int64_t num_tokens, st
   }
 }
 
-/// Packs `length` columns of rows that lie row_stride apart.
-template <typename Format>
-void pack_rows(const typename Format::Element* rows, std::int64_t row_stride, std::int64_t num_rows,
-               std::int64_t length, std::int64_t width, typename Format::Packed* packed) {
-  for (std::int64_t r = 0; r < num_rows; ++r) {
-    pack_elements<Format>(rows + r * row_stride, length, packed + r * width);
-  }
-}
-
-template <typename Format>
-void prefetch_rows(const typename Format::Element* rows, std::int64_t row_stride,
-                   std::int64_t num_rows, std::int64_t length) {
-  constexpr std::int64_t kElementsPerLine = 64 / sizeof(typename Format::Element);
-  for (std::int64_t r = 0; r < num_rows; ++r) {
-    for (std::int64_t k = 0; k < length; k += kElementsPerLine) {
-      __builtin_prefetch(rows + r * row_stride + k, 0, 2);
-    }
-  }
-}
-
 template <typename Format>
 void multiply(const PanelProduct& p) {
   using Isa = typename Format::Isa;
@@ -232,9 +219,6 @@ void multiply(const PanelProduct& p) {
   const std::int64_t stride = weights.row_stride;
 
   const bool is_transposed = weights.column_stride != 1;
-  const bool packs = is_transposed || p.num_tokens > Format::kMaxUnpackedTokens;
-  // Each group of tokens prefetches one row, if there are enough.
-  const bool has_many_groups = p.num_tokens >= Isa::kRows * Isa::kTokens;
   const std::int64_t panel_rows = is_transposed ? kMaxPanelRows : Isa::kRows;
   for (std::int64_t first = 0; first < weights.num_rows; first += panel_rows) {
     const std::int64_t num_rows = smaller(panel_rows, weights.num_rows - first);
@@ -242,33 +226,25 @@ void multiply(const PanelProduct& p) {
       const std::int64_t length = smaller(width, p.layout.length - column);
       const Packed* const block = tokens + column / width * p.layout.block_stride;
       const Element* const panel = elements + first * stride + column * weights.column_stride;
-      const Element* const ahead = panel + panel_rows * stride;
+      // The last row stands in for rows beyond it, whose sums nobody reads.
       if (is_transposed) {
         pack_transposed<Format>(panel, weights.column_stride, num_rows, length, width, packed);
-      } else if (packs) {
-        pack_rows<Format>(panel, stride, num_rows, length, width, packed);
-        if (!has_many_groups) prefetch_rows<Format>(ahead, stride, num_rows, length);
-      }
-      for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
-        Floats* const group_sums = partial_sums + group / Isa::kRows * sums_per_group;
-        if (packs) {
+        for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
           const Packed* rows[Isa::kRows];
           for (std::int64_t r = 0; r < Isa::kRows; ++r) {
             rows[r] = packed + smaller(group + r, num_rows - 1) * width;
           }
-          multiply_rows<Format, 1>(rows, block, p.num_tokens, width,
-                                   rounded_up(length, Format::kStep), column == 0,
-                                   is_transposed || !has_many_groups ? panel : ahead,
-                                   is_transposed || !has_many_groups ? 0 : stride, group_sums);
-        } else {
-          // The last row stands in for rows beyond it, whose sums nobody reads.
-          const Element* rows[Isa::kRows];
-          for (std::int64_t r = 0; r < Isa::kRows; ++r) {
-            rows[r] = panel + smaller(r, num_rows - 1) * stride;
-          }
-          multiply_rows<Format, Isa::kRows>(rows, block, p.num_tokens, width, length, column == 0,
-                                            ahead, stride, group_sums);
+          multiply_rows<Format>(rows, block, p.num_tokens, width, rounded_up(length, Format::kStep),
+                                column == 0, panel, 0,
+                                partial_sums + group / Isa::kRows * sums_per_group);
         }
+      } else {
+        const Element* rows[Isa::kRows];
+        for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+          rows[r] = panel + smaller(r, num_rows - 1) * stride;
+        }
+        multiply_rows<Format>(rows, block, p.num_tokens, width, length, column == 0,
+                              panel + panel_rows * stride, stride, partial_sums);
       }
     }
     for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
