@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -56,7 +57,12 @@ def problems(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Spoil) -> list[s
 def test_every_case_of_every_implementation(name: str, implementation: str) -> None:
     op = Op(name)
     cases = [*verification.case_names(op), *(f"random:{n}:2000" for n in range(50))]
-    found = {case: verification.problems(op, case, 0, implementation) for case in cases}
+    found = {}
+    for case in cases:
+        # Some take one data type alone.
+        with contextlib.suppress(NotImplementedError):
+            found[case] = verification.problems(op, case, 0, implementation)
+    assert len(found) > len(cases) / 10
     assert {case: problems for case, problems in found.items() if problems} == {}
 
 
