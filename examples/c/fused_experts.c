@@ -1,4 +1,4 @@
-/* Runs the experts of a Mixture-of-Experts layer for two tokens. The second token has one expert. */
+/* Runs the experts of a layer for two tokens, of which the second has one expert. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <tessera/tessera.h>
