@@ -58,21 +58,21 @@ struct Avx512 {
     // in makes their sums come out in order.
     Floats step[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) step[i] = sums[i % 4 * 4 + i / 4];
+    for (std::int64_t i = 0; i < 16; ++i) step[i] = sums[i % 4 * 4 + i / 4];
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) {
+    for (std::int64_t i = 0; i < 8; ++i) {
       const Floats a = step[2 * i];
       const Floats b = step[2 * i + 1];
       step[i] = _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < 4; ++i) {
+    for (std::int64_t i = 0; i < 4; ++i) {
       const Floats a = step[2 * i];
       const Floats b = step[2 * i + 1];
       step[i] = _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < 2; ++i) {
+    for (std::int64_t i = 0; i < 2; ++i) {
       const Floats a = step[2 * i];
       const Floats b = step[2 * i + 1];
       step[i] = _mm512_shuffle_ps(a, b, 0x44) + _mm512_shuffle_ps(a, b, 0xee);
