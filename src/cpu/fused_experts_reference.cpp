@@ -23,8 +23,8 @@ float activate(const FusedExpertsProblem& p, const float* g, std::int64_t f) {
   const auto silu = [](float z) { return z * sigmoid(z); };
   const auto gelu = [](float z) { return z / 2 * (1 + std::erf(z * kSqrtHalf)); };
   const auto gelu_tanh = [](float z) {
-    const float kScale = std::sqrt(2 * std::numbers::inv_pi_v<float>);
-    return z / 2 * (1 + std::tanh(kScale * (z + 0.044715F * z * z * z)));
+    const float scale = std::sqrt(2 * std::numbers::inv_pi_v<float>);
+    return z / 2 * (1 + std::tanh(scale * (z + 0.044715F * z * z * z)));
   };
   const auto swigluoai = [&p](float gate, float up) {
     // Unlike std::min and std::clamp, these comparisons let a NaN through.
