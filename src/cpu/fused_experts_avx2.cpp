@@ -20,6 +20,8 @@ struct Avx2 {
 
   static Floats load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
+  /// Keeps a value in a register. The compiler would rather load it again for each product.
+  static void keep(Floats& value) { asm("" : "+x"(value)); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
   static Floats widen(const float* from) { return load(from); }

@@ -26,6 +26,11 @@ struct Avx512 {
 
   static Floats load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
+  /// Keeps a value in a register. The compiler would rather load it again for each product.
+  template <typename Vector>
+  static void keep(Vector& value) {
+    asm("" : "+v"(value));
+  }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
   static Floats widen(const float* from) { return load(from); }

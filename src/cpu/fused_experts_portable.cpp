@@ -19,6 +19,7 @@ struct Portable {
     return values;
   }
   static void store(float* to, Floats values) { std::memcpy(to, &values, sizeof(values)); }
+  static void keep(Floats&) {}
   static Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
 
   template <typename Element>

@@ -124,7 +124,8 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
       if (r < kAhead) __builtin_prefetch(ahead + r * ahead_stride + k, 0, 2);
-      const auto row = Format::load(rows[r] + k);
+      auto row = Format::load(rows[r] + k);
+      Isa::keep(row);
 #pragma GCC unroll 8
       for (int t = 0; t < kTokens; ++t) {
         sums[t][r] = Format::multiply_add(row, token[t], sums[t][r]);
