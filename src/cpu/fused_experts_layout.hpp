@@ -17,17 +17,18 @@ struct TokenBlock {
   std::int64_t num_pairs;
 };
 
-/// A call works in chunks of `chunk_tokens` tokens, as many as its workspace holds. For each thread
-/// that holds kThreadBytes and
+/// A call works in chunks of C tokens. With P = C k pairs, S threads at most
+/// (ThreadPool::kMaxSlices or fewer) and blocks of B tokens, the workspace takes, up to the
+/// rounding to cache lines,
 ///
-///   B round_up(H) packed_bytes                     the tokens of a block
-///   B partial_sums_bytes(1)                        partial sums
-///   B 2 kMaxActivated 4                            sums of gate and up rows
-///   P kColumns 4                                   sums of w2's rows, per pair
+///   P (f + kPairBytes)                       f: bytes of an activated row of F elements
+///   S B (h + 2 kMaxActivated 4)              h: bytes of a packed token of H elements
+///   S (partial_sums_bytes(B) + kMaxPanelRows kMaxBlockBytes)
+///   S P kColumns 4
 ///
-/// and for each of the P = chunk_tokens * k pairs round_up(F) packed_bytes for its activated row
-/// and kPairBytes; round_up(n) is the length of n elements in whole blocks of whole registers.
-/// Nothing depends on E, on strides, or on the number of threads that a call really has.
+/// Packed elements have 2 bytes with cpu/avx512_bf16, else 4. C is T, or as many tokens as
+/// kMaxBytes has room for. Nothing depends on E, on strides, or on the number of threads that a
+/// call really has.
 struct FusedExpertsLayout {
   /// A workspace has at most this size, if that is enough for kMinChunkTokens.
   static constexpr std::int64_t kMaxBytes = std::int64_t{1} << 28;
