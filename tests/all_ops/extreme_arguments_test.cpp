@@ -40,7 +40,8 @@ std::vector<Change> changes_of(const Schema& schema) {
       for (const std::int64_t value : kExtremes) {
         if (argument.kind == Argument::Kind::kFlag && value != 0 && value != 1) continue;
         // Zeros, the smallest numbers and NaNs.
-        if (argument.kind == Argument::Kind::kFloat32 && std::abs(value) > kInt32Max) continue;
+        if (argument.kind == Argument::Kind::kFloat32 && (value < -1 || value > kInt32Max))
+          continue;
         changes.push_back({std::string(argument.name) + " = " + std::to_string(value),
                            [&argument, value](void* args) { set_number(args, argument, value); }});
       }
