@@ -190,15 +190,15 @@ def call_plain(
 
     The op has no arrays of floats. Leaves to `call` whatever may need a conversion or a refusal.
     """
-    if not (framework.has_plain_integers and isinstance(out, tuple) and len(out) == op.num_outputs):
+    kind, is_unfit = type(source), framework.is_unfit
+    if not (framework.is_direct and isinstance(out, tuple) and len(out) == op.num_outputs):
         return call(op, framework, source, (), numbers, out)
-    kind = type(source)
-    for array in out:
-        if type(array) is not kind:
+    for array in (source, *out):
+        if type(array) is not kind or (is_unfit is not None and is_unfit(array)):
             return call(op, framework, source, (), numbers, out)
     try:
         is_short = framework.cuda_index(source) == HOST and _is_short(op, framework, out, numbers)
-        missing = op.plain[is_short](*(source,) + out + numbers)  # noqa: RUF005 (slower)
+        missing = op.plain[is_short](source, *out, *numbers)
         if missing:
             workspace = framework.empty_bytes(source, missing)
             op.call[is_short](workspace, 0, None, source, *op.no_others, *out, *numbers)

@@ -79,24 +79,17 @@ class Framework:
     # message that refuses such an array. None: the memory always holds the values.
     is_unfit: Callable[[Any], bool] | None = None
     unfit: str = ""
-    # Whether `is_unfit` is true of arrays of floats alone: a question about every array of integers
-    # costs a call with `out` an eighth of its time.
-    only_floats_unfit: bool = False
     # Whether something traces or redirects operations on arrays, and so must see the op as one.
     # Both are C functions, because every call evaluates them: the number of active modes, and
     # whether a trace is being recorded. None: the framework has no such modes.
     num_modes: Callable[[], int] | None = None
     is_tracing: Callable[[], bool] = bool
-    # Whether the FFI reads and writes all arrays as they are, on the stream that it finds itself;
-    # and whether it does so with arrays of integers, of which none is unfit either.
+    # Whether the FFI reads and writes all arrays as they are, on the stream that it finds itself.
     is_direct: bool = field(init=False)
-    has_plain_integers: bool = field(init=False)
 
     def __post_init__(self) -> None:
         is_direct = self.exportable is None and self.launch is None and not self.immutable
         object.__setattr__(self, "is_direct", is_direct)
-        all_fit = self.is_unfit is None or self.only_floats_unfit
-        object.__setattr__(self, "has_plain_integers", is_direct and all_fit)
 
     def but(self, **changes: Any) -> Framework:
         """The same with other functions."""

@@ -117,8 +117,6 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         if is_handed_ops
         else "expected a tensor whose memory holds its values, got a negated view of another "
         "(its resolve_neg() makes one)",
-        # Only torch's private functions set the negative bit of integers.
-        only_floats_unfit=not is_handed_ops,
         num_modes=(lambda: 1) if is_handed_ops else torch._C._len_torch_dispatch_stack,
         is_tracing=torch._C._is_tracing,
     )
