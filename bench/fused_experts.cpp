@@ -84,8 +84,9 @@ constexpr std::int64_t kSums = 12;
 
 using MultiplyAdds = float (*)(std::int64_t count);
 
-/// The widest multiply-adds of this processor that take factors of a data type; those of float32 do
-/// for bfloat16 where there are none. Null if there are none at all.
+/// The loop for the widest vectors of this processor with factors of a data type. Where no loop
+/// takes bfloat16 factors, it is the loop for float32. Null if this processor runs none of the
+/// loops.
 MultiplyAdds multiply_adds_of(std::string_view dtype) {
 #if defined(__x86_64__)
   if (dtype == "bfloat16" && __builtin_cpu_supports("avx512bf16")) return bfloat16_in_avx512;

@@ -127,7 +127,8 @@ class Checker : private ViolationCollector {
     if (!bias.given()) return;
     if (!same(bias.dtype, args_.x.dtype) || !has_rows(bias, 2) ||
         !has_shape(bias, {args_.w13.shape[0], length})) {
-      invalid_input(name, "contiguous rows of the data type of x, as long as those of the product",
+      invalid_input(name,
+                    "[E, rows of its product] values of the data type of x, in contiguous rows",
                     describe_axes(bias));
     }
   }

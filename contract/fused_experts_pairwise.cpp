@@ -17,7 +17,7 @@ constexpr std::int64_t kTopK[] = {1, 2, 4, 6, 8, 10};
 constexpr std::int64_t kIntermediate[] = {16, 80, 192, 320, 511, 704, 768, 1408, 2048};
 constexpr std::int64_t kHidden[] = {64, 320, 512, 2048, 2880, 7168};
 constexpr std::int64_t kTokens[] = {0, 1, 2, 3, 15, 16, 17, 63, 64, 65, 250, 1000};
-// Those of the narrowest data type and without a gate come first: levels begin with the smallest.
+// The table begins with the cheapest value of each property: a narrow data type, no gate.
 constexpr FloatFormat kFormats[] = {kBfloat16Format, kFloat16Format, kFloat32Format};
 constexpr Activation kActivations[] = {
     Activation::kSiluNoMul,  Activation::kGeluNoMul, Activation::kGeluTanhNoMul,

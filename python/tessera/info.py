@@ -130,7 +130,7 @@ def _op_named(name: str) -> Op:
 
 
 def _given_lengths(op: Op, *, optional: bool) -> dict[str, int]:
-    """Name and maximum of the lengths that inputs decide about, with those of optional inputs."""
+    """Name and maximum of each length that an input gives; `optional`: optional inputs count."""
     return {
         op.symbols[length.symbol]: length.constant
         for row in op.inputs

@@ -192,7 +192,7 @@ def _reference_of(op: Op, case: str, seed: int) -> _Ran:
 
 
 def _differences(array: CaseArray, found: Any, expected: Any, other: str) -> Iterator[str]:
-    """Where an output first differs from that of the other call."""
+    """Where an output first differs from the output of another call."""
     words, wanted = array.words(found), array.words(expected)
     for place in np.argwhere(words != wanted)[:1]:
         where = ", ".join(map(str, place))

@@ -135,7 +135,7 @@ def test_a_peer_that_computes_something_else_is_not_timed(
 
 
 def test_wrong_outputs_of_tessera_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those of the last set of ids."""
+    """Wrong outputs for the last set of ids alone are found, too."""
     num_calls = 0
 
     def wrong(*arguments: Any, **options: Any) -> Any:

@@ -129,7 +129,7 @@ def _align_block_size(
 
 
 def _accepted(names: str | None, rules: list[Rule]) -> list[str]:
-    """Those of the rules that may be broken."""
+    """The names of the rules that may be broken, all of them known."""
     accepted = names.split(",") if names else []
     known = [rule.name for rule in rules]
     for name in accepted:

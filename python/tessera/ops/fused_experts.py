@@ -128,10 +128,20 @@ def _eagerly(
     out: Any,
 ) -> Any:
     others = (w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
-    flags = (bool(apply_router_weight_on_input), bool(batch_invariant))
-    numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
+    swiglu = (swiglu_alpha, swiglu_beta, swiglu_limit)
+    numbers = _numbers(activation, apply_router_weight_on_input, batch_invariant, swiglu)
     threads = 0 if num_threads is None else num_threads
     return call(_OP, FRAMEWORKS[type(x)], x, others, numbers, out, threads)
+
+
+def _numbers(
+    activation: str,
+    apply_router_weight_on_input: bool,
+    batch_invariant: bool,
+    swiglu: tuple[float | None, ...],
+) -> tuple[Any, ...]:
+    """The numbers in the order of the table. A flag may be NumPy's, which the FFI does not take."""
+    return (activation, bool(apply_router_weight_on_input), bool(batch_invariant), *swiglu)
 
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
@@ -167,8 +177,8 @@ def fused_experts_contract_violations(
         At most one violation for each of the op's rules; none if the contract holds.
     """
     inputs = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
-    flags = (bool(apply_router_weight_on_input), False)
-    numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
+    swiglu = (swiglu_alpha, swiglu_beta, swiglu_limit)
+    numbers = _numbers(activation, apply_router_weight_on_input, False, swiglu)
     return violations(_OP, inputs, output, numbers)
 
 
@@ -200,8 +210,8 @@ def fused_experts_bound_used(
         ValueError: the op takes no such inputs, or has no such output.
     """
     inputs = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
-    flags = (bool(apply_router_weight_on_input), False)
-    numbers = (activation, *flags, swiglu_alpha, swiglu_beta, swiglu_limit)
+    swiglu = (swiglu_alpha, swiglu_beta, swiglu_limit)
+    numbers = _numbers(activation, apply_router_weight_on_input, False, swiglu)
     for violation in violations(_OP, inputs, output, numbers):
         if violation.rule in ("valid_inputs", "output_sizes"):
             raise ValueError(f"{_OP.name}: {violation.message}")

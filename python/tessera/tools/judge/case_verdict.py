@@ -30,7 +30,7 @@ _NOT_JUDGED = "outputs_kept"
 
 
 def judged_rules(op: Op) -> list[Rule]:
-    """The rules of calling, then those of the op's contract."""
+    """The rules of calling, then the rules of the op's contract."""
     calling = [_FORM if rule.name == _FORM.name else rule for rule in CALLING_RULES]
     contract = [Rule(**fields) for fields in load().read_json("op_rules", op.name)]
     return [rule for rule in calling if rule.name != _NOT_JUDGED] + contract
