@@ -189,7 +189,9 @@ def _dlpack_framework(kind: type) -> Framework:
 
     def empty_like(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
         if cuda_index(like) == HOST:
-            return _empty_like_numpy(like, shape, dtype)
+            # An array need not have a dtype beside the one that DLPack exports.
+            exported = like if hasattr(like, "dtype") else load().as_tensor(like)
+            return np.empty(shape, exported.dtype if dtype is None else dtype)
         return empty(like, 0)  # which says why not
 
     def zeros_int64(like: Any, length: int) -> Any:

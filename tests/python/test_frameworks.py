@@ -190,6 +190,14 @@ class Foreign:
         return (2, 3)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_foreign_arrays_without_a_dtype(dtype: str) -> None:
+    values = np.ones((2, 3, 4), dtype)
+    found = tessera.moe_sum(SpeaksDlpack(values))
+    assert found.dtype == values.dtype
+    assert np.array_equal(found, np.full((2, 4), 3))
+
+
 def test_foreign_arrays_on_a_device_need_outputs(monkeypatch: pytest.MonkeyPatch) -> None:
     framework = _frameworks.FRAMEWORKS[Foreign]
     out = tessera.align_block_size(IDS[::-1].copy(), **GOOD)
