@@ -90,6 +90,12 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/batched_align_block_size/launch.cpp
   src/cuda/device.cpp
   src/cuda/driver.cpp
+  src/cuda/fused_experts/combine.cu
+  src/cuda/fused_experts/down.cu
+  src/cuda/fused_experts/gate_up.cu
+  src/cuda/fused_experts/launch.cpp
+  src/cuda/fused_experts/pairs.cu
+  src/cuda/fused_experts/policy.cpp
   src/cuda/launch.cpp
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp

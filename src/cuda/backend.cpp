@@ -6,6 +6,7 @@
 #include "cuda/batched_align_block_size/launch.hpp"
 #include "cuda/device.hpp"
 #include "cuda/driver.hpp"
+#include "cuda/fused_experts/launch.hpp"
 #include "cuda/lora_align_block_size/launch.hpp"
 #include "cuda/moe_sum/launch.hpp"
 #include "tessera/export.h"
@@ -54,7 +55,8 @@ Status warmup(DLDevice device) {
   if (Status s = load_lora_align_block_size_kernels(kOp, device.device_id, current); !s.ok()) {
     return s;
   }
-  return load_moe_sum_kernels(kOp, device.device_id, current);
+  if (Status s = load_moe_sum_kernels(kOp, device.device_id, current); !s.ok()) return s;
+  return load_fused_experts_kernels(kOp, device.device_id, current);
 }
 
 }  // namespace
@@ -65,6 +67,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
   static const tessera::core::OpImplementations ops[] = {
       {"align_block_size", align_block_size_implementations()},
       {"batched_align_block_size", batched_align_block_size_implementations()},
+      {"fused_experts", fused_experts_implementations()},
       {"lora_align_block_size", lora_align_block_size_implementations()},
       {"moe_sum", moe_sum_implementations()},
   };

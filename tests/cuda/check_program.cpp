@@ -20,6 +20,7 @@ constexpr const char* kUsage =
     "                  (default 20000)\n"
     "  --exact         one call per case and implementation, on allocations of exactly the\n"
     "                  size: for compute-sanitizer\n"
+    "  --pairwise      also check fused_experts on its table with the sizes of models\n"
     "  --op NAME       check this op alone\n";
 
 CheckOptions parse(int argc, char** argv) {
@@ -43,6 +44,8 @@ CheckOptions parse(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--op") == 0 && i + 1 < argc &&
                find_op(argv[i + 1]) != nullptr) {
       options.op = argv[++i];
+    } else if (std::strcmp(argv[i], "--pairwise") == 0) {
+      options.pairwise = true;
     } else if (std::strcmp(argv[i], "--exact") == 0) {
       options.exact = true;
     } else {

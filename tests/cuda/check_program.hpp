@@ -11,6 +11,7 @@ struct CheckOptions {
   unsigned long seed = 1;
   long max_ids = 20000;
   bool exact = false;
+  bool pairwise = false;
   std::string op;  ///< empty: all
 };
 

@@ -136,6 +136,28 @@ std::string DeviceCall::damage() {
   return {};
 }
 
+Outputs DeviceCall::outputs() {
+  Outputs outputs;
+  for (const Array& array : arrays_) {
+    if (!array.argument->is_output()) continue;
+    outputs.bytes[array.argument->name] = elements_in(array.buffer.download(), array.host);
+  }
+  return outputs;
+}
+
+std::string DeviceCall::violation(const contract::OpContract& contract) {
+  const auto* const given = static_cast<const std::byte*>(made_.args.get());
+  std::vector<std::byte> args(given, given + op_.args_bytes);
+  std::list<std::vector<std::byte>> kept;
+  for (const Array& array : arrays_) {
+    if (!array.argument->is_output()) continue;
+    view_in(args.data(), *array.argument).data =
+        kept.emplace_back(array.buffer.download()).data();
+  }
+  const std::vector<contract::Violation> violations = contract.check(args.data());
+  return violations.empty() ? std::string() : violations.front().message;
+}
+
 std::string DeviceCall::difference(const Outputs& expected) {
   for (const Array& array : arrays_) {
     std::span<const std::byte> wanted(static_cast<const std::byte*>(array.host.data),

@@ -48,6 +48,11 @@ class DeviceCall {
   Status enqueue(const DeviceBuffer& workspace);
   Status workspace_bytes(std::size_t* bytes);
 
+  Outputs outputs();
+
+  /// What the contract's checker says of the outputs; else nothing.
+  std::string violation(const contract::OpContract& contract);
+
   /// The first array that differs from the host's, or that was damaged; else nothing.
   std::string difference(const Outputs& expected);
 

@@ -207,11 +207,8 @@ struct StrategyImplementation {
   static std::size_t workspace_bytes(const AlignBlockSizeProblem& problem, const Context& context) {
     const AlignBlockSizeShape shape = by_groups(problem);
     const Choice choice = choice_for(shape, context);
-    if (choice.plan.strategy != kStrategy) {
-      return plan_for(kStrategy, shape, properties_in(context)).workspace_bytes;
-    }
-    // The same for every stream, as the size query does not know the stream of the call.
-    return choice_on_device(shape, context).plan.workspace_bytes;
+    if (choice.plan.strategy == kStrategy) return align_block_size_workspace_bytes(problem, context);
+    return plan_for(kStrategy, shape, properties_in(context)).workspace_bytes;
   }
 
   static Status run(const AlignBlockSizeProblem& problem, const Context& context) {
@@ -253,6 +250,16 @@ std::span<const core::Implementation> align_block_size_implementations() {
       StrategyImplementation<Strategy::kWide>::descriptor("cuda/wide"),
   };
   return kAll;
+}
+
+Status run_align_block_size(const AlignBlockSizeProblem& problem, const Context& context) {
+  return launch(choice_for(by_groups(problem), context).plan, problem, context);
+}
+
+std::size_t align_block_size_workspace_bytes(const AlignBlockSizeProblem& problem,
+                                             const Context& context) {
+  // The same for every stream, as the size query does not know the stream of the call.
+  return choice_on_device(by_groups(problem), context).plan.workspace_bytes;
 }
 
 Status load_align_block_size_kernels(std::string_view op, int device_id,

@@ -1,6 +1,7 @@
 // The implementations of align_block_size on CUDA devices.
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <string_view>
 
@@ -18,6 +19,11 @@ std::span<const core::Implementation> align_block_size_implementations();
 
 /// Launches `plan` on the context's stream. The plan must be able to run the problem's shape.
 Status launch(const Plan& plan, const core::AlignBlockSizeProblem& problem, const Context& context);
+
+/// For ops that align pairs on their way: the policy's choice, and the workspace that it needs.
+Status run_align_block_size(const core::AlignBlockSizeProblem& problem, const Context& context);
+std::size_t align_block_size_workspace_bytes(const core::AlignBlockSizeProblem& problem,
+                                             const Context& context);
 
 /// The kernel arguments that a problem determines. Those that a plan determines are zero.
 AlignBlockSizeExtendedArgs problem_args(const core::AlignBlockSizeProblem& problem);

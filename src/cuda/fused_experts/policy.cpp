@@ -1,0 +1,119 @@
+#include "cuda/fused_experts/policy.hpp"
+
+#include <algorithm>
+
+#include "tessera/align_block_size.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using core::ExpertWeights;
+using core::FusedExpertsProblem;
+
+/// The mean number of pairs of an expert from which on a tile is worth its padding.
+constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 12, 32, 128};
+
+bool is_aligned(const void* data) {
+  return reinterpret_cast<std::uintptr_t>(data) % (2 * kWordElements) == 0;
+}
+
+bool are_words(std::int64_t a, std::int64_t b = 0, std::int64_t c = 0) {
+  return a % kWordElements == 0 && b % kWordElements == 0 && c % kWordElements == 0;
+}
+
+/// `depth` is the number of terms of a sum, `run` the number of outputs whose weights follow each
+/// other in memory if the weights are transposed.
+WeightAccess access_of(const ExpertWeights& weights, std::int64_t depth, std::int64_t run) {
+  if (!is_aligned(weights.data) || !are_words(depth, weights.expert_stride)) {
+    return WeightAccess::kElements;
+  }
+  if (weights.column_stride == 1 && are_words(weights.row_stride)) return WeightAccess::kRows;
+  if (weights.column_stride != 1 && are_words(weights.column_stride, run)) {
+    return WeightAccess::kColumns;
+  }
+  return WeightAccess::kElements;
+}
+
+std::int64_t bytes_per_token(const FusedExpertsProblem& problem) {
+  const std::int64_t per_pair =
+      2 * padded_row(problem.intermediate_size) + 4 * padded_row(problem.hidden_size);
+  return problem.top_k * per_pair;
+}
+
+}  // namespace
+
+ProductAccesses accesses_of(const FusedExpertsProblem& problem) {
+  const bool interleaved = problem.activation == Activation::kSwigluoai;
+  ProductAccesses accesses{
+      access_of(problem.w13, problem.hidden_size,
+                interleaved ? problem.num_gate_up_rows() : problem.intermediate_size),
+      access_of(problem.w2, problem.intermediate_size, problem.hidden_size)};
+  if (!is_aligned(problem.x) || !are_words(problem.x_stride)) {
+    accesses.gate_up = WeightAccess::kElements;
+  }
+  return accesses;
+}
+
+std::size_t choose_tile(const FusedExpertsProblem& problem) {
+  if (accesses_of(problem).has_elements()) return kElementsTile;
+  const std::int64_t pairs = problem.num_tokens * problem.top_k;
+  const std::int64_t per_expert =
+      pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
+  std::size_t tile = 0;
+  while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
+  return tile;
+}
+
+const char* limitation(std::size_t tile, const FusedExpertsProblem& problem) {
+  if (problem.dtype.bits != 16) return "multiplies float16 and bfloat16 alone";
+  if (problem.num_experts > kAlignBlockSizeMaxExperts) return "aligns at most 2^30 experts";
+  if (tile != kElementsTile && accesses_of(problem).has_elements()) {
+    return "needs rows of whole words of 16 bytes, at multiples of 16 bytes";
+  }
+  return nullptr;
+}
+
+std::int64_t tokens_per_chunk(const FusedExpertsProblem& problem) {
+  // Keeps slots and CTAs within int32 for every tile.
+  constexpr std::int64_t kMaxPairs = std::int64_t{1} << 22;
+  const std::int64_t tokens =
+      std::min(kMaxChunkBytes / bytes_per_token(problem), kMaxPairs / problem.top_k);
+  return std::clamp<std::int64_t>(tokens, 1, std::max<std::int64_t>(1, problem.num_tokens));
+}
+
+FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
+                                             std::int64_t num_tokens, const ProductTile& tile) {
+  const std::int64_t pairs = num_tokens * problem.top_k;
+  max_slots = pairs + std::min(pairs, problem.num_experts) * (tile.pairs - 1);
+  max_blocks = (max_slots + tile.pairs - 1) / tile.pairs;
+  std::size_t end = 0;
+  const auto place = [&](std::int64_t elements, std::size_t element_bytes) {
+    const std::size_t begin = end;
+    const std::size_t bytes = static_cast<std::size_t>(elements) * element_bytes;
+    end += (bytes + kWorkspaceAlign - 1) / kWorkspaceAlign * kWorkspaceAlign;
+    return begin;
+  };
+  pair_experts = place(pairs, sizeof(std::int32_t));
+  sorted_pairs = place(max_slots, sizeof(std::int32_t));
+  block_experts = place(max_blocks, sizeof(std::int32_t));
+  num_slots = place(1, sizeof(std::int32_t));
+  intermediate = place(pairs * padded_row(problem.intermediate_size), sizeof(std::uint16_t));
+  rows = place(pairs * padded_row(problem.hidden_size), sizeof(float));
+  alignment = end;
+}
+
+bool has_plain_ids(const FusedExpertsProblem& problem) {
+  return problem.expert_map == nullptr &&
+         (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
+}
+
+std::string describe_plan(std::size_t tile, const FusedExpertsProblem& problem) {
+  const std::int64_t tokens = tokens_per_chunk(problem);
+  const std::int64_t chunks = (problem.num_tokens + tokens - 1) / tokens;
+  const std::string shape = std::to_string(kProductTiles[tile].pairs) + "x" +
+                            std::to_string(kProductTiles[tile].columns) + " tiles";
+  if (chunks <= 1) return shape;
+  return shape + ", " + std::to_string(chunks) + " chunks of " + std::to_string(tokens) + " tokens";
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,341 @@
+// The kernel of both products. A CTA takes a block of pairs of one expert, as align_block_size
+// forms them, and a few rows of the expert's weights; it gathers the rows of the pairs through
+// shared memory and multiplies them by tensor cores, in a pipeline of stages. Every sum is computed
+// in the order of its terms by one warp, so that a pair's results do not depend on other pairs.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "cuda/fused_experts/activations.cuh"
+#include "cuda/parts/floats.cuh"
+#include "cuda/fused_experts/kernels.hpp"
+#include "cuda/fused_experts/stages.cuh"
+#include "cuda/parts/division.cuh"
+#include "cuda/parts/pdl.cuh"
+
+namespace tessera::cuda {
+
+/// The sums of a warp: kRows x kColumns of the tile.
+template <int kRows, int kColumns>
+struct Sums {
+  float of[kRows / 16][kColumns / 8][4] = {};
+};
+
+template <typename T, std::size_t kTileIndex, WeightAccess kAccess, bool kIsGateUp>
+struct Product {
+  static constexpr ProductTile kTile = kProductTiles[kTileIndex];
+  static constexpr int kWarpRows = kTile.pairs / kTile.warps_along_pairs;
+  static constexpr int kWarpColumns = kTile.columns / kTile.warps_along_columns;
+  static constexpr int kRowBytes = kTile.pairs * kStageDepth * 2;
+  static constexpr int kStageBytes = kRowBytes + kTile.columns * kStageDepth * 2;
+  static constexpr int kSumStride = kTile.columns + 8;
+  static_assert(kTile.warps_along_pairs * kTile.warps_along_columns == kProductWarps);
+
+  using WarpSums = Sums<kWarpRows, kWarpColumns>;
+
+  /// The block of pairs and the first output of a CTA.
+  struct Place {
+    std::int32_t block;
+    std::int32_t first_output;
+  };
+
+  /// Neighbouring CTAs share weights, and up to kBlocksAtOnce blocks share them from the cache.
+  static __device__ __forceinline__ Place place(const ProductArgs& args) {
+    constexpr std::uint32_t kBlocksAtOnce = 8;
+    const std::uint32_t group = blockIdx.x / (kBlocksAtOnce * args.num_columns);
+    const std::uint32_t in_group = blockIdx.x % (kBlocksAtOnce * args.num_columns);
+    const std::uint32_t first = group * kBlocksAtOnce;
+    const std::uint32_t blocks = min(args.num_blocks - first, kBlocksAtOnce);
+    return {static_cast<std::int32_t>(first + in_group % blocks),
+            static_cast<std::int32_t>(in_group / blocks) * outputs_per_tile(args)};
+  }
+
+  static __device__ __forceinline__ int outputs_per_tile(const ProductArgs& args) {
+    return kIsGateUp && args.is_gated ? kTile.columns / 2 : kTile.columns;
+  }
+
+  /// The row of the weights behind a column of the tile, or -1. Gate and up take turns in eights,
+  /// so that both are in the same tile.
+  static __device__ __forceinline__ std::int64_t weight_row(const ProductArgs& args,
+                                                            std::int32_t first_output,
+                                                            int column) {
+    if (!kIsGateUp || !args.is_gated) {
+      const std::int32_t output = first_output + column;
+      return output < args.num_outputs ? output : -1;
+    }
+    const std::int32_t output = first_output + column / 16 * 8 + column % 8;
+    if (output >= args.num_outputs) return -1;
+    const bool is_up = column / 8 % 2 != 0;
+    if (args.is_interleaved) return 2 * std::int64_t{output} + (is_up ? 1 : 0);
+    return std::int64_t{output} + (is_up ? args.num_outputs : 0);
+  }
+
+  /// The same for the first column of a word of weights by columns. Interleaved rows of gate and up
+  /// stay so in the tile.
+  static __device__ __forceinline__ std::int64_t weight_row_of_word(const ProductArgs& args,
+                                                                    std::int32_t first_output,
+                                                                    int word) {
+    if (!kIsGateUp || !args.is_interleaved) {
+      return weight_row(args, first_output, word * kWordElements);
+    }
+    const std::int64_t row = 2 * std::int64_t{first_output} + word * kWordElements;
+    return row < 2 * std::int64_t{args.num_outputs} ? row : -1;
+  }
+
+  static __device__ __forceinline__ auto rows_of(const ProductArgs& args,
+                                                 const std::int32_t* pairs) {
+    return LinesAlongSum<kTile.pairs, kAccess != WeightAccess::kElements>(
+        1, [&](int line) -> const std::uint16_t* {
+          if (pairs[line] < 0) return nullptr;
+          return static_cast<const std::uint16_t*>(args.rows) +
+                 std::int64_t{divide(pairs[line], args.slots_per_row)} * args.row_stride;
+        });
+  }
+
+  static __device__ __forceinline__ auto weights_of(const ProductArgs& args, std::int32_t expert,
+                                                    std::int32_t first_output) {
+    const auto* const weights =
+        static_cast<const std::uint16_t*>(args.weights) + expert * args.expert_stride;
+    if constexpr (kAccess == WeightAccess::kColumns) {
+      return LinesAcrossSum<kTile.columns>(
+          args.weight_column_stride, [&](int word) -> const std::uint16_t* {
+            const std::int64_t row = weight_row_of_word(args, first_output, word);
+            return row < 0 ? nullptr : weights + row;
+          });
+    } else {
+      return LinesAlongSum<kTile.columns, kAccess == WeightAccess::kRows>(
+          args.weight_column_stride, [&](int column) -> const std::uint16_t* {
+            const std::int64_t row = weight_row(args, first_output, column);
+            return row < 0 ? nullptr : weights + row * args.weight_row_stride;
+          });
+    }
+  }
+
+  static __device__ __forceinline__ int warp_row() {
+    return static_cast<int>(threadIdx.x) / 32 / kTile.warps_along_columns * kWarpRows;
+  }
+  static __device__ __forceinline__ int warp_column() {
+    return static_cast<int>(threadIdx.x) / 32 % kTile.warps_along_columns * kWarpColumns;
+  }
+
+  /// Adds the products of one stage.
+  static __device__ __forceinline__ void add_stage(std::uint32_t stage, WarpSums* sums) {
+#pragma unroll
+    for (int word = 0; word < kWordsPerStage; word += 2) {
+      std::uint32_t a[kWarpRows / 16][4];
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; ++i) load_a(stage, warp_row() + 16 * i, word, a[i]);
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 16; ++j) {
+        std::uint32_t b[4];
+        const int column = warp_column() + 16 * j;
+        if constexpr (kAccess == WeightAccess::kColumns) {
+          load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b);
+        } else {
+          load_b(stage + kRowBytes, column, word, b);
+        }
+#pragma unroll
+        for (int i = 0; i < kWarpRows / 16; ++i) {
+          multiply_add<T>(a[i], b[0], b[1], sums->of[i][2 * j]);
+          multiply_add<T>(a[i], b[2], b[3], sums->of[i][2 * j + 1]);
+        }
+      }
+    }
+  }
+
+  /// Multiplies all stages; num_stages - 1 of them are on the way at any time.
+  static __device__ __forceinline__ void multiply(const ProductArgs& args,
+                                                  const std::int32_t* pairs, std::int32_t expert,
+                                                  std::int32_t first_output, std::uint32_t shared,
+                                                  WarpSums* sums) {
+    const auto rows = rows_of(args, pairs);
+    const auto weights = weights_of(args, expert, first_output);
+    const std::int32_t num_steps = (args.depth + kStageDepth - 1) / kStageDepth;
+    const auto start_copies = [&](std::int32_t step) {
+      if (step < num_steps) {
+        const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
+        rows.copy(stage, step * kStageDepth, args.depth);
+        weights.copy(stage + kRowBytes, step * kStageDepth, args.depth);
+      }
+      commit_copies();
+    };
+    for (std::int32_t step = 0; step < kTile.num_stages - 1; ++step) start_copies(step);
+    for (std::int32_t step = 0; step < num_steps; ++step) {
+      wait_for_copies<kTile.num_stages - 2>();
+      // The stage has arrived for all threads, and all have read the one that is copied to next.
+      __syncthreads();
+      start_copies(step + kTile.num_stages - 1);
+      add_stage(shared + step % kTile.num_stages * kStageBytes, sums);
+    }
+    wait_for_copies<0>();
+    __syncthreads();
+  }
+
+  /// Writes a warp's sums to the tile [pairs][kSumStride] in shared memory.
+  static __device__ __forceinline__ void share_sums(const WarpSums& sums, float* tile) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < kWarpRows / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 8; ++j) {
+        float* const at = tile + (warp_row() + 16 * i + lane / 4) * kSumStride + warp_column() +
+                          8 * j + lane % 4 * 2;
+        *reinterpret_cast<float2*>(at) = make_float2(sums.of[i][j][0], sums.of[i][j][1]);
+        *reinterpret_cast<float2*>(at + 8 * kSumStride) =
+            make_float2(sums.of[i][j][2], sums.of[i][j][3]);
+      }
+    }
+    __syncthreads();
+  }
+
+  /// Elements that a thread writes at once.
+  static constexpr int kAtOnce = 4;
+
+  /// Calls write(row of the tile, pair, first of kAtOnce outputs, its place in the tile).
+  template <typename Write>
+  static __device__ __forceinline__ void for_each_output(const ProductArgs& args,
+                                                         const std::int32_t* pairs,
+                                                         std::int32_t first_output,
+                                                         const Write& write) {
+    const int per_row = outputs_per_tile(args) / kAtOnce;
+    for (int item = static_cast<int>(threadIdx.x); item < kTile.pairs * per_row;
+         item += kProductThreads) {
+      const int row = item / per_row;
+      const int place = item % per_row * kAtOnce;
+      if (pairs[row] < 0 || first_output + place >= args.num_outputs) continue;
+      write(row, pairs[row], first_output + place, place);
+    }
+  }
+
+  static __device__ __forceinline__ float bias(const ProductArgs& args, std::int32_t expert,
+                                               std::int64_t row) {
+    if (args.bias == nullptr) return 0;
+    return to_float(static_cast<const T*>(args.bias)[expert * args.bias_stride + row]);
+  }
+
+  /// Writes the activated intermediate.
+  static __device__ __forceinline__ void write_activated(const ProductArgs& args,
+                                                         const std::int32_t* pairs,
+                                                         std::int32_t expert,
+                                                         std::int32_t first_output,
+                                                         const float* tile) {
+    const bool is_in_turns = kAccess == WeightAccess::kColumns && args.is_interleaved;
+    for_each_output(args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output,
+                                                   int place) {
+      const float* const sums = tile + row * kSumStride;
+      const float scale =
+          args.input_scale == nullptr
+              ? 1.0F
+              : float_at(args.input_scale, args.input_scale_dtype,
+                         divide(pair, args.slots_per_row) * args.input_scale_stride);
+      T* const to = static_cast<T*>(args.output) + pair * args.output_stride + output;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (output + i >= args.num_outputs) break;
+        float gate = 0;
+        float up = 0;
+        if (!args.is_gated) {
+          gate = __fmaf_rn(scale, sums[place + i], bias(args, expert, output + i));
+        } else {
+          const int in_eights = place / 8 * 16 + place % 8 + i;
+          const int gate_column = is_in_turns ? 2 * (place + i) : in_eights;
+          const int up_column = is_in_turns ? gate_column + 1 : in_eights + 8;
+          const std::int64_t gate_row =
+              args.is_interleaved ? 2 * std::int64_t{output + i} : output + i;
+          const std::int64_t up_row =
+              args.is_interleaved ? gate_row + 1 : gate_row + args.num_outputs;
+          gate = __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row));
+          up = __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row));
+        }
+        to[i] = rounded<T>(activated(args, gate, up));
+      }
+    });
+  }
+
+  /// Writes the rows of the down product.
+  static __device__ __forceinline__ void write_rows(const ProductArgs& args,
+                                                    const std::int32_t* pairs, std::int32_t expert,
+                                                    std::int32_t first_output, const float* tile) {
+    for_each_output(args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output,
+                                                   int place) {
+      float sums[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const bool given = output + i < args.num_outputs;
+        sums[i] = tile[row * kSumStride + place + i] + (given ? bias(args, expert, output + i) : 0);
+      }
+      // Rows have room for whole words.
+      float* const to = static_cast<float*>(args.output) + pair * args.output_stride + output;
+      *reinterpret_cast<float4*>(to) = make_float4(sums[0], sums[1], sums[2], sums[3]);
+    });
+  }
+
+  static __device__ __forceinline__ void run(const ProductArgs& args, unsigned char* shared,
+                                             std::int32_t* pairs) {
+    pdl_launch_dependents();
+    pdl_wait();
+    const Place at = place(args);
+    if (at.block * kTile.pairs >= *args.num_slots) return;
+    const std::int32_t expert = args.block_experts[at.block];
+    for (int i = static_cast<int>(threadIdx.x); i < kTile.pairs; i += kProductThreads) {
+      const std::int32_t pair = args.sorted_pairs[at.block * kTile.pairs + i];
+      pairs[i] = pair < args.num_pairs ? pair : -1;
+    }
+    __syncthreads();
+    WarpSums sums;
+    multiply(args, pairs, expert, at.first_output, shared_address(shared), &sums);
+    float* const tile = reinterpret_cast<float*>(shared);
+    share_sums(sums, tile);
+    if constexpr (kIsGateUp) {
+      write_activated(args, pairs, expert, at.first_output, tile);
+    } else {
+      write_rows(args, pairs, expert, at.first_output, tile);
+    }
+  }
+};
+
+template <typename T, std::size_t kTileIndex, WeightAccess kAccess, bool kIsGateUp>
+__global__ void __launch_bounds__(kProductThreads)
+    product_kernel(const __grid_constant__ ProductArgs args) {
+  extern __shared__ __align__(128) unsigned char shared[];
+  __shared__ std::int32_t pairs[kProductTiles[kTileIndex].pairs];
+  Product<T, kTileIndex, kAccess, kIsGateUp>::run(args, shared, pairs);
+}
+
+template <bool kIsGateUp, typename T, WeightAccess kAccess>
+const void* product_kernel_of(std::size_t tile) {
+  if constexpr (kAccess == WeightAccess::kElements) {
+    return reinterpret_cast<const void*>(&product_kernel<T, kElementsTile, kAccess, kIsGateUp>);
+  } else {
+    static constexpr const void* kNone = nullptr;
+    switch (tile) {
+      case 0:
+        return reinterpret_cast<const void*>(&product_kernel<T, 0, kAccess, kIsGateUp>);
+      case 1:
+        return reinterpret_cast<const void*>(&product_kernel<T, 1, kAccess, kIsGateUp>);
+      case 2:
+        return reinterpret_cast<const void*>(&product_kernel<T, 2, kAccess, kIsGateUp>);
+      case 3:
+        return reinterpret_cast<const void*>(&product_kernel<T, 3, kAccess, kIsGateUp>);
+      default:
+        return kNone;
+    }
+  }
+}
+
+template <bool kIsGateUp, typename T>
+const void* product_kernel_of(WeightAccess access, std::size_t tile) {
+  switch (access) {
+    case WeightAccess::kRows:
+      return product_kernel_of<kIsGateUp, T, WeightAccess::kRows>(tile);
+    case WeightAccess::kColumns:
+      return product_kernel_of<kIsGateUp, T, WeightAccess::kColumns>(tile);
+    default:
+      return product_kernel_of<kIsGateUp, T, WeightAccess::kElements>(tile);
+  }
+}
+
+}  // namespace tessera::cuda
