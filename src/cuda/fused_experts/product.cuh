@@ -121,73 +121,113 @@ struct Product {
     return static_cast<int>(threadIdx.x) / 32 % kTile.warps_along_columns * kWarpColumns;
   }
 
-  /// Adds the products of one stage.
-  static __device__ __forceinline__ void add_stage(std::uint32_t stage, WarpSums* sums) {
+  /// The number of the warp's rows that hold pairs, rounded up to sixteens: they come first.
+  static __device__ __forceinline__ int num_warp_rows(const std::int32_t* pairs) {
+    int count = 0;
+    for (int row = 0; row < kWarpRows; row += 16) {
+      if (pairs[warp_row() + row] >= 0) count = row + 16;
+    }
+    return count;
+  }
+
+  /// What a warp multiplies of two words of a stage: sixteen elements of its rows and columns.
+  struct Fragments {
+    std::uint32_t a[kWarpRows / 16][4];
+    std::uint32_t b[kWarpColumns / 16][4];
+
+    __device__ __forceinline__ void load(std::uint32_t stage, int word, int num_rows) {
 #pragma unroll
-    for (int word = 0; word < kWordsPerStage; word += 2) {
-      std::uint32_t a[kWarpRows / 16][4];
-#pragma unroll
-      for (int i = 0; i < kWarpRows / 16; ++i) load_a(stage, warp_row() + 16 * i, word, a[i]);
+      for (int i = 0; i < kWarpRows / 16; ++i) {
+        if (16 * i < num_rows) load_a(stage, warp_row() + 16 * i, word, a[i]);
+      }
 #pragma unroll
       for (int j = 0; j < kWarpColumns / 16; ++j) {
-        std::uint32_t b[4];
         const int column = warp_column() + 16 * j;
         if constexpr (kAccess == WeightAccess::kColumns) {
-          load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b);
+          load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b[j]);
         } else {
-          load_b(stage + kRowBytes, column, word, b);
-        }
-#pragma unroll
-        for (int i = 0; i < kWarpRows / 16; ++i) {
-          multiply_add<T>(a[i], b[0], b[1], sums->of[i][2 * j]);
-          multiply_add<T>(a[i], b[2], b[3], sums->of[i][2 * j + 1]);
+          load_b(stage + kRowBytes, column, word, b[j]);
         }
       }
     }
-  }
 
-  /// Multiplies all stages; num_stages - 1 of them are on the way at any time.
-  static __device__ __forceinline__ void multiply(const ProductArgs& args,
-                                                  const std::int32_t* pairs, std::int32_t expert,
-                                                  std::int32_t first_output, std::uint32_t shared,
-                                                  WarpSums* sums) {
-    const auto rows = rows_of(args, pairs);
-    const auto weights = weights_of(args, expert, first_output);
-    const std::int32_t num_steps = (args.depth + kStageDepth - 1) / kStageDepth;
+    __device__ __forceinline__ void multiply(int num_rows, WarpSums* sums) const {
+#pragma unroll
+      for (int i = 0; i < kWarpRows / 16; ++i) {
+        if (16 * i >= num_rows) continue;
+#pragma unroll
+        for (int j = 0; j < kWarpColumns / 16; ++j) {
+          multiply_add<T>(a[i], b[j][0], b[j][1], sums->of[i][2 * j]);
+          multiply_add<T>(a[i], b[j][2], b[j][3], sums->of[i][2 * j + 1]);
+        }
+      }
+    }
+  };
+
+  /// Multiplies all stages. The copies of num_stages - 1 stages, and the next fragments, are on
+  /// their way while the tensor cores multiply.
+  template <typename RowLines, typename WeightLines>
+  static __device__ __forceinline__ void multiply(const RowLines& rows, const WeightLines& weights,
+                                                  int num_rows, std::int32_t depth,
+                                                  std::uint32_t shared, WarpSums* sums) {
+    const std::int32_t num_steps = (depth + kStageDepth - 1) / kStageDepth;
     const auto start_copies = [&](std::int32_t step) {
       if (step < num_steps) {
         const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
-        rows.copy(stage, step * kStageDepth, args.depth);
-        weights.copy(stage + kRowBytes, step * kStageDepth, args.depth);
+        rows.copy(stage, step * kStageDepth, depth);
+        weights.copy(stage + kRowBytes, step * kStageDepth, depth);
       }
       commit_copies();
     };
-    for (std::int32_t step = 0; step < kTile.num_stages - 1; ++step) start_copies(step);
-    for (std::int32_t step = 0; step < num_steps; ++step) {
+    // Afterwards a stage has arrived for all threads, and all have read the one before.
+    const auto wait_for_stage = [] {
       wait_for_copies<kTile.num_stages - 2>();
-      // The stage has arrived for all threads, and all have read the one that is copied to next.
       __syncthreads();
+    };
+    Fragments fragments[2];
+    for (std::int32_t step = 0; step < kTile.num_stages - 1; ++step) start_copies(step);
+    wait_for_stage();
+    fragments[0].load(shared, 0, num_rows);
+    for (std::int32_t step = 0; step < num_steps; ++step) {
+      const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
       start_copies(step + kTile.num_stages - 1);
-      add_stage(shared + step % kTile.num_stages * kStageBytes, sums);
-    }
-    wait_for_copies<0>();
-    __syncthreads();
-  }
-
-  /// Writes a warp's sums to the tile [pairs][kSumStride] in shared memory.
-  static __device__ __forceinline__ void share_sums(const WarpSums& sums, float* tile) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
-    for (int i = 0; i < kWarpRows / 16; ++i) {
-#pragma unroll
-      for (int j = 0; j < kWarpColumns / 8; ++j) {
-        float* const at = tile + (warp_row() + 16 * i + lane / 4) * kSumStride + warp_column() +
-                          8 * j + lane % 4 * 2;
-        *reinterpret_cast<float2*>(at) = make_float2(sums.of[i][j][0], sums.of[i][j][1]);
-        *reinterpret_cast<float2*>(at + 8 * kSumStride) =
-            make_float2(sums.of[i][j][2], sums.of[i][j][3]);
+      for (int word = 0; word < kWordsPerStage; word += 2) {
+        Fragments& next = fragments[word / 2 % 2 ^ 1];
+        if (word + 2 < kWordsPerStage) {
+          next.load(stage, word + 2, num_rows);
+        } else if (step + 1 < num_steps) {
+          wait_for_stage();
+          next.load(shared + (step + 1) % kTile.num_stages * kStageBytes, 0, num_rows);
+        }
+        fragments[word / 2 % 2].multiply(num_rows, sums);
       }
     }
+    wait_for_copies<0>();
+  }
+
+  /// Calls visit(row of the tile, column, two sums next to each other) for the sums of this thread.
+  template <typename Visit>
+  static __device__ __forceinline__ void for_each_pair_of_sums(const WarpSums& sums,
+                                                               const Visit& visit) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < 2 * (kWarpRows / 16); ++i) {
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 8; ++j) {
+        const float(&of)[4] = sums.of[i / 2][j];
+        visit(warp_row() + 8 * i + lane / 4, warp_column() + 8 * j + lane % 4 * 2,
+              i % 2 == 0 ? make_float2(of[0], of[1]) : make_float2(of[2], of[3]));
+      }
+    }
+  }
+
+  /// Writes all sums to the tile [pairs][kSumStride] in shared memory, where the stages were.
+  static __device__ __forceinline__ void share_sums(const WarpSums& sums, float* tile) {
+    __syncthreads();
+    for_each_pair_of_sums(sums, [&](int row, int column, float2 two) {
+      *reinterpret_cast<float2*>(tile + row * kSumStride + column) = two;
+    });
     __syncthreads();
   }
 
@@ -258,18 +298,17 @@ struct Product {
   /// Writes the rows of the down product.
   static __device__ __forceinline__ void write_rows(const ProductArgs& args,
                                                     const std::int32_t* pairs, std::int32_t expert,
-                                                    std::int32_t first_output, const float* tile) {
-    for_each_output(args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output,
-                                                   int place) {
-      float sums[kAtOnce];
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        const bool given = output + i < args.num_outputs;
-        sums[i] = tile[row * kSumStride + place + i] + (given ? bias(args, expert, output + i) : 0);
-      }
-      // Rows have room for whole words.
-      float* const to = static_cast<float*>(args.output) + pair * args.output_stride + output;
-      *reinterpret_cast<float4*>(to) = make_float4(sums[0], sums[1], sums[2], sums[3]);
+                                                    std::int32_t first_output,
+                                                    const WarpSums& sums) {
+    float* const rows = static_cast<float*>(args.output);
+    for_each_pair_of_sums(sums, [&](int row, int column, float2 two) {
+      const std::int32_t pair = pairs[row];
+      const std::int32_t output = first_output + column;
+      if (pair < 0 || output >= args.num_outputs) return;
+      two.x += bias(args, expert, output);
+      if (output + 1 < args.num_outputs) two.y += bias(args, expert, output + 1);
+      // A row has room for whole words.
+      *reinterpret_cast<float2*>(rows + pair * args.output_stride + output) = two;
     });
   }
 
@@ -286,13 +325,14 @@ struct Product {
     }
     __syncthreads();
     WarpSums sums;
-    multiply(args, pairs, expert, at.first_output, shared_address(shared), &sums);
-    float* const tile = reinterpret_cast<float*>(shared);
-    share_sums(sums, tile);
+    multiply(rows_of(args, pairs), weights_of(args, expert, at.first_output), num_warp_rows(pairs),
+             args.depth, shared_address(shared), &sums);
     if constexpr (kIsGateUp) {
+      float* const tile = reinterpret_cast<float*>(shared);
+      share_sums(sums, tile);
       write_activated(args, pairs, expert, at.first_output, tile);
     } else {
-      write_rows(args, pairs, expert, at.first_output, tile);
+      write_rows(args, pairs, expert, at.first_output, sums);
     }
   }
 };
