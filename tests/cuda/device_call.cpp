@@ -151,8 +151,7 @@ std::string DeviceCall::violation(const contract::OpContract& contract) {
   std::list<std::vector<std::byte>> kept;
   for (const Array& array : arrays_) {
     if (!array.argument->is_output()) continue;
-    view_in(args.data(), *array.argument).data =
-        kept.emplace_back(array.buffer.download()).data();
+    view_in(args.data(), *array.argument).data = kept.emplace_back(array.buffer.download()).data();
   }
   const std::vector<contract::Violation> violations = contract.check(args.data());
   return violations.empty() ? std::string() : violations.front().message;

@@ -207,7 +207,8 @@ struct StrategyImplementation {
   static std::size_t workspace_bytes(const AlignBlockSizeProblem& problem, const Context& context) {
     const AlignBlockSizeShape shape = by_groups(problem);
     const Choice choice = choice_for(shape, context);
-    if (choice.plan.strategy == kStrategy) return align_block_size_workspace_bytes(problem, context);
+    if (choice.plan.strategy == kStrategy)
+      return align_block_size_workspace_bytes(problem, context);
     return plan_for(kStrategy, shape, properties_in(context)).workspace_bytes;
   }
 

@@ -113,8 +113,8 @@ __global__ void __launch_bounds__(kCombineThreads)
   pdl_launch_dependents();
   __shared__ CountingSlots slots;
   const std::uint32_t token = blockIdx.x / args.ctas_per_token;
-  const int column = static_cast<int>((blockIdx.x % args.ctas_per_token * kCombineThreads +
-                                       threadIdx.x) * kCombineElements);
+  const int column = static_cast<int>(
+      (blockIdx.x % args.ctas_per_token * kCombineThreads + threadIdx.x) * kCombineElements);
   const bool has_column = column < args.hidden_size;
   const std::int64_t first_row = std::int64_t{token} * args.top_k;
   const float* const from = args.rows + first_row * args.row_stride + column;

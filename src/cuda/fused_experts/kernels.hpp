@@ -66,19 +66,19 @@ struct ProductArgs {
   const std::int32_t* block_experts;
   const std::int32_t* num_slots;
   std::int32_t num_pairs;
-  std::uint32_t num_blocks;        ///< at most
-  Division slots_per_row;          ///< pairs that share a row: top_k, or 1
+  std::uint32_t num_blocks;  ///< at most
+  Division slots_per_row;    ///< pairs that share a row: top_k, or 1
   std::int64_t row_stride;
   std::int64_t expert_stride;
   std::int64_t weight_row_stride;
   std::int64_t weight_column_stride;
   std::int64_t bias_stride;
   std::int64_t output_stride;
-  std::int32_t depth;          ///< terms of each sum
-  std::int32_t num_outputs;    ///< F, or H
-  std::uint32_t num_columns;   ///< CTAs along the outputs
-  bool is_gated;               ///< the weights hold a row of gate and one of up for each output
-  bool is_interleaved;         ///< in turns
+  std::int32_t depth;         ///< terms of each sum
+  std::int32_t num_outputs;   ///< F, or H
+  std::uint32_t num_columns;  ///< CTAs along the outputs
+  bool is_gated;              ///< the weights hold a row of gate and one of up for each output
+  bool is_interleaved;        ///< in turns
   Activation activation;
   float swiglu_alpha;
   float swiglu_beta;
@@ -115,13 +115,13 @@ inline constexpr int kPairsThreads = 256;
 
 /// The sum over the slots of each token. Strides are in elements.
 struct CombineArgs {
-  const float* rows;               ///< [pair, hidden size]
-  const void* topk_ids;            ///< pairs whose id is not an expert do not count
-  const void* topk_weights;        ///< null: all are 1
+  const float* rows;         ///< [pair, hidden size]
+  const void* topk_ids;      ///< pairs whose id is not an expert do not count
+  const void* topk_weights;  ///< null: all are 1
   void* output;
   DLDataType topk_weights_dtype;
   bool ids_are_64_bit;
-  bool has_vectors;                ///< the output has whole words of 8 bytes
+  bool has_vectors;  ///< the output has whole words of 8 bytes
   std::int32_t top_k;
   std::int32_t hidden_size;
   std::uint32_t ctas_per_token;

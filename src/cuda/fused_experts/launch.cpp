@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "core/align_block_size_problem.hpp"
 #include "core/errors.hpp"
@@ -32,8 +34,8 @@ Kernel product_kernel(ProductKind kind, bool bfloat16, WeightAccess access, std:
   return {.function = find(bfloat16, access, tile),
           .needs_shared_memory = true,
           .static_shared_bytes = kProductStaticSharedBytes,
-          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0]
-                               [static_cast<int>(access)][tile]};
+          .prepared =
+              &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
 }
 
 Kernel combine_kernel_for(bool bfloat16) {
@@ -69,8 +71,8 @@ class Chunk {
     problem_.x = element(call.x, call.dtype, first_token * call.x_stride);
     problem_.topk_ids =
         element(call.topk_ids, call.topk_ids_dtype, first_token * call.topk_ids_stride);
-    problem_.topk_weights = element(call.topk_weights, call.topk_weights_dtype,
-                                    first_token * call.topk_weights_stride);
+    problem_.topk_weights =
+        element(call.topk_weights, call.topk_weights_dtype, first_token * call.topk_weights_stride);
     problem_.output = element(call.output, call.dtype, first_token * call.output_stride);
     constexpr std::size_t kAlign = FusedExpertsWorkspace::kWorkspaceAlign;
     memory_ = context.workspace.data();
@@ -226,17 +228,16 @@ class Chunk {
     args.output = problem_.output;
     args.topk_weights_dtype = problem_.topk_weights_dtype;
     args.ids_are_64_bit = pair_experts_dtype().bits == 64;
-    args.has_vectors = problem_.hidden_size % kCombineElements == 0 &&
-                       problem_.output_stride % kCombineElements == 0 &&
-                       reinterpret_cast<std::uintptr_t>(problem_.output) %
-                               (2 * kCombineElements) == 0;
+    args.has_vectors =
+        problem_.hidden_size % kCombineElements == 0 &&
+        problem_.output_stride % kCombineElements == 0 &&
+        reinterpret_cast<std::uintptr_t>(problem_.output) % (2 * kCombineElements) == 0;
     args.top_k = static_cast<std::int32_t>(problem_.top_k);
     args.hidden_size = static_cast<std::int32_t>(problem_.hidden_size);
     constexpr std::int64_t kPerCta = std::int64_t{kCombineThreads} * kCombineElements;
     args.ctas_per_token =
         static_cast<std::uint32_t>((problem_.hidden_size + kPerCta - 1) / kPerCta);
-    args.topk_ids_stride =
-        has_plain_ids(problem_) ? problem_.topk_ids_stride : problem_.top_k;
+    args.topk_ids_stride = has_plain_ids(problem_) ? problem_.topk_ids_stride : problem_.top_k;
     args.topk_weights_stride = problem_.topk_weights_stride;
     args.num_experts = problem_.num_experts;
     args.row_stride = padded_row(problem_.hidden_size);

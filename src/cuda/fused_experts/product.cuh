@@ -10,10 +10,10 @@
 #include <cstdint>
 
 #include "cuda/fused_experts/activations.cuh"
-#include "cuda/parts/floats.cuh"
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/fused_experts/stages.cuh"
 #include "cuda/parts/division.cuh"
+#include "cuda/parts/floats.cuh"
 #include "cuda/parts/pdl.cuh"
 
 namespace tessera::cuda {
@@ -60,8 +60,7 @@ struct Product {
   /// The row of the weights behind a column of the tile, or -1. Gate and up take turns in eights,
   /// so that both are in the same tile.
   static __device__ __forceinline__ std::int64_t weight_row(const ProductArgs& args,
-                                                            std::int32_t first_output,
-                                                            int column) {
+                                                            std::int32_t first_output, int column) {
     if (!kIsGateUp || !args.is_gated) {
       const std::int32_t output = first_output + column;
       return output < args.num_outputs ? output : -1;
@@ -130,31 +129,32 @@ struct Product {
     return count;
   }
 
-  /// What a warp multiplies of two words of a stage: sixteen elements of its rows and columns.
+  /// What a warp multiplies of two words of a stage: sixteen elements of kRows rows and of all its
+  /// columns.
+  template <int kRows>
   struct Fragments {
-    std::uint32_t a[kWarpRows / 16][4];
+    std::uint32_t a[kRows / 16 + 1][4];  // C++ has no arrays of length 0
     std::uint32_t b[kWarpColumns / 16][4];
 
-    __device__ __forceinline__ void load(std::uint32_t stage, int word, int num_rows) {
+    __device__ __forceinline__ void load(std::uint32_t stage, int word) {
+      if constexpr (kRows > 0) {
 #pragma unroll
-      for (int i = 0; i < kWarpRows / 16; ++i) {
-        if (16 * i < num_rows) load_a(stage, warp_row() + 16 * i, word, a[i]);
-      }
+        for (int i = 0; i < kRows / 16; ++i) load_a(stage, warp_row() + 16 * i, word, a[i]);
 #pragma unroll
-      for (int j = 0; j < kWarpColumns / 16; ++j) {
-        const int column = warp_column() + 16 * j;
-        if constexpr (kAccess == WeightAccess::kColumns) {
-          load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b[j]);
-        } else {
-          load_b(stage + kRowBytes, column, word, b[j]);
+        for (int j = 0; j < kWarpColumns / 16; ++j) {
+          const int column = warp_column() + 16 * j;
+          if constexpr (kAccess == WeightAccess::kColumns) {
+            load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b[j]);
+          } else {
+            load_b(stage + kRowBytes, column, word, b[j]);
+          }
         }
       }
     }
 
-    __device__ __forceinline__ void multiply(int num_rows, WarpSums* sums) const {
+    __device__ __forceinline__ void multiply(WarpSums* sums) const {
 #pragma unroll
-      for (int i = 0; i < kWarpRows / 16; ++i) {
-        if (16 * i >= num_rows) continue;
+      for (int i = 0; i < kRows / 16; ++i) {
 #pragma unroll
         for (int j = 0; j < kWarpColumns / 16; ++j) {
           multiply_add<T>(a[i], b[j][0], b[j][1], sums->of[i][2 * j]);
@@ -164,70 +164,79 @@ struct Product {
     }
   };
 
-  /// Multiplies all stages. The copies of num_stages - 1 stages, and the next fragments, are on
-  /// their way while the tensor cores multiply.
-  template <typename RowLines, typename WeightLines>
-  static __device__ __forceinline__ void multiply(const RowLines& rows, const WeightLines& weights,
-                                                  int num_rows, std::int32_t depth,
-                                                  std::uint32_t shared, WarpSums* sums) {
+  /// Multiplies all stages, for the first kRows rows of the warp. The copies of num_stages - 1
+  /// stages, and the next fragments, are on their way while the tensor cores multiply.
+  template <int kRows, typename RowLines, typename WeightLines>
+  static __device__ __forceinline__ void multiply_stages(const RowLines& rows,
+                                                         const WeightLines& weights,
+                                                         std::int32_t depth, std::uint32_t shared,
+                                                         WarpSums* sums) {
     const std::int32_t num_steps = (depth + kStageDepth - 1) / kStageDepth;
+    const auto stage_of = [&](std::int32_t step) {
+      return shared + step % kTile.num_stages * kStageBytes;
+    };
     const auto start_copies = [&](std::int32_t step) {
       if (step < num_steps) {
-        const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
-        rows.copy(stage, step * kStageDepth, depth);
-        weights.copy(stage + kRowBytes, step * kStageDepth, depth);
+        rows.copy(stage_of(step), step * kStageDepth, depth);
+        weights.copy(stage_of(step) + kRowBytes, step * kStageDepth, depth);
       }
       commit_copies();
     };
     // Afterwards a stage has arrived for all threads, and all have read the one before.
     const auto wait_for_stage = [] {
       wait_for_copies<kTile.num_stages - 2>();
-      __syncthreads();
+      synchronize_warps();
     };
-    Fragments fragments[2];
+    Fragments<kRows> fragments[2];
     for (std::int32_t step = 0; step < kTile.num_stages - 1; ++step) start_copies(step);
     wait_for_stage();
-    fragments[0].load(shared, 0, num_rows);
+    fragments[0].load(stage_of(0), 0);
     for (std::int32_t step = 0; step < num_steps; ++step) {
-      const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
       start_copies(step + kTile.num_stages - 1);
 #pragma unroll
       for (int word = 0; word < kWordsPerStage; word += 2) {
-        Fragments& next = fragments[word / 2 % 2 ^ 1];
+        Fragments<kRows>& next = fragments[word / 2 % 2 ^ 1];
         if (word + 2 < kWordsPerStage) {
-          next.load(stage, word + 2, num_rows);
+          next.load(stage_of(step), word + 2);
         } else if (step + 1 < num_steps) {
           wait_for_stage();
-          next.load(shared + (step + 1) % kTile.num_stages * kStageBytes, 0, num_rows);
+          next.load(stage_of(step + 1), 0);
         }
-        fragments[word / 2 % 2].multiply(num_rows, sums);
+        fragments[word / 2 % 2].multiply(sums);
       }
     }
     wait_for_copies<0>();
+    synchronize_warps();
   }
 
-  /// Calls visit(row of the tile, column, two sums next to each other) for the sums of this thread.
-  template <typename Visit>
-  static __device__ __forceinline__ void for_each_pair_of_sums(const WarpSums& sums,
-                                                               const Visit& visit) {
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-#pragma unroll
-    for (int i = 0; i < 2 * (kWarpRows / 16); ++i) {
-#pragma unroll
-      for (int j = 0; j < kWarpColumns / 8; ++j) {
-        const float(&of)[4] = sums.of[i / 2][j];
-        visit(warp_row() + 8 * i + lane / 4, warp_column() + 8 * j + lane % 4 * 2,
-              i % 2 == 0 ? make_float2(of[0], of[1]) : make_float2(of[2], of[3]));
+  /// Multiplies as many rows as hold pairs, in sixteens. Warps may run different code from here to
+  /// the end of the stages.
+  template <int kRows = kWarpRows, typename RowLines, typename WeightLines>
+  static __device__ __forceinline__ void multiply(int num_rows, const RowLines& rows,
+                                                  const WeightLines& weights, std::int32_t depth,
+                                                  std::uint32_t shared, WarpSums* sums) {
+    if constexpr (kRows > 0) {
+      if (num_rows <= kRows - 16) {
+        return multiply<kRows - 16>(num_rows, rows, weights, depth, shared, sums);
       }
     }
+    multiply_stages<kRows>(rows, weights, depth, shared, sums);
   }
 
-  /// Writes all sums to the tile [pairs][kSumStride] in shared memory, where the stages were.
+  /// Writes a warp's sums to the tile [pairs][kSumStride] in shared memory.
   static __device__ __forceinline__ void share_sums(const WarpSums& sums, float* tile) {
-    __syncthreads();
-    for_each_pair_of_sums(sums, [&](int row, int column, float2 two) {
-      *reinterpret_cast<float2*>(tile + row * kSumStride + column) = two;
-    });
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+    for (int i = 0; i < kWarpRows / 16; ++i) {
+#pragma unroll
+      for (int j = 0; j < kWarpColumns / 8; ++j) {
+        float* const at = tile + (warp_row() + 16 * i + lane / 4) * kSumStride + warp_column() +
+                          8 * j + lane % 4 * 2;
+        *reinterpret_cast<float2*>(at) = make_float2(sums.of[i][j][0], sums.of[i][j][1]);
+        *reinterpret_cast<float2*>(at + 8 * kSumStride) =
+            make_float2(sums.of[i][j][2], sums.of[i][j][3]);
+      }
+    }
     __syncthreads();
   }
 
@@ -263,53 +272,57 @@ struct Product {
                                                          std::int32_t first_output,
                                                          const float* tile) {
     const bool is_in_turns = kAccess == WeightAccess::kColumns && args.is_interleaved;
-    for_each_output(args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output,
-                                                   int place) {
-      const float* const sums = tile + row * kSumStride;
-      const float scale =
-          args.input_scale == nullptr
-              ? 1.0F
-              : float_at(args.input_scale, args.input_scale_dtype,
-                         divide(pair, args.slots_per_row) * args.input_scale_stride);
-      T* const to = static_cast<T*>(args.output) + pair * args.output_stride + output;
+    for_each_output(
+        args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output, int place) {
+          const float* const sums = tile + row * kSumStride;
+          const float scale =
+              args.input_scale == nullptr
+                  ? 1.0F
+                  : float_at(args.input_scale, args.input_scale_dtype,
+                             divide(pair, args.slots_per_row) * args.input_scale_stride);
+          T* const to = static_cast<T*>(args.output) + pair * args.output_stride + output;
 #pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (output + i >= args.num_outputs) break;
-        float gate = 0;
-        float up = 0;
-        if (!args.is_gated) {
-          gate = __fmaf_rn(scale, sums[place + i], bias(args, expert, output + i));
-        } else {
-          const int in_eights = place / 8 * 16 + place % 8 + i;
-          const int gate_column = is_in_turns ? 2 * (place + i) : in_eights;
-          const int up_column = is_in_turns ? gate_column + 1 : in_eights + 8;
-          const std::int64_t gate_row =
-              args.is_interleaved ? 2 * std::int64_t{output + i} : output + i;
-          const std::int64_t up_row =
-              args.is_interleaved ? gate_row + 1 : gate_row + args.num_outputs;
-          gate = __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row));
-          up = __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row));
-        }
-        to[i] = rounded<T>(activated(args, gate, up));
-      }
-    });
+          for (int i = 0; i < kAtOnce; ++i) {
+            if (output + i >= args.num_outputs) break;
+            float gate = 0;
+            float up = 0;
+            if (!args.is_gated) {
+              gate = __fmaf_rn(scale, sums[place + i], bias(args, expert, output + i));
+            } else {
+              const int in_eights = place / 8 * 16 + place % 8 + i;
+              const int gate_column = is_in_turns ? 2 * (place + i) : in_eights;
+              const int up_column = is_in_turns ? gate_column + 1 : in_eights + 8;
+              const std::int64_t gate_row =
+                  args.is_interleaved ? 2 * std::int64_t{output + i} : output + i;
+              const std::int64_t up_row =
+                  args.is_interleaved ? gate_row + 1 : gate_row + args.num_outputs;
+              gate = __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row));
+              up = __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row));
+            }
+            to[i] = rounded<T>(activated(args, gate, up));
+          }
+        });
   }
 
   /// Writes the rows of the down product.
   static __device__ __forceinline__ void write_rows(const ProductArgs& args,
                                                     const std::int32_t* pairs, std::int32_t expert,
-                                                    std::int32_t first_output,
-                                                    const WarpSums& sums) {
-    float* const rows = static_cast<float*>(args.output);
-    for_each_pair_of_sums(sums, [&](int row, int column, float2 two) {
-      const std::int32_t pair = pairs[row];
-      const std::int32_t output = first_output + column;
-      if (pair < 0 || output >= args.num_outputs) return;
-      two.x += bias(args, expert, output);
-      if (output + 1 < args.num_outputs) two.y += bias(args, expert, output + 1);
-      // A row has room for whole words.
-      *reinterpret_cast<float2*>(rows + pair * args.output_stride + output) = two;
-    });
+                                                    std::int32_t first_output, const float* tile) {
+    for_each_output(
+        args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output, int place) {
+          float4 sums = *reinterpret_cast<const float4*>(tile + row * kSumStride + place);
+          if (args.bias != nullptr) {
+            // Nothing reads the elements after the last; they have no bias of their own.
+            const int last = args.num_outputs - 1;
+            sums.x += bias(args, expert, output);
+            sums.y += bias(args, expert, min(output + 1, last));
+            sums.z += bias(args, expert, min(output + 2, last));
+            sums.w += bias(args, expert, min(output + 3, last));
+          }
+          // Rows have room for whole words.
+          float* const to = static_cast<float*>(args.output) + pair * args.output_stride + output;
+          *reinterpret_cast<float4*>(to) = sums;
+        });
   }
 
   static __device__ __forceinline__ void run(const ProductArgs& args, unsigned char* shared,
@@ -325,14 +338,14 @@ struct Product {
     }
     __syncthreads();
     WarpSums sums;
-    multiply(rows_of(args, pairs), weights_of(args, expert, at.first_output), num_warp_rows(pairs),
+    multiply(num_warp_rows(pairs), rows_of(args, pairs), weights_of(args, expert, at.first_output),
              args.depth, shared_address(shared), &sums);
+    float* const tile = reinterpret_cast<float*>(shared);
+    share_sums(sums, tile);
     if constexpr (kIsGateUp) {
-      float* const tile = reinterpret_cast<float*>(shared);
-      share_sums(sums, tile);
       write_activated(args, pairs, expert, at.first_output, tile);
     } else {
-      write_rows(args, pairs, expert, at.first_output, sums);
+      write_rows(args, pairs, expert, at.first_output, tile);
     }
   }
 };

@@ -33,8 +33,8 @@ __device__ __forceinline__ void copy_elements(std::uint32_t target, const std::u
     const std::uint32_t high = 2 * i + 1 < count ? source[(2 * i + 1) * step] : 0;
     word[i] = low | high << 16;
   }
-  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(word[0]),
-               "r"(word[1]), "r"(word[2]), "r"(word[3])
+  asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(target), "r"(word[0]), "r"(word[1]),
+               "r"(word[2]), "r"(word[3])
                : "memory");
 }
 

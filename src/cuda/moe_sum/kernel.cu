@@ -1,9 +1,7 @@
 // A CTA sums a part of one token's row, and each of its threads one word of that part. A thread
 // loads up to kSlotsAtOnce slots at once.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "cuda/moe_sum/kernel.hpp"
+#include "cuda/parts/floats.cuh"
 #include "cuda/parts/pdl.cuh"
 
 namespace tessera::cuda {
@@ -12,10 +10,6 @@ namespace {
 using Args = MoeSumKernelArgs;
 
 constexpr int kSlotsAtOnce = 8;
-
-__device__ __forceinline__ float to_float(float value) { return value; }
-__device__ __forceinline__ float to_float(__half value) { return __half2float(value); }
-__device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 
 /// Rounds to nearest, ties to even. The conversions to 16 bits give every NaN the bits that the
 /// contract asks for. A float32 is not converted, so its NaNs are replaced.

@@ -26,8 +26,7 @@ __device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float value) {
 }
 
 /// Element `index` of an array of float16, bfloat16 or float32.
-__device__ __forceinline__ float float_at(const void* array, DLDataType dtype,
-                                          std::int64_t index) {
+__device__ __forceinline__ float float_at(const void* array, DLDataType dtype, std::int64_t index) {
   if (dtype.bits == 32) return static_cast<const float*>(array)[index];
   if (dtype.code == kDLBfloat) return to_float(static_cast<const __nv_bfloat16*>(array)[index]);
   return to_float(static_cast<const __half*>(array)[index]);
