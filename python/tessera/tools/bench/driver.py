@@ -136,18 +136,17 @@ def _measured_row(
     judged: set[str] = set()
     timed = [method for method in methods if request.op.is_timed(shape, method)]
     for method in timed:
-        entrants = [one for one in runners if method in one.methods]
+        entrants = [one for one in runners if method in one.methods and one.name not in refusals]
+        calls = {}
         for one in entrants:
-            if one.is_checked and one.name not in judged:
-                judged.add(one.name)
-                try:
+            try:
+                if one.is_checked and one.name not in judged:
+                    judged.add(one.name)
                     if broken := _broken_rules(problems, one):
                         violations[one.name] = broken
-                except NotTimedError as error:
-                    refusals[one.name] = str(error)
-        runners = [one for one in runners if one.name not in refusals]
-        entrants = [one for one in entrants if one.name not in refusals]
-        calls = {one.name: one.prepare_all(problems) for one in entrants}
+                calls[one.name] = one.prepare_all(problems)
+            except NotTimedError as error:
+                refusals[one.name] = str(error)
         if method == "cold":
             times = cold_times(shape, list(calls))
         else:

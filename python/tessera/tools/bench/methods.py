@@ -346,12 +346,15 @@ def _of_long_calls(
     times = Times()
     graphs: dict[str, Any] = {}
     torch.cuda.synchronize()
+    torch.cuda.empty_cache()
     with torch.cuda.stream(torch.cuda.Stream()), garbage_uncollected():
         for name, call in calls.items():
             try:
                 graphs[name] = captured(torch, call.run, 1)
             except Exception as error:
                 times.failures[name] = _first_line(error)
+            # What the calls before the capture have allocated, up to some GB for each contender.
+            torch.cuda.empty_cache()
         for name, found in sample(torch, graphs).items():
             us = [one / calls[name].num_calls for one in found]
             times.us[name] = statistics.median(us)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import timeit
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -250,7 +251,7 @@ def _require_near(problem: LayerProblem, rows_of: Callable[[int, Any], Any]) -> 
 def _once(
     name: str, prepare: Callable[[LayerProblem], TimedCall]
 ) -> Callable[[LayerProblem], TimedCall]:
-    """Prepares a peer once for a problem.
+    """Prepares a contender once for a problem.
 
     Whatever it raises then, or when it is checked, keeps it from being timed on this shape; the
     others are timed all the same.
@@ -267,8 +268,9 @@ def _once(
     def of(problem: LayerProblem) -> TimedCall:
         if name not in problem.calls:
             call = failing(lambda: prepare(problem))
-            check = call.check
-            problem.calls[name] = dataclasses.replace(call, check=lambda: failing(check))
+            if (check := call.check) is not None:
+                call = dataclasses.replace(call, check=lambda: failing(check))
+            problem.calls[name] = call
         return problem.calls[name]
 
     return of
@@ -291,7 +293,7 @@ def contenders(device: str) -> list[Contender]:
     found = [
         Contender("tessera", "tessera", METHODS, _prepare_tessera),
         Contender("weights", "related", (), _prepare_tessera),  # computed, see `bounds`
-        Contender("dense", "related", METHODS, _prepare_dense, version=torch.__version__),
+        Contender("dense", "related", METHODS, _once("dense", _prepare_dense)),
     ]
     if hasattr(torch.nn.functional, "grouped_mm"):
         found.append(_layer("grouped_mm", _torch_grouped_mm))
@@ -317,9 +319,10 @@ def bounds(problem: LayerProblem) -> dict[str, float]:
 
 
 def facts() -> dict[str, Any]:
-    """The bandwidth that the floor `weights` rests on, and how far a peer may be off."""
+    """A name of the run, the bandwidth that `weights` rests on, and how far a peer may be off."""
     found = read_bandwidth()
     return {
+        "run": uuid.uuid4().hex[:8],
         "read_gb_per_s": found.bytes_per_second / 1e9,
         "read_by": found.reader,
         "peers_within": NEAR["bfloat16"],
