@@ -223,6 +223,36 @@ def test_tesseras_outputs_are_checked_in_every_set(
         measured(TINY[1])
 
 
+def test_tesseras_outputs_have_to_keep_the_bound_of_the_contract(
+    gpu: SimpleNamespace, no_engines: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Near enough for a peer is not enough."""
+    right = tessera.fused_experts
+
+    def near(*arguments: Any, out: Any) -> Any:
+        return right(*arguments, out=out).mul_(1.015)
+
+    monkeypatch.setattr(tessera, "fused_experts", near)
+    with pytest.raises(ContractBrokenError, match=r"^tessera breaks the contract on .*error_bound"):
+        measured(TINY[2])
+
+
+def test_a_peer_is_compared_in_every_set(
+    gpu: SimpleNamespace, engines: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = engines("vllm.model_executor.layers.fused_moe.fused_moe")
+    right, calls = module.fused_experts, 0
+
+    def wrong(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return right(*arguments) * (1.1 if calls == 4 else 1.0)
+
+    monkeypatch.setattr(module, "fused_experts", wrong)
+    (row,) = measured(TINY[1], peers=["vllm"])["rows"]
+    assert "off a float32 reference" in row["refusals"]["vllm"]
+
+
 def test_rows_that_the_checker_does_not_see_are_compared(
     gpu: SimpleNamespace, no_engines: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +271,8 @@ def test_rows_that_the_checker_does_not_see_are_compared(
 
 
 def test_sets_have_other_ids_and_the_same_weights() -> None:
+    numbers = [fused_experts_cuda.num_sets(tokens) for tokens in (1, 64, 65, 16384)]
+    assert numbers == [4, 4, 1, 1]
     problem = make_problem(Shape("tiny", 64, 2, 8, 4, "bfloat16", 3), "cpu", 3)
     assert len({str(one.topk_ids.tolist()) for one in problem.sets}) == 4
     assert len({id(one.w13) for one in problem.sets}) == 1
