@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 
 import tessera
-from tessera.cli import bench as command
 from tessera.cli.main import main
 from tessera.tools.bench import calls, methods
 from tessera.tools.bench.contender import HOST_LIBRARY, TimedCall, native_library
@@ -218,19 +217,6 @@ def test_without_torch_the_op_is_refused(
     assert capsys.readouterr().err == (
         f"tessera bench: --op {op.name}: expected torch, for the arrays of all contenders: torch "
         "is not installed\n"
-    )
-
-
-def test_the_op_is_timed_on_the_cpu_alone(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    both = [SimpleNamespace(name=name, available=True, detail="") for name in ("cpu", "cuda")]
-    monkeypatch.setattr(tessera, "backends", lambda: both)
-    assert command._device("auto", OP) == command._device("cpu", OP) == "cpu"
-    assert command._device("auto", OPS["moe_sum"]) == "cuda"
-    assert main(["bench", "--device", "cuda", "--op", "fused_experts"]) == 2
-    assert capsys.readouterr().err == (
-        "tessera bench: --device: expected cpu with --op fused_experts, got cuda\n"
     )
 
 

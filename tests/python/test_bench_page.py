@@ -36,6 +36,7 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "page_cpu",
         "page_expert_product",
         "page_fused_experts",
+        "page_fused_experts_gpu",
         "page_h200",
         "page_inspection",
         "page_ops",

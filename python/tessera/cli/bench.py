@@ -14,6 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 import tessera
+from tessera.cli.bench_models import model_shapes
 from tessera.cli.inputs import refuse_repeated, require_memory
 from tessera.cli.integers import MAX_INT, seed
 from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
@@ -40,11 +41,20 @@ from tessera.tools.bench.tuning import Tuning, layer_names, tuning
 from tessera.tools.bench.tuning_report import print_tuning
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 
-_METHODS = ("graph", "chain", "l2", "eager", "cold", "call")
+_METHODS = ("graph", "chain", "l2", "eager", "cold", "burst", "sustained", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
 _SHAPE_OPTIONS = ("tokens", "experts", "top_k", "block_size", *_VARIANT_OPTIONS)
+_OF_MODELS = ("tokens", "skew")
 _NOT_OF_LOGS = ("preset", "experts", "top_k", *_VARIANT_OPTIONS, "method", "plot")
 _WHOLE_LAYER_BLOCK_SIZE = 128
+_MODEL_PRESETS = tuple(
+    name
+    for op in OPS.values()
+    for of_device in (op, op.cuda)
+    if of_device is not None and of_device.num_sets is not None
+    for name in of_device.presets
+    if name not in PRESETS
+)
 
 
 def _integers(least: int) -> Callable[[str], list[int]]:
@@ -83,6 +93,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=tuple(OPS),
         help=f"what to time (default: {OP.name}); the others have a list of shapes of their own",
     )
+    add(
+        "--model",
+        type=_words(()),
+        metavar="M,..",
+        help="only these models' shapes of --op fused_experts (default: all); --tokens, --skew and "
+        "--log then vary them",
+    )
     lists = parser.add_argument_group("shapes", "Lists are comma-separated; all combinations run.")
     lists.add_argument("--tokens", type=_integers(1), metavar="N,..", help="tokens (default: 4096)")
     lists.add_argument("--experts", type=_integers(1), metavar="E,..", help="(default: 64)")
@@ -100,11 +117,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     lists.add_argument(
         "--preset",
-        choices=(*PRESETS, *REPORTING.presets, "report"),
+        choices=(*PRESETS, *REPORTING.presets, *_MODEL_PRESETS, "report"),
         help="shapes instead of those lists: quick (the default); headline, the performance page's "
         "first table; grid, 90 shapes from 2 to 2 million ids; outputs, what expert_counts=, "
-        "statistics= and validate=True add to a call; or report: all results of the page, for all "
-        "ops, one file each in the folder --json",
+        "statistics= and validate=True add to a call; for --op fused_experts on CUDA table, four "
+        "models at 1 to 16384 tokens, or anchors, eight cells of that table; or report: all "
+        "results of the page, for all ops, one file each in the folder --json",
     )
     lists.add_argument(
         "--log",
@@ -116,7 +134,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: a sample of windows of 1, 2, 4 ... 4096 tokens (or --tokens) of a routing "
         "log, without its warm-up, at the block size that tessera inspect recommends for each and "
         "its neighbours (or --block-size), with padding and cost; .jsonl, .npy or .npz. With "
-        "--preset report: whole layers of .jsonl, each compared with uniform ids of the same sizes",
+        "--preset report: whole layers of .jsonl, each compared with uniform ids of the same "
+        "sizes. With --op fused_experts: tokens of .jsonl, and its numbers of experts and ids",
     )
     variants = parser.add_argument_group("variants of every shape")
     some = "some of %s (default: %s)"
@@ -144,7 +163,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_words(_METHODS),
         metavar="M,..",
         help="on CUDA some of graph, chain, l2, eager, cold (default: graph,chain; with --log "
-        "graph); on the CPU call, eager (default: call)",
+        "graph), of fused_experts burst, sustained (default: both); on the CPU call, eager "
+        "(default: call)",
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
     add("--seed", type=seed, default=0, help=f"seed of synthetic ids and of samples {shown}")
@@ -160,14 +180,20 @@ def run(args: argparse.Namespace) -> int:
     # Or the idle threads of one contender occupy the cores of the next one.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     load_library()
-    op = _op(args)
-    device = _device(args.device, op)
+    device = _device(args.device, OPS[args.op or OP.name])
+    op = _op(args, device)
     found = None
     if args.preset == "report":
-        _require_alone("--preset report", args, (*_SHAPE_OPTIONS, "op", "method", "peers", "plot"))
+        _require_alone(
+            "--preset report", args, (*_SHAPE_OPTIONS, "op", "model", "method", "peers", "plot")
+        )
         if args.json is None:
             raise ValueError("--preset report: expected --json FOLDER")
         requests = report_requests(device, *_whole_layers(args.log), args.seed, args.commit)
+    elif op.num_sets is not None:
+        others = [name for name in _SHAPE_OPTIONS if name not in _OF_MODELS]
+        _require_alone(f"--op {op.name}", args, (*others, "plot"))
+        requests = {"": [_request(args, device, op, *model_shapes(args, op))]}
     elif args.log:
         _require_alone("--log", args, _NOT_OF_LOGS)
         found = _inspected(args)
@@ -177,7 +203,7 @@ def run(args: argparse.Namespace) -> int:
         _require_alone(special, args, (*_SHAPE_OPTIONS, "plot"))
         requests = {"": [_request(args, device, op, op.usual_shapes, {})]}
     else:
-        methods = _methods(args, device)
+        methods = _methods(args, device, op)
         shapes = _shapes(args, methods)
         for shape in shapes:
             require_memory(shape.num_tokens, shape.top_k, shape.num_experts, shape.block_size)
@@ -207,10 +233,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _op(args: argparse.Namespace) -> Op:
+def _op(args: argparse.Namespace, device: str) -> Op:
     """What is timed: an op, or calls of one that only a preset has."""
-    op = OPS[args.op or OP.name]
-    if args.log and op.name != OP.name:
+    op = OPS[args.op or OP.name].on(device)
+    if args.model is not None and op.num_sets is None:
+        raise ValueError(f"--model: expected --op fused_experts beside it, got --op {op.name}")
+    if args.log and op.name != OP.name and op.num_sets is None:
         raise ValueError(f"--log: expected --op {OP.name}, got {op.name}")
     if op.name == OP.name and args.preset in REPORTING.presets:
         return REPORTING
@@ -275,9 +303,9 @@ def _inspected(args: argparse.Namespace) -> Tuning:
         return tuning(args.log, args.tokens, args.block_size, args.seed, progress)
 
 
-def _methods(args: argparse.Namespace, device: str) -> list[str]:
+def _methods(args: argparse.Namespace, device: str, op: Op = OP) -> list[str]:
     usual = ["call"] if device == "cpu" else ["graph"] if args.log else ["graph", "chain"]
-    methods: list[str] = args.method or usual
+    methods: list[str] = args.method or list(op.methods) or usual
     return methods
 
 
@@ -313,7 +341,7 @@ def _request(
     return Request(
         device,
         shapes,
-        _methods(args, device),
+        _methods(args, device, op),
         [] if args.peers == ["none"] else args.peers,
         windows,
         args.seed,

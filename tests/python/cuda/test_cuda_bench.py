@@ -87,3 +87,23 @@ def test_a_chain_leaves_ids_and_outputs_as_they_were(dtype: str) -> None:
     alone()
     np.testing.assert_array_equal(problem.topk_ids.cpu().numpy(), problem.host_ids)
     assert problem.violations(call.run()) == []
+
+
+def test_the_layer_of_a_model_beside_its_floors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.json"
+    shapes = ["--model", "Qwen3-30B-A3B", "--tokens", "3,4096", "--peers", "grouped_mm"]
+    arguments = ["--op", "fused_experts", "--device", "cuda", *shapes, "--json", str(results)]
+    assert main(["bench", *arguments]) == 0
+    document = json.loads(results.read_text())
+    assert document["read_gb_per_s"] > 100
+    few, many = document["rows"]
+    for row in (few, many):
+        assert (row["violations"], row["failures"], row["refusals"]) == ({}, {}, {})
+        assert set(row["us"]) == {"tessera", "weights", "dense", "grouped_mm"}
+        # Nothing reads the weights faster than a sum.
+        assert row["ratios"]["Tessera / floor"] > 0.9
+    assert set(few["us"]["tessera"]) == {"burst"}
+    assert set(many["us"]["tessera"]) == {"burst", "sustained"}
+    assert "; fused_experts; commit " in capsys.readouterr().out

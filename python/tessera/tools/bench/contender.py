@@ -14,13 +14,17 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-Kind = Literal["tessera", "peer", "related", "floor", "cost"]
+Kind = Literal["tessera", "peer", "part", "related", "floor", "cost"]
 
 HOST_LIBRARY = "tessera_bench.so"
 CUDA_LIBRARY = "tessera_bench_cuda.so"
 
 # The folder in a checkout that scripts/build.sh bench writes them to.
 _BUILD = Path("build", "bench")
+
+
+class NotTimedError(Exception):
+    """A contender cannot be timed on a shape, or computes something else; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,16 @@ class TimedCall:
     source: the tensor on a GPU that `run` reads, for the method `chain`; None for all others.
     is_aligned: whether `run` returns the three arrays of an alignment op, of which `chain` reads
         only the used part; other arrays it reads completely.
+    num_calls: how many calls `run` makes, for the methods `burst` and `sustained`.
+    check: takes the place of the op's checker; raises NotTimedError.
     """
 
     run: Callable[[], Any]
     seconds: Callable[[int], float]
     source: Any = None
     is_aligned: bool = True
+    num_calls: int = 1
+    check: Callable[[], None] | None = None
 
     @staticmethod
     def of(
@@ -61,7 +69,8 @@ class Contender:
 
     `version` is the version of another project's package.
 
-    A related contender is another op that does comparable work. A floor only does the memory
+    A part is a peer that does only some of the op's work. A related contender is another op that
+    does comparable work. A floor only does the memory
     traffic that every implementation needs. A cost is a call from Python that does nothing.
     """
 
@@ -78,7 +87,7 @@ class Contender:
     @property
     def is_checked(self) -> bool:
         """Whether its outputs are checked against the contract."""
-        return self.kind in ("tessera", "peer")
+        return self.kind in ("tessera", "peer", "part")
 
     def prepare_all(self, problems: Sequence[Any]) -> TimedCall:
         """A call that cycles through these problems of one shape; there may be only one."""

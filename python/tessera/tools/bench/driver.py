@@ -11,15 +11,17 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.tools.bench.cold import cold_times
-from tessera.tools.bench.contender import Contender
+from tessera.tools.bench.contender import Contender, NotTimedError
 from tessera.tools.bench.judgement import below_floor, judged_methods, less_flattering, speeds
 from tessera.tools.bench.machine import description
 from tessera.tools.bench.methods import MEANINGS, METHODS, QUICK, Effort, Times, missing
 from tessera.tools.bench.op import AnyProblem, AnyShape, Op
 from tessera.tools.bench.ops import align_block_size
-from tessera.tools.bench.shapes import Shape
 
-_DEVICE_METHODS = {"cpu": ("call", "eager"), "cuda": ("graph", "chain", "l2", "eager", "cold")}
+_DEVICE_METHODS = {
+    "cpu": ("call", "eager"),
+    "cuda": ("graph", "chain", "l2", "eager", "cold", "burst", "sustained"),
+}
 
 
 class ContractBrokenError(Exception):
@@ -68,17 +70,17 @@ class Request:
             return True
         return contender.name.partition("/")[0] in self.peers
 
-    def problems(self, shape: AnyShape) -> list[AnyProblem]:
+    def problems(self, shape: Any) -> list[AnyProblem]:
         """The shape's problem, or one per window of its log."""
         make = self.op.make_problem
-        if isinstance(shape, Shape) and shape.trace:
+        if getattr(shape, "trace", ""):
             windows = self.windows[shape.trace, shape.num_tokens]
             return [make(shape, self.device, self.seed, ids) for ids in windows]
         return [make(shape, self.device, self.seed)]
 
 
 def _is_peer(contender: Contender) -> bool:
-    return contender.kind == "peer"
+    return contender.kind in ("peer", "part")
 
 
 def measure(request: Request, progress: Callable[[str], object] = lambda shape: None) -> Any:
@@ -94,12 +96,14 @@ def measure(request: Request, progress: Callable[[str], object] = lambda shape: 
     present = [one for one in wanted if not one.unavailable]
     unusable = {method: why for method in request.methods if (why := missing(method))}
     usable = [method for method in request.methods if method not in unusable]
+    facts = request.op.facts()
     rows = []
     for shape in request.shapes:
         progress(shape.name)
         rows.append(_measured_row(request, shape, usable, present))
     return {
         **description(request.device, request.commit),
+        **facts,
         "seed": request.seed,
         "methods": {method: MEANINGS[method] for method in usable},
         "methods_unavailable": unusable,
@@ -130,14 +134,19 @@ def _measured_row(
     }
     violations: dict[str, list[str]] = {}
     judged: set[str] = set()
-    for method in methods:
-        entrants = [one for one in runners if method in one.methods]
+    timed = [method for method in methods if request.op.is_timed(shape, method)]
+    for method in timed:
+        entrants = [one for one in runners if method in one.methods and one.name not in refusals]
+        calls = {}
         for one in entrants:
-            if one.is_checked and one.name not in judged:
-                judged.add(one.name)
-                if broken := _broken_rules(problems, one):
-                    violations[one.name] = broken
-        calls = {one.name: one.prepare_all(problems) for one in entrants}
+            try:
+                if one.is_checked and one.name not in judged:
+                    judged.add(one.name)
+                    if broken := _broken_rules(problems, one):
+                        violations[one.name] = broken
+                calls[one.name] = one.prepare_all(problems)
+            except NotTimedError as error:
+                refusals[one.name] = str(error)
         if method == "cold":
             times = cold_times(shape, list(calls))
         else:
@@ -146,6 +155,8 @@ def _measured_row(
         for key, of_method in dataclasses.asdict(times).items():
             for name, value in of_method.items():
                 found[key].setdefault(name, {})[method] = value
+    for name, us in request.op.bounds(problems[0]).items():
+        found["us"][name] = dict.fromkeys(timed, us)
     request.op.after_shape()
     row |= {**found, "violations": violations, "refusals": refusals}
     return row | _judgement(request.op, found["us"], {one.name: one.kind for one in present})
@@ -155,6 +166,9 @@ def _broken_rules(problems: Sequence[AnyProblem], contender: Contender) -> list[
     """The violations of a contender on the first problem on which it has any."""
     for problem in problems:
         call = contender.prepare(problem)
+        if call.check is not None:
+            call.check()
+            continue
         problem.poison()
         if broken := problem.violations(call.run()):
             if contender.kind == "tessera":
@@ -184,6 +198,6 @@ def _judgement(
     for kind, name in (("peer", "Tessera / best peer"), ("floor", "Tessera / floor")):
         if (found := less_flattering(us, kinds, kind)) is not None:
             ratios[name] = found
-    if "call" in judged_methods(us):
-        ratios |= op.ratios(speeds(us, "call"))
+    for method in {"call", "burst"} & set(judged_methods(us)):
+        ratios |= op.ratios(speeds(us, method))
     return {"ratios": ratios, "below_floor": below_floor(us, kinds)}

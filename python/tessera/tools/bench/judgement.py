@@ -11,7 +11,11 @@ _NOISE = 0.02
 # The methods that compare the speed of contenders. In `graph` a call overlaps the previous one, in
 # `chain` it has other kernels around it: neither alone decides.
 GPU_METHODS = ("graph", "chain")
-SPEED_METHODS = (*GPU_METHODS, "call", "l2")
+
+# Of ops whose calls are long: alone, and at the temperature and power of a long run.
+LONG_CALL_METHODS = ("burst", "sustained")
+
+SPEED_METHODS = (*GPU_METHODS, *LONG_CALL_METHODS, "call", "l2")
 
 # Times by contender and method, as a row of results has them, and the kind of each contender.
 Row = Mapping[str, Mapping[str, float]]
@@ -30,9 +34,12 @@ def best(us: Mapping[str, float], kinds: Kinds, kind: str) -> tuple[str, float] 
 
 
 def judged_methods(us: Row) -> list[str]:
-    """The methods that decide on speed: both methods of a GPU, or the best of the others."""
+    """The methods that decide on speed: both of a pair for a GPU, or the best of the others."""
     measured = [method for method in SPEED_METHODS if speeds(us, method)]
-    return [method for method in measured if method in GPU_METHODS] or measured[:1]
+    for pair in (GPU_METHODS, LONG_CALL_METHODS):
+        if found := [method for method in measured if method in pair]:
+            return found
+    return measured[:1]
 
 
 def ratio(us: Row, kinds: Kinds, method: str, kind: str) -> float | None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import importlib.util
 import math
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tessera._library import torch_or_none
 from tessera.tools.bench.contender import CUDA_LIBRARY, TimedCall, native_library
+from tessera.tools.bench.graphs import WARMUP_CALLS, captured, garbage_uncollected, replay_us
 from tessera.tools.bench.load import SPOILED_ABOVE, waited_seconds
 from tessera.tools.bench.problem import MAX_WINDOWS
 
@@ -24,10 +23,11 @@ _REPLAYS = (5, 30)
 _GRAPH_ROUNDS = 2
 _REPLAY_BUDGET_US = 25_000.0
 
-# The GPU sleeps some 30 us before a graph, until the host has enqueued the graph and both events.
-_SLEEP_CYCLES = 60_000
-
-_WARMUP_CALLS = 3
+# Of long calls: a burst leaves the GPU time to cool down, a second at full power does not.
+_BURST_REPLAYS = (7, 31)
+_BURST_BUDGET_US = 60_000.0
+_SUSTAINED_US = 1e6
+_SUSTAINED_ROUNDS = 2
 
 # Few enough that the launches of a peer with several kernels fit into the GPU's queue: once it is
 # full, the host waits.
@@ -82,7 +82,7 @@ def eager(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     """Host time of enqueuing a call: a loop that does not synchronise. Interleaved at random."""
     numbers = dict.fromkeys(calls, _EAGER_CALLS)
     for call in calls.values():
-        for _ in range(_WARMUP_CALLS):
+        for _ in range(WARMUP_CALLS):
             call.run()
     return _interleaved(calls, numbers, _EAGER_ROUNDS, _synchronize_if_cuda())
 
@@ -130,12 +130,42 @@ def l2(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     return times
 
 
+def burst(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
+    """GPU time of a call in single replays of a graph of its calls; interleaved at random."""
+
+    def sample(torch: Any, graphs: Mapping[str, Any]) -> dict[str, list[float]]:
+        slowest = max((replay_us(torch, graph) for graph in graphs.values()), default=1.0)
+        turns = int(min(max(_BURST_BUDGET_US / slowest, _BURST_REPLAYS[0]), _BURST_REPLAYS[1]))
+        return _in_turns(graphs, turns, lambda name: replay_us(torch, graphs[name]))
+
+    return _of_long_calls(calls, sample)
+
+
+def sustained(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
+    """GPU time of a call while the same graph is replayed for a second; interleaved at random."""
+
+    def sample(torch: Any, graphs: Mapping[str, Any]) -> dict[str, list[float]]:
+        numbers = {
+            name: math.ceil(_SUSTAINED_US / replay_us(torch, graph))
+            for name, graph in graphs.items()
+        }
+
+        def mean_us(name: str) -> float:
+            return replay_us(torch, graphs[name], numbers[name]) / numbers[name]
+
+        return _in_turns(graphs, _SUSTAINED_ROUNDS, mean_us)
+
+    return _of_long_calls(calls, sample)
+
+
 METHODS: dict[str, Callable[[Mapping[str, TimedCall], Effort], Times]] = {
     "call": host_calls,
     "graph": graph,
     "chain": chain,
     "l2": l2,
     "eager": eager,
+    "burst": burst,
+    "sustained": sustained,
 }
 
 MEANINGS = {
@@ -149,6 +179,12 @@ MEANINGS = {
     "their interquartile range in brackets",
     "l2": "triton's do_bench, L2 flushed before every call, median",
     "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
+    "burst": "CUDA graph of a shape's calls, four with different inputs up to 64 tokens and one "
+    f"above, median of {_BURST_REPLAYS[0]} to {_BURST_REPLAYS[1]} single replays, contenders "
+    "interleaved at random",
+    "sustained": "the same graph replayed back to back for "
+    f"{_SUSTAINED_US / 1e6:.0f} second, median of {_SUSTAINED_ROUNDS} such runs, contenders "
+    "interleaved at random, from 4096 tokens on",
     "cold": "first call of a process and synchronisation, inputs ready, by the wall clock, median "
     "of 3 processes",
 }
@@ -213,19 +249,6 @@ def _synchronize_if_cuda() -> Callable[[], object]:
     return torch.cuda.synchronize  # type: ignore[no-any-return]
 
 
-@contextlib.contextmanager
-def _garbage_uncollected() -> Iterator[None]:
-    """Disables garbage collection: freeing a graph or event during a capture would end it."""
-    gc.collect(0)
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
-
-
 def _with_and_without(call: TimedCall) -> list[Callable[[], Any]]:
     """A call between its neighbours, and the neighbours alone."""
     library = native_library(CUDA_LIBRARY)
@@ -267,20 +290,20 @@ def _samples_of_graphs(
     # Steps own arrays that their graphs use.
     steps: dict[str, Sequence[Callable[[], Any]]] = {}
     torch.cuda.synchronize()
-    with torch.cuda.stream(torch.cuda.Stream()), _garbage_uncollected():
+    with torch.cuda.stream(torch.cuda.Stream()), garbage_uncollected():
         for name, call in calls.items():
             try:
                 steps[name] = steps_of(call)
-                graphs[name] = [_captured(torch, step) for step in steps[name]]
+                graphs[name] = [captured(torch, step, _CALLS_PER_GRAPH) for step in steps[name]]
             except Exception as error:
                 failures[name] = _first_line(error)
         samples: dict[str, list[list[float]]] = {
-            name: [[] for _ in captured] for name, captured in graphs.items()
+            name: [[] for _ in of_steps] for name, of_steps in graphs.items()
         }
         for _ in range(_GRAPH_ROUNDS):
-            for name, captured in graphs.items():
-                for found, one in zip(samples[name], captured, strict=True):
-                    found += _replay_us(torch, one)
+            for name, of_steps in graphs.items():
+                for found, one in zip(samples[name], of_steps, strict=True):
+                    found += _replays(torch, one)
     graphs.clear()
     torch.cuda.empty_cache()
     return samples, failures
@@ -293,45 +316,52 @@ def _interquartile_range(samples: list[float]) -> float:
     return high - low
 
 
-def _captured(torch: Any, run: Callable[[], Any]) -> Any:
-    """A graph of calls on the current stream, replayed once.
-
-    Does not use `with torch.cuda.graph(...)`, which first collects garbage and empties the cache:
-    that takes most of a second for all contenders of a shape.
-    """
-    for _ in range(_WARMUP_CALLS):
-        run()
-    torch.cuda.synchronize()
-    captured = torch.cuda.CUDAGraph()
-    captured.capture_begin()
-    try:
-        for _ in range(_CALLS_PER_GRAPH):
-            run()
-    except BaseException:
-        with contextlib.suppress(RuntimeError):
-            captured.capture_end()
-        raise
-    captured.capture_end()
-    captured.replay()
-    torch.cuda.synchronize()
-    return captured
+def _replays(torch: Any, graph: Any) -> list[float]:
+    """Microseconds per call, by replay; short graphs are replayed more often."""
+    first = replay_us(torch, graph)
+    wanted = int(min(max(_REPLAY_BUDGET_US / first, _REPLAYS[0]), _REPLAYS[1]))
+    samples = [first, *(replay_us(torch, graph) for _ in range(wanted - 1))]
+    return [one / _CALLS_PER_GRAPH for one in samples]
 
 
-def _replay_us(torch: Any, captured: Any) -> list[float]:
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    samples: list[float] = []
-    wanted = _REPLAYS[0]
-    while len(samples) < wanted:
-        torch.cuda._sleep(_SLEEP_CYCLES)
-        begin.record()
-        captured.replay()
-        end.record()
-        end.synchronize()
-        replay_us = 1e3 * begin.elapsed_time(end)
-        samples.append(replay_us / _CALLS_PER_GRAPH)
-        if len(samples) == 1:
-            wanted = int(min(max(_REPLAY_BUDGET_US / replay_us, _REPLAYS[0]), _REPLAYS[1]))
+def _in_turns(
+    names: Iterable[str], turns: int, measure: Callable[[str], float]
+) -> dict[str, list[float]]:
+    samples: dict[str, list[float]] = {name: [] for name in names}
+    order, shuffle = list(samples), random.Random(0).shuffle
+    for _ in range(turns):
+        shuffle(order)
+        for name in order:
+            samples[name].append(measure(name))
     return samples
+
+
+def _of_long_calls(
+    calls: Mapping[str, TimedCall],
+    sample: Callable[[Any, Mapping[str, Any]], dict[str, list[float]]],
+) -> Times:
+    """Medians per call of samples of graphs, each of which holds the calls of one `run`."""
+    import torch
+
+    times = Times()
+    graphs: dict[str, Any] = {}
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    with torch.cuda.stream(torch.cuda.Stream()), garbage_uncollected():
+        for name, call in calls.items():
+            try:
+                graphs[name] = captured(torch, call.run, 1)
+            except Exception as error:
+                times.failures[name] = _first_line(error)
+            # What the calls before the capture have allocated, up to some GB for each contender.
+            torch.cuda.empty_cache()
+        for name, found in sample(torch, graphs).items():
+            us = [one / calls[name].num_calls for one in found]
+            times.us[name] = statistics.median(us)
+            times.spread_us[name] = _interquartile_range(us)
+    graphs.clear()
+    torch.cuda.empty_cache()
+    return times
 
 
 def _first_line(error: Exception) -> str:

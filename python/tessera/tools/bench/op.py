@@ -45,7 +45,14 @@ class Op:
     results: the files of the performance page that the op's rows go to, without suffix.
     devices: where the op can be timed.
     after_shape: called when a shape has been timed; raises errors that calls deferred.
-    ratios: further ratios for one shape, from microseconds of the method `call`.
+    ratios: further ratios for one shape, from microseconds of the method `call` or `burst`.
+    cuda: the op as it is timed on a GPU, where shapes and contenders are others there.
+    methods: what is timed without --method; empty for the usual ones of the device.
+    is_timed: whether a method says anything about a shape.
+    bounds: microseconds that are computed, not timed, by contender, for a problem.
+    facts: what the results state besides, for all shapes.
+    num_sets: of an op whose shapes have the sizes of models, which --model, --tokens, --skew and
+        --log vary: how many sets of ids a problem with so many tokens takes.
     """
 
     name: str
@@ -56,6 +63,16 @@ class Op:
     devices: tuple[str, ...] = ("cpu", "cuda")
     after_shape: Callable[[], object] = lambda: None
     ratios: Callable[[Mapping[str, float]], dict[str, float]] = lambda us: {}
+    cuda: Op | None = None
+    methods: tuple[str, ...] = ()
+    is_timed: Callable[[Any, str], bool] = lambda shape, method: True
+    bounds: Callable[[Any], dict[str, float]] = lambda problem: {}
+    facts: Callable[[], dict[str, Any]] = dict
+    num_sets: Callable[[int], int] | None = None
+
+    def on(self, device: str) -> Op:
+        """The op as it is timed on this device."""
+        return self.cuda if device == "cuda" and self.cuda is not None else self
 
     @property
     def usual_shapes(self) -> Sequence[Any]:

@@ -70,7 +70,7 @@ def _comparison(document: Mapping[str, Any], method: str) -> Table:
     shown = [
         name
         for name, kind in kinds.items()
-        if kind in ("tessera", "peer", "related")
+        if kind in ("tessera", "peer", "part", "related")
         and any(speeds(r["us"], method).get(name) for r in rows(document))
     ]
     related = [name for name in shown if kinds[name] == "related"]

@@ -56,7 +56,8 @@ def report_requests(
 
     family: dict[str, list[Request]] = {}
     prefix, methods = ("cpu_", ("call",)) if device == "cpu" else ("", GPU_METHODS)
-    for op in [op for op in list(OPS.values())[1:] if device in op.devices]:
+    of_device = [op.on(device) for op in list(OPS.values())[1:] if device in op.devices]
+    for op in [op for op in of_device if op.results]:
         family.setdefault(f"{prefix}{op.results}.json", []).append(of_op(op, *methods))
     if device == "cpu":
         logs = [shape for shape in log_shapes if shape.trace]

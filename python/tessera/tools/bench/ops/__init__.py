@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.ops import (
     align_block_size,
     batched_align_block_size,
     fused_experts,
+    fused_experts_cuda,
     lora_align_block_size,
     moe_sum,
 )
@@ -19,6 +22,6 @@ OPS: dict[str, Op] = {
         batched_align_block_size.OP,
         lora_align_block_size.OP,
         moe_sum.OP,
-        fused_experts.OP,
+        dataclasses.replace(fused_experts.OP, cuda=fused_experts_cuda.OP),
     )
 }

@@ -10,6 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 import tessera
 from tessera.contract import Violation, synthetic_topk_ids
 from tessera.tools.bench.calls import CallProblem, named_contenders, required_torch
@@ -26,7 +29,11 @@ from tessera.tools.bench.op import Op
 
 @dataclass(frozen=True)
 class Shape:
-    """The experts of a model's layer, with SwiGLU, and the tokens of a call."""
+    """The experts of a model's layer, with SwiGLU, and the tokens of a call.
+
+    skew: the popularity of the experts, uniform or zipf; log if the ids are of a routing log.
+    trace: the log and the layer that the ids come from; empty for synthetic ones.
+    """
 
     model: str
     num_experts: int
@@ -35,11 +42,15 @@ class Shape:
     intermediate_size: int
     dtype: str
     num_tokens: int
+    skew: str = "uniform"
+    trace: str = ""
 
     @property
     def name(self) -> str:
-        """Model, data type and tokens."""
-        return f"{self.model} {self.dtype}/{self.num_tokens}"
+        """Model, data type and tokens, and where the ids are not uniform, what they are."""
+        routing = self.trace or self.skew
+        unusual = f"/{routing}" if routing != "uniform" else ""
+        return f"{self.model} {self.dtype}/{self.num_tokens}{unusual}"
 
 
 _MODELS = [("Qwen3-30B-A3B", 128, 8, 2048, 768), ("OLMoE", 64, 8, 2048, 1024)]
@@ -66,7 +77,7 @@ PEERS = ("eager", "grouped_mm")
 BOUNDS = ("read", "multiply_adds")
 
 
-class _Inputs(NamedTuple):
+class Inputs(NamedTuple):
     """The arrays of one call, in the order of the op's arguments."""
 
     x: Any
@@ -76,26 +87,17 @@ class _Inputs(NamedTuple):
     topk_ids: Any
 
 
-def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
+def make_problem(
+    shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
+) -> CallProblem:
     """Calls with several sets of ids, which every contender goes round."""
     torch = required_torch("fused_experts")
-    random = torch.Generator().manual_seed(seed)
-    dtype = getattr(torch, shape.dtype)
-    w13, w2 = _weights(
-        shape.num_experts, shape.hidden_size, shape.intermediate_size, shape.dtype, seed
-    )
-
-    def make_inputs(number: int) -> _Inputs:
-        x = torch.randn((shape.num_tokens, shape.hidden_size), generator=random)
-        scores = torch.rand((shape.num_tokens, shape.top_k), generator=random)
-        topk_ids = synthetic_topk_ids(
-            shape.num_tokens, shape.num_experts, shape.top_k, zipf=False, seed=seed + number
-        )
+    sets = [
         # Transformers passes the router's weights in the data type of the layer.
-        topk_weights = (scores / scores.sum(1, keepdim=True)).to(dtype)
-        return _Inputs(x.to(dtype), w13, w2, topk_weights, torch.from_numpy(topk_ids).long())
-
-    sets = [make_inputs(i) for i in range(max(_NUM_SETS, _NUM_TOKENS // shape.num_tokens))]
+        one._replace(topk_ids=one.topk_ids.long(), topk_weights=one.topk_weights.to(one.x.dtype))
+        for one in input_sets(shape, device, seed, num_sets(shape.num_tokens), log_ids)
+    ]
+    dtype, (_, w13, w2, *_) = sets[0].x.dtype, sets[0]
     chosen = [torch.unique(inputs.topk_ids) for inputs in sets]
     num_weights = w13[0].numel() + w2[0].numel()
     num_multiply_adds = shape.num_tokens * shape.top_k * num_weights
@@ -108,7 +110,7 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
         )
         return next((found for found in each if found), [])
 
-    def peer(name: str, function: Callable[[_Inputs], Any]) -> TimedCall:
+    def peer(name: str, function: Callable[[Inputs], Any]) -> TimedCall:
         call = _calls([functools.partial(function, inputs) for inputs in sets])
 
         def run() -> Any:
@@ -148,6 +150,40 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     )
 
 
+def num_sets(num_tokens: int) -> int:
+    """How many sets of ids the calls of a contender go round."""
+    return max(_NUM_SETS, _NUM_TOKENS // num_tokens)
+
+
+def input_sets(
+    shape: Shape, device: str, seed: int, number: int, log_ids: npt.NDArray[np.int32] | None
+) -> list[Inputs]:
+    """So many sets of different tokens for the same weights; of a log, one window after another.
+
+    The ids are int32, and the router's weights float32 numbers that the data type of x has, too.
+    """
+    torch = required_torch("fused_experts")
+    random = torch.Generator(device).manual_seed(seed)
+    dtype = getattr(torch, shape.dtype)
+    sizes = (shape.num_experts, shape.hidden_size, shape.intermediate_size)
+    w13, w2 = _weights(*sizes, shape.dtype, device, seed)
+
+    def make_inputs(i: int) -> Inputs:
+        x = torch.randn((shape.num_tokens, shape.hidden_size), generator=random, device=device)
+        scores = torch.rand((shape.num_tokens, shape.top_k), generator=random, device=device)
+        if log_ids is None:
+            is_zipf = shape.skew == "zipf"
+            sizes = (shape.num_tokens, shape.num_experts, shape.top_k)
+            topk_ids = synthetic_topk_ids(*sizes, zipf=is_zipf, seed=seed + i)
+        else:
+            topk_ids = log_ids[i * shape.num_tokens : (i + 1) * shape.num_tokens]
+        topk_weights = (scores / scores.sum(1, keepdim=True)).to(dtype).float()
+        ids = torch.from_numpy(np.ascontiguousarray(topk_ids)).to(device)
+        return Inputs(x.to(dtype), w13, w2, topk_weights, ids)
+
+    return [make_inputs(i) for i in range(number)]
+
+
 def _calls(functions: Sequence[Callable[[], Any]]) -> TimedCall:
     """One that makes all these calls and returns their results; timed, it goes round them."""
     following = itertools.cycle(functions).__next__
@@ -159,21 +195,22 @@ def _calls(functions: Sequence[Callable[[], Any]]) -> TimedCall:
 
 @functools.lru_cache(maxsize=1)
 def _weights(
-    num_experts: int, hidden_size: int, intermediate_size: int, dtype: str, seed: int
+    num_experts: int, hidden_size: int, intermediate_size: int, dtype: str, device: str, seed: int
 ) -> tuple[Any, Any]:
-    """w13 and w2, of a size that keeps the values of a call near 1. They take up to 2.4 GB."""
+    """w13 and w2, of a size that keeps the values of a call near 1. They take up to 2.8 GB."""
     import torch
 
-    random = torch.Generator().manual_seed(seed)
+    random = torch.Generator(device).manual_seed(seed)
 
     def normal(num_rows: int, num_columns: int) -> Any:
-        empty = torch.empty((num_experts, num_rows, num_columns), dtype=getattr(torch, dtype))
+        sizes = (num_experts, num_rows, num_columns)
+        empty = torch.empty(sizes, dtype=getattr(torch, dtype), device=device)
         return empty.normal_(std=num_columns**-0.5, generator=random)
 
     return normal(2 * intermediate_size, hidden_size), normal(hidden_size, intermediate_size)
 
 
-def eager(inputs: _Inputs) -> Any:
+def eager(inputs: Inputs) -> Any:
     """The loop over the experts with tokens, as Transformers calls it: two products for each."""
     import torch
     from torch.nn import functional
@@ -190,25 +227,26 @@ def eager(inputs: _Inputs) -> Any:
     return output
 
 
-def grouped_mm(inputs: _Inputs) -> Any:
+def grouped_mm(inputs: Inputs) -> Any:
     """Two grouped products over the pairs, sorted by expert, as in Transformers."""
     import torch
     from torch.nn import functional
 
     (num_tokens, top_k), num_experts = inputs.topk_ids.shape, len(inputs.w13)
     experts, order = torch.sort(inputs.topk_ids.reshape(-1))
-    counts = torch.histc(experts.float(), bins=num_experts, min=0, max=num_experts - 1)
-    ends = torch.cumsum(counts, 0, dtype=torch.int32)
+    # Nothing is read back to the host, so that a CUDA graph can capture it.
+    each = torch.arange(num_experts, dtype=experts.dtype, device=experts.device)
+    ends = torch.searchsorted(experts, each, right=True, out_int32=True)
     rows = inputs.x[order // top_k]
     gate, up = functional.grouped_mm(rows, inputs.w13.mT, offs=ends).chunk(2, dim=-1)
     y = functional.grouped_mm(functional.silu(gate) * up, inputs.w2.mT, offs=ends)
     y = y * inputs.topk_weights.reshape(-1)[order, None]
     places = torch.empty_like(order)
-    places[order] = torch.arange(len(order))
+    places[order] = torch.arange(len(order), device=order.device)
     return y[places].view(num_tokens, top_k, -1).sum(1).to(inputs.x.dtype)
 
 
-def _require_near(what: str, inputs: _Inputs, output: Any, limit: float) -> None:
+def _require_near(what: str, inputs: Inputs, output: Any, limit: float) -> None:
     """Compare the first and the last token with float64."""
     import torch
     from torch.nn import functional
@@ -275,6 +313,6 @@ OP = Op(
     make_problem,
     contenders,
     results="fused_experts",
-    devices=("cpu",),
     ratios=ratios,
+    num_sets=num_sets,
 )

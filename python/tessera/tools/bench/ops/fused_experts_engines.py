@@ -1,0 +1,135 @@
+"""The engines' expert layers, called as the engines call them, for `fused_experts` on a GPU."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tessera.tools.bench.ops.fused_experts import Inputs
+
+# The rows of one expert in DeepGEMM's contiguous layout are padded to a multiple of this.
+ALIGNMENT = 128
+
+
+def missing_engine(name: str) -> str:
+    """Why an engine cannot be called; empty if it is installed. Imports nothing."""
+    if name == "deep_gemm" and _deep_gemm_module():
+        return ""
+    if name == "vllm" and importlib.util.find_spec("vllm") is not None:
+        return ""
+    return f"{name} is not installed"
+
+
+def engine_version(name: str) -> str:
+    """The version of the package that a peer comes from, as far as it is known without it."""
+    package = {"grouped_mm": "torch", "deep_gemm": _deep_gemm_module().partition(".")[0]}
+    try:
+        version = importlib.metadata.version(package.get(name, name) or name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+    return f"vllm {version}" if package.get(name) == "vllm" else version
+
+
+def _deep_gemm_module() -> str:
+    """DeepGEMM's module, or vLLM's copy of it; empty if there is none."""
+    if importlib.util.find_spec("deep_gemm") is not None:
+        return "deep_gemm"
+    vllm = importlib.util.find_spec("vllm")
+    folders = (vllm.submodule_search_locations or []) if vllm else []
+    has_copy = any(Path(folder, "third_party", "deep_gemm").is_dir() for folder in folders)
+    return "vllm.third_party.deep_gemm" if has_copy else ""
+
+
+@functools.cache
+def vllm_layer() -> Callable[[Inputs], Any]:
+    """The layer of vLLM in Triton, with the configuration that it has for this GPU."""
+    # vLLM by itself: without Tessera's ops in it, and without its messages between the results.
+    os.environ["TESSERA_VLLM"] = "0"
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    config = importlib.import_module("vllm.config")
+    module = importlib.import_module("vllm.model_executor.layers.fused_moe.fused_moe")
+    current = config.VllmConfig()
+
+    def layer(inputs: Inputs) -> Any:
+        with config.set_current_vllm_config(current):
+            return module.fused_experts(
+                inputs.x, inputs.w13, inputs.w2, inputs.topk_weights, inputs.topk_ids
+            )
+
+    return layer
+
+
+@dataclass(frozen=True)
+class GroupedProducts:
+    """Both grouped products of a layer, on rows that are already sorted by expert and padded.
+
+    run: computes both; the activation between them has been computed before.
+    places: the row of each pair [T, k].
+    y: the second product's output.
+    """
+
+    run: Callable[[], Any]
+    inputs: Inputs
+    places: Any
+    y: Any
+
+    def combined(self, tokens: Any) -> Any:
+        """The layer's output for some tokens, float32 [n, H]."""
+        tokens = tokens.to(self.places.device)
+        return (
+            self.y[self.places[tokens]].float() * self.inputs.topk_weights[tokens, :, None]
+        ).sum(1)
+
+
+def deep_gemm_products(inputs: Inputs) -> GroupedProducts:
+    """DeepGEMM's products; the first call for a size compiles them, which takes seconds."""
+    import torch
+    from torch.nn import functional
+
+    product = importlib.import_module(_deep_gemm_module()).m_grouped_bf16_gemm_nt_contiguous
+    (num_experts, width, _), top_k = inputs.w13.shape, inputs.topk_ids.shape[1]
+    places, experts = padded_places(inputs.topk_ids, num_experts)
+    device, dtype = inputs.x.device, inputs.x.dtype
+
+    def empty(num_columns: int) -> Any:
+        return torch.empty((len(experts), num_columns), dtype=dtype, device=device)
+
+    rows = torch.zeros((len(experts), inputs.x.shape[1]), dtype=dtype, device=device)
+    rows[places.flatten()] = inputs.x.repeat_interleave(top_k, 0)
+    gate_up, y = empty(width), empty(inputs.x.shape[1])
+    # A product leaves rows of padding as they are.
+    gate_up.zero_()
+    product(rows, inputs.w13, gate_up, experts)
+    gate, up = gate_up.chunk(2, dim=-1)
+    middle = functional.silu(gate) * up
+
+    def run() -> Any:
+        product(rows, inputs.w13, gate_up, experts)
+        product(middle, inputs.w2, y, experts)
+        return y
+
+    return GroupedProducts(run, inputs, places, y)
+
+
+def padded_places(topk_ids: Any, num_experts: int) -> tuple[Any, Any]:
+    """Where each pair's row is [T, k], int64, and the expert of every row, int32, -1 in padding."""
+    import torch
+
+    ids = topk_ids.flatten().long()
+    counts = torch.bincount(ids, minlength=num_experts)
+    padded = (counts + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    shifts = (padded.cumsum(0) - padded) - (counts.cumsum(0) - counts)
+    sorted_ids, order = torch.sort(ids, stable=True)
+    places = torch.empty_like(order)
+    places[order] = torch.arange(len(order), device=ids.device) + shifts[sorted_ids]
+    experts = torch.full((int(padded.sum()),), -1, dtype=torch.int32, device=ids.device)
+    experts[places] = ids.int()
+    return places.view(topk_ids.shape), experts

@@ -1,0 +1,218 @@
+"""Results of `fused_experts` on a GPU: runs that are merged, and their part of the page."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.tools.bench.ops.fused_experts_cuda import TABLE
+
+BENCH = Path(__file__).parents[2] / "bench"
+SHAPES = {shape.name: shape for shape in TABLE}
+QWEN, LONG = "Qwen3-30B-A3B bfloat16/64", "Qwen3-30B-A3B bfloat16/16384"
+MIXTRAL = "Mixtral-8x7B bfloat16/1024"
+
+# Tessera and the floors alone.
+OURS = {"tessera": 400.0, "weights": 390.0, "dense": 20.0}
+ALL = {**OURS, "grouped_mm": 900.0, "vllm": 500.0, "deep_gemm": 380.0}
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
+    """The module of the page's part, which reads results in `tmp_path`."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = set(sys.modules)
+    module = importlib.import_module("page_fused_experts_gpu")
+    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
+    yield module
+    for name in set(sys.modules) - before:
+        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def merged(page: Any) -> Any:
+    return importlib.import_module("merge_fused_experts").merged
+
+
+def row(shape: str, us: dict[str, float], *methods: str, **changes: Any) -> dict[str, Any]:
+    methods = methods or ("burst",)
+    by_contender = ("spread_us", "within_noise", "spoiled", "failures", "violations", "refusals")
+    return {
+        "op": "fused_experts",
+        "shape": shape,
+        **dataclasses.asdict(SHAPES[shape]),
+        "us": {name: dict.fromkeys(methods, time) for name, time in us.items()},
+        **{key: {} for key in by_contender},
+        **changes,
+    }
+
+
+def run(name: str, *rows: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    kinds = {
+        **dict.fromkeys(ALL, "related"),
+        "tessera": "tessera",
+        **dict.fromkeys(("grouped_mm", "vllm"), "peer"),
+        "deep_gemm": "part",
+    }
+    return {
+        "run": name,
+        "commit": "0123456789abcdef",
+        "modified": False,
+        "date": "2026-01-02",
+        "machine": "a processor",
+        "gpu": "NVIDIA H100",
+        "cuda": "13.0",
+        "torch": "2.11",
+        "read_gb_per_s": 3060.0,
+        "read_by": "a sum",
+        "peers_within": 0.02,
+        "methods": {"burst": "the meaning"},
+        "contenders": {
+            each: {"kind": kind, "unavailable": "", "version": "9.9" if each == "vllm" else ""}
+            for each, kind in kinds.items()
+        },
+        "rows": list(rows),
+        **changes,
+    }
+
+
+def section(page: Any, folder: Path, result: dict[str, Any]) -> str:
+    (folder / "h100").mkdir(exist_ok=True)
+    (folder / "h100" / "fused_experts.json").write_text(json.dumps(result))
+    (text,) = page.fused_experts_gpu_sections()
+    return str(text)
+
+
+def test_without_results_there_is_no_section(page: Any) -> None:
+    assert page.fused_experts_gpu_sections() == []
+
+
+def test_a_table_for_each_model(page: Any, merged: Any, tmp_path: Path) -> None:
+    rows = [row(MIXTRAL, {**ALL, "dense": 300.0}), row(QWEN, ALL), row(LONG, ALL, "burst")]
+    rows[2]["us"]["tessera"]["sustained"] = 480.0
+    rows[2]["us"]["vllm"]["sustained"] = 500.0
+    text = section(page, tmp_path, merged(None, run("aa", *rows)))
+    assert text.startswith("## fused_experts on the NVIDIA H100\n")
+    assert (
+        "\n- run 1 (aa): driver unknown; CUDA 13.0; torch 2.11; vllm 9.9; 3.06 TB/s read by a sum; "
+        "commit 0123456789; 2026-01-02.\n"
+    ) in f"\n{text}"
+    assert "match up to 2e-02 of the norm of a token's output. burst: the meaning.\n" in text
+    head, mixtral, qwen = text.split("\n### ")
+    assert mixtral.startswith("Mixtral-8x7B, uniform ids\n")
+    assert (
+        "\n8 experts, hidden size 4096, intermediate size 14336, 2 experts per token.\n" in mixtral
+    )
+    assert (
+        "| 1024 | 1 | 400 | 390 | 300 | 1.03 | 900 | 500 | 380 | 0.80 | 0.80 | target met |"
+    ) in mixtral
+    of_qwen = [line for line in qwen.splitlines() if line.startswith("| ")][1:]
+    assert of_qwen == [
+        "| 64 | 1 | 400 | 390 | 20.0 | 1.03 | 900 | 500 | 380 | 0.80 | 0.80 | target met |",
+        "| 16384 | 1 | 400 | 390 | 20.0 | 1.03 | 900 | 500 | 380 | 0.80 | 0.80 | none |",
+        "| 16384, sustained | 1 | 480 | - | - | - | - | 500 | - | 0.96 | 0.96 | none |",
+    ]
+    assert "Tessera is faster than every peer in 4 of 4 figures.\n" in head
+    assert "slower" not in text
+    assert "Missed" not in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "us", "verdict"),
+    [
+        (QWEN, 625.0, "target met"),
+        (QWEN, 630.0, "**missed by 0.01 (1%)**"),
+        (MIXTRAL, 750.0, "target met"),
+        (MIXTRAL, 800.0, "**missed by 0.10 (7%)**"),
+        ("Mixtral-8x7B bfloat16/16384", 800.0, "**missed by 0.10 (7%)**"),
+    ],
+)
+def test_verdicts_and_losses(
+    shape: str, us: float, verdict: str, page: Any, merged: Any, tmp_path: Path
+) -> None:
+    text = section(page, tmp_path, merged(None, run("aa", row(shape, {**ALL, "tessera": us}))))
+    assert f" | {us / 500:.2f} | {verdict} |\n" in text
+    assert "Tessera is faster than every peer in 0 of 1 figures.\n" in text
+    assert f"It is slower on:\n\n- {shape}, burst: {us:.0f} against 500 of vllm\n" in text
+    assert (f"- time over vLLM's, {shape}, burst: " in text) == ("missed" in verdict)
+    assert "The target is at most 1.25 times on Qwen3-30B-A3B at up to 4096 tokens, and 1.5" in text
+
+
+def test_peers_of_an_earlier_run_stay_beside_tessera_of_that_run(
+    page: Any, merged: Any, tmp_path: Path
+) -> None:
+    old = run("aa", row(QWEN, ALL), row(MIXTRAL, ALL), date="2026-01-01")
+    faster = {**OURS, "tessera": 395.0, "grouped_mm": 800.0}
+    result = merged(merged(None, old), run("bb", row(QWEN, faster)))
+    assert [one["run"] for one in result["runs"]] == ["aa", "bb"]
+    kept = {(one["run"], one["shape"]): set(one["us"]) for one in result["rows"]}
+    assert kept == {
+        ("aa", QWEN): {*OURS, "vllm", "deep_gemm"},
+        ("aa", MIXTRAL): set(ALL),
+        ("bb", QWEN): {*OURS, "grouped_mm"},
+    }
+    text = section(page, tmp_path, result)
+    assert (
+        "| 64 | 2 | 395 | 390 | 20.0 | 1.01 | 800 | 500 (run 1) | 380 (run 1) | 0.80 (run 1) | "
+        "0.80 (run 1) | target met (run 1) |\n"
+    ) in text
+    assert "- run 1 (aa): " in text
+    assert "- run 2 (bb): " in text
+
+
+def test_a_run_that_measures_all_again_replaces_the_earlier_ones(merged: Any) -> None:
+    old = merged(None, run("aa", row(QWEN, ALL)))
+    before = copy.deepcopy(old)
+    result = merged(old, run("bb", row(QWEN, {**ALL, "vllm": 600.0})))
+    assert [one["run"] for one in result["runs"]] == ["bb"]
+    assert [one["us"]["vllm"] for one in result["rows"]] == [{"burst": 600.0}]
+    assert old == before
+    # The same run again changes nothing.
+    assert merged(result, run("bb", row(QWEN, {**ALL, "vllm": 600.0}))) == result
+
+
+def test_runs_of_other_gpus_or_ops_are_not_merged(merged: Any) -> None:
+    known = merged(None, run("aa", row(QWEN, ALL)))
+    with pytest.raises(ValueError, match=r"^expected results of NVIDIA H100, got NVIDIA H200$"):
+        merged(known, run("bb", row(QWEN, ALL), gpu="NVIDIA H200"))
+    with pytest.raises(ValueError, match=r"^expected results of tessera bench --op fused_experts"):
+        merged(known, {"rows": [], "gpu": "NVIDIA H100"})
+
+
+def test_what_was_not_measured_is_named(page: Any, merged: Any, tmp_path: Path) -> None:
+    measured = run(
+        "aa",
+        row(QWEN, OURS, refusals={"deep_gemm": "mostly padding"}, failures={"x": {"burst": "y"}}),
+    )
+    measured["contenders"]["vllm"]["unavailable"] = "vllm is not installed"
+    text = section(page, tmp_path, merged(None, measured))
+    assert (
+        " Not measured: vllm: vllm is not installed. Not measured: deep_gemm: "
+        f"{QWEN}: mostly padding. Not measured: x: {QWEN}: y.\n"
+    ) in text
+    assert "| 64 | 1 | 400 | 390 | 20.0 | 1.03 | - | - | - | - | - | not measured |\n" in text
+    assert "Tessera is faster than every peer in 0 of 0 figures.\n" in text
+
+
+def test_the_command_writes_a_row_in_a_line(
+    merged: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = sys.modules["merge_fused_experts"]
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    files[0].write_text(json.dumps(run("aa", row(QWEN, ALL))))
+    files[1].write_text(json.dumps(run("bb", row(MIXTRAL, ALL))))
+    into = tmp_path / "h100" / "fused_experts.json"
+    monkeypatch.setattr(sys, "argv", ["merge", *map(str, files), "--into", str(into)])
+    script.main()
+    assert capsys.readouterr().out == f"wrote {into}: 2 rows of 2 runs\n"
+    rows = [line for line in into.read_text().splitlines() if '"shape": ' in line]
+    assert [json.loads(line.rstrip(","))["run"] for line in rows] == ["aa", "bb"]
