@@ -1,91 +1,71 @@
 // The weighted sum over the slots of each token, in ascending order. A CTA sums a part of one
-// token's rows, and each of its threads one word of that part.
+// token's rows, and each of its threads one word of that part. The lanes of a warp read the ids and
+// weights of the token's slots for each other.
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/parts/floats.cuh"
 #include "cuda/parts/pdl.cuh"
+#include "cuda/parts/warp.cuh"
 
 namespace tessera::cuda {
 namespace {
 
-/// Slots whose router weights a CTA reads at once.
-constexpr int kSlotsAtOnce = kCombineThreads;
 /// Rows that a thread loads before it uses the first.
 constexpr int kRowsAtOnce = 8;
 
-__device__ __forceinline__ bool counts(const CombineArgs& args, std::uint32_t token, int slot) {
+/// Of one slot of the token, which each lane has for itself.
+struct Slot {
+  bool counts;
+  float weight;
+};
+
+__device__ __forceinline__ Slot slot_of(const CombineArgs& args, std::uint32_t token, int slot) {
+  if (slot >= args.top_k) return {false, 0};
   const std::int64_t index = token * args.topk_ids_stride + slot;
   const std::int64_t expert = args.ids_are_64_bit
                                   ? static_cast<const std::int64_t*>(args.topk_ids)[index]
                                   : static_cast<const std::int32_t*>(args.topk_ids)[index];
-  return expert >= 0 && expert < args.num_experts;
+  const float weight = args.topk_weights == nullptr
+                           ? 1.0F
+                           : float_at(args.topk_weights, args.topk_weights_dtype,
+                                      token * args.topk_weights_stride + slot);
+  return {expert >= 0 && expert < args.num_experts, weight};
 }
 
-__device__ __forceinline__ float weight_of(const CombineArgs& args, std::uint32_t token, int slot) {
-  if (args.topk_weights == nullptr) return 1;
-  return float_at(args.topk_weights, args.topk_weights_dtype,
-                  token * args.topk_weights_stride + slot);
-}
-
-/// The slots of the token that count, of kSlotsAtOnce from `first` on: their number, and each
-/// slot's row and weight in ascending order.
-struct CountingSlots {
-  int rows[kSlotsAtOnce];
-  float weights[kSlotsAtOnce];
-  int count_of_warp[kSlotsAtOnce / 32];
-
-  __device__ __forceinline__ int find(const CombineArgs& args, std::uint32_t token, int first) {
-    const int slot = first + static_cast<int>(threadIdx.x);
-    const bool does_count = slot < args.top_k && counts(args, token, slot);
-    const unsigned ballot = __ballot_sync(~0U, does_count);
-    const int warp = static_cast<int>(threadIdx.x) / 32;
-    const int lane = static_cast<int>(threadIdx.x) % 32;
-    if (lane == 0) count_of_warp[warp] = __popc(ballot);
-    __syncthreads();
-    int before = 0;
-    int all = 0;
-#pragma unroll
-    for (int i = 0; i < kSlotsAtOnce / 32; ++i) {
-      before += i < warp ? count_of_warp[i] : 0;
-      all += count_of_warp[i];
-    }
-    if (does_count) {
-      const int place = before + __popc(ballot & ((1U << lane) - 1));
-      rows[place] = slot;
-      weights[place] = weight_of(args, token, slot);
-    }
-    __syncthreads();
-    return all;
-  }
-};
-
-/// Adds the rows of kRows slots to the sums. All are loaded before the first is used.
+/// Adds the rows of the first kRows slots of `counting`, and takes them out. All rows are loaded
+/// before the first is used. `weight` is of the lane's own slot.
 template <int kRows>
-__device__ __forceinline__ void add_rows(const CombineArgs& args, const float* column,
-                                         const CountingSlots& slots, int first,
+__device__ __forceinline__ void add_rows(const float* column, std::int64_t row_stride,
+                                         bool has_column, float weight, unsigned* counting,
                                          float (&sums)[kCombineElements]) {
   float4 words[kRows];
+  float weights[kRows];
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
-    words[i] = *reinterpret_cast<const float4*>(column + slots.rows[first + i] * args.row_stride);
+    const int slot = __ffs(static_cast<int>(*counting)) - 1;
+    *counting &= *counting - 1;
+    weights[i] = __shfl_sync(kAllLanes, weight, slot);
+    words[i] = has_column ? *reinterpret_cast<const float4*>(column + slot * row_stride)
+                          : make_float4(0, 0, 0, 0);
   }
 #pragma unroll
   for (int i = 0; i < kRows; ++i) {
-    const float weight = slots.weights[first + i];
-    sums[0] = __fmaf_rn(weight, words[i].x, sums[0]);
-    sums[1] = __fmaf_rn(weight, words[i].y, sums[1]);
-    sums[2] = __fmaf_rn(weight, words[i].z, sums[2]);
-    sums[3] = __fmaf_rn(weight, words[i].w, sums[3]);
+    sums[0] = __fmaf_rn(weights[i], words[i].x, sums[0]);
+    sums[1] = __fmaf_rn(weights[i], words[i].y, sums[1]);
+    sums[2] = __fmaf_rn(weights[i], words[i].z, sums[2]);
+    sums[3] = __fmaf_rn(weights[i], words[i].w, sums[3]);
   }
 }
 
+/// Adds up to kMost rows. Each number of rows has code of its own, so that all loads are in flight
+/// at once.
 template <int kMost>
-__device__ __forceinline__ void add_last_rows(const CombineArgs& args, const float* column,
-                                              const CountingSlots& slots, int first, int left,
+__device__ __forceinline__ void add_last_rows(const float* column, std::int64_t row_stride,
+                                              bool has_column, float weight, unsigned* counting,
                                               float (&sums)[kCombineElements]) {
-  if (left == kMost) {
-    add_rows<kMost>(args, column, slots, first, sums);
+  if (__popc(*counting) == kMost) {
+    add_rows<kMost>(column, row_stride, has_column, weight, counting, sums);
   } else if constexpr (kMost > 1) {
-    add_last_rows<kMost - 1>(args, column, slots, first, left, sums);
+    add_last_rows<kMost - 1>(column, row_stride, has_column, weight, counting, sums);
   }
 }
 
@@ -111,25 +91,22 @@ template <typename T>
 __global__ void __launch_bounds__(kCombineThreads)
     combine(const __grid_constant__ CombineArgs args) {
   pdl_launch_dependents();
-  __shared__ CountingSlots slots;
+  constexpr int kSlotsAtOnce = 32;  // one for each lane
   const std::uint32_t token = blockIdx.x / args.ctas_per_token;
   const int column = static_cast<int>(
       (blockIdx.x % args.ctas_per_token * kCombineThreads + threadIdx.x) * kCombineElements);
   const bool has_column = column < args.hidden_size;
-  const std::int64_t first_row = std::int64_t{token} * args.top_k;
-  const float* const from = args.rows + first_row * args.row_stride + column;
+  const float* from = args.rows + std::int64_t{token} * args.top_k * args.row_stride + column;
   pdl_wait();
   float sums[kCombineElements] = {};
   for (int first = 0; first < args.top_k; first += kSlotsAtOnce) {
-    const int count = slots.find(args, token, first);
-    if (has_column) {
-      int done = 0;
-      for (; count - done >= kRowsAtOnce; done += kRowsAtOnce) {
-        add_rows<kRowsAtOnce>(args, from, slots, done, sums);
-      }
-      add_last_rows<kRowsAtOnce - 1>(args, from, slots, done, count - done, sums);
+    const Slot slot = slot_of(args, token, first + static_cast<int>(threadIdx.x) % 32);
+    unsigned counting = __ballot_sync(kAllLanes, slot.counts);
+    while (__popc(counting) >= kRowsAtOnce) {
+      add_rows<kRowsAtOnce>(from, args.row_stride, has_column, slot.weight, &counting, sums);
     }
-    __syncthreads();
+    add_last_rows<kRowsAtOnce - 1>(from, args.row_stride, has_column, slot.weight, &counting, sums);
+    from += kSlotsAtOnce * args.row_stride;
   }
   if (!has_column) return;
   write(args, static_cast<T*>(args.output) + token * args.output_stride + column, column, sums);
