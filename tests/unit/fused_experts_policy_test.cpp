@@ -73,6 +73,7 @@ TEST(FusedExpertsPolicy, TilesGrowWithThePairsOfAnExpert) {
   // Prefill.
   EXPECT_EQ(pairs_of_tile({.tokens = 4096, .experts = 128}), 128);
   EXPECT_EQ(pairs_of_tile({.tokens = 16384, .experts = 256}), 128);
+  EXPECT_EQ(pairs_of_tile({.tokens = 4096, .slots = 1, .experts = 1}), 128);
 
   int last = 0;
   std::vector<int> seen;
@@ -83,13 +84,6 @@ TEST(FusedExpertsPolicy, TilesGrowWithThePairsOfAnExpert) {
     last = pairs;
   }
   EXPECT_EQ(seen, (std::vector<int>{16, 32, 64, 128}));
-}
-
-TEST(FusedExpertsPolicy, ExpertsWithoutPairsDoNotCount) {
-  // 64 pairs reach at most 64 of the experts.
-  EXPECT_EQ(pairs_of_tile({.tokens = 8, .slots = 8, .experts = 64}),
-            pairs_of_tile({.tokens = 8, .slots = 8, .experts = 1 << 20}));
-  EXPECT_EQ(pairs_of_tile({.tokens = 4096, .slots = 1, .experts = 1}), 128);
 }
 
 TEST(FusedExpertsPolicy, TheTileDoesNotDependOnTheNumberOfSlotsAlone) {
