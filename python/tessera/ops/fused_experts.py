@@ -50,9 +50,9 @@ def fused_experts(
     follow the call.
 
     Args:
-        x: float16, bfloat16 or, on the host, float32 [T, H]: the hidden states. Rows may lie apart here and in
-            all arrays but `expert_map`, with a contiguous last axis. NumPy has no bfloat16 that it
-            exports; torch and JAX have.
+        x: float16, bfloat16 or, on the host, float32 [T, H]: the hidden states. Rows may lie apart
+            here and in all arrays but `expert_map`, with a contiguous last axis. NumPy has no
+            bfloat16 that it exports; torch and JAX have.
         w13: [E, N, H] of the data type of `x`: gate rows, then up rows, N = 2 F; for "swigluoai"
             they alternate; for an activation without a gate ("..._no_mul") N = F. May be a
             transposed view, contiguous along N.
