@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the CUDA backend and checks it on the GPU of this machine:
-#   scripts/gpu_check.sh [build|test|sanitize|bench]
-# Without an argument it runs all four in order. The last writes bench/results/<gpu>/ and
+#   scripts/gpu_check.sh [build|test|experts|python|sanitize|sanitize-experts|bench]
+# Without an argument it runs all in order. The last writes bench/results/<gpu>/ and
 # docs/performance.md.
 #
 # Without a network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
@@ -16,12 +16,13 @@ say() { printf 'gpu-check: %s\n' "$*"; }
 
 case $stage in
   all)
-    for each in build test sanitize bench; do "$0" "$each"; done
+    for each in build test experts python sanitize sanitize-experts bench; do "$0" "$each"; done
     exit
     ;;
-  build | test | sanitize | bench) ;;
+  build | test | experts | python | sanitize | sanitize-experts | bench) ;;
   *)
-    say "STAGE: expected build, test, sanitize or bench, got '$stage'" >&2
+    say "STAGE: expected build, test, experts, python, sanitize, sanitize-experts or bench," \
+      "got '$stage'" >&2
     exit 2
     ;;
 esac
@@ -57,6 +58,13 @@ else
   export PATH="$PWD/.venv/bin:$PATH"
 fi
 
+# sanitized TOOL OPTION...: runs check_ops under a tool of compute-sanitizer.
+sanitized() {
+  say "compute-sanitizer --tool $1"
+  compute-sanitizer --tool "$1" --error-exitcode 1 --print-limit 20 \
+    "$build/tests/cuda/check_ops" --exact "${@:2}"
+}
+
 case $stage in
   build)
     if [[ -n ${WHEELS:-} ]]; then
@@ -78,20 +86,25 @@ case $stage in
     "$python" -m tessera info
     ;;
   test)
-    results_folder=build/gpu-test-results
-    mkdir -p "$results_folder"
-    "$build/tests/cuda/check_ops" --random 20000 --max-ids 100000
+    "$build/tests/cuda/check_ops" --except fused_experts --random 20000 --max-ids 100000
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     say "code for compute capability 8.0, which the driver compiles for this GPU"
-    "$older/tests/cuda/check_ops" --random 1000
+    "$older/tests/cuda/check_ops" --except fused_experts --random 1000
     "$older/tests/cuda/check_contexts"
-    say "fused_experts on random cases"
-    "$python" -m tessera verify --op fused_experts --random 5000
+    ;;
+  experts)
+    "$build/tests/cuda/check_ops" --op fused_experts --random 5000 --max-ids 20000 --pairwise
+    say "code for compute capability 8.0, which the driver compiles for this GPU"
+    "$older/tests/cuda/check_ops" --op fused_experts --random 300
+    ;;
+  python)
+    results_folder=build/gpu-test-results
+    mkdir -p "$results_folder"
     pytest_exit=0
     # `make test` runs the commands of the pages, because it installs the package.
-    "$python" -m pytest tests/python/cuda tests/docs -p no:cacheprovider \
-      --deselect tests/docs/test_code_blocks.py::test_command \
+    "$python" -m pytest tests/python/cuda tests/transformers/test_cuda.py tests/docs \
+      -p no:cacheprovider --deselect tests/docs/test_code_blocks.py::test_command \
       --junitxml="$results_folder/pytest.xml" || pytest_exit=$?
     "$python" scripts/test_summary.py pytest "$results_folder/pytest.xml" "$pytest_exit"
     ;;
@@ -100,13 +113,18 @@ case $stage in
     for tool in memcheck initcheck synccheck racecheck; do
       random=200
       [[ $tool != racecheck ]] || random=40
-      say "compute-sanitizer --tool $tool"
-      compute-sanitizer --tool "$tool" --error-exitcode 1 --print-limit 20 \
-        "$build/tests/cuda/check_ops" --exact --random "$random" --max-ids 4000
+      sanitized "$tool" --except fused_experts --random "$random" --max-ids 4000
       # Writes to ids beside a call are races on purpose.
       [[ $tool != memcheck ]] ||
         compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/cuda/check_racing_writes"
     done
+    ;;
+  sanitize-experts)
+    # Most of the table, and small random cases.
+    for tool in memcheck initcheck synccheck; do
+      sanitized "$tool" --op fused_experts --random 100 --max-ids 8000
+    done
+    sanitized racecheck --op fused_experts --random 40 --max-ids 4000
     ;;
   bench)
     mkdir -p "$results"

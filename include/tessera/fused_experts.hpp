@@ -21,9 +21,9 @@
 //
 //  1. Each element of the output lies within the error bound below.
 //  2. A token of which no pair counts gets +0 everywhere.
-//  3. Same call, same bits: in every run, and on any number of threads. On the host a token's bits
-//     also do not depend on the other tokens of the call, nor on its place among them;
-//     `batch_invariant` asks for that on any device.
+//  3. Same call, same bits: in every run, and on any number of threads. On the CPU and on CUDA
+//     devices a token's bits also do not depend on the other tokens of the call, nor on its place
+//     among them; `batch_invariant` asks for that wherever the op runs.
 //  4. A row of x that no pair uses, the weights of an expert that no pair uses, elements between
 //     rows, and the router's weight of a pair that does not count may be NaN or infinite: they
 //     reach no output. A NaN that a counting pair multiplies makes the elements NaN that depend on
@@ -212,7 +212,7 @@ inline constexpr Schema kFusedExpertsSchema{"fused_experts", fused_experts_schem
 
 /// Bytes of workspace on the context's device that the call needs. Reads numbers, data types and
 /// shapes of `args`, and no array's memory. The number grows with T, k, H and F up to a limit,
-/// above which a call works in chunks of tokens, and not with E.
+/// above which a call works in chunks of tokens, and by at most a few KiB per expert.
 TESSERA_API Status fused_experts_workspace_bytes(const FusedExpertsArgs& args,
                                                  const Context& context, std::size_t* bytes);
 

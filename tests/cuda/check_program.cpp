@@ -13,7 +13,8 @@ namespace {
 
 constexpr int kExitSkipped = 77;
 constexpr const char* kUsage =
-    "options: [--random COUNT] [--seed FIRST] [--max-ids N] [--exact] [--op NAME]\n"
+    "options: [--random COUNT] [--seed FIRST] [--max-ids N] [--exact] [--pairwise]\n"
+    "         [--op NAME | --except NAME]\n"
     "  --random COUNT  also check COUNT random cases (default 1000)\n"
     "  --seed FIRST    seed of the first random case (default 1)\n"
     "  --max-ids N     leave out larger cases, and draw none with more ids or slots\n"
@@ -21,7 +22,8 @@ constexpr const char* kUsage =
     "  --exact         one call per case and implementation, on allocations of exactly the\n"
     "                  size: for compute-sanitizer\n"
     "  --pairwise      also check fused_experts on its table with the sizes of models\n"
-    "  --op NAME       check this op alone\n";
+    "  --op NAME       check this op alone\n"
+    "  --except NAME   check all ops but this one\n";
 
 CheckOptions parse(int argc, char** argv) {
   CheckOptions options;
@@ -44,6 +46,9 @@ CheckOptions parse(int argc, char** argv) {
     } else if (std::strcmp(argv[i], "--op") == 0 && i + 1 < argc &&
                find_op(argv[i + 1]) != nullptr) {
       options.op = argv[++i];
+    } else if (std::strcmp(argv[i], "--except") == 0 && i + 1 < argc &&
+               find_op(argv[i + 1]) != nullptr) {
+      options.left_out = argv[++i];
     } else if (std::strcmp(argv[i], "--pairwise") == 0) {
       options.pairwise = true;
     } else if (std::strcmp(argv[i], "--exact") == 0) {

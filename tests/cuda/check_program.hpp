@@ -12,7 +12,8 @@ struct CheckOptions {
   long max_ids = 20000;
   bool exact = false;
   bool pairwise = false;
-  std::string op;  ///< empty: all
+  std::string op;        ///< empty: all
+  std::string left_out;  ///< an op; empty: none
 };
 
 /// Reads the options, or ends the program: with 2 where they are wrong, and with 77 where there is

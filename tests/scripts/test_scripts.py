@@ -153,7 +153,8 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
     """The refusal of an unknown stage lists the stages that exist."""
     done = gpu_check(tmp_path, "polish", {})
     assert done.returncode == 2
-    assert "expected build, test, sanitize or bench, got 'polish'" in done.stderr
+    stages = "build, test, experts, python, sanitize, sanitize-experts or bench"
+    assert f"expected {stages}, got 'polish'" in done.stderr
 
 
 def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:

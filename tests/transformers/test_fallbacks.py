@@ -110,6 +110,25 @@ def test_each_reason_is_said(calls: Calls, said: Said) -> None:
     ]
 
 
+def test_weights_of_a_type_that_the_device_has_no_code_for(
+    calls: Calls, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where the op takes float16 and bfloat16 alone."""
+    from tessera.transformers import experts
+
+    monkeypatch.setattr(experts, "_is_selected", lambda _, dtype: dtype != torch.float32)
+    model = tiny_model("mixtral")
+    reason = "its weights are torch.float32 on cpu, for which this build has no code"
+    assert set(tessera.transformers.report(model).values()) == {reason}
+    assert not said()
+    same_as_eager(model)
+    assert not calls
+    assert said() == [f"MixtralExperts runs eagerly: {reason}"]
+    logits(model.bfloat16(), prompts())
+    assert set(tessera.transformers.report(model).values()) == {"served"}
+    assert len(calls) == NUM_MOE_LAYERS
+
+
 def test_autocast_with_other_weights(calls: Calls, said: Said) -> None:
     """Inputs in float32 and weights in bfloat16 are no call of one data type."""
     experts = experts_of(tiny_model("mixtral", dtype=torch.bfloat16))[0]

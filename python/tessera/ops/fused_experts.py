@@ -43,15 +43,16 @@ def fused_experts(
     w2_bias[e]), where e is the expert of topk_ids[t, s]; products and sums in float32, act(...)
     and the output rounded to the data type of `x`. Ids outside [0, E), or that `expert_map` maps
     outside [0, E), add nothing. `include/tessera/fused_experts.hpp` has the contract, with a bound
-    on the error of each element. The bits do not depend on the number of threads, nor, on the
-    host, on the other tokens.
+    on the error of each element. The bits of a token depend neither on the number of threads nor on
+    the other tokens.
 
-    All arrays are on one device, where the op runs. Autograd does not follow the call.
+    All arrays are on one device, the host or a CUDA device, where the op runs. Autograd does not
+    follow the call.
 
     Args:
-        x: float16, bfloat16 or float32 [T, H]: the hidden states. Rows may lie apart here and in
-            all arrays but `expert_map`, with a contiguous last axis. NumPy has no bfloat16 that it
-            exports; torch and JAX have.
+        x: float16, bfloat16 or, on the host, float32 [T, H]: the hidden states. Rows may lie apart
+            here and in all arrays but `expert_map`, with a contiguous last axis. NumPy has no
+            bfloat16 that it exports; torch and JAX have.
         w13: [E, N, H] of the data type of `x`: gate rows, then up rows, N = 2 F; for "swigluoai"
             they alternate; for an activation without a gate ("..._no_mul") N = F. May be a
             transposed view, contiguous along N.
@@ -68,8 +69,8 @@ def fused_experts(
         swiglu_beta: likewise; None stands for 1.
         swiglu_limit: likewise; None stands for 7, infinity for no limit.
         apply_router_weight_on_input: scale x, before the first product; needs k = 1.
-        batch_invariant: a token's bits may not depend on the other tokens. On the host they never
-            do.
+        batch_invariant: a token's bits may not depend on the other tokens. On the host and on CUDA
+            devices they never do.
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
             that, or, where it is unset, for the cores of this process. Never changes the result.
         out: [T, H] of the data type of `x`, to write to. It may not overlap an input.

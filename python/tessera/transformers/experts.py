@@ -108,9 +108,11 @@ def _weights_reason(module: Any) -> str | None:
     weights, _ = _products(module)
     if weights.dtype not in _DTYPES:
         return f"its weights are {weights.dtype}"
-    if not _runs_on(weights.device.type):
-        return f"its weights are on {weights.device.type}, for which this build has no code"
-    return None
+    place = weights.device.type
+    if _runs_on(place, weights.dtype):
+        return None
+    kind = f"{weights.dtype} on" if any(_runs_on(place, other) for other in _DTYPES) else "on"
+    return f"its weights are {kind} {place}, for which this build has no code"
 
 
 def _call_reason(
@@ -127,9 +129,9 @@ def _call_reason(
 
 
 @constant_in_graphs
-def _runs_on(device_type: str) -> bool:
-    """Whether some implementation of the op runs on devices of a type of torch."""
-    return _is_selected(device_type)
+def _runs_on(device_type: str, dtype: torch.dtype) -> bool:
+    """Whether some implementation of the op takes a data type on devices of a type of torch."""
+    return _is_selected(device_type, dtype)
 
 
 @constant_in_graphs
@@ -142,10 +144,10 @@ def _say(name: str, reason: str) -> None:
 
 
 @functools.cache
-def _is_selected(device_type: str) -> bool:
+def _is_selected(device_type: str, dtype: torch.dtype) -> bool:
     if device_type not in ("cpu", "cuda"):
         return False
     shape: dict[str, Any] = dict.fromkeys("THEFk", 1)
-    shape |= {"activation": "silu", "dtype": "float32"}
+    shape |= {"activation": "silu", "dtype": dtype}
     found = tessera.explain("fused_experts", device=device_type, **shape)
     return any(implementation.selected for implementation in found)

@@ -11,6 +11,7 @@ import pytest
 
 import tessera
 from cuda_calls import SHAPES, assert_same, host_ids, options_of
+from fused_experts_calls import assert_near_model, call
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +159,39 @@ def test_jax_arrays_on_a_device_are_not_written_to(jax: Any) -> None:
         ):
             tessera.align_block_size(topk_ids, **options_of(SHAPES[2]), out=tuple(arrays))
     assert all((array == 77).all() for array in arrays)
+
+
+# One tile of pairs, and several.
+EXPERTS: list[dict[str, Any]] = [{"tokens": 5}, {"tokens": 300, "hidden": 64, "intermediate": 48}]
+
+
+@pytest.mark.parametrize("sizes", EXPERTS, ids=str)
+def test_cupy_s_experts(cupy: Any, sizes: dict[str, Any]) -> None:
+    arguments = call(1, dtype="float16", biases=True, **sizes)
+    placed = {
+        name: cupy.asarray(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    found = tessera.fused_experts(**placed)
+    assert isinstance(found, cupy.ndarray)
+    assert_near_model(cupy.asnumpy(found), "float16", arguments)
+    out = cupy.full_like(found, 77)
+    assert tessera.fused_experts(**placed, out=out) is out
+    np.testing.assert_array_equal(cupy.asnumpy(out), cupy.asnumpy(found))
+
+
+@pytest.mark.parametrize("sizes", EXPERTS, ids=str)
+def test_jax_s_experts(jax: Any, sizes: dict[str, Any]) -> None:
+    arguments = call(2, biases=True, **sizes)
+    placed = {
+        name: jax.numpy.asarray(value) if isinstance(value, np.ndarray) else value
+        for name, value in arguments.items()
+    }
+    for name in ("x", "w13", "w2", "w13_bias", "w2_bias"):
+        placed[name] = placed[name].astype("bfloat16")
+        arguments[name] = np.asarray(placed[name].astype("float32"))
+    found = tessera.fused_experts(**placed)
+    assert isinstance(found, jax.Array)
+    assert found.device == placed["x"].device
+    assert found.dtype == placed["x"].dtype
+    assert_near_model(np.asarray(found.astype("float32")), "bfloat16", arguments)

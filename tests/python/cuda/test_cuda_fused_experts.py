@@ -1,0 +1,217 @@
+"""`fused_experts` on a GPU: values within the contract's bound, and the bits that it promises."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import tessera
+from cuda_experts_calls import (
+    DEVICE,
+    FORMS,
+    TOKENS,
+    apart,
+    changed,
+    experts_call,
+    implementations,
+    judged,
+    of_tokens,
+    output_by,
+)
+from fused_experts_calls import ACTIVATIONS
+
+EVERY_FORM = pytest.mark.parametrize("form", FORMS)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_keeps_the_contract(activation: str, dtype: str) -> None:
+    for tokens in TOKENS:
+        arguments = experts_call(
+            1, tokens=tokens, activation=activation, dtype=dtype, biases=tokens % 8 == 0
+        )
+        assert judged(arguments, tessera.fused_experts(**arguments)) == []
+
+
+@EVERY_FORM
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_every_form_keeps_the_contract(form: str, tokens: int) -> None:
+    arguments = FORMS[form](2, tokens=tokens)
+    output = tessera.fused_experts(**arguments)
+    assert output.dtype == arguments["x"].dtype
+    assert output.is_contiguous()
+    assert output.isfinite().all()
+    assert judged(arguments, output) == []
+
+
+def test_parameters_of_swigluoai_keep_the_contract() -> None:
+    for activation in ("swigluoai", "swigluoai_uninterleave"):
+        arguments = experts_call(3, activation=activation, biases=True) | {
+            "swiglu_alpha": -0.75,
+            "swiglu_beta": -2.5,
+            "swiglu_limit": 0.5,
+        }
+        assert judged(arguments, tessera.fused_experts(**arguments)) == []
+
+
+def test_tokens_without_experts_and_no_tokens() -> None:
+    import torch
+
+    arguments = experts_call(tokens=70)
+    arguments["topk_ids"][10:20] = -1
+    output = tessera.fused_experts(**arguments)
+    bits = output.view(torch.int16)
+    assert bits[10:20].eq(0).all()
+    assert bits[:10].ne(0).any(dim=1).all()
+    assert tessera.fused_experts(**experts_call(tokens=0)).shape == (0, 256)
+
+
+def test_an_output_whose_rows_lie_apart() -> None:
+    import torch
+
+    arguments = experts_call(4)
+    expected = tessera.fused_experts(**arguments)
+    for gap in (1, 8):
+        memory = torch.full((60, 256 + gap), 77.0, dtype=torch.bfloat16, device=DEVICE)
+        out = memory[:, :256]
+        assert tessera.fused_experts(**arguments, out=out) is out
+        assert torch.equal(out, expected)
+        assert memory[:, 256:].eq(77).all()
+
+
+@EVERY_FORM
+def test_every_implementation_gives_the_same_bits(form: str) -> None:
+    import torch
+
+    for tokens in TOKENS:
+        arguments = FORMS[form](5, tokens=tokens)
+        expected, taken = tessera.fused_experts(**arguments), 0
+        for implementation in implementations():
+            try:
+                found = output_by(implementation, arguments)
+            except NotImplementedError:
+                continue
+            taken += 1
+            assert torch.equal(found, expected), f"{implementation}, {tokens} tokens"
+        assert taken > 0
+
+
+@EVERY_FORM
+def test_bits_of_a_token_do_not_depend_on_the_others(form: str) -> None:
+    import torch
+
+    arguments = FORMS[form](6, tokens=150)
+    expected = tessera.fused_experts(**arguments)
+    for token in range(150):
+        alone = tessera.fused_experts(**of_tokens(arguments, slice(token, token + 1)))
+        assert torch.equal(alone[0], expected[token]), f"token {token} alone"
+    generator = torch.Generator().manual_seed(6)
+    orders = {
+        "permuted": torch.randperm(150, generator=generator),
+        "a subset": torch.randperm(150, generator=generator)[:40],
+        "repeated": torch.randint(150, (3000,), generator=generator),
+    }
+    for name, tokens in orders.items():
+        chosen = tokens.to(DEVICE)
+        found = tessera.fused_experts(**of_tokens(arguments, chosen))
+        assert torch.equal(found, expected[chosen]), name
+
+
+@pytest.mark.parametrize("form", ["plain", "transposed", "elements_apart", "more_global_experts"])
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_the_same_call_gives_the_same_bits_200_times(form: str, tokens: int) -> None:
+    import torch
+
+    arguments = FORMS[form](7, tokens=tokens)
+    first = tessera.fused_experts(**arguments)
+    for _ in range(199):
+        assert torch.equal(tessera.fused_experts(**arguments), first)
+
+
+@EVERY_FORM
+def test_what_memory_held_before_does_not_matter(form: str) -> None:
+    import torch
+
+    for tokens in (33, 1000):
+        arguments = FORMS[form](8, tokens=tokens)
+        expected = tessera.fused_experts(**arguments)
+        assert expected.isfinite().all()
+        for implementation in implementations():
+            for fill in (0x00, 0x7F, 0xFF):
+                try:
+                    found = output_by(implementation, arguments, fill)
+                except NotImplementedError:
+                    continue
+                assert torch.equal(found, expected), f"{implementation}, memory of {fill:#x}"
+
+
+def test_memory_that_torch_hands_on_does_not_matter() -> None:
+    import torch
+
+    arguments = experts_call(9, tokens=1000)
+    expected = tessera.fused_experts(**arguments)
+    torch.cuda.synchronize()
+    junk = [torch.full((2**n,), float("nan"), device=DEVICE) for n in range(8, 27)]
+    del junk
+    for _ in range(5):
+        assert torch.equal(tessera.fused_experts(**arguments), expected)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("tokens", [40, 1000])
+def test_values_that_no_pair_uses_do_not_spread(value: float, tokens: int) -> None:
+    import torch
+
+    arguments = experts_call(10, tokens=tokens, biases=True)
+    ids = arguments["topk_ids"]
+    ids[ids % 4 == 1] = 0  # no pair has expert 1, 5, 9 or 13
+    ids[::7] = -1
+    ids[1::7, 0] = 99
+    expected = tessera.fused_experts(**arguments)
+    arguments["x"][::7] = value
+    for name in ("w13", "w2", "w13_bias", "w2_bias"):
+        arguments[name][1::4] = value
+    arguments["topk_weights"][(ids < 0) | (ids >= 16)] = value
+    found = tessera.fused_experts(**arguments)
+    assert found.isfinite().all()
+    assert torch.equal(found, expected)
+    # What lies between rows, too.
+    found = tessera.fused_experts(**changed(arguments, lambda array: apart(array, 8)))
+    assert torch.equal(found, expected)
+
+
+def test_a_token_s_nan_stays_its_own() -> None:
+    import torch
+
+    arguments = experts_call(11, tokens=200)
+    expected = tessera.fused_experts(**arguments)
+    arguments["x"][17, 3] = float("nan")
+    found = tessera.fused_experts(**arguments)
+    assert found[17].isnan().all()
+    others = torch.arange(200, device=DEVICE) != 17
+    assert torch.equal(found[others], expected[others])
+
+
+def test_float32_is_refused() -> None:
+    import torch
+
+    arguments = experts_call(dtype="float32")
+    out = torch.full((60, 256), 77.0, device=DEVICE)
+    with pytest.raises(
+        NotImplementedError,
+        match=r"^fused_experts: implementation: expected one in this build that can run on cuda:0, "
+        r"got none; .*cuda/mma_\d+ multiplies float16 and bfloat16 alone",
+    ):
+        tessera.fused_experts(**arguments, out=out)
+    assert out.eq(77).all()
+
+
+@pytest.mark.parametrize("name", ["w13", "w2", "topk_weights", "topk_ids"])
+def test_arrays_on_the_host_are_refused(name: str) -> None:
+    arguments: dict[str, Any] = experts_call()
+    arguments[name] = arguments[name].cpu()
+    with pytest.raises(
+        ValueError, match=rf"^fused_experts: {name}\.device: expected cuda:0, got cpu$"
+    ):
+        tessera.fused_experts(**arguments)
