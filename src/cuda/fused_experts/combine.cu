@@ -31,42 +31,32 @@ __device__ __forceinline__ Slot slot_of(const CombineArgs& args, std::uint32_t t
   return {expert >= 0 && expert < args.num_experts, weight};
 }
 
-/// Adds the rows of the first kRows slots of `counting`, and takes them out. All rows are loaded
-/// before the first is used. `weight` is of the lane's own slot.
-template <int kRows>
-__device__ __forceinline__ void add_rows(const float* column, std::int64_t row_stride,
-                                         bool has_column, float weight, unsigned* counting,
-                                         float (&sums)[kCombineElements]) {
-  float4 words[kRows];
-  float weights[kRows];
+/// Adds the rows of the first kRowsAtOnce slots of `counting`, or as many as there are, and returns
+/// the rest. All rows are loaded before the first is used. `weight` is of the lane's own slot.
+__device__ __forceinline__ unsigned add_rows(const float* column, std::int64_t row_stride,
+                                             bool has_column, float weight, unsigned counting,
+                                             float (&sums)[kCombineElements]) {
+  float4 words[kRowsAtOnce];
+  float weights[kRowsAtOnce];
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
-    const int slot = __ffs(static_cast<int>(*counting)) - 1;
-    *counting &= *counting - 1;
-    weights[i] = __shfl_sync(kAllLanes, weight, slot);
-    words[i] = has_column ? *reinterpret_cast<const float4*>(column + slot * row_stride)
-                          : make_float4(0, 0, 0, 0);
+  for (int i = 0; i < kRowsAtOnce; ++i) {
+    const bool is_row = counting != 0;
+    const int slot = is_row ? __ffs(static_cast<int>(counting)) - 1 : 0;
+    counting &= counting - 1;
+    const float of_slot = __shfl_sync(kAllLanes, weight, slot);
+    // Adding 0 * 0 changes nothing: no sum is -0.
+    weights[i] = is_row ? of_slot : 0;
+    words[i] = is_row && has_column ? *reinterpret_cast<const float4*>(column + slot * row_stride)
+                                    : make_float4(0, 0, 0, 0);
   }
 #pragma unroll
-  for (int i = 0; i < kRows; ++i) {
+  for (int i = 0; i < kRowsAtOnce; ++i) {
     sums[0] = __fmaf_rn(weights[i], words[i].x, sums[0]);
     sums[1] = __fmaf_rn(weights[i], words[i].y, sums[1]);
     sums[2] = __fmaf_rn(weights[i], words[i].z, sums[2]);
     sums[3] = __fmaf_rn(weights[i], words[i].w, sums[3]);
   }
-}
-
-/// Adds up to kMost rows. Each number of rows has code of its own, so that all loads are in flight
-/// at once.
-template <int kMost>
-__device__ __forceinline__ void add_last_rows(const float* column, std::int64_t row_stride,
-                                              bool has_column, float weight, unsigned* counting,
-                                              float (&sums)[kCombineElements]) {
-  if (__popc(*counting) == kMost) {
-    add_rows<kMost>(column, row_stride, has_column, weight, counting, sums);
-  } else if constexpr (kMost > 1) {
-    add_last_rows<kMost - 1>(column, row_stride, has_column, weight, counting, sums);
-  }
+  return counting;
 }
 
 template <typename T>
@@ -87,8 +77,9 @@ __device__ __forceinline__ void write(const CombineArgs& args, T* to, int column
   }
 }
 
+/// The launch bounds allow 64 registers, so that all loads of a round are in flight.
 template <typename T>
-__global__ void __launch_bounds__(kCombineThreads)
+__global__ void __launch_bounds__(kCombineThreads, 8)
     combine(const __grid_constant__ CombineArgs args) {
   pdl_launch_dependents();
   constexpr int kSlotsAtOnce = 32;  // one for each lane
@@ -102,10 +93,9 @@ __global__ void __launch_bounds__(kCombineThreads)
   for (int first = 0; first < args.top_k; first += kSlotsAtOnce) {
     const Slot slot = slot_of(args, token, first + static_cast<int>(threadIdx.x) % 32);
     unsigned counting = __ballot_sync(kAllLanes, slot.counts);
-    while (__popc(counting) >= kRowsAtOnce) {
-      add_rows<kRowsAtOnce>(from, args.row_stride, has_column, slot.weight, &counting, sums);
+    while (counting != 0) {
+      counting = add_rows(from, args.row_stride, has_column, slot.weight, counting, sums);
     }
-    add_last_rows<kRowsAtOnce - 1>(from, args.row_stride, has_column, slot.weight, &counting, sums);
     from += kSlotsAtOnce * args.row_stride;
   }
   if (!has_column) return;
