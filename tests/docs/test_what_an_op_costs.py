@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("contract", "include", "python", "src", "tests")
-KERNELS = ("src/cpu/moe_sum.", "src/cuda/moe_sum/kernel.")
+KERNELS = ("src/cpu/moe_sum", "src/cuda/moe_sum/kernel.")
 
 
 def lines_of(path: Path) -> int:
