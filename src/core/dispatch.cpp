@@ -80,6 +80,15 @@ Status nothing_to_run(std::string_view op, std::span<const Implementation> candi
   if (candidates.size() == 1 && context.implementation.empty()) {
     return refusal(candidates[0], {}, problem, context);
   }
+  if (const std::string_view forced = forced_name(candidates, context);
+      !forced.empty() && !candidates.empty() &&
+      std::ranges::find(candidates, forced, &Implementation::name) == candidates.end()) {
+    std::vector<std::string_view> names;
+    for (const Implementation& candidate : candidates) names.push_back(candidate.name);
+    const bool is_asked_by_call = !context.implementation.empty();
+    return refuse(StatusCode::kUnsupported, op, "implementation", alternatives(names),
+                  std::string(forced) + (is_asked_by_call ? "" : ", which TESSERA_IMPL asks for"));
+  }
   std::string got = "none";
   std::string why_not;
   if (find_backend(context.device.device_type, &why_not) == nullptr) got += "; " + why_not;

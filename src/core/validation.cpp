@@ -201,11 +201,10 @@ bool Validator::no_overlap(std::span<std::byte> workspace) {
 }
 
 bool Validator::good_dtype(const Argument& argument, const TensorView& view) {
-  if (!is_same(view.dtype, argument.first_dtype) &&
-      (dtypes::set_of(view.dtype) & argument.dtypes) == 0) {
-    return fail_dtype(argument, view);
+  if (argument.same_dtype_as < 0 || !view.given()) {
+    return is_same(view.dtype, argument.first_dtype) ||
+           (dtypes::set_of(view.dtype) & argument.dtypes) != 0 || fail_dtype(argument, view);
   }
-  if (argument.same_dtype_as < 0) return true;
   const Argument& other = schema_.arguments[argument.same_dtype_as];
   return is_same(view.dtype, view_of(other).dtype) || fail_same_dtype(argument, view, other);
 }
@@ -296,17 +295,19 @@ bool Validator::fail_memory(const Argument& argument, const TensorView& view) {
                 to_string(view.device));
   }
   if (!has_layout(argument, view)) {
+    // A flattened array has no axes here.
+    const std::string got = argument.extents.ndim == 0
+                                ? "a strided one"
+                                : "strides " + text_of(view.strides, view.ndim) + " of shape " +
+                                      text_of(view.shape, view.ndim);
     switch (argument.layout) {
       case Layout::kContiguous:
-        return fail(StatusCode::kInvalidValue, name, "a contiguous array", "a strided one");
+        return fail(StatusCode::kInvalidValue, name, "a contiguous array", got);
       case Layout::kRowsApart:
-        return fail(StatusCode::kInvalidValue, name, "contiguous rows that share no memory",
-                    "an array with other strides");
+        return fail(StatusCode::kInvalidValue, name, "contiguous rows that share no memory", got);
       case Layout::kRowsApartOrTransposed:
         return fail(StatusCode::kInvalidValue, name,
-                    "contiguous rows that share no memory, or such columns",
-                    "strides " + text_of(view.strides, view.ndim) + " of shape " +
-                        text_of(view.shape, view.ndim));
+                    "contiguous rows that share no memory, or such columns", got);
     }
   }
   const std::string data = name + ".data";

@@ -43,12 +43,13 @@ def test_impl_forces_an_implementation() -> None:
 
 
 def test_impl_that_is_not_there() -> None:
-    done = run(CALL, TESSERA_IMPL="cpu/quantum")
-    assert done.returncode == 1
-    assert last_line(done.stderr).startswith(
-        "NotImplementedError: align_block_size: implementation: expected one in this build"
-    )
-    assert "; TESSERA_IMPL asks for cpu/quantum; " in last_line(done.stderr)
+    for name in ("cpu/quantum", "reference"):  # the second without its backend
+        done = run(CALL, TESSERA_IMPL=name)
+        assert done.returncode == 1
+        assert last_line(done.stderr) == (
+            "NotImplementedError: align_block_size: implementation: expected cpu/counting_sort or "
+            f"cpu/reference, got {name}, which TESSERA_IMPL asks for"
+        )
 
 
 def test_verbose_explains_each_call_in_one_line() -> None:

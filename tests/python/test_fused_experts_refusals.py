@@ -14,7 +14,7 @@ from fused_experts_calls import ACTIVATIONS, ARRAYS, call, transposed
 
 Spoil = Callable[[dict[str, Any]], dict[str, Any]]
 
-ROWS = "expected contiguous rows that share no memory, got an array with other strides"
+ROWS = "expected contiguous rows that share no memory, got strides"
 COUNT = "expected an integer in [1, 2147483647], got 0"
 
 
@@ -99,7 +99,8 @@ def test_shapes(bad: dict[str, Any], message: str) -> None:
         ("x", "float64", "expected float16, bfloat16 or float32, got float64"),
         ("x", "int32", "expected float16, bfloat16 or float32, got int32"),
         ("w13", "float16", "expected float32, as x has, got float16"),
-        ("w2", "float64", "expected float16, bfloat16 or float32, got float64"),
+        ("w13", "int8", "expected float32, as x has, got int8"),
+        ("w2", "float64", "expected float32, as x has, got float64"),
         ("w13_bias", "float16", "expected float32, as x has, got float16"),
         ("w2_bias", "float16", "expected float32, as x has, got float16"),
         ("topk_weights", "float64", "expected float16, bfloat16 or float32, got float64"),
@@ -108,6 +109,7 @@ def test_shapes(bad: dict[str, Any], message: str) -> None:
         ("topk_ids", "float32", "expected int32 or int64, got float32"),
         ("expert_map", "int64", "expected int32, got int64"),
         ("output", "float16", "expected float32, as x has, got float16"),
+        ("output", "float64", "expected float32, as x has, got float64"),
     ],
 )
 def test_data_types(name: str, dtype: str, message: str) -> None:
@@ -121,19 +123,28 @@ def test_data_types(name: str, dtype: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda a: {"x": strided(a["x"])}, f"x: {ROWS}"),
-        (lambda a: {"x": transposed(a["x"])}, f"x: {ROWS}"),
-        (lambda a: {"x": a["x"][::-1]}, f"x: {ROWS}"),
-        (lambda a: {"x": np.broadcast_to(a["x"][:1], (5, 6))}, f"x: {ROWS}"),
-        (lambda a: {"topk_weights": strided(a["topk_weights"])}, f"topk_weights: {ROWS}"),
-        (lambda a: {"topk_ids": transposed(a["topk_ids"])}, f"topk_ids: {ROWS}"),
-        (lambda a: {"w13_bias": strided(a["w13_bias"])}, f"w13_bias: {ROWS}"),
-        (lambda a: {"w2_bias": strided(a["w2_bias"])}, f"w2_bias: {ROWS}"),
-        (lambda a: {"out": transposed(ones(5, 6))}, f"output: {ROWS}"),
-        (lambda a: {"out": strided(ones(5, 6))}, f"output: {ROWS}"),
+        (lambda a: {"x": strided(a["x"])}, f"x: {ROWS} [12, 2] of shape [5, 6]"),
+        (lambda a: {"x": transposed(a["x"])}, f"x: {ROWS} [1, 5] of shape [5, 6]"),
+        (lambda a: {"x": a["x"][::-1]}, f"x: {ROWS} [-6, 1] of shape [5, 6]"),
+        (lambda a: {"x": np.broadcast_to(a["x"][:1], (5, 6))}, f"x: {ROWS} [0, 1] of shape [5, 6]"),
+        (
+            lambda a: {"topk_weights": strided(a["topk_weights"])},
+            f"topk_weights: {ROWS} [4, 2] of shape [5, 2]",
+        ),
+        (
+            lambda a: {"topk_ids": transposed(a["topk_ids"])},
+            f"topk_ids: {ROWS} [1, 5] of shape [5, 2]",
+        ),
+        (
+            lambda a: {"w13_bias": strided(a["w13_bias"])},
+            f"w13_bias: {ROWS} [12, 2] of shape [4, 6]",
+        ),
+        (lambda a: {"w2_bias": strided(a["w2_bias"])}, f"w2_bias: {ROWS} [12, 2] of shape [4, 6]"),
+        (lambda a: {"out": transposed(ones(5, 6))}, f"output: {ROWS} [1, 5] of shape [5, 6]"),
+        (lambda a: {"out": strided(ones(5, 6))}, f"output: {ROWS} [12, 2] of shape [5, 6]"),
         (
             lambda a: {"expert_map": strided(ones(4, dtype="int32"))},
-            "expert_map: expected a contiguous array, got a strided one",
+            "expert_map: expected a contiguous array, got strides [2] of shape [4]",
         ),
         *(
             (

@@ -94,9 +94,8 @@ TEST(Dispatch, UnknownImplementationIsRefused) {
   Context context;
   context.implementation = "cpu/magic";
   expect_unsupported(context,
-                     "align_block_size: implementation: expected one in this build that can run on "
-                     "cpu, got none; cpu/counting_sort not the implementation asked for, "
-                     "cpu/magic; cpu/reference ");
+                     "align_block_size: implementation: expected cpu/counting_sort or "
+                     "cpu/reference, got cpu/magic");
 }
 
 TEST(Dispatch, DeviceWithoutImplementationIsRefused) {
@@ -162,8 +161,8 @@ TEST_F(EnvironmentDeathTest, ContextGoesBeforeImpl) {
 TEST_F(EnvironmentDeathTest, UnknownImplIsRefused) {
   EXPECT_EXIT(call_and_exit("TESSERA_IMPL", "cpu/magic"),
               testing::ExitedWithCode(static_cast<int>(StatusCode::kUnsupported)),
-              "align_block_size: implementation: expected .*, got none; TESSERA_IMPL asks for "
-              "cpu/magic; cpu/counting_sort not the implementation asked for, cpu/magic; ");
+              "align_block_size: implementation: expected cpu/counting_sort or cpu/reference, got "
+              "cpu/magic, which TESSERA_IMPL asks for$");
 }
 
 TEST_F(EnvironmentDeathTest, ImplThatTheContextOverridesIsNotBlamed) {
@@ -171,7 +170,7 @@ TEST_F(EnvironmentDeathTest, ImplThatTheContextOverridesIsNotBlamed) {
   context.implementation = "cpu/magic";
   EXPECT_EXIT(call_and_exit("TESSERA_IMPL", "cpu/reference", context),
               testing::ExitedWithCode(static_cast<int>(StatusCode::kUnsupported)),
-              "got none; cpu/counting_sort not the implementation asked for, cpu/magic; ");
+              "expected cpu/counting_sort or cpu/reference, got cpu/magic$");
 }
 
 TEST_F(EnvironmentDeathTest, VerboseSaysWhatRunsAndWhyNotTheRest) {

@@ -345,7 +345,7 @@ TEST(MoeSum, RefusesSlotsThatPassTokens) {
   EXPECT_EQ(status.code(), StatusCode::kInvalidValue);
   EXPECT_EQ(status.message(),
             "moe_sum: input: expected contiguous rows that share no memory, "
-            "got an array with other strides");
+            "got strides [8, 24, 1] of shape [3, 2, 8]");
 }
 
 }  // namespace
