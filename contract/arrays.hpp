@@ -30,8 +30,10 @@ inline std::string name_of(DLDataType dtype) {
   for (const dtypes::Dtype& known : dtypes::kAll) {
     if (same(dtype, known.dtype)) return known.name;
   }
-  return "DLDataType {" + std::to_string(dtype.code) + ", " + std::to_string(dtype.bits) + ", " +
-         std::to_string(dtype.lanes) + "}";
+  if (dtype.lanes == 1 && dtype.code == kDLComplex) return "complex" + std::to_string(dtype.bits);
+  if (dtype.lanes == 1 && dtype.code == 6) return "bool";  // kDLBool, named from DLPack 0.8 on
+  return "dtype(code " + std::to_string(dtype.code) + ", " + std::to_string(dtype.bits) +
+         " bits, " + std::to_string(dtype.lanes) + " lanes)";
 }
 
 /// The shortest text that converts back to the same value.
@@ -48,11 +50,19 @@ inline bool readable(const TensorView& view) {
          (view.num_elements == 0 || address != 0);
 }
 
+/// What keeps the elements from being read, but for their strides: "", " without memory".
+inline std::string describe_fault(const TensorView& view) {
+  if (view.data == nullptr) return view.num_elements == 0 ? "" : " without memory";
+  const std::size_t width = std::max<std::size_t>(view.dtype.bits / 8U, 1);
+  const std::size_t past = reinterpret_cast<std::uintptr_t>(view.data) % width;
+  if (past == 0) return "";
+  return ", " + std::to_string(past) + " bytes past an address of their alignment";
+}
+
 inline std::string describe(const TensorView& view) {
   if (!view.given()) return "none";
   return std::to_string(view.num_elements) + (view.contiguous ? "" : " scattered") + " values of " +
-         name_of(view.dtype) + " at address " +
-         std::to_string(reinterpret_cast<std::uintptr_t>(view.data));
+         name_of(view.dtype) + describe_fault(view);
 }
 
 /// Whether it is float16, bfloat16 or float32.
@@ -87,9 +97,13 @@ inline std::string text_of(std::span<const std::int64_t> shape) {
   return text += ']';
 }
 
+/// "float32[3, 8, 64]", "float32[3, 8, 64] with strides [1, 3, 24]"
 inline std::string describe_axes(const TensorView& view) {
+  if (!view.given()) return "none";
   const auto ndim = static_cast<std::size_t>(std::clamp(view.ndim, 0, kMaxAxes));
-  return text_of(std::span(view.shape).first(ndim)) + " " + describe(view);
+  std::string text = name_of(view.dtype) + text_of(std::span(view.shape).first(ndim));
+  if (!view.contiguous) text += " with strides " + text_of(std::span(view.strides).first(ndim));
+  return text + describe_fault(view);
 }
 
 /// The bits of an element of a floating-point array.

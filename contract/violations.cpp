@@ -1,6 +1,7 @@
 #include "violations.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <iterator>
 
@@ -55,6 +56,18 @@ void ViolationCollector::check_array(const char* array, const TensorView& view, 
 void ViolationCollector::check_optional(const char* array, const TensorView& view, DLDataType dtype,
                                         std::int64_t length) {
   if (view.given()) check_array(array, view, dtype, length);
+}
+
+void ViolationCollector::check_rows(const char* array, const TensorView& view, DLDataType dtype,
+                                    std::int64_t num_rows, std::int64_t length) {
+  const std::array shape{num_rows, length};
+  if (same(view.dtype, dtype) && has_rows(view, 2) &&
+      std::equal(shape.begin(), shape.end(), view.shape)) {
+    return;
+  }
+  add({"output_sizes", array, 0, num_rows * length, view.num_elements,
+       std::string("output_sizes: ") + array + ": expected " + name_of(dtype) + text_of(shape) +
+           " in contiguous rows, found " + describe_axes(view)});
 }
 
 void ViolationCollector::add_size(const char* array, const TensorView& view, DLDataType dtype,

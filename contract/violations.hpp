@@ -71,6 +71,9 @@ class ViolationCollector {
                    std::int64_t length);
   void check_optional(const char* array, const TensorView& view, DLDataType dtype,
                       std::int64_t length);
+  /// Likewise unless it has this type and shape, in contiguous rows.
+  void check_rows(const char* array, const TensorView& view, DLDataType dtype,
+                  std::int64_t num_rows, std::int64_t length);
 
   /// Adds a violation of `rule` at the first int32 in [begin, end) that is not `expected`.
   void check_values(const char* rule, const char* array, const TensorView& view, std::int64_t begin,

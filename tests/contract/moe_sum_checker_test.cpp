@@ -239,5 +239,30 @@ TEST(MoeSumChecker, RefusesWhatACallRefuses) {
   expect([](MoeSumArgs* a) { a->output.data = nullptr; }, "output_sizes", "output");
 }
 
+TEST(MoeSumChecker, SaysWhatIsWrongWithAnOutput) {
+  ByHand example;
+  const auto found = [&](auto change) {
+    MoeSumArgs args = example.args();
+    change(&args.output);
+    const auto violations = check_moe_sum(args);
+    return violations.empty() ? std::string() : violations[0].message;
+  };
+  const std::string start =
+      "output_sizes: output: expected float32[2, 2] in contiguous rows, found ";
+  EXPECT_EQ(found([](TensorView* v) { v->shape[1] = 1; }), start + "float32[2, 1]");
+  EXPECT_EQ(found([](TensorView* v) { v->dtype = kBf16; }), start + "bfloat16[2, 2]");
+  EXPECT_EQ(found([](TensorView* v) { v->dtype.lanes = 2; }),
+            start + "dtype(code 2, 32 bits, 2 lanes)[2, 2]");
+  EXPECT_EQ(found([](TensorView* v) { v->data = nullptr; }),
+            start + "float32[2, 2] without memory");
+  EXPECT_EQ(found([](TensorView* v) { v->data = static_cast<char*>(v->data) + 2; }),
+            start + "float32[2, 2], 2 bytes past an address of their alignment");
+  EXPECT_EQ(found([](TensorView* v) {
+              *v = strided(*v, {1, 2});
+            }),
+            start + "float32[2, 2] with strides [1, 2]");
+  EXPECT_EQ(found([](TensorView* v) { *v = {}; }), start + "none");
+}
+
 }  // namespace
 }  // namespace tessera::contract

@@ -328,8 +328,16 @@ def test_the_checker_bites() -> None:
         (violation,) = tessera.fused_experts_contract_violations(**arguments, output=found)
         assert (violation.rule, violation.array) == (rule, "output")
         assert violation.position == 6 * place[0] + place[1]
-    with_wrong_size = tessera.fused_experts_contract_violations(**arguments, output=right[:2])
-    assert [violation.rule for violation in with_wrong_size] == ["output_sizes"]
+    for other, got in ((right[:2], "float32[2, 6]"), (right.astype("f2"), "float16[3, 6]")):
+        (violation,) = tessera.fused_experts_contract_violations(**arguments, output=other)
+        assert (violation.rule, violation.expected, violation.found) == (
+            "output_sizes",
+            18,
+            other.size,
+        )
+        assert violation.message == (
+            f"output_sizes: output: expected float32[3, 6] in contiguous rows, found {got}"
+        )
     arguments["topk_ids"] = arguments["topk_ids"].astype(np.int16)
     broken = tessera.fused_experts_contract_violations(**arguments, output=right)
     assert [violation.rule for violation in broken] == ["valid_inputs"]

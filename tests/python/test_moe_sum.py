@@ -168,7 +168,8 @@ def strided(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         (
             {"input": strided(INPUT)},
             ValueError,
-            "input: expected contiguous rows that share no memory, got an array with other strides",
+            "input: expected contiguous rows that share no memory, got strides [12, 6, 2] of shape "
+            "[4, 2, 3]",
         ),
         (
             {"input": INPUT.tolist()},
@@ -188,7 +189,7 @@ def strided(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         (
             {"topk_weights": strided(WEIGHTS)},
             ValueError,
-            "topk_weights: expected a contiguous array, got a strided one",
+            "topk_weights: expected a contiguous array, got strides [4, 2] of shape [4, 2]",
         ),
         (
             {"out": np.empty((4, 3), np.float16)},
@@ -236,9 +237,15 @@ def test_a_tuple_of_outputs_while_torch_traces() -> None:
 def test_violations_name_data_types() -> None:
     found = tessera.moe_sum(INPUT, WEIGHTS)
     (broken,) = tessera.moe_sum_contract_violations(INPUT, found[:2], WEIGHTS)
-    assert "found [2, 3] 6 values of float32 at address" in broken.message
+    assert broken.message == (
+        "output_sizes: output: expected float32[4, 3] in contiguous rows, found float32[2, 3]"
+    )
+    (broken,) = tessera.moe_sum_contract_violations(INPUT, found.astype(complex), WEIGHTS)
+    assert broken.message.endswith(", found complex128[4, 3]")
+    (broken,) = tessera.moe_sum_contract_violations(INPUT, found.T.copy().T, WEIGHTS)
+    assert broken.message.endswith(", found float32[4, 3] with strides [1, 4]")
     (broken,) = tessera.moe_sum_contract_violations(INPUT.astype(bool), found, WEIGHTS)
-    assert "found [4, 2, 3] 24 values of DLDataType {6, 8, 1} at address" in broken.message
+    assert broken.message.endswith(", found bool[4, 2, 3]")
 
 
 @pytest.mark.parametrize("name", ["input", "topk_weights", "output"])
