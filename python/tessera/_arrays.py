@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tessera._framework import exportable, on_host
-from tessera._frameworks import FRAMEWORKS
+from tessera._frameworks import FORWARD_MODE, FRAMEWORKS
 from tessera._op import Op
 
 # Message of the error that a call raises for an unfit array; `refused_array` finds which and why.
@@ -46,15 +46,37 @@ def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
 
 
 def any_followed(arrays: Iterable[object]) -> bool:
-    """Whether autograd follows an array."""
-    for array in arrays:  # noqa: SIM110 (any() takes twice the time)
+    """Whether autograd may follow an array: it does so backward, or forward that of any call."""
+    for array in arrays:
         if getattr(array, "requires_grad", False):
             return True
-    return False
+    return FORWARD_MODE.module._current_level >= 0  # type: ignore[no-any-return]
+
+
+def _refuse_dual(op: str, name: str, array: object) -> None:
+    """Refuse an array with a tangent, which the op would not see."""
+    if array is None or FORWARD_MODE.module._current_level < 0:
+        return
+    framework = FRAMEWORKS[type(array)]
+    if framework.num_modes is None or framework.num_modes():
+        return  # no tensor of torch, or one that is traced: the call that is made later has values
+    if sys.modules["torch"].compiler.is_dynamo_compiling():
+        # Dynamo would take it for a tensor without a tangent. It leaves code that raises to Python.
+        raise ValueError(f"{op}: {name}: expected eager execution, got a call that torch traces")
+    try:
+        is_dual = FORWARD_MODE.module.unpack_dual(array).tangent is not None
+    except RuntimeError:  # inside an op of torch it cannot take a tangent apart, and has none else
+        is_dual = True
+    if is_dual:
+        raise ValueError(
+            f"{op}: {name}: expected a tensor that autograd does not follow, got one with a "
+            "tangent (the primal of its torch.autograd.forward_ad.unpack_dual() has none)"
+        )
 
 
 def refuse_followed(op: str, name: str, array: object) -> None:
     """Refuse an output that autograd follows, which would not see it written."""
+    _refuse_dual(op, name, array)
     if array is not None and getattr(array, "requires_grad", False):
         raise ValueError(
             f"{op}: {name}: expected a tensor that autograd does not follow, got one that "
@@ -65,6 +87,7 @@ def refuse_followed(op: str, name: str, array: object) -> None:
 def refuse_followed_inputs(op: Op, inputs: Iterable[object]) -> None:
     """Refuse inputs that autograd follows, as the op has no gradient."""
     for row, array in zip(op.inputs, inputs, strict=False):
+        _refuse_dual(op.name, row.name, array)
         if not getattr(array, "requires_grad", False):
             continue
         torch = sys.modules.get("torch")  # the array may be of another framework

@@ -76,8 +76,6 @@ def call(
         sent_others = _checked(op, framework, kind, others) if others else op.no_others
         if rest:
             _check_rest(op, framework, rest)
-        if op.has_floats and any_followed((source, *others)):
-            refuse_followed_inputs(op, (source, *others))
         workspace = None  # on the host it is the library's own
         if out is not None:
             is_tuple = isinstance(out, tuple)
@@ -98,7 +96,8 @@ def call(
             if is_short:
                 is_short = not op.has_weights and _is_short(op, framework, outputs, numbers)
             functions, plain = op.call, op.plain
-            if op.has_floats and any_followed(outputs):
+            if op.has_floats and any_followed((source, *others, *outputs)):
+                refuse_followed_inputs(op, (source, *others))
                 for row, array in zip(op.outputs, outputs, strict=True):
                     refuse_followed(op.name, row.name, array)
         elif op.is_joined:
@@ -121,6 +120,8 @@ def call(
             outputs = (memory, *layout.inner_lengths)
             functions, plain = op.joined, op.joined_plain
         else:
+            if op.has_floats and any_followed((source, *others)):
+                refuse_followed_inputs(op, (source, *others))
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (sent, *sent_others)
             sizes = shaped_call_sizes(op, inputs, options, framework.cuda_index(source))

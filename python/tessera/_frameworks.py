@@ -19,6 +19,19 @@ from tessera._outputs import Layout
 _INT32 = np.dtype(np.int32)
 
 
+class _ForwardMode:
+    """Forward-mode autograd: torch.autograd.forward_ad, once a call was given a tensor of torch."""
+
+    __slots__ = ("module",)
+    _current_level = -1  # as there: no level of dual numbers is entered
+
+    def __init__(self) -> None:
+        self.module: Any = self
+
+
+FORWARD_MODE = _ForwardMode()
+
+
 def _empty_like_numpy(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
     return np.empty(shape, like.dtype if dtype is None else dtype)
 
@@ -99,6 +112,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
                 stream.synchronize()
         return True
 
+    FORWARD_MODE.module = sys.modules.get("torch.autograd.forward_ad", FORWARD_MODE)
     # `get_device` gives -1 on the host.
     return Framework(
         torch.Tensor.numel,
