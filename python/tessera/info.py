@@ -78,8 +78,9 @@ def explain(
 
     `explain("moe_sum", T=16, k=8, H=7168, dtype="bfloat16")`: the name of the op, and by name the
     lengths of its inputs, as its page calls them, its numbers and flags, such as `block_size=128`,
-    and the data type of its first input. Flags are False by default. Ops that read their inputs
-    flattened, as the alignment ops do, need no data type.
+    and the data type of its first input, as torch's or as anything that `np.dtype()` takes. Flags
+    are False by default. Ops that read their inputs flattened, as the alignment ops do, need no
+    data type.
 
     `explain(8192, 64, 128, pad_sorted_ids=True)` is short for `explain("align_block_size", N=8192,
     num_experts=64, block_size=128, pad_sorted_ids=True)`; the first of these three numbers may also
@@ -87,7 +88,7 @@ def explain(
 
     Args:
         *given: the name of the op, or the three numbers of `align_block_size`.
-        num_threads: host threads to use at most.
+        num_threads: host threads to use at most; None or 0: as many as the op would.
         device: "cpu", "cuda", "cuda:1", the number of a CUDA device, or a `torch.device`.
         **shape: lengths, numbers, flags and data type.
 
@@ -227,8 +228,15 @@ def _float(op: Op, row: Argument, value: Any) -> float:
 
 
 def _dtype(op: Op, row: Argument, dtype: Any) -> str:
-    """The name of a data type of the input, given by name, or as torch's or NumPy's."""
+    """The name of a data type of the input, given as torch's, or as `np.dtype()` takes it."""
     name = str(dtype).removeprefix("torch.")
+    if name not in row.dtypes and dtype is not None:  # None stands for float64
+        try:
+            known = np.dtype(dtype)
+        except (TypeError, ValueError, SyntaxError):  # NumPy parses text
+            pass
+        else:
+            name = known.name if known.isnative else str(known)
     if name not in row.dtypes:
         raise TypeError(f"{op.name}: dtype: expected one of {', '.join(row.dtypes)}, got {name}")
     return name

@@ -56,8 +56,19 @@ def test_the_short_form_is_align_block_size() -> None:
 
 def test_data_types_of_arrays() -> None:
     shape = {"T": 1, "k": 1, "H": 1}
-    for dtype in ("float16", np.dtype("float16")):
+    for dtype in ("float16", np.dtype("float16"), np.float16, "f2", "<f2", "half"):
         assert tessera.explain("moe_sum", **shape, dtype=dtype)
+    for dtype, name in [
+        (float, "float64"),
+        ("f8", "float64"),
+        (">f4", ">f4"),
+        (None, "None"),
+        ("a,,b", "a,,b"),
+        ("banana", "banana"),
+        (3, "3"),
+    ]:
+        with pytest.raises(TypeError, match=f"^align_block_size: dtype: expected .*, got {name}$"):
+            tessera.explain("align_block_size", **SHAPES["align_block_size"], dtype=dtype)
     torch = pytest.importorskip("torch")
     assert tessera.explain("moe_sum", **shape, dtype=torch.bfloat16)
     assert tessera.explain("align_block_size", **SHAPES["align_block_size"], dtype=torch.int64)
@@ -159,8 +170,13 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
         (["moe_sum", "T=1"], "moe_sum: k, H, dtype: expected a value, got none"),
         (
             ["align_block_size", "N=1", "num_experts=1", "block_size=1", "map_tail=yes"],
-            "--explain: map_tail: expected an integer, got 'yes'",
+            "--explain: map_tail: expected true or false, got 'yes'",
         ),
+        (
+            ["align_block_size", "N=1", "num_experts=1", "block_size=1", "map_tail=1"],
+            "--explain: map_tail: expected true or false, got '1'",
+        ),
+        (["moe_sum", "T=true"], "--explain: T: expected an integer, got 'true'"),
     ],
 )
 def test_what_the_command_refuses(arguments: list[str], message: str, capsys: Capture) -> None:
@@ -181,8 +197,11 @@ def test_flags_reach_the_op() -> None:
         tessera.explain(2, 1, 2**30 + 1, pad_sorted_ids=True)
 
 
-def test_flags_on_the_command_line(capsys: Capture) -> None:
-    shape = ["N=9", "num_experts=3", "block_size=4", "filtered_group=true", "map_tail=false"]
+@pytest.mark.parametrize(
+    ("true", "false"), [("true", "false"), ("True", "False"), ("TRUE", "FALSE")]
+)
+def test_flags_on_the_command_line(capsys: Capture, true: str, false: str) -> None:
+    shape = ["N=9", "num_experts=3", "block_size=4", f"filtered_group={true}", f"map_tail={false}"]
     assert main(["info", "--explain", "align_block_size", *shape, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["shape"]
     assert (found["filtered_group"], found["map_tail"]) == (True, False)

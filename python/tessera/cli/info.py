@@ -135,8 +135,10 @@ def _value(name: str, text: str, op: str) -> Any:
     row = next((row for row in rows if row.name == name), None)
     if name == "dtype" or (row is not None and row.choices):
         return text
-    if text in ("true", "false"):
-        return text == "true"
+    if row is not None and row.kind == "flag":
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"--explain: {name}: expected true or false, got '{text}'")
+        return text.lower() == "true"
     if row is not None and row.kind == "float32":
         try:
             return float(text)
