@@ -89,8 +89,12 @@ contract::CaseArguments case_arguments(const ffi::String& op, const ffi::String&
   contract::CaseArguments found =
       contract_of(op).arguments(std::string(name), static_cast<std::uint64_t>(seed));
   if (found.args == nullptr) {
+    std::string others;
+    for (const auto& known : contract_of(op).case_names()) {
+      others.append(others.empty() ? "" : ", ").append(known);
+    }
     TVM_FFI_THROW(ValueError) << std::string(op) << ": no case is named '" << std::string(name)
-                              << "'; random ones are named random:SEED:SIZE";
+                              << "'; random ones are named random:SEED:SIZE, the others " << others;
   }
   return found;
 }

@@ -101,3 +101,9 @@ def sum_in_pairs(input: Any, topk_weights: Any = None) -> Any:
     with np.errstate(all="ignore"):
         terms = input.astype(np.float32) * weights[..., None]
         return (terms[:, ::2].sum(1) + terms[:, 1::2].sum(1)).astype(input.dtype)
+
+
+def numpy_sum(input: Any, topk_weights: Any = None) -> Any:
+    """Of tensors it raises for bfloat16, and for the rest returns an array of NumPy."""
+    weights = 1 if topk_weights is None else np.asarray(topk_weights)[..., None]
+    return np.sum(np.asarray(input).astype(np.float32) * weights, axis=1)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tessera._op import op_names
+from tessera._op import Op, op_names
 from tessera.cli import verify
 from tessera.cli.main import main
+from tessera.verification import case_names
 
 Capture = pytest.CaptureFixture[str]
 
@@ -21,6 +22,17 @@ def shown(capsys: Capture, *arguments: str, code: int = 0) -> str:
     out, err = capsys.readouterr()
     assert err == ""
     return out
+
+
+def test_a_case_that_is_not_there(capsys: Capture) -> None:
+    for op in op_names():
+        assert main(["verify", "--op", op, "--cases", "banana"]) == 2
+        assert capsys.readouterr().err == (
+            f"tessera verify: {op}: no case is named 'banana'; random ones are named "
+            f"random:SEED:SIZE, the others {', '.join(case_names(Op(op)))}\n"
+        )
+    assert main(["verify", "--cases", "banana"]) == 2
+    assert capsys.readouterr().err.endswith(" (with --op, those of another op)\n")
 
 
 def test_every_op(capsys: Capture) -> None:

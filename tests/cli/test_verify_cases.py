@@ -184,6 +184,33 @@ def test_the_text(capfd: pytest.CaptureFixture[str]) -> None:
     assert "it was given numpy arrays; --arrays torch gives others" in capfd.readouterr().out
 
 
+def test_a_function_of_numpy_that_gets_tensors(capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    words = ("--op", "moe_sum", "--cases", "no_tokens", "--random", "40", "--max-ids", "200")
+    assert main(["verify", "--impl", "faulty_experts:numpy_sum", *words]) == 1
+    out = capfd.readouterr().out
+    assert "BROKEN no_exception (TypeError)" in out
+    assert "BROKEN output_form" in out
+    hint = "no call returned an array: it was given torch arrays; --arrays numpy gives others"
+    assert hint in out.splitlines()
+    assert (
+        main(
+            [
+                "verify",
+                "--impl",
+                "faulty_experts:no_biases",
+                *words[2:],
+                *words[:1],
+                "fused_experts",
+                "--arrays",
+                "numpy",
+            ]
+        )
+        == 1
+    )
+    assert "no call returned an array" not in capfd.readouterr().out
+
+
 def test_the_time_limit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from tessera.tools.judge import clock
 

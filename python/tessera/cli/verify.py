@@ -124,7 +124,12 @@ def _cases(args: argparse.Namespace, op: Op) -> list[str]:
     size = _MAX_SIZE if args.max_ids is None else args.max_ids
     load_library()
     if args.cases != "all":
-        require_case(op, args.cases)
+        try:
+            require_case(op, args.cases)
+        except ValueError as error:
+            if args.op is None:
+                raise ValueError(f"{error} (with --op, those of another op)") from None
+            raise
     chosen = case_names(op) if args.cases == "all" else [args.cases]
     return chosen + [f"random:{n}:{size}" for n in range(args.seed, args.seed + num_random)]
 

@@ -167,8 +167,14 @@ def text(found: dict[str, Any]) -> str:
             f"  {each['message']}",
             "",
         ]
-    everywhere = [one for one in found["findings"] if one["num_calls"] == found["num_calls"]]
-    if any(one["rule"] in ("no_exception", "output_form") for one in everywhere):
+    # A call breaks at most one of these: functions of NumPy may return arrays of their own for some
+    # tensors, and raise for the others.
+    without_array = sum(
+        one["num_calls"]
+        for one in found["findings"]
+        if one["rule"] in ("no_exception", "output_form")
+    )
+    if without_array and without_array == found["num_calls"]:
         other = {"numpy": "torch", "torch": "numpy"}[found["arrays"]]
         lines.append(
             f"no call returned an array: it was given {found['arrays']} arrays; --arrays {other} "
