@@ -122,3 +122,13 @@ def test_loaded_model(tmp_path: Any) -> None:
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, experts_implementation="tessera")
     assert set(tessera.transformers.report(loaded).values()) == {"served"}
     assert torch.equal(logits(loaded, ids), logits(model, ids))
+
+
+@pytest.mark.parametrize("model", [None, "gpt2", tiny_model])
+def test_a_report_on_what_is_no_module(model: Any) -> None:
+    got = type(model).__name__
+    with pytest.raises(TypeError) as caught:
+        tessera.transformers.report(model)
+    assert str(caught.value) == (
+        f"tessera.transformers.report: model: expected a torch.nn.Module, got {got}"
+    )

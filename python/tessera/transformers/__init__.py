@@ -12,10 +12,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 __all__ = ["report"]
 
@@ -36,6 +32,7 @@ def _require_transformers() -> None:
 
 _require_transformers()
 
+import torch  # noqa: E402
 from transformers.integrations.finegrained_fp8 import FP8ExpertsInterface  # noqa: E402
 from transformers.integrations.moe import ExpertsInterface  # noqa: E402
 
@@ -55,7 +52,15 @@ def report(model: torch.nn.Module) -> dict[str, str]:
     Returns:
         For the name of each experts module in `model.named_modules()`, "served", or the reason why
         its calls run in another way. Calls of served modules that autograd follows run eagerly.
+
+    Raises:
+        TypeError: `model` is no module.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(
+            "tessera.transformers.report: model: expected a torch.nn.Module, got "
+            f"{type(model).__name__}"
+        )
     return {
         name: reason_unserved(module) or "served"
         for name, module in model.named_modules()
