@@ -233,7 +233,7 @@ typedef struct tessera_argument {
   /* An integer; a flag, which is set unless it is 0; or the number of a choice, such as a
    * tessera_activation. */
   int64_t value;
-  double real; /* a floating-point number */
+  double real; /* a floating-point number; NaN stands for its default, as if it were left out */
 } tessera_argument;
 
 typedef struct tessera_call_args {

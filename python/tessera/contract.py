@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -148,12 +148,16 @@ def contract_violations(
     num_dropped: Any = None,
     statistics: Any = None,
     validation: Any = None,
+    validate: bool | Literal["now"] | None = None,
+    num_threads: int | None = None,
+    out: Any = None,
 ) -> list[Violation]:
     """Judge outputs of `align_block_size`, whoever computed them, against its contract.
 
     Takes the arguments of the call and its result, and as `validation` the int64[6] that callers of
-    the C++ or C library may ask for; waits for arrays on a device, and copies them to
-    the host. Time and memory are linear in the inputs and outputs.
+    the C++ or C library may ask for; ignores `validate`, `num_threads` and `out`, on which the
+    rules do not depend. Waits for arrays on a device, and copies them to the host. Time and
+    memory are linear in the inputs and outputs.
 
     Returns:
         At most one violation for each rule of `rules()`; none if the contract holds.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import pytest
 
 import tessera
+from tessera._op import op_names
 from tessera.contract import rules
 
 IDS = np.array([2, 0, 2, 2, 0, 9], np.int32)
@@ -136,3 +138,29 @@ def test_arguments_that_cannot_be_judged() -> None:
         TypeError, match=r"topk_ids: expected an array that speaks DLPack, got list"
     ):
         tessera.contract_violations([1], tuple(good().values())[:3], **OPTIONS)
+
+
+@pytest.mark.parametrize("op", op_names())
+def test_the_arguments_of_a_call_can_be_passed_on(op: str) -> None:
+    """The checker of an op takes all that a call takes, whether or not the rules depend on it."""
+    name = f"{op}_contract_violations".replace("_align_block_size", "")
+    checker = getattr(tessera, name.removeprefix("align_block_size_"))
+    of_call = inspect.signature(getattr(tessera, op)).parameters
+    of_checker = inspect.signature(checker).parameters
+    for parameter in of_call.values():
+        assert of_checker[parameter.name].default == parameter.default, parameter.name
+
+
+def test_what_the_rules_do_not_depend_on() -> None:
+    values = np.ones((2, 3, 4), np.float32)
+    found = np.full((2, 4), 3, np.float32)
+    options = {"num_threads": 1, "out": np.zeros((2, 4), np.float32)}
+    assert not tessera.moe_sum_contract_violations(values, found, **options)
+    weights = np.ones((1, 2, 4), np.float32), np.ones((1, 4, 1), np.float32)
+    routed = np.ones((2, 1), np.float32), np.zeros((2, 1), np.int32)
+    call = {"x": np.zeros((2, 4), np.float32), "w13": weights[0], "w2": weights[1]}
+    call |= {"topk_weights": routed[0], "topk_ids": routed[1], "batch_invariant": True, **options}
+    for output, rules_broken in ((found * 0, []), (found, ["error_bound"])):
+        broken = tessera.fused_experts_contract_violations(**call, output=output)
+        assert [one.rule for one in broken] == rules_broken
+    assert tessera.fused_experts_bound_used(**call, output=found * 0) == 0

@@ -112,8 +112,9 @@ def align_block_size(
             errors. With True, a call on the host raises once it has run, and one on a GPU, which is
             not waited for, leaves it to `tessera.check()`; with "now" that raises too, and is
             waited for. None stands for TESSERA_VALIDATE, off by default.
-        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
-            that, or, where it is unset, for the cores of this process. Never changes the result.
+        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None and 0 stand
+            for that, or, where it is unset, for the cores of this process. Never changes the
+            result.
         out: tuple of the three arrays to write to, which may be longer than needed. No output is
             allocated then; large batches on a GPU still take workspace from its framework.
 

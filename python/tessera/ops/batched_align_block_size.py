@@ -123,11 +123,13 @@ def batched_contract_violations(
     max_tokens_per_batch: int,
     block_size: int,
     tail_expert: int = -1,
+    out: Any = None,
 ) -> list[Violation]:
     """Judge outputs of `batched_align_block_size`, whoever computed them, against its contract.
 
-    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
-    the host. Time is linear in the outputs.
+    Takes the arguments of the call and its result, and ignores `out`, on which the rules do not
+    depend. Waits for arrays on a device, and copies them to the host. Time is linear in the
+    outputs.
 
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.

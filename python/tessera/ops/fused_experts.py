@@ -71,8 +71,9 @@ def fused_experts(
         apply_router_weight_on_input: scale x, before the first product; needs k = 1.
         batch_invariant: a token's bits may not depend on the other tokens. On the host and on CUDA
             devices they never do.
-        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
-            that, or, where it is unset, for the cores of this process. Never changes the result.
+        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None and 0 stand
+            for that, or, where it is unset, for the cores of this process. Never changes the
+            result.
         out: [T, H] of the data type of `x`, to write to. It may not overlap an input.
 
     Returns:
@@ -168,11 +169,15 @@ def fused_experts_contract_violations(
     swiglu_beta: float | None = None,
     swiglu_limit: float | None = None,
     apply_router_weight_on_input: bool = False,
+    batch_invariant: bool = False,
+    num_threads: int | None = None,
+    out: Any = None,
 ) -> list[Violation]:
     """Judge an output of `fused_experts`, whoever computed it, against the op's contract.
 
-    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
-    the host. Small calls are checked whole, of large ones a sample of tokens and columns.
+    Takes the arguments of the call and its result, and ignores `batch_invariant`, `num_threads` and
+    `out`, on which the rules do not depend. Waits for arrays on a device, and copies them to the
+    host. Small calls are checked whole, of large ones a sample of tokens and columns.
 
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.
@@ -199,6 +204,9 @@ def fused_experts_bound_used(
     swiglu_beta: float | None = None,
     swiglu_limit: float | None = None,
     apply_router_weight_on_input: bool = False,
+    batch_invariant: bool = False,
+    num_threads: int | None = None,
+    out: Any = None,
 ) -> float:
     """How much of its error bound an output of `fused_experts` uses, whoever computed it.
 

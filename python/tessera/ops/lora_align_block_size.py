@@ -191,11 +191,13 @@ def lora_contract_violations(
     expert_map: Any = None,
     pad_sorted_ids: bool = False,
     tail_expert: int = -1,
+    out: Any = None,
 ) -> list[Violation]:
     """Judge outputs of `lora_align_block_size`, whoever computed them, against its contract.
 
-    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
-    the host. Time is linear in the outputs and max_loras * num_experts.
+    Takes the arguments of the call and its result, and ignores `out`, on which the rules do not
+    depend. Waits for arrays on a device, and copies them to the host. Time is linear in the
+    outputs and max_loras * num_experts.
 
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.

@@ -39,8 +39,9 @@ def moe_sum(
         input: float16, bfloat16 or float32 [T, k, H], k at least 1; rows may lie apart, but the
             last axis is contiguous. NumPy has no bfloat16 that it exports; torch and JAX have.
         topk_weights: float32 [T, k], contiguous.
-        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None stands for
-            that, or, where it is unset, for the cores of this process. Never changes the result.
+        num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None and 0 stand
+            for that, or, where it is unset, for the cores of this process. Never changes the
+            result.
         out: [T, H] of the data type of `input`, to write to; its rows may lie apart, and what is
             between them stays as it is. It may not overlap an input.
 
@@ -78,12 +79,18 @@ register(TorchOp(_OP, moe_sum, _eagerly, _shapes))
 
 
 def moe_sum_contract_violations(
-    input: Any, output: Any, topk_weights: Any = None
+    input: Any,
+    output: Any,
+    topk_weights: Any = None,
+    *,
+    num_threads: int | None = None,
+    out: Any = None,
 ) -> list[Violation]:
     """Judge an output of `moe_sum`, whoever computed it, against the op's contract.
 
-    Takes the arguments of the call and its result; waits for arrays on a device, and copies them to
-    the host. Time is linear in the input. A program that sums in another order than the slots'
+    Takes the arguments of the call and its result, and ignores `num_threads` and `out`, on which
+    the rules do not depend. Waits for arrays on a device, and copies them to the host. Time is
+    linear in the input. A program that sums in another order than the slots'
     breaks the rule `exact_bits` alone.
 
     Returns:
