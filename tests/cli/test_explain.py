@@ -56,6 +56,7 @@ def test_the_short_form_is_align_block_size() -> None:
 
 def test_data_types_of_arrays() -> None:
     shape = {"T": 1, "k": 1, "H": 1}
+    dtype: Any
     for dtype in ("float16", np.dtype("float16"), np.float16, "f2", "<f2", "half"):
         assert tessera.explain("moe_sum", **shape, dtype=dtype)
     for dtype, name in [

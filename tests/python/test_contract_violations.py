@@ -154,11 +154,11 @@ def test_the_arguments_of_a_call_can_be_passed_on(op: str) -> None:
 def test_what_the_rules_do_not_depend_on() -> None:
     values = np.ones((2, 3, 4), np.float32)
     found = np.full((2, 4), 3, np.float32)
-    options = {"num_threads": 1, "out": np.zeros((2, 4), np.float32)}
+    options: dict[str, Any] = {"num_threads": 1, "out": np.zeros((2, 4), np.float32)}
     assert not tessera.moe_sum_contract_violations(values, found, **options)
     weights = np.ones((1, 2, 4), np.float32), np.ones((1, 4, 1), np.float32)
     routed = np.ones((2, 1), np.float32), np.zeros((2, 1), np.int32)
-    call = {"x": np.zeros((2, 4), np.float32), "w13": weights[0], "w2": weights[1]}
+    call: dict[str, Any] = {"x": np.zeros((2, 4), np.float32), "w13": weights[0], "w2": weights[1]}
     call |= {"topk_weights": routed[0], "topk_ids": routed[1], "batch_invariant": True, **options}
     for output, rules_broken in ((found * 0, []), (found, ["error_bound"])):
         broken = tessera.fused_experts_contract_violations(**call, output=output)

@@ -67,7 +67,8 @@ def test_each_array_of_floats(op: str, name: str) -> None:
 
 
 def test_an_output_beside_arrays_of_numpy() -> None:
-    values, found = np.ones((4, 2, 3), np.float32), torch.zeros(4, 3)
+    values: Any = np.ones((4, 2, 3), np.float32)
+    found = torch.zeros(4, 3)
     tessera.moe_sum(values, out=found)
     assert found.tolist() == [[2] * 3] * 4
     with forward_ad.dual_level():
