@@ -104,6 +104,8 @@ def _mapped(arguments: Arguments, num_global_experts: int) -> Arguments:
     return arguments | {"expert_map": (places * 7 + 3) % (experts + 3) - 2, "topk_ids": ids}
 
 
+_ODD_SIZES: Arguments = {"hidden": 251, "intermediate": 77, "dtype": "float16"}
+
 # By name: what a call may have beside contiguous arrays of whole words.
 FORMS: dict[str, Callable[..., Arguments]] = {
     "plain": experts_call,
@@ -128,9 +130,7 @@ FORMS: dict[str, Callable[..., Arguments]] = {
         "w2",
     ),
     "unaligned": lambda seed=0, **sizes: changed(experts_call(seed, **sizes), moved),
-    "odd_sizes": lambda seed=0, **sizes: experts_call(
-        seed, **{"hidden": 251, "intermediate": 77, "dtype": "float16"} | sizes
-    ),
+    "odd_sizes": lambda seed=0, **sizes: experts_call(seed, **_ODD_SIZES | sizes),
     "weight_on_input": lambda seed=0, **sizes: (
         experts_call(seed, top_k=1, **sizes) | {"apply_router_weight_on_input": True}
     ),

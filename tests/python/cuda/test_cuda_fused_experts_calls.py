@@ -96,7 +96,7 @@ with torch.cuda.graph(graph):
 for factor in (1, 2):
     x.fill_(factor)
     graph.replay()
-    print(found.shape == x.shape, found.unique().tolist())
+    print(found.shape == x.shape, found.float().unique().tolist())
 """
 
 
