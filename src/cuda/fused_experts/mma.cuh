@@ -33,9 +33,6 @@ __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-/// __syncthreads() for warps that may be at different places of the code.
-__device__ __forceinline__ void synchronize_warps() { asm volatile("bar.sync 0;" ::: "memory"); }
-
 /// Loads four 8x8 matrices of 16-bit elements. Lane 8 i + j gives the address of row j of matrix i.
 __device__ __forceinline__ void load_matrices(std::uint32_t address, std::uint32_t (&matrices)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"

@@ -8,6 +8,7 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/kernels.hpp"
@@ -129,29 +130,28 @@ struct Product {
     return count;
   }
 
-  /// What a warp multiplies of two words of a stage: sixteen elements of kRows rows and of all its
-  /// columns.
-  template <int kRows>
+  /// What a warp multiplies of two words of a stage: sixteen elements of its rows and columns.
   struct Fragments {
-    std::uint32_t a[kRows / 16 + 1][4];  // C++ has no arrays of length 0
+    std::uint32_t a[kWarpRows / 16][4];
     std::uint32_t b[kWarpColumns / 16][4];
 
+    /// Of the first kRows rows.
+    template <int kRows>
     __device__ __forceinline__ void load(std::uint32_t stage, int word) {
-      if constexpr (kRows > 0) {
 #pragma unroll
-        for (int i = 0; i < kRows / 16; ++i) load_a(stage, warp_row() + 16 * i, word, a[i]);
+      for (int i = 0; i < kRows / 16; ++i) load_a(stage, warp_row() + 16 * i, word, a[i]);
 #pragma unroll
-        for (int j = 0; j < kWarpColumns / 16; ++j) {
-          const int column = warp_column() + 16 * j;
-          if constexpr (kAccess == WeightAccess::kColumns) {
-            load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b[j]);
-          } else {
-            load_b(stage + kRowBytes, column, word, b[j]);
-          }
+      for (int j = 0; j < kWarpColumns / 16; ++j) {
+        const int column = warp_column() + 16 * j;
+        if constexpr (kAccess == WeightAccess::kColumns) {
+          load_b_transposed<kTile.columns>(stage + kRowBytes, column, word, b[j]);
+        } else {
+          load_b(stage + kRowBytes, column, word, b[j]);
         }
       }
     }
 
+    template <int kRows>
     __device__ __forceinline__ void multiply(WarpSums* sums) const {
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) {
@@ -164,13 +164,25 @@ struct Product {
     }
   };
 
-  /// Multiplies all stages, for the first kRows rows of the warp. The copies of num_stages - 1
-  /// stages, and the next fragments, are on their way while the tensor cores multiply.
-  template <int kRows, typename RowLines, typename WeightLines>
-  static __device__ __forceinline__ void multiply_stages(const RowLines& rows,
-                                                         const WeightLines& weights,
-                                                         std::int32_t depth, std::uint32_t shared,
-                                                         WarpSums* sums) {
+  /// Calls run(a constant with the number of rows): there is code for each number of sixteens, and
+  /// none for warps without pairs.
+  template <int kRows = kWarpRows, typename Run>
+  static __device__ __forceinline__ void with_rows(int num_rows, const Run& run) {
+    if constexpr (kRows > 0) {
+      if (num_rows > kRows - 16) {
+        run(std::integral_constant<int, kRows>());
+      } else {
+        with_rows<kRows - 16>(num_rows, run);
+      }
+    }
+  }
+
+  /// Multiplies all stages. The copies of num_stages - 1 stages, and the next fragments, are on
+  /// their way while the tensor cores multiply.
+  template <typename RowLines, typename WeightLines>
+  static __device__ __forceinline__ void multiply(int num_rows, const RowLines& rows,
+                                                  const WeightLines& weights, std::int32_t depth,
+                                                  std::uint32_t shared, WarpSums* sums) {
     const std::int32_t num_steps = (depth + kStageDepth - 1) / kStageDepth;
     const auto stage_of = [&](std::int32_t step) {
       return shared + step % kTile.num_stages * kStageBytes;
@@ -185,42 +197,29 @@ struct Product {
     // Afterwards a stage has arrived for all threads, and all have read the one before.
     const auto wait_for_stage = [] {
       wait_for_copies<kTile.num_stages - 2>();
-      synchronize_warps();
+      __syncthreads();
     };
-    Fragments<kRows> fragments[2];
+    Fragments fragments[2];
     for (std::int32_t step = 0; step < kTile.num_stages - 1; ++step) start_copies(step);
     wait_for_stage();
-    fragments[0].load(stage_of(0), 0);
+    with_rows(num_rows, [&](auto count) { fragments[0].template load<count>(stage_of(0), 0); });
     for (std::int32_t step = 0; step < num_steps; ++step) {
       start_copies(step + kTile.num_stages - 1);
+      with_rows(num_rows, [&](auto count) {
 #pragma unroll
-      for (int word = 0; word < kWordsPerStage; word += 2) {
-        Fragments<kRows>& next = fragments[word / 2 % 2 ^ 1];
-        if (word + 2 < kWordsPerStage) {
-          next.load(stage_of(step), word + 2);
-        } else if (step + 1 < num_steps) {
-          wait_for_stage();
-          next.load(stage_of(step + 1), 0);
+        for (int word = 2; word < kWordsPerStage; word += 2) {
+          fragments[word / 2 % 2].template load<count>(stage_of(step), word);
+          fragments[word / 2 % 2 ^ 1].template multiply<count>(sums);
         }
-        fragments[word / 2 % 2].multiply(sums);
-      }
+      });
+      wait_for_stage();
+      with_rows(num_rows, [&](auto count) {
+        if (step + 1 < num_steps) fragments[0].template load<count>(stage_of(step + 1), 0);
+        fragments[1].template multiply<count>(sums);
+      });
     }
     wait_for_copies<0>();
-    synchronize_warps();
-  }
-
-  /// Multiplies as many rows as hold pairs, in sixteens. Warps may run different code from here to
-  /// the end of the stages.
-  template <int kRows = kWarpRows, typename RowLines, typename WeightLines>
-  static __device__ __forceinline__ void multiply(int num_rows, const RowLines& rows,
-                                                  const WeightLines& weights, std::int32_t depth,
-                                                  std::uint32_t shared, WarpSums* sums) {
-    if constexpr (kRows > 0) {
-      if (num_rows <= kRows - 16) {
-        return multiply<kRows - 16>(num_rows, rows, weights, depth, shared, sums);
-      }
-    }
-    multiply_stages<kRows>(rows, weights, depth, shared, sums);
+    __syncthreads();
   }
 
   /// Writes a warp's sums to the tile [pairs][kSumStride] in shared memory.
