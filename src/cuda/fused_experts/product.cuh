@@ -8,7 +8,6 @@
 #include <cuda_fp16.h>
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/kernels.hpp"
@@ -130,13 +129,13 @@ struct Product {
     return count;
   }
 
-  /// What a warp multiplies of two words of a stage: sixteen elements of its rows and columns.
+  /// What a warp multiplies of two words of a stage: sixteen elements of kRows rows and of all its
+  /// columns.
+  template <int kRows>
   struct Fragments {
-    std::uint32_t a[kWarpRows / 16][4];
+    std::uint32_t a[kRows / 16][4];
     std::uint32_t b[kWarpColumns / 16][4];
 
-    /// Of the first kRows rows.
-    template <int kRows>
     __device__ __forceinline__ void load(std::uint32_t stage, int word) {
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) load_a(stage, warp_row() + 16 * i, word, a[i]);
@@ -151,7 +150,6 @@ struct Product {
       }
     }
 
-    template <int kRows>
     __device__ __forceinline__ void multiply(WarpSums* sums) const {
 #pragma unroll
       for (int i = 0; i < kRows / 16; ++i) {
@@ -164,59 +162,45 @@ struct Product {
     }
   };
 
-  /// Calls run(a constant with the number of rows): there is code for each number of sixteens, and
-  /// none for warps without pairs.
-  template <int kRows = kWarpRows, typename Run>
-  static __device__ __forceinline__ void with_rows(int num_rows, const Run& run) {
-    if constexpr (kRows > 0) {
-      if (num_rows > kRows - 16) {
-        run(std::integral_constant<int, kRows>());
-      } else {
-        with_rows<kRows - 16>(num_rows, run);
-      }
+  /// Adds the products of one stage for the first `num_rows` rows of the warp: there is code for
+  /// each number of sixteens. The next fragments are on their way while the tensor cores multiply.
+  template <int kRows = kWarpRows>
+  static __device__ __forceinline__ void add_stage(std::uint32_t stage, int num_rows,
+                                                   WarpSums* sums) {
+    if constexpr (kRows > 16) {
+      if (num_rows <= kRows - 16) return add_stage<kRows - 16>(stage, num_rows, sums);
+    }
+    if (num_rows == 0) return;
+    Fragments<kRows> fragments[2];
+    fragments[0].load(stage, 0);
+#pragma unroll
+    for (int word = 0; word < kWordsPerStage; word += 2) {
+      if (word + 2 < kWordsPerStage) fragments[word / 2 % 2 ^ 1].load(stage, word + 2);
+      fragments[word / 2 % 2].multiply(sums);
     }
   }
 
-  /// Multiplies all stages. The copies of num_stages - 1 stages, and the next fragments, are on
-  /// their way while the tensor cores multiply.
+  /// Multiplies all stages; num_stages - 1 of them are on the way at any time.
   template <typename RowLines, typename WeightLines>
   static __device__ __forceinline__ void multiply(int num_rows, const RowLines& rows,
                                                   const WeightLines& weights, std::int32_t depth,
                                                   std::uint32_t shared, WarpSums* sums) {
     const std::int32_t num_steps = (depth + kStageDepth - 1) / kStageDepth;
-    const auto stage_of = [&](std::int32_t step) {
-      return shared + step % kTile.num_stages * kStageBytes;
-    };
     const auto start_copies = [&](std::int32_t step) {
       if (step < num_steps) {
-        rows.copy(stage_of(step), step * kStageDepth, depth);
-        weights.copy(stage_of(step) + kRowBytes, step * kStageDepth, depth);
+        const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
+        rows.copy(stage, step * kStageDepth, depth);
+        weights.copy(stage + kRowBytes, step * kStageDepth, depth);
       }
       commit_copies();
     };
-    // Afterwards a stage has arrived for all threads, and all have read the one before.
-    const auto wait_for_stage = [] {
-      wait_for_copies<kTile.num_stages - 2>();
-      __syncthreads();
-    };
-    Fragments fragments[2];
     for (std::int32_t step = 0; step < kTile.num_stages - 1; ++step) start_copies(step);
-    wait_for_stage();
-    with_rows(num_rows, [&](auto count) { fragments[0].template load<count>(stage_of(0), 0); });
     for (std::int32_t step = 0; step < num_steps; ++step) {
+      wait_for_copies<kTile.num_stages - 2>();
+      // The stage has arrived for all threads, and all have read the one that is copied to next.
+      __syncthreads();
       start_copies(step + kTile.num_stages - 1);
-      with_rows(num_rows, [&](auto count) {
-#pragma unroll
-        for (int word = 2; word < kWordsPerStage; word += 2) {
-          fragments[word / 2 % 2].template load<count>(stage_of(step), word);
-          fragments[word / 2 % 2 ^ 1].template multiply<count>(sums);
-        }
-      });
-      wait_for_stage();
-      with_rows(num_rows, [&](auto count) {
-        if (step + 1 < num_steps) fragments[0].template load<count>(stage_of(step + 1), 0);
-        fragments[1].template multiply<count>(sums);
-      });
+      add_stage(shared + step % kTile.num_stages * kStageBytes, num_rows, sums);
     }
     wait_for_copies<0>();
     __syncthreads();
