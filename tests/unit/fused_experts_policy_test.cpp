@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -29,7 +30,11 @@ struct Sizes {
   std::int64_t intermediate = 96;
 };
 
-const void* address(std::uintptr_t value) { return reinterpret_cast<const void*>(value); }
+/// An address that is `value` beyond a multiple of 4096.
+const void* address(std::size_t value) {
+  alignas(4096) static const std::byte memory[3 * 4096] = {};
+  return memory + value;
+}
 
 /// Weights [experts, rows, columns] at an aligned address, without gaps.
 ExpertWeights weights(std::int64_t rows, std::int64_t columns) {
@@ -217,7 +222,7 @@ TEST(FusedExpertsPolicy, CallsOfOrdinarySizeAreOneChunk) {
 TEST(FusedExpertsPolicy, ChunksAreAsLargeAsTheirBytesAllow) {
   const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
   const std::int64_t tokens = chunk(sizes);
-  const std::int64_t per_token = 8 * (2 * 2048 + 4 * 7168);
+  const std::int64_t per_token = std::int64_t{8} * (2 * 2048 + 4 * 7168);
   EXPECT_LE(tokens * per_token, kMaxChunkBytes);
   EXPECT_GT((tokens + 1) * per_token, kMaxChunkBytes);
   const std::int64_t chunks = (131072 + tokens - 1) / tokens;
@@ -295,11 +300,11 @@ TEST(FusedExpertsPolicy, SlotsSufficeForAnyRouting) {
 TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const Sizes sizes{.tokens = 8192, .experts = 256, .hidden = 7168, .intermediate = 2048};
   const FusedExpertsWorkspace workspace(problem_of(sizes), 4096, kProductTiles[3]);
-  const std::size_t pairs = 4096 * 8;
+  const std::size_t pairs = std::size_t{4096} * 8;
   const std::size_t of_pairs = pairs * (2 * 2048 + 4 * 7168);
-  const std::size_t of_slots = 4 * (pairs + 256 * 127) + 4 * (pairs / 128 + 256);
+  const std::size_t of_slots = 4 * (pairs + std::size_t{256} * 127) + 4 * (pairs / 128 + 256);
   EXPECT_GE(workspace.alignment, of_pairs + of_slots);
-  EXPECT_LE(workspace.alignment, of_pairs + of_slots + 4 * pairs + 6 * 256);
+  EXPECT_LE(workspace.alignment, of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256);
 }
 
 TEST(FusedExpertsPolicy, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {

@@ -41,8 +41,9 @@ enum class WeightAccess : std::uint8_t {
 };
 inline constexpr int kNumWeightAccesses = 3;
 
-/// Words of 16 bytes that a thread copies into shared memory.
+/// What a thread copies into shared memory at once: elements of 16 bits.
 inline constexpr int kWordElements = 8;
+inline constexpr std::uint32_t kWordBytes = 16;
 
 /// Shared memory of a product: the stages, which its sums replace at the end.
 constexpr std::size_t product_shared_bytes(const ProductTile& tile) {
@@ -136,5 +137,6 @@ struct CombineArgs {
 const void* combine_kernel(bool is_bfloat16);
 inline constexpr int kCombineThreads = 128;
 inline constexpr int kCombineElements = 4;
+inline constexpr std::uint32_t kCombineBytes = 8;  ///< of these in the output
 
 }  // namespace tessera::cuda

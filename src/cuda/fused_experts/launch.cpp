@@ -228,10 +228,9 @@ class Chunk {
     args.output = problem_.output;
     args.topk_weights_dtype = problem_.topk_weights_dtype;
     args.ids_are_64_bit = pair_experts_dtype().bits == 64;
-    args.has_vectors =
-        problem_.hidden_size % kCombineElements == 0 &&
-        problem_.output_stride % kCombineElements == 0 &&
-        reinterpret_cast<std::uintptr_t>(problem_.output) % (2 * kCombineElements) == 0;
+    args.has_vectors = problem_.hidden_size % kCombineElements == 0 &&
+                       problem_.output_stride % kCombineElements == 0 &&
+                       reinterpret_cast<std::uintptr_t>(problem_.output) % kCombineBytes == 0;
     args.top_k = static_cast<std::int32_t>(problem_.top_k);
     args.hidden_size = static_cast<std::int32_t>(problem_.hidden_size);
     constexpr std::int64_t kPerCta = std::int64_t{kCombineThreads} * kCombineElements;

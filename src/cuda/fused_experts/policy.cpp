@@ -14,7 +14,7 @@ using core::FusedExpertsProblem;
 constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 12, 32, 128};
 
 bool is_aligned(const void* data) {
-  return reinterpret_cast<std::uintptr_t>(data) % (2 * kWordElements) == 0;
+  return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
 }
 
 bool are_words(std::int64_t a, std::int64_t b = 0, std::int64_t c = 0) {
@@ -110,8 +110,8 @@ bool has_plain_ids(const FusedExpertsProblem& problem) {
 std::string describe_plan(std::size_t tile, const FusedExpertsProblem& problem) {
   const std::int64_t tokens = tokens_per_chunk(problem);
   const std::int64_t chunks = (problem.num_tokens + tokens - 1) / tokens;
-  const std::string shape = std::to_string(kProductTiles[tile].pairs) + "x" +
-                            std::to_string(kProductTiles[tile].columns) + " tiles";
+  std::string shape = std::to_string(kProductTiles[tile].pairs) + "x" +
+                      std::to_string(kProductTiles[tile].columns) + " tiles";
   if (chunks <= 1) return shape;
   return shape + ", " + std::to_string(chunks) + " chunks of " + std::to_string(tokens) + " tokens";
 }

@@ -14,13 +14,12 @@
 
 namespace tessera::cuda {
 
-inline constexpr int kWordBytes = 16;
 inline constexpr int kWordsPerStage = kStageDepth / kWordElements;
 
 /// Where word `word` of line `line` lies, for lines of kWords words.
 template <int kWords>
 __device__ __forceinline__ std::uint32_t place_of(int line, int word) {
-  return static_cast<std::uint32_t>((line * kWords + (word ^ (line & 7))) * kWordBytes);
+  return static_cast<std::uint32_t>(line * kWords + (word ^ (line & 7))) * kWordBytes;
 }
 
 /// Copies up to kWordElements elements, `step` apart, and zeros after the first `count`.
