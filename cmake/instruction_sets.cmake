@@ -5,7 +5,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
   set_source_files_properties(src/cpu/fused_experts_avx2.cpp src/cpu/moe_sum_avx2.cpp
     PROPERTIES COMPILE_OPTIONS "${avx2}")
-  set_source_files_properties(src/cpu/fused_experts_avx512.cpp
+  set_source_files_properties(src/cpu/fused_experts_avx512.cpp src/cpu/moe_sum_avx512.cpp
     PROPERTIES COMPILE_OPTIONS "${avx512}")
   set_source_files_properties(src/cpu/fused_experts_avx512_bf16.cpp
     PROPERTIES COMPILE_OPTIONS "${avx512};-mavx512bf16")

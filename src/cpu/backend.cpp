@@ -29,6 +29,8 @@ constexpr core::Implementation kLoraAlignBlockSize[] = {
 };
 
 constexpr core::Implementation kMoeSum[] = {
+    implementation<core::MoeSumProblem, moe_sum_avx512, nullptr, moe_sum_avx512_refusal>(
+        "cpu/avx512"),
     implementation<core::MoeSumProblem, moe_sum_avx2, nullptr, moe_sum_avx2_refusal>("cpu/avx2"),
     implementation<core::MoeSumProblem, moe_sum_portable>("cpu/portable"),
     implementation<core::MoeSumProblem, moe_sum_reference>("cpu/reference"),

@@ -4,7 +4,7 @@
 #ifdef __AVX512F__
 
 #include "cpu/fused_experts_activations.hpp"
-#include "cpu/fused_experts_avx512_isa.hpp"
+#include "cpu/avx512.hpp"
 
 namespace tessera::cpu {
 namespace {

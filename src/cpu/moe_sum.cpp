@@ -79,6 +79,14 @@ struct WithAvx2 {
   }
 };
 
+/// Sums them with AVX-512, and what is too short for that with AVX2.
+struct WithAvx512 {
+  template <typename T>
+  static void sum(const TokenSlots<T>& token, std::int64_t begin, std::int64_t end) {
+    WithAvx2::sum(token, sum_vectors_avx512(token, begin, end), end);
+  }
+};
+
 template <typename Columns, typename T>
 void sum_elements(const MoeSumProblem& p, std::int64_t begin, std::int64_t end) {
   while (begin < end) {
@@ -124,6 +132,17 @@ Status sum_on_threads(const MoeSumProblem& p, const Context& context,
 }
 
 }  // namespace
+
+Status moe_sum_avx512(const MoeSumProblem& problem, const Context& context) {
+  return sum_on_threads(problem, context, sum_slice<WithAvx512>);
+}
+
+Status moe_sum_avx512_refusal(const MoeSumProblem&, const Context&, bool) {
+  static const bool runs_here = has_avx512();
+  return runs_here ? Status()
+                   : Status(StatusCode::kUnsupported,
+                            "needs a processor with AVX-512 (F, BW, DQ and VL)");
+}
 
 Status moe_sum_avx2(const MoeSumProblem& problem, const Context& context) {
   return sum_on_threads(problem, context, sum_slice<WithAvx2>);

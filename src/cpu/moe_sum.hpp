@@ -7,6 +7,12 @@
 
 namespace tessera::cpu {
 
+/// Sums sixteen columns at a time with AVX-512, on several threads.
+Status moe_sum_avx512(const core::MoeSumProblem& problem, const Context& context);
+/// Refuses other processors.
+Status moe_sum_avx512_refusal(const core::MoeSumProblem& problem, const Context& context,
+                              bool forced);
+
 /// Sums eight columns at a time with AVX2, FMA and F16C, on several threads.
 Status moe_sum_avx2(const core::MoeSumProblem& problem, const Context& context);
 /// Refuses other processors.

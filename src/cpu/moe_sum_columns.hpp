@@ -26,10 +26,20 @@ struct TokenSlots {
 template <typename T>
 std::int64_t sum_vectors_avx2(const TokenSlots<T>& token, std::int64_t begin, std::int64_t end);
 
+/// The same with AVX-512. Needs has_avx512().
+template <typename T>
+std::int64_t sum_vectors_avx512(const TokenSlots<T>& token, std::int64_t begin, std::int64_t end);
+
 extern template std::int64_t sum_vectors_avx2(const TokenSlots<float>&, std::int64_t, std::int64_t);
 extern template std::int64_t sum_vectors_avx2(const TokenSlots<Bfloat16>&, std::int64_t,
                                               std::int64_t);
 extern template std::int64_t sum_vectors_avx2(const TokenSlots<Float16>&, std::int64_t,
                                               std::int64_t);
+extern template std::int64_t sum_vectors_avx512(const TokenSlots<float>&, std::int64_t,
+                                                std::int64_t);
+extern template std::int64_t sum_vectors_avx512(const TokenSlots<Bfloat16>&, std::int64_t,
+                                                std::int64_t);
+extern template std::int64_t sum_vectors_avx512(const TokenSlots<Float16>&, std::int64_t,
+                                                std::int64_t);
 
 }  // namespace tessera::cpu

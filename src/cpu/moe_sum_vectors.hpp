@@ -1,0 +1,45 @@
+// The columns of moe_sum in vectors. Included by the source of each instruction set, which is
+// compiled for that alone: nothing here has a name that the linker could share with other sources.
+#pragma once
+
+#include <cstdint>
+
+#include "cpu/moe_sum_columns.hpp"
+
+namespace tessera::cpu {
+namespace {
+
+/// Sums kVectors vectors of columns, from `begin` on.
+template <typename Isa, int kVectors, typename T>
+void sum_vectors(const TokenSlots<T>& token, std::int64_t begin) {
+  typename Isa::Floats sums[kVectors];
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) sums[v] = typename Isa::Floats{} + kNothing;
+  for (std::int64_t slot = 0; slot < token.top_k; ++slot) {
+    const auto weight =
+        typename Isa::Floats{} + (token.weights == nullptr ? 1.0F : token.weights[slot]);
+    const T* const row = token.slots + slot * token.slot_stride + begin;
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      sums[v] = Isa::multiply_add(weight, Isa::widen(row + Isa::kLanes * v), sums[v]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int v = 0; v < kVectors; ++v) Isa::round(token.output + begin + Isa::kLanes * v, sums[v]);
+}
+
+/// Sums columns [begin, end), unless they are fewer than a vector has; returns the first that is
+/// left.
+template <typename Isa, typename T>
+std::int64_t sum_columns(const TokenSlots<T>& token, std::int64_t begin, std::int64_t end) {
+  constexpr std::int64_t kFour = 4 * Isa::kLanes;
+  if (end - begin < Isa::kLanes) return begin;
+  for (; end - begin >= kFour; begin += kFour) sum_vectors<Isa, 4>(token, begin);
+  for (; end - begin >= Isa::kLanes; begin += Isa::kLanes) sum_vectors<Isa, 1>(token, begin);
+  // The last vector may have columns of the one before, which get the same sums again.
+  if (begin < end) sum_vectors<Isa, 1>(token, end - Isa::kLanes);
+  return end;
+}
+
+}  // namespace
+}  // namespace tessera::cpu
