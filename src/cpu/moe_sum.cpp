@@ -27,8 +27,11 @@ constexpr int kSlicesPerThread = 16;
 
 template <typename T>
 TokenSlots<T> token_slots(const MoeSumProblem& p, std::int64_t t) {
-  return {static_cast<const T*>(p.input) + t * p.token_stride, p.slot_stride,
-          p.topk_weights == nullptr ? nullptr : p.topk_weights + t * p.top_k, p.top_k,
+  return {static_cast<const T*>(p.input) + t * p.token_stride,
+          p.slot_stride,
+          p.token_stride,
+          p.topk_weights == nullptr ? nullptr : p.topk_weights + t * p.top_k,
+          p.top_k,
           static_cast<T*>(p.output) + t * p.output_stride};
 }
 

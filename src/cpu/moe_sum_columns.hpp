@@ -16,6 +16,7 @@ template <typename T>
 struct TokenSlots {
   const T* slots;
   std::int64_t slot_stride;
+  std::int64_t token_stride;
   const float* weights;  ///< null: all are 1
   std::int64_t top_k;
   T* output;
