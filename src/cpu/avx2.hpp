@@ -16,6 +16,7 @@ struct Avx2Floats {
   using Floats = __m256;
   static constexpr std::int64_t kLanes = 8;
 
+  static Floats broadcast(float value) { return _mm256_set1_ps(value); }
   static Floats load(const float* from) { return _mm256_loadu_ps(from); }
   static void store(float* to, Floats values) { _mm256_storeu_ps(to, values); }
   static Floats multiply_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }

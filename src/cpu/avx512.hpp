@@ -24,6 +24,7 @@ struct Avx512 {
   static constexpr int kRows = 8;
   static constexpr int kTokens = 3;
 
+  static Floats broadcast(float value) { return _mm512_set1_ps(value); }
   static Floats load(const float* from) { return _mm512_loadu_ps(from); }
   static void store(float* to, Floats values) { _mm512_storeu_ps(to, values); }
   /// Keeps a value in a register. The compiler would rather load it again for each product.

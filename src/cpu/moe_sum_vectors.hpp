@@ -15,10 +15,9 @@ void sum_vectors(const TokenSlots<T>& token, std::int64_t begin) {
   constexpr std::int64_t kLine = 64 / sizeof(T);
   typename Isa::Floats sums[kVectors];
 #pragma GCC unroll 4
-  for (int v = 0; v < kVectors; ++v) sums[v] = typename Isa::Floats{} + kNothing;
+  for (int v = 0; v < kVectors; ++v) sums[v] = Isa::broadcast(kNothing);
   for (std::int64_t slot = 0; slot < token.top_k; ++slot) {
-    const auto weight =
-        typename Isa::Floats{} + (token.weights == nullptr ? 1.0F : token.weights[slot]);
+    const auto weight = Isa::broadcast(token.weights == nullptr ? 1.0F : token.weights[slot]);
     const T* const row = token.slots + slot * token.slot_stride + begin;
     // The same columns of the next token: the processor's own prefetches end with the page.
     for (std::int64_t line = 0; line < kVectors * Isa::kLanes; line += kLine) {
