@@ -104,6 +104,47 @@ def test_form_is_found_while_a_first_call_is_compiled() -> None:
         assert torch.equal(found, experts(x, ids, weights))
 
 
+def test_compiled_code_is_not_shared_by_modules_of_other_forms() -> None:
+    """Both modules run the same code; their limits differ."""
+    x, weights, ids = 9 * torch.randn(5, 64), torch.rand(5, 3), torch.randint(0, 8, (5, 3))
+    torch.compiler.reset()
+    found = []
+    for limit in (7.0, 0.01):
+        experts = experts_of(tiny_model("gpt_oss"))[0]
+        experts.limit = limit
+        with torch.no_grad():
+            found.append(torch.compile(experts, fullgraph=True, backend="eager")(x, ids, weights))
+            assert torch.equal(found[-1], experts(x, ids, weights))
+    assert not torch.equal(*found)
+
+
+def test_constants_of_graphs_are_found_from_numbers_strings_and_data_types(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Newer releases of torch would pass on modules too; torch 2.11 and older fail."""
+    from tessera.transformers import experts, forms
+
+    given: list[Any] = []
+
+    def recording(function: Any) -> Any:
+        def call(*args: Any) -> Any:
+            given.extend(args)
+            return function(*args)
+
+        return forms.constant_in_graphs(call)
+
+    for module in (experts, forms):
+        for name, value in list(vars(module).items()):
+            if getattr(value, "_dynamo_marked_constant", False):
+                monkeypatch.setattr(module, name, recording(value))
+    layer = experts_of(tiny_model("mixtral"))[0]
+    x, weights, ids = torch.randn(5, 64), torch.rand(5, 2), torch.randint(0, 4, (5, 2))
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.compile(layer, fullgraph=True, backend="eager")(x, ids, weights)
+    assert {type(one) for one in given} == {int, str, torch.dtype}
+
+
 def test_compiled_generation() -> None:
     model, ids = tiny_model("qwen3_moe"), prompts()
     expected = model.generate(ids, max_new_tokens=4, do_sample=False)

@@ -8,6 +8,7 @@ among models; it must then agree with the formula on all pairs.
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
@@ -41,7 +42,10 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def constant_in_graphs(function: _Function) -> _Function:
-    """Let compiled code call a function while it is traced, and keep the result as a constant."""
+    """Let compiled code call a function while it is traced, and keep the result as a constant.
+
+    The arguments must be numbers, strings or data types: older releases of torch pass on no others.
+    """
     marked: _Function = torch.compiler.assume_constant_result(function)
     return marked
 
@@ -59,9 +63,15 @@ class Form(NamedTuple):
 _known: WeakKeyDictionary[torch.nn.Module, tuple[Any, Form | str]] = WeakKeyDictionary()
 
 
-@constant_in_graphs
 def form_of(module: torch.nn.Module) -> Form | str:
     """The form of a module that dispatches its experts, or the reason why it has none."""
+    # torch 2.11 and older pass on no module as a constant, but its id, which then guards the graph.
+    return _form_at(id(module))
+
+
+@constant_in_graphs
+def _form_at(address: int) -> Form | str:
+    module: Any = ctypes.cast(address, ctypes.py_object).value
     gate = module._apply_gate
     numbers = [value for value in vars(module).values() if isinstance(value, (int, float))]
     facts = (getattr(gate, "__func__", gate), getattr(module, "act_fn", None), numbers)
