@@ -67,7 +67,9 @@ def test_replays_of_a_graph_with_other_contents(form: str, tokens: int, with_out
 
     calls = batches(form, tokens, 5)
     expected = [tessera.fused_experts(**arguments) for arguments in calls]
-    assert not torch.equal(expected[0], expected[1])
+    # The first token of "odd_ids" has no pair that counts: its output is 0.
+    all_zero = form == "odd_ids" and tokens == 1
+    assert torch.equal(expected[0], expected[1]) == all_zero
     given = calls[0] | {name: calls[0][name].clone() for name in CHANGING}
     out = torch.empty_like(expected[0]) if with_out else None
     graph = torch.cuda.CUDAGraph()
