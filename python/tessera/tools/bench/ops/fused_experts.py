@@ -266,7 +266,7 @@ def _require_near(what: str, inputs: Inputs, output: Any, limit: float) -> None:
 def contenders(device: str) -> list[Contender]:
     """Tessera on all threads and on one, the peers and the bounds."""
     kinds: dict[str, Kind] = {
-        "tessera/1": "tessera",
+        "tessera/1": "related",
         **dict.fromkeys(PEERS, "peer"),
         **dict.fromkeys(BOUNDS, "related"),
     }
