@@ -3,8 +3,8 @@
 
 #ifdef __AVX512F__
 
-#include "cpu/fused_experts_activations.hpp"
 #include "cpu/avx512.hpp"
+#include "cpu/fused_experts_activations.hpp"
 
 namespace tessera::cpu {
 namespace {
