@@ -118,7 +118,7 @@ def judged_as(function: Callable[..., Any], wanted: str | None) -> Judged:
     if form is None:
         raise ValueError(
             f"--form: cannot be detected from the parameters ({', '.join(named)}); "
-            f"expected one of {listed_forms()}"
+            f"expected one of {listed_forms()}; --op names the op of a function that does not align"
         )
     takes_all = not parameters or len(named) < len(parameters)
     return Judged(form, frozenset(form.optional if takes_all else {*form.optional} & {*named}))
