@@ -89,6 +89,7 @@ class Call {
       down = parts.take<float>(layout.down_bytes);
     }
     std::byte* tokens;
+    const TokenBlock* packed = nullptr;  ///< the block whose rows of x are in `tokens`
     std::byte* weights;
     std::byte* partial_sums;
     float* gate;
@@ -199,7 +200,10 @@ class Call {
     }
   }
 
+  /// A thread mostly gets one panel after the other of the same block.
   void pack_tokens(const TokenBlock& block, Scratch& scratch) {
+    if (scratch.packed == &block) return;
+    scratch.packed = &block;
     for (std::int64_t i = 0; i < block.num_pairs; ++i) {
       const std::int64_t token = first_token_ + pair_at(block.first_pair + i) / p_.top_k;
       kernels_.pack(offset(p_.x, token * p_.x_stride, kernels_.element_bytes), 0, p_.hidden_size,
