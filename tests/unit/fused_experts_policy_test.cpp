@@ -186,6 +186,9 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
     EXPECT_EQ(limitation(tile, problem_of({.experts = 1 << 30})), nullptr);
     EXPECT_STREQ(limitation(tile, problem_of({.experts = (1 << 30) + 1})),
                  "aligns at most 2^30 experts");
+    EXPECT_EQ(limitation(tile, problem_of({.slots = kMaxChunkPairs})), nullptr);
+    EXPECT_STREQ(limitation(tile, problem_of({.slots = kMaxChunkPairs + 1})),
+                 "aligns at most 2^22 pairs of a token");
 
     problem = problem_of({.hidden = 251});
     if (tile == kElementsTile) {

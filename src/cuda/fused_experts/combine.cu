@@ -3,6 +3,7 @@
 // weights of the token's slots for each other.
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/parts/floats.cuh"
+#include "cuda/parts/integers.cuh"
 #include "cuda/parts/pdl.cuh"
 #include "cuda/parts/warp.cuh"
 
@@ -21,9 +22,7 @@ struct Slot {
 __device__ __forceinline__ Slot slot_of(const CombineArgs& args, std::uint32_t token, int slot) {
   if (slot >= args.top_k) return {false, 0};
   const std::int64_t index = token * args.topk_ids_stride + slot;
-  const std::int64_t expert = args.ids_are_64_bit
-                                  ? static_cast<const std::int64_t*>(args.topk_ids)[index]
-                                  : static_cast<const std::int32_t*>(args.topk_ids)[index];
+  const std::int64_t expert = integer_at(args.topk_ids, args.ids_are_64_bit, index);
   const float weight = args.topk_weights == nullptr
                            ? 1.0F
                            : float_at(args.topk_weights, args.topk_weights_dtype,

@@ -1,6 +1,7 @@
 // The expert of each pair, for ids that a map changes or whose rows lie apart.
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/parts/division.cuh"
+#include "cuda/parts/integers.cuh"
 #include "cuda/parts/pdl.cuh"
 
 namespace tessera::cuda {
@@ -14,9 +15,7 @@ __global__ void __launch_bounds__(kPairsThreads)
   if (pair >= static_cast<std::uint32_t>(args.num_pairs)) return;
   const std::uint32_t token = divide(pair, args.slots_per_token);
   const std::int64_t index = token * args.topk_ids_stride + (pair - token * args.top_k);
-  std::int64_t expert = args.ids_are_64_bit
-                            ? static_cast<const std::int64_t*>(args.topk_ids)[index]
-                            : static_cast<const std::int32_t*>(args.topk_ids)[index];
+  std::int64_t expert = integer_at(args.topk_ids, args.ids_are_64_bit, index);
   if (args.expert_map != nullptr) {
     const bool is_global = expert >= 0 && expert < args.num_global_experts;
     expert = is_global ? args.expert_map[expert] : -1;

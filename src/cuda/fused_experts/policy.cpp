@@ -67,6 +67,7 @@ std::size_t choose_tile(const FusedExpertsProblem& problem) {
 const char* limitation(std::size_t tile, const FusedExpertsProblem& problem) {
   if (problem.dtype.bits != 16) return "multiplies float16 and bfloat16 alone";
   if (problem.num_experts > kAlignBlockSizeMaxExperts) return "aligns at most 2^30 experts";
+  if (problem.top_k > kMaxChunkPairs) return "aligns at most 2^22 pairs of a token";
   if (tile != kElementsTile && accesses_of(problem).has_elements()) {
     return "needs rows of whole words of 16 bytes, at multiples of 16 bytes";
   }
@@ -74,10 +75,8 @@ const char* limitation(std::size_t tile, const FusedExpertsProblem& problem) {
 }
 
 std::int64_t tokens_per_chunk(const FusedExpertsProblem& problem) {
-  // Keeps slots and CTAs within int32 for every tile.
-  constexpr std::int64_t kMaxPairs = std::int64_t{1} << 22;
   const std::int64_t tokens =
-      std::min(kMaxChunkBytes / bytes_per_token(problem), kMaxPairs / problem.top_k);
+      std::min(kMaxChunkBytes / bytes_per_token(problem), kMaxChunkPairs / problem.top_k);
   return std::clamp<std::int64_t>(tokens, 1, std::max<std::int64_t>(1, problem.num_tokens));
 }
 

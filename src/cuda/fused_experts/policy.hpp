@@ -16,6 +16,9 @@ namespace tessera::cuda {
 /// single token needs more.
 inline constexpr std::int64_t kMaxChunkBytes = std::int64_t{2} << 30;
 
+/// The most pairs of a chunk, which keeps slots and CTAs within int32 for every tile.
+inline constexpr std::int64_t kMaxChunkPairs = std::int64_t{1} << 22;
+
 /// How the two products find their weights.
 struct ProductAccesses {
   WeightAccess gate_up;

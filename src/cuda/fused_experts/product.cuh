@@ -346,7 +346,6 @@ const void* product_kernel_of(std::size_t tile) {
   if constexpr (kAccess == WeightAccess::kElements) {
     return reinterpret_cast<const void*>(&product_kernel<T, kElementsTile, kAccess, kIsGateUp>);
   } else {
-    static constexpr const void* kNone = nullptr;
     switch (tile) {
       case 0:
         return reinterpret_cast<const void*>(&product_kernel<T, 0, kAccess, kIsGateUp>);
@@ -357,7 +356,7 @@ const void* product_kernel_of(std::size_t tile) {
       case 3:
         return reinterpret_cast<const void*>(&product_kernel<T, 3, kAccess, kIsGateUp>);
       default:
-        return kNone;
+        return nullptr;
     }
   }
 }
