@@ -46,7 +46,11 @@ def require_eager(op: str, arrays: Iterable[tuple[str, object]]) -> None:
 
 
 def any_followed(arrays: Iterable[object]) -> bool:
-    """Whether autograd may follow an array: it does so backward, or forward that of any call."""
+    """Whether autograd may follow one of the arrays.
+
+    It does so backward if an array requires a gradient. It may do so forward whenever forward-mode
+    differentiation is active, whatever the arrays are.
+    """
     for array in arrays:
         if getattr(array, "requires_grad", False):
             return True

@@ -32,7 +32,7 @@ def test_a_case_that_is_not_there(capsys: Capture) -> None:
             f"random:SEED:SIZE, the others {', '.join(case_names(Op(op)))}\n"
         )
     assert main(["verify", "--cases", "banana"]) == 2
-    assert capsys.readouterr().err.endswith(" (with --op, those of another op)\n")
+    assert capsys.readouterr().err.endswith(" (--op NAME selects the cases of another op)\n")
 
 
 def test_every_op(capsys: Capture) -> None:

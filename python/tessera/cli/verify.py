@@ -128,7 +128,7 @@ def _cases(args: argparse.Namespace, op: Op) -> list[str]:
             require_case(op, args.cases)
         except ValueError as error:
             if args.op is None:
-                raise ValueError(f"{error} (with --op, those of another op)") from None
+                raise ValueError(f"{error} (--op NAME selects the cases of another op)") from None
             raise
     chosen = case_names(op) if args.cases == "all" else [args.cases]
     return chosen + [f"random:{n}:{size}" for n in range(args.seed, args.seed + num_random)]
