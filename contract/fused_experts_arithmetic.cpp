@@ -103,6 +103,16 @@ struct Interval {
 
 Interval around(Bounded x) { return {x.value - x.error, x.value + x.error}; }
 
+Interval rounded(FloatFormat format, Interval x) {
+  return {rounded(format, x.low), rounded(format, x.high)};
+}
+
+/// No bound where an end has overflowed.
+Bounded bounded(Interval x) {
+  if (std::isinf(x.low) || std::isinf(x.high)) return kUnbounded;
+  return {(x.low + x.high) / 2, (x.high - x.low) / 2};
+}
+
 double magnitude(Interval x) { return std::max(std::abs(x.low), std::abs(x.high)); }
 
 Interval multiply(Interval a, Interval b) {
@@ -259,13 +269,15 @@ Bounded rounded_activation(const ActivationRule& rule, Bounded gate, Bounded up,
   z = {std::min(z.low, rule.limit), std::min(z.high, rule.limit)};
   m = {std::clamp(m.low, -rule.limit, rule.limit) + rule.beta,
        std::clamp(m.high, -rule.limit, rule.limit) + rule.beta};
-  const Interval a = evaluated(rule, z, m);
-  const double low = rounded(format, a.low);
-  const double high = rounded(format, a.high);
-  const bool may_overflow = std::isinf(low) || std::isinf(high) ||
-                            magnitude(z) * magnitude(m) > kMaxFloat32 || magnitude(m) > kMaxFloat32;
-  if (may_overflow) return kUnbounded;
-  return {(low + high) / 2, (high - low) / 2};
+  if (magnitude(z) * magnitude(m) > kMaxFloat32 || magnitude(m) > kMaxFloat32) return kUnbounded;
+  return bounded(rounded(format, evaluated(rule, z, m)));
+}
+
+Bounded kept_or_rounded(Bounded value, FloatFormat format) {
+  if (format.precision == kFloat32Format.precision || std::isnan(value.value)) return value;
+  const Interval kept = around(value);
+  const auto [low, high] = rounded(format, kept);
+  return bounded({std::min(kept.low, low), std::max(kept.high, high)});
 }
 
 }  // namespace tessera::contract

@@ -80,4 +80,7 @@ struct ActivationRule {
 Bounded rounded_activation(const ActivationRule& rule, Bounded gate, Bounded up,
                            FloatFormat format);
 
+/// A float32 value that an implementation may keep, or round to the format.
+Bounded kept_or_rounded(Bounded value, FloatFormat format);
+
 }  // namespace tessera::contract

@@ -106,7 +106,7 @@ struct Pair {
   std::int64_t expert = 0;
   double router_weight = 0;
   std::vector<Bounded> intermediate;  ///< F
-  std::vector<Bounded> y;             ///< of the columns that are checked
+  std::vector<Bounded> row;           ///< of the columns that are checked, weighted
 };
 
 /// Computes the bounds of the elements of a call.
@@ -305,6 +305,8 @@ class Bounds {
   void second_product(std::span<const std::int64_t> columns,
                       std::span<Pair* const> by_expert) const {
     WeightRow row;
+    WeightRow weight;
+    BoundedVector y;
     std::vector<BoundedVector> activated;
     for_each_expert(by_expert, [&](std::int64_t expert, std::span<Pair* const> pairs) {
       activated.resize(pairs.size());
@@ -313,7 +315,10 @@ class Bounds {
         read_row(w2_, args_.w2, expert, column, &row);
         const double bias = bias_of(args_.w2_bias, expert, column);
         for (std::size_t i = 0; i < pairs.size(); ++i) {
-          pairs[i]->y.push_back(product(row, activated[i], 1, bias, sizes_.intermediate + 1));
+          y.assign(std::array{product(row, activated[i], 1, bias, sizes_.intermediate + 1)});
+          weight.resize(1)[0] = args_.apply_router_weight_on_input ? 1 : pairs[i]->router_weight;
+          weight.finish();
+          pairs[i]->row.push_back(kept_or_rounded(product(weight, y, 1, 0, 1), format_));
         }
       }
     });
@@ -321,23 +326,20 @@ class Bounds {
 
   void combine(std::span<const std::int64_t> tokens, std::span<const std::int64_t> columns,
                std::span<const Pair> pairs, const VisitBound& visit) const {
-    WeightRow weights;
-    BoundedVector y;
+    WeightRow ones;
+    BoundedVector terms;
     std::vector<Bounded> elements;
     for (std::size_t token = 0, begin = 0; token < tokens.size(); ++token) {
       std::size_t end = begin;
       while (end < pairs.size() && pairs[end].token == token) ++end;
       const auto of_token = pairs.subspan(begin, end - begin);
-      const std::span<double> c = weights.resize(of_token.size());
-      for (std::size_t i = 0; i < of_token.size(); ++i) {
-        c[i] = args_.apply_router_weight_on_input ? 1 : of_token[i].router_weight;
-      }
-      weights.finish();
+      std::ranges::fill(ones.resize(of_token.size()), 1.0);
+      ones.finish();
       for (std::size_t i = 0; i < columns.size(); ++i) {
         elements.clear();
-        for (const Pair& pair : of_token) elements.push_back(pair.y[i]);
-        y.assign(elements);
-        visit(tokens[token], columns[i], product(weights, y, 1, 0, sizes_.top_k + 1));
+        for (const Pair& pair : of_token) elements.push_back(pair.row[i]);
+        terms.assign(elements);
+        visit(tokens[token], columns[i], product(ones, terms, 1, 0, sizes_.top_k));
       }
       begin = end;
     }

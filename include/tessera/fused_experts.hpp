@@ -13,11 +13,15 @@
 //   g[n] = v * sum over h of w13[e][n][h] * x[t][h] + w13_bias[e][n]
 //   a[f] = activation(g)[f]                             see Activation
 //   y[h] = sum over f of w2[e][h][f] * round(a[f]) + w2_bias[e][h]
+//   p[h] = c * y[h]
 //
 // where (v, c) is (w, 1) with apply_router_weight_on_input, else (1, w), round() rounds to the data
 // type of x, to nearest, ties to even, and a bias that is not given is 0. Then
 //
-//   output[t][h] = round(sum over the slots s that count, in ascending order, of c * y[h]).
+//   output[t][h] = round(sum over the slots s that count, in ascending order, of p[h]).
+//
+// An implementation may add round(p[h]) in place of p[h]. On CUDA devices all do, which halves the
+// traffic between the second product and the sum; the CPU keeps p in float32.
 //
 //  1. Each element of the output lies within the error bound below.
 //  2. A token of which no pair counts gets +0 everywhere.
@@ -47,9 +51,13 @@
 //   y[h] = sum w2 m + w2_bias in real numbers,
 //     d(y[h]) = sum |w2| r + gamma(F + 1) (sum |w2| (|m| + r) + |w2_bias|)
 //               + 4 tiny sum (1 + |w2|) (1 + |m| + r)
-//   s = sum c y in real numbers,
-//     d(s) = sum |c| d(y) + gamma(k + 1) sum |c| (|y| + d(y))
-//            + 4 tiny sum (1 + |c|) (1 + |y| + d(y))
+//   p[h] = c y in real numbers,
+//     d(p[h]) = |c| d(y) + gamma(1) |c| (|y| + d(y)) + 4 tiny (1 + |c|) (1 + |y| + d(y)).
+//     p - d(p), p + d(p) and, unless x is float32, both rounded to the data type of x enclose what
+//     is added; let p'[h] be the midpoint between the smallest and the largest of them, and q[h]
+//     the distance from it.
+//   s = sum p' in real numbers,
+//     d(s) = sum q + gamma(k) sum (|p'| + q) + 8 tiny sum (1 + |p'| + q)
 //
 // and the output lies between round(s - d(s)) and round(s + d(s)). gamma(n) bounds the factors that
 // n roundings multiply a term by, in any order of the sum, with fused products or without: N. J.
@@ -57,12 +65,13 @@
 // 3.1. The 3 of H + 3 are the product with v, its rounding before the products if x is scaled
 // instead, and the bias. 4 tiny covers a term's factors, its product and its sum.
 //
-// Sums that float32 holds exactly must be exact: d is 0 if the values that enter have no error,
-// none of them is subnormal, v is a power of two, all terms (the bias is one) are integer multiples
-// of a power of two q >= tiny, and their magnitudes sum to 2^24 q or less.
+// Sums that float32 holds exactly must be exact, and so must p, a sum of one term: d is 0 if the
+// values that enter have no error, none of them is subnormal, v is a power of two, all terms (the
+// bias is one) are integer multiples of a power of two b >= tiny, and their magnitudes sum to
+// 2^24 b or less. A p' has no error if q is 0: where x holds p as well.
 //
-// There is no bound where one of these values is infinite or may overflow float32, or round(a) may
-// overflow the data type of x. A NaN in the bits of the output is any NaN.
+// There is no bound where one of these values is infinite or may overflow float32, or round(a) or
+// round(p) may overflow the data type of x. A NaN in the bits of the output is any NaN.
 //
 // On a device the call is asynchronous on the context's stream: it does not synchronise, allocate
 // device memory or read device data back, and may be captured into a graph. Calls from several

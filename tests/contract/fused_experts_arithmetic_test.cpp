@@ -162,6 +162,42 @@ TEST(FusedExpertsArithmetic, RoundingOfIntermediatesLeavesTheNeighbours) {
   EXPECT_EQ(between.value + between.error, 2.25);
   EXPECT_TRUE(std::isinf(rounded_activation(rule, {256, 0}, {}, kFloat16Format).error));
   EXPECT_FALSE(std::isinf(rounded_activation(rule, {255, 0}, {}, kFloat16Format).error));
+  const ActivationRule silu{FusedExpertsArgs{}};
+  EXPECT_TRUE(std::isinf(rounded_activation(silu, {300, 0}, {-300, 0}, kFloat16Format).error));
+}
+
+TEST(FusedExpertsArithmetic, ValuesMayBeKeptOrRounded) {
+  const auto expect = [](Bounded value, double low, double high) {
+    const Bounded found = kept_or_rounded(value, kBfloat16Format);
+    EXPECT_EQ(found.value - found.error, low) << value.value;
+    EXPECT_EQ(found.value + found.error, high) << value.value;
+  };
+  // Neighbours in bfloat16 are 1 and 1 + 2^-7.
+  expect({1, 0}, 1, 1);
+  expect({1 + 0x1.8p-9, 0}, 1, 1 + 0x1.8p-9);
+  expect({1 + 0x1.4p-8, 0}, 1 + 0x1.4p-8, 1 + 0x1p-7);
+  expect({-1 - 0x1.4p-8, 0}, -1 - 0x1p-7, -1 - 0x1.4p-8);
+  expect({1 + 0x1p-8, 0x1p-12}, 1, 1 + 0x1p-7);            // either neighbour
+  expect({1, 0x1p-12}, 1 - 0x1p-12, 1 + 0x1p-12);          // within the error of a value
+  expect({1 + 0x1p-9, 0x1p-12}, 1, 1 + 0x1p-9 + 0x1p-12);  // below, or kept
+
+  const Bounded kept = kept_or_rounded({0.1, 1e-9}, kFloat32Format);
+  EXPECT_EQ(kept.value, 0.1);
+  EXPECT_EQ(kept.error, 1e-9);
+  const auto has_no_bound = [](Bounded value, FloatFormat format) {
+    return std::isinf(kept_or_rounded(value, format).error);
+  };
+  EXPECT_TRUE(has_no_bound({65520, 0}, kFloat16Format));
+  EXPECT_TRUE(has_no_bound({-65520, 0}, kFloat16Format));
+  EXPECT_TRUE(has_no_bound({65519, 1}, kFloat16Format));
+  EXPECT_TRUE(has_no_bound({-65519, 1}, kFloat16Format));
+  EXPECT_FALSE(has_no_bound({65519, 0}, kFloat16Format));
+  EXPECT_FALSE(has_no_bound({65520, 0}, kBfloat16Format));
+  EXPECT_TRUE(has_no_bound({0x1.ffp127, 0}, kBfloat16Format));
+  EXPECT_FALSE(has_no_bound({0x1.ffp127, 0}, kFloat32Format));
+  EXPECT_TRUE(has_no_bound(kUnbounded, kFloat16Format));
+  EXPECT_TRUE(std::isnan(kept_or_rounded(kMustBeNan, kFloat16Format).value));
+  EXPECT_EQ(kept_or_rounded(kMustBeNan, kFloat16Format).error, 0);
 }
 
 }  // namespace

@@ -27,17 +27,23 @@ const FusedExpertsCase& case_named(const std::string& name) {
   return *found;
 }
 
+constexpr Order kOrders[] = {Order::kForward, Order::kBackward, Order::kParts};
+constexpr Rows kRows[] = {Rows::kFloat32, Rows::kRounded};
+
 class FusedExpertsCases : public testing::TestWithParam<std::string> {};
 
-TEST_P(FusedExpertsCases, AnyOrderOfTheSumsKeepsTheContract) {
+TEST_P(FusedExpertsCases, AnyOrderOfTheSumsAndEitherKindOfRowsKeepTheContract) {
   FusedExpertsModel model(case_named(GetParam()));
   double used = 0;
-  for (const Order order : {Order::kForward, Order::kBackward, Order::kParts}) {
-    model.run(order);
-    for (const Violation& violation : check_fused_experts(model.args())) {
-      ADD_FAILURE() << static_cast<int>(order) << ": " << violation.message;
+  for (const Order order : kOrders) {
+    for (const Rows rows : kRows) {
+      model.run(order, rows);
+      for (const Violation& violation : check_fused_experts(model.args())) {
+        ADD_FAILURE() << static_cast<int>(order) << ", " << static_cast<int>(rows) << ": "
+                      << violation.message;
+      }
+      used = std::max(used, fused_experts_bound_used(model.args()));
     }
-    used = std::max(used, fused_experts_bound_used(model.args()));
   }
   EXPECT_LE(used, 1);
   RecordProperty("bound_used", std::to_string(used));
@@ -118,21 +124,22 @@ class FlushesSubnormals {
 class FlushesSubnormals {};
 #endif
 
-TEST(FusedExpertsRandomCases, AnyOrderOfTheSumsKeepsTheContract) {
+TEST(FusedExpertsRandomCases, AnyOrderOfTheSumsAndEitherKindOfRowsKeepTheContract) {
   for (std::uint64_t seed = 0; seed < 300 && !HasFailure(); ++seed) {
     FusedExpertsModel model(random_fused_experts_case(seed, seed % 2 == 0 ? 200 : 2000), seed);
-    for (const Order order : {Order::kForward, Order::kBackward, Order::kParts}) {
-      for (const bool flushes : {false, true}) {
-        if (flushes) {
-          const FlushesSubnormals environment;
-          model.run(order);
-        } else {
-          model.run(order);
-        }
-        for (const Violation& violation : check_fused_experts(model.args())) {
-          ADD_FAILURE() << seed << ", " << static_cast<int>(order) << ", " << flushes << ": "
-                        << violation.message;
-        }
+    for (int i = 0; i < 12; ++i) {
+      const Order order = kOrders[i / 4];
+      const Rows rows = kRows[i / 2 % 2];
+      const bool flushes = i % 2 != 0;
+      if (flushes) {
+        const FlushesSubnormals environment;
+        model.run(order, rows);
+      } else {
+        model.run(order, rows);
+      }
+      for (const Violation& violation : check_fused_experts(model.args())) {
+        ADD_FAILURE() << seed << ", " << static_cast<int>(order) << ", " << static_cast<int>(rows)
+                      << ", " << flushes << ": " << violation.message;
       }
     }
   }
@@ -165,9 +172,10 @@ constexpr FaultFound kFaults[] = {
     {Fault::kRoundsGateOnly, "RoundsGateOnly", "gelu_tanh"},
     {Fault::kRoundsTwice, "RoundsTwice", "large"},
     {Fault::kDoesNotRoundIntermediate, "DoesNotRoundIntermediate", "odd_sizes"},
-    {Fault::kRoundsY, "RoundsY", "relu2_no_mul"},
-    {Fault::kRoundsY, "RoundsYFp16", "relu2_no_mul_fp16"},
-    {Fault::kRoundsWeightedY, "RoundsWeightedY", "relu2_no_mul"},
+    {Fault::kRoundsY, "RoundsY", "prefill"},
+    {Fault::kRoundsY, "RoundsYFp16", "one_intermediate"},
+    {Fault::kRoundsSum, "RoundsSum", "relu2_no_mul"},
+    {Fault::kRoundsSum, "RoundsSumFp16", "relu2_no_mul_fp16"},
     {Fault::kErfForTanh, "ErfForTanh", "gelu_tanh_fp32"},
     {Fault::kErfForTanh, "TanhForErf", "gelu_fp32"},
     {Fault::kErfForTanh, "ErfForTanhNoMul", "gelu_tanh_no_mul"},
@@ -198,8 +206,10 @@ class FusedExpertsFaults : public testing::TestWithParam<FaultFound> {};
 TEST_P(FusedExpertsFaults, IsFound) {
   const FaultFound& fault = GetParam();
   FusedExpertsModel model(case_named(fault.in));
-  model.run(Order::kForward, fault.fault);
-  EXPECT_FALSE(check_fused_experts(model.args()).empty());
+  for (const Rows rows : kRows) {
+    model.run(Order::kForward, rows, fault.fault);
+    EXPECT_FALSE(check_fused_experts(model.args()).empty()) << static_cast<int>(rows);
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FusedExpertsFaults, testing::ValuesIn(kFaults),

@@ -19,6 +19,7 @@ namespace {
 using Rules = std::vector<std::string>;
 
 constexpr DLDataType kFp32{kDLFloat, 32, 1};
+constexpr DLDataType kFp16{kDLFloat, 16, 1};
 constexpr DLDataType kBf16{kDLBfloat, 16, 1};
 constexpr DLDataType kId32{kDLInt, 32, 1};
 constexpr float kInf = std::numeric_limits<float>::infinity();
@@ -121,44 +122,92 @@ TEST(FusedExpertsChecker, NansStayAndInfinitiesHaveNoBound) {
   EXPECT_EQ(broken_rules(example.args()), Rules{"error_bound"});
 }
 
-/// One token, one expert, H = F = 1, relu2 with w13 = 1 in bfloat16: the rules that a value of the
-/// output breaks.
-Rules rules_of(float x, float w2, float weight, float found) {
-  const auto bits = [](float value) {
-    return static_cast<std::uint16_t>(bits_of(kBfloat16Format, rounded(kBfloat16Format, value)));
-  };
-  const std::uint16_t all[] = {bits(x), bits(1), bits(w2), bits(found)};
-  const std::int32_t id = 0;
+/// One token whose slots have the same expert, H = F = 1, relu2 with w13 = 1: the rules that a
+/// value of the output breaks.
+Rules rules_of(float x, float w2, std::vector<float> weights, float found,
+               DLDataType dtype = kBf16) {
+  const FloatFormat format = format_of(dtype);
+  const auto bits = [&](float value) { return bits_of(format, rounded(format, value)); };
+  std::uint32_t all[] = {bits(x), bits(1), bits(w2), bits(found)};
+  const std::int64_t top_k = std::ssize(weights);
+  std::vector<std::int32_t> ids(weights.size());
   FusedExpertsArgs args;
-  args.x = TensorView::of(&all[0], kBf16, {1, 1});
-  args.w13 = TensorView::of(&all[1], kBf16, {1, 1, 1});
-  args.w2 = TensorView::of(&all[2], kBf16, {1, 1, 1});
-  args.topk_weights = TensorView::of(&weight, kFp32, {1, 1});
-  args.topk_ids = TensorView::of(&id, kId32, {1, 1});
-  args.output = TensorView::of(&all[3], kBf16, {1, 1});
+  args.x = TensorView::of(&all[0], dtype, {1, 1});
+  args.w13 = TensorView::of(&all[1], dtype, {1, 1, 1});
+  args.w2 = TensorView::of(&all[2], dtype, {1, 1, 1});
+  args.topk_weights = TensorView::of(weights.data(), kFp32, {1, top_k});
+  args.topk_ids = TensorView::of(ids.data(), kId32, {1, top_k});
+  args.output = TensorView::of(&all[3], dtype, {1, 1});
   args.activation = Activation::kRelu2NoMul;
   return broken_rules(args);
 }
 
+const Rules kWrong = {"error_bound"};
+
 TEST(FusedExpertsChecker, ErrorBoundIsThatOfTheContract) {
-  const Rules wrong = {"error_bound"};
   // (1 + 2^-6)^2 = 1 + 2^-5 + 2^-12 rounds to 1 + 2^-5 in bfloat16.
-  EXPECT_EQ(rules_of(1.015625F, 1, 1, 1.03125F), Rules{});
-  EXPECT_EQ(rules_of(1.015625F, 1, 1, 1.0390625F), wrong);
-  // 128.5, halfway between two values: to even; and 3 units of float32 above.
-  EXPECT_EQ(rules_of(16, 1, 128.5F / 256, 128), Rules{});
-  EXPECT_EQ(rules_of(16, 1, 128.5F / 256, 129), wrong);
-  // 1.1 times 1 may round up or down: the bound reaches across the half.
+  EXPECT_EQ(rules_of(1.015625F, 1, {1}, 1.03125F), Rules{});
+  EXPECT_EQ(rules_of(1.015625F, 1, {1}, 1.0390625F), kWrong);
+  // 128.5, halfway between two values: to even. Both terms are values of bfloat16.
+  EXPECT_EQ(rules_of(16, 1, {0.5F, 0.5F / 256}, 128), Rules{});
+  EXPECT_EQ(rules_of(16, 1, {0.5F, 0.5F / 256}, 129), kWrong);
+  // 129.5, and one unit of float32 above: up.
   const float just_above = std::nextafter(129.5F / 256, 1.0F);
-  EXPECT_EQ(rules_of(16, 1, just_above, 130), Rules{});
+  EXPECT_EQ(rules_of(16, 1, {just_above}, 130), Rules{});
+  EXPECT_EQ(rules_of(16, 1, {just_above}, 129), kWrong);
   // An overflow of the intermediate has no bound; of the output alone, it has.
-  EXPECT_EQ(rules_of(0x1p64F, 1, 1, 5), Rules{});
-  EXPECT_EQ(rules_of(0x1p63F, 1, 1, 5), wrong);
-  EXPECT_EQ(rules_of(0x1p63F, 1, 1, 0x1p126F), Rules{});
+  EXPECT_EQ(rules_of(0x1p64F, 1, {1}, 5), Rules{});
+  EXPECT_EQ(rules_of(0x1p63F, 1, {1}, 5), kWrong);
+  EXPECT_EQ(rules_of(0x1p63F, 1, {1}, 0x1p126F), Rules{});
   // Subnormal numbers may count as zeros.
-  EXPECT_EQ(rules_of(0x1p-64F, 1, 1, 0), Rules{});
-  EXPECT_EQ(rules_of(0x1p-60F, 1, 0x1p-10F, 0), Rules{});
-  EXPECT_EQ(rules_of(0x1p-60F, 1, 1, 0), wrong);
+  EXPECT_EQ(rules_of(0x1p-64F, 1, {1}, 0), Rules{});
+  EXPECT_EQ(rules_of(0x1p-60F, 1, {0x1p-10F}, 0), Rules{});
+  EXPECT_EQ(rules_of(0x1p-60F, 1, {1}, 0), kWrong);
+}
+
+TEST(FusedExpertsChecker, RowsMayHaveTheDataTypeOfXOrFloat32) {
+  // 1 + 3 * 2^-10 rounds to 1. Three of them are 3 + 9 * 2^-10, which rounds to 3 + 2^-6.
+  const std::vector<float> down(3, 1.0029296875F);
+  EXPECT_EQ(rules_of(1, 1, down, 3), Rules{});
+  EXPECT_EQ(rules_of(1, 1, down, 3.015625F), Rules{});
+  EXPECT_EQ(rules_of(1, 1, down, 2.984375F), kWrong);
+  EXPECT_EQ(rules_of(1, 1, down, 3.03125F), kWrong);
+  // 1 + 5 * 2^-10 rounds to 1 + 2^-7. Five of them are 5 + 25 * 2^-10, which rounds to 5 + 2^-5,
+  // and as rows of bfloat16 5 + 5 * 2^-7, which is 5 + 1.25 * 2^-5 and rounds to the same.
+  const std::vector<float> up(5, 1.0048828125F);
+  EXPECT_EQ(rules_of(1, 1, up, 5), kWrong);
+  EXPECT_EQ(rules_of(1, 1, up, 5.03125F), Rules{});
+  EXPECT_EQ(rules_of(1, 1, up, 5.0625F), kWrong);
+  // The weight is part of what is rounded: 3 * 1.0029296875 = 3 + 9 * 2^-10, halfway and a bit
+  // above, rounds up; with 1.0029296875 rounded before it would be 3.
+  EXPECT_EQ(rules_of(1, 3, {1.0029296875F}, 3.015625F), Rules{});
+  EXPECT_EQ(rules_of(1, 3, {1.0029296875F}, 3), kWrong);
+  // So is y in float32: 130/128 * 129/128 = 16,770/2^14, here times enough to end just above
+  // 131.5/128. Rounded before the weight, y would be 16,768/2^14, and the row just below that.
+  const float to_above_half = 16832.016F / 16770;
+  EXPECT_EQ(rules_of(1.0078125F, 1.0078125F, {to_above_half}, 1.03125F), Rules{});
+  EXPECT_EQ(rules_of(1.0078125F, 1.0078125F, {to_above_half}, 1.0234375F), kWrong);
+  // A row that bfloat16 holds stays exact, and float32 is one kind.
+  EXPECT_EQ(rules_of(1, 1, {1.0078125F, 1, 1}, 3.015625F), kWrong);
+  EXPECT_EQ(rules_of(1, 1, down, 3.0087890625F, kFp32), Rules{});
+  EXPECT_EQ(rules_of(1, 1, down, 3, kFp32), kWrong);
+  EXPECT_EQ(rules_of(1, 1, down, std::nextafter(3.0087890625F, 4.0F), kFp32), kWrong);
+}
+
+TEST(FusedExpertsChecker, RowsThatOverflowTheDataTypeOfXHaveNoBound) {
+  // 65,520 is halfway between the largest value of float16 and 2^16, and rounds to infinity.
+  EXPECT_EQ(rules_of(1, 1, {65520, -65520}, 500, kFp16), Rules{});
+  EXPECT_EQ(rules_of(1, 1, {65520, -65520}, NAN, kFp16), Rules{});
+  // 65,519 rounds to 65,504: at most 15 are left.
+  EXPECT_EQ(rules_of(1, 1, {65519, -65519}, 0, kFp16), Rules{});
+  EXPECT_EQ(rules_of(1, 1, {65519, -65519}, 15, kFp16), Rules{});
+  EXPECT_EQ(rules_of(1, 1, {65519, -65519}, 16, kFp16), kWrong);
+  EXPECT_EQ(rules_of(1, 1, {65519, -65519}, NAN, kFp16), kWrong);
+  EXPECT_EQ(rules_of(1, 1, {65520, -65520}, 0, kFp32), Rules{});
+  EXPECT_EQ(rules_of(1, 1, {65520, -65520}, 500, kFp32), kWrong);
+  // What must be a NaN still must.
+  EXPECT_EQ(rules_of(1, 1, {65520, NAN}, 500, kFp16), kWrong);
+  EXPECT_EQ(rules_of(1, 1, {65520, NAN}, NAN, kFp16), Rules{});
 }
 
 TEST(FusedExpertsChecker, RefusesWhatACallRefuses) {

@@ -57,8 +57,9 @@ FusedExpertsModel::FusedExpertsModel(const FusedExpertsCase& c, std::uint64_t se
   args_.output.data = output_.data();
 }
 
-void FusedExpertsModel::run(Order order, Fault fault) {
+void FusedExpertsModel::run(Order order, Rows rows, Fault fault) {
   order_ = order;
+  rows_ = rows;
   fault_ = fault;
   const auto read_wrongly = [&](Floats* floats) {
     std::int64_t* const strides = floats->view.strides;
@@ -240,8 +241,9 @@ void FusedExpertsModel::run_token(std::int64_t token) {
       if (fault_ == Fault::kRoundsY) y = round(y);
       y *= c;
       if (fault_ == Fault::kBiasNotWeighted) y += bias;
-      if (fault_ == Fault::kRoundsWeightedY) y = round(y);
-      sums[static_cast<std::size_t>(h)] += y;
+      float& sum = sums[static_cast<std::size_t>(h)];
+      sum += rows_ == Rows::kRounded ? round(y) : y;
+      if (fault_ == Fault::kRoundsSum) sum = round(sum);
     }
   }
   if (fault_ == Fault::kNanOfUnusedExpert) {

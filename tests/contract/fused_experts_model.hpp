@@ -1,5 +1,5 @@
-// A small program for fused_experts, in float32 and in any order of its sums, with faults that a
-// test switches on. It shares no code with the implementations.
+// A small program for fused_experts, in float32 and in any order of its sums, with rows of either
+// kind, and with faults that a test switches on. It shares no code with the implementations.
 #pragma once
 
 #include <cstdint>
@@ -28,7 +28,7 @@ enum class Fault {
   kRoundsTwice,     ///< the intermediate, to a bit more than the data type of x first
   kDoesNotRoundIntermediate,
   kRoundsY,
-  kRoundsWeightedY,
+  kRoundsSum,   ///< after each slot
   kErfForTanh,  ///< and the reverse
   kReluNotSquared,
   kIgnoresLimit,
@@ -53,6 +53,9 @@ enum class Fault {
 /// products.
 enum class Order { kForward, kBackward, kParts };
 
+/// What a slot adds to the sum of its token.
+enum class Rows { kFloat32, kRounded };
+
 /// The arguments of a case with an output, on which the program runs again and again.
 class FusedExpertsModel {
  public:
@@ -61,7 +64,7 @@ class FusedExpertsModel {
   FusedExpertsArgs& args() { return args_; }
 
   /// Fills the output.
-  void run(Order order, Fault fault = Fault::kNone);
+  void run(Order order, Rows rows, Fault fault = Fault::kNone);
 
  private:
   struct Floats {
@@ -90,6 +93,7 @@ class FusedExpertsModel {
   Floats w2_bias_;
   Floats topk_weights_;
   Order order_ = Order::kForward;
+  Rows rows_ = Rows::kFloat32;
   Fault fault_ = Fault::kNone;
 };
 
