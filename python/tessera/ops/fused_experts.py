@@ -41,10 +41,10 @@ def fused_experts(
 
     output[t] = sum over slots s of topk_weights[t, s] * (w2[e] @ act(w13[e] @ x[t] + w13_bias[e]) +
     w2_bias[e]), where e is the expert of topk_ids[t, s]; products and sums in float32, act(...)
-    and the output rounded to the data type of `x`, on CUDA devices each slot's term, too. Ids outside [0, E), or that `expert_map` maps
-    outside [0, E), add nothing. `include/tessera/fused_experts.hpp` has the contract, with a bound
-    on the error of each element. The bits of a token depend neither on the number of threads nor on
-    the other tokens.
+    and the output rounded to the data type of `x`, on CUDA devices each slot's term, too. Ids
+    outside [0, E), or that `expert_map` maps outside [0, E), add nothing.
+    `include/tessera/fused_experts.hpp` has the contract, with a bound on the error of each element.
+    The bits of a token depend neither on the number of threads nor on the other tokens.
 
     All arrays are on one device, the host or a CUDA device, where the op runs. Autograd does not
     follow the call.
