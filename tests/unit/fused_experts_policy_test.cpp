@@ -225,7 +225,7 @@ TEST(FusedExpertsPolicy, CallsOfOrdinarySizeAreOneChunk) {
 TEST(FusedExpertsPolicy, ChunksAreAsLargeAsTheirBytesAllow) {
   const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
   const std::int64_t tokens = chunk(sizes);
-  const std::int64_t per_token = std::int64_t{8} * (2 * 2048 + 4 * 7168);
+  const std::int64_t per_token = std::int64_t{8} * (2 * 2048 + 2 * 7168);
   EXPECT_LE(tokens * per_token, kMaxChunkBytes);
   EXPECT_GT((tokens + 1) * per_token, kMaxChunkBytes);
   const std::int64_t chunks = (131072 + tokens - 1) / tokens;
@@ -273,7 +273,7 @@ TEST(FusedExpertsPolicy, PartsOfAWorkspaceDoNotOverlap) {
           {workspace.block_experts, bytes(workspace.max_blocks, 4)},
           {workspace.num_slots, 4},
           {workspace.intermediate, bytes(pairs * padded_row(sizes.intermediate), 2)},
-          {workspace.rows, bytes(pairs * padded_row(sizes.hidden), 4)},
+          {workspace.rows, bytes(pairs * padded_row(sizes.hidden), 2)},
           {workspace.alignment, 1000},
       };
       for (std::size_t i = 0; i + 1 < std::size(parts); ++i) {
@@ -304,7 +304,7 @@ TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const Sizes sizes{.tokens = 8192, .experts = 256, .hidden = 7168, .intermediate = 2048};
   const FusedExpertsWorkspace workspace(problem_of(sizes), 4096, kProductTiles[3]);
   const std::size_t pairs = std::size_t{4096} * 8;
-  const std::size_t of_pairs = pairs * (2 * 2048 + 4 * 7168);
+  const std::size_t of_pairs = pairs * (2 * 2048 + 2 * 7168);
   const std::size_t of_slots = 4 * (pairs + std::size_t{256} * 127) + 4 * (pairs / 128 + 256);
   EXPECT_GE(workspace.alignment, of_pairs + of_slots);
   EXPECT_LE(workspace.alignment, of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256);

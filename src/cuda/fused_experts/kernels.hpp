@@ -61,7 +61,7 @@ struct ProductArgs {
   const void* rows;  ///< x, or the activated intermediate
   const void* weights;
   const void* bias;  ///< null: none
-  void* output;      ///< the intermediate [pair, F] of the type of x, or rows [pair, H] of float32
+  void* output;      ///< the intermediate [pair, F] or weighted rows [pair, H], of the type of x
   // What align_block_size writes.
   const std::int32_t* sorted_pairs;
   const std::int32_t* block_experts;
@@ -84,9 +84,11 @@ struct ProductArgs {
   float swiglu_alpha;
   float swiglu_beta;
   float swiglu_limit;
-  const void* input_scale;  ///< the router's weights, if they scale x; else null
-  std::int64_t input_scale_stride;
-  DLDataType input_scale_dtype;
+  const void* topk_weights;  ///< which scale the sums; null: all are 1
+  std::int64_t topk_weights_stride;
+  DLDataType topk_weights_dtype;
+  std::int32_t top_k;
+  Division slots_per_token;
 };
 
 /// A kernel of kProductThreads threads and product_shared_bytes() of dynamic shared memory, with a
@@ -114,20 +116,17 @@ struct PairsArgs {
 const void* pairs_kernel();
 inline constexpr int kPairsThreads = 256;
 
-/// The sum over the slots of each token. Strides are in elements.
+/// The sum of the weighted rows of each token. Strides are in elements.
 struct CombineArgs {
-  const float* rows;         ///< [pair, hidden size]
-  const void* topk_ids;      ///< pairs whose id is not an expert do not count
-  const void* topk_weights;  ///< null: all are 1
+  const void* rows;      ///< weighted [pair, hidden size] of the type of x
+  const void* topk_ids;  ///< pairs whose id is not an expert do not count
   void* output;
-  DLDataType topk_weights_dtype;
   bool ids_are_64_bit;
-  bool has_vectors;  ///< the output has whole words of 8 bytes
+  bool has_vectors;  ///< the output has whole words of kCombineBytes
   std::int32_t top_k;
   std::int32_t hidden_size;
   std::uint32_t ctas_per_token;
   std::int64_t topk_ids_stride;
-  std::int64_t topk_weights_stride;
   std::int64_t num_experts;
   std::int64_t row_stride;
   std::int64_t output_stride;
@@ -136,7 +135,7 @@ struct CombineArgs {
 /// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads.
 const void* combine_kernel(bool is_bfloat16);
 inline constexpr int kCombineThreads = 128;
-inline constexpr int kCombineElements = 4;
-inline constexpr std::uint32_t kCombineBytes = 8;  ///< of these in the output
+inline constexpr int kCombineElements = 8;
+inline constexpr std::uint32_t kCombineBytes = 16;  ///< of these
 
 }  // namespace tessera::cuda

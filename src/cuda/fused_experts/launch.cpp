@@ -170,13 +170,17 @@ class Chunk {
     args.weight_row_stride = weights.row_stride;
     args.weight_column_stride = weights.column_stride;
     args.bias_stride = weights.bias_stride;
+    args.topk_weights_stride = problem_.topk_weights_stride;
+    args.topk_weights_dtype = problem_.topk_weights_dtype;
+    args.top_k = static_cast<std::int32_t>(problem_.top_k);
+    args.slots_per_token = division_by(args.top_k);
     return args;
   }
 
   ProductArgs gate_up() const {
     ProductArgs args = product(problem_.w13);
     args.rows = problem_.x;
-    args.slots_per_row = division_by(static_cast<std::int32_t>(problem_.top_k));
+    args.slots_per_row = args.slots_per_token;
     args.row_stride = problem_.x_stride;
     args.output = at<void>(workspace_.intermediate);
     args.output_stride = padded_row(problem_.intermediate_size);
@@ -188,11 +192,7 @@ class Chunk {
     args.swiglu_alpha = problem_.swiglu_alpha;
     args.swiglu_beta = problem_.swiglu_beta;
     args.swiglu_limit = problem_.swiglu_limit;
-    if (problem_.apply_router_weight_on_input) {
-      args.input_scale = problem_.topk_weights;
-      args.input_scale_stride = problem_.topk_weights_stride;
-      args.input_scale_dtype = problem_.topk_weights_dtype;
-    }
+    if (problem_.apply_router_weight_on_input) args.topk_weights = problem_.topk_weights;
     return args;
   }
 
@@ -205,6 +205,7 @@ class Chunk {
     args.output_stride = padded_row(problem_.hidden_size);
     args.depth = static_cast<std::int32_t>(problem_.intermediate_size);
     args.num_outputs = static_cast<std::int32_t>(problem_.hidden_size);
+    if (!problem_.apply_router_weight_on_input) args.topk_weights = problem_.topk_weights;
     return args;
   }
 
@@ -222,11 +223,9 @@ class Chunk {
 
   Status combine() const {
     CombineArgs args{};
-    args.rows = at<float>(workspace_.rows);
+    args.rows = at<void>(workspace_.rows);
     args.topk_ids = pair_experts();
-    args.topk_weights = problem_.apply_router_weight_on_input ? nullptr : problem_.topk_weights;
     args.output = problem_.output;
-    args.topk_weights_dtype = problem_.topk_weights_dtype;
     args.ids_are_64_bit = pair_experts_dtype().bits == 64;
     args.has_vectors = problem_.hidden_size % kCombineElements == 0 &&
                        problem_.output_stride % kCombineElements == 0 &&
@@ -237,7 +236,6 @@ class Chunk {
     args.ctas_per_token =
         static_cast<std::uint32_t>((problem_.hidden_size + kPerCta - 1) / kPerCta);
     args.topk_ids_stride = has_plain_ids(problem_) ? problem_.topk_ids_stride : problem_.top_k;
-    args.topk_weights_stride = problem_.topk_weights_stride;
     args.num_experts = problem_.num_experts;
     args.row_stride = padded_row(problem_.hidden_size);
     args.output_stride = problem_.output_stride;

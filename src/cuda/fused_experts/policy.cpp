@@ -36,7 +36,7 @@ WeightAccess access_of(const ExpertWeights& weights, std::int64_t depth, std::in
 
 std::int64_t bytes_per_token(const FusedExpertsProblem& problem) {
   const std::int64_t per_pair =
-      2 * padded_row(problem.intermediate_size) + 4 * padded_row(problem.hidden_size);
+      2 * (padded_row(problem.intermediate_size) + padded_row(problem.hidden_size));
   return problem.top_k * per_pair;
 }
 
@@ -97,7 +97,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   block_experts = place(max_blocks, sizeof(std::int32_t));
   num_slots = place(1, sizeof(std::int32_t));
   intermediate = place(pairs * padded_row(problem.intermediate_size), sizeof(std::uint16_t));
-  rows = place(pairs * padded_row(problem.hidden_size), sizeof(float));
+  rows = place(pairs * padded_row(problem.hidden_size), sizeof(std::uint16_t));
   alignment = end;
 }
 

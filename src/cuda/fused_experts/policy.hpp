@@ -54,7 +54,7 @@ struct FusedExpertsWorkspace {
   std::size_t block_experts;  ///< int32 [block]
   std::size_t num_slots;      ///< int32
   std::size_t intermediate;   ///< [pair, padded F] of the type of x
-  std::size_t rows;           ///< float32 [pair, padded H]
+  std::size_t rows;           ///< weighted [pair, padded H] of the type of x
   std::size_t alignment;      ///< what align_block_size needs
   std::int64_t max_slots;
   std::int64_t max_blocks;

@@ -36,6 +36,12 @@ struct Product {
 
   using WarpSums = Sums<kWarpRows, kWarpColumns>;
 
+  struct PairsOfBlock {
+    std::int32_t pair[kTile.pairs];  ///< -1: none, from there on
+    float scale[kTile.pairs];        ///< the router's weight, or 1
+  };
+  static_assert(sizeof(PairsOfBlock) <= kProductStaticSharedBytes);
+
   /// The block of pairs and the first output of a CTA.
   struct Place {
     std::int32_t block;
@@ -85,12 +91,12 @@ struct Product {
   }
 
   static __device__ __forceinline__ auto rows_of(const ProductArgs& args,
-                                                 const std::int32_t* pairs) {
+                                                 const PairsOfBlock& pairs) {
     return LinesAlongSum<kTile.pairs, kAccess != WeightAccess::kElements>(
         1, [&](int line) -> const std::uint16_t* {
-          if (pairs[line] < 0) return nullptr;
+          if (pairs.pair[line] < 0) return nullptr;
           return static_cast<const std::uint16_t*>(args.rows) +
-                 std::int64_t{divide(pairs[line], args.slots_per_row)} * args.row_stride;
+                 std::int64_t{divide(pairs.pair[line], args.slots_per_row)} * args.row_stride;
         });
   }
 
@@ -121,10 +127,10 @@ struct Product {
   }
 
   /// The number of the warp's rows that hold pairs, rounded up to sixteens: they come first.
-  static __device__ __forceinline__ int num_warp_rows(const std::int32_t* pairs) {
+  static __device__ __forceinline__ int num_warp_rows(const PairsOfBlock& pairs) {
     int count = 0;
     for (int row = 0; row < kWarpRows; row += 16) {
-      if (pairs[warp_row() + row] >= 0) count = row + 16;
+      if (pairs.pair[warp_row() + row] >= 0) count = row + 16;
     }
     return count;
   }
@@ -224,21 +230,33 @@ struct Product {
   }
 
   /// Elements that a thread writes at once.
-  static constexpr int kAtOnce = 4;
+  static constexpr int kAtOnce = kWordElements;
 
-  /// Calls write(row of the tile, pair, first of kAtOnce outputs, its place in the tile).
-  template <typename Write>
-  static __device__ __forceinline__ void for_each_output(const ProductArgs& args,
-                                                         const std::int32_t* pairs,
-                                                         std::int32_t first_output,
-                                                         const Write& write) {
+  /// Writes compute(row of the tile, place among the tile's outputs, output), rounded, for the
+  /// outputs of all pairs.
+  template <typename Compute>
+  static __device__ __forceinline__ void write_outputs(const ProductArgs& args,
+                                                       const PairsOfBlock& pairs,
+                                                       std::int32_t first_output,
+                                                       const Compute& compute) {
     const int per_row = outputs_per_tile(args) / kAtOnce;
     for (int item = static_cast<int>(threadIdx.x); item < kTile.pairs * per_row;
          item += kProductThreads) {
       const int row = item / per_row;
       const int place = item % per_row * kAtOnce;
-      if (pairs[row] < 0 || first_output + place >= args.num_outputs) continue;
-      write(row, pairs[row], first_output + place, place);
+      const std::int32_t pair = pairs.pair[row];
+      if (pair < 0 || first_output + place >= args.num_outputs) continue;
+      struct alignas(kAtOnce * sizeof(T)) Word {
+        T elements[kAtOnce];
+      } word;
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        // Nothing reads the elements after the last of a row, which has room for whole words.
+        const std::int32_t output = min(first_output + place + i, args.num_outputs - 1);
+        word.elements[i] = rounded<T>(compute(row, place + i, output));
+      }
+      T* const to = static_cast<T*>(args.output) + pair * args.output_stride + first_output + place;
+      *reinterpret_cast<Word*>(to) = word;
     }
   }
 
@@ -250,66 +268,46 @@ struct Product {
 
   /// Writes the activated intermediate.
   static __device__ __forceinline__ void write_activated(const ProductArgs& args,
-                                                         const std::int32_t* pairs,
+                                                         const PairsOfBlock& pairs,
                                                          std::int32_t expert,
                                                          std::int32_t first_output,
                                                          const float* tile) {
     const bool is_in_turns = kAccess == WeightAccess::kColumns && args.is_interleaved;
-    for_each_output(
-        args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output, int place) {
-          const float* const sums = tile + row * kSumStride;
-          const float scale =
-              args.input_scale == nullptr
-                  ? 1.0F
-                  : float_at(args.input_scale, args.input_scale_dtype,
-                             divide(pair, args.slots_per_row) * args.input_scale_stride);
-          T* const to = static_cast<T*>(args.output) + pair * args.output_stride + output;
-#pragma unroll
-          for (int i = 0; i < kAtOnce; ++i) {
-            if (output + i >= args.num_outputs) break;
-            float gate = 0;
-            float up = 0;
-            if (!args.is_gated) {
-              gate = __fmaf_rn(scale, sums[place + i], bias(args, expert, output + i));
-            } else {
-              const int in_eights = place / 8 * 16 + place % 8 + i;
-              const int gate_column = is_in_turns ? 2 * (place + i) : in_eights;
-              const int up_column = is_in_turns ? gate_column + 1 : in_eights + 8;
-              const std::int64_t gate_row =
-                  args.is_interleaved ? 2 * std::int64_t{output + i} : output + i;
-              const std::int64_t up_row =
-                  args.is_interleaved ? gate_row + 1 : gate_row + args.num_outputs;
-              gate = __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row));
-              up = __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row));
-            }
-            to[i] = rounded<T>(activated(args, gate, up));
-          }
-        });
+    write_outputs(args, pairs, first_output, [&](int row, int place, std::int64_t output) {
+      const float* const sums = tile + row * kSumStride;
+      const float scale = pairs.scale[row];
+      if (!args.is_gated) {
+        return activated(args, __fmaf_rn(scale, sums[place], bias(args, expert, output)), 0);
+      }
+      const int gate_column = is_in_turns ? 2 * place : place / 8 * 16 + place % 8;
+      const int up_column = gate_column + (is_in_turns ? 1 : 8);
+      const std::int64_t gate_row = args.is_interleaved ? 2 * output : output;
+      const std::int64_t up_row = gate_row + (args.is_interleaved ? 1 : args.num_outputs);
+      return activated(args, __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row)),
+                       __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row)));
+    });
   }
 
-  /// Writes the rows of the down product.
+  /// Writes the weighted rows of the down product.
   static __device__ __forceinline__ void write_rows(const ProductArgs& args,
-                                                    const std::int32_t* pairs, std::int32_t expert,
+                                                    const PairsOfBlock& pairs, std::int32_t expert,
                                                     std::int32_t first_output, const float* tile) {
-    for_each_output(
-        args, pairs, first_output, [&](int row, std::int32_t pair, std::int32_t output, int place) {
-          float4 sums = *reinterpret_cast<const float4*>(tile + row * kSumStride + place);
-          if (args.bias != nullptr) {
-            // Nothing reads the elements after the last; they have no bias of their own.
-            const int last = args.num_outputs - 1;
-            sums.x += bias(args, expert, output);
-            sums.y += bias(args, expert, min(output + 1, last));
-            sums.z += bias(args, expert, min(output + 2, last));
-            sums.w += bias(args, expert, min(output + 3, last));
-          }
-          // Rows have room for whole words.
-          float* const to = static_cast<float*>(args.output) + pair * args.output_stride + output;
-          *reinterpret_cast<float4*>(to) = sums;
-        });
+    write_outputs(args, pairs, first_output, [&](int row, int place, std::int32_t output) {
+      return pairs.scale[row] * (tile[row * kSumStride + place] + bias(args, expert, output));
+    });
+  }
+
+  /// The router's weight of a pair.
+  static __device__ __forceinline__ float weight_of(const ProductArgs& args, std::int32_t pair) {
+    if (args.topk_weights == nullptr) return 1;
+    const auto token = static_cast<std::int32_t>(divide(pair, args.slots_per_token));
+    const std::int32_t slot = pair - token * args.top_k;
+    return float_at(args.topk_weights, args.topk_weights_dtype,
+                    token * args.topk_weights_stride + slot);
   }
 
   static __device__ __forceinline__ void run(const ProductArgs& args, unsigned char* shared,
-                                             std::int32_t* pairs) {
+                                             PairsOfBlock* pairs) {
     pdl_launch_dependents();
     pdl_wait();
     const Place at = place(args);
@@ -317,18 +315,19 @@ struct Product {
     const std::int32_t expert = args.block_experts[at.block];
     for (int i = static_cast<int>(threadIdx.x); i < kTile.pairs; i += kProductThreads) {
       const std::int32_t pair = args.sorted_pairs[at.block * kTile.pairs + i];
-      pairs[i] = pair < args.num_pairs ? pair : -1;
+      pairs->pair[i] = pair < args.num_pairs ? pair : -1;
+      pairs->scale[i] = pair < args.num_pairs ? weight_of(args, pair) : 0;
     }
     __syncthreads();
     WarpSums sums;
-    multiply(num_warp_rows(pairs), rows_of(args, pairs), weights_of(args, expert, at.first_output),
-             args.depth, shared_address(shared), &sums);
+    multiply(num_warp_rows(*pairs), rows_of(args, *pairs),
+             weights_of(args, expert, at.first_output), args.depth, shared_address(shared), &sums);
     float* const tile = reinterpret_cast<float*>(shared);
     share_sums(sums, tile);
     if constexpr (kIsGateUp) {
-      write_activated(args, pairs, expert, at.first_output, tile);
+      write_activated(args, *pairs, expert, at.first_output, tile);
     } else {
-      write_rows(args, pairs, expert, at.first_output, tile);
+      write_rows(args, *pairs, expert, at.first_output, tile);
     }
   }
 };
@@ -337,8 +336,9 @@ template <typename T, std::size_t kTileIndex, WeightAccess kAccess, bool kIsGate
 __global__ void __launch_bounds__(kProductThreads)
     product_kernel(const __grid_constant__ ProductArgs args) {
   extern __shared__ __align__(128) unsigned char shared[];
-  __shared__ std::int32_t pairs[kProductTiles[kTileIndex].pairs];
-  Product<T, kTileIndex, kAccess, kIsGateUp>::run(args, shared, pairs);
+  using Kernel = Product<T, kTileIndex, kAccess, kIsGateUp>;
+  __shared__ typename Kernel::PairsOfBlock pairs;
+  Kernel::run(args, shared, &pairs);
 }
 
 template <bool kIsGateUp, typename T, WeightAccess kAccess>
