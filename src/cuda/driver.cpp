@@ -31,6 +31,7 @@ struct Driver {
   decltype(cuDevicePrimaryCtxGetState)* primary_ctx_get_state;
   decltype(cuDevicePrimaryCtxRetain)* primary_ctx_retain;
   decltype(cuStreamGetCtx)* stream_get_ctx;
+  decltype(cuTensorMapEncodeTiled)* tensor_map_encode_tiled;
   // Null in drivers without green contexts.
   decltype(cuStreamGetCtx_v2)* stream_get_green_ctx;
   decltype(cuCtxGetDevResource)* ctx_get_dev_resource;
@@ -47,6 +48,7 @@ struct Driver {
     find("cuDevicePrimaryCtxGetState", 7000, &primary_ctx_get_state);
     find("cuDevicePrimaryCtxRetain", 7000, &primary_ctx_retain);
     find("cuStreamGetCtx", 9020, &stream_get_ctx);
+    find("cuTensorMapEncodeTiled", 12000, &tensor_map_encode_tiled);
     find("cuStreamGetCtx", 12050, &stream_get_green_ctx);
     find("cuCtxGetDevResource", 12040, &ctx_get_dev_resource);
     find("cuGreenCtxGetDevResource", 12040, &green_ctx_get_dev_resource);
@@ -146,6 +148,27 @@ int multiprocessors_of(CUstream stream, int all) {
     last_id = id;
   }
   return std::min(all, last_count);
+}
+
+CUresult encode_tensor_map(const void* data, bool is_bfloat16, std::span<const TensorMapAxis> axes,
+                           CUtensorMap* map) {
+  constexpr std::size_t kMaxTensorMapAxes = 5;
+  std::array<cuuint64_t, kMaxTensorMapAxes> lengths{};
+  std::array<cuuint64_t, kMaxTensorMapAxes> stride_bytes{};  // of all axes but the innermost
+  std::array<cuuint32_t, kMaxTensorMapAxes> box{};
+  std::array<cuuint32_t, kMaxTensorMapAxes> steps{};
+  for (std::size_t i = 0; i < axes.size(); ++i) {
+    lengths[i] = static_cast<cuuint64_t>(axes[i].length);
+    if (i > 0) stride_bytes[i - 1] = static_cast<cuuint64_t>(axes[i].stride) * 2;
+    box[i] = static_cast<cuuint32_t>(axes[i].box);
+    steps[i] = 1;
+  }
+  return driver().tensor_map_encode_tiled(
+      map, is_bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      static_cast<cuuint32_t>(axes.size()), const_cast<void*>(data), lengths.data(),
+      stride_bytes.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
+      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
 }  // namespace tessera::cuda

@@ -5,6 +5,7 @@
 #include <cuda.h>
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace tessera::cuda {
@@ -42,6 +43,20 @@ class CurrentContext {
 /// partition of the device, such as a green context; the null stream belongs to the current
 /// context.
 int multiprocessors_of(CUstream stream, int all);
+
+/// An axis of a tensor that the copy engine copies in boxes.
+struct TensorMapAxis {
+  std::int64_t length;
+  std::int64_t stride;  ///< in elements; of the innermost axis 1
+  int box;              ///< length of a box
+};
+
+/// Describes a tensor of bfloat16 or float16 elements, axes innermost first, to the copy engine of
+/// compute capability 9.0. Addresses and strides are multiples of 16 bytes. A box along the
+/// innermost axis is 128 bytes, whose words of 16 bytes change places in shared memory by an
+/// exclusive or with the number of their line, in eights. Elements outside of the tensor are zeros.
+CUresult encode_tensor_map(const void* data, bool is_bfloat16, std::span<const TensorMapAxis> axes,
+                           CUtensorMap* map);
 
 /// "CUDA_ERROR_INVALID_DEVICE (invalid device ordinal)"
 std::string text_of(CUresult error);

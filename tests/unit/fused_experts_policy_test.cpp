@@ -67,7 +67,7 @@ FusedExpertsProblem problem_of(const Sizes& sizes, Activation activation = Activ
 
 /// Pairs in a block of the tile that the policy picks.
 int pairs_of_tile(const Sizes& sizes) {
-  return kProductTiles[choose_tile(problem_of(sizes))].pairs;
+  return kProductTiles[choose_strategy(problem_of(sizes), false)].pairs;
 }
 
 TEST(FusedExpertsPolicy, TilesGrowWithThePairsOfAnExpert) {
@@ -148,7 +148,7 @@ TEST(FusedExpertsPolicy, WhatIsNotInWholeAlignedWordsIsReadByElements) {
     EXPECT_EQ(accesses_of(problem).gate_up, change.gate_up);
     EXPECT_EQ(accesses_of(problem).down, change.down);
     EXPECT_TRUE(accesses_of(problem).has_elements());
-    EXPECT_EQ(choose_tile(problem), kElementsTile);
+    EXPECT_EQ(choose_strategy(problem, false), kElementsTile);
   }
 }
 
@@ -175,7 +175,7 @@ TEST(FusedExpertsPolicy, OddLengthsAreReadByElements) {
 }
 
 TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
-  for (std::size_t tile = 0; tile < kProductTiles.size(); ++tile) {
+  for (ProductStrategy tile = 0; tile < kNumProductStrategies; ++tile) {
     FusedExpertsProblem problem = problem_of({});
     EXPECT_EQ(limitation(tile, problem), nullptr);
     problem.dtype = kFloat16;
@@ -200,13 +200,37 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
   }
 }
 
+TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
+  const auto choose = [](const Sizes& sizes, bool has_wgmma) {
+    return choose_strategy(problem_of(sizes), has_wgmma);
+  };
+  EXPECT_EQ(choose({.tokens = 4096}, true), kWgmma);
+  EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
+  EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), 0U);
+  // Larger calls never go back to smaller tiles.
+  bool was_wgmma = false;
+  for (std::int64_t tokens = 1; tokens <= 1 << 16; ++tokens) {
+    const bool is_wgmma = choose({.tokens = tokens, .experts = 64}, true) == kWgmma;
+    EXPECT_GE(is_wgmma, was_wgmma) << tokens << " tokens";
+    was_wgmma = is_wgmma;
+  }
+  // What it cannot read goes to the tiles.
+  FusedExpertsProblem problem = problem_of({.tokens = 4096});
+  problem.w2 = transposed(problem.w2);
+  EXPECT_STREQ(limitation(kWgmma, problem), "needs weights that are not transposed");
+  EXPECT_EQ(choose_strategy(problem, true), 3U);
+  EXPECT_EQ(choose({.tokens = 4096, .hidden = 251}, true), kElementsTile);
+}
+
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   for (const std::int64_t tokens : {0, 1, 3, 64, 1000, 131072}) {
     for (const std::int64_t hidden : {1, 7, 8, 255, 256}) {
       for (const std::int64_t intermediate : {1, 8, 90}) {
         const FusedExpertsProblem problem =
             problem_of({.tokens = tokens, .hidden = hidden, .intermediate = intermediate});
-        EXPECT_EQ(limitation(choose_tile(problem), problem), nullptr);
+        for (const bool has_wgmma : {false, true}) {
+          EXPECT_EQ(limitation(choose_strategy(problem, has_wgmma), problem), nullptr);
+        }
       }
     }
   }
@@ -242,9 +266,9 @@ TEST(FusedExpertsPolicy, NumbersOfPairsFitInt32) {
     const std::int64_t tokens =
         chunk({.tokens = many, .slots = slots, .hidden = 1, .intermediate = 1});
     EXPECT_LE(tokens * slots, std::int64_t{1} << 22);
-    for (const ProductTile& tile : kProductTiles) {
+    for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
       const FusedExpertsWorkspace workspace(
-          problem_of({.slots = slots, .experts = kAlignBlockSizeMaxExperts}), tokens, tile);
+          problem_of({.slots = slots, .experts = kAlignBlockSizeMaxExperts}), tokens, strategy);
       EXPECT_LE(workspace.max_slots, 0x7fffffff);
     }
   }
@@ -257,8 +281,8 @@ TEST(FusedExpertsPolicy, PartsOfAWorkspaceDoNotOverlap) {
   for (const Sizes& sizes : {Sizes{}, Sizes{.tokens = 1},
                              Sizes{.tokens = 33, .slots = 3, .hidden = 7, .intermediate = 5},
                              Sizes{.tokens = 5000, .experts = 3}}) {
-    for (const ProductTile& tile : kProductTiles) {
-      const FusedExpertsWorkspace workspace(problem_of(sizes), sizes.tokens, tile);
+    for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
+      const FusedExpertsWorkspace workspace(problem_of(sizes), sizes.tokens, strategy);
       const std::int64_t pairs = sizes.tokens * sizes.slots;
       const auto bytes = [](std::int64_t elements, std::size_t size) {
         return static_cast<std::size_t>(elements) * size;
@@ -270,9 +294,10 @@ TEST(FusedExpertsPolicy, PartsOfAWorkspaceDoNotOverlap) {
       const Part parts[] = {
           {workspace.pair_experts, bytes(pairs, 4)},
           {workspace.sorted_pairs, bytes(workspace.max_slots, 4)},
-          {workspace.block_experts, bytes(workspace.max_blocks, 4)},
+          {workspace.block_experts, bytes(workspace.block_experts_length, 4)},
           {workspace.num_slots, 4},
-          {workspace.intermediate, bytes(pairs * padded_row(sizes.intermediate), 2)},
+          {workspace.intermediate,
+           bytes(workspace.intermediate_rows * padded_row(sizes.intermediate), 2)},
           {workspace.rows, bytes(pairs * padded_row(sizes.hidden), 2)},
           {workspace.alignment, 1000},
       };
@@ -288,21 +313,25 @@ TEST(FusedExpertsPolicy, PartsOfAWorkspaceDoNotOverlap) {
 }
 
 TEST(FusedExpertsPolicy, SlotsSufficeForAnyRouting) {
-  for (const ProductTile& tile : kProductTiles) {
+  for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
+    const int pairs = pairs_per_block(strategy);
     // 24 pairs of 3 experts: each expert's last block may hold one pair.
-    const FusedExpertsWorkspace few(problem_of({.experts = 3}), 3, tile);
-    EXPECT_GE(few.max_slots, 24 + 3 * (tile.pairs - 1));
-    EXPECT_GE(few.max_blocks * tile.pairs, few.max_slots);
+    const FusedExpertsWorkspace few(problem_of({.experts = 3}), 3, strategy);
+    EXPECT_GE(few.max_slots, 24 + 3 * (pairs - 1));
+    EXPECT_GE(few.max_blocks * pairs, few.max_slots);
     // 24 pairs of 1,000 experts: a block for each pair, and not more memory for more experts.
-    const FusedExpertsWorkspace many(problem_of({.experts = 1000}), 3, tile);
-    EXPECT_EQ(many.max_slots, 24 * tile.pairs);
+    const FusedExpertsWorkspace many(problem_of({.experts = 1000}), 3, strategy);
+    EXPECT_EQ(many.max_slots, 24 * pairs);
     EXPECT_EQ(many.max_blocks, 24);
+    // By slot, a row for each; else a row for each pair.
+    EXPECT_EQ(many.intermediate_rows, strategy == kWgmma ? 24 * pairs : 24);
+    EXPECT_EQ(many.block_experts_length, strategy == kWgmma ? 24 + 2 : 24);
   }
 }
 
 TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const Sizes sizes{.tokens = 8192, .experts = 256, .hidden = 7168, .intermediate = 2048};
-  const FusedExpertsWorkspace workspace(problem_of(sizes), 4096, kProductTiles[3]);
+  const FusedExpertsWorkspace workspace(problem_of(sizes), 4096, 3);
   const std::size_t pairs = std::size_t{4096} * 8;
   const std::size_t of_pairs = pairs * (2 * 2048 + 2 * 7168);
   const std::size_t of_slots = 4 * (pairs + std::size_t{256} * 127) + 4 * (pairs / 128 + 256);

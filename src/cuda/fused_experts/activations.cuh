@@ -28,30 +28,53 @@ __device__ __forceinline__ float at_most(float value, float limit) {
 }
 
 /// activation(gate, up), where `up` counts for gated activations alone.
+template <Activation kActivation>
 __device__ __forceinline__ float activated(const ProductArgs& args, float gate, float up) {
-  switch (args.activation) {
+  if constexpr (kActivation == Activation::kSilu) {
+    return times_sigmoid(gate, gate) * up;
+  } else if constexpr (kActivation == Activation::kGelu) {
+    return gelu(gate) * up;
+  } else if constexpr (kActivation == Activation::kGeluTanh) {
+    return gelu_tanh(gate) * up;
+  } else if constexpr (is_swigluoai(kActivation)) {
+    const float z = at_most(gate, args.swiglu_limit);
+    const float m = -at_most(-at_most(up, args.swiglu_limit), args.swiglu_limit);
+    return times_sigmoid(z, args.swiglu_alpha * z) * (m + args.swiglu_beta);
+  } else if constexpr (kActivation == Activation::kSiluNoMul) {
+    return times_sigmoid(gate, gate);
+  } else if constexpr (kActivation == Activation::kGeluNoMul) {
+    return gelu(gate);
+  } else if constexpr (kActivation == Activation::kGeluTanhNoMul) {
+    return gelu_tanh(gate);
+  } else {
+    static_assert(kActivation == Activation::kRelu2NoMul);
+    const float z = gate < 0 ? 0.0F : gate;
+    return z * z;
+  }
+}
+
+/// Calls visit.operator()<the activation of the call>(), and so keeps the choice out of its loops.
+template <typename Visit>
+__device__ __forceinline__ void with_activation(Activation activation, const Visit& visit) {
+  switch (activation) {
     case Activation::kSilu:
-      return times_sigmoid(gate, gate) * up;
+      return visit.template operator()<Activation::kSilu>();
     case Activation::kGelu:
-      return gelu(gate) * up;
+      return visit.template operator()<Activation::kGelu>();
     case Activation::kGeluTanh:
-      return gelu_tanh(gate) * up;
+      return visit.template operator()<Activation::kGeluTanh>();
     case Activation::kSwigluoai:
-    case Activation::kSwigluoaiUninterleave: {
-      const float z = at_most(gate, args.swiglu_limit);
-      const float m = -at_most(-at_most(up, args.swiglu_limit), args.swiglu_limit);
-      return times_sigmoid(z, args.swiglu_alpha * z) * (m + args.swiglu_beta);
-    }
+      return visit.template operator()<Activation::kSwigluoai>();
+    case Activation::kSwigluoaiUninterleave:
+      return visit.template operator()<Activation::kSwigluoaiUninterleave>();
     case Activation::kSiluNoMul:
-      return times_sigmoid(gate, gate);
+      return visit.template operator()<Activation::kSiluNoMul>();
     case Activation::kGeluNoMul:
-      return gelu(gate);
+      return visit.template operator()<Activation::kGeluNoMul>();
     case Activation::kGeluTanhNoMul:
-      return gelu_tanh(gate);
-    default: {  // kRelu2NoMul
-      const float z = gate < 0 ? 0.0F : gate;
-      return z * z;
-    }
+      return visit.template operator()<Activation::kGeluTanhNoMul>();
+    default:
+      return visit.template operator()<Activation::kRelu2NoMul>();
   }
 }
 

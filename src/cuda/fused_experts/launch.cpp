@@ -14,6 +14,8 @@
 #include "cuda/device.hpp"
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/fused_experts/policy.hpp"
+#include "cuda/fused_experts/prepared_kernels.hpp"
+#include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/launch.hpp"
 
 namespace tessera::cuda {
@@ -25,28 +27,6 @@ using core::FusedExpertsProblem;
 constexpr std::string_view kOp = "fused_experts";
 
 bool is_bfloat16(const FusedExpertsProblem& problem) { return problem.dtype.code == kDLBfloat; }
-
-enum class ProductKind : std::uint8_t { kGateUp, kDown };
-
-Kernel product_kernel(ProductKind kind, bool bfloat16, WeightAccess access, std::size_t tile) {
-  static PreparedContexts prepared[2][2][kNumWeightAccesses][kProductTiles.size()];
-  const auto find = kind == ProductKind::kGateUp ? gate_up_kernel : down_kernel;
-  return {.function = find(bfloat16, access, tile),
-          .needs_shared_memory = true,
-          .static_shared_bytes = kProductStaticSharedBytes,
-          .prepared =
-              &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
-}
-
-Kernel combine_kernel_for(bool bfloat16) {
-  static PreparedContexts prepared[2];
-  return {.function = combine_kernel(bfloat16), .prepared = &prepared[bfloat16 ? 1 : 0]};
-}
-
-Kernel pairs_kernel_prepared() {
-  static PreparedContexts prepared;
-  return {.function = pairs_kernel(), .prepared = &prepared};
-}
 
 /// An element of an array whose elements have this type.
 template <typename Pointer>
@@ -60,10 +40,10 @@ Pointer element(Pointer array, DLDataType dtype, std::int64_t index) {
 class Chunk {
  public:
   Chunk(const FusedExpertsProblem& call, std::int64_t first_token, std::int64_t num_tokens,
-        std::size_t tile, const Context& context)
+        ProductStrategy strategy, const Context& context)
       : problem_(call),
-        tile_(tile),
-        workspace_(call, num_tokens, kProductTiles[tile]),
+        strategy_(strategy),
+        workspace_(call, num_tokens, strategy),
         accesses_(accesses_of(call)),
         context_(context),
         num_pairs_(static_cast<std::int32_t>(num_tokens * call.top_k)) {
@@ -84,8 +64,11 @@ class Chunk {
       if (Status s = find_experts(); !s.ok()) return s;
     }
     if (Status s = align(); !s.ok()) return s;
-    if (Status s = multiply(ProductKind::kGateUp, gate_up()); !s.ok()) return s;
-    if (Status s = multiply(ProductKind::kDown, down()); !s.ok()) return s;
+    for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
+      if (Status s = strategy_ == kWgmma ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
+        return s;
+      }
+    }
     return combine();
   }
 
@@ -95,13 +78,13 @@ class Chunk {
     aligned.topk_ids = pair_experts();
     aligned.id_dtype = pair_experts_dtype();
     aligned.num_ids = num_pairs_;
-    aligned.block_size = kProductTiles[tile_].pairs;
+    aligned.block_size = pairs_per_block(strategy_);
     aligned.num_experts = static_cast<std::int32_t>(problem_.num_experts);
     aligned.tail_expert = -1;
     aligned.sorted_token_ids = at<std::int32_t>(workspace_.sorted_pairs);
     aligned.sorted_token_ids_length = workspace_.max_slots;
     aligned.expert_ids = at<std::int32_t>(workspace_.block_experts);
-    aligned.expert_ids_length = workspace_.max_blocks;
+    aligned.expert_ids_length = workspace_.block_experts_length;
     aligned.num_tokens_post_pad = at<std::int32_t>(workspace_.num_slots);
     return aligned;
   }
@@ -145,7 +128,7 @@ class Chunk {
     args.topk_ids_stride = problem_.topk_ids_stride;
     args.num_global_experts = problem_.num_global_experts;
     args.num_experts = problem_.num_experts;
-    return launch(pairs_kernel_prepared(), (num_pairs_ + kPairsThreads - 1) / kPairsThreads,
+    return launch(prepared_pairs_kernel(), (num_pairs_ + kPairsThreads - 1) / kPairsThreads,
                   kPairsThreads, 0, &args, "the experts of pairs");
   }
 
@@ -209,16 +192,60 @@ class Chunk {
     return args;
   }
 
-  Status multiply(ProductKind kind, ProductArgs args) const {
-    const bool is_gate_up = kind == ProductKind::kGateUp;
-    const ProductTile& tile = kProductTiles[tile_];
-    const std::int32_t outputs = args.is_gated ? tile.columns / 2 : tile.columns;
+  ProductArgs args_of(ProductKind kind, int columns) const {
+    ProductArgs args = kind == ProductKind::kGateUp ? gate_up() : down();
+    const std::int32_t outputs = args.is_gated ? columns / 2 : columns;
     args.num_columns = static_cast<std::uint32_t>((args.num_outputs - 1) / outputs + 1);
-    const WeightAccess access = is_gate_up ? accesses_.gate_up : accesses_.down;
-    return launch(product_kernel(kind, is_bfloat16(problem_), access, tile_),
+    return args;
+  }
+
+  static const char* name_of(ProductKind kind) {
+    return kind == ProductKind::kGateUp ? "the gate-up product" : "the down product";
+  }
+
+  Status multiply(ProductKind kind) const {
+    const ProductTile& tile = kProductTiles[strategy_];
+    ProductArgs args = args_of(kind, tile.columns);
+    const WeightAccess access = kind == ProductKind::kGateUp ? accesses_.gate_up : accesses_.down;
+    return launch(prepared_product_kernel(kind, is_bfloat16(problem_), access, strategy_),
                   std::int64_t{args.num_blocks} * args.num_columns, kProductThreads,
-                  product_shared_bytes(tile), &args,
-                  is_gate_up ? "the gate-up product" : "the down product");
+                  product_shared_bytes(tile), &args, name_of(kind));
+  }
+
+  Status multiply_by_wgmma(ProductKind kind) const {
+    WgmmaArgs args{};
+    args.product = args_of(kind, kWgmmaColumns);
+    args.tiles_taken = at<std::int32_t>(workspace_.block_experts) + workspace_.max_blocks +
+                       (kind == ProductKind::kGateUp ? 0 : 1);
+    CUresult error = encode_weights(kind, args.product, &args.weights);
+    if (error == CUDA_SUCCESS && kind == ProductKind::kDown) {
+      const TensorMapAxis axes[] = {
+          {args.product.depth, 1, kStageDepth},
+          {workspace_.intermediate_rows, args.product.row_stride, kWgmmaHalf}};
+      error = encode_tensor_map(args.product.rows, is_bfloat16(problem_), axes, &args.intermediate);
+    }
+    if (error != CUDA_SUCCESS) {
+      return core::refuse(StatusCode::kRuntimeError, kOp, "tensor map",
+                          std::string("arrays of ") + name_of(kind) + " that it can describe",
+                          text_of(error));
+    }
+    const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
+    const int sms = properties_in(context_).available_sms;
+    return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_)),
+                  std::min<std::int64_t>(tiles, sms), kWgmmaThreads, kWgmmaSharedBytes, &args,
+                  name_of(kind));
+  }
+
+  /// Rows of gate and up are an axis of their own.
+  CUresult encode_weights(ProductKind kind, const ProductArgs& args, CUtensorMap* map) const {
+    const bool interleaved = kind == ProductKind::kGateUp && args.is_interleaved;
+    const std::int64_t kinds = args.is_gated ? 2 : 1;
+    const TensorMapAxis axes[] = {
+        {args.depth, 1, kStageDepth},
+        {args.num_outputs, args.weight_row_stride * (interleaved ? 2 : 1), kWgmmaBoxRows},
+        {kinds, args.weight_row_stride * (interleaved ? 1 : args.num_outputs), 1},
+        {problem_.num_experts, args.expert_stride, 1}};
+    return encode_tensor_map(args.weights, is_bfloat16(problem_), axes, map);
   }
 
   Status combine() const {
@@ -239,13 +266,13 @@ class Chunk {
     args.num_experts = problem_.num_experts;
     args.row_stride = padded_row(problem_.hidden_size);
     args.output_stride = problem_.output_stride;
-    return launch(combine_kernel_for(is_bfloat16(problem_)),
+    return launch(prepared_combine_kernel(is_bfloat16(problem_)),
                   problem_.num_tokens * args.ctas_per_token, kCombineThreads, 0, &args,
                   "the sum over slots");
   }
 
   FusedExpertsProblem problem_;
-  std::size_t tile_;
+  ProductStrategy strategy_;
   FusedExpertsWorkspace workspace_;
   ProductAccesses accesses_;
   const Context& context_;
@@ -253,18 +280,20 @@ class Chunk {
   std::byte* memory_;
 };
 
-template <std::size_t kTile>
-struct TileImplementation {
-  /// Enough for kElementsTile, too: the size query does not know strides and addresses, and so
-  /// whether the call needs that.
+template <ProductStrategy kStrategy>
+struct StrategyImplementation {
+  /// Enough for what the policy picks instead if the weights are transposed or no whole words, too:
+  /// the size query does not know strides and addresses.
   static std::size_t workspace_bytes(const FusedExpertsProblem& problem, const Context& context) {
     if (problem.num_tokens == 0) return 0;
     const std::int64_t length = tokens_per_chunk(problem);
     std::size_t bytes = 0;
     for (const std::int64_t num_tokens : {length, problem.num_tokens % length}) {
       if (num_tokens == 0) continue;
-      for (const std::size_t tile : {kTile, kElementsTile}) {
-        bytes = std::max(bytes, Chunk(problem, 0, num_tokens, tile, context).workspace_bytes());
+      for (const ProductStrategy strategy :
+           {kStrategy, choose_strategy(problem, false), kElementsTile}) {
+        const Chunk chunk(problem, 0, num_tokens, strategy, context);
+        bytes = std::max(bytes, chunk.workspace_bytes());
       }
     }
     return bytes;
@@ -274,21 +303,27 @@ struct TileImplementation {
     const std::int64_t length = tokens_per_chunk(problem);
     for (std::int64_t first = 0; first < problem.num_tokens; first += length) {
       const std::int64_t num_tokens = std::min(length, problem.num_tokens - first);
-      if (Status s = Chunk(problem, first, num_tokens, kTile, context).run(); !s.ok()) return s;
+      if (Status s = Chunk(problem, first, num_tokens, kStrategy, context).run(); !s.ok()) return s;
     }
     return {};
   }
 
-  static Status refusal(const FusedExpertsProblem& problem, const Context&, bool forced) {
+  static Status refusal(const FusedExpertsProblem& problem, const Context& context, bool forced) {
     static constexpr Status::Error kNotPreferred{StatusCode::kUnsupported,
                                                  "the policy picks another for this shape"};
-    const char* reason = limitation(kTile, problem);
+    const bool on_hopper = has_wgmma(context.device.device_id);
+    if (kStrategy == kWgmma && !on_hopper) {
+      return Status(StatusCode::kUnsupported,
+                    "needs compute capability 9.0, and code for 9.0a in this build");
+    }
+    const char* reason = limitation(kStrategy, problem);
     if (reason != nullptr) return Status(StatusCode::kUnsupported, reason);
-    return forced || choose_tile(problem) == kTile ? Status() : Status(&kNotPreferred);
+    return forced || choose_strategy(problem, on_hopper) == kStrategy ? Status()
+                                                                      : Status(&kNotPreferred);
   }
 
   static std::string plan(const FusedExpertsProblem& problem, const Context&) {
-    return describe_plan(kTile, problem);
+    return describe_plan(kStrategy, problem);
   }
 
   static constexpr core::Implementation descriptor(std::string_view name) {
@@ -299,39 +334,14 @@ struct TileImplementation {
 }  // namespace
 
 std::span<const core::Implementation> fused_experts_implementations() {
-  static constexpr std::array<core::Implementation, kProductTiles.size()> kAll{
-      TileImplementation<0>::descriptor("cuda/mma_16"),
-      TileImplementation<1>::descriptor("cuda/mma_32"),
-      TileImplementation<2>::descriptor("cuda/mma_64"),
-      TileImplementation<3>::descriptor("cuda/mma_128"),
+  static constexpr std::array<core::Implementation, kNumProductStrategies> kAll{
+      StrategyImplementation<kWgmma>::descriptor("cuda/wgmma_128"),
+      StrategyImplementation<0>::descriptor("cuda/mma_16"),
+      StrategyImplementation<1>::descriptor("cuda/mma_32"),
+      StrategyImplementation<2>::descriptor("cuda/mma_64"),
+      StrategyImplementation<3>::descriptor("cuda/mma_128"),
   };
   return kAll;
-}
-
-Status load_fused_experts_kernels(std::string_view op, int device_id,
-                                  const CurrentContext& context) {
-  const auto load = [&](const Kernel& kernel, const char* name) -> Status {
-    if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
-      return core::refuse(StatusCode::kRuntimeError, op, "kernel", std::string(name) + " to load",
-                          text_of(error));
-    }
-    return {};
-  };
-  if (Status s = load(pairs_kernel_prepared(), "the experts of pairs"); !s.ok()) return s;
-  for (const bool bfloat16 : {false, true}) {
-    if (Status s = load(combine_kernel_for(bfloat16), "the sum over slots"); !s.ok()) return s;
-    for (const auto access :
-         {WeightAccess::kRows, WeightAccess::kColumns, WeightAccess::kElements}) {
-      for (std::size_t tile = 0; tile < kProductTiles.size(); ++tile) {
-        if (access == WeightAccess::kElements && tile != kElementsTile) continue;
-        for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
-          const Kernel kernel = product_kernel(kind, bfloat16, access, tile);
-          if (Status s = load(kernel, "a product"); !s.ok()) return s;
-        }
-      }
-    }
-  }
-  return {};
 }
 
 }  // namespace tessera::cuda

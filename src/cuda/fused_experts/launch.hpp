@@ -10,7 +10,7 @@
 
 namespace tessera::cuda {
 
-/// One implementation per tile. A workspace may hold anything on entry.
+/// One implementation per strategy. A workspace may hold anything on entry.
 std::span<const core::Implementation> fused_experts_implementations();
 
 /// Loads the code of the kernels into the current context, which must be one of the device.

@@ -12,6 +12,8 @@ using core::FusedExpertsProblem;
 
 /// The mean number of pairs of an expert from which on a tile is worth its padding.
 constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 12, 32, 128};
+/// The same of the kernels for 9.0a.
+constexpr std::int64_t kMinPairsPerExpertOfWgmma = 16;
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -54,22 +56,31 @@ ProductAccesses accesses_of(const FusedExpertsProblem& problem) {
   return accesses;
 }
 
-std::size_t choose_tile(const FusedExpertsProblem& problem) {
+ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgmma) {
   if (accesses_of(problem).has_elements()) return kElementsTile;
   const std::int64_t pairs = problem.num_tokens * problem.top_k;
   const std::int64_t per_expert =
       pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-  std::size_t tile = 0;
+  if (has_wgmma && per_expert >= kMinPairsPerExpertOfWgmma &&
+      limitation(kWgmma, problem) == nullptr) {
+    return kWgmma;
+  }
+  ProductStrategy tile = 0;
   while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
   return tile;
 }
 
-const char* limitation(std::size_t tile, const FusedExpertsProblem& problem) {
+const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& problem) {
   if (problem.dtype.bits != 16) return "multiplies float16 and bfloat16 alone";
   if (problem.num_experts > kAlignBlockSizeMaxExperts) return "aligns at most 2^30 experts";
   if (problem.top_k > kMaxChunkPairs) return "aligns at most 2^22 pairs of a token";
-  if (tile != kElementsTile && accesses_of(problem).has_elements()) {
+  const ProductAccesses accesses = accesses_of(problem);
+  if (strategy != kElementsTile && accesses.has_elements()) {
     return "needs rows of whole words of 16 bytes, at multiples of 16 bytes";
+  }
+  if (strategy == kWgmma &&
+      (accesses.gate_up != WeightAccess::kRows || accesses.down != WeightAccess::kRows)) {
+    return "needs weights that are not transposed";
   }
   return nullptr;
 }
@@ -81,10 +92,13 @@ std::int64_t tokens_per_chunk(const FusedExpertsProblem& problem) {
 }
 
 FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
-                                             std::int64_t num_tokens, const ProductTile& tile) {
+                                             std::int64_t num_tokens, ProductStrategy strategy) {
   const std::int64_t pairs = num_tokens * problem.top_k;
-  max_slots = pairs + std::min(pairs, problem.num_experts) * (tile.pairs - 1);
-  max_blocks = (max_slots + tile.pairs - 1) / tile.pairs;
+  const int per_block = pairs_per_block(strategy);
+  max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
+  max_blocks = (max_slots + per_block - 1) / per_block;
+  block_experts_length = max_blocks + (strategy == kWgmma ? kTileCounters : 0);
+  intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
   std::size_t end = 0;
   const auto place = [&](std::int64_t elements, std::size_t element_bytes) {
     const std::size_t begin = end;
@@ -94,9 +108,10 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   };
   pair_experts = place(pairs, sizeof(std::int32_t));
   sorted_pairs = place(max_slots, sizeof(std::int32_t));
-  block_experts = place(max_blocks, sizeof(std::int32_t));
+  block_experts = place(block_experts_length, sizeof(std::int32_t));
   num_slots = place(1, sizeof(std::int32_t));
-  intermediate = place(pairs * padded_row(problem.intermediate_size), sizeof(std::uint16_t));
+  intermediate =
+      place(intermediate_rows * padded_row(problem.intermediate_size), sizeof(std::uint16_t));
   rows = place(pairs * padded_row(problem.hidden_size), sizeof(std::uint16_t));
   alignment = end;
 }
@@ -106,11 +121,11 @@ bool has_plain_ids(const FusedExpertsProblem& problem) {
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 
-std::string describe_plan(std::size_t tile, const FusedExpertsProblem& problem) {
+std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem) {
   const std::int64_t tokens = tokens_per_chunk(problem);
   const std::int64_t chunks = (problem.num_tokens + tokens - 1) / tokens;
-  std::string shape = std::to_string(kProductTiles[tile].pairs) + "x" +
-                      std::to_string(kProductTiles[tile].columns) + " tiles";
+  std::string shape = std::to_string(pairs_per_block(strategy)) + "x" +
+                      std::to_string(columns_per_tile(strategy)) + " tiles";
   if (chunks <= 1) return shape;
   return shape + ", " + std::to_string(chunks) + " chunks of " + std::to_string(tokens) + " tokens";
 }

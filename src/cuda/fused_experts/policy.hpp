@@ -1,5 +1,5 @@
-// Which tiles multiply a problem, in how many chunks, and the workspace of a chunk. Pure functions
-// in host code, so that they can be tested and explained without a GPU.
+// Which kernels multiply a problem, in how many chunks, and the workspace of a chunk. Pure
+// functions in host code, so that they can be tested and explained without a GPU.
 #pragma once
 
 #include <array>
@@ -31,11 +31,29 @@ struct ProductAccesses {
 
 ProductAccesses accesses_of(const core::FusedExpertsProblem& problem);
 
-/// The tile of kProductTiles that the policy picks: by the mean number of pairs of an expert.
-std::size_t choose_tile(const core::FusedExpertsProblem& problem);
+/// How the products are computed: by mma.sync, with the tile of this index in kProductTiles, or by
+/// the kernels for compute capability 9.0a.
+using ProductStrategy = std::size_t;
+inline constexpr ProductStrategy kWgmma = kProductTiles.size();
+inline constexpr std::size_t kNumProductStrategies = kProductTiles.size() + 1;
 
-/// Why a tile cannot multiply a problem; null if it can.
-const char* limitation(std::size_t tile, const core::FusedExpertsProblem& problem);
+/// The tile of the kernels for 9.0a.
+inline constexpr int kWgmmaPairs = 128;
+inline constexpr int kWgmmaColumns = 256;
+
+constexpr int pairs_per_block(ProductStrategy strategy) {
+  return strategy == kWgmma ? kWgmmaPairs : kProductTiles[strategy].pairs;
+}
+constexpr int columns_per_tile(ProductStrategy strategy) {
+  return strategy == kWgmma ? kWgmmaColumns : kProductTiles[strategy].columns;
+}
+
+/// The strategy that the policy picks, by the mean number of pairs of an expert. `has_wgmma`: the
+/// device has compute capability 9.0, and this build has code for 9.0a.
+ProductStrategy choose_strategy(const core::FusedExpertsProblem& problem, bool has_wgmma);
+
+/// Why a strategy cannot multiply a problem; null if it can.
+const char* limitation(ProductStrategy strategy, const core::FusedExpertsProblem& problem);
 
 /// Elements between the rows of pairs: a whole number of words of 16 bytes.
 constexpr std::int64_t padded_row(std::int64_t elements) {
@@ -53,14 +71,20 @@ struct FusedExpertsWorkspace {
   std::size_t sorted_pairs;   ///< int32 [slot of a block]
   std::size_t block_experts;  ///< int32 [block]
   std::size_t num_slots;      ///< int32
-  std::size_t intermediate;   ///< [pair, padded F] of the type of x
+  std::size_t intermediate;   ///< [intermediate_rows, padded F] of the type of x
   std::size_t rows;           ///< weighted [pair, padded H] of the type of x
   std::size_t alignment;      ///< what align_block_size needs
   std::int64_t max_slots;
   std::int64_t max_blocks;
+  std::int64_t block_experts_length;
+  std::int64_t intermediate_rows;  ///< one per pair; with kWgmma one per slot
+
+  /// With kWgmma the products count their tiles in this many entries of block_experts after the
+  /// last block: align_block_size sets them to -1.
+  static constexpr std::int64_t kTileCounters = 2;
 
   FusedExpertsWorkspace(const core::FusedExpertsProblem& problem, std::int64_t num_tokens,
-                        const ProductTile& tile);
+                        ProductStrategy strategy);
   /// Of all, with `alignment_bytes` for align_block_size, at any address.
   std::size_t bytes(std::size_t alignment_bytes) const {
     return alignment + alignment_bytes + kWorkspaceAlign;
@@ -71,6 +95,6 @@ struct FusedExpertsWorkspace {
 bool has_plain_ids(const core::FusedExpertsProblem& problem);
 
 /// "64x128 tiles, 2 chunks of 8192 tokens"
-std::string describe_plan(std::size_t tile, const core::FusedExpertsProblem& problem);
+std::string describe_plan(ProductStrategy strategy, const core::FusedExpertsProblem& problem);
 
 }  // namespace tessera::cuda

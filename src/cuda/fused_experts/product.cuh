@@ -273,18 +273,22 @@ struct Product {
                                                          std::int32_t first_output,
                                                          const float* tile) {
     const bool is_in_turns = kAccess == WeightAccess::kColumns && args.is_interleaved;
-    write_outputs(args, pairs, first_output, [&](int row, int place, std::int64_t output) {
-      const float* const sums = tile + row * kSumStride;
-      const float scale = pairs.scale[row];
-      if (!args.is_gated) {
-        return activated(args, __fmaf_rn(scale, sums[place], bias(args, expert, output)), 0);
-      }
-      const int gate_column = is_in_turns ? 2 * place : place / 8 * 16 + place % 8;
-      const int up_column = gate_column + (is_in_turns ? 1 : 8);
-      const std::int64_t gate_row = args.is_interleaved ? 2 * output : output;
-      const std::int64_t up_row = gate_row + (args.is_interleaved ? 1 : args.num_outputs);
-      return activated(args, __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row)),
-                       __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row)));
+    with_activation(args.activation, [&]<Activation kActivation>() {
+      write_outputs(args, pairs, first_output, [&](int row, int place, std::int64_t output) {
+        const float* const sums = tile + row * kSumStride;
+        const float scale = pairs.scale[row];
+        if constexpr (!has_gate(kActivation)) {
+          const float gate = __fmaf_rn(scale, sums[place], bias(args, expert, output));
+          return activated<kActivation>(args, gate, 0);
+        }
+        const int gate_column = is_in_turns ? 2 * place : place / 8 * 16 + place % 8;
+        const int up_column = gate_column + (is_in_turns ? 1 : 8);
+        const std::int64_t gate_row = args.is_interleaved ? 2 * output : output;
+        const std::int64_t up_row = gate_row + (args.is_interleaved ? 1 : args.num_outputs);
+        const float gate = __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row));
+        const float up = __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row));
+        return activated<kActivation>(args, gate, up);
+      });
     });
   }
 

@@ -1,0 +1,75 @@
+#include "cuda/fused_experts/prepared_kernels.hpp"
+
+#include <string>
+
+#include "core/errors.hpp"
+#include "cuda/device.hpp"
+#include "cuda/fused_experts/launch.hpp"
+#include "cuda/fused_experts/wgmma.hpp"
+
+namespace tessera::cuda {
+
+Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
+                               std::size_t tile) {
+  static PreparedContexts prepared[2][2][kNumWeightAccesses][kProductTiles.size()];
+  const auto find = kind == ProductKind::kGateUp ? gate_up_kernel : down_kernel;
+  return {.function = find(bfloat16, access, tile),
+          .needs_shared_memory = true,
+          .static_shared_bytes = kProductStaticSharedBytes,
+          .prepared =
+              &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
+}
+
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16) {
+  static PreparedContexts prepared[2][2];
+  const auto find = kind == ProductKind::kGateUp ? wgmma_gate_up_kernel : wgmma_down_kernel;
+  return {.function = find(bfloat16),
+          .needs_shared_memory = true,
+          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0]};
+}
+
+bool has_wgmma(int device_id) {
+  return properties_of(device_id).compute_capability == 90 && wgmma_gate_up_kernel(true) != nullptr;
+}
+
+Kernel prepared_combine_kernel(bool bfloat16) {
+  static PreparedContexts prepared[2];
+  return {.function = combine_kernel(bfloat16), .prepared = &prepared[bfloat16 ? 1 : 0]};
+}
+
+Kernel prepared_pairs_kernel() {
+  static PreparedContexts prepared;
+  return {.function = pairs_kernel(), .prepared = &prepared};
+}
+
+Status load_fused_experts_kernels(std::string_view op, int device_id,
+                                  const CurrentContext& context) {
+  const auto load = [&](const Kernel& kernel, const char* name) -> Status {
+    if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
+      return core::refuse(StatusCode::kRuntimeError, op, "kernel", std::string(name) + " to load",
+                          text_of(error));
+    }
+    return {};
+  };
+  if (Status s = load(prepared_pairs_kernel(), "the experts of pairs"); !s.ok()) return s;
+  for (const bool bfloat16 : {false, true}) {
+    if (Status s = load(prepared_combine_kernel(bfloat16), "the sum over slots"); !s.ok()) return s;
+    for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
+      if (!has_wgmma(device_id)) break;
+      if (Status s = load(prepared_wgmma_kernel(kind, bfloat16), "a product"); !s.ok()) return s;
+    }
+    for (const auto access :
+         {WeightAccess::kRows, WeightAccess::kColumns, WeightAccess::kElements}) {
+      for (std::size_t tile = 0; tile < kProductTiles.size(); ++tile) {
+        if (access == WeightAccess::kElements && tile != kElementsTile) continue;
+        for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
+          const Kernel kernel = prepared_product_kernel(kind, bfloat16, access, tile);
+          if (Status s = load(kernel, "a product"); !s.ok()) return s;
+        }
+      }
+    }
+  }
+  return {};
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,24 @@
+// The kernels of fused_experts with what prepares them for a device.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/fused_experts/kernels.hpp"
+#include "cuda/launch.hpp"
+
+namespace tessera::cuda {
+
+enum class ProductKind : std::uint8_t { kGateUp, kDown };
+
+/// The kernel of a tile of kProductTiles.
+Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
+                               std::size_t tile);
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16);
+Kernel prepared_combine_kernel(bool bfloat16);
+Kernel prepared_pairs_kernel();
+
+/// Whether the device can run the kernels for 9.0a, and this build has them.
+bool has_wgmma(int device_id);
+
+}  // namespace tessera::cuda

@@ -1,0 +1,56 @@
+// What the launcher of fused_experts and its kernels for compute capability 9.0a share.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/fused_experts/kernels.hpp"
+#include "cuda/fused_experts/policy.hpp"
+
+namespace tessera::cuda {
+
+/// A tile of a product: a block of pairs, whose halves two warpgroups multiply, and some rows of
+/// the weights. A third warpgroup copies.
+inline constexpr int kWgmmaStages = 4;
+inline constexpr int kWgmmaThreads = 384;
+/// The rows of a box of weights: a stage has two. With a gate they are gate and up.
+inline constexpr int kWgmmaBoxRows = kWgmmaColumns / 2;
+/// Pairs of a warpgroup, which are also a box of the intermediate.
+inline constexpr int kWgmmaHalf = kWgmmaPairs / 2;
+
+struct WgmmaArgs {
+  /// [E, 1 or gate and up, outputs, depth], in boxes of kWgmmaBoxRows x kStageDepth.
+  CUtensorMap weights;
+  /// Of the down product: [slot, depth], in boxes of kWgmmaHalf x kStageDepth.
+  CUtensorMap intermediate;
+  std::int32_t* tiles_taken;  ///< -1 at first
+  /// The gate-up product writes its output by slot of a block, not by pair.
+  ProductArgs product;
+};
+
+/// A stage holds kStageDepth elements of each row of the tile, in 128-byte lines.
+inline constexpr std::uint32_t kWgmmaRowBytes = kWgmmaPairs * kStageDepth * 2;
+inline constexpr std::uint32_t kWgmmaStageBytes = kWgmmaRowBytes + kWgmmaColumns * kStageDepth * 2;
+/// A warp's results on their way out: 16 rows of kWgmmaBoxRows elements, a word of padding apart.
+inline constexpr std::uint32_t kWgmmaResultStride = kWgmmaBoxRows * 2 + kWordBytes;
+inline constexpr std::uint32_t kWgmmaWarpBytes = 16 * kWgmmaResultStride;
+inline constexpr std::uint32_t kWgmmaConsumerWarps = 8;
+
+/// Dynamic shared memory: stages, results of the warps, barriers.
+inline constexpr std::size_t kWgmmaSharedBytes =
+    kWgmmaStages * kWgmmaStageBytes + kWgmmaConsumerWarps * kWgmmaWarpBytes + kWgmmaStages * 2 * 8;
+static_assert(kWgmmaSharedBytes <= 227 * 1024);
+
+/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor. Null if this build
+/// has no code for compute capability 9.0a.
+#if TESSERA_HAS_90A
+const void* wgmma_gate_up_kernel(bool is_bfloat16);
+const void* wgmma_down_kernel(bool is_bfloat16);
+#else
+inline const void* wgmma_gate_up_kernel(bool) { return nullptr; }
+inline const void* wgmma_down_kernel(bool) { return nullptr; }
+#endif
+
+}  // namespace tessera::cuda

@@ -1,0 +1,11 @@
+// The gate-up product on compute capability 9.0a.
+#include "cuda/fused_experts/wgmma_product.cuh"
+
+namespace tessera::cuda {
+
+const void* wgmma_gate_up_kernel(bool is_bfloat16) {
+  return is_bfloat16 ? reinterpret_cast<const void*>(&wgmma_product<__nv_bfloat16, true>)
+                     : reinterpret_cast<const void*>(&wgmma_product<__half, true>);
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,43 @@
+// Copies of boxes of a tensor to shared memory by the copy engine of compute capability 9.0 (PTX
+// ISA, "cp.async.bulk.tensor"). A tensor map, which the host encodes, says where the tensor lies
+// and how large a box is. Elements outside of the tensor arrive as zeros.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace tessera::cuda {
+
+/// Fetches a tensor map ahead of its first use.
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/// One thread starts the copy of the box at these coordinates, innermost first. It arrives at
+/// `barrier` as the bytes of a whole box.
+__device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map,
+                                         std::uint32_t barrier, std::int32_t x, std::int32_t y) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%3, %4}], [%2];" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map,
+                                         std::uint32_t barrier, std::int32_t x, std::int32_t y,
+                                         std::int32_t z, std::int32_t w) {
+  asm volatile(
+      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%3, %4, %5, %6}], [%2];" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
+/// Shows what this thread wrote to shared memory to the copy engine and to wgmma.
+__device__ __forceinline__ void fence_async_proxy() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+}  // namespace tessera::cuda
