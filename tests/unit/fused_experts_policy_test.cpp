@@ -204,20 +204,28 @@ TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
   const auto choose = [](const Sizes& sizes, bool has_wgmma) {
     return choose_strategy(problem_of(sizes), has_wgmma);
   };
-  EXPECT_EQ(choose({.tokens = 4096}, true), kWgmma);
+  EXPECT_EQ(choose({.tokens = 4096}, true), kWgmmaOfTwo);
+  EXPECT_EQ(choose({.tokens = 128}, true), kWgmma);
+  // Sooner where sums are long.
+  EXPECT_EQ(choose({.tokens = 8}, true), 0U);
+  EXPECT_EQ(choose({.tokens = 8, .hidden = 4096}, true), kWgmma);
+  EXPECT_EQ(choose({.tokens = 256, .hidden = 4096}, true), kWgmmaOfTwo);
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), 0U);
   // Larger calls never go back to smaller tiles.
-  bool was_wgmma = false;
+  int last = 0;
   for (std::int64_t tokens = 1; tokens <= 1 << 16; ++tokens) {
-    const bool is_wgmma = choose({.tokens = tokens, .experts = 64}, true) == kWgmma;
-    EXPECT_GE(is_wgmma, was_wgmma) << tokens << " tokens";
-    was_wgmma = is_wgmma;
+    const int pairs = pairs_per_block(choose({.tokens = tokens, .experts = 64}, true));
+    EXPECT_GE(pairs, last) << tokens << " tokens";
+    last = pairs;
   }
+  EXPECT_EQ(last, 256);
   // What it cannot read goes to the tiles.
   FusedExpertsProblem problem = problem_of({.tokens = 4096});
   problem.w2 = transposed(problem.w2);
-  EXPECT_STREQ(limitation(kWgmma, problem), "needs weights that are not transposed");
+  for (const ProductStrategy strategy : {kWgmma, kWgmmaOfTwo}) {
+    EXPECT_STREQ(limitation(strategy, problem), "needs weights that are not transposed");
+  }
   EXPECT_EQ(choose_strategy(problem, true), 3U);
   EXPECT_EQ(choose({.tokens = 4096, .hidden = 251}, true), kElementsTile);
 }
@@ -324,8 +332,8 @@ TEST(FusedExpertsPolicy, SlotsSufficeForAnyRouting) {
     EXPECT_EQ(many.max_slots, 24 * pairs);
     EXPECT_EQ(many.max_blocks, 24);
     // By slot, a row for each; else a row for each pair.
-    EXPECT_EQ(many.intermediate_rows, strategy == kWgmma ? 24 * pairs : 24);
-    EXPECT_EQ(many.block_experts_length, strategy == kWgmma ? 24 + 2 : 24);
+    EXPECT_EQ(many.intermediate_rows, is_wgmma(strategy) ? 24 * pairs : 24);
+    EXPECT_EQ(many.block_experts_length, is_wgmma(strategy) ? 24 + 2 : 24);
   }
 }
 

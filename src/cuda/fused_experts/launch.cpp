@@ -65,7 +65,7 @@ class Chunk {
     }
     if (Status s = align(); !s.ok()) return s;
     for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
-      if (Status s = strategy_ == kWgmma ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
+      if (Status s = is_wgmma(strategy_) ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
         return s;
       }
     }
@@ -108,8 +108,10 @@ class Chunk {
   }
 
   Status launch(const Kernel& kernel, std::int64_t num_ctas, int num_threads,
-                std::size_t shared_bytes, void* args, const char* step) const {
-    const Launch launch{kernel, static_cast<int>(num_ctas), num_threads, shared_bytes};
+                std::size_t shared_bytes, void* args, const char* step,
+                int cluster_size = 0) const {
+    const Launch launch{kernel, static_cast<int>(num_ctas), num_threads, shared_bytes,
+                        cluster_size};
     return launch_kernel(kOp, launch, args, context_, [&] {
       return std::string(step) + " to start with " + std::to_string(num_ctas) + " CTAs for " +
              std::to_string(problem_.num_tokens) + " tokens";
@@ -229,11 +231,12 @@ class Chunk {
                           std::string("arrays of ") + name_of(kind) + " that it can describe",
                           text_of(error));
     }
+    const int ctas = ctas_per_cluster(strategy_);
     const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
-    const int sms = properties_in(context_).available_sms;
-    return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_)),
-                  std::min<std::int64_t>(tiles, sms), kWgmmaThreads, kWgmmaSharedBytes, &args,
-                  name_of(kind));
+    const std::int64_t clusters = properties_in(context_).available_sms / ctas;
+    return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_), ctas),
+                  std::min(tiles, clusters) * ctas, kWgmmaThreads, kWgmmaSharedBytes, &args,
+                  name_of(kind), ctas == 1 ? 0 : ctas);
   }
 
   /// Rows of gate and up are an axis of their own.
@@ -312,7 +315,7 @@ struct StrategyImplementation {
     static constexpr Status::Error kNotPreferred{StatusCode::kUnsupported,
                                                  "the policy picks another for this shape"};
     const bool on_hopper = has_wgmma(context.device.device_id);
-    if (kStrategy == kWgmma && !on_hopper) {
+    if (is_wgmma(kStrategy) && !on_hopper) {
       return Status(StatusCode::kUnsupported,
                     "needs compute capability 9.0, and code for 9.0a in this build");
     }
@@ -336,6 +339,7 @@ struct StrategyImplementation {
 std::span<const core::Implementation> fused_experts_implementations() {
   static constexpr std::array<core::Implementation, kNumProductStrategies> kAll{
       StrategyImplementation<kWgmma>::descriptor("cuda/wgmma_128"),
+      StrategyImplementation<kWgmmaOfTwo>::descriptor("cuda/wgmma_256"),
       StrategyImplementation<0>::descriptor("cuda/mma_16"),
       StrategyImplementation<1>::descriptor("cuda/mma_32"),
       StrategyImplementation<2>::descriptor("cuda/mma_64"),

@@ -12,8 +12,16 @@ using core::FusedExpertsProblem;
 
 /// The mean number of pairs of an expert from which on a tile is worth its padding.
 constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 12, 32, 128};
-/// The same of the kernels for 9.0a.
-constexpr std::int64_t kMinPairsPerExpertOfWgmma = 16;
+/// The same of the kernels for 9.0a, alone and in clusters.
+struct WgmmaThresholds {
+  std::int64_t min_pairs;
+  std::int64_t min_pairs_of_two;
+};
+
+/// Where sums are long, a tile takes long, and its end counts less.
+constexpr WgmmaThresholds wgmma_thresholds(std::int64_t hidden_size) {
+  return hidden_size < 4096 ? WgmmaThresholds{12, 256} : WgmmaThresholds{2, 128};
+}
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -61,9 +69,9 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
   const std::int64_t pairs = problem.num_tokens * problem.top_k;
   const std::int64_t per_expert =
       pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-  if (has_wgmma && per_expert >= kMinPairsPerExpertOfWgmma &&
-      limitation(kWgmma, problem) == nullptr) {
-    return kWgmma;
+  const WgmmaThresholds thresholds = wgmma_thresholds(problem.hidden_size);
+  if (has_wgmma && per_expert >= thresholds.min_pairs && limitation(kWgmma, problem) == nullptr) {
+    return per_expert >= thresholds.min_pairs_of_two ? kWgmmaOfTwo : kWgmma;
   }
   ProductStrategy tile = 0;
   while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
@@ -78,7 +86,7 @@ const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& prob
   if (strategy != kElementsTile && accesses.has_elements()) {
     return "needs rows of whole words of 16 bytes, at multiples of 16 bytes";
   }
-  if (strategy == kWgmma &&
+  if (is_wgmma(strategy) &&
       (accesses.gate_up != WeightAccess::kRows || accesses.down != WeightAccess::kRows)) {
     return "needs weights that are not transposed";
   }
@@ -97,8 +105,8 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   const int per_block = pairs_per_block(strategy);
   max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
   max_blocks = (max_slots + per_block - 1) / per_block;
-  block_experts_length = max_blocks + (strategy == kWgmma ? kTileCounters : 0);
-  intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
+  block_experts_length = max_blocks + (is_wgmma(strategy) ? kTileCounters : 0);
+  intermediate_rows = is_wgmma(strategy) ? max_blocks * per_block : pairs;
   std::size_t end = 0;
   const auto place = [&](std::int64_t elements, std::size_t element_bytes) {
     const std::size_t begin = end;

@@ -32,20 +32,27 @@ struct ProductAccesses {
 ProductAccesses accesses_of(const core::FusedExpertsProblem& problem);
 
 /// How the products are computed: by mma.sync, with the tile of this index in kProductTiles, or by
-/// the kernels for compute capability 9.0a.
+/// the kernels for compute capability 9.0a, in CTAs on their own or in clusters of two.
 using ProductStrategy = std::size_t;
 inline constexpr ProductStrategy kWgmma = kProductTiles.size();
-inline constexpr std::size_t kNumProductStrategies = kProductTiles.size() + 1;
+inline constexpr ProductStrategy kWgmmaOfTwo = kWgmma + 1;
+inline constexpr std::size_t kNumProductStrategies = kWgmmaOfTwo + 1;
 
-/// The tile of the kernels for 9.0a.
+constexpr bool is_wgmma(ProductStrategy strategy) { return strategy >= kWgmma; }
+
+/// CTAs of a cluster, which share a block of pairs.
+constexpr int ctas_per_cluster(ProductStrategy strategy) { return strategy == kWgmmaOfTwo ? 2 : 1; }
+
+/// The tile of a CTA of the kernels for 9.0a.
 inline constexpr int kWgmmaPairs = 128;
 inline constexpr int kWgmmaColumns = 256;
 
 constexpr int pairs_per_block(ProductStrategy strategy) {
-  return strategy == kWgmma ? kWgmmaPairs : kProductTiles[strategy].pairs;
+  return is_wgmma(strategy) ? kWgmmaPairs * ctas_per_cluster(strategy)
+                            : kProductTiles[strategy].pairs;
 }
 constexpr int columns_per_tile(ProductStrategy strategy) {
-  return strategy == kWgmma ? kWgmmaColumns : kProductTiles[strategy].columns;
+  return is_wgmma(strategy) ? kWgmmaColumns : kProductTiles[strategy].columns;
 }
 
 /// The strategy that the policy picks, by the mean number of pairs of an expert. `has_wgmma`: the
@@ -77,9 +84,9 @@ struct FusedExpertsWorkspace {
   std::int64_t max_slots;
   std::int64_t max_blocks;
   std::int64_t block_experts_length;
-  std::int64_t intermediate_rows;  ///< one per pair; with kWgmma one per slot
+  std::int64_t intermediate_rows;  ///< one per pair; with wgmma one per slot
 
-  /// With kWgmma the products count their tiles in this many entries of block_experts after the
+  /// With wgmma the products count their tiles in this many entries of block_experts after the
   /// last block: align_block_size sets them to -1.
   static constexpr std::int64_t kTileCounters = 2;
 

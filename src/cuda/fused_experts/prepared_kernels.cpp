@@ -20,16 +20,17 @@ Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess acc
               &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
 }
 
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16) {
-  static PreparedContexts prepared[2][2];
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, int ctas_per_cluster) {
+  static PreparedContexts prepared[2][2][2];
   const auto find = kind == ProductKind::kGateUp ? wgmma_gate_up_kernel : wgmma_down_kernel;
-  return {.function = find(bfloat16),
+  return {.function = find(bfloat16, ctas_per_cluster),
           .needs_shared_memory = true,
-          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0]};
+          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][ctas_per_cluster - 1]};
 }
 
 bool has_wgmma(int device_id) {
-  return properties_of(device_id).compute_capability == 90 && wgmma_gate_up_kernel(true) != nullptr;
+  return properties_of(device_id).compute_capability == 90 &&
+         wgmma_gate_up_kernel(true, 1) != nullptr;
 }
 
 Kernel prepared_combine_kernel(bool bfloat16) {
@@ -56,7 +57,10 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
     if (Status s = load(prepared_combine_kernel(bfloat16), "the sum over slots"); !s.ok()) return s;
     for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
       if (!has_wgmma(device_id)) break;
-      if (Status s = load(prepared_wgmma_kernel(kind, bfloat16), "a product"); !s.ok()) return s;
+      for (const int ctas : {1, 2}) {
+        const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16, ctas);
+        if (Status s = load(kernel, "a product"); !s.ok()) return s;
+      }
     }
     for (const auto access :
          {WeightAccess::kRows, WeightAccess::kColumns, WeightAccess::kElements}) {

@@ -43,14 +43,15 @@ inline constexpr std::size_t kWgmmaSharedBytes =
     kWgmmaStages * kWgmmaStageBytes + kWgmmaConsumerWarps * kWgmmaWarpBytes + kWgmmaStages * 2 * 8;
 static_assert(kWgmmaSharedBytes <= 227 * 1024);
 
-/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor. Null if this build
-/// has no code for compute capability 9.0a.
+/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, in clusters of one
+/// or two: clusters of one, too, have to be launched as such. Null if this build has no code for
+/// compute capability 9.0a.
 #if TESSERA_HAS_90A
-const void* wgmma_gate_up_kernel(bool is_bfloat16);
-const void* wgmma_down_kernel(bool is_bfloat16);
+const void* wgmma_gate_up_kernel(bool is_bfloat16, int ctas_per_cluster);
+const void* wgmma_down_kernel(bool is_bfloat16, int ctas_per_cluster);
 #else
-inline const void* wgmma_gate_up_kernel(bool) { return nullptr; }
-inline const void* wgmma_down_kernel(bool) { return nullptr; }
+inline const void* wgmma_gate_up_kernel(bool, int) { return nullptr; }
+inline const void* wgmma_down_kernel(bool, int) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

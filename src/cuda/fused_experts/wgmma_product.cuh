@@ -23,8 +23,18 @@
 
 namespace tessera::cuda {
 
-/// The copies of one tile and of the next ones, by a warpgroup.
-template <bool kIsGateUp>
+template <int kCtas>
+__device__ __forceinline__ void synchronize() {
+  if constexpr (kCtas == 1) {
+    __syncthreads();
+  } else {
+    synchronize_cluster();
+  }
+}
+
+/// The copies of one tile and of the next ones, by a warpgroup. The CTAs of a cluster copy a part
+/// of the weights each, to all of them.
+template <bool kIsGateUp, int kCtas>
 class WgmmaProducer {
  public:
   __device__ __forceinline__ WgmmaProducer(const WgmmaArgs& args, WgmmaShared shared)
@@ -37,20 +47,22 @@ class WgmmaProducer {
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x >= 32 * kWarps) return;
-    WgmmaPlaces published(shared_);
-    const bool is_first = threadIdx.x == 0;
-    if (is_first) published.publish(place_of(args_.product, take_tile(args_)));
+    WgmmaPlaces<kCtas> published(shared_);
+    const bool is_first = threadIdx.x == 0 && rank() == 0;
+    if (is_first) published.publish(place_of<kCtas>(args_.product, take_tile(args_)));
     while (true) {
       const WgmmaPlace place = places_.read();
       if (place.first_slot < 0) return;
       std::uint32_t next = 0;
       if (is_first) next = take_tile(args_);
       copy(place);
-      if (is_first) published.publish(place_of(args_.product, next));
+      if (is_first) published.publish(place_of<kCtas>(args_.product, next));
     }
   }
 
  private:
+  __device__ static std::uint32_t rank() { return kCtas == 1 ? 0 : rank_in_cluster(); }
+
   static constexpr int kLinesAtOnce = kWarpgroupThreads * static_cast<int>(kWordBytes) / 128;
   static constexpr int kLines = kWgmmaPairs / kLinesAtOnce;
 
@@ -60,7 +72,7 @@ class WgmmaProducer {
     for (std::int32_t step = 0; step < num_stages_of(args_.product); ++step) {
       wait(shared_.empty(at_), at_.parity ^ 1);
       if (threadIdx.x == 0) copy_boxes(place, step * kStageDepth);
-      if constexpr (kIsGateUp) gather(sources, place.has_second_half != 0, step * kStageDepth);
+      if constexpr (kIsGateUp) gather(sources, place.num_halves, step * kStageDepth);
       at_.advance();
     }
   }
@@ -69,17 +81,24 @@ class WgmmaProducer {
     constexpr std::uint32_t kBoxBytes = kWgmmaBoxRows * kStageDepth * 2;
     constexpr std::uint32_t kHalfBytes = kWgmmaHalf * kStageDepth * 2;
     const std::uint32_t full = shared_.full(at_);
-    const int halves = kIsGateUp ? 0 : place.has_second_half != 0 ? 2 : 1;
+    const int halves = kIsGateUp ? 0 : place.num_halves;
     arrive_and_expect(full, 2 * kBoxBytes + static_cast<std::uint32_t>(halves) * kHalfBytes);
-    const bool is_gated = args_.product.is_gated;
-    for (std::int32_t i = 0; i < 2; ++i) {
-      copy_box(shared_.weights(at_) + i * kBoxBytes, &args_.weights, full, begin,
-               place.first_output + (is_gated ? 0 : i * kWgmmaBoxRows), is_gated ? i : 0,
-               place.expert);
-    }
     for (int i = 0; i < halves; ++i) {
       copy_box(shared_.rows(at_) + i * kHalfBytes, &args_.intermediate, full, begin,
                place.first_slot + i * kWgmmaHalf);
+    }
+    const bool is_gated = args_.product.is_gated;
+    const auto first_box = static_cast<std::int32_t>(rank());
+    for (std::int32_t box = first_box; box < 2; box += kCtas) {
+      const std::uint32_t target = shared_.weights(at_) + box * kBoxBytes;
+      const std::int32_t row = place.first_output + (is_gated ? 0 : box * kWgmmaBoxRows);
+      if constexpr (kCtas == 1) {
+        copy_box(target, &args_.weights, full, begin, row, is_gated ? box : 0, place.expert);
+      } else {
+        constexpr std::uint16_t kAllCtas = (1U << kCtas) - 1;
+        copy_box_to_ctas(target, &args_.weights, full, kAllCtas, begin, row, is_gated ? box : 0,
+                         place.expert);
+      }
     }
   }
 
@@ -102,11 +121,11 @@ class WgmmaProducer {
   }
 
   __device__ __forceinline__ void gather(const std::uint16_t* const (&sources)[kLines],
-                                         bool has_second_half, std::int32_t begin) const {
+                                         int num_halves, std::int32_t begin) const {
     const bool is_within = begin + word() * kWordElements < args_.product.depth;
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
-      if (i >= kLines / 2 && !has_second_half) break;
+      if (i >= num_halves * (kLines / 2)) break;
       const int row = line() + i * kLinesAtOnce;
       const std::uint32_t place = static_cast<std::uint32_t>(row * 8 + (word() ^ row % 8));
       copy_word_async(shared_.rows(at_) + place * kWordBytes, sources[i] + begin,
@@ -118,11 +137,11 @@ class WgmmaProducer {
   const WgmmaArgs& args_;
   WgmmaShared shared_;
   StageCursor at_;  // the next to fill
-  WgmmaPlaces places_;
+  WgmmaPlaces<kCtas> places_;
 };
 
 /// The products of a warpgroup: of half a block of pairs.
-template <typename T, bool kIsGateUp>
+template <typename T, bool kIsGateUp, int kCtas>
 class WgmmaConsumer {
  public:
   __device__ __forceinline__ WgmmaConsumer(const WgmmaArgs& args, WgmmaShared shared)
@@ -137,13 +156,13 @@ class WgmmaConsumer {
     while (true) {
       const WgmmaPlace place = places_.read();
       if (place.first_slot < 0) return;
-      if (half_ == 1 && place.has_second_half == 0) {
+      if (half_ >= place.num_halves) {
         skip();
         continue;
       }
-      const Row row = row_of(place);
+      Row row = row_of(place);
       float sums[kWgmmaColumns / 2] = {};
-      multiply(sums);
+      multiply(sums, [&] { find_weight(&row); });
       if constexpr (kIsGateUp) {
         if (args_.topk_weights != nullptr) scale(row, sums);
         if (args_.bias != nullptr) add_biases(place, sums);
@@ -161,22 +180,30 @@ class WgmmaConsumer {
   /// Lane l, and lane l + 16, know row l of the sixteen of the warp.
   struct Row {
     std::int32_t slot;
-    std::int32_t pair;  ///< -1: none
+    std::int32_t pair;  ///< num_pairs or more: none
     float weight;       ///< the router's, or 1
   };
 
   __device__ __forceinline__ Row row_of(const WgmmaPlace& place) const {
     const std::int32_t slot = place.first_slot + kWgmmaHalf * half_ + 16 * warp_ + lane_ % 16;
-    const std::int32_t pair = args_.sorted_pairs[slot];
-    if (pair >= args_.num_pairs) return {slot, -1, 0};
-    if (args_.topk_weights == nullptr) return {slot, pair, 1};
-    const auto token = static_cast<std::int32_t>(divide(pair, args_.slots_per_token));
-    const std::int64_t index = token * args_.topk_weights_stride + (pair - token * args_.top_k);
-    return {slot, pair, float_at(args_.topk_weights, args_.topk_weights_dtype, index)};
+    return {slot, args_.sorted_pairs[slot], 1};
   }
 
+  __device__ __forceinline__ void find_weight(Row* row) const {
+    if (args_.topk_weights == nullptr || row->pair >= args_.num_pairs) return;
+    const auto token = static_cast<std::int32_t>(divide(row->pair, args_.slots_per_token));
+    const std::int64_t slot = row->pair - token * args_.top_k;
+    row->weight = float_at(args_.topk_weights, args_.topk_weights_dtype,
+                           token * args_.topk_weights_stride + slot);
+  }
+
+  /// Tells all CTAs of the cluster, which copy to each other, that this warp has read a stage.
   __device__ __forceinline__ void release(const StageCursor& at) const {
-    if (lane_ == 0) arrive(shared_.empty(at));
+    if constexpr (kCtas == 1) {
+      if (lane_ == 0) arrive(shared_.empty(at));
+    } else if (lane_ < kCtas) {
+      arrive_in_cluster(in_cta(shared_.empty(at), static_cast<std::uint32_t>(lane_)));
+    }
   }
 
   __device__ __forceinline__ void skip() {
@@ -187,7 +214,10 @@ class WgmmaConsumer {
     }
   }
 
-  __device__ __forceinline__ void multiply(float (&sums)[kWgmmaColumns / 2]) {
+  /// Calls meanwhile() once, while the first products run.
+  template <typename Meanwhile>
+  __device__ __forceinline__ void multiply(float (&sums)[kWgmmaColumns / 2],
+                                           const Meanwhile& meanwhile) {
     StageCursor previous;
     for (std::int32_t step = 0; step < num_stages_of(args_); ++step) {
       wait(shared_.full(at_), at_.parity);
@@ -202,6 +232,7 @@ class WgmmaConsumer {
                         sums);
       }
       wgmma_commit();
+      if (step == 0) meanwhile();
       wgmma_wait<1>();
       if (step > 0) release(previous);
       previous = at_;
@@ -277,7 +308,7 @@ class WgmmaConsumer {
                    : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
                    : "r"(results() + line * kWgmmaResultStride + lane_ % 16 * kWordBytes)
                    : "memory");
-      if (to < 0 || output >= args_.num_outputs) continue;
+      if (output >= args_.num_outputs || (!kIsGateUp && to >= args_.num_pairs)) continue;
       *reinterpret_cast<uint4*>(static_cast<T*>(args_.output) + to * args_.output_stride + output) =
           word;
     }
@@ -316,42 +347,44 @@ class WgmmaConsumer {
 
   const ProductArgs& args_;
   WgmmaShared shared_;
-  WgmmaPlaces places_;
+  WgmmaPlaces<kCtas> places_;
   StageCursor at_;
   int half_;
   int warp_;
   int lane_;
 };
 
-template <typename T, bool kIsGateUp>
+template <typename T, bool kIsGateUp, int kCtas>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_product(const __grid_constant__ WgmmaArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const WgmmaShared shared{shared_address(memory)};
-  using Producer = WgmmaProducer<kIsGateUp>;
+  using Producer = WgmmaProducer<kIsGateUp, kCtas>;
   pdl_launch_dependents();
   if (threadIdx.x == 0) {
     prefetch_map(&args.weights);
     if constexpr (!kIsGateUp) prefetch_map(&args.intermediate);
     for (StageCursor at; at.parity == 0; at.advance()) {
       init_barrier(shared.full(at), Producer::kArrivals);
-      init_barrier(shared.empty(at), kWgmmaConsumerWarps);
+      init_barrier(shared.empty(at), kCtas * kWgmmaConsumerWarps);
     }
     for (std::uint32_t i = 0; i < 2; ++i) {
       init_barrier(shared.place_full(i), 1);
-      init_barrier(shared.place_empty(i), kWgmmaConsumerWarps + Producer::kWarps);
+      init_barrier(shared.place_empty(i), kCtas * (kWgmmaConsumerWarps + Producer::kWarps));
     }
     fence_barriers();
   }
-  __syncthreads();
+  synchronize<kCtas>();
   pdl_wait();
   if (threadIdx.x < kWarpgroupThreads) {
     decrease_registers<56>();
     Producer(args, shared).run();
   } else {
     increase_registers<224>();
-    WgmmaConsumer<T, kIsGateUp>(args, shared).run();
+    WgmmaConsumer<T, kIsGateUp, kCtas>(args, shared).run();
   }
+  // The CTAs of a cluster arrive at each other's barriers to the end.
+  if constexpr (kCtas > 1) synchronize<kCtas>();
 }
 
 }  // namespace tessera::cuda

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/fused_experts/wgmma.hpp"
+#include "cuda/parts/cluster.cuh"
 #include "cuda/parts/mbarrier.cuh"
 
 namespace tessera::cuda {
@@ -22,12 +23,12 @@ struct StageCursor {
   }
 };
 
-/// The tile of a CTA: a block of pairs of an expert, and the first output.
+/// The tile of a CTA: up to two halves of kWgmmaHalf pairs of an expert, and the first output.
 struct WgmmaPlace {
   std::int32_t first_slot;  ///< -1: no tile is left
   std::int32_t expert;
   std::int32_t first_output;
-  std::int32_t has_second_half;
+  std::int32_t num_halves;  ///< that hold pairs
 };
 
 /// The shared memory of a CTA.
@@ -60,35 +61,57 @@ struct WgmmaShared {
   }
 };
 
-/// The places of the tiles that a CTA takes, two at a time in shared memory. Tiles start in their
-/// order whichever CTA takes them, so that neighbours find in the cache what they share.
+/// The places of the tiles that a cluster of kCtas takes, two at a time in the shared memory of
+/// each CTA. Its CTAs take neighbouring pairs of an expert, and share the weights. Tiles start in
+/// their order whichever cluster takes them, so that neighbours find in the cache what they share.
+template <int kCtas>
 class WgmmaPlaces {
  public:
-  __device__ __forceinline__ explicit WgmmaPlaces(WgmmaShared shared) : shared_(shared) {}
+  __device__ __forceinline__ explicit WgmmaPlaces(WgmmaShared shared)
+      : shared_(shared), rank_(kCtas == 1 ? 0 : rank_in_cluster()) {}
 
-  /// One thread publishes the next place.
+  /// One thread of the cluster's first CTA publishes the next place, of all its CTAs.
   __device__ __forceinline__ void publish(const WgmmaPlace& place) {
     wait(shared_.place_empty(slot_), parity_ ^ 1);
-    asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_.place(slot_)),
-                 "r"(place.first_slot), "r"(place.expert), "r"(place.first_output),
-                 "r"(place.has_second_half)
-                 : "memory");
-    arrive(shared_.place_full(slot_));
+    const int4 word =
+        make_int4(place.first_slot, place.expert, place.first_output, place.num_halves);
+    if constexpr (kCtas == 1) {
+      asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(shared_.place(slot_)),
+                   "r"(word.x), "r"(word.y), "r"(word.z), "r"(word.w)
+                   : "memory");
+      arrive(shared_.place_full(slot_));
+    } else {
+      for (std::uint32_t rank = 0; rank < kCtas; ++rank) {
+        const std::uint32_t full = in_cta(shared_.place_full(slot_), rank);
+        arrive_and_expect_in_cluster(full, sizeof(place));
+        store_in_cluster(in_cta(shared_.place(slot_), rank), word, full);
+      }
+    }
     advance();
   }
 
-  /// All threads of a warp read the next place.
+  /// All threads of a warp read the next place, of their own CTA.
   __device__ __forceinline__ WgmmaPlace read() {
     wait(shared_.place_full(slot_), parity_);
     WgmmaPlace place;
     asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(place.first_slot), "=r"(place.expert), "=r"(place.first_output),
-                   "=r"(place.has_second_half)
+                   "=r"(place.num_halves)
                  : "r"(shared_.place(slot_))
                  : "memory");
     __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(shared_.place_empty(slot_));
+    if (threadIdx.x % 32 == 0) {
+      if constexpr (kCtas == 1) {
+        arrive(shared_.place_empty(slot_));
+      } else {
+        arrive_in_cluster(in_cta(shared_.place_empty(slot_), 0));
+      }
+    }
     advance();
+    if (place.first_slot < 0) return place;
+    const auto rank = static_cast<std::int32_t>(rank_);
+    place.first_slot += rank * kWgmmaPairs;
+    place.num_halves = min(max(place.num_halves - 2 * rank, 0), 2);
     return place;
   }
 
@@ -99,6 +122,7 @@ class WgmmaPlaces {
   }
 
   WgmmaShared shared_;
+  std::uint32_t rank_;
   std::uint32_t slot_ = 0;
   std::uint32_t parity_ = 0;
 };
@@ -109,20 +133,27 @@ __device__ __forceinline__ std::uint32_t take_tile(const WgmmaArgs& args) {
   return static_cast<std::uint32_t>(atomicAdd(args.tiles_taken, 1) + 1);
 }
 
-/// Neighbouring tiles share weights, and up to kBlocksAtOnce blocks share them from the cache.
+/// The place of a tile of kCtas CTAs. Neighbouring tiles share weights, and up to kBlocksAtOnce
+/// blocks share them from the cache.
+template <int kCtas>
 __device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uint32_t tile) {
-  constexpr std::uint32_t kBlocksAtOnce = 8;
-  const std::uint32_t num_blocks = static_cast<std::uint32_t>(*args.num_slots) / kWgmmaPairs;
+  constexpr std::uint32_t kBlocksAtOnce = 8 / kCtas;
+  constexpr std::uint32_t kPairs = kCtas * kWgmmaPairs;
+  const std::uint32_t num_blocks = static_cast<std::uint32_t>(*args.num_slots) / kPairs;
   if (tile >= num_blocks * args.num_columns) return {-1, 0, 0, 0};
   const std::uint32_t first = tile / (kBlocksAtOnce * args.num_columns) * kBlocksAtOnce;
   const std::uint32_t in_group = tile - first * args.num_columns;
   const std::uint32_t blocks = min(num_blocks - first, kBlocksAtOnce);
   const std::uint32_t block = first + in_group % blocks;
-  const auto first_slot = static_cast<std::int32_t>(block * kWgmmaPairs);
+  const auto first_slot = static_cast<std::int32_t>(block * kPairs);
   const std::uint32_t outputs = args.is_gated ? kWgmmaBoxRows : kWgmmaColumns;
+  std::int32_t num_halves = 1;
+  for (std::int32_t i = 1; i < 2 * kCtas; ++i) {
+    const std::int32_t pair = args.sorted_pairs[first_slot + i * kWgmmaHalf];
+    num_halves += pair < args.num_pairs ? 1 : 0;
+  }
   return {first_slot, args.block_experts[block],
-          static_cast<std::int32_t>(in_group / blocks * outputs),
-          args.sorted_pairs[first_slot + kWgmmaHalf] < args.num_pairs ? 1 : 0};
+          static_cast<std::int32_t>(in_group / blocks * outputs), num_halves};
 }
 
 __device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
