@@ -68,7 +68,7 @@ function(add_cuda_objects name architectures)
   target_compile_definitions(${name} PUBLIC
     TESSERA_VERSION="${PROJECT_VERSION}"
     TESSERA_CUDA_ARCHITECTURES="${built_architectures}")
-  target_include_directories(${name} PUBLIC src include)
+  target_include_directories(${name} PUBLIC ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
   target_link_libraries(${name} PUBLIC DLPack::DLPack CUDA::cudart_static)
   set_target_properties(${name} PROPERTIES
     CUDA_ARCHITECTURES "${architectures}"

@@ -89,6 +89,8 @@ case $stage in
     "$build/tests/cuda/check_ops" --except fused_experts --random 20000 --max-ids 100000
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
+    # Built where one of the GPUs has compute capability 9.0.
+    [[ ! -x $build/tests/cuda/check_wgmma ]] || "$build/tests/cuda/check_wgmma"
     say "code for compute capability 8.0, which the driver compiles for this GPU"
     "$older/tests/cuda/check_ops" --except fused_experts --random 1000
     "$older/tests/cuda/check_contexts"

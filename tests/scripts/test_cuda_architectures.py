@@ -171,43 +171,43 @@ def test_an_nvcc_that_was_not_there_at_first_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is absent")
-def test_sources_with_architectures_of_their_own(tmp_path: Path) -> None:
-    """They are compiled for these alone, and with the other options of the backend."""
-    kernel = tmp_path / "hopper.cu"
-    kernel.write_text(
-        '#include "cuda/parts/pdl.cuh"\n'
-        "__global__ void kernel() {\n"
-        "  tessera::cuda::pdl_wait();\n"
-        '  asm volatile("wgmma.fence.sync.aligned;");  // an error for any target but sm_90a\n'
-        "}\n",
-        encoding="utf-8",
-    )
-    # CMake has no other way into a project: this runs when its CMakeLists.txt has been read.
-    added = tmp_path / "added.cmake"
-    added.write_text(
-        f'cmake_language(DEFER CALL add_cuda_objects hopper 90a-real "{kernel}")\n',
-        encoding="utf-8",
-    )
+@pytest.mark.parametrize(
+    ("architectures", "targets", "has_90a"),
+    [
+        ("80-real;100f-real", ["sm_100f", "sm_80"], False),
+        ("80-real;90", ["compute_90", "sm_80", "sm_90"], True),
+        ("90a-real", ["sm_90a"], True),
+        ("all", ["compute_100", "compute_120", "sm_100", "sm_120", "sm_80", "sm_90"], True),
+    ],
+)
+def test_kernels_for_90a_alone(
+    tmp_path: Path, architectures: str, targets: list[str], has_90a: bool
+) -> None:
+    """A list with a 90 has them; whatever links the backend's objects links each of theirs once."""
     build = tmp_path / "build"
     folders = [Path(str(shutil.which("nvcc"))).parent, "/usr/bin", "/bin"]
     env = {"PATH": ":".join(map(str, folders))}
-    done = cmake(
-        *("-S", ROOT, "-B", build, "-DCMAKE_CUDA_ARCHITECTURES=80-real;90"),
-        f"-DCMAKE_PROJECT_tessera_INCLUDE={added}",
-        env=env,
-    )
+    options = (f"-DCMAKE_CUDA_ARCHITECTURES={architectures}", "-DTESSERA_BUILD_GPU_CHECK=ON")
+    done = cmake("-S", ROOT, "-B", build, "-G", "Unix Makefiles", *options, env=env)
     assert done.returncode == 0, done.stderr
     commands = json.loads((build / "compile_commands.json").read_text(encoding="utf-8"))
-    targets = {
+    found = {
         Path(one["file"]).name: sorted(set(re.findall(r"(?<=[\[,])\w+(?=[\],])", one["command"])))
         for one in commands
         if one["file"].endswith(".cu")
     }
-    assert targets.pop("hopper.cu") == ["sm_90a"]
-    assert targets["few.cu"] == ["compute_90", "sm_80", "sm_90"]
-    assert set(map(tuple, targets.values())) == {("compute_90", "sm_80", "sm_90")}
-    built = cmake("--build", build, "--target", "hopper", env=env)
-    assert built.returncode == 0, built.stdout + built.stderr
+    expected = ["check_wgmma.cu", "wgmma_down.cu", "wgmma_gate_up.cu"] if has_90a else []
+    assert sorted(name for name in found if "wgmma" in name) == expected
+    assert found == {name: ["sm_90a"] if name in expected else targets for name in found}
+    for target, folder in (("tessera_cuda", ""), ("tune_policy", "tests/cuda/")):
+        link = (build / f"{folder}CMakeFiles/{target}.dir/link.txt").read_text(encoding="utf-8")
+        objects = [Path(one) for one in link.split() if one.endswith(".o")]
+        assert len(objects) == len(set(objects))
+        of_90a = [one.name for one in objects if "wgmma" in one.name]
+        assert sorted(of_90a) == [f"{name}.o" for name in expected[1:]]
+    if architectures == "90a-real":
+        built = cmake("--build", build, "--target", "check_wgmma", env=env)
+        assert built.returncode == 0, built.stdout + built.stderr
 
 
 def test_unknown_choice_of_backend(tmp_path: Path) -> None:

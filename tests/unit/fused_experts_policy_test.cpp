@@ -344,7 +344,13 @@ TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const std::size_t of_pairs = pairs * (2 * 2048 + 2 * 7168);
   const std::size_t of_slots = 4 * (pairs + std::size_t{256} * 127) + 4 * (pairs / 128 + 256);
   EXPECT_GE(workspace.alignment, of_pairs + of_slots);
-  EXPECT_LE(workspace.alignment, of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256);
+  const std::size_t most = of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256;
+  EXPECT_LE(workspace.alignment, most);
+
+  const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, kWgmma);
+  const std::size_t more_rows = std::size_t{127} * (256 + 1);
+  EXPECT_GT(by_slot.alignment, workspace.alignment);
+  EXPECT_LE(by_slot.alignment, most + more_rows * 2 * 2048);
 }
 
 TEST(FusedExpertsPolicy, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {

@@ -97,6 +97,23 @@ def test_every_implementation_gives_the_same_bits(form: str) -> None:
         assert taken > 0
 
 
+def test_wgmma_multiplies_many_pairs_on_compute_capability_9_0() -> None:
+    import torch
+
+    has_wgmma = torch.cuda.get_device_capability() == (9, 0)
+    for tokens in (1, 1000):
+        shape: dict[str, Any] = {"T": tokens, "H": 256, "E": 16, "F": 96, "k": 4}
+        explained = tessera.explain(
+            "fused_experts", **shape, activation="silu", dtype="bfloat16", device=DEVICE
+        )
+        (chosen,) = (one.name for one in explained if one.selected)
+        assert chosen.startswith("cuda/wgmma") == (has_wgmma and tokens == 1000)
+        refusals = [one.refusal for one in explained if one.name.startswith("cuda/wgmma")]
+        assert refusals
+        if not has_wgmma:
+            assert all("compute capability 9.0" in refusal for refusal in refusals)
+
+
 @EVERY_FORM
 def test_bits_of_a_token_do_not_depend_on_the_others(form: str) -> None:
     import torch

@@ -171,7 +171,7 @@ def test_many_tokens_run_in_chunks(tokens: int, top_k: int) -> None:
 
 
 def test_memory_is_asked_for_in_the_size_that_the_page_names() -> None:
-    """Per pair 2 bytes for each number of the padded F, and 4 for each of the padded H."""
+    """Per pair 2 bytes for each number of the padded F and H; on 9.0 F has more rows."""
     import torch
 
     arguments = experts_call(5, tokens=2048, top_k=8, hidden=1024, intermediate=512)
@@ -181,8 +181,10 @@ def test_memory_is_asked_for_in_the_size_that_the_page_names() -> None:
     before = torch.cuda.memory_allocated()
     tessera.fused_experts(**arguments, out=out)
     taken = torch.cuda.max_memory_allocated() - before
-    of_pairs = 2048 * 8 * (2 * 512 + 4 * 1024)
-    assert of_pairs <= taken <= 1.02 * of_pairs
+    of_pairs = 2048 * 8 * (2 * 512 + 2 * 1024)
+    has_wgmma = torch.cuda.get_device_capability() == (9, 0)
+    of_padding = 127 * (16 + 1) * 2 * 512 if has_wgmma else 0
+    assert of_pairs <= taken <= 1.02 * of_pairs + of_padding
 
 
 def test_a_workspace_that_torch_has_no_memory_for() -> None:
@@ -196,7 +198,7 @@ def test_a_workspace_that_torch_has_no_memory_for() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
     try:
-        with pytest.raises(torch.OutOfMemoryError):  # of 1 GiB
+        with pytest.raises(torch.OutOfMemoryError):  # of half a GiB
             tessera.fused_experts(**arguments, out=out)
         assert out.eq(77).all()
         assert torch.equal(tessera.fused_experts(**small), expected)
