@@ -204,8 +204,7 @@ TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
   const auto choose = [](const Sizes& sizes, bool has_wgmma) {
     return choose_strategy(problem_of(sizes), has_wgmma);
   };
-  EXPECT_EQ(choose({.tokens = 4096}, true), kWgmmaOfTwo);
-  EXPECT_EQ(choose({.tokens = 128}, true), kWgmma);
+  EXPECT_EQ(choose({.tokens = 4096}, true), kWgmma);
   // Sooner where sums are long.
   EXPECT_EQ(choose({.tokens = 8}, true), 0U);
   EXPECT_EQ(choose({.tokens = 8, .hidden = 4096}, true), kWgmma);
@@ -215,7 +214,8 @@ TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
   // Larger calls never go back to smaller tiles.
   int last = 0;
   for (std::int64_t tokens = 1; tokens <= 1 << 16; ++tokens) {
-    const int pairs = pairs_per_block(choose({.tokens = tokens, .experts = 64}, true));
+    const int pairs =
+        pairs_per_block(choose({.tokens = tokens, .experts = 64, .hidden = 4096}, true));
     EXPECT_GE(pairs, last) << tokens << " tokens";
     last = pairs;
   }
@@ -351,6 +351,15 @@ TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const std::size_t more_rows = std::size_t{127} * (256 + 1);
   EXPECT_GT(by_slot.alignment, workspace.alignment);
   EXPECT_LE(by_slot.alignment, most + more_rows * 2 * 2048);
+}
+
+TEST(FusedExpertsPolicy, AWorkspaceOnHopperIsSmall) {
+  // Qwen3-30B-A3B.
+  const Sizes sizes{.tokens = 16384, .experts = 128, .hidden = 2048, .intermediate = 768};
+  const FusedExpertsProblem problem = problem_of(sizes);
+  EXPECT_EQ(tokens_per_chunk(problem), sizes.tokens);
+  const FusedExpertsWorkspace workspace(problem, sizes.tokens, choose_strategy(problem, true));
+  EXPECT_LE(workspace.alignment, 770'000'000U);
 }
 
 TEST(FusedExpertsPolicy, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {

@@ -12,16 +12,12 @@ using core::FusedExpertsProblem;
 
 /// The mean number of pairs of an expert from which on a tile is worth its padding.
 constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 12, 32, 128};
-/// The same of the kernels for 9.0a, alone and in clusters.
-struct WgmmaThresholds {
-  std::int64_t min_pairs;
-  std::int64_t min_pairs_of_two;
-};
-
-/// Where sums are long, a tile takes long, and its end counts less.
-constexpr WgmmaThresholds wgmma_thresholds(std::int64_t hidden_size) {
-  return hidden_size < 4096 ? WgmmaThresholds{12, 256} : WgmmaThresholds{2, 128};
-}
+/// The same of the kernels for 9.0a, where sums are long or not, and of their clusters. Where sums
+/// are short, clusters are no faster, and their blocks take more memory.
+constexpr std::int64_t kLongSum = 4096;
+constexpr std::int64_t kMinPairsOfWgmma = 12;
+constexpr std::int64_t kMinPairsOfLongWgmma = 2;
+constexpr std::int64_t kMinPairsOfLongClusters = 128;
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -69,9 +65,10 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
   const std::int64_t pairs = problem.num_tokens * problem.top_k;
   const std::int64_t per_expert =
       pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-  const WgmmaThresholds thresholds = wgmma_thresholds(problem.hidden_size);
-  if (has_wgmma && per_expert >= thresholds.min_pairs && limitation(kWgmma, problem) == nullptr) {
-    return per_expert >= thresholds.min_pairs_of_two ? kWgmmaOfTwo : kWgmma;
+  const bool is_long = problem.hidden_size >= kLongSum;
+  if (has_wgmma && per_expert >= (is_long ? kMinPairsOfLongWgmma : kMinPairsOfWgmma) &&
+      limitation(kWgmma, problem) == nullptr) {
+    return is_long && per_expert >= kMinPairsOfLongClusters ? kWgmmaOfTwo : kWgmma;
   }
   ProductStrategy tile = 0;
   while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
