@@ -148,7 +148,7 @@ void check_gathering() {
   std::vector<uint4> numbers(kRounds * kWarpgroupThreads);
   for (unsigned i = 0; i < numbers.size(); ++i) numbers[i] = {i + 1, ~i, 2 * i + 1, 3 * i + 1};
   const Array<uint4> words = array_of(numbers);
-  const Array<uint4> found = array_of(numbers);
+  const Array<uint4> found = array_of(std::vector(numbers.size(), make_uint4(0, ~0U, 0, ~0U)));
   gather<<<1, 2 * kWarpgroupThreads>>>(words.get(), found.get());
   wait_for_kernel("cp.async");
   for (int i = 0; i < 4 * kRounds * kWarpgroupThreads; ++i) {
