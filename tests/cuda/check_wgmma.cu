@@ -148,7 +148,7 @@ void check_gathering() {
   std::vector<uint4> numbers(kRounds * kWarpgroupThreads);
   for (unsigned i = 0; i < numbers.size(); ++i) numbers[i] = {i + 1, ~i, 2 * i + 1, 3 * i + 1};
   const Array<uint4> words = array_of(numbers);
-  const Array<uint4> found = array_of(numbers);
+  const Array<uint4> found = array_of(std::vector(numbers.size(), make_uint4(0, ~0U, 0, ~0U)));
   gather<<<1, 2 * kWarpgroupThreads>>>(words.get(), found.get());
   wait_for_kernel("cp.async");
   for (int i = 0; i < 4 * kRounds * kWarpgroupThreads; ++i) {
@@ -237,7 +237,7 @@ int main() {
   const auto at = [](int x, int y) { return int4{x, y, 0, 0}; };
   // Rows with gaps between them; per expert, rows of two kinds in turns.
   check_boxes("rows", {{72, 1, kLine}, {20, 80, kBoxLines}},
-              {at(0, 0), at(64, 0), at(0, 16), at(64, 16), at(-3, -2), at(128, 0), at(0, -16)});
+              {at(0, 0), at(64, 0), at(0, 16), at(64, 16), at(-8, -2), at(128, 0), at(0, -16)});
   check_boxes(
       "kinds", {{72, 1, kLine}, {20, 160, kBoxLines}, {2, 80, 1}, {2, 3216, 1}},
       {{0, 0, 0, 0}, {64, 16, 1, 1}, {0, 8, 1, 0}, {0, 0, 0, 1}, {0, 0, 2, 0}, {0, 0, 0, 2}});

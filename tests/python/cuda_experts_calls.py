@@ -11,9 +11,9 @@ from tessera._op import Op
 
 DEVICE = "cuda"
 OP = Op("fused_experts")
-# One for each tile of mma.sync that the policy picks, with 16 experts and 4 slots; on compute
-# capability 9.0 the last two are products by wgmma.
-TOKENS = (1, 60, 200, 1000)
+# With 16 experts and 4 slots, one for each tile of mma.sync that the policy picks, and on compute
+# capability 9.0 for each kernel of wgmma.
+TOKENS = (1, 60, 200, 1104)
 
 Arguments = dict[str, Any]
 

@@ -347,10 +347,12 @@ TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const std::size_t most = of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256;
   EXPECT_LE(workspace.alignment, most);
 
-  const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, kWgmma);
-  const std::size_t more_rows = std::size_t{127} * (256 + 1);
-  EXPECT_GT(by_slot.alignment, workspace.alignment);
-  EXPECT_LE(by_slot.alignment, most + more_rows * 2 * 2048);
+  for (const ProductStrategy strategy : {kWgmma, kWgmmaOfTwo}) {
+    const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, strategy);
+    const auto padding = static_cast<std::size_t>(pairs_per_block(strategy) - 1);
+    EXPECT_GT(by_slot.alignment, workspace.alignment);
+    EXPECT_LE(by_slot.alignment, most + padding * (256 + 1) * (2 * 2048 + 4));
+  }
 }
 
 TEST(FusedExpertsPolicy, AWorkspaceOnHopperIsSmall) {

@@ -233,7 +233,7 @@ class Chunk {
     }
     const int ctas = ctas_per_cluster(strategy_);
     const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
-    const std::int64_t clusters = properties_in(context_).available_sms / ctas;
+    const std::int64_t clusters = std::max(1, properties_in(context_).available_sms / ctas);
     return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_), ctas),
                   std::min(tiles, clusters) * ctas, kWgmmaThreads, kWgmmaSharedBytes, &args,
                   name_of(kind), ctas == 1 ? 0 : ctas);

@@ -38,14 +38,26 @@ inline constexpr std::uint32_t kWgmmaResultStride = kWgmmaBoxRows * 2 + kWordByt
 inline constexpr std::uint32_t kWgmmaWarpBytes = 16 * kWgmmaResultStride;
 inline constexpr std::uint32_t kWgmmaConsumerWarps = 8;
 
-/// Dynamic shared memory: stages, results of the warps, barriers.
+/// The tile of a CTA: up to two halves of kWgmmaHalf pairs of an expert, and the first output.
+struct WgmmaPlace {
+  std::int32_t first_slot;  ///< -1: no tile is left
+  std::int32_t expert;
+  std::int32_t first_output;
+  std::int32_t num_halves;  ///< that hold pairs
+};
+
+/// Two places, and a barrier for each place and each stage to be full, and to be empty.
+inline constexpr int kWgmmaPlaces = 2;
+inline constexpr int kWgmmaBarriers = 2 * (kWgmmaStages + kWgmmaPlaces);
+
+/// Dynamic shared memory: stages, results of the warps, places, barriers.
 inline constexpr std::size_t kWgmmaSharedBytes =
-    kWgmmaStages * kWgmmaStageBytes + kWgmmaConsumerWarps * kWgmmaWarpBytes + kWgmmaStages * 2 * 8;
+    kWgmmaStages * kWgmmaStageBytes + kWgmmaConsumerWarps * kWgmmaWarpBytes +
+    kWgmmaPlaces * sizeof(WgmmaPlace) + kWgmmaBarriers * sizeof(std::uint64_t);
 static_assert(kWgmmaSharedBytes <= 227 * 1024);
 
-/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, in clusters of one
-/// or two: clusters of one, too, have to be launched as such. Null if this build has no code for
-/// compute capability 9.0a.
+/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, alone or in clusters
+/// of two. Null if this build has no code for compute capability 9.0a.
 #if TESSERA_HAS_90A
 const void* wgmma_gate_up_kernel(bool is_bfloat16, int ctas_per_cluster);
 const void* wgmma_down_kernel(bool is_bfloat16, int ctas_per_cluster);

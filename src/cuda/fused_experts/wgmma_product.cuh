@@ -368,7 +368,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
       init_barrier(shared.full(at), Producer::kArrivals);
       init_barrier(shared.empty(at), kCtas * kWgmmaConsumerWarps);
     }
-    for (std::uint32_t i = 0; i < 2; ++i) {
+    for (std::uint32_t i = 0; i < kWgmmaPlaces; ++i) {
       init_barrier(shared.place_full(i), 1);
       init_barrier(shared.place_empty(i), kCtas * (kWgmmaConsumerWarps + Producer::kWarps));
     }

@@ -23,14 +23,6 @@ struct StageCursor {
   }
 };
 
-/// The tile of a CTA: up to two halves of kWgmmaHalf pairs of an expert, and the first output.
-struct WgmmaPlace {
-  std::int32_t first_slot;  ///< -1: no tile is left
-  std::int32_t expert;
-  std::int32_t first_output;
-  std::int32_t num_halves;  ///< that hold pairs
-};
-
 /// The shared memory of a CTA.
 struct WgmmaShared {
   std::uint32_t base;  ///< a multiple of 1024
@@ -44,20 +36,25 @@ struct WgmmaShared {
   __device__ __forceinline__ std::uint32_t results(std::uint32_t warp) const {
     return base + kWgmmaStages * kWgmmaStageBytes + warp * kWgmmaWarpBytes;
   }
-  __device__ __forceinline__ std::uint32_t place(std::uint32_t parity) const {
-    return results(kWgmmaConsumerWarps) + parity * sizeof(WgmmaPlace);
+  __device__ __forceinline__ std::uint32_t place(std::uint32_t i) const {
+    return results(kWgmmaConsumerWarps) + i * sizeof(WgmmaPlace);
   }
   __device__ __forceinline__ std::uint32_t full(const StageCursor& at) const {
-    return place(2) + at.stage * kBarrierBytes;
+    return barrier(at.stage);
   }
   __device__ __forceinline__ std::uint32_t empty(const StageCursor& at) const {
-    return full(at) + kWgmmaStages * kBarrierBytes;
+    return barrier(kWgmmaStages + at.stage);
   }
-  __device__ __forceinline__ std::uint32_t place_full(std::uint32_t parity) const {
-    return place(2) + (2 * kWgmmaStages + parity) * kBarrierBytes;
+  __device__ __forceinline__ std::uint32_t place_full(std::uint32_t i) const {
+    return barrier(2 * kWgmmaStages + i);
   }
-  __device__ __forceinline__ std::uint32_t place_empty(std::uint32_t parity) const {
-    return place_full(parity + 2);
+  __device__ __forceinline__ std::uint32_t place_empty(std::uint32_t i) const {
+    return barrier(2 * kWgmmaStages + kWgmmaPlaces + i);
+  }
+
+ private:
+  __device__ __forceinline__ std::uint32_t barrier(std::uint32_t i) const {
+    return place(kWgmmaPlaces) + i * kBarrierBytes;
   }
 };
 

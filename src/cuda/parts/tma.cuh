@@ -14,8 +14,8 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/// One thread starts the copy of the box at these coordinates, innermost first. It arrives at
-/// `barrier` as the bytes of a whole box.
+/// One thread starts the copy of the box at these coordinates, innermost first and a multiple of 16
+/// bytes. It arrives at `barrier` as the bytes of a whole box.
 __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map,
                                          std::uint32_t barrier, std::int32_t x, std::int32_t y) {
   asm volatile(

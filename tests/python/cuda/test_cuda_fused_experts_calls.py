@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -183,29 +184,41 @@ def test_memory_is_asked_for_in_the_size_that_the_page_names() -> None:
     taken = torch.cuda.max_memory_allocated() - before
     of_pairs = 2048 * 8 * (2 * 512 + 2 * 1024)
     has_wgmma = torch.cuda.get_device_capability() == (9, 0)
-    of_padding = 127 * (16 + 1) * 2 * 512 if has_wgmma else 0
+    of_padding = 255 * (16 + 1) * 2 * 512 if has_wgmma else 0
     assert of_pairs <= taken <= 1.02 * of_pairs + of_padding
 
 
-def test_a_workspace_that_torch_has_no_memory_for() -> None:
-    import torch
+# In a process of its own: blocks that other calls have left behind could hold the workspace.
+NO_MEMORY = """
+import torch, tessera
+from cuda_experts_calls import experts_call, judged
+arguments = experts_call(6, tokens=16_384, top_k=8, hidden=2048)
+small = experts_call(7)
+expected = tessera.fused_experts(**small)
+out = torch.full_like(arguments["x"], 77)
+torch.cuda.empty_cache()
+total = torch.cuda.get_device_properties(0).total_memory
+torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
+try:
+    tessera.fused_experts(**arguments, out=out)  # half a GiB
+except torch.OutOfMemoryError:
+    print("no memory")
+print(out.eq(77).all().item(), torch.equal(tessera.fused_experts(**small), expected))
+torch.cuda.set_per_process_memory_fraction(1.0)
+tessera.fused_experts(**arguments, out=out)
+print(judged(arguments, out))
+"""
 
-    arguments = experts_call(6, tokens=16_384, top_k=8, hidden=2048)
-    small = experts_call(7)
-    expected = tessera.fused_experts(**small)
-    out = torch.full_like(arguments["x"], 77)
-    torch.cuda.empty_cache()
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 2**28) / total)
-    try:
-        with pytest.raises(torch.OutOfMemoryError):  # of half a GiB
-            tessera.fused_experts(**arguments, out=out)
-        assert out.eq(77).all()
-        assert torch.equal(tessera.fused_experts(**small), expected)
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    tessera.fused_experts(**arguments, out=out)
-    assert judged(arguments, out) == []
+
+def test_a_workspace_that_torch_has_no_memory_for() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NO_MEMORY],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout == "no memory\nTrue True\n[]\n", done.stderr
 
 
 def compiled_layer(arguments: dict[str, Any], **how: Any) -> tuple[Any, Any]:
