@@ -83,7 +83,7 @@ def fused_experts_gpu_sections() -> list[str]:
 def _section(result: dict[str, Any]) -> str:
     numbers = {run["run"]: number for number, run in enumerate(result["runs"], 1)}
     lines = list(_lines(result, numbers))
-    verdicts = Verdicts()
+    verdicts = Verdicts("h100")
     tables = []
     of_model = itertools.groupby(lines, lambda line: (line.row["model"], _routing(line.row)))
     for (model, routing), group in of_model:

@@ -30,7 +30,7 @@ with it, `floor/132` without.
 
 def h200_section() -> str:
     """All measurements on the H200; empty if there are none."""
-    verdicts, peers = Verdicts(), BestPeers()
+    verdicts, peers = Verdicts("h200"), BestPeers()
     parts = [
         *headline_parts(verdicts, peers),
         *grid_parts(verdicts, peers),

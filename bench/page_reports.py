@@ -13,7 +13,7 @@ def reports_section() -> str:
     result = read_results("h200/reports.json")
     if result is None:
         return ""
-    verdicts = Verdicts()
+    verdicts = Verdicts("h200")
     rows = []
     for row in result["rows"]:
         us = times(row, "graph")

@@ -13,19 +13,34 @@ TARGETS = json.loads((Path(__file__).resolve().parent / "targets.json").read_tex
 
 
 class Verdicts:
-    """Says whether targets are met, and keeps what has to be explained."""
+    """Says whether targets are met, and keeps what has to be explained.
 
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = read_results("h200/notes.json") or {}
-        self.misses: list[str] = []
+    The notes are those of a GPU's folder of results. The key of one that explains several misses
+    has all their names, with "; " between them.
+    """
 
-    def of(self, name: str, value: float, target: dict[str, float], subject: str = "") -> str:
-        """A verdict for a table; a missed must is also kept, with its note, for `explained`."""
+    def __init__(self, folder: str) -> None:
+        found: dict[str, str] = read_results(f"{folder}/notes.json") or {}
+        self.notes = {name: note for names, note in found.items() for name in names.split("; ")}
+        self.misses: dict[str | None, list[str]] = {}
+
+    def of(
+        self,
+        name: str,
+        value: float,
+        target: dict[str, float],
+        subject: str = "",
+        note_of: str | None = None,
+    ) -> str:
+        """A verdict for a table; a missed must is also kept, with its note, for `explained`.
+
+        note_of: whose note explains a miss, unless it is that of `name`.
+        """
         must = target.get("must", float("inf"))
         if value > must:
             missed = f"missed by {figure(value - must)} ({100 * (value / must - 1):.0f}%)"
-            note = self.notes.get(name, "No explanation yet.")
-            self.misses.append(f"{subject}{name}: {figure(value)}, {missed}. {note}")
+            of_note = self.misses.setdefault(self.notes.get(note_of or name), [])
+            of_note.append(f"{subject}{name}: {figure(value)}, {missed}")
             return f"**{missed}**"
         if value <= target.get("aim", float("-inf")):
             return "aim met"
@@ -33,5 +48,11 @@ class Verdicts:
 
     def explained(self) -> list[str]:
         """The misses since the last call, explained; nothing if there are none."""
-        misses, self.misses = self.misses, []
-        return ["Missed, and why:\n", bullets(misses, "")] if misses else []
+        misses, self.misses = self.misses, {}
+        texts = []
+        for note, of_note in misses.items():
+            if note is None or len(of_note) == 1:
+                texts += [f"{miss}. {note or 'No explanation yet.'}" for miss in of_note]
+            else:
+                texts.append("\n  - ".join([note, *of_note]))
+        return ["Missed, and why:\n", bullets(texts, "")] if texts else []
