@@ -27,20 +27,24 @@ writes to an array that the caller owns.
   and padded before.
 
 "/ floor" is Tessera's time over the greater floor, "/ best peer" and "/ vllm" over the whole
-layers. A figure of another run than its line has the run's number; its ratio is of that run, too.
+layers, each with the verdict on its target. A figure of another run than its line has the run's
+number; its ratio is of that run, too.
 """
 
+PEERS = (*LAYERS, *PARTS)
 HEADER = [
     "tokens",
     "run",
     "Tessera",
     *FLOORS,
     "/ floor",
-    *LAYERS,
-    *PARTS,
+    "must",
+    "verdict",
+    *PEERS,
     "/ best peer",
+    "verdict",
     "/ vllm",
-    "target",
+    "verdict",
 ]
 
 
@@ -73,17 +77,55 @@ class Line:
         us = times(row, self.method) if row else {}
         return us["tessera"] / us[name] if "tessera" in us else None
 
+    def best_peer(self) -> str | None:
+        """The whole layer that the ratio is greatest to."""
+        ratios = [(ratio, name) for name in LAYERS if (ratio := self.ratio(name)) is not None]
+        return max(ratios)[1] if ratios else None
+
+    def floor(self) -> float | None:
+        """The greater floor; None where one was not measured."""
+        us = self.us
+        return max(us[name] for name in FLOORS) if us.keys() >= set(FLOORS) else None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A ratio of a line, and what it may be.
+
+    ratio: None where it was not measured.
+    target: must and aim; empty where there is none.
+    mark: what a ratio of another run has behind it.
+    """
+
+    over: str
+    ratio: float | None
+    target: dict[str, float]
+    mark: str = ""
+
+    def cells(self, line: Line, verdicts: Verdicts) -> list[str]:
+        """The ratio and the verdict on it."""
+        shape, ratio = line.row["shape"], self.ratio
+        shown = "-" if ratio is None else f"{ratio:.2f}{self.mark}"
+        if not self.target:
+            return [shown, "none"]
+        if ratio is None:
+            return [shown, "not measured"]
+        subject = f"time over {self.over}, "
+        verdict = verdicts.of(f"{shape}, {line.method}", ratio, self.target, subject, shape)
+        return [shown, verdict + self.mark]
+
 
 def fused_experts_gpu_sections() -> list[str]:
     """A section for each GPU with results."""
     files = sorted(page_text.RESULTS.glob("*/fused_experts.json"))
-    return [_section(read_results(f"{file.parent.name}/{file.name}")) for file in files]
+    return [_section(file.parent.name) for file in files]
 
 
-def _section(result: dict[str, Any]) -> str:
+def _section(folder: str) -> str:
+    result = read_results(f"{folder}/fused_experts.json")
     numbers = {run["run"]: number for number, run in enumerate(result["runs"], 1)}
     lines = list(_lines(result, numbers))
-    verdicts = Verdicts("h100")
+    verdicts = Verdicts(folder)
     tables = []
     of_model = itertools.groupby(lines, lambda line: (line.row["model"], _routing(line.row)))
     for (model, routing), group in of_model:
@@ -95,7 +137,7 @@ def _section(result: dict[str, Any]) -> str:
             "{} experts, hidden size {}, intermediate size {}, {} experts per token.\n".format(
                 *sizes
             ),
-            table(HEADER, [_cells(line, verdicts) for line in some]),
+            _table([_cells(line, verdicts) for line in some]),
         ]
     return "\n".join(
         [
@@ -104,6 +146,7 @@ def _section(result: dict[str, Any]) -> str:
             _targets(),
             _runs(result),
             _standing(lines),
+            _musts(lines),
             *tables,
             *verdicts.explained(),
         ]
@@ -129,59 +172,102 @@ def _lines(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
                 yield Line(rows[-1], rows[:-1], method, numbers)
 
 
+def _table(rows: list[list[str]]) -> str:
+    """A table without the columns of peers that none of its rows has."""
+    columns = zip(HEADER, *rows, strict=True)
+    shown = [one for one in columns if one[0] not in PEERS or set(one[1:]) != {"-"}]
+    header, *cells = map(list, zip(*shown, strict=True))
+    return table(header, cells)
+
+
 def _cells(line: Line, verdicts: Verdicts) -> list[str]:
-    us = line.us
-    found = [name for name in FLOORS if name in us]
-    floor = max(us[name] for name in found) if len(found) == len(FLOORS) else None
+    us, tokens = line.us, str(line.row["num_tokens"])
     theirs = []
-    for name in (*LAYERS, *PARTS):
+    for name in PEERS:
         row = line.row_with(name)
         theirs.append(
             figure(times(row, line.method)[name]) + line.mark(row) if row is not None else "-"
         )
-    tokens = str(line.row["num_tokens"])
+    over_floor, *over_peers = judged(line)
+    ratio, verdict = over_floor.cells(line, verdicts)
     return [
         f"{tokens}, sustained" if line.method == "sustained" else tokens,
         str(line.numbers[line.row["run"]]),
         figure(us["tessera"]),
         *(figure(us[name]) if name in us else "-" for name in FLOORS),
-        "-" if floor is None else f"{us['tessera'] / floor:.2f}",
+        ratio,
+        _must(floor_target(line.row)),
+        verdict,
         *theirs,
-        _best_peer(line),
-        _over(line, "vllm"),
-        _verdict(line, verdicts),
+        *(cell for one in over_peers for cell in one.cells(line, verdicts)),
     ]
 
 
-def _over(line: Line, name: str) -> str:
-    ratio, row = line.ratio(name), line.row_with(name)
-    return "-" if ratio is None or row is None else f"{ratio:.2f}{line.mark(row)}"
+def judged(line: Line) -> list[Judged]:
+    """The ratios of a line that have targets: over the floor, the best peer and vLLM's layer."""
+    of_peers = TARGETS["fused_experts_over_best_peer"]
+    of_best = of_peers.get(_sizes(line.row), of_peers["others"])
+    return [
+        _over_floor(line),
+        _over_peer(line, line.best_peer(), "the best peer's", of_best),
+        _over_peer(line, "vllm", "vLLM's", vllm_target(line.row)),
+    ]
 
 
-def _best_peer(line: Line) -> str:
-    """The greatest ratio to a whole layer."""
-    ratios = [(ratio, name) for name in LAYERS if (ratio := line.ratio(name)) is not None]
-    return _over(line, max(ratios)[1]) if ratios else "-"
+def _over_floor(line: Line) -> Judged:
+    floor, target = line.floor(), floor_target(line.row)
+    if floor is None:
+        return Judged("the floor", None, target)
+    of_ratio: dict[str, float] = {
+        key: target[key] + target.get(f"{key}_us", 0) / floor
+        for key in ("must", "aim")
+        if key in target
+    }
+    return Judged("the floor", line.us["tessera"] / floor, of_ratio)
 
 
-def target_of(row: dict[str, Any]) -> dict[str, float] | None:
-    """How many times the layer of vLLM the shape may take; None where there is no target."""
+def _over_peer(line: Line, name: str | None, owner: str, target: dict[str, float]) -> Judged:
+    row = line.row_with(name) if name else None
+    if name is None or row is None:
+        return Judged(owner, None, target)
+    return Judged(owner, line.ratio(name), target, line.mark(row))
+
+
+def _sizes(row: dict[str, Any]) -> str:
+    """The name of the shape with uniform ids."""
+    return f"{row['model']} {row['dtype']}/{row['num_tokens']}"
+
+
+def floor_target(row: dict[str, Any]) -> dict[str, float]:
+    """How many times the greater floor a call may take, and how many microseconds more."""
+    target = TARGETS["fused_experts_over_floor"]
+    factors = {"uniform": 1.0, "zipf": target["zipf"]}
+    routing = row["trace"] or row["skew"]
+    if routing not in factors:
+        return {}
+    return {
+        key: value if key.endswith("_us") else value * factors[routing]
+        for key, value in target.get(_sizes(row), {}).items()
+    }
+
+
+def _must(target: dict[str, float]) -> str:
+    if "must" not in target:
+        return "-"
+    factor = f"{target['must']:.3f}".removesuffix("0")
+    return f"≤ {factor}" + (f" + {target['must_us']} us" if "must_us" in target else "")
+
+
+def vllm_target(row: dict[str, Any]) -> dict[str, float]:
+    """How many times the layer of vLLM the shape may take; empty where there is no target."""
     target = TARGETS["fused_experts_over_vllm"]
     of_model: dict[str, float] = target.get(row["model"], target["others"])
-    return of_model if row["num_tokens"] <= of_model.get("max_tokens", row["num_tokens"]) else None
-
-
-def _verdict(line: Line, verdicts: Verdicts) -> str:
-    target, ratio, row = target_of(line.row), line.ratio("vllm"), line.row_with("vllm")
-    if target is None:
-        return "none"
-    if ratio is None or row is None:
-        return "not measured"
-    name = f"{line.row['shape']}, {line.method}"
-    return verdicts.of(name, ratio, target, "time over vLLM's, ") + line.mark(row)
+    return of_model if row["num_tokens"] <= of_model.get("max_tokens", row["num_tokens"]) else {}
 
 
 def _targets() -> str:
+    peers = TARGETS["fused_experts_over_best_peer"]
+    of_peers = [f"{peers[name]['must']} times on {name}" for name in peers if name != "others"]
     target = TARGETS["fused_experts_over_vllm"]
     parts = [
         f"{one['must']} times on {model}"
@@ -189,10 +275,28 @@ def _targets() -> str:
         for model, one in target.items()
         if model != "others"
     ]
+    zipf = TARGETS["fused_experts_over_floor"]["zipf"]
     return (
-        f"The target is at most {', '.join(parts)}, and {target['others']['must']} times on the "
-        "other models, of the time of vLLM's layer in the same run.\n"
+        "There are three targets. The time over the floor may be at most the must of its line; "
+        f"with zipf ids the factor is {zipf} times that of uniform ids. The time over that of the "
+        f"fastest whole layer of the same run may be at most {', '.join(of_peers)}, and "
+        f"{peers['others']['must']} times on the other shapes. The target over vLLM's layer in the "
+        f"same run is at most {', '.join(parts)}, and {target['others']['must']} times on the "
+        "other models.\n"
     )
+
+
+def _musts(lines: list[Line]) -> str:
+    """How many of the musts are met, by method."""
+    texts = []
+    for method in dict.fromkeys(line.method for line in lines):
+        held: dict[str, list[bool]] = {}
+        for one in (one for line in lines if line.method == method for one in judged(line)):
+            if one.ratio is not None and "must" in one.target:
+                held.setdefault(one.over, []).append(one.ratio <= one.target["must"])
+        counts = [f"{sum(met)} of {len(met)} over {over}" for over, met in held.items()]
+        texts.append(f"{method}: {', '.join(counts) or 'none measured'}")
+    return f"Musts that are met, {'; '.join(texts)}.\n"
 
 
 def _runs(result: dict[str, Any]) -> str:
@@ -237,10 +341,9 @@ def _standing(lines: list[Line]) -> str:
     """How often Tessera is the fastest, and where it is not."""
     compared, lost = 0, []
     for line in lines:
-        ratios = [(ratio, name) for name in LAYERS if (ratio := line.ratio(name)) is not None]
-        compared += bool(ratios)
-        if ratios and max(ratios)[0] > 1:
-            ratio, name = max(ratios)
+        name = line.best_peer()
+        compared += name is not None
+        if name is not None and (line.ratio(name) or 0) > 1:
             row = line.row_with(name)
             us = times(row, line.method) if row else {}
             lost.append(

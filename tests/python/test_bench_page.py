@@ -133,6 +133,7 @@ def test_the_committed_page_is_that_of_the_committed_results() -> None:
     finally:
         sys.path.remove(str(ROOT / "bench"))
     assert (ROOT / "docs/performance.md").read_text() == made
+    assert "No explanation yet." not in made
 
 
 def test_all_met(page: Any, tmp_path: Path) -> None:
