@@ -94,6 +94,8 @@ case $stage in
     say "code for compute capability 8.0, which the driver compiles for this GPU"
     "$older/tests/cuda/check_ops" --except fused_experts --random 1000
     "$older/tests/cuda/check_contexts"
+    say "machine code of the expert products"
+    "$python" scripts/check_sass.py "$build/libtessera_cuda.so"
     ;;
   experts)
     "$build/tests/cuda/check_ops" --op fused_experts --random 5000 --max-ids 20000 --pairwise
