@@ -139,6 +139,16 @@ def test_what_a_loop_of_hmma_must_not_hold(
     assert violations(run(tmp_path, WGMMA + sass)) == expected
 
 
+def test_a_loop_around_a_main_loop_is_none(tmp_path: Path) -> None:
+    """Although it multiplies outside of that loop, as with a first step of its own, and spills."""
+    sass = WGMMA.replace("LDS.128 R152, [R152+0x38800]", "HGMMA.64x256x16.F32 R24, gdesc[UR12]")
+    done = run(tmp_path, sass + MMA)
+    assert violations(done) == []
+    first = done.stdout.partition("\n")[0]
+    assert first.count("main loop") == 1
+    assert "5 HGMMA, 1 LDL, 1 STL" in first
+
+
 def test_every_main_loop_counts(tmp_path: Path) -> None:
     """A second loop behind the first one, with the only spill."""
     second = """
