@@ -10,6 +10,7 @@ from page_cpu import cpu_section
 from page_expert_product import expert_product_section
 from page_fused_experts import fused_experts_section
 from page_fused_experts_gpu import fused_experts_gpu_sections
+from page_fused_experts_policy import fused_experts_policy_sections
 from page_guards import guards_section
 from page_h200 import h200_section
 from page_inspection import inspection_section
@@ -49,6 +50,7 @@ def page() -> str:
         reports_section(),
         *ops_sections(),
         *fused_experts_gpu_sections(),
+        *fused_experts_policy_sections(),
         fused_experts_section(),
         tuning_section(),
         expert_product_section(),

@@ -1,0 +1,243 @@
+"""Times every implementation of `fused_experts` on a GPU, beside the one that the policy picks.
+
+The thresholds of src/cuda/fused_experts/policy.cpp are chosen by what this prints: for each of some
+models' layers and numbers of tokens, with uniform ids, the fastest implementation, and how much
+slower the policy's choice is. Before it is timed, each implementation is compared with a float32
+reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+import timeit
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import tessera
+from tessera._op import Op
+from tessera.tools.bench.contender import TimedCall
+from tessera.tools.bench.machine import description
+from tessera.tools.bench.methods import MEANINGS, QUICK, burst
+from tessera.tools.bench.ops.fused_experts import Shape
+from tessera.tools.bench.ops.fused_experts_cuda import MODELS, LayerProblem, make_problem
+from tessera.tools.bench.report import figure
+from tessera.tools.bench.results import write_results
+
+TOKENS = tuple(2**i for i in range(15))
+
+# Choices that are slower than the fastest implementation by no more than this are as good.
+TOLERANCE = 0.03
+
+_OP = Op("fused_experts")
+
+
+class Choice(NamedTuple):
+    """The policy's choice on a shape and the fastest implementation, with their microseconds."""
+
+    name: str
+    us: float
+    fastest: str
+    fastest_us: float
+
+    @property
+    def slower(self) -> float:
+        """By which share of the fastest one's time the choice takes longer."""
+        return self.us / self.fastest_us - 1
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it takes about as long as the fastest."""
+        return self.us <= self.fastest_us * (1 + TOLERANCE)
+
+
+def choice_of(row: dict[str, Any]) -> Choice:
+    """What a row of the results says about the policy."""
+    us, name = row["us"], row["chosen"]
+    fastest = min(us, key=us.__getitem__)
+    return Choice(name, us[name], fastest, us[fastest])
+
+
+def _explained(shape: Shape, device: str) -> list[tessera.Implementation]:
+    return tessera.explain(
+        "fused_experts",
+        T=shape.num_tokens,
+        k=shape.top_k,
+        H=shape.hidden_size,
+        E=shape.num_experts,
+        F=shape.intermediate_size,
+        activation="silu",
+        dtype=shape.dtype,
+        device=device,
+    )
+
+
+def forced_calls(
+    problem: LayerProblem, names: Iterable[str]
+) -> tuple[dict[str, TimedCall], dict[str, str]]:
+    """The problem's calls by the implementations of these names, all in one workspace.
+
+    Also returns why others cannot run it.
+    """
+    import torch
+
+    call, _ = _OP.call
+
+    def run(name: str, workspace: Any) -> int:
+        """All calls; or only the bytes that the workspace has to have, where it is missing."""
+        num_bytes = 0
+        for inputs, out in zip(problem.sets, problem.outs, strict=True):
+            num_bytes = call(workspace, 0, name, *inputs, None, None, None, out)
+        return num_bytes
+
+    sizes, refusals = {}, {}
+    for name in names:
+        try:
+            sizes[name] = run(name, None)
+        except NotImplementedError as error:
+            refusals[name] = str(error)
+    workspace = None
+    if num_bytes := max(sizes.values(), default=0):
+        workspace = torch.empty(num_bytes, dtype=torch.uint8, device=problem.device)
+
+    def timed(name: str) -> TimedCall:
+        def run_all() -> int:
+            return run(name, workspace)
+
+        return TimedCall(
+            run_all,
+            lambda number: timeit.timeit(run_all, number=number),
+            num_calls=len(problem.sets),
+        )
+
+    return {name: timed(name) for name in sizes}, refusals
+
+
+def measure(shape: Shape, device: str = "cuda") -> dict[str, Any]:
+    """The row of a shape: the policy's choice, and microseconds by implementation.
+
+    Raises:
+        RuntimeError: an implementation computes something else, or the policy's could not be timed.
+    """
+    problem = make_problem(shape, device, 0)
+    reports = _explained(shape, device)
+    chosen = next(report.name for report in reports if report.selected)
+    calls, refusals = forced_calls(problem, [report.name for report in reports])
+    for name, call in calls.items():
+        problem.poison()
+        call.run()
+        if why := problem.difference(lambda i, tokens: problem.outs[i][tokens]):
+            raise RuntimeError(f"{name} on {shape.name}: {why}")
+    times = burst(calls, QUICK)
+    if chosen not in times.us:
+        why = times.failures.get(chosen) or refusals[chosen]
+        raise RuntimeError(f"{chosen} on {shape.name}: {why}")
+    return {
+        "shape": shape.name,
+        **dataclasses.asdict(shape),
+        "chosen": chosen,
+        "us": times.us,
+        "spread_us": times.spread_us,
+        "refusals": refusals,
+        "failures": times.failures,
+    }
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """The line of a shape."""
+    choice = choice_of(row)
+    others = ", ".join(
+        f"{name} {figure(us)}" for name, us in sorted(row["us"].items(), key=lambda one: one[1])
+    )
+    if choice.name == choice.fastest:
+        found = f"the policy picks the fastest, {choice.name}"
+    else:
+        found = (
+            f"the fastest is {choice.fastest}, the policy picks {choice.name}, "
+            f"{choice.slower:.1%} slower"
+        )
+    failed = "".join(f"; {name} failed: {why}" for name, why in row["failures"].items())
+    return f"{row['shape']}: {found}; us: {others}{failed}"
+
+
+def _tokens(text: str) -> list[int]:
+    try:
+        found = [int(one) for one in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1:
+        raise argparse.ArgumentTypeError(f"expected numbers of tokens such as 1,64, got {text!r}")
+    return found
+
+
+def _models(text: str) -> list[str]:
+    found = text.split(",")
+    for name in found:
+        if name not in MODELS:
+            raise argparse.ArgumentTypeError(f"expected some of {', '.join(MODELS)}, got {name!r}")
+    return found
+
+
+def _require_gpu() -> None:
+    """End the program where nothing can be measured."""
+    try:
+        import torch
+    except ImportError:
+        sys.exit("fused_experts_policy: expected torch, which is not installed")
+    if not torch.cuda.is_available():
+        sys.exit("fused_experts_policy: expected a CUDA device, torch finds none")
+    if name := os.environ.get("TESSERA_IMPL"):
+        sys.exit(
+            "fused_experts_policy: TESSERA_IMPL: expected it unset, because it takes the policy's "
+            f"place, got {name}"
+        )
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--tokens", type=_tokens, default=TOKENS, metavar="N,...", help="default: 1, 2, 4 ... 16384"
+    )
+    parser.add_argument(
+        "--models",
+        type=_models,
+        default=list(MODELS),
+        metavar="NAME,...",
+        help=f"default: {', '.join(MODELS)}",
+    )
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="where to write the results, bench/results/<gpu>/fused_experts_policy.json for the "
+        "performance page; is overwritten",
+    )
+    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
+    options = parser.parse_args()
+    if options.json and options.json.is_dir():
+        parser.error(f"--json: expected a file, got the folder {options.json}")
+    _require_gpu()
+    about = description("cuda", options.commit) | {"methods": {"burst": MEANINGS["burst"]}}
+    rows: list[dict[str, Any]] = []
+    # The shapes of a model are neighbours, since only the last weights are kept.
+    for model in options.models:
+        for num_tokens in options.tokens:
+            rows.append(measure(Shape(model, *MODELS[model], "bfloat16", num_tokens)))
+            print(verdict(rows[-1]), flush=True)
+        if options.json:
+            write_results(options.json, about | {"rows": rows})
+    num_slower = sum(not choice_of(row).is_good for row in rows)
+    print(
+        f"the policy's choice is more than {TOLERANCE:.0%} slower than the fastest "
+        f"on {num_slower} of {len(rows)} shapes"
+    )
+    if options.json:
+        print(f"wrote {options.json}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,234 @@
+"""`bench/fused_experts_policy.py`, as far as it goes without a GPU, and its part of the page."""
+
+# ruff: noqa: F811, for the imported fixtures
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+import tessera
+from fused_experts_gpu import TINY, gpu, on_host  # noqa: F401, it is a fixture
+from tessera.tools.bench.ops.fused_experts_cuda import MODELS
+
+BENCH = Path(__file__).parents[2] / "bench"
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+
+@pytest.fixture
+def modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Modules of bench/ by their name; the page reads results in `tmp_path`."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = set(sys.modules)
+    importlib.import_module("page_text")
+    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:
+        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def policy(modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script, which measures on the host."""
+    module = modules("fused_experts_policy")
+    monkeypatch.setattr(module, "make_problem", on_host)
+    monkeypatch.delenv("TESSERA_IMPL", raising=False)
+    return module
+
+
+def names() -> list[str]:
+    """The implementations of the host, the policy's choice first."""
+    sizes = {"T": 1, "k": 2, "H": 64, "E": 8, "F": 32}
+    explained = tessera.explain("fused_experts", **sizes, activation="silu", dtype="bfloat16")
+    return [one.name for one in explained]
+
+
+@pytest.mark.parametrize("shape", TINY[1:3], ids=["four sets", "one set"])
+def test_every_implementation_is_timed(policy: Any, gpu: SimpleNamespace, shape: Any) -> None:
+    chosen, *others = names()
+    gpu.us_of = {chosen: 2000.0, others[-1]: 800.0}
+    row = policy.measure(shape, "cpu")
+    sets = 4 if shape.num_tokens <= 64 else 1
+    expected = dict.fromkeys(names(), 1000.0 / sets)
+    expected |= {chosen: 2000.0 / sets, others[-1]: 800.0 / sets}
+    assert row["us"] == pytest.approx(expected)
+    assert (row["chosen"], row["shape"]) == (chosen, shape.name)
+    assert (row["refusals"], row["failures"]) == ({}, {})
+    assert row["num_tokens"] == shape.num_tokens
+    line = policy.verdict(row)
+    assert line.startswith(
+        f"{shape.name}: the fastest is {others[-1]}, the policy picks {chosen}, 150.0% slower; us: "
+    )
+    # The fastest first.
+    assert line.partition("us: ")[2].startswith(f"{others[-1]} {800 / sets:.0f}, ")
+
+
+def test_each_call_is_that_of_its_implementation(
+    policy: Any, gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, str]] = []
+    right, _ = policy._OP.call
+
+    def call(workspace: Any, num_threads: int, name: str, *arguments: Any) -> Any:
+        if name == "cuda/none":
+            return right(workspace, num_threads, name, *arguments)
+        if workspace is None:
+            return 100 + len(name)
+        asked.append((len(workspace), name))
+        return right(None, num_threads, name, *arguments)
+
+    problem = on_host(TINY[1], "cpu", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(policy, "_OP", SimpleNamespace(call=(call, None)))
+        calls, refusals = policy.forced_calls(problem, ["cuda/none", *names()])
+        for one in calls.values():
+            one.run()
+    # All in one workspace, the largest; four sets of inputs.
+    size = 100 + max(map(len, names()))
+    assert asked == [(size, name) for name in names() for _ in range(4)]
+    assert all(one.num_calls == 4 for one in calls.values())
+    assert list(refusals) == ["cuda/none"]
+    assert "expected cpu/" in refusals["cuda/none"]
+
+
+def test_a_wrong_implementation_is_not_timed(
+    policy: Any, gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, _ = policy._OP.call
+    *_, last = names()
+
+    def call(workspace: Any, num_threads: int, name: str, *arguments: Any) -> Any:
+        missing = right(workspace, num_threads, name, *arguments)
+        if name == last:
+            arguments[-1][-1] = 0
+        return missing
+
+    monkeypatch.setattr(policy, "_OP", SimpleNamespace(call=(call, None)))
+    with pytest.raises(RuntimeError, match=rf"^{last} on tiny bfloat16/1024: expected at most"):
+        policy.measure(TINY[2], "cpu")
+    assert not gpu.replays
+
+
+def test_what_is_refused(
+    policy: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def message(*options: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["fused_experts_policy.py", *options])
+        with pytest.raises(SystemExit) as caught:
+            policy.main()
+        return f"{caught.value.code}: {capsys.readouterr().err}"
+
+    assert "--tokens: expected numbers of tokens such as 1,64, got '0'" in message("--tokens", "0")
+    assert "got '1,x'" in message("--tokens", "1,x")
+    assert "--models: expected some of Qwen3-30B-A3B, " in message("--models", "Qwen3-30B-A3B,x")
+    folder = f"--json: expected a file, got the folder {tmp_path}"
+    assert folder in message("--json", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert message() == ("fused_experts_policy: expected a CUDA device, torch finds none: ")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("TESSERA_IMPL", "cuda/mma_16")
+    assert "TESSERA_IMPL: expected it unset" in message()
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert message().startswith("fused_experts_policy: expected torch, which is not installed")
+
+
+def row_of(shape: Any, chosen: str, us: dict[str, float]) -> dict[str, Any]:
+    return {
+        "shape": shape.name,
+        **dataclasses.asdict(shape),
+        "chosen": chosen,
+        "us": us,
+        "spread_us": dict.fromkeys(us, 0.1),
+        "refusals": {},
+        "failures": {},
+    }
+
+
+# 3% slower is as good, 4% is not.
+US = [
+    {"cuda/mma_16": 103.0, "cuda/mma_32": 100.0},
+    {"cuda/mma_16": 104.0, "cuda/mma_32": 100.0},
+    {"cuda/mma_16": 100.0, "cuda/mma_32": 104.0},
+]
+
+
+def test_results_are_written_and_shown(
+    modules: Callable[[str], Any],
+    policy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    about = {
+        "commit": "0123456789abcdef",
+        "modified": False,
+        "date": "2026-01-02",
+        "machine": "a processor",
+        "build": "a compiler",
+        "gpu": "NVIDIA H100",
+        "cuda": "13.0",
+        "torch": "2.11",
+    }
+    times = iter(2 * US)
+    monkeypatch.setattr(policy, "measure", lambda shape: row_of(shape, "cuda/mma_16", next(times)))
+    monkeypatch.setattr(policy, "description", lambda device, commit: about)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    path = tmp_path / "h100" / "fused_experts_policy.json"
+    options = ["--tokens", "1,16,24", "--models", "Mixtral-8x7B,Qwen3-30B-A3B"]
+    monkeypatch.setattr(sys, "argv", ["x", *options, "--json", str(path)])
+    section = modules("page_fused_experts_policy").fused_experts_policy_sections
+    assert section() == []
+    policy.main()
+
+    *lines, total, wrote = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        f"{model} bfloat16/{tokens}"
+        for model in ("Mixtral-8x7B", "Qwen3-30B-A3B")
+        for tokens in (1, 16, 24)
+    ]
+    assert "the policy picks cuda/mma_16, 3.0% slower; us: cuda/mma_32 100, " in lines[0]
+    assert "the policy picks the fastest, cuda/mma_16; us: cuda/mma_16 100, " in lines[2]
+    assert total == ("the policy's choice is more than 3% slower than the fastest on 2 of 6 shapes")
+    assert wrote == f"wrote {path}"
+    document = json.loads(path.read_text())
+    assert document.items() >= about.items()
+    assert "CUDA graph" in document["methods"]["burst"]
+    assert [row["num_tokens"] for row in document["rows"]] == 2 * [1, 16, 24]
+
+    (text,) = section()
+    assert "## The implementations of fused_experts on the NVIDIA H100\n" in text
+    assert "over 3% longer: on 2 of 6 shapes" in text
+    assert "commit 0123456789; 2026-01-02" in text
+    mixtral, qwen = text.split("\n### ")[1:]
+    assert mixtral.startswith("Mixtral-8x7B\n") and qwen.startswith("Qwen3-30B-A3B\n")
+    assert mixtral.splitlines()[4:] == [
+        "| 1 | 0.25 | `cuda/mma_16` | 103 | - | - | - |",
+        "| 16 | 4 | `cuda/mma_16` | 104 | `cuda/mma_32` | 100 | 4% |",
+        "| 24 | 6 | `cuda/mma_16` | 100 | - | - | - |",
+    ]
+    assert "| 24 | 1.5 | `cuda/mma_16` |" in qwen
+
+
+def test_the_usual_shapes_are_those_of_the_models(policy: Any) -> None:
+    assert policy.TOKENS[0] == 1
+    assert policy.TOKENS[-1] == 16384
+    assert policy._models(",".join(MODELS)) == list(MODELS)
+
+
+def test_the_page_has_these_sections(
+    modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = modules("performance_page")
+    monkeypatch.setattr(modules("page_text"), "RESULTS", BENCH / "results")
+    monkeypatch.setattr(page, "fused_experts_policy_sections", lambda: ["## the section"])
+    assert "\n## the section\n" in page.page()
