@@ -49,6 +49,7 @@ NOT_RUN = {
     r"\.ci/run": "runs this test",
     r"scripts/build\.sh .*": "builds the C++ tests; `make test` does that and runs them",
     r"cmake .*": "tests/install/install_test.cmake builds, installs and uses the library",
+    r"\.venv/bin/python bench/fused_experts_policy\.py .*": "needs a GPU",
     r"\.venv/bin/python bench/.*": "tests/python/test_bench_page.py runs it",
     r"(\w+=\w+ )*pip (install|wheel) .*": "changes this environment; .ci/run installs the package",
     r".*vllm serve .*|.*sglang\.launch_server.*": "needs the engine, a model and a GPU",
