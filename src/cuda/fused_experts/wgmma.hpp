@@ -54,7 +54,7 @@ inline constexpr int kWgmmaBarriers = 2 * (kWgmmaStages + kWgmmaPlaces);
 inline constexpr std::size_t kWgmmaSharedBytes =
     kWgmmaStages * kWgmmaStageBytes + kWgmmaConsumerWarps * kWgmmaWarpBytes +
     kWgmmaPlaces * sizeof(WgmmaPlace) + kWgmmaBarriers * sizeof(std::uint64_t);
-static_assert(kWgmmaSharedBytes <= 227 * 1024);
+static_assert(kWgmmaSharedBytes <= std::size_t{227} * 1024);
 
 /// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, alone or in clusters
 /// of two. Null if this build has no code for compute capability 9.0a.
