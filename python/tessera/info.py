@@ -12,7 +12,7 @@ import numpy as np
 
 from tessera._device import cuda_index_of
 from tessera._library import dlpack_device, load, refusal
-from tessera._op import Argument, Op, op_names
+from tessera._op import Argument, Op, op_names, refuse_bool_threads
 from tessera._outputs import ALIGN
 
 
@@ -113,6 +113,7 @@ def explain(
     named = dict(zip(names, given, strict=False)) | shape
     values = {names.get(name, name): value for name, value in named.items()}
     shown = {symbol: name for name, symbol in names.items()}
+    refuse_bool_threads(op.name, num_threads)
     threads = 0 if num_threads is None else num_threads
     place = dlpack_device(cuda_index_of(op.name, device))
     described = _described(op, values, shown)

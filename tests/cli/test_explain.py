@@ -99,6 +99,12 @@ def test_a_missing_value_is_named(op: str) -> None:
             {"n": 1},
         ),
         (TypeError, "moe_sum: T: expected an integer, got float", "moe_sum", {"T": 1.0}),
+        (
+            TypeError,
+            "moe_sum: num_threads: expected an integer, got bool",
+            "moe_sum",
+            {"num_threads": True},
+        ),
         (ValueError, "moe_sum: H: expected an integer in [0, 2147483647]", "moe_sum", {"H": -1}),
         (ValueError, "moe_sum: input.shape[1]: expected an integer in [1, ", "moe_sum", {"k": 0}),
         (
