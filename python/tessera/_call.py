@@ -20,7 +20,7 @@ from tessera._arrays import (
 from tessera._device import HOST
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
-from tessera._op import Op
+from tessera._op import Op, refuse_bool_threads
 from tessera._outputs import (
     LONG_CALL,
     AlignedBlocks,
@@ -68,6 +68,8 @@ def call(
         TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
     """
     try:
+        if num_threads is True or num_threads is False:  # sparing most calls the other call
+            refuse_bool_threads(op.name, num_threads)
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(source):
             raise TypeError(UNFIT)

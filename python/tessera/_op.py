@@ -179,6 +179,12 @@ class _UnloadedOp(Op):
         return object.__getattribute__(self, attribute)
 
 
+def refuse_bool_threads(op: str, num_threads: object) -> None:
+    """Refuse a bool as a number of threads: to the FFI, and to torch, it is an integer."""
+    if isinstance(num_threads, bool):
+        raise TypeError(f"{op}: num_threads: expected an integer, got bool")
+
+
 def op_names() -> list[str]:
     """Names of all ops."""
     return list(_schemas())

@@ -12,7 +12,7 @@ import numpy as np
 
 from tessera._device import cuda_index_of
 from tessera._library import dlpack_device, load, refusal
-from tessera._op import Argument, Op, op_names
+from tessera._op import Argument, Op, op_names, refuse_bool_threads
 from tessera._outputs import ALIGN
 
 
@@ -113,6 +113,7 @@ def explain(
     named = dict(zip(names, given, strict=False)) | shape
     values = {names.get(name, name): value for name, value in named.items()}
     shown = {symbol: name for name, symbol in names.items()}
+    refuse_bool_threads(op.name, num_threads)
     threads = 0 if num_threads is None else num_threads
     place = dlpack_device(cuda_index_of(op.name, device))
     described = _described(op, values, shown)
@@ -148,17 +149,23 @@ def _names(op: Op) -> list[str]:
     return [*lengths, *numbers, "dtype"]
 
 
+def required_names(op: Op) -> list[str]:
+    """What `explain` needs for an op, by name."""
+    required = [*_given_lengths(op, optional=False)]
+    required += [row.name for row in op.numbers if row.kind == "int64"]
+    if op.inputs[0].ndim > 0:
+        required.append("dtype")
+    return required
+
+
 def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[Any]:
     """The arguments of a size query; `shown` has the names of values in messages, if others."""
     known = _names(op)
     for name in values:
         if name not in known:
             raise TypeError(f"{op.name}: expected values of {', '.join(known)}, got one of {name}")
-    required = [*_given_lengths(op, optional=False)]
-    required += [row.name for row in op.numbers if row.kind == "int64"]
-    if op.inputs[0].ndim > 0:
-        required.append("dtype")
-    if missing := [shown.get(name, name) for name in required if values.get(name) is None]:
+    missing = [shown.get(name, name) for name in required_names(op) if values.get(name) is None]
+    if missing:
         raise TypeError(f"{op.name}: {', '.join(missing)}: expected a value, got none")
 
     def integer(name: str, low: int, high: int) -> int:

@@ -15,7 +15,7 @@ import torch
 
 from tessera._arrays import refuse_followed, refuse_followed_inputs
 from tessera._device import HOST
-from tessera._op import Argument
+from tessera._op import Argument, refuse_bool_threads
 from tessera._outputs import REFERENCE, AlignedBlocks, call_sizes
 from tessera._torch_registry import TORCH_OPS, Shape, TorchOp
 
@@ -145,6 +145,7 @@ _REGISTERED = {name: _Registered(torch_op) for name, torch_op in TORCH_OPS.items
 def call_in_graph(name: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     """A call of one of Tessera's functions as calls of the ops, for Dynamo to trace."""
     registered = _REGISTERED[name]
+    refuse_bool_threads(name, kwargs.get("num_threads"))
     if out is None:
         outputs = registered.packet.default(*args, **kwargs)
         return AlignedBlocks(*outputs) if isinstance(outputs, (tuple, list)) else outputs

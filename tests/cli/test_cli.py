@@ -14,6 +14,7 @@ import pytest
 
 import tessera
 from programs import run_program
+from tessera._op import op_names
 from tessera.contract import synthetic_topk_ids
 
 TESSERA = str(Path(sys.executable).with_name("tessera"))
@@ -45,7 +46,9 @@ def test_info() -> None:
     assert re.search(rf"^tessera +{re.escape(tessera.version())}", done.stdout, re.MULTILINE)
     assert re.search(r"^backend cpu +available: ", done.stdout, re.MULTILINE)
     assert re.search(r"^backend cuda +(un)?available: \w", done.stdout, re.MULTILINE)
-    assert re.search(r"^cpu/counting_sort +first choice", done.stdout, re.MULTILINE)
+    assert re.search(
+        r"^align_block_size +cpu/counting_sort first choice; ", done.stdout, re.MULTILINE
+    )
     assert re.search(r"^TESSERA_NUM_THREADS +3", done.stdout, re.MULTILINE)
 
 
@@ -53,9 +56,8 @@ def test_info_as_json_and_as_a_module() -> None:
     document = read_json("info", TESSERA_IMPL="cpu/reference")
     assert document["version"] == tessera.version()
     assert document["environment"] == {"TESSERA_IMPL": "cpu/reference"}
-    assert [one["name"] for one in document["implementations"] if one["selected"]] == [
-        "cpu/reference"
-    ]
+    selected = [(one["op"], one["name"]) for one in document["implementations"] if one["selected"]]
+    assert selected == [(op, "cpu/reference") for op in op_names()]
     module = run_program([sys.executable, "-m", "tessera", "info", "--json"])
     assert json.loads(module.stdout)["build"] == document["build"]
 

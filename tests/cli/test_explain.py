@@ -1,4 +1,4 @@
-"""`tessera info --explain` and `tessera.explain`, for every op."""
+"""The implementations of every op, in `tessera info`, its `--explain`, and `tessera.explain`."""
 
 from __future__ import annotations
 
@@ -99,6 +99,12 @@ def test_a_missing_value_is_named(op: str) -> None:
             {"n": 1},
         ),
         (TypeError, "moe_sum: T: expected an integer, got float", "moe_sum", {"T": 1.0}),
+        (
+            TypeError,
+            "moe_sum: num_threads: expected an integer, got bool",
+            "moe_sum",
+            {"num_threads": True},
+        ),
         (ValueError, "moe_sum: H: expected an integer in [0, 2147483647]", "moe_sum", {"H": -1}),
         (ValueError, "moe_sum: input.shape[1]: expected an integer in [1, ", "moe_sum", {"k": 0}),
         (
@@ -206,3 +212,45 @@ def test_flags_on_the_command_line(capsys: Capture, true: str, false: str) -> No
     assert main(["info", "--explain", "align_block_size", *shape, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["shape"]
     assert (found["filtered_group"], found["map_tail"]) == (True, False)
+
+
+def test_info_lists_the_implementations_of_every_op_and_device(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    explain = tessera.explain
+    cuda = [
+        tessera.Implementation("cuda/wide", "the policy picks another", "", False),
+        tessera.Implementation("cuda/narrow", "", "2 CTAs", True),
+        tessera.Implementation("cuda/slow", "", "3 CTAs", False),
+        tessera.Implementation("cuda/long", "the policy picks another", "", False),
+    ]
+
+    def with_a_gpu(op: str, *, device: str, **shape: Any) -> list[tessera.Implementation]:
+        on_host = explain(op, **shape)  # refuses a shape that the op does not take
+        return cuda if device == "cuda" else on_host
+
+    monkeypatch.setattr(tessera, "explain", with_a_gpu)
+    both = [tessera.Backend(name, True, "") for name in ("cpu", "cuda")]
+    monkeypatch.setattr(tessera, "backends", lambda: both)
+    monkeypatch.setenv("COLUMNS", "300")
+    assert main(["info"]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    on_gpu = (
+        "cuda/narrow first choice: 2 CTAs; cuda/slow can run; "
+        "cuda/wide, cuda/long refused: the policy picks another"
+    )
+    begin = [name for name, _ in lines].index("implementations") + 1
+    listed = [(name, text.strip()) for name, text in lines[begin:]]
+    assert listed[:2] == [
+        ("align_block_size", "cpu/counting_sort first choice; cpu/reference can run"),
+        ("align_block_size", on_gpu),
+    ]
+    assert [name for name, _ in listed[::2]] == op_names()
+    assert listed[1::2] == [(name, on_gpu) for name in op_names()]
+    assert all("cpu/reference" in text for _, text in listed[::2])
+
+    assert main(["info", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["implementations"]
+    for op in op_names():
+        names = [one["name"] for one in found if one["op"] == op]
+        assert names[-5:] == ["cpu/reference", *(one.name for one in cuda)]

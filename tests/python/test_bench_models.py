@@ -27,7 +27,7 @@ def cuda_command(monkeypatch: pytest.MonkeyPatch, gpu: SimpleNamespace, no_engin
     """The command on a machine with a GPU, with tiny shapes of two models."""
     both = [SimpleNamespace(name=name, available=True, detail="") for name in ("cpu", "cuda")]
     monkeypatch.setattr(tessera, "backends", lambda: both)
-    tiny = [*TINY[:2], dataclasses.replace(TINY[0], model="other")]
+    tiny = [*TINY[:2], dataclasses.replace(TINY[0], model="Other")]
     op = dataclasses.replace(HOST_OP, presets={"table": tiny, "anchors": tiny[1:2]})
     monkeypatch.setitem(OPS, HOST_OP.name, dataclasses.replace(OPS[HOST_OP.name], cuda=op))
     monkeypatch.setattr(
@@ -40,13 +40,14 @@ def cuda_command(monkeypatch: pytest.MonkeyPatch, gpu: SimpleNamespace, no_engin
 @pytest.mark.parametrize(
     ("options", "shapes"),
     [
-        ([], ["tiny bfloat16/1", "tiny bfloat16/5", "other bfloat16/1"]),
+        ([], ["tiny bfloat16/1", "tiny bfloat16/5", "Other bfloat16/1"]),
         (["--preset", "anchors"], ["tiny bfloat16/5"]),
-        (["--model", "other"], ["other bfloat16/1"]),
+        (["--model", "Other"], ["Other bfloat16/1"]),
+        (["--model", "OTHER,Tiny", "--tokens", "1"], ["tiny bfloat16/1", "Other bfloat16/1"]),
         (["--model", "tiny", "--tokens", "2,3"], ["tiny bfloat16/2", "tiny bfloat16/3"]),
         (
             ["--model", "other", "--skew", "uniform,zipf"],
-            ["other bfloat16/1", "other bfloat16/1/zipf"],
+            ["Other bfloat16/1", "Other bfloat16/1/zipf"],
         ),
     ],
 )
@@ -85,7 +86,7 @@ def test_ids_of_a_log(cuda_command: None, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "x"], "--model: expected some of tiny, other, got x"),
+        (["--model", "x"], "--model: expected some of tiny, Other, got x"),
         (
             ["--skew", "one-hot-expert"],
             "--skew: expected some of uniform, zipf with --op fused_experts, got one-hot-expert",

@@ -275,6 +275,7 @@ GPT_OSS = {"activation": "swigluoai"}
         ),
         ({"num_threads": "2"}, TypeError, "num_threads: expected an integer, got str"),
         ({"num_threads": 1.0}, TypeError, "num_threads: expected an integer, got float"),
+        ({"num_threads": True}, TypeError, "num_threads: expected an integer, got bool"),
         (
             {"num_threads": -1},
             ValueError,

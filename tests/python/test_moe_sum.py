@@ -209,6 +209,7 @@ def strided(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
             "out: expected an array, got a tuple of 1",
         ),
         ({"num_threads": "2"}, TypeError, "num_threads: expected an integer, got str"),
+        ({"num_threads": True}, TypeError, "num_threads: expected an integer, got bool"),
         (
             {"num_threads": -1},
             ValueError,

@@ -102,6 +102,9 @@ REFUSED: list[tuple[type[Exception], str, Any, dict[str, Any]]] = [
         {"num_threads": -1},
     ),
     (TypeError, "num_threads: expected an integer, got str", IDS, {"num_threads": "all"}),
+    (TypeError, "num_threads: expected an integer, got bool", IDS, {"num_threads": True}),
+    (TypeError, "num_threads: expected an integer, got bool", IDS, {"num_threads": False}),
+    (TypeError, "num_threads: expected an integer, got bool", IDS, {"num_threads": np.True_}),
     (
         ValueError,
         "capacity: expected at most 2147483647 slots, got 6442450942 (4 ids + min(ids, 3 experts) "

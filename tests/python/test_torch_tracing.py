@@ -285,3 +285,5 @@ def test_refusals_of_a_traced_call() -> None:
         make_fx(lambda ids: tessera.align_block_size(ids, **GOOD))(IDS.float())
     with pytest.raises(TypeError, match=r"^align_block_size: out: expected a tuple of three"):
         make_fx(lambda ids: tessera.align_block_size(ids, **GOOD, out=(ids,)))(IDS)
+    with pytest.raises(TypeError, match=r"^align_block_size: num_threads: expected .* got bool$"):
+        make_fx(lambda ids: tessera.align_block_size(ids, **GOOD, num_threads=True))(IDS)

@@ -30,15 +30,17 @@ def model_shapes(args: argparse.Namespace, op: Op) -> tuple[list[Any], Windows]:
     """
     preset: Sequence[Any] = op.presets[args.preset] if args.preset else op.usual_shapes
     known = list(dict.fromkeys(shape.model for shape in preset))
+    named = {name.lower(): name for name in known}
     for name in args.model or ():
-        if name not in known:
+        if name.lower() not in named:
             raise ValueError(f"--model: expected some of {', '.join(known)}, got {name}")
+    models = [named[name.lower()] for name in args.model or known]
     for skew in args.skew or ():
         if skew not in _SKEWS:
             raise ValueError(
                 f"--skew: expected some of {', '.join(_SKEWS)} with --op {op.name}, got {skew}"
             )
-    chosen = [shape for shape in preset if shape.model in (args.model or known)]
+    chosen = [shape for shape in preset if shape.model in models]
     varied = [
         replace(shape, num_tokens=num_tokens, skew=skew)
         for shape in chosen

@@ -16,6 +16,11 @@ from tessera._library import torch_failure
 from tessera._op import Op, op_names
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.progress_bars import load_library
+from tessera.info import required_names
+
+# Every length and number, and the data type, of the calls that the implementations are listed for.
+_SIZE = 64
+_DTYPE = "bfloat16"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,8 +47,11 @@ def run(args: argparse.Namespace) -> int:
         return _explain(args)
     backends = tessera.backends()
     available = [backend.name for backend in backends if backend.available]
-    # On the CPU the choice does not depend on the shape; on a GPU this is for the smallest shape.
-    implementations = [one for name in available for one in tessera.explain(1, 1, 1, device=name)]
+    lists = [
+        (op, tessera.explain(op, **_usual_shape(op), device=device))
+        for op in op_names()
+        for device in available
+    ]
     environment = {
         name: value for name, value in sorted(os.environ.items()) if name.startswith("TESSERA_")
     }
@@ -52,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
             "version": tessera.version(),
             "build": tessera.build(),
             "backends": [dataclasses.asdict(backend) for backend in backends],
-            "implementations": [dataclasses.asdict(one) for one in implementations],
+            "implementations": [
+                {"op": op} | dataclasses.asdict(one) for op, found in lists for one in found
+            ],
             "torch_failure": torch_failure(),
             "environment": environment,
         }
@@ -64,14 +74,28 @@ def run(args: argparse.Namespace) -> int:
     for backend in backends:
         state = "available" if backend.available else "unavailable"
         table.add_row(f"backend {backend.name}", f"{state}: {backend.detail}")
-    for one in implementations:
-        table.add_row(one.name, _state(one))
+    table.add_row("implementations", f"for sizes of {_SIZE} in {_DTYPE}; --explain takes others")
+    for op, found in lists:
+        table.add_row(op, _states(found))
     if torch_failure():
         table.add_row("torch", f"unavailable: {torch_failure()}")
     for name, value in environment.items():
         table.add_row(name, value)
     Console(highlight=False, markup=False).print(table)
     return 0
+
+
+def _usual_shape(op: str) -> dict[str, Any]:
+    shape: dict[str, Any] = dict.fromkeys(required_names(Op(op)), _SIZE)
+    return shape | {"dtype": _DTYPE} if "dtype" in shape else shape
+
+
+def _states(found: list[tessera.Implementation]) -> str:
+    """Implementations by what they have to say, those that run first, each time fastest first."""
+    names: dict[str, list[str]] = {}
+    for one in sorted(found, key=lambda one: bool(one.refusal)):
+        names.setdefault(_state(one), []).append(one.name)
+    return "; ".join(f"{', '.join(names[state])} {state}" for state in names)
 
 
 def _state(one: tessera.Implementation) -> str:

@@ -13,6 +13,7 @@ import pytest
 
 import tessera
 from cuda_calls import SHAPES, assert_same, host_ids, implementations, options_of
+from tessera._op import op_names
 from tessera.cli.main import main
 
 
@@ -162,3 +163,8 @@ def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     (selected,) = [one for one in explained["implementations"] if one["selected"]]
     assert selected["name"] == report["implementation"]
     assert selected["plan"]
+    assert main(["info", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["implementations"]
+    chosen = {one["op"]: one["name"] for one in listed if one["selected"]}  # the GPU's come last
+    assert list(chosen) == op_names()
+    assert all(name.startswith("cuda/") for name in chosen.values())
