@@ -219,7 +219,7 @@ class Chunk {
     args.product = args_of(kind, kWgmmaColumns);
     args.tiles_taken = at<std::int32_t>(workspace_.block_experts) + workspace_.max_blocks +
                        (kind == ProductKind::kGateUp ? 0 : 1);
-    CUresult error = encode_weights(kind, args.product, &args.weights);
+    CUresult error = encode_weights(args.product, &args.weights);
     if (error == CUDA_SUCCESS && kind == ProductKind::kDown) {
       const TensorMapAxis axes[] = {
           {args.product.depth, 1, kStageDepth},
@@ -240,13 +240,12 @@ class Chunk {
   }
 
   /// Rows of gate and up are an axis of their own.
-  CUresult encode_weights(ProductKind kind, const ProductArgs& args, CUtensorMap* map) const {
-    const bool interleaved = kind == ProductKind::kGateUp && args.is_interleaved;
+  CUresult encode_weights(const ProductArgs& args, CUtensorMap* map) const {
     const std::int64_t kinds = args.is_gated ? 2 : 1;
     const TensorMapAxis axes[] = {
         {args.depth, 1, kStageDepth},
-        {args.num_outputs, args.weight_row_stride * (interleaved ? 2 : 1), kWgmmaBoxRows},
-        {kinds, args.weight_row_stride * (interleaved ? 1 : args.num_outputs), 1},
+        {args.num_outputs, args.weight_row_stride * (args.is_interleaved ? 2 : 1), kWgmmaBoxRows},
+        {kinds, args.weight_row_stride * (args.is_interleaved ? 1 : args.num_outputs), 1},
         {problem_.num_experts, args.expert_stride, 1}};
     return encode_tensor_map(args.weights, is_bfloat16(problem_), axes, map);
   }
@@ -291,14 +290,16 @@ struct StrategyImplementation {
     if (problem.num_tokens == 0) return 0;
     const std::int64_t length = tokens_per_chunk(problem);
     std::size_t bytes = 0;
-    for (const std::int64_t num_tokens : {length, problem.num_tokens % length}) {
-      if (num_tokens == 0) continue;
-      for (const ProductStrategy strategy :
-           {kStrategy, choose_strategy(problem, false), kElementsTile}) {
+    const auto include = [&](ProductStrategy strategy) {
+      for (const std::int64_t num_tokens : {length, problem.num_tokens % length}) {
+        if (num_tokens == 0) continue;
         const Chunk chunk(problem, 0, num_tokens, strategy, context);
         bytes = std::max(bytes, chunk.workspace_bytes());
       }
-    }
+    };
+    include(kStrategy);
+    if (kStrategy != kElementsTile) include(kElementsTile);
+    if (is_wgmma(kStrategy)) include(choose_strategy(problem, /*has_wgmma=*/false));
     return bytes;
   }
 

@@ -11,6 +11,7 @@
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/kernels.hpp"
+#include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/stages.cuh"
 #include "cuda/parts/division.cuh"
 #include "cuda/parts/floats.cuh"
@@ -48,15 +49,10 @@ struct Product {
     std::int32_t first_output;
   };
 
-  /// Neighbouring CTAs share weights, and up to kBlocksAtOnce blocks share them from the cache.
   static __device__ __forceinline__ Place place(const ProductArgs& args) {
-    constexpr std::uint32_t kBlocksAtOnce = 8;
-    const std::uint32_t group = blockIdx.x / (kBlocksAtOnce * args.num_columns);
-    const std::uint32_t in_group = blockIdx.x % (kBlocksAtOnce * args.num_columns);
-    const std::uint32_t first = group * kBlocksAtOnce;
-    const std::uint32_t blocks = min(args.num_blocks - first, kBlocksAtOnce);
-    return {static_cast<std::int32_t>(first + in_group % blocks),
-            static_cast<std::int32_t>(in_group / blocks) * outputs_per_tile(args)};
+    const TileAt at = tile_at<8>(blockIdx.x, args.num_blocks, args.num_columns);
+    return {static_cast<std::int32_t>(at.block),
+            static_cast<std::int32_t>(at.column) * outputs_per_tile(args)};
   }
 
   static __device__ __forceinline__ int outputs_per_tile(const ProductArgs& args) {
@@ -73,9 +69,7 @@ struct Product {
     }
     const std::int32_t output = first_output + column / 16 * 8 + column % 8;
     if (output >= args.num_outputs) return -1;
-    const bool is_up = column / 8 % 2 != 0;
-    if (args.is_interleaved) return 2 * std::int64_t{output} + (is_up ? 1 : 0);
-    return std::int64_t{output} + (is_up ? args.num_outputs : 0);
+    return gated_row(args, output, column / 8 % 2 != 0);
   }
 
   /// The same for the first column of a word of weights by columns. Interleaved rows of gate and up
@@ -283,10 +277,10 @@ struct Product {
         }
         const int gate_column = is_in_turns ? 2 * place : place / 8 * 16 + place % 8;
         const int up_column = gate_column + (is_in_turns ? 1 : 8);
-        const std::int64_t gate_row = args.is_interleaved ? 2 * output : output;
-        const std::int64_t up_row = gate_row + (args.is_interleaved ? 1 : args.num_outputs);
-        const float gate = __fmaf_rn(scale, sums[gate_column], bias(args, expert, gate_row));
-        const float up = __fmaf_rn(scale, sums[up_column], bias(args, expert, up_row));
+        const float gate =
+            __fmaf_rn(scale, sums[gate_column], bias(args, expert, gated_row(args, output, false)));
+        const float up =
+            __fmaf_rn(scale, sums[up_column], bias(args, expert, gated_row(args, output, true)));
         return activated<kActivation>(args, gate, up);
       });
     });
@@ -301,15 +295,6 @@ struct Product {
     });
   }
 
-  /// The router's weight of a pair.
-  static __device__ __forceinline__ float weight_of(const ProductArgs& args, std::int32_t pair) {
-    if (args.topk_weights == nullptr) return 1;
-    const auto token = static_cast<std::int32_t>(divide(pair, args.slots_per_token));
-    const std::int32_t slot = pair - token * args.top_k;
-    return float_at(args.topk_weights, args.topk_weights_dtype,
-                    token * args.topk_weights_stride + slot);
-  }
-
   static __device__ __forceinline__ void run(const ProductArgs& args, unsigned char* shared,
                                              PairsOfBlock* pairs) {
     pdl_launch_dependents();
@@ -320,7 +305,7 @@ struct Product {
     for (int i = static_cast<int>(threadIdx.x); i < kTile.pairs; i += kProductThreads) {
       const std::int32_t pair = args.sorted_pairs[at.block * kTile.pairs + i];
       pairs->pair[i] = pair < args.num_pairs ? pair : -1;
-      pairs->scale[i] = pair < args.num_pairs ? weight_of(args, pair) : 0;
+      pairs->scale[i] = pair < args.num_pairs ? router_weight(args, pair) : 0;
     }
     __syncthreads();
     WarpSums sums;

@@ -11,6 +11,7 @@
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/mma.cuh"
+#include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/fused_experts/wgmma_tiles.cuh"
 #include "cuda/parts/division.cuh"
@@ -162,7 +163,9 @@ class WgmmaConsumer {
       }
       Row row = row_of(place);
       float sums[kWgmmaColumns / 2] = {};
-      multiply(sums, [&] { find_weight(&row); });
+      multiply(sums, [&] {
+        if (row.pair < args_.num_pairs) row.weight = router_weight(args_, row.pair);
+      });
       if constexpr (kIsGateUp) {
         if (args_.topk_weights != nullptr) scale(row, sums);
         if (args_.bias != nullptr) add_biases(place, sums);
@@ -187,14 +190,6 @@ class WgmmaConsumer {
   __device__ __forceinline__ Row row_of(const WgmmaPlace& place) const {
     const std::int32_t slot = place.first_slot + kWgmmaHalf * half_ + 16 * warp_ + lane_ % 16;
     return {slot, args_.sorted_pairs[slot], 1};
-  }
-
-  __device__ __forceinline__ void find_weight(Row* row) const {
-    if (args_.topk_weights == nullptr || row->pair >= args_.num_pairs) return;
-    const auto token = static_cast<std::int32_t>(divide(row->pair, args_.slots_per_token));
-    const std::int64_t slot = row->pair - token * args_.top_k;
-    row->weight = float_at(args_.topk_weights, args_.topk_weights_dtype,
-                           token * args_.topk_weights_stride + slot);
   }
 
   /// Tells all CTAs of the cluster, which copy to each other, that this warp has read a stage.
@@ -251,9 +246,7 @@ class WgmmaConsumer {
     const bool is_up = is_gated && column >= kWgmmaBoxRows;
     const std::int64_t output =
         min(place.first_output + column - (is_up ? kWgmmaBoxRows : 0), args_.num_outputs - 1);
-    if (!is_gated) return output;
-    if (args_.is_interleaved) return 2 * output + (is_up ? 1 : 0);
-    return output + (is_up ? args_.num_outputs : 0);
+    return is_gated ? gated_row(args_, output, is_up) : output;
   }
 
   __device__ __forceinline__ void add_biases(const WgmmaPlace& place,
@@ -319,7 +312,7 @@ class WgmmaConsumer {
   template <Activation kActivation>
   __device__ __forceinline__ void activate(const WgmmaPlace& place, const Row& row,
                                            const float (&sums)[kWgmmaColumns / 2]) const {
-    constexpr int kUp = kWgmmaBoxRows / 2;  // from a sum of gate to that of up
+    constexpr int kUp = kWgmmaBoxRows / 2;  // sums of up follow so many sums of gate
     write_boxes<has_gate(kActivation) ? 1 : 2>(place, row, [&](int i) {
       return activated<kActivation>(args_, sums[i], has_gate(kActivation) ? sums[i + kUp] : 0);
     });

@@ -4,13 +4,14 @@
 
 #include <cstdint>
 
+#include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/parts/cluster.cuh"
 #include "cuda/parts/mbarrier.cuh"
 
 namespace tessera::cuda {
 
-/// A stage of the pipeline. The parity is that of the phase in which it is full.
+/// A stage of the pipeline, and the parity of the phase in which it is full.
 struct StageCursor {
   std::uint32_t stage = 0;
   std::uint32_t parity = 0;
@@ -130,27 +131,22 @@ __device__ __forceinline__ std::uint32_t take_tile(const WgmmaArgs& args) {
   return static_cast<std::uint32_t>(atomicAdd(args.tiles_taken, 1) + 1);
 }
 
-/// The place of a tile of kCtas CTAs. Neighbouring tiles share weights, and up to kBlocksAtOnce
-/// blocks share them from the cache.
+/// The place of a tile of kCtas CTAs.
 template <int kCtas>
 __device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uint32_t tile) {
-  constexpr std::uint32_t kBlocksAtOnce = 8 / kCtas;
   constexpr std::uint32_t kPairs = kCtas * kWgmmaPairs;
   const std::uint32_t num_blocks = static_cast<std::uint32_t>(*args.num_slots) / kPairs;
   if (tile >= num_blocks * args.num_columns) return {-1, 0, 0, 0};
-  const std::uint32_t first = tile / (kBlocksAtOnce * args.num_columns) * kBlocksAtOnce;
-  const std::uint32_t in_group = tile - first * args.num_columns;
-  const std::uint32_t blocks = min(num_blocks - first, kBlocksAtOnce);
-  const std::uint32_t block = first + in_group % blocks;
-  const auto first_slot = static_cast<std::int32_t>(block * kPairs);
+  const TileAt at = tile_at<8 / kCtas>(tile, num_blocks, args.num_columns);
+  const auto first_slot = static_cast<std::int32_t>(at.block * kPairs);
   const std::uint32_t outputs = args.is_gated ? kWgmmaBoxRows : kWgmmaColumns;
   std::int32_t num_halves = 1;
   for (std::int32_t i = 1; i < 2 * kCtas; ++i) {
     const std::int32_t pair = args.sorted_pairs[first_slot + i * kWgmmaHalf];
     num_halves += pair < args.num_pairs ? 1 : 0;
   }
-  return {first_slot, args.block_experts[block],
-          static_cast<std::int32_t>(in_group / blocks * outputs), num_halves};
+  return {first_slot, args.block_experts[at.block], static_cast<std::int32_t>(at.column * outputs),
+          num_halves};
 }
 
 __device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
