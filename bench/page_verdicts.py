@@ -15,8 +15,8 @@ TARGETS = json.loads((Path(__file__).resolve().parent / "targets.json").read_tex
 class Verdicts:
     """Says whether targets are met, and keeps what has to be explained.
 
-    The notes are those of a GPU's folder of results. The key of one that explains several misses
-    has all their names, with "; " between them.
+    A GPU's folder of results has notes, which explain misses. If a note explains several misses,
+    its key has all their names, with "; " between them.
     """
 
     def __init__(self, folder: str) -> None:
@@ -34,7 +34,7 @@ class Verdicts:
     ) -> str:
         """A verdict for a table; a missed must is also kept, with its note, for `explained`.
 
-        note_of: whose note explains a miss, unless it is that of `name`.
+        note_of: the name that the note of a miss has, if it is not `name`.
         """
         must = target.get("must", float("inf"))
         if value > must:
