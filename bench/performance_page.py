@@ -9,6 +9,7 @@ from typing import Any
 from page_cpu import cpu_section
 from page_expert_product import expert_product_section
 from page_fused_experts import fused_experts_section
+from page_fused_experts_combine import fused_experts_combine_sections
 from page_fused_experts_gpu import fused_experts_gpu_sections
 from page_fused_experts_policy import fused_experts_policy_sections
 from page_guards import guards_section
@@ -50,6 +51,7 @@ def page() -> str:
         reports_section(),
         *ops_sections(),
         *fused_experts_gpu_sections(),
+        *fused_experts_combine_sections(),
         *fused_experts_policy_sections(),
         fused_experts_section(),
         tuning_section(),

@@ -33,8 +33,8 @@ __device__ __forceinline__ void synchronize() {
   }
 }
 
-/// The copies of one tile and of the next ones, by a warpgroup. The CTAs of a cluster copy a part
-/// of the weights each, to all of them.
+/// The copies of one tile and of the next ones, by a warpgroup. CTAs that share weights copy a part
+/// of them each, to both.
 template <bool kIsGateUp, int kCtas>
 class WgmmaProducer {
  public:
@@ -50,55 +50,63 @@ class WgmmaProducer {
     if (threadIdx.x >= 32 * kWarps) return;
     WgmmaPlaces<kCtas> published(shared_);
     const bool is_first = threadIdx.x == 0 && rank() == 0;
-    if (is_first) published.publish(place_of<kCtas>(args_.product, take_tile(args_)));
+    if (is_first) published.publish(place_from(take_tile(args_)));
     while (true) {
       const WgmmaPlace place = places_.read();
       if (place.first_slot < 0) return;
       std::uint32_t next = 0;
       if (is_first) next = take_tile(args_);
-      copy(place);
-      if (is_first) published.publish(place_of<kCtas>(args_.product, next));
+      copy(tile_of<kCtas>(args_.product, place));
+      if (is_first) published.publish(place_from(next));
     }
   }
 
  private:
   __device__ static std::uint32_t rank() { return kCtas == 1 ? 0 : rank_in_cluster(); }
 
+  /// The place of a tile, or of the first one after it that has a place.
+  __device__ __forceinline__ WgmmaPlace place_from(std::uint32_t tile) const {
+    WgmmaPlace place = place_of<kCtas>(args_.product, tile);
+    while (place.first_slot >= 0 && place.num_halves == 0) {
+      place = place_of<kCtas>(args_.product, take_tile(args_));
+    }
+    return place;
+  }
+
   static constexpr int kLinesAtOnce = kWarpgroupThreads * static_cast<int>(kWordBytes) / 128;
   static constexpr int kLines = kWgmmaPairs / kLinesAtOnce;
 
-  __device__ __forceinline__ void copy(const WgmmaPlace& place) {
+  __device__ __forceinline__ void copy(const WgmmaTile& tile) {
     const std::uint16_t* sources[kLines];
-    if constexpr (kIsGateUp) find_rows(place, sources);
+    if constexpr (kIsGateUp) find_rows(tile, sources);
     for (std::int32_t step = 0; step < num_stages_of(args_.product); ++step) {
       wait(shared_.empty(at_), at_.parity ^ 1);
-      if (threadIdx.x == 0) copy_boxes(place, step * kStageDepth);
-      if constexpr (kIsGateUp) gather(sources, place.num_halves, step * kStageDepth);
+      if (threadIdx.x == 0) copy_boxes(tile, step * kStageDepth);
+      if constexpr (kIsGateUp) gather(sources, tile.num_halves, step * kStageDepth);
       at_.advance();
     }
   }
 
-  __device__ __forceinline__ void copy_boxes(const WgmmaPlace& place, std::int32_t begin) const {
+  __device__ __forceinline__ void copy_boxes(const WgmmaTile& tile, std::int32_t begin) const {
     constexpr std::uint32_t kBoxBytes = kWgmmaBoxRows * kStageDepth * 2;
     constexpr std::uint32_t kHalfBytes = kWgmmaHalf * kStageDepth * 2;
     const std::uint32_t full = shared_.full(at_);
-    const int halves = kIsGateUp ? 0 : place.num_halves;
+    const int halves = kIsGateUp ? 0 : tile.num_halves;
     arrive_and_expect(full, 2 * kBoxBytes + static_cast<std::uint32_t>(halves) * kHalfBytes);
     for (int i = 0; i < halves; ++i) {
       copy_box(shared_.rows(at_) + i * kHalfBytes, &args_.intermediate, full, begin,
-               place.first_slot + i * kWgmmaHalf);
+               tile.first_slot + i * kWgmmaHalf);
     }
     const bool is_gated = args_.product.is_gated;
-    const auto first_box = static_cast<std::int32_t>(rank());
-    for (std::int32_t box = first_box; box < 2; box += kCtas) {
+    for (std::int32_t box = 0; box < 2; ++box) {
       const std::uint32_t target = shared_.weights(at_) + box * kBoxBytes;
-      const std::int32_t row = place.first_output + (is_gated ? 0 : box * kWgmmaBoxRows);
-      if constexpr (kCtas == 1) {
-        copy_box(target, &args_.weights, full, begin, row, is_gated ? box : 0, place.expert);
-      } else {
+      const std::int32_t row = tile.first_output + (is_gated ? 0 : box * kWgmmaBoxRows);
+      const std::int32_t kind = is_gated ? box : 0;
+      if (!tile.shares_weights) {
+        copy_box(target, &args_.weights, full, begin, row, kind, tile.expert);
+      } else if (box == static_cast<std::int32_t>(rank())) {
         constexpr std::uint16_t kAllCtas = (1U << kCtas) - 1;
-        copy_box_to_ctas(target, &args_.weights, full, kAllCtas, begin, row, is_gated ? box : 0,
-                         place.expert);
+        copy_box_to_ctas(target, &args_.weights, full, kAllCtas, begin, row, kind, tile.expert);
       }
     }
   }
@@ -155,8 +163,9 @@ class WgmmaConsumer {
 
   __device__ __forceinline__ void run() {
     while (true) {
-      const WgmmaPlace place = places_.read();
-      if (place.first_slot < 0) return;
+      const WgmmaPlace place_of_cluster = places_.read();
+      if (place_of_cluster.first_slot < 0) return;
+      const WgmmaPlace place = tile_of<kCtas>(args_, place_of_cluster);
       if (half_ >= place.num_halves) {
         skip();
         continue;

@@ -24,6 +24,10 @@ struct StageCursor {
   }
 };
 
+__device__ __forceinline__ std::int32_t outputs_per_tile(const ProductArgs& args) {
+  return args.is_gated ? kWgmmaBoxRows : kWgmmaColumns;
+}
+
 /// The shared memory of a CTA.
 struct WgmmaShared {
   std::uint32_t base;  ///< a multiple of 1024
@@ -59,14 +63,36 @@ struct WgmmaShared {
   }
 };
 
+/// The tile of a CTA.
+struct WgmmaTile : WgmmaPlace {
+  bool shares_weights;  ///< with the other CTA of its cluster
+};
+
+/// The tile of one of the kCtas CTAs that have a place: pairs of their own and the same weights; or
+/// if there are no more pairs than one CTA takes, the same pairs and weights of its own.
+template <int kCtas>
+__device__ __forceinline__ WgmmaTile tile_of(const ProductArgs& args, const WgmmaPlace& place) {
+  static_assert(kCtas <= 2);
+  if constexpr (kCtas == 1) return {place, false};
+  const auto rank = static_cast<std::int32_t>(rank_in_cluster());
+  WgmmaTile tile{place, place.num_halves > 2};
+  if (tile.shares_weights) {
+    tile.first_slot += rank * kWgmmaPairs;
+    tile.num_halves = rank == 0 ? 2 : place.num_halves - 2;
+  } else {
+    tile.first_output += rank * outputs_per_tile(args);
+    if (tile.first_output >= args.num_outputs) tile.num_halves = 0;
+  }
+  return tile;
+}
+
 /// The places of the tiles that a cluster of kCtas takes, two at a time in the shared memory of
-/// each CTA. Its CTAs take neighbouring pairs of an expert, and share the weights. Tiles start in
-/// their order whichever cluster takes them, so that neighbours find in the cache what they share.
+/// each CTA. Tiles start in their order whichever cluster takes them, so that neighbours find in
+/// the cache what they share.
 template <int kCtas>
 class WgmmaPlaces {
  public:
-  __device__ __forceinline__ explicit WgmmaPlaces(WgmmaShared shared)
-      : shared_(shared), rank_(kCtas == 1 ? 0 : rank_in_cluster()) {}
+  __device__ __forceinline__ explicit WgmmaPlaces(WgmmaShared shared) : shared_(shared) {}
 
   /// One thread of the cluster's first CTA publishes the next place, of all its CTAs.
   __device__ __forceinline__ void publish(const WgmmaPlace& place) {
@@ -88,7 +114,7 @@ class WgmmaPlaces {
     advance();
   }
 
-  /// All threads of a warp read the next place, of their own CTA.
+  /// All threads of a warp read the next place.
   __device__ __forceinline__ WgmmaPlace read() {
     wait(shared_.place_full(slot_), parity_);
     WgmmaPlace place;
@@ -106,10 +132,6 @@ class WgmmaPlaces {
       }
     }
     advance();
-    if (place.first_slot < 0) return place;
-    const auto rank = static_cast<std::int32_t>(rank_);
-    place.first_slot += rank * kWgmmaPairs;
-    place.num_halves = min(max(place.num_halves - 2 * rank, 0), 2);
     return place;
   }
 
@@ -120,7 +142,6 @@ class WgmmaPlaces {
   }
 
   WgmmaShared shared_;
-  std::uint32_t rank_;
   std::uint32_t slot_ = 0;
   std::uint32_t parity_ = 0;
 };
@@ -131,7 +152,8 @@ __device__ __forceinline__ std::uint32_t take_tile(const WgmmaArgs& args) {
   return static_cast<std::uint32_t>(atomicAdd(args.tiles_taken, 1) + 1);
 }
 
-/// The place of a tile of kCtas CTAs.
+/// The place of a tile of kCtas CTAs. It has no halves if its weights are those of the second CTA
+/// of the tile before.
 template <int kCtas>
 __device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uint32_t tile) {
   constexpr std::uint32_t kPairs = kCtas * kWgmmaPairs;
@@ -139,14 +161,14 @@ __device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uin
   if (tile >= num_blocks * args.num_columns) return {-1, 0, 0, 0};
   const TileAt at = tile_at<8 / kCtas>(tile, num_blocks, args.num_columns);
   const auto first_slot = static_cast<std::int32_t>(at.block * kPairs);
-  const std::uint32_t outputs = args.is_gated ? kWgmmaBoxRows : kWgmmaColumns;
   std::int32_t num_halves = 1;
   for (std::int32_t i = 1; i < 2 * kCtas; ++i) {
     const std::int32_t pair = args.sorted_pairs[first_slot + i * kWgmmaHalf];
     num_halves += pair < args.num_pairs ? 1 : 0;
   }
-  return {first_slot, args.block_experts[at.block], static_cast<std::int32_t>(at.column * outputs),
-          num_halves};
+  if (kCtas > 1 && num_halves <= 2 && at.column % 2 != 0) num_halves = 0;
+  return {first_slot, args.block_experts[at.block],
+          static_cast<std::int32_t>(at.column) * outputs_per_tile(args), num_halves};
 }
 
 __device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
