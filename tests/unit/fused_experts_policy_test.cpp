@@ -209,17 +209,17 @@ TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
   EXPECT_EQ(choose({.tokens = 8}, true), 0U);
   EXPECT_EQ(choose({.tokens = 8, .hidden = 4096}, true), kWgmma);
   EXPECT_EQ(choose({.tokens = 256, .hidden = 4096}, true), kWgmmaOfTwo);
+  EXPECT_EQ(choose({.tokens = 4096, .hidden = 4096}, true), kWgmma);
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), 0U);
-  // Larger calls never go back to smaller tiles.
-  int last = 0;
+  // With more tokens: tiles, wgmma, its clusters, and wgmma without them.
+  std::vector<int> seen;
   for (std::int64_t tokens = 1; tokens <= 1 << 16; ++tokens) {
     const int pairs =
         pairs_per_block(choose({.tokens = tokens, .experts = 64, .hidden = 4096}, true));
-    EXPECT_GE(pairs, last) << tokens << " tokens";
-    last = pairs;
+    if (seen.empty() || seen.back() != pairs) seen.push_back(pairs);
   }
-  EXPECT_EQ(last, 256);
+  EXPECT_EQ(seen, (std::vector<int>{16, 128, 256, 128}));
   // What it cannot read goes to the tiles.
   FusedExpertsProblem problem = problem_of({.tokens = 4096});
   problem.w2 = transposed(problem.w2);

@@ -123,6 +123,7 @@ struct CombineArgs {
   void* output;
   bool ids_are_64_bit;
   bool has_vectors;  ///< the output has whole words of kCombineBytes
+  bool loads_all;    ///< also rows of pairs that do not count, which are not added
   std::int32_t top_k;
   std::int32_t hidden_size;
   std::uint32_t ctas_per_token;
@@ -132,8 +133,10 @@ struct CombineArgs {
   std::int64_t output_stride;
 };
 
-/// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads.
-const void* combine_kernel(bool is_bfloat16);
+/// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads. It loads some rows
+/// at once, one of kCombineRowsAtOnce.
+const void* combine_kernel(bool is_bfloat16, int rows_at_once);
+inline constexpr std::array<int, 3> kCombineRowsAtOnce{2, 4, 8};
 inline constexpr int kCombineThreads = 128;
 inline constexpr int kCombineElements = 8;
 inline constexpr std::uint32_t kCombineBytes = 16;  ///< of these

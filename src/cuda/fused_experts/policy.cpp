@@ -12,12 +12,14 @@ using core::FusedExpertsProblem;
 
 /// The mean number of pairs of an expert from which on a tile is worth its padding.
 constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 12, 32, 128};
-/// The same of the kernels for 9.0a, where sums are long or not, and of their clusters. Where sums
-/// are short, clusters are no faster, and their blocks take more memory.
+/// The same of the kernels for 9.0a, where sums are long or not.
 constexpr std::int64_t kLongSum = 4096;
 constexpr std::int64_t kMinPairsOfWgmma = 12;
 constexpr std::int64_t kMinPairsOfLongWgmma = 2;
-constexpr std::int64_t kMinPairsOfLongClusters = 128;
+/// Where sums are long, clusters are faster from so many pairs per expert on, and below so many:
+/// what their CTAs save by sharing weights, they then lose by waiting for each other.
+constexpr std::int64_t kMinPairsOfClusters = 128;
+constexpr std::int64_t kEndPairsOfClusters = 512;
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -68,7 +70,9 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
   const bool is_long = problem.hidden_size >= kLongSum;
   if (has_wgmma && per_expert >= (is_long ? kMinPairsOfLongWgmma : kMinPairsOfWgmma) &&
       limitation(kWgmma, problem) == nullptr) {
-    return is_long && per_expert >= kMinPairsOfLongClusters ? kWgmmaOfTwo : kWgmma;
+    const bool has_clusters =
+        is_long && per_expert >= kMinPairsOfClusters && per_expert < kEndPairsOfClusters;
+    return has_clusters ? kWgmmaOfTwo : kWgmma;
   }
   ProductStrategy tile = 0;
   while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;

@@ -33,9 +33,12 @@ bool has_wgmma(int device_id) {
          wgmma_gate_up_kernel(true, 1) != nullptr;
 }
 
-Kernel prepared_combine_kernel(bool bfloat16) {
-  static PreparedContexts prepared[2];
-  return {.function = combine_kernel(bfloat16), .prepared = &prepared[bfloat16 ? 1 : 0]};
+Kernel prepared_combine_kernel(bool bfloat16, int top_k) {
+  static PreparedContexts prepared[2][kCombineRowsAtOnce.size()];
+  std::size_t i = 0;
+  while (i + 1 < kCombineRowsAtOnce.size() && kCombineRowsAtOnce[i] < top_k) ++i;
+  return {.function = combine_kernel(bfloat16, kCombineRowsAtOnce[i]),
+          .prepared = &prepared[bfloat16 ? 1 : 0][i]};
 }
 
 Kernel prepared_pairs_kernel() {
@@ -54,7 +57,10 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
   };
   if (Status s = load(prepared_pairs_kernel(), "the experts of pairs"); !s.ok()) return s;
   for (const bool bfloat16 : {false, true}) {
-    if (Status s = load(prepared_combine_kernel(bfloat16), "the sum over slots"); !s.ok()) return s;
+    for (const int top_k : kCombineRowsAtOnce) {
+      const Kernel kernel = prepared_combine_kernel(bfloat16, top_k);
+      if (Status s = load(kernel, "the sum over slots"); !s.ok()) return s;
+    }
     for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
       if (!has_wgmma(device_id)) break;
       for (const int ctas : {1, 2}) {
