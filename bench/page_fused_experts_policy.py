@@ -26,9 +26,9 @@ def _section(result: dict[str, Any]) -> str:
     parts = [
         f"## The implementations of fused_experts on the {result['gpu']}\n",
         "`bench/fused_experts_policy.py` times every implementation that can run a shape, with "
-        "uniform ids in bfloat16. The tables show the policy's choice, and the fastest "
-        f"implementation where the choice takes over {TOLERANCE:.0%} longer: on {num_slower} of "
-        f"{len(rows)} shapes.\n",
+        "uniform ids in bfloat16. The tables show the choice of the policy at the measured commit, "
+        f"and the fastest implementation where the choice takes over {TOLERANCE:.0%} longer: on "
+        f"{num_slower} of {len(rows)} shapes.\n",
         origin(result),
     ]
     for model, of_model in itertools.groupby(rows, key=lambda row: row["model"]):

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the CUDA backend and checks it on the GPU of this machine:
-#   scripts/gpu_check.sh [build|test|experts|python|sanitize|sanitize-experts|bench]
-# Without an argument it runs all in order. The last writes bench/results/<gpu>/ and
+#   scripts/gpu_check.sh [build|test|experts|python|sanitize|sanitize-experts|bench|bench-experts]
+# Without an argument it runs all in order. The last two write bench/results/<gpu>/ and
 # docs/performance.md.
 #
 # Without a network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
@@ -16,13 +16,15 @@ say() { printf 'gpu-check: %s\n' "$*"; }
 
 case $stage in
   all)
-    for each in build test experts python sanitize sanitize-experts bench; do "$0" "$each"; done
+    for each in build test experts python sanitize sanitize-experts bench bench-experts; do
+      "$0" "$each"
+    done
     exit
     ;;
-  build | test | experts | python | sanitize | sanitize-experts | bench) ;;
+  build | test | experts | python | sanitize | sanitize-experts | bench | bench-experts) ;;
   *)
-    say "STAGE: expected build, test, experts, python, sanitize, sanitize-experts or bench," \
-      "got '$stage'" >&2
+    say "STAGE: expected build, test, experts, python, sanitize, sanitize-experts, bench or" \
+      "bench-experts, got '$stage'" >&2
     exit 2
     ;;
 esac
@@ -140,6 +142,20 @@ case $stage in
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"
     "$python" -m tessera bench "${options[@]}"
+    "$python" bench/performance_page.py
+    ;;
+  bench-experts)
+    mkdir -p "$results"
+    run=build/fused_experts.json commit=()
+    [[ -z ${COMMIT:-} ]] || commit=(--commit "$COMMIT")
+    say "timing fused_experts beside the peers that are installed"
+    "$python" -m tessera bench --op fused_experts --device cuda --force --json "$run" "${commit[@]}"
+    "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
+    say "timing its combination and its implementations"
+    "$python" bench/fused_experts_combine.py --json "$results/fused_experts_combine.json" \
+      "${commit[@]}"
+    "$python" bench/fused_experts_policy.py --json "$results/fused_experts_policy.json" \
+      "${commit[@]}"
     "$python" bench/performance_page.py
     ;;
 esac

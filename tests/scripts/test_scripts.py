@@ -153,7 +153,7 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
     """The refusal of an unknown stage lists the stages that exist."""
     done = gpu_check(tmp_path, "polish", {})
     assert done.returncode == 2
-    stages = "build, test, experts, python, sanitize, sanitize-experts or bench"
+    stages = "build, test, experts, python, sanitize, sanitize-experts, bench or bench-experts"
     assert f"expected {stages}, got 'polish'" in done.stderr
 
 

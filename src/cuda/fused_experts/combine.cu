@@ -74,9 +74,14 @@ __device__ __forceinline__ void write(const CombineArgs& args, T* to, int column
   }
 }
 
-/// The registers of a thread allow for a number of CTAs that hides the latency of its loads.
+/// CTAs that share a multiprocessor's registers: enough to hide the latency of what a thread loads.
+constexpr int min_ctas(int rows_at_once) {
+  if (rows_at_once <= 2) return 16;
+  return rows_at_once <= 4 ? 12 : 8;
+}
+
 template <typename T, int kRows>
-__global__ void __launch_bounds__(kCombineThreads, kRows == 2 ? 16 : kRows == 4 ? 12 : 8)
+__global__ void __launch_bounds__(kCombineThreads, min_ctas(kRows))
     combine(const __grid_constant__ CombineArgs args) {
   pdl_launch_dependents();
   constexpr int kSlotsAtOnce = 32;  // one for each lane

@@ -133,8 +133,8 @@ struct CombineArgs {
   std::int64_t output_stride;
 };
 
-/// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads. It loads some rows
-/// at once, one of kCombineRowsAtOnce.
+/// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads. It loads some
+/// rows at once, one of kCombineRowsAtOnce.
 const void* combine_kernel(bool is_bfloat16, int rows_at_once);
 inline constexpr std::array<int, 3> kCombineRowsAtOnce{2, 4, 8};
 inline constexpr int kCombineThreads = 128;
