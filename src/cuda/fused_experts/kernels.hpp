@@ -123,7 +123,7 @@ struct CombineArgs {
   void* output;
   bool ids_are_64_bit;
   bool has_vectors;  ///< the output has whole words of kCombineBytes
-  bool loads_all;    ///< also rows of pairs that do not count, which are not added
+  bool loads_all;    ///< also rows of pairs that do not count, which may never have been written
   std::int32_t top_k;
   std::int32_t hidden_size;
   std::uint32_t ctas_per_token;
