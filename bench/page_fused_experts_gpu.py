@@ -23,6 +23,8 @@ writes to an array that the caller owns.
   time of two plain products of cuBLAS, with a row for each pair of a token and an expert.
 - **grouped_mm** is torch: sort, index, two grouped products, activation, weights, sum.
 - **vllm** is the layer of vLLM in Triton, with the configuration that it has for this GPU.
+- **flashinfer** is the layer of FlashInfer in the CuTe DSL, tuned by its own tuner for each number
+  of tokens, on gate-up weights that were packed before. It adds up in any order.
 - **deep_gemm** is a part of a layer: the two grouped products of DeepGEMM, on rows that were sorted
   and padded before.
 

@@ -1,13 +1,16 @@
 """A GPU for tests of `tessera bench --op fused_experts`: a clock that replays of graphs advance.
 
-The tensors are on the host, and a graph knows its contender alone.
+The tensors are on the host, and a graph knows its contender alone. Engines are modules that call
+the reference.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +18,7 @@ import pytest
 
 from tessera.tools.bench import driver, methods
 from tessera.tools.bench.bandwidth import Bandwidth
-from tessera.tools.bench.ops import fused_experts_cuda
+from tessera.tools.bench.ops import fused_experts_cuda, fused_experts_engines
 from tessera.tools.bench.ops.fused_experts import Shape
 from tessera.tools.bench.ops.fused_experts_cuda import OP, make_problem
 
@@ -79,6 +82,100 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.setattr(fused_experts_cuda, "read_bandwidth", lambda: Bandwidth(1e12, "a test"))
     monkeypatch.setattr(driver, "description", lambda device, commit: {"commit": commit})
     yield state
+
+
+# The engines' modules, which compute what they ought to.
+_ENGINES = {
+    "vllm/__init__.py": "",
+    "vllm/config.py": """
+import contextlib, os
+current = None
+class VllmConfig:
+    pass
+@contextlib.contextmanager
+def set_current_vllm_config(config):
+    global current
+    current = config
+    yield
+    current = None
+""",
+    "vllm/model_executor/layers/fused_moe/fused_moe.py": """
+import os
+import torch
+from vllm import config
+factor, environment = 1.0, dict(os.environ)
+def fused_experts(hidden_states, w1, w2, topk_weights, topk_ids):
+    assert isinstance(config.current, config.VllmConfig)
+    assert topk_weights.dtype == torch.float32 and topk_ids.dtype == torch.int32
+    from tessera.tools.bench.ops.fused_experts import Inputs
+    from tessera.tools.bench.ops.fused_experts_cuda import reference
+    inputs = Inputs(hidden_states, w1, w2, topk_weights, topk_ids)
+    tokens = torch.arange(len(hidden_states))
+    return (factor * reference(inputs, tokens)).to(hidden_states.dtype)
+""",
+    "flashinfer/autotuner/__init__.py": """
+import contextlib
+tuning = []
+@contextlib.contextmanager
+def autotune(tune_mode, *, tuning_buckets):
+    assert tune_mode is True
+    tuning.append(tuning_buckets)
+    yield
+    tuning.append(())
+""",
+    "flashinfer/fused_moe/cute_dsl/sm90_contiguous_gather_grouped_gemm_act_fusion.py": """
+import torch
+packs = 0
+def interleave_up_gate_sm90(w):
+    global packs
+    packs += 1
+    gate, up = w.view(len(w), 2, -1, 32, w.shape[2]).unbind(1)
+    return torch.stack((up, gate), dim=2).reshape(w.shape)
+""",
+    "flashinfer/fused_moe/cute_dsl/sm90_fused_moe.py": """
+factor, untuned = 1.0, 0
+def cute_dsl_fused_moe_bf16(x, experts, scales, w1, w2, num_experts, top_k):
+    global untuned
+    from flashinfer.autotuner import tuning
+    if not tuning or tuning[-1] != (len(x),):
+        untuned += 1
+    import torch
+    from tessera.tools.bench.ops.fused_experts import Inputs
+    from tessera.tools.bench.ops.fused_experts_cuda import reference
+    assert experts.dtype == torch.int32 and scales.dtype == torch.float32
+    assert (num_experts, top_k) == (len(w1), experts.shape[1])
+    up, gate = w1.view(len(w1), -1, 2, 32, w1.shape[2]).unbind(2)
+    w13 = torch.stack((gate, up), dim=1).reshape(w1.shape)
+    output = reference(Inputs(x, w13, w2, scales, experts), torch.arange(len(x)))
+    return (factor * output).to(x.dtype)
+""",
+    "vllm/third_party/deep_gemm/__init__.py": """
+factor = 1.0
+def m_grouped_bf16_gemm_nt_contiguous(a, b, d, m_indices):
+    assert len(a) == len(d) == len(m_indices) and len(a) % 128 == 0
+    for begin in range(0, len(a), 128):
+        block = slice(begin, begin + 128)
+        expert = int(m_indices[begin])
+        assert expert >= 0 and set(m_indices[block].tolist()) <= {expert, -1}
+        d[block] = factor * a[block] @ b[expert].T
+""",
+}
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
+    """Both engines, which compute what they ought to; gives their modules."""
+    for name, text in _ENGINES.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("TESSERA_VLLM", "1")
+    fused_experts_engines.vllm_layer.cache_clear()
+    yield lambda name: __import__(name, fromlist=["x"])
+    fused_experts_engines.vllm_layer.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("vllm", "flashinfer")]:
+        del sys.modules[name]
 
 
 @pytest.fixture

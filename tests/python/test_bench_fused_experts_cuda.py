@@ -9,9 +9,7 @@ advance takes the place of the GPU's events.
 from __future__ import annotations
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,12 +17,12 @@ import numpy as np
 import pytest
 
 import tessera
-from fused_experts_gpu import HOST_OP, TINY, gpu, no_engines  # noqa: F401, they are fixtures
+from fused_experts_gpu import HOST_OP, TINY, engines, gpu, no_engines  # noqa: F401, fixtures
 from tessera.tools.bench import bandwidth, judgement, methods
 from tessera.tools.bench.bandwidth import Bandwidth
 from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
-from tessera.tools.bench.ops import fused_experts_cuda, fused_experts_engines
+from tessera.tools.bench.ops import fused_experts_cuda
 from tessera.tools.bench.ops.fused_experts import Shape, grouped_mm
 from tessera.tools.bench.ops.fused_experts_cuda import (
     ANCHORS,
@@ -39,62 +37,6 @@ from tessera.tools.bench.ops.fused_experts_engines import padded_places
 from tessera.tools.bench.requests import report_requests
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
-
-VLLM = {
-    "vllm/__init__.py": "",
-    "vllm/config.py": """
-import contextlib, os
-current = None
-class VllmConfig:
-    pass
-@contextlib.contextmanager
-def set_current_vllm_config(config):
-    global current
-    current = config
-    yield
-    current = None
-""",
-    "vllm/model_executor/layers/fused_moe/fused_moe.py": """
-import os
-import torch
-from vllm import config
-factor, environment = 1.0, dict(os.environ)
-def fused_experts(hidden_states, w1, w2, topk_weights, topk_ids):
-    assert isinstance(config.current, config.VllmConfig)
-    assert topk_weights.dtype == torch.float32 and topk_ids.dtype == torch.int32
-    from tessera.tools.bench.ops.fused_experts import Inputs
-    from tessera.tools.bench.ops.fused_experts_cuda import reference
-    inputs = Inputs(hidden_states, w1, w2, topk_weights, topk_ids)
-    tokens = torch.arange(len(hidden_states))
-    return (factor * reference(inputs, tokens)).to(hidden_states.dtype)
-""",
-    "vllm/third_party/deep_gemm/__init__.py": """
-factor = 1.0
-def m_grouped_bf16_gemm_nt_contiguous(a, b, d, m_indices):
-    assert len(a) == len(d) == len(m_indices) and len(a) % 128 == 0
-    for begin in range(0, len(a), 128):
-        block = slice(begin, begin + 128)
-        expert = int(m_indices[begin])
-        assert expert >= 0 and set(m_indices[block].tolist()) <= {expert, -1}
-        d[block] = factor * a[block] @ b[expert].T
-""",
-}
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
-    """Both engines, which compute what they ought to; gives their modules."""
-    for name, text in VLLM.items():
-        file = tmp_path / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("TESSERA_VLLM", "1")
-    fused_experts_engines.vllm_layer.cache_clear()
-    yield lambda name: __import__(name, fromlist=["x"])
-    fused_experts_engines.vllm_layer.cache_clear()
-    for name in [name for name in sys.modules if name.partition(".")[0] == "vllm"]:
-        del sys.modules[name]
 
 
 def measured(*shapes: Shape, **options: Any) -> Any:
@@ -130,6 +72,7 @@ def test_every_contender_is_checked_and_timed(
         "dense": "related",
         "grouped_mm": "peer",
         "vllm": "peer",
+        "flashinfer": "peer",
         "deep_gemm": "part",
     }
     assert document["contenders"]["grouped_mm"]["version"] == torch.__version__
@@ -161,10 +104,22 @@ def test_vllm_is_called_as_it_is_without_tessera_in_it(
     assert module.environment["VLLM_LOGGING_LEVEL"] == "ERROR"
 
 
+def test_flashinfer_is_tuned_for_each_number_of_tokens_before_it_is_timed(
+    gpu: SimpleNamespace, engines: Callable[[str], Any]
+) -> None:
+    document = measured(*TINY[1:3], peers=["flashinfer"])
+    assert all("flashinfer" in row["us"] for row in document["rows"])
+    tuning = engines("flashinfer.autotuner").tuning
+    assert tuning == [(5,), (), (1024,), ()]
+    # The other calls of these shapes found their sizes tuned.
+    assert engines("flashinfer.fused_moe.cute_dsl.sm90_fused_moe").untuned > 0
+
+
 @pytest.mark.parametrize(
     ("name", "module"),
     [
         ("vllm", "vllm.model_executor.layers.fused_moe.fused_moe"),
+        ("flashinfer", "flashinfer.fused_moe.cute_dsl.sm90_fused_moe"),
         ("deep_gemm", "vllm.third_party.deep_gemm"),
     ],
 )
@@ -190,18 +145,21 @@ def test_an_engine_that_fails_does_not_stop_the_others(
     (row,) = measured(TINY[2])["rows"]
     why = "RuntimeError: nvcc is missing"
     assert row["refusals"] == {"deep_gemm": why, "vllm": why}
-    assert set(row["us"]) == {"tessera", "weights", "dense", "grouped_mm"}
+    assert set(row["us"]) == {"tessera", "weights", "dense", "grouped_mm", "flashinfer"}
 
 
 def test_absent_engines_say_so_and_peers_are_chosen(gpu: SimpleNamespace, no_engines: None) -> None:
     document = measured(TINY[0])
     reasons = {name: one["unavailable"] for name, one in document["contenders"].items()}
     assert reasons["vllm"] == "vllm is not installed"
+    assert reasons["flashinfer"] == "flashinfer is not installed"
     assert reasons["deep_gemm"] == "deep_gemm is not installed"
     document = measured(TINY[0], peers=["grouped_mm"])
     assert list(document["contenders"]) == ["tessera", "weights", "dense", "grouped_mm"]
     assert list(measured(TINY[0], peers=[])["contenders"]) == ["tessera", "weights", "dense"]
-    with pytest.raises(ValueError, match="expected some of deep_gemm, grouped_mm, vllm, got x"):
+    with pytest.raises(
+        ValueError, match="expected some of deep_gemm, flashinfer, grouped_mm, vllm, got x"
+    ):
         measured(TINY[0], peers=["x"])
 
 

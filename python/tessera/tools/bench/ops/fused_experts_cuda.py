@@ -23,6 +23,7 @@ from tessera.tools.bench.ops.fused_experts_engines import (
     GroupedProducts,
     deep_gemm_products,
     engine_version,
+    flashinfer_layer,
     missing_engine,
     vllm_layer,
 )
@@ -53,7 +54,7 @@ ANCHORS = [
 
 METHODS = ("burst", "sustained")
 FLOORS = ("weights", "dense")
-LAYERS = ("grouped_mm", "vllm")
+LAYERS = ("grouped_mm", "vllm", "flashinfer")
 PARTS = ("deep_gemm",)
 
 # Up to so many tokens a graph has this many calls with different ids, so that the caches do not
@@ -299,10 +300,9 @@ def contenders(device: str) -> list[Contender]:
         found.append(_layer("grouped_mm", _torch_grouped_mm))
     else:
         found.append(absent("grouped_mm", "peer", "needs torch 2.10 or newer"))
-    if why := missing_engine("vllm"):
-        found.append(absent("vllm", "peer", why))
-    else:
-        found.append(_layer("vllm", vllm_layer))
+    for name, function_of in (("vllm", vllm_layer), ("flashinfer", flashinfer_layer)):
+        why = missing_engine(name)
+        found.append(absent(name, "peer", why) if why else _layer(name, function_of))
     if why := missing_engine("deep_gemm"):
         found.append(absent("deep_gemm", "part", why))
     else:

@@ -22,14 +22,18 @@ def missing_engine(name: str) -> str:
     """Why an engine cannot be called; empty if it is installed. Imports nothing."""
     if name == "deep_gemm" and _deep_gemm_module():
         return ""
-    if name == "vllm" and importlib.util.find_spec("vllm") is not None:
+    if name in ("vllm", "flashinfer") and importlib.util.find_spec(name) is not None:
         return ""
     return f"{name} is not installed"
 
 
 def engine_version(name: str) -> str:
     """The version of the package that a peer comes from, as far as it is known without it."""
-    package = {"grouped_mm": "torch", "deep_gemm": _deep_gemm_module().partition(".")[0]}
+    package = {
+        "grouped_mm": "torch",
+        "flashinfer": "flashinfer-python",
+        "deep_gemm": _deep_gemm_module().partition(".")[0],
+    }
     try:
         version = importlib.metadata.version(package.get(name, name) or name)
     except importlib.metadata.PackageNotFoundError:
@@ -63,6 +67,44 @@ def vllm_layer() -> Callable[[Inputs], Any]:
             return module.fused_experts(
                 inputs.x, inputs.w13, inputs.w2, inputs.topk_weights, inputs.topk_ids
             )
+
+    return layer
+
+
+def flashinfer_layer() -> Callable[[Inputs], Any]:
+    """The layer of FlashInfer in the CuTe DSL, with its own defaults, as its tuner leaves it.
+
+    The first call for a number of tokens compiles and tunes its kernels for this number, which
+    takes from seconds to minutes. The gate-up weights are packed for it before.
+    """
+    folder = "flashinfer.fused_moe.cute_dsl"
+    module = importlib.import_module(f"{folder}.sm90_fused_moe")
+    gate_up = importlib.import_module(f"{folder}.sm90_contiguous_gather_grouped_gemm_act_fusion")
+    autotune = importlib.import_module("flashinfer.autotuner").autotune
+    tuned: set[int] = set()
+    packed: dict[int, Any] = {}
+
+    def layer(inputs: Inputs) -> Any:
+        (num_tokens, top_k), num_experts = inputs.topk_ids.shape, inputs.w13.shape[0]
+        if id(inputs.w13) not in packed:
+            packed[id(inputs.w13)] = gate_up.interleave_up_gate_sm90(inputs.w13)
+
+        def run() -> Any:
+            return module.cute_dsl_fused_moe_bf16(
+                inputs.x,
+                inputs.topk_ids,
+                inputs.topk_weights,
+                packed[id(inputs.w13)],
+                inputs.w2,
+                num_experts,
+                top_k,
+            )
+
+        if num_tokens in tuned:
+            return run()
+        tuned.add(num_tokens)
+        with autotune(True, tuning_buckets=(num_tokens,)):
+            return run()
 
     return layer
 
