@@ -111,17 +111,19 @@ TEST_P(OpOutOfMemory, OfMalformedCallsInC) {
 TEST_P(OpOutOfMemory, OfQueriesInC) {
   const contract::CaseArguments made = full_arguments(contract());
   NamedCall named(op(), made.args.get(), Context{});
-  named.args.workspace_bytes = 12345;
-  const auto untouched = [&] { return named.args.workspace_bytes == 12345; };
+  constexpr std::size_t kBefore = 12345;
+  const auto query = [&] {
+    named.args.workspace_bytes = kBefore;  // which a query that succeeded has written
+    return tessera_query(&named.args);
+  };
+  const auto untouched = [&] { return named.args.workspace_bytes == kBefore; };
   named.args.implementation = "cpu/magic";
-  EXPECT_GT(expect_no_exception(
-                "unknown implementation", name(), StatusCode::kUnsupported,
-                [&] { return tessera_query(&named.args); }, untouched),
+  EXPECT_GT(expect_no_exception("unknown implementation", name(), StatusCode::kUnsupported, query,
+                                untouched),
             0);
   EXPECT_TRUE(untouched());
   named.args.implementation = nullptr;
-  expect_no_exception(
-      "query", name(), StatusCode::kOk, [&] { return tessera_query(&named.args); }, untouched);
+  expect_no_exception("query", name(), StatusCode::kOk, query, untouched);
 }
 
 TEST_P(OpOutOfMemory, OfQueries) {

@@ -31,22 +31,8 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "h200").mkdir()
     for name in ("cpu.json", "cpu_python.json", "h200/peers.json"):
         (tmp_path / name).write_text((ROOT / "bench/results" / name).read_text())
-    names = (
-        "page_text",
-        "page_cpu",
-        "page_expert_product",
-        "page_fused_experts",
-        "page_fused_experts_gpu",
-        "page_h200",
-        "page_inspection",
-        "page_ops",
-        "page_reports",
-        "page_speed",
-        "page_strategies",
-        "page_tuning",
-        "page_verdicts",
-        "performance_page",
-    )
+    names = [file.stem for file in sorted((ROOT / "bench").glob("page_*.py"))]
+    names.append("performance_page")
     modules = {name: importlib.import_module(name) for name in names}
     for name in ("page_text", "performance_page"):
         monkeypatch.setattr(modules[name], "RESULTS", tmp_path)
