@@ -38,7 +38,8 @@ inline constexpr std::uint32_t kWgmmaResultStride = kWgmmaBoxRows * 2 + kWordByt
 inline constexpr std::uint32_t kWgmmaWarpBytes = 16 * kWgmmaResultStride;
 inline constexpr std::uint32_t kWgmmaConsumerWarps = 8;
 
-/// The tile of a CTA: up to two halves of kWgmmaHalf pairs of an expert, and the first output.
+/// The tile of a CTA or of a cluster: up to two halves of kWgmmaHalf pairs of an expert for each
+/// CTA, and the first output.
 struct WgmmaPlace {
   std::int32_t first_slot;  ///< -1: no tile is left
   std::int32_t expert;

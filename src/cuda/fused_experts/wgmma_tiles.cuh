@@ -152,8 +152,8 @@ __device__ __forceinline__ std::uint32_t take_tile(const WgmmaArgs& args) {
   return static_cast<std::uint32_t>(atomicAdd(args.tiles_taken, 1) + 1);
 }
 
-/// The place of a tile of kCtas CTAs. It has no halves if its weights are those of the second CTA
-/// of the tile before.
+/// The place of a tile of kCtas CTAs. It has no halves if the cluster that takes the column before,
+/// of the same block, computes it too.
 template <int kCtas>
 __device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uint32_t tile) {
   constexpr std::uint32_t kPairs = kCtas * kWgmmaPairs;
