@@ -22,41 +22,29 @@ __device__ __forceinline__ bool counts(const CombineArgs& args, std::uint32_t to
   return expert >= 0 && expert < args.num_experts;
 }
 
-/// Rows of one word each that a thread has loaded before it uses the first, and their slots.
-template <int kRows>
-struct Rows {
-  uint4 words[kRows];
-  unsigned slots[kRows];  ///< one bit each, or none
-
-  /// Loads the rows of the first kRows slots of `slots_left`, or as many as there are, and returns
-  /// the rest.
-  template <typename T>
-  __device__ __forceinline__ unsigned load(const T* column, std::int64_t row_stride,
-                                           unsigned slots_left, bool has_column) {
+/// Adds the rows of the first kRowsAtOnce slots of `counting`, or as many as there are, and returns
+/// the rest. All rows are loaded before the first is used.
+template <int kRowsAtOnce, typename T>
+__device__ __forceinline__ unsigned add_rows(const T* column, std::int64_t row_stride,
+                                             unsigned counting, float (&sums)[kCombineElements]) {
+  uint4 words[kRowsAtOnce];
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      slots[i] = slots_left & (0U - slots_left);
-      slots_left ^= slots[i];
-      words[i] = make_uint4(0, 0, 0, 0);
-      if (slots[i] == 0 || !has_column) continue;
-      const int slot = 31 - __clz(static_cast<int>(slots[i]));
-      words[i] = *reinterpret_cast<const uint4*>(column + slot * row_stride);
-    }
-    return slots_left;
+  for (int i = 0; i < kRowsAtOnce; ++i) {
+    // Zeros change nothing: no sum is -0.
+    words[i] = make_uint4(0, 0, 0, 0);
+    if (counting == 0) continue;
+    const int slot = __ffs(static_cast<int>(counting)) - 1;
+    counting &= counting - 1;
+    words[i] = *reinterpret_cast<const uint4*>(column + slot * row_stride);
   }
-
-  /// Adds those whose slots count.
-  template <typename T>
-  __device__ __forceinline__ void add(unsigned counting, float (&sums)[kCombineElements]) const {
 #pragma unroll
-    for (int i = 0; i < kRows; ++i) {
-      if ((counting & slots[i]) == 0) continue;
-      const auto& word = reinterpret_cast<const Word<T>&>(words[i]);
+  for (int i = 0; i < kRowsAtOnce; ++i) {
+    const auto& word = reinterpret_cast<const Word<T>&>(words[i]);
 #pragma unroll
-      for (int j = 0; j < kCombineElements; ++j) sums[j] += to_float(word.elements[j]);
-    }
+    for (int j = 0; j < kCombineElements; ++j) sums[j] += to_float(word.elements[j]);
   }
-};
+  return counting;
+}
 
 template <typename T>
 __device__ __forceinline__ void write(const CombineArgs& args, T* to, int column,
@@ -74,14 +62,19 @@ __device__ __forceinline__ void write(const CombineArgs& args, T* to, int column
   }
 }
 
-/// CTAs that share a multiprocessor's registers: enough to hide the latency of what a thread loads.
+/// CTAs that share a multiprocessor's registers. Few loads of a thread hide their latency only if
+/// all threads that fit are there: 2048, or 1536 on devices such as 8.6 and 12.0.
 constexpr int min_ctas(int rows_at_once) {
-  if (rows_at_once <= 2) return 16;
-  return rows_at_once <= 4 ? 12 : 8;
+  if (rows_at_once > kFewSlots) return 0;  // left to the compiler
+#if __CUDA_ARCH__ == 800 || (__CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200)
+  return 2048 / kCombineThreads;
+#else
+  return 1536 / kCombineThreads;
+#endif
 }
 
-template <typename T, int kRows>
-__global__ void __launch_bounds__(kCombineThreads, min_ctas(kRows))
+template <typename T, int kRowsAtOnce>
+__global__ void __launch_bounds__(kCombineThreads, min_ctas(kRowsAtOnce))
     combine(const __grid_constant__ CombineArgs args) {
   pdl_launch_dependents();
   constexpr int kSlotsAtOnce = 32;  // one for each lane
@@ -94,15 +87,10 @@ __global__ void __launch_bounds__(kCombineThreads, min_ctas(kRows))
   pdl_wait();
   float sums[kCombineElements] = {};
   for (int first = 0; first < args.top_k; first += kSlotsAtOnce) {
-    const bool is_counting = counts(args, token, first + static_cast<int>(threadIdx.x) % 32);
-    const int num_slots = min(args.top_k - first, kSlotsAtOnce);
-    // Where nearly all slots count, rows are loaded without waiting for their ids.
-    unsigned left = args.loads_all ? kAllLanes >> (kSlotsAtOnce - num_slots)
-                                   : __ballot_sync(kAllLanes, is_counting);
-    while (left != 0) {
-      Rows<kRows> rows;
-      left = rows.load(from, args.row_stride, left, has_column);
-      rows.template add<T>(__ballot_sync(kAllLanes, is_counting), sums);
+    const int slot = first + static_cast<int>(threadIdx.x) % 32;
+    unsigned counting = __ballot_sync(kAllLanes, counts(args, token, slot));
+    while (has_column && counting != 0) {
+      counting = add_rows<kRowsAtOnce>(from, args.row_stride, counting, sums);
     }
     from += kSlotsAtOnce * args.row_stride;
   }
@@ -111,21 +99,15 @@ __global__ void __launch_bounds__(kCombineThreads, min_ctas(kRows))
 }
 
 template <typename T>
-const void* kernel_of(int rows_at_once) {
-  switch (rows_at_once) {
-    case 2:
-      return reinterpret_cast<const void*>(&combine<T, 2>);
-    case 4:
-      return reinterpret_cast<const void*>(&combine<T, 4>);
-    default:
-      return reinterpret_cast<const void*>(&combine<T, 8>);
-  }
+const void* kernel_of(bool has_few_slots) {
+  return has_few_slots ? reinterpret_cast<const void*>(&combine<T, kFewSlots>)
+                       : reinterpret_cast<const void*>(&combine<T, 8>);
 }
 
 }  // namespace
 
-const void* combine_kernel(bool is_bfloat16, int rows_at_once) {
-  return is_bfloat16 ? kernel_of<__nv_bfloat16>(rows_at_once) : kernel_of<__half>(rows_at_once);
+const void* combine_kernel(bool is_bfloat16, bool has_few_slots) {
+  return is_bfloat16 ? kernel_of<__nv_bfloat16>(has_few_slots) : kernel_of<__half>(has_few_slots);
 }
 
 }  // namespace tessera::cuda

@@ -123,7 +123,6 @@ struct CombineArgs {
   void* output;
   bool ids_are_64_bit;
   bool has_vectors;  ///< the output has whole words of kCombineBytes
-  bool loads_all;    ///< also rows of pairs that do not count, which may never have been written
   std::int32_t top_k;
   std::int32_t hidden_size;
   std::uint32_t ctas_per_token;
@@ -133,10 +132,10 @@ struct CombineArgs {
   std::int64_t output_stride;
 };
 
-/// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads. It loads some
-/// rows at once, one of kCombineRowsAtOnce.
-const void* combine_kernel(bool is_bfloat16, int rows_at_once);
-inline constexpr std::array<int, 3> kCombineRowsAtOnce{2, 4, 8};
+/// A thread for kCombineElements elements of a token, in CTAs of kCombineThreads. With at most
+/// kFewSlots slots there is a kernel with fewer registers.
+const void* combine_kernel(bool is_bfloat16, bool has_few_slots);
+inline constexpr int kFewSlots = 2;
 inline constexpr int kCombineThreads = 128;
 inline constexpr int kCombineElements = 8;
 inline constexpr std::uint32_t kCombineBytes = 16;  ///< of these

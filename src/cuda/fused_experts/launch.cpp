@@ -259,8 +259,6 @@ class Chunk {
     args.has_vectors = problem_.hidden_size % kCombineElements == 0 &&
                        problem_.output_stride % kCombineElements == 0 &&
                        reinterpret_cast<std::uintptr_t>(problem_.output) % kCombineBytes == 0;
-    // With a map, most pairs may belong to other devices.
-    args.loads_all = problem_.expert_map == nullptr;
     args.top_k = static_cast<std::int32_t>(problem_.top_k);
     args.hidden_size = static_cast<std::int32_t>(problem_.hidden_size);
     constexpr std::int64_t kPerCta = std::int64_t{kCombineThreads} * kCombineElements;
@@ -270,7 +268,7 @@ class Chunk {
     args.num_experts = problem_.num_experts;
     args.row_stride = padded_row(problem_.hidden_size);
     args.output_stride = problem_.output_stride;
-    return launch(prepared_combine_kernel(is_bfloat16(problem_), args.top_k),
+    return launch(prepared_combine_kernel(is_bfloat16(problem_), args.top_k <= kFewSlots),
                   problem_.num_tokens * args.ctas_per_token, kCombineThreads, 0, &args,
                   "the sum over slots");
   }

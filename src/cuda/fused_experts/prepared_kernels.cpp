@@ -33,12 +33,10 @@ bool has_wgmma(int device_id) {
          wgmma_gate_up_kernel(true, 1) != nullptr;
 }
 
-Kernel prepared_combine_kernel(bool bfloat16, int top_k) {
-  static PreparedContexts prepared[2][kCombineRowsAtOnce.size()];
-  std::size_t i = 0;
-  while (i + 1 < kCombineRowsAtOnce.size() && kCombineRowsAtOnce[i] < top_k) ++i;
-  return {.function = combine_kernel(bfloat16, kCombineRowsAtOnce[i]),
-          .prepared = &prepared[bfloat16 ? 1 : 0][i]};
+Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots) {
+  static PreparedContexts prepared[2][2];
+  return {.function = combine_kernel(bfloat16, has_few_slots),
+          .prepared = &prepared[bfloat16 ? 1 : 0][has_few_slots ? 1 : 0]};
 }
 
 Kernel prepared_pairs_kernel() {
@@ -57,8 +55,8 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
   };
   if (Status s = load(prepared_pairs_kernel(), "the experts of pairs"); !s.ok()) return s;
   for (const bool bfloat16 : {false, true}) {
-    for (const int top_k : kCombineRowsAtOnce) {
-      const Kernel kernel = prepared_combine_kernel(bfloat16, top_k);
+    for (const bool has_few_slots : {false, true}) {
+      const Kernel kernel = prepared_combine_kernel(bfloat16, has_few_slots);
       if (Status s = load(kernel, "the sum over slots"); !s.ok()) return s;
     }
     for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {

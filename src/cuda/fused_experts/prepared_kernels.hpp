@@ -15,7 +15,7 @@ enum class ProductKind : std::uint8_t { kGateUp, kDown };
 Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
                                std::size_t tile);
 Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, int ctas_per_cluster);
-Kernel prepared_combine_kernel(bool bfloat16, int top_k);
+Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots);
 Kernel prepared_pairs_kernel();
 
 /// Whether the device can run the kernels for 9.0a, and this build has them.
