@@ -12,10 +12,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import statistics
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from gpu_program import options_of
 
 import tessera
 from tessera.tools.bench.machine import description
@@ -48,20 +48,27 @@ def times(events: Iterable[Event]) -> dict[str, float]:
     """The medians of the combinations' and the copy's microseconds per call.
 
     Raises:
-        ValueError: the trace does not have as many copies as there were calls.
+        ValueError: the trace does not have all copies, or as many combinations of each call.
     """
-    combine, copy, product_end = [0.0], [], 0.0
+    # A call has a combination for each chunk of its tokens, and a copy after it.
+    combinations: list[list[float]] = [[]]
+    copies, product_end = [], 0.0
     for event in sorted(events, key=lambda event: event.end):
         if "product" in event.name:
             product_end = event.end
-        elif "combine" in event.name:  # one for each chunk of the call's tokens
-            combine[-1] += event.end - max(product_end, event.begin)
+        elif "combine" in event.name:
+            combinations[-1].append(event.end - max(product_end, event.begin))
         elif "Memcpy DtoD" in event.name:
-            copy.append(event.end - event.begin)
-            combine.append(0.0)
-    if len(copy) != _CALLS or not all(combine[:-1]):
-        raise ValueError(f"expected {_CALLS} calls and copies in the trace, got {len(copy)} copies")
-    return {"combine": statistics.median(combine[:-1]), "copy": statistics.median(copy)}
+            copies.append(event.end - event.begin)
+            combinations.append([])
+    numbers = {len(of_call) for of_call in combinations[:-1]}
+    if len(copies) != _CALLS or len(numbers) != 1 or 0 in numbers:
+        raise ValueError(
+            f"expected {_CALLS} calls and copies in the trace, got {len(copies)} copies and "
+            f"{sorted(numbers)} combinations per call"
+        )
+    combine = statistics.median(map(sum, combinations[:-1]))
+    return {"combine": combine, "copy": statistics.median(copies)}
 
 
 def measure(shape: Shape) -> dict[str, Any]:
@@ -95,22 +102,7 @@ def measure(shape: Shape) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="where to write the results, bench/results/<gpu>/fused_experts_combine.json for the "
-        "performance page; is overwritten",
-    )
-    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
-    options = parser.parse_args()
-    try:
-        import torch
-    except ImportError:
-        sys.exit("fused_experts_combine: expected torch, which is not installed")
-    if not torch.cuda.is_available():
-        sys.exit("fused_experts_combine: expected a CUDA device, torch finds none")
-    about = description("cuda", options.commit) | {"methods": {"trace": METHOD}}
+    options = options_of(parser, "fused_experts_combine.json")
     rows = []
     for model, sizes in MODELS.items():
         for num_tokens in TOKENS:
@@ -122,7 +114,8 @@ def main() -> None:
                 flush=True,
             )
     if options.json:
-        write_results(options.json, about | {"rows": rows})
+        about = description("cuda", options.commit)  # with the clock of a GPU that works
+        write_results(options.json, about | {"methods": {"trace": METHOD}, "rows": rows})
         print(f"wrote {options.json}")
 
 

@@ -14,8 +14,9 @@ import os
 import sys
 import timeit
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from gpu_program import options_of
 
 import tessera
 from tessera._op import Op
@@ -181,21 +182,6 @@ def _models(text: str) -> list[str]:
     return found
 
 
-def _require_gpu() -> None:
-    """End the program where nothing can be measured."""
-    try:
-        import torch
-    except ImportError:
-        sys.exit("fused_experts_policy: expected torch, which is not installed")
-    if not torch.cuda.is_available():
-        sys.exit("fused_experts_policy: expected a CUDA device, torch finds none")
-    if name := os.environ.get("TESSERA_IMPL"):
-        sys.exit(
-            "fused_experts_policy: TESSERA_IMPL: expected it unset, because it takes the policy's "
-            f"place, got {name}"
-        )
-
-
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -209,18 +195,12 @@ def main() -> None:
         metavar="NAME,...",
         help=f"default: {', '.join(MODELS)}",
     )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="where to write the results, bench/results/<gpu>/fused_experts_policy.json for the "
-        "performance page; is overwritten",
-    )
-    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
-    options = parser.parse_args()
-    if options.json and options.json.is_dir():
-        parser.error(f"--json: expected a file, got the folder {options.json}")
-    _require_gpu()
+    options = options_of(parser, "fused_experts_policy.json")
+    if name := os.environ.get("TESSERA_IMPL"):
+        sys.exit(
+            "fused_experts_policy: TESSERA_IMPL: expected it unset, because it takes the policy's "
+            f"place, got {name}"
+        )
     about = description("cuda", options.commit) | {"methods": {"burst": MEANINGS["burst"]}}
     rows: list[dict[str, Any]] = []
     # The shapes of a model are neighbours, since only the last weights are kept.

@@ -1,13 +1,13 @@
 """`tessera bench --op fused_experts`: its problems, peers and bounds, and its part of the page."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import tessera
+from bench_modules import modules  # noqa: F401, it is a fixture
 from tessera.cli.main import main
 from tessera.tools.bench import calls, methods
 from tessera.tools.bench.contender import HOST_LIBRARY, TimedCall, native_library
@@ -25,7 +26,6 @@ from tessera.tools.bench.ops.fused_experts import NEAR, OP, SHAPES, Shape
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-BENCH = Path(__file__).parents[2] / "bench"
 SHORT = Effort(repetitions=1, min_seconds=0.0)
 TINY = [Shape("tiny", 8, 2, 64, 32, dtype, tokens) for dtype in NEAR for tokens in (1, 5)]
 
@@ -239,16 +239,9 @@ def test_long_calls_are_repeated_less_often(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The module of the page's part, which reads results in `tmp_path`."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    module = importlib.import_module("page_fused_experts")
-    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
-    yield module
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def page(modules: Callable[[str], Any]) -> Any:
+    """The module of the page's part."""
+    return modules("page_fused_experts")
 
 
 def rows(us: dict[str, float], **changes: Any) -> dict[str, Any]:

@@ -1,34 +1,21 @@
 """`bench/fused_experts_combine.py`, as far as it goes without a GPU, and its part of the page."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench_modules import modules  # noqa: F401, it is a fixture
 from fused_experts_gpu import TINY
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 torch = pytest.importorskip("torch", reason="torch is not installed")
-
-
-@pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
-    """Modules of bench/ by their name; the page reads results in `tmp_path`."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    importlib.import_module("page_text")
-    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 def trace(script: Any, num_chunks: int) -> list[Any]:
@@ -54,9 +41,10 @@ def test_a_combination_lasts_from_the_end_of_the_product(
     assert us == pytest.approx({"combine": 10.0 * num_chunks, "copy": 7.0})
 
 
-def test_a_trace_has_to_be_complete(modules: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("num_chunks", [1, 3])
+def test_a_trace_has_to_be_complete(modules: Callable[[str], Any], num_chunks: int) -> None:
     script = modules("fused_experts_combine")
-    events = trace(script, 1)
+    events = trace(script, num_chunks)
     copies = [event for event in events if "Memcpy" in event.name]
     for missing in (copies[:1], [events[0]]):
         with pytest.raises(ValueError, match=r"^expected 20 calls and copies in the trace, got"):
@@ -68,8 +56,17 @@ def test_the_bytes_are_the_rows_of_pairs_and_of_tokens(modules: Callable[[str], 
     assert modules("fused_experts_combine").num_bytes(TINY[2]) == 1024 * 3 * 64 * 2
 
 
-def test_what_is_refused(modules: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_refused(
+    modules: Callable[[str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     script = modules("fused_experts_combine")
+    monkeypatch.setattr(sys, "argv", ["fused_experts_combine.py", "--json", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        script.main()
+    assert f"--json: expected a file, got the folder {tmp_path}" in capsys.readouterr().err
     monkeypatch.setattr(sys, "argv", ["fused_experts_combine.py"])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="expected a CUDA device, torch finds none"):

@@ -1,21 +1,22 @@
 """Results of `fused_experts` on a GPU: runs that are merged, and their part of the page."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench_modules import BENCH, modules  # noqa: F401, it is a fixture
 from tessera.tools.bench.ops.fused_experts_cuda import TABLE
 
-BENCH = Path(__file__).parents[2] / "bench"
 SHAPES = {shape.name: shape for shape in TABLE}
 QWEN, LONG = "Qwen3-30B-A3B bfloat16/64", "Qwen3-30B-A3B bfloat16/16384"
 MIXTRAL = "Mixtral-8x7B bfloat16/1024"
@@ -26,21 +27,14 @@ ALL = {**OURS, "grouped_mm": 900.0, "vllm": 500.0, "deep_gemm": 380.0}
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The module of the page's part, which reads results in `tmp_path`."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    module = importlib.import_module("page_fused_experts_gpu")
-    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
-    yield module
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def page(modules: Callable[[str], Any]) -> Any:
+    """The module of the page's part."""
+    return modules("page_fused_experts_gpu")
 
 
 @pytest.fixture
-def merged(page: Any) -> Any:
-    return importlib.import_module("merge_fused_experts").merged
+def merged(modules: Callable[[str], Any]) -> Any:
+    return modules("merge_fused_experts").merged
 
 
 def row(shape: str, us: dict[str, float], *methods: str, **changes: Any) -> dict[str, Any]:

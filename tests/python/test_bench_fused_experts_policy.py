@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,25 +15,11 @@ from typing import Any
 import pytest
 
 import tessera
+from bench_modules import BENCH, modules  # noqa: F401, it is a fixture
 from fused_experts_gpu import TINY, gpu, on_host  # noqa: F401, it is a fixture
 from tessera.tools.bench.ops.fused_experts_cuda import MODELS
 
-BENCH = Path(__file__).parents[2] / "bench"
-
 torch = pytest.importorskip("torch", reason="torch is not installed")
-
-
-@pytest.fixture
-def modules(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
-    """Modules of bench/ by their name; the page reads results in `tmp_path`."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    importlib.import_module("page_text")
-    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
-    yield importlib.import_module
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 @pytest.fixture

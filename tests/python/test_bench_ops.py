@@ -1,14 +1,14 @@
 """Ops besides `align_block_size` in the benchmark, on the CPU, and on the performance page."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import io
 import json
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +18,7 @@ import pytest
 from rich.console import Console
 
 import tessera
+from bench_modules import modules  # noqa: F401, it is a fixture
 from tessera.tools.bench import cuda
 from tessera.tools.bench.calls import CallProblem, call_contenders
 from tessera.tools.bench.contender import Contender, TimedCall
@@ -28,7 +29,6 @@ from tessera.tools.bench.ops import OPS
 from tessera.tools.bench.ops.align_block_size import REPORTING
 from tessera.tools.bench.report import print_report
 
-BENCH = Path(__file__).parents[2] / "bench"
 SHORT = Effort(repetitions=1, min_seconds=0.0)
 OTHERS = [OPS["batched_align_block_size"], OPS["lora_align_block_size"]]
 
@@ -241,16 +241,9 @@ def test_documents_of_one_file_are_joined() -> None:
 
 
 @pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """The module of the page's part, which reads results in `tmp_path`."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    module = importlib.import_module("page_ops")
-    monkeypatch.setattr(sys.modules["page_text"], "RESULTS", tmp_path)
-    yield module
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+def page(modules: Callable[[str], Any]) -> Any:
+    """The module of the page's part."""
+    return modules("page_ops")
 
 
 def document(kinds: dict[str, str], us: dict[str, Any], *methods: str) -> dict[str, Any]:

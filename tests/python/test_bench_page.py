@@ -1,5 +1,7 @@
 """docs/performance.md from made-up results: every section, verdicts, losses, notes, the picture."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
 import dataclasses
@@ -7,12 +9,13 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench_modules import modules  # noqa: F401, it is a fixture
 from tessera.tools.bench.driver import Request
 from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.requests import report_requests
@@ -25,20 +28,12 @@ KINDS = {"tessera": "tessera", "textbook": "peer", "floor/1": "floor", "empty ke
 
 
 @pytest.fixture
-def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def page(modules: Callable[[str], Any], tmp_path: Path) -> Any:
     """The generator's module, with results in `tmp_path`, which holds the CPU's and the peers'."""
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
     (tmp_path / "h200").mkdir()
     for name in ("cpu.json", "cpu_python.json", "h200/peers.json"):
         (tmp_path / name).write_text((ROOT / "bench/results" / name).read_text())
-    names = [file.stem for file in sorted((ROOT / "bench").glob("page_*.py"))]
-    names.append("performance_page")
-    modules = {name: importlib.import_module(name) for name in names}
-    for name in ("page_text", "performance_page"):
-        monkeypatch.setattr(modules[name], "RESULTS", tmp_path)
-    yield modules["performance_page"]
-    for name in names:
-        del sys.modules[name]
+    return modules("performance_page")
 
 
 # One time by every method, or times by method.
