@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -212,6 +213,11 @@ TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
   EXPECT_EQ(choose({.tokens = 4096, .hidden = 4096}, true), kWgmma);
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), 0U);
+  // Clusters from 128 to 511 pairs per expert; there are eight slots per token.
+  for (const auto& [tokens, expected] : std::map<std::int64_t, ProductStrategy>{
+           {255, kWgmma}, {256, kWgmmaOfTwo}, {1023, kWgmmaOfTwo}, {1024, kWgmma}}) {
+    EXPECT_EQ(choose({.tokens = tokens, .experts = 16, .hidden = 4096}, true), expected) << tokens;
+  }
   // With more tokens: tiles, wgmma, its clusters, and wgmma without them.
   std::vector<int> seen;
   for (std::int64_t tokens = 1; tokens <= 1 << 16; ++tokens) {
