@@ -164,7 +164,7 @@ def m_grouped_bf16_gemm_nt_contiguous(a, b, d, m_indices):
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[[str], Any]]:
-    """Both engines, which compute what they ought to; gives their modules."""
+    """The engines, which compute what they ought to; gives their modules."""
     for name, text in _ENGINES.items():
         file = tmp_path / name
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -112,7 +112,10 @@ def test_flashinfer_is_tuned_for_each_number_of_tokens_before_it_is_timed(
     tuning = engines("flashinfer.autotuner").tuning
     assert tuning == [(5,), (), (1024,), ()]
     # The other calls of these shapes found their sizes tuned.
-    assert engines("flashinfer.fused_moe.cute_dsl.sm90_fused_moe").untuned > 0
+    folder = "flashinfer.fused_moe.cute_dsl"
+    assert engines(f"{folder}.sm90_fused_moe").untuned > 0
+    # Once for each shape, however often it is called.
+    assert engines(f"{folder}.sm90_contiguous_gather_grouped_gemm_act_fusion").packs == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -81,30 +82,25 @@ def flashinfer_layer() -> Callable[[Inputs], Any]:
     module = importlib.import_module(f"{folder}.sm90_fused_moe")
     gate_up = importlib.import_module(f"{folder}.sm90_contiguous_gather_grouped_gemm_act_fusion")
     autotune = importlib.import_module("flashinfer.autotuner").autotune
+    pack = functools.cache(gate_up.interleave_up_gate_sm90)
     tuned: set[int] = set()
-    packed: dict[int, Any] = {}
 
     def layer(inputs: Inputs) -> Any:
-        (num_tokens, top_k), num_experts = inputs.topk_ids.shape, inputs.w13.shape[0]
-        if id(inputs.w13) not in packed:
-            packed[id(inputs.w13)] = gate_up.interleave_up_gate_sm90(inputs.w13)
-
-        def run() -> Any:
+        num_tokens, top_k = inputs.topk_ids.shape
+        weights, num_experts = pack(inputs.w13), len(inputs.w13)
+        is_tuned = num_tokens in tuned
+        tuned.add(num_tokens)
+        tuning = autotune(True, tuning_buckets=(num_tokens,))
+        with contextlib.nullcontext() if is_tuned else tuning:
             return module.cute_dsl_fused_moe_bf16(
                 inputs.x,
                 inputs.topk_ids,
                 inputs.topk_weights,
-                packed[id(inputs.w13)],
+                weights,
                 inputs.w2,
                 num_experts,
                 top_k,
             )
-
-        if num_tokens in tuned:
-            return run()
-        tuned.add(num_tokens)
-        with autotune(True, tuning_buckets=(num_tokens,)):
-            return run()
 
     return layer
 
