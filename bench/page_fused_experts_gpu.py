@@ -21,13 +21,18 @@ writes to an array that the caller owns.
 - **weights** and **dense** are floors. The first is the time to read the weights of the experts
   that the call uses, at the read bandwidth that was measured in the same run. The second is the
   time of two plain products of cuBLAS, with a row for each pair of a token and an expert.
-- **grouped_mm** is torch: sort, index, two grouped products, activation, weights, sum.
-- **vllm** is the layer of vLLM in Triton, with the configuration that it has for this GPU.
-- **flashinfer** is the layer of FlashInfer in the CuTe DSL, tuned by its own tuner for each number
-  of tokens, on gate-up weights that were packed before. It adds up in any order.
-- **deep_gemm** is a part of a layer: the two grouped products of DeepGEMM, on rows that were sorted
-  and padded before.
-
+"""
+ABOUT = {
+    "grouped_mm": "is torch: sort, index, two grouped products, activation, weights, sum.",
+    "vllm": "is the layer of vLLM in Triton, with the configuration that it has for this GPU.",
+    "flashinfer": """\
+is the layer of FlashInfer in the CuTe DSL, tuned by its own tuner for each number
+  of tokens, on gate-up weights that were packed before. It adds up in any order.""",
+    "deep_gemm": """\
+is a part of a layer: the two grouped products of DeepGEMM, on rows that were sorted
+  and padded before.""",
+}
+RATIOS = """\
 "/ floor" is Tessera's time over the greater floor, "/ best peer" and "/ vllm" over the whole
 layers, each with the verdict on its target. A figure of another run than its line has the run's
 number; its ratio is of that run, too.
@@ -144,7 +149,8 @@ def _section(folder: str) -> str:
     return "\n".join(
         [
             f"## fused_experts on the {result['runs'][0]['gpu']}\n",
-            INTRODUCTION,
+            INTRODUCTION + _peers(lines),
+            RATIOS,
             _targets(),
             _runs(result),
             _standing(lines),
@@ -153,6 +159,12 @@ def _section(folder: str) -> str:
             *verdicts.explained(),
         ]
     )
+
+
+def _peers(lines: list[Line]) -> str:
+    """What the peers are that have figures."""
+    shown = [name for name in PEERS if any(line.row_with(name) for line in lines)]
+    return "".join(f"- **{name}** {ABOUT[name]}\n" for name in shown)
 
 
 def _routing(row: dict[str, Any]) -> str:
@@ -279,12 +291,12 @@ def _targets() -> str:
     ]
     zipf = TARGETS["fused_experts_over_floor"]["zipf"]
     return (
-        "There are three targets. The time over the floor may be at most the must of its line; "
-        f"with zipf ids the factor is {zipf} times that of uniform ids. The time over that of the "
-        f"fastest whole layer of the same run may be at most {', '.join(of_peers)}, and "
-        f"{peers['others']['must']} times on the other shapes. The target over vLLM's layer in the "
-        f"same run is at most {', '.join(parts)}, and {target['others']['must']} times on the "
-        "other models.\n"
+        "Three targets limit Tessera's time. The must of a line says how many times the floor "
+        f"Tessera may take; with zipf ids the factor is {zipf} times that of uniform ids. Of the "
+        "time of the fastest whole layer of the same run, Tessera may take at most "
+        f"{', '.join(of_peers)}, and {peers['others']['must']} times on the other shapes. The "
+        "target over vLLM's layer in the same run is at most "
+        f"{', '.join(parts)}, and {target['others']['must']} times on the other models.\n"
     )
 
 
