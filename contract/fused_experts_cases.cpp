@@ -56,6 +56,8 @@ std::vector<Case> make_table() {
       sized({40, 1, 6, 64, 48}, {.name = "one_slot"}),
       sized({6, 4, 1, 64, 48}, {.name = "one_expert"}),
       sized({17, 10, 257, 24, 8}, {.name = "257_experts"}),
+      sized({3, 33, 40, 24, 8}, {.name = "33_slots"}),
+      sized({5, 70, 96, 24, 8}, {.name = "70_slots", .format = kFp16, .routing = kMixed}),
       sized({5, 3, 7, 123, 45}, {.name = "odd_sizes", .values = kExact}),
       sized({5, 3, 7, 67, 33}, {.name = "odd_sizes_fp16", .format = kFp16, .values = kExact}),
       sized({5, 3, 7, 67, 33}, {.name = "odd_sizes_fp32", .format = kFp32, .values = kExact}),
