@@ -97,6 +97,7 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/fused_experts/pairs.cu
   src/cuda/fused_experts/policy.cpp
   src/cuda/fused_experts/prepared_kernels.cpp
+  src/cuda/fused_experts/tensor_maps.cpp
   src/cuda/launch.cpp
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp
@@ -107,6 +108,7 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
 # Kernels made of instructions that only compute capability 9.0 has.
 if(CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)90")
   add_cuda_objects(tessera_cuda_90a_objects 90a-real
+    src/cuda/fused_experts/swap_ab.cu
     src/cuda/fused_experts/wgmma_down.cu
     src/cuda/fused_experts/wgmma_gate_up.cu)
   target_compile_definitions(tessera_cuda_90a_objects PRIVATE TESSERA_HAS_90A=1)

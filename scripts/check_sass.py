@@ -23,7 +23,7 @@ from pathlib import Path
 
 # The instructions that kernels multiply by, by the name of the kernel, and what their main loops
 # must not hold. For compute capability 8.0, nvcc ends loops around HMMA by a CALL of what follows.
-MULTIPLIES = {"wgmma_product": "HGMMA", "product_kernel": "HMMA"}
+MULTIPLIES = {"wgmma_product": "HGMMA", "swap_ab_layer": "HGMMA", "product_kernel": "HMMA"}
 FORBIDDEN = {"HGMMA": ("LDL", "STL", "CALL"), "HMMA": ("LDL", "STL")}
 
 # "code for sm_90a", "Function : _ZN7tessera..."

@@ -115,13 +115,15 @@ def fused_experts(hidden_states, w1, w2, topk_weights, topk_ids):
 """,
     "flashinfer/autotuner/__init__.py": """
 import contextlib
-tuning = []
+tuned, current = [], None
 @contextlib.contextmanager
 def autotune(tune_mode, *, tuning_buckets):
-    assert tune_mode is True
-    tuning.append(tuning_buckets)
+    global current
+    (current,) = tuning_buckets
+    if tune_mode:
+        tuned.append(current)
     yield
-    tuning.append(())
+    current = None
 """,
     "flashinfer/fused_moe/cute_dsl/sm90_contiguous_gather_grouped_gemm_act_fusion.py": """
 import torch
@@ -133,12 +135,10 @@ def interleave_up_gate_sm90(w):
     return torch.stack((up, gate), dim=2).reshape(w.shape)
 """,
     "flashinfer/fused_moe/cute_dsl/sm90_fused_moe.py": """
-factor, untuned = 1.0, 0
+factor = 1.0
 def cute_dsl_fused_moe_bf16(x, experts, scales, w1, w2, num_experts, top_k):
-    global untuned
-    from flashinfer.autotuner import tuning
-    if not tuning or tuning[-1] != (len(x),):
-        untuned += 1
+    from flashinfer import autotuner
+    assert autotuner.current == len(x) and autotuner.current in autotuner.tuned
     import torch
     from tessera.tools.bench.ops.fused_experts import Inputs
     from tessera.tools.bench.ops.fused_experts_cuda import reference

@@ -5,8 +5,8 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <map>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cuda/fused_experts/policy.hpp"
@@ -184,10 +184,12 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
     problem.dtype = kFloat32;
     EXPECT_STREQ(limitation(tile, problem), "multiplies float16 and bfloat16 alone");
 
-    EXPECT_EQ(limitation(tile, problem_of({.experts = 1 << 30})), nullptr);
+    if (tile != kSwapAb) {  // whose limits are lower, and tested below
+      EXPECT_EQ(limitation(tile, problem_of({.experts = 1 << 30})), nullptr);
+      EXPECT_EQ(limitation(tile, problem_of({.slots = kMaxChunkPairs})), nullptr);
+    }
     EXPECT_STREQ(limitation(tile, problem_of({.experts = (1 << 30) + 1})),
                  "aligns at most 2^30 experts");
-    EXPECT_EQ(limitation(tile, problem_of({.slots = kMaxChunkPairs})), nullptr);
     EXPECT_STREQ(limitation(tile, problem_of({.slots = kMaxChunkPairs + 1})),
                  "aligns at most 2^22 pairs of a token");
 
@@ -201,39 +203,48 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
   }
 }
 
-TEST(FusedExpertsPolicy, WgmmaMultipliesBlocksOfPairsWhereTheDeviceHasIt) {
+TEST(FusedExpertsPolicy, KernelsFor90aMultiplyWhereTheDeviceHasThem) {
   const auto choose = [](const Sizes& sizes, bool has_wgmma) {
     return choose_strategy(problem_of(sizes), has_wgmma);
   };
   EXPECT_EQ(choose({.tokens = 4096}, true), kWgmma);
-  // Sooner where sums are long.
-  EXPECT_EQ(choose({.tokens = 8}, true), 0U);
-  EXPECT_EQ(choose({.tokens = 8, .hidden = 4096}, true), kWgmma);
-  EXPECT_EQ(choose({.tokens = 256, .hidden = 4096}, true), kWgmmaOfTwo);
-  EXPECT_EQ(choose({.tokens = 4096, .hidden = 4096}, true), kWgmma);
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
-  EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), 0U);
-  // Clusters from 128 to 511 pairs per expert; there are eight slots per token.
-  for (const auto& [tokens, expected] : std::map<std::int64_t, ProductStrategy>{
-           {255, kWgmma}, {256, kWgmmaOfTwo}, {1023, kWgmmaOfTwo}, {1024, kWgmma}}) {
-    EXPECT_EQ(choose({.tokens = tokens, .experts = 16, .hidden = 4096}, true), expected) << tokens;
+  EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), kSwapAb);
+  EXPECT_EQ(choose({.tokens = 1, .experts = 128}, false), 0U);
+  // Operands are exchanged up to 16 pairs per expert; there are eight slots per token.
+  EXPECT_EQ(choose({.tokens = 135, .experts = 64}, true), kSwapAb);
+  EXPECT_EQ(choose({.tokens = 136, .experts = 64}, true), kWgmma);
+  // With more experts or pairs than that kernel sorts, wgmma follows sooner where sums are long.
+  const std::int64_t many = kSwapAbMaxExperts + 1;
+  for (const auto& [tokens, hidden, expected] :
+       std::vector<std::tuple<std::int64_t, std::int64_t, ProductStrategy>>{
+           {64, 2048, 0}, {1024, 2048, kWgmma}, {64, 4096, 0}, {256, 4096, kWgmma}}) {
+    EXPECT_EQ(choose({.tokens = tokens, .experts = many, .hidden = hidden}, true), expected)
+        << tokens << ' ' << hidden;
   }
-  // With more tokens: tiles, wgmma, its clusters, and wgmma without them.
-  std::vector<int> seen;
+  // With more tokens: exchanged operands, then wgmma.
+  std::vector<ProductStrategy> seen;
   for (std::int64_t tokens = 1; tokens <= 1 << 16; ++tokens) {
-    const int pairs =
-        pairs_per_block(choose({.tokens = tokens, .experts = 64, .hidden = 4096}, true));
-    if (seen.empty() || seen.back() != pairs) seen.push_back(pairs);
+    const ProductStrategy chosen = choose({.tokens = tokens, .experts = 64}, true);
+    if (seen.empty() || seen.back() != chosen) seen.push_back(chosen);
   }
-  EXPECT_EQ(seen, (std::vector<int>{16, 128, 256, 128}));
-  // What it cannot read goes to the tiles.
+  EXPECT_EQ(seen, (std::vector<ProductStrategy>{kSwapAb, kWgmma}));
+  // What they cannot read goes to the tiles.
   FusedExpertsProblem problem = problem_of({.tokens = 4096});
   problem.w2 = transposed(problem.w2);
-  for (const ProductStrategy strategy : {kWgmma, kWgmmaOfTwo}) {
+  for (const ProductStrategy strategy : {kWgmma, kSwapAb}) {
     EXPECT_STREQ(limitation(strategy, problem), "needs weights that are not transposed");
   }
   EXPECT_EQ(choose_strategy(problem, true), 3U);
   EXPECT_EQ(choose({.tokens = 4096, .hidden = 251}, true), kElementsTile);
+}
+
+TEST(FusedExpertsPolicy, ExchangedOperandsHaveLimits) {
+  const auto why = [](const Sizes& sizes) { return limitation(kSwapAb, problem_of(sizes)); };
+  EXPECT_EQ(why({.tokens = kSwapAbMaxPairs / 8, .experts = kSwapAbMaxExperts}), nullptr);
+  EXPECT_STREQ(why({.tokens = kSwapAbMaxPairs / 8 + 1}), "sorts at most 2,048 pairs");
+  EXPECT_STREQ(why({.tokens = 1, .experts = kSwapAbMaxExperts + 1}),
+               "sorts pairs of at most 512 experts");
 }
 
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
@@ -338,8 +349,10 @@ TEST(FusedExpertsPolicy, SlotsSufficeForAnyRouting) {
     EXPECT_EQ(many.max_slots, 24 * pairs);
     EXPECT_EQ(many.max_blocks, 24);
     // By slot, a row for each; else a row for each pair.
-    EXPECT_EQ(many.intermediate_rows, is_wgmma(strategy) ? 24 * pairs : 24);
-    EXPECT_EQ(many.block_experts_length, is_wgmma(strategy) ? 24 + 2 : 24);
+    EXPECT_EQ(many.intermediate_rows, strategy == kWgmma ? 24 * pairs : 24);
+    // A counter for each product, or for tiles, the down product and each block.
+    const std::int64_t counters = strategy == kWgmma ? 2 : strategy == kSwapAb ? 2 + 24 : 0;
+    EXPECT_EQ(many.block_experts_length, 24 + counters);
   }
 }
 
@@ -353,12 +366,10 @@ TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
   const std::size_t most = of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256;
   EXPECT_LE(workspace.alignment, most);
 
-  for (const ProductStrategy strategy : {kWgmma, kWgmmaOfTwo}) {
-    const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, strategy);
-    const auto padding = static_cast<std::size_t>(pairs_per_block(strategy) - 1);
-    EXPECT_GT(by_slot.alignment, workspace.alignment);
-    EXPECT_LE(by_slot.alignment, most + padding * (256 + 1) * (2 * 2048 + 4));
-  }
+  const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, kWgmma);
+  const auto padding = static_cast<std::size_t>(pairs_per_block(kWgmma) - 1);
+  EXPECT_GT(by_slot.alignment, workspace.alignment);
+  EXPECT_LE(by_slot.alignment, most + padding * (256 + 1) * (2 * 2048 + 4));
 }
 
 TEST(FusedExpertsPolicy, AWorkspaceOnHopperIsSmall) {

@@ -15,6 +15,8 @@
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/fused_experts/policy.hpp"
 #include "cuda/fused_experts/prepared_kernels.hpp"
+#include "cuda/fused_experts/swap_ab.hpp"
+#include "cuda/fused_experts/tensor_maps.hpp"
 #include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/launch.hpp"
 
@@ -63,9 +65,10 @@ class Chunk {
     if (!has_plain_ids(problem_)) {
       if (Status s = find_experts(); !s.ok()) return s;
     }
+    if (strategy_ == kSwapAb) return swap_ab();
     if (Status s = align(); !s.ok()) return s;
     for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
-      if (Status s = is_wgmma(strategy_) ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
+      if (Status s = strategy_ == kWgmma ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
         return s;
       }
     }
@@ -108,10 +111,8 @@ class Chunk {
   }
 
   Status launch(const Kernel& kernel, std::int64_t num_ctas, int num_threads,
-                std::size_t shared_bytes, void* args, const char* step,
-                int cluster_size = 0) const {
-    const Launch launch{kernel, static_cast<int>(num_ctas), num_threads, shared_bytes,
-                        cluster_size};
+                std::size_t shared_bytes, void* args, const char* step) const {
+    const Launch launch{kernel, static_cast<int>(num_ctas), num_threads, shared_bytes};
     return launch_kernel(kOp, launch, args, context_, [&] {
       return std::string(step) + " to start with " + std::to_string(num_ctas) + " CTAs for " +
              std::to_string(problem_.num_tokens) + " tokens";
@@ -219,38 +220,58 @@ class Chunk {
     args.product = args_of(kind, kWgmmaColumns);
     args.tiles_taken = at<std::int32_t>(workspace_.block_experts) + workspace_.max_blocks +
                        (kind == ProductKind::kGateUp ? 0 : 1);
-    CUresult error = encode_weights(args.product, &args.weights);
+    CUresult error =
+        encode_weights(args.product, is_bfloat16(problem_), problem_.num_experts, &args.weights);
     if (error == CUDA_SUCCESS && kind == ProductKind::kDown) {
-      const TensorMapAxis axes[] = {
-          {args.product.depth, 1, kStageDepth},
-          {workspace_.intermediate_rows, args.product.row_stride, kWgmmaHalf}};
-      error = encode_tensor_map(args.product.rows, is_bfloat16(problem_), axes, &args.intermediate);
+      error = encode_intermediate(args.product, is_bfloat16(problem_), workspace_.intermediate_rows,
+                                  &args.intermediate);
     }
-    if (error != CUDA_SUCCESS) {
-      return core::refuse(StatusCode::kRuntimeError, kOp, "tensor map",
-                          std::string("arrays of ") + name_of(kind) + " that it can describe",
-                          text_of(error));
-    }
-    const int ctas = ctas_per_cluster(strategy_);
+    if (error != CUDA_SUCCESS) return refuse_tensor_map(name_of(kind), error);
     const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
-    const std::int64_t clusters = std::max(1, properties_in(context_).available_sms / ctas);
-    return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_), ctas),
-                  std::min(tiles, clusters) * ctas, kWgmmaThreads, kWgmmaSharedBytes, &args,
-                  name_of(kind), ctas == 1 ? 0 : ctas);
+    const std::int64_t ctas = std::min<std::int64_t>(tiles, properties_in(context_).available_sms);
+    return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_)), ctas, kWgmmaThreads,
+                  kWgmmaSharedBytes, &args, name_of(kind));
   }
 
-  /// Rows of gate and up are an axis of their own.
-  CUresult encode_weights(const ProductArgs& args, CUtensorMap* map) const {
-    const std::int64_t kinds = args.is_gated ? 2 : 1;
-    const TensorMapAxis axes[] = {
-        {args.depth, 1, kStageDepth},
-        {args.num_outputs, args.weight_row_stride * (args.is_interleaved ? 2 : 1), kWgmmaBoxRows},
-        {kinds, args.weight_row_stride * (args.is_interleaved ? 1 : args.num_outputs), 1},
-        {problem_.num_experts, args.expert_stride, 1}};
-    return encode_tensor_map(args.weights, is_bfloat16(problem_), axes, map);
+  static Status refuse_tensor_map(const char* step, CUresult error) {
+    return core::refuse(StatusCode::kRuntimeError, kOp, "tensor map",
+                        std::string("arrays of ") + step + " that it can describe", text_of(error));
   }
 
-  Status combine() const {
+  /// All steps by one kernel, once its counters are clear.
+  Status swap_ab() const {
+    SwapAbArgs args{};
+    CUresult error = describe(ProductKind::kGateUp, &args.gate_up);
+    if (error == CUDA_SUCCESS) error = describe(ProductKind::kDown, &args.down);
+    if (error != CUDA_SUCCESS) return refuse_tensor_map("the products", error);
+    args.combine = combination();
+    args.num_combine_parts =
+        static_cast<std::uint32_t>(problem_.num_tokens) * args.combine.ctas_per_token;
+    SwapAbCounters counters{at<std::uint32_t>(workspace_.block_experts),
+                            static_cast<std::uint32_t>(workspace_.block_experts_length)};
+    args.taken = counters.counters;
+    args.down_done = counters.counters + 1;
+    args.gate_up_done = counters.counters + 2;
+    Status status = launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
+                           "the counters of tiles");
+    if (!status.ok()) return status;
+    return launch(prepared_swap_ab_kernel(is_bfloat16(problem_)),
+                  properties_in(context_).available_sms, kSwapAbThreads, kSwapAbSharedBytes, &args,
+                  "the layer");
+  }
+
+  CUresult describe(ProductKind kind, SwapAbProduct* product) const {
+    ProductArgs& args = product->args;
+    args = args_of(kind, kSwapAbRows);
+    const std::int64_t tile_bytes = std::int64_t{2} * kSwapAbRows * args.depth;
+    const std::int64_t run =
+        std::min<std::int64_t>((kSwapAbTakeBytes - 1) / tile_bytes + 1, args.num_columns);
+    product->run = static_cast<std::int32_t>(run);
+    product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
+    return encode_runs(args, is_bfloat16(problem_), problem_.num_experts, &product->weights);
+  }
+
+  CombineArgs combination() const {
     CombineArgs args{};
     args.rows = at<void>(workspace_.rows);
     args.topk_ids = pair_experts();
@@ -268,6 +289,11 @@ class Chunk {
     args.num_experts = problem_.num_experts;
     args.row_stride = padded_row(problem_.hidden_size);
     args.output_stride = problem_.output_stride;
+    return args;
+  }
+
+  Status combine() const {
+    CombineArgs args = combination();
     return launch(prepared_combine_kernel(is_bfloat16(problem_), args.top_k <= kFewSlots),
                   problem_.num_tokens * args.ctas_per_token, kCombineThreads, 0, &args,
                   "the sum over slots");
@@ -299,7 +325,7 @@ struct StrategyImplementation {
     };
     include(kStrategy);
     if (kStrategy != kElementsTile) include(kElementsTile);
-    if (is_wgmma(kStrategy)) include(choose_strategy(problem, /*has_wgmma=*/false));
+    if (is_for_90a(kStrategy)) include(choose_strategy(problem, /*has_wgmma=*/false));
     return bytes;
   }
 
@@ -316,7 +342,7 @@ struct StrategyImplementation {
     static constexpr Status::Error kNotPreferred{StatusCode::kUnsupported,
                                                  "the policy picks another for this shape"};
     const bool on_hopper = has_wgmma(context.device.device_id);
-    if (is_wgmma(kStrategy) && !on_hopper) {
+    if (is_for_90a(kStrategy) && !on_hopper) {
       return Status(StatusCode::kUnsupported,
                     "needs compute capability 9.0, and code for 9.0a in this build");
     }
@@ -339,8 +365,8 @@ struct StrategyImplementation {
 
 std::span<const core::Implementation> fused_experts_implementations() {
   static constexpr std::array<core::Implementation, kNumProductStrategies> kAll{
+      StrategyImplementation<kSwapAb>::descriptor("cuda/swap_ab_32"),
       StrategyImplementation<kWgmma>::descriptor("cuda/wgmma_128"),
-      StrategyImplementation<kWgmmaOfTwo>::descriptor("cuda/wgmma_256"),
       StrategyImplementation<0>::descriptor("cuda/mma_16"),
       StrategyImplementation<1>::descriptor("cuda/mma_32"),
       StrategyImplementation<2>::descriptor("cuda/mma_64"),

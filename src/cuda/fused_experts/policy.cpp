@@ -16,10 +16,9 @@ constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 1
 constexpr std::int64_t kLongSum = 4096;
 constexpr std::int64_t kMinPairsOfWgmma = 12;
 constexpr std::int64_t kMinPairsOfLongWgmma = 2;
-/// Where sums are long, clusters are faster from so many pairs per expert on, and below so many:
-/// what their CTAs save by sharing weights, they then lose by waiting for each other.
-constexpr std::int64_t kMinPairsOfClusters = 128;
-constexpr std::int64_t kEndPairsOfClusters = 512;
+/// The mean up to which operands are exchanged: half of a block, so that few experts have two,
+/// which would read their weights again.
+constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -67,12 +66,13 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
   const std::int64_t pairs = problem.num_tokens * problem.top_k;
   const std::int64_t per_expert =
       pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
+  if (has_wgmma && per_expert <= kMaxPairsOfSwapAb && limitation(kSwapAb, problem) == nullptr) {
+    return kSwapAb;
+  }
   const bool is_long = problem.hidden_size >= kLongSum;
   if (has_wgmma && per_expert >= (is_long ? kMinPairsOfLongWgmma : kMinPairsOfWgmma) &&
       limitation(kWgmma, problem) == nullptr) {
-    const bool has_clusters =
-        is_long && per_expert >= kMinPairsOfClusters && per_expert < kEndPairsOfClusters;
-    return has_clusters ? kWgmmaOfTwo : kWgmma;
+    return kWgmma;
   }
   ProductStrategy tile = 0;
   while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
@@ -87,9 +87,15 @@ const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& prob
   if (strategy != kElementsTile && accesses.has_elements()) {
     return "needs rows of whole words of 16 bytes, at multiples of 16 bytes";
   }
-  if (is_wgmma(strategy) &&
+  if (is_for_90a(strategy) &&
       (accesses.gate_up != WeightAccess::kRows || accesses.down != WeightAccess::kRows)) {
     return "needs weights that are not transposed";
+  }
+  if (strategy == kSwapAb && tokens_per_chunk(problem) * problem.top_k > kSwapAbMaxPairs) {
+    return "sorts at most 2,048 pairs";
+  }
+  if (strategy == kSwapAb && problem.num_experts > kSwapAbMaxExperts) {
+    return "sorts pairs of at most 512 experts";
   }
   return nullptr;
 }
@@ -106,8 +112,9 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   const int per_block = pairs_per_block(strategy);
   max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
   max_blocks = (max_slots + per_block - 1) / per_block;
-  block_experts_length = max_blocks + (is_wgmma(strategy) ? kTileCounters : 0);
-  intermediate_rows = is_wgmma(strategy) ? max_blocks * per_block : pairs;
+  block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0) +
+                         (strategy == kSwapAb ? max_blocks : 0);
+  intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
   std::size_t end = 0;
   const auto place = [&](std::int64_t elements, std::size_t element_bytes) {
     const std::size_t begin = end;

@@ -31,28 +31,34 @@ struct ProductAccesses {
 
 ProductAccesses accesses_of(const core::FusedExpertsProblem& problem);
 
-/// How the products are computed: by mma.sync, with the tile of this index in kProductTiles, or by
-/// the kernels for compute capability 9.0a, in CTAs on their own or in clusters of two.
+/// How the products are computed: by mma.sync, with the tile of this index in kProductTiles; or on
+/// compute capability 9.0 by the kernels for 9.0a, or by the one that exchanges the operands, sorts
+/// the pairs itself and does all other steps, too.
 using ProductStrategy = std::size_t;
 inline constexpr ProductStrategy kWgmma = kProductTiles.size();
-inline constexpr ProductStrategy kWgmmaOfTwo = kWgmma + 1;
-inline constexpr std::size_t kNumProductStrategies = kWgmmaOfTwo + 1;
+inline constexpr ProductStrategy kSwapAb = kWgmma + 1;
+inline constexpr std::size_t kNumProductStrategies = kSwapAb + 1;
 
-constexpr bool is_wgmma(ProductStrategy strategy) { return strategy >= kWgmma; }
+constexpr bool is_for_90a(ProductStrategy strategy) { return strategy >= kWgmma; }
 
-/// CTAs of a cluster, which share a block of pairs.
-constexpr int ctas_per_cluster(ProductStrategy strategy) { return strategy == kWgmmaOfTwo ? 2 : 1; }
-
-/// The tile of a CTA of the kernels for 9.0a.
+/// The tile of the kernels for 9.0a.
 inline constexpr int kWgmmaPairs = 128;
 inline constexpr int kWgmmaColumns = 256;
 
+/// The tile of the kernel that exchanges operands. It sorts at most so many pairs, and pairs of so
+/// many experts.
+inline constexpr int kSwapAbPairs = 32;
+inline constexpr int kSwapAbRows = 128;
+inline constexpr int kSwapAbMaxPairs = 2048;
+inline constexpr int kSwapAbMaxExperts = 512;
+
 constexpr int pairs_per_block(ProductStrategy strategy) {
-  return is_wgmma(strategy) ? kWgmmaPairs * ctas_per_cluster(strategy)
-                            : kProductTiles[strategy].pairs;
+  if (strategy == kSwapAb) return kSwapAbPairs;
+  return strategy == kWgmma ? kWgmmaPairs : kProductTiles[strategy].pairs;
 }
 constexpr int columns_per_tile(ProductStrategy strategy) {
-  return is_wgmma(strategy) ? kWgmmaColumns : kProductTiles[strategy].columns;
+  if (strategy == kSwapAb) return kSwapAbRows;
+  return strategy == kWgmma ? kWgmmaColumns : kProductTiles[strategy].columns;
 }
 
 /// The strategy that the policy picks, by the mean number of pairs of an expert. `has_wgmma`: the
@@ -86,8 +92,8 @@ struct FusedExpertsWorkspace {
   std::int64_t block_experts_length;
   std::int64_t intermediate_rows;  ///< one per pair; with wgmma one per slot
 
-  /// With wgmma the products count their tiles in this many entries of block_experts after the
-  /// last block: align_block_size sets them to -1.
+  /// The kernels for 9.0a count their tiles in this many entries of block_experts after the last
+  /// block: align_block_size sets them to -1. With exchanged operands there is one more per block.
   static constexpr std::int64_t kTileCounters = 2;
 
   FusedExpertsWorkspace(const core::FusedExpertsProblem& problem, std::int64_t num_tokens,

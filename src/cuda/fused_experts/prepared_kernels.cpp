@@ -5,6 +5,7 @@
 #include "core/errors.hpp"
 #include "cuda/device.hpp"
 #include "cuda/fused_experts/launch.hpp"
+#include "cuda/fused_experts/swap_ab.hpp"
 #include "cuda/fused_experts/wgmma.hpp"
 
 namespace tessera::cuda {
@@ -20,17 +21,28 @@ Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess acc
               &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
 }
 
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, int ctas_per_cluster) {
-  static PreparedContexts prepared[2][2][2];
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16) {
+  static PreparedContexts prepared[2][2];
   const auto find = kind == ProductKind::kGateUp ? wgmma_gate_up_kernel : wgmma_down_kernel;
-  return {.function = find(bfloat16, ctas_per_cluster),
+  return {.function = find(bfloat16),
           .needs_shared_memory = true,
-          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][ctas_per_cluster - 1]};
+          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0]};
+}
+
+Kernel prepared_swap_ab_kernel(bool bfloat16) {
+  static PreparedContexts prepared[2];
+  return {.function = swap_ab_kernel(bfloat16),
+          .needs_shared_memory = true,
+          .prepared = &prepared[bfloat16 ? 1 : 0]};
+}
+
+Kernel prepared_swap_ab_clear_kernel() {
+  static PreparedContexts prepared;
+  return {.function = swap_ab_clear_kernel(), .prepared = &prepared};
 }
 
 bool has_wgmma(int device_id) {
-  return properties_of(device_id).compute_capability == 90 &&
-         wgmma_gate_up_kernel(true, 1) != nullptr;
+  return properties_of(device_id).compute_capability == 90 && wgmma_gate_up_kernel(true) != nullptr;
 }
 
 Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots) {
@@ -54,17 +66,23 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
     return {};
   };
   if (Status s = load(prepared_pairs_kernel(), "the experts of pairs"); !s.ok()) return s;
+  if (has_wgmma(device_id)) {
+    const Kernel kernel = prepared_swap_ab_clear_kernel();
+    if (Status s = load(kernel, "the counters of tiles"); !s.ok()) return s;
+  }
   for (const bool bfloat16 : {false, true}) {
     for (const bool has_few_slots : {false, true}) {
       const Kernel kernel = prepared_combine_kernel(bfloat16, has_few_slots);
       if (Status s = load(kernel, "the sum over slots"); !s.ok()) return s;
     }
+    if (has_wgmma(device_id)) {
+      const Kernel kernel = prepared_swap_ab_kernel(bfloat16);
+      if (Status s = load(kernel, "the layer"); !s.ok()) return s;
+    }
     for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
       if (!has_wgmma(device_id)) break;
-      for (const int ctas : {1, 2}) {
-        const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16, ctas);
-        if (Status s = load(kernel, "a product"); !s.ok()) return s;
-      }
+      const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16);
+      if (Status s = load(kernel, "a product"); !s.ok()) return s;
     }
     for (const auto access :
          {WeightAccess::kRows, WeightAccess::kColumns, WeightAccess::kElements}) {

@@ -14,7 +14,9 @@ enum class ProductKind : std::uint8_t { kGateUp, kDown };
 /// The kernel of a tile of kProductTiles.
 Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
                                std::size_t tile);
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, int ctas_per_cluster);
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16);
+Kernel prepared_swap_ab_clear_kernel();
+Kernel prepared_swap_ab_kernel(bool bfloat16);
 Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots);
 Kernel prepared_pairs_kernel();
 

@@ -38,8 +38,7 @@ inline constexpr std::uint32_t kWgmmaResultStride = kWgmmaBoxRows * 2 + kWordByt
 inline constexpr std::uint32_t kWgmmaWarpBytes = 16 * kWgmmaResultStride;
 inline constexpr std::uint32_t kWgmmaConsumerWarps = 8;
 
-/// The tile of a CTA or of a cluster: up to two halves of kWgmmaHalf pairs of an expert for each
-/// CTA, and the first output.
+/// The tile of a CTA: one or two halves of kWgmmaHalf pairs of an expert, and the first output.
 struct WgmmaPlace {
   std::int32_t first_slot;  ///< -1: no tile is left
   std::int32_t expert;
@@ -57,14 +56,14 @@ inline constexpr std::size_t kWgmmaSharedBytes =
     kWgmmaPlaces * sizeof(WgmmaPlace) + kWgmmaBarriers * sizeof(std::uint64_t);
 static_assert(kWgmmaSharedBytes <= std::size_t{227} * 1024);
 
-/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, alone or in clusters
-/// of two. Null if this build has no code for compute capability 9.0a.
+/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor. Null if this build
+/// has no code for compute capability 9.0a.
 #if TESSERA_HAS_90A
-const void* wgmma_gate_up_kernel(bool is_bfloat16, int ctas_per_cluster);
-const void* wgmma_down_kernel(bool is_bfloat16, int ctas_per_cluster);
+const void* wgmma_gate_up_kernel(bool is_bfloat16);
+const void* wgmma_down_kernel(bool is_bfloat16);
 #else
-inline const void* wgmma_gate_up_kernel(bool, int) { return nullptr; }
-inline const void* wgmma_down_kernel(bool, int) { return nullptr; }
+inline const void* wgmma_gate_up_kernel(bool) { return nullptr; }
+inline const void* wgmma_down_kernel(bool) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

@@ -24,18 +24,8 @@
 
 namespace tessera::cuda {
 
-template <int kCtas>
-__device__ __forceinline__ void synchronize() {
-  if constexpr (kCtas == 1) {
-    __syncthreads();
-  } else {
-    synchronize_cluster();
-  }
-}
-
-/// The copies of one tile and of the next ones, by a warpgroup. CTAs that share weights copy a part
-/// of them each, to both.
-template <bool kIsGateUp, int kCtas>
+/// The copies of one tile and of the next ones, by a warpgroup.
+template <bool kIsGateUp>
 class WgmmaProducer {
  public:
   __device__ __forceinline__ WgmmaProducer(const WgmmaArgs& args, WgmmaShared shared)
@@ -48,66 +38,49 @@ class WgmmaProducer {
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x >= 32 * kWarps) return;
-    WgmmaPlaces<kCtas> published(shared_);
-    const bool is_first = threadIdx.x == 0 && rank() == 0;
-    if (is_first) published.publish(place_from(take_tile(args_)));
+    WgmmaPlaces published(shared_);
+    const bool is_first = threadIdx.x == 0;
+    if (is_first) published.publish(place_of(args_.product, take_tile(args_)));
     while (true) {
       const WgmmaPlace place = places_.read();
       if (place.first_slot < 0) return;
       std::uint32_t next = 0;
       if (is_first) next = take_tile(args_);
-      copy(tile_of<kCtas>(args_.product, place));
-      if (is_first) published.publish(place_from(next));
+      copy(place);
+      if (is_first) published.publish(place_of(args_.product, next));
     }
   }
 
  private:
-  __device__ static std::uint32_t rank() { return kCtas == 1 ? 0 : rank_in_cluster(); }
-
-  /// The place of a tile, or of the first one after it that has a place.
-  __device__ __forceinline__ WgmmaPlace place_from(std::uint32_t tile) const {
-    WgmmaPlace place = place_of<kCtas>(args_.product, tile);
-    while (place.first_slot >= 0 && place.num_halves == 0) {
-      place = place_of<kCtas>(args_.product, take_tile(args_));
-    }
-    return place;
-  }
-
   static constexpr int kLinesAtOnce = kWarpgroupThreads * static_cast<int>(kWordBytes) / 128;
   static constexpr int kLines = kWgmmaPairs / kLinesAtOnce;
 
-  __device__ __forceinline__ void copy(const WgmmaTile& tile) {
+  __device__ __forceinline__ void copy(const WgmmaPlace& place) {
     const std::uint16_t* sources[kLines];
-    if constexpr (kIsGateUp) find_rows(tile, sources);
+    if constexpr (kIsGateUp) find_rows(place, sources);
     for (std::int32_t step = 0; step < num_stages_of(args_.product); ++step) {
       wait(shared_.empty(at_), at_.parity ^ 1);
-      if (threadIdx.x == 0) copy_boxes(tile, step * kStageDepth);
-      if constexpr (kIsGateUp) gather(sources, tile.num_halves, step * kStageDepth);
+      if (threadIdx.x == 0) copy_boxes(place, step * kStageDepth);
+      if constexpr (kIsGateUp) gather(sources, place.num_halves, step * kStageDepth);
       at_.advance();
     }
   }
 
-  __device__ __forceinline__ void copy_boxes(const WgmmaTile& tile, std::int32_t begin) const {
+  __device__ __forceinline__ void copy_boxes(const WgmmaPlace& place, std::int32_t begin) const {
     constexpr std::uint32_t kBoxBytes = kWgmmaBoxRows * kStageDepth * 2;
     constexpr std::uint32_t kHalfBytes = kWgmmaHalf * kStageDepth * 2;
     const std::uint32_t full = shared_.full(at_);
-    const int halves = kIsGateUp ? 0 : tile.num_halves;
+    const int halves = kIsGateUp ? 0 : place.num_halves;
     arrive_and_expect(full, 2 * kBoxBytes + static_cast<std::uint32_t>(halves) * kHalfBytes);
     for (int i = 0; i < halves; ++i) {
       copy_box(shared_.rows(at_) + i * kHalfBytes, &args_.intermediate, full, begin,
-               tile.first_slot + i * kWgmmaHalf);
+               place.first_slot + i * kWgmmaHalf);
     }
     const bool is_gated = args_.product.is_gated;
     for (std::int32_t box = 0; box < 2; ++box) {
       const std::uint32_t target = shared_.weights(at_) + box * kBoxBytes;
-      const std::int32_t row = tile.first_output + (is_gated ? 0 : box * kWgmmaBoxRows);
-      const std::int32_t kind = is_gated ? box : 0;
-      if (!tile.shares_weights) {
-        copy_box(target, &args_.weights, full, begin, row, kind, tile.expert);
-      } else if (box == static_cast<std::int32_t>(rank())) {
-        constexpr std::uint16_t kAllCtas = (1U << kCtas) - 1;
-        copy_box_to_ctas(target, &args_.weights, full, kAllCtas, begin, row, kind, tile.expert);
-      }
+      const std::int32_t row = place.first_output + (is_gated ? 0 : box * kWgmmaBoxRows);
+      copy_box(target, &args_.weights, full, begin, row, is_gated ? box : 0, place.expert);
     }
   }
 
@@ -146,11 +119,11 @@ class WgmmaProducer {
   const WgmmaArgs& args_;
   WgmmaShared shared_;
   StageCursor at_;  // the next to fill
-  WgmmaPlaces<kCtas> places_;
+  WgmmaPlaces places_;
 };
 
 /// The products of a warpgroup: of half a block of pairs.
-template <typename T, bool kIsGateUp, int kCtas>
+template <typename T, bool kIsGateUp>
 class WgmmaConsumer {
  public:
   __device__ __forceinline__ WgmmaConsumer(const WgmmaArgs& args, WgmmaShared shared)
@@ -163,9 +136,8 @@ class WgmmaConsumer {
 
   __device__ __forceinline__ void run() {
     while (true) {
-      const WgmmaPlace place_of_cluster = places_.read();
-      if (place_of_cluster.first_slot < 0) return;
-      const WgmmaPlace place = tile_of<kCtas>(args_, place_of_cluster);
+      const WgmmaPlace place = places_.read();
+      if (place.first_slot < 0) return;
       if (half_ >= place.num_halves) {
         skip();
         continue;
@@ -201,13 +173,8 @@ class WgmmaConsumer {
     return {slot, args_.sorted_pairs[slot], 1};
   }
 
-  /// Tells all CTAs of the cluster, which copy to each other, that this warp has read a stage.
   __device__ __forceinline__ void release(const StageCursor& at) const {
-    if constexpr (kCtas == 1) {
-      if (lane_ == 0) arrive(shared_.empty(at));
-    } else if (lane_ < kCtas) {
-      arrive_in_cluster(in_cta(shared_.empty(at), static_cast<std::uint32_t>(lane_)));
-    }
+    if (lane_ == 0) arrive(shared_.empty(at));
   }
 
   __device__ __forceinline__ void skip() {
@@ -232,8 +199,8 @@ class WgmmaConsumer {
 #pragma unroll
       for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
         constexpr int kWordsPerWgmma = 2;
-        wgmma_64x256<T>(rows + k * kWordsPerWgmma, weights + k * kWordsPerWgmma, step > 0 || k > 0,
-                        sums);
+        wgmma_64<T, kWgmmaColumns>(rows + k * kWordsPerWgmma, weights + k * kWordsPerWgmma,
+                                   step > 0 || k > 0, sums);
       }
       wgmma_commit();
       if (step == 0) meanwhile();
@@ -349,44 +316,42 @@ class WgmmaConsumer {
 
   const ProductArgs& args_;
   WgmmaShared shared_;
-  WgmmaPlaces<kCtas> places_;
+  WgmmaPlaces places_;
   StageCursor at_;
   int half_;
   int warp_;
   int lane_;
 };
 
-template <typename T, bool kIsGateUp, int kCtas>
+template <typename T, bool kIsGateUp>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
     wgmma_product(const __grid_constant__ WgmmaArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const WgmmaShared shared{shared_address(memory)};
-  using Producer = WgmmaProducer<kIsGateUp, kCtas>;
+  using Producer = WgmmaProducer<kIsGateUp>;
   pdl_launch_dependents();
   if (threadIdx.x == 0) {
     prefetch_map(&args.weights);
     if constexpr (!kIsGateUp) prefetch_map(&args.intermediate);
     for (StageCursor at; at.parity == 0; at.advance()) {
       init_barrier(shared.full(at), Producer::kArrivals);
-      init_barrier(shared.empty(at), kCtas * kWgmmaConsumerWarps);
+      init_barrier(shared.empty(at), kWgmmaConsumerWarps);
     }
     for (std::uint32_t i = 0; i < kWgmmaPlaces; ++i) {
       init_barrier(shared.place_full(i), 1);
-      init_barrier(shared.place_empty(i), kCtas * (kWgmmaConsumerWarps + Producer::kWarps));
+      init_barrier(shared.place_empty(i), kWgmmaConsumerWarps + Producer::kWarps);
     }
     fence_barriers();
   }
-  synchronize<kCtas>();
+  __syncthreads();
   pdl_wait();
   if (threadIdx.x < kWarpgroupThreads) {
     decrease_registers<56>();
     Producer(args, shared).run();
   } else {
     increase_registers<224>();
-    WgmmaConsumer<T, kIsGateUp, kCtas>(args, shared).run();
+    WgmmaConsumer<T, kIsGateUp>(args, shared).run();
   }
-  // The CTAs of a cluster arrive at each other's barriers to the end.
-  if constexpr (kCtas > 1) synchronize<kCtas>();
 }
 
 }  // namespace tessera::cuda

@@ -45,4 +45,24 @@ __device__ __forceinline__ void wait(std::uint32_t barrier, std::uint32_t parity
       : "memory");
 }
 
+/// A stage of a pipeline of kStages, and the parity of the phase in which it is full.
+template <std::uint32_t kStages>
+struct PipelineCursor {
+  std::uint32_t stage = 0;
+  std::uint32_t parity = 0;
+
+  __device__ __forceinline__ void advance() {
+    if (++stage == kStages) {
+      stage = 0;
+      parity ^= 1;
+    }
+  }
+
+  __device__ __forceinline__ void advance_by(std::uint32_t stages) {
+    stage += stages;
+    parity ^= stage / kStages % 2;
+    stage %= kStages;
+  }
+};
+
 }  // namespace tessera::cuda

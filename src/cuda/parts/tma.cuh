@@ -35,16 +35,13 @@ __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap
       : "memory");
 }
 
-/// The same, to the same places of all CTAs of the cluster whose bits are set in `ctas`. It arrives
-/// at the barrier of each.
-__device__ __forceinline__ void copy_box_to_ctas(std::uint32_t target, const CUtensorMap* map,
-                                                 std::uint32_t barrier, std::uint16_t ctas,
-                                                 std::int32_t x, std::int32_t y, std::int32_t z,
-                                                 std::int32_t w) {
+__device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map,
+                                         std::uint32_t barrier, std::int32_t x, std::int32_t y,
+                                         std::int32_t z, std::int32_t w, std::int32_t v) {
   asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes"
-      ".multicast::cluster [%0], [%1, {%4, %5, %6, %7}], [%2], %3;" ::"r"(target),
-      "l"(map), "r"(barrier), "h"(ctas), "r"(x), "r"(y), "r"(z), "r"(w)
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
+      "{%3, %4, %5, %6, %7}], [%2];" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "r"(v)
       : "memory");
 }
 

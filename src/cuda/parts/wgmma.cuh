@@ -49,68 +49,65 @@ __device__ __forceinline__ void increase_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-/// sums[64x256] = a[64x16] b[256x16]^T, plus sums if `adds`. Lane l of warp w holds of columns 8 i
-/// + 2 (l % 4) and the next, in sums[4 i ...]: two of row 16 w + l / 4, then two of the row 8
-/// below.
-template <typename T>
-__device__ __forceinline__ void wgmma_64x256(std::uint64_t a, std::uint64_t b, bool adds,
-                                             float (&sums)[128]);
+/// sums[64 x kColumns] = a[64x16] b[kColumns x 16]^T, plus sums if `adds`. Lane l of warp w holds
+/// of columns 8 i + 2 (l % 4) and the next, in sums[4 i ...]: two of row 16 w + l / 4, then two of
+/// the row 8 below.
+template <typename T, int kColumns>
+__device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool adds,
+                                         float (&sums)[kColumns / 2]);
 
 // clang-format off
-#define TESSERA_WGMMA_64X256(T, type)                                                             \
-  template <>                                                                                     \
-  __device__ __forceinline__ void wgmma_64x256<T>(std::uint64_t a, std::uint64_t b, bool adds,    \
-                                                  float (&sums)[128]) {                           \
-    asm volatile(                                                                                 \
-      "{ .reg .pred adds; setp.ne.b32 adds, %130, 0; "                                            \
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32." type "." type " {"                           \
-      "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "                    \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "          \
-      "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "          \
-      "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, "          \
-      "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, "          \
-      "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, "          \
-      "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
-      "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127}, " \
-      "%128, %129, adds, 1, 1, 0, 0; }"                                                           \
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3]),                               \
-        "+f"(sums[4]), "+f"(sums[5]), "+f"(sums[6]), "+f"(sums[7]),                               \
-        "+f"(sums[8]), "+f"(sums[9]), "+f"(sums[10]), "+f"(sums[11]),                             \
-        "+f"(sums[12]), "+f"(sums[13]), "+f"(sums[14]), "+f"(sums[15]),                           \
-        "+f"(sums[16]), "+f"(sums[17]), "+f"(sums[18]), "+f"(sums[19]),                           \
-        "+f"(sums[20]), "+f"(sums[21]), "+f"(sums[22]), "+f"(sums[23]),                           \
-        "+f"(sums[24]), "+f"(sums[25]), "+f"(sums[26]), "+f"(sums[27]),                           \
-        "+f"(sums[28]), "+f"(sums[29]), "+f"(sums[30]), "+f"(sums[31]),                           \
-        "+f"(sums[32]), "+f"(sums[33]), "+f"(sums[34]), "+f"(sums[35]),                           \
-        "+f"(sums[36]), "+f"(sums[37]), "+f"(sums[38]), "+f"(sums[39]),                           \
-        "+f"(sums[40]), "+f"(sums[41]), "+f"(sums[42]), "+f"(sums[43]),                           \
-        "+f"(sums[44]), "+f"(sums[45]), "+f"(sums[46]), "+f"(sums[47]),                           \
-        "+f"(sums[48]), "+f"(sums[49]), "+f"(sums[50]), "+f"(sums[51]),                           \
-        "+f"(sums[52]), "+f"(sums[53]), "+f"(sums[54]), "+f"(sums[55]),                           \
-        "+f"(sums[56]), "+f"(sums[57]), "+f"(sums[58]), "+f"(sums[59]),                           \
-        "+f"(sums[60]), "+f"(sums[61]), "+f"(sums[62]), "+f"(sums[63]),                           \
-        "+f"(sums[64]), "+f"(sums[65]), "+f"(sums[66]), "+f"(sums[67]),                           \
-        "+f"(sums[68]), "+f"(sums[69]), "+f"(sums[70]), "+f"(sums[71]),                           \
-        "+f"(sums[72]), "+f"(sums[73]), "+f"(sums[74]), "+f"(sums[75]),                           \
-        "+f"(sums[76]), "+f"(sums[77]), "+f"(sums[78]), "+f"(sums[79]),                           \
-        "+f"(sums[80]), "+f"(sums[81]), "+f"(sums[82]), "+f"(sums[83]),                           \
-        "+f"(sums[84]), "+f"(sums[85]), "+f"(sums[86]), "+f"(sums[87]),                           \
-        "+f"(sums[88]), "+f"(sums[89]), "+f"(sums[90]), "+f"(sums[91]),                           \
-        "+f"(sums[92]), "+f"(sums[93]), "+f"(sums[94]), "+f"(sums[95]),                           \
-        "+f"(sums[96]), "+f"(sums[97]), "+f"(sums[98]), "+f"(sums[99]),                           \
-        "+f"(sums[100]), "+f"(sums[101]), "+f"(sums[102]), "+f"(sums[103]),                       \
-        "+f"(sums[104]), "+f"(sums[105]), "+f"(sums[106]), "+f"(sums[107]),                       \
-        "+f"(sums[108]), "+f"(sums[109]), "+f"(sums[110]), "+f"(sums[111]),                       \
-        "+f"(sums[112]), "+f"(sums[113]), "+f"(sums[114]), "+f"(sums[115]),                       \
-        "+f"(sums[116]), "+f"(sums[117]), "+f"(sums[118]), "+f"(sums[119]),                       \
-        "+f"(sums[120]), "+f"(sums[121]), "+f"(sums[122]), "+f"(sums[123]),                       \
-        "+f"(sums[124]), "+f"(sums[125]), "+f"(sums[126]), "+f"(sums[127])                        \
-      : "l"(a), "l"(b), "r"(adds ? 1 : 0));                                                       \
-  }
+#define TESSERA_SUMS_4(i) "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3])
+#define TESSERA_SUMS_8(i) TESSERA_SUMS_4(i), TESSERA_SUMS_4(i + 4)
+#define TESSERA_SUMS_16(i) TESSERA_SUMS_8(i), TESSERA_SUMS_8(i + 8)
+#define TESSERA_SUMS_32(i) TESSERA_SUMS_16(i), TESSERA_SUMS_16(i + 16)
+#define TESSERA_SUMS_64(i) TESSERA_SUMS_32(i), TESSERA_SUMS_32(i + 32)
+#define TESSERA_SUMS_128(i) TESSERA_SUMS_64(i), TESSERA_SUMS_64(i + 64)
 
-TESSERA_WGMMA_64X256(__nv_bfloat16, "bf16")
-TESSERA_WGMMA_64X256(__half, "f16")
-#undef TESSERA_WGMMA_64X256
+// The numbers of the operands: sums, then a, b and adds.
+#define TESSERA_OPERANDS_4 "%0, %1, %2, %3"
+#define TESSERA_OPERANDS_8 "%0, %1, %2, %3, %4, %5, %6, %7"
+#define TESSERA_OPERANDS_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define TESSERA_OPERANDS_128 \
+  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
+  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
+  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
+  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
+  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
+  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, " \
+  "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
+  "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+
+#define TESSERA_WGMMA_64(T, type, columns, num_sums, a_operand, b_operand, adds_operand)           \
+  template <>                                                                                     \
+  __device__ __forceinline__ void wgmma_64<T, columns>(std::uint64_t a, std::uint64_t b,          \
+                                                       bool adds, float (&sums)[num_sums]) {      \
+    asm volatile(                                                                                 \
+      "{ .reg .pred adds; setp.ne.b32 adds, " adds_operand ", 0; "                                \
+      "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {"                  \
+      TESSERA_OPERANDS_##num_sums "}, " a_operand ", " b_operand ", adds, 1, 1, 0, 0; }"          \
+      : TESSERA_SUMS_##num_sums(0) : "l"(a), "l"(b), "r"(adds ? 1 : 0));                          \
+  }
+#define TESSERA_WGMMA_64_OF(T, type)                                                               \
+  TESSERA_WGMMA_64(T, type, 8, 4, "%4", "%5", "%6")                                               \
+  TESSERA_WGMMA_64(T, type, 16, 8, "%8", "%9", "%10")                                             \
+  TESSERA_WGMMA_64(T, type, 32, 16, "%16", "%17", "%18")                                          \
+  TESSERA_WGMMA_64(T, type, 256, 128, "%128", "%129", "%130")
+
+TESSERA_WGMMA_64_OF(__nv_bfloat16, "bf16")
+TESSERA_WGMMA_64_OF(__half, "f16")
+#undef TESSERA_WGMMA_64_OF
+#undef TESSERA_WGMMA_64
+#undef TESSERA_OPERANDS_4
+#undef TESSERA_OPERANDS_8
+#undef TESSERA_OPERANDS_16
+#undef TESSERA_OPERANDS_128
+#undef TESSERA_SUMS_4
+#undef TESSERA_SUMS_8
+#undef TESSERA_SUMS_16
+#undef TESSERA_SUMS_32
+#undef TESSERA_SUMS_64
+#undef TESSERA_SUMS_128
 // clang-format on
 
 }  // namespace tessera::cuda

@@ -97,20 +97,23 @@ def test_every_implementation_gives_the_same_bits(form: str) -> None:
         assert taken > 0
 
 
-def test_wgmma_multiplies_many_pairs_on_compute_capability_9_0() -> None:
+def test_kernels_for_90a_multiply_on_compute_capability_9_0() -> None:
     import torch
 
-    has_wgmma = torch.cuda.get_device_capability() == (9, 0)
+    has_90a = torch.cuda.get_device_capability() == (9, 0)
     for tokens in TOKENS:
         shape: dict[str, Any] = {"T": tokens, "H": 256, "E": 16, "F": 96, "k": 4}
         explained = tessera.explain(
             "fused_experts", **shape, activation="silu", dtype="bfloat16", device=DEVICE
         )
         (chosen,) = (one.name for one in explained if one.selected)
-        assert chosen.startswith("cuda/wgmma") == (has_wgmma and tokens > 1)
-        refusals = [one.refusal for one in explained if one.name.startswith("cuda/wgmma")]
-        assert refusals
-        if not has_wgmma:
+        of_90a = "cuda/swap_ab" if tokens <= 60 else "cuda/wgmma"
+        assert chosen.startswith(of_90a if has_90a else "cuda/mma")
+        refusals = [
+            one.refusal for one in explained if one.name.startswith(("cuda/swap_ab", "cuda/wgmma"))
+        ]
+        assert len(refusals) == 2
+        if not has_90a:
             assert all("compute capability 9.0" in refusal for refusal in refusals)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -90,8 +89,8 @@ def flashinfer_layer() -> Callable[[Inputs], Any]:
         weights, num_experts = pack(inputs.w13), len(inputs.w13)
         is_tuned = num_tokens in tuned
         tuned.add(num_tokens)
-        tuning = autotune(True, tuning_buckets=(num_tokens,))
-        with contextlib.nullcontext() if is_tuned else tuning:
+        # Without the context it would look for what was tuned for a size of its own list.
+        with autotune(not is_tuned, tuning_buckets=(num_tokens,)):
             return module.cute_dsl_fused_moe_bf16(
                 inputs.x,
                 inputs.topk_ids,

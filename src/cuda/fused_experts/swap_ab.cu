@@ -1,0 +1,185 @@
+// The whole layer for few pairs per expert, where its time is that of reading the weights. Operands
+// are exchanged: 64 rows of the weights by the pairs of an expert, so that a tile has hardly more
+// columns than pairs. Each CTA sorts the pairs by expert for itself. Then CTAs take the tiles of
+// the gate-up product, those of the down product, and parts of the sum over slots, from one
+// counter. A warp copies weights without a pause, also those of the down product while its rows are
+// computed.
+//
+// No CTA waits for one that has not started: a tile waits for tiles before it alone, which have
+// been taken by CTAs that run, and these compute theirs in ascending order.
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "cuda/fused_experts/mma.cuh"
+#include "cuda/fused_experts/swap_ab.hpp"
+#include "cuda/fused_experts/swap_ab_multiplier.cuh"
+#include "cuda/fused_experts/swap_ab_tiles.cuh"
+#include "cuda/parts/division.cuh"
+#include "cuda/parts/mbarrier.cuh"
+#include "cuda/parts/pdl.cuh"
+#include "cuda/parts/tma.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+/// Copies the weights of all tiles, by one warp.
+__device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared shared) {
+  Taken taken(args, shared);
+  SwapAbStage at;
+  while (true) {
+    const SwapAbTiles tiles = taken.read();
+    taken.release();
+    if (tiles.step == SwapAbStep::kEnd) return;
+    if (tiles.step == SwapAbStep::kCombine) continue;
+    const SwapAbProduct& product = product_of(args, tiles.step);
+    const std::int32_t num_stages = num_stages_of(product.args);
+    for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
+      const std::int32_t output = tiles.first_output + tile * outputs_per_tile(product.args);
+      for (std::int32_t stage = 0; stage < num_stages; ++stage) {
+        wait(shared.empty(at), at.parity ^ 1);
+        if (threadIdx.x % 32 == 0) {
+          arrive_and_expect(shared.full(at), kSwapAbWeightBytes);
+          copy_box(shared.weights(at), &product.weights, shared.full(at), stage * kStageDepth, 0, 0,
+                   output / kSwapAbRun, tiles.expert);
+        }
+        at.advance();
+      }
+    }
+  }
+}
+
+/// The warps that gather the rows of pairs, of x or of the intermediate.
+class RowsGatherer {
+ public:
+  __device__ __forceinline__ RowsGatherer(const SwapAbArgs& args, SwapAbShared shared)
+      : args_(args), shared_(shared), taken_(args, shared) {}
+
+  __device__ __forceinline__ void run() {
+    while (true) {
+      const SwapAbTiles tiles = taken_.read();
+      taken_.release();
+      if (tiles.step == SwapAbStep::kEnd) return;
+      if (tiles.step == SwapAbStep::kCombine) continue;
+      if (tiles.step == SwapAbStep::kDown) {
+        if (threadIdx.x % 32 == 0) {
+          wait_for_count(args_.gate_up_done + tiles.block, args_.gate_up.args.num_columns);
+        }
+        __syncwarp();
+      }
+      gather(tiles);
+    }
+  }
+
+ private:
+  static constexpr int kLinesAtOnce = static_cast<int>(kGatherThreads) / 8;
+  static constexpr int kLines = (kSwapAbPairs + kLinesAtOnce - 1) / kLinesAtOnce;
+
+  __device__ static int thread() { return static_cast<int>(threadIdx.x - 32 * (kCopyingWarp + 1)); }
+  __device__ static int word() { return thread() % 8; }
+  __device__ static int line() { return thread() / 8; }
+
+  __device__ __forceinline__ void gather(const SwapAbTiles& tiles) {
+    const ProductArgs& args = product_of(args_, tiles.step).args;
+    const std::uint16_t* sources[kLines];
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      const int row = line() + i * kLinesAtOnce;
+      sources[i] = nullptr;
+      if (row >= tiles.num_pairs) continue;
+      const std::uint32_t pair = shared_.pairs()[tiles.first_pair + row];
+      sources[i] = static_cast<const std::uint16_t*>(args.rows) +
+                   std::int64_t{divide(pair, args.slots_per_row)} * args.row_stride +
+                   word() * kWordElements;
+    }
+    const std::int32_t num_stages = num_stages_of(args);
+    for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
+      for (std::int32_t stage = 0; stage < num_stages; ++stage) {
+        wait(shared_.empty(at_), at_.parity ^ 1);
+        copy_words(sources, stage * kStageDepth, args.depth);
+        arrive_after_copies(shared_.full(at_));
+        at_.advance();
+      }
+    }
+  }
+
+  /// What the lines of no pair hold does not matter: no sum of a pair has terms of it.
+  __device__ __forceinline__ void copy_words(const std::uint16_t* const (&sources)[kLines],
+                                             std::int32_t begin, std::int32_t depth) const {
+    const bool is_within = begin + word() * kWordElements < depth;
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      if (sources[i] == nullptr) break;
+      const int row = line() + i * kLinesAtOnce;
+      const auto place = static_cast<std::uint32_t>(row * 8 + (word() ^ row % 8));
+      copy_word_async(shared_.rows(at_) + place * kWordBytes, sources[i] + begin, is_within);
+    }
+  }
+
+  const SwapAbArgs& args_;
+  SwapAbShared shared_;
+  Taken taken_;
+  SwapAbStage at_;
+};
+
+__global__ void __launch_bounds__(kSwapAbClearThreads)
+    swap_ab_clear(const __grid_constant__ SwapAbCounters args) {
+  pdl_wait();
+  // Not before: the layer reads its inputs as soon as it starts.
+  pdl_launch_dependents();
+  for (std::uint32_t i = threadIdx.x; i < args.length; i += kSwapAbClearThreads) {
+    args.counters[i] = 0;
+  }
+}
+
+__device__ __forceinline__ void init_barriers(SwapAbShared shared) {
+  for (SwapAbStage at; at.parity == 0; at.advance()) {
+    init_barrier(shared.full(at), 1 + kGatherThreads);
+    init_barrier(shared.empty(at), kWarpsOfGroup);
+  }
+  init_barrier(shared.taken_full(), 1);
+  init_barrier(shared.taken_empty(), kReadingThreads);
+  for (int group = 0; group < kSwapAbGroups; ++group) {
+    init_barrier(shared.turn(group), kWarpsOfGroup);
+  }
+  fence_barriers();
+}
+
+template <typename T>
+__global__ void __launch_bounds__(kSwapAbThreads, 1)
+    swap_ab_layer(const __grid_constant__ SwapAbArgs args) {
+  extern __shared__ __align__(1024) unsigned char memory[];
+  const SwapAbShared shared{memory};
+  pdl_launch_dependents();
+  if (threadIdx.x == 0) init_barriers(shared);
+  if (threadIdx.x == 32 * kCopyingWarp) {
+    prefetch_map(&args.gate_up.weights);
+    prefetch_map(&args.down.weights);
+  }
+  sort_pairs(args, shared);
+  // What this waits for is that the counters are clear. The inputs were there before: the kernel
+  // that clears them has waited for those before it, and only then let this one start.
+  pdl_wait();
+  const std::uint32_t warp = threadIdx.x / 32;
+  if (warp < kMultiplyWarps) {
+    Multiplier<T>(args, shared).run();
+  } else if (warp == kTakingWarp) {
+    if (threadIdx.x % 32 == 0) take_tiles(args, shared);
+  } else if (warp == kCopyingWarp) {
+    copy_weights(args, shared);
+  } else {
+    RowsGatherer(args, shared).run();
+  }
+}
+
+}  // namespace
+
+const void* swap_ab_clear_kernel() { return reinterpret_cast<const void*>(&swap_ab_clear); }
+
+const void* swap_ab_kernel(bool is_bfloat16) {
+  return is_bfloat16 ? reinterpret_cast<const void*>(&swap_ab_layer<__nv_bfloat16>)
+                     : reinterpret_cast<const void*>(&swap_ab_layer<__half>);
+}
+
+}  // namespace tessera::cuda

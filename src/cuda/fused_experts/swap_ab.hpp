@@ -1,0 +1,106 @@
+// What the launcher of fused_experts and its kernel for few pairs per expert share. It needs
+// compute capability 9.0a.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cuda/fused_experts/kernels.hpp"
+#include "cuda/fused_experts/policy.hpp"
+#include "cuda/parts/layout.hpp"
+
+namespace tessera::cuda {
+
+/// Two warpgroups multiply in turns. Then come a warp that takes tiles, one that copies weights,
+/// and three that gather rows.
+inline constexpr int kSwapAbGroups = 2;
+inline constexpr int kSwapAbThreads = kSwapAbGroups * 128 + 5 * 32;
+
+/// Rows of the weights that one wgmma multiplies; a tile has two such operands. With a gate, rows
+/// of gate and of up take turns in runs.
+inline constexpr int kSwapAbOperandRows = 64;
+inline constexpr int kSwapAbOperands = kSwapAbRows / kSwapAbOperandRows;
+inline constexpr int kSwapAbRun = 8;
+
+/// A stage holds kStageDepth elements of each row of a tile, in 128-byte lines: of the weights,
+/// then of the pairs. 128 KiB of weights are on the way.
+inline constexpr std::uint32_t kSwapAbOperandBytes = kSwapAbOperandRows * kStageDepth * 2;
+inline constexpr std::uint32_t kSwapAbWeightBytes = kSwapAbOperands * kSwapAbOperandBytes;
+inline constexpr std::uint32_t kSwapAbStageBytes =
+    kSwapAbWeightBytes + kSwapAbPairs * kStageDepth * 2;
+inline constexpr std::uint32_t kSwapAbStages = 8;
+
+/// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
+/// banks.
+inline constexpr int kSwapAbSumStride = kSwapAbRows + 4;
+
+/// The weights of what a CTA takes at once, which is one tile or a run of neighbours, at least.
+inline constexpr std::int64_t kSwapAbTakeBytes = 128 * 1024;
+
+/// A block: pairs of one expert, which a tile multiplies.
+struct SwapAbBlock {
+  std::uint16_t expert;
+  std::uint16_t first;  ///< in the list of pairs by expert
+  std::uint16_t num_pairs;
+};
+inline constexpr std::size_t kSwapAbMaxBlocks =
+    (kSwapAbMaxPairs + kSwapAbMaxExperts * (kSwapAbPairs - 1)) / kSwapAbPairs;
+
+/// How the dynamic shared memory is divided.
+struct SwapAbLayout {
+  static constexpr Section<unsigned char> stages{0, kSwapAbStages* kSwapAbStageBytes};
+  static constexpr Section<float> sums{stages.end, kSwapAbGroups* kSwapAbPairs* kSwapAbSumStride};
+  static constexpr Section<float> weights_of_pairs{sums.end, kSwapAbGroups* kSwapAbPairs};
+  static constexpr Section<std::uint64_t> barriers{weights_of_pairs.end,
+                                                   2 * kSwapAbStages + 2 + kSwapAbGroups};
+  static constexpr Section<std::uint32_t> taken{barriers.end, 1};
+  static constexpr Section<std::uint32_t> num_blocks{taken.end, 1};
+  static constexpr Section<std::int32_t> warp_sums{num_blocks.end, 32};
+  static constexpr Section<std::int32_t> counts{warp_sums.end, kSwapAbMaxExperts};
+  static constexpr Section<SwapAbBlock> blocks{counts.end, kSwapAbMaxBlocks};
+  static constexpr Section<std::uint16_t> pairs{blocks.end, kSwapAbMaxPairs};
+};
+inline constexpr std::size_t kSwapAbSharedBytes = SwapAbLayout::pairs.end;
+static_assert(kSwapAbSharedBytes + 1024 <= std::size_t{227} * 1024);
+
+struct SwapAbProduct {
+  /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of kStageDepth.
+  CUtensorMap weights;
+  ProductArgs args;  ///< without what align_block_size writes
+  std::int32_t run;  ///< tiles that are taken at once
+  std::uint32_t takes_per_block;
+};
+
+struct SwapAbArgs {
+  SwapAbProduct gate_up;
+  SwapAbProduct down;
+  CombineArgs combine;  ///< whose ids are those of pairs that follow each other
+  std::uint32_t num_combine_parts;
+  // Counters, 0 at first.
+  std::uint32_t* taken;
+  std::uint32_t* down_done;     ///< tiles of the down product
+  std::uint32_t* gate_up_done;  ///< [block] tiles of the gate-up product
+};
+
+struct SwapAbCounters {
+  std::uint32_t* counters;
+  std::uint32_t length;
+};
+
+/// Sets the counters to 0, in a CTA of kSwapAbClearThreads threads. The layer's kernel has to
+/// follow it in the stream.
+inline constexpr int kSwapAbClearThreads = 256;
+
+/// A persistent kernel of kSwapAbThreads threads, a CTA for each multiprocessor. They are null if
+/// this build has no code for compute capability 9.0a.
+#if TESSERA_HAS_90A
+const void* swap_ab_clear_kernel();
+const void* swap_ab_kernel(bool is_bfloat16);
+#else
+inline const void* swap_ab_clear_kernel() { return nullptr; }
+inline const void* swap_ab_kernel(bool) { return nullptr; }
+#endif
+
+}  // namespace tessera::cuda

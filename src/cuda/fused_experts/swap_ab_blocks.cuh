@@ -1,0 +1,158 @@
+// The shared memory of the kernel that exchanges operands, and the pairs of a call sorted by expert
+// in it.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/fused_experts/mma.cuh"
+#include "cuda/fused_experts/swap_ab.hpp"
+#include "cuda/parts/block_scan.cuh"
+#include "cuda/parts/carve.cuh"
+#include "cuda/parts/integers.cuh"
+#include "cuda/parts/mbarrier.cuh"
+
+namespace tessera::cuda {
+
+using SwapAbStage = PipelineCursor<kSwapAbStages>;
+
+/// The shared memory of a CTA.
+struct SwapAbShared {
+  unsigned char* memory;  ///< a multiple of 1024
+
+  __device__ __forceinline__ std::uint32_t weights(const SwapAbStage& at) const {
+    return shared_address(memory) + at.stage * kSwapAbStageBytes;
+  }
+  __device__ __forceinline__ std::uint32_t rows(const SwapAbStage& at) const {
+    return weights(at) + kSwapAbWeightBytes;
+  }
+  __device__ __forceinline__ float* sums(int group) const {
+    return carve(memory, SwapAbLayout::sums) + group * kSwapAbPairs * kSwapAbSumStride;
+  }
+  __device__ __forceinline__ float* weights_of_pairs(int group) const {
+    return carve(memory, SwapAbLayout::weights_of_pairs) + group * kSwapAbPairs;
+  }
+  __device__ __forceinline__ std::uint32_t full(const SwapAbStage& at) const {
+    return barrier(at.stage);
+  }
+  __device__ __forceinline__ std::uint32_t empty(const SwapAbStage& at) const {
+    return barrier(kSwapAbStages + at.stage);
+  }
+  __device__ __forceinline__ std::uint32_t taken_full() const { return barrier(2 * kSwapAbStages); }
+  __device__ __forceinline__ std::uint32_t taken_empty() const {
+    return barrier(2 * kSwapAbStages + 1);
+  }
+  /// It is the turn of a group to multiply.
+  __device__ __forceinline__ std::uint32_t turn(int group) const {
+    return barrier(2 * kSwapAbStages + 2 + group);
+  }
+  /// The number of what was taken last.
+  __device__ __forceinline__ volatile std::uint32_t& taken() const {
+    return *carve(memory, SwapAbLayout::taken);
+  }
+  __device__ __forceinline__ ScanStorage& scan() const {
+    return *reinterpret_cast<ScanStorage*>(carve(memory, SwapAbLayout::warp_sums));
+  }
+  __device__ __forceinline__ std::uint32_t& num_blocks() const {
+    return *carve(memory, SwapAbLayout::num_blocks);
+  }
+  __device__ __forceinline__ std::int32_t* counts() const {
+    return carve(memory, SwapAbLayout::counts);
+  }
+  __device__ __forceinline__ SwapAbBlock* blocks() const {
+    return carve(memory, SwapAbLayout::blocks);
+  }
+  __device__ __forceinline__ std::uint16_t* pairs() const {
+    return carve(memory, SwapAbLayout::pairs);
+  }
+
+ private:
+  __device__ __forceinline__ std::uint32_t barrier(std::uint32_t i) const {
+    return shared_address(carve(memory, SwapAbLayout::barriers) + i);
+  }
+};
+
+/// Sorts the pairs that count by expert, and divides them into blocks, by the whole CTA. All CTAs
+/// get the same blocks: the pairs of an expert that has several are in ascending order. Ends with a
+/// barrier.
+__device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared shared) {
+  constexpr int kPairsPerThread = (kSwapAbMaxPairs + kSwapAbThreads - 1) / kSwapAbThreads;
+  constexpr int kExpertsPerThread = (kSwapAbMaxExperts + kSwapAbThreads - 1) / kSwapAbThreads;
+  const int thread = static_cast<int>(threadIdx.x);
+  std::int32_t* const counts = shared.counts();
+  for (int i = thread; i < kSwapAbMaxExperts; i += kSwapAbThreads) counts[i] = 0;
+  __syncthreads();
+
+  const CombineArgs& ids = args.combine;
+  std::int32_t experts[kPairsPerThread];  // -1: none
+  std::int32_t places[kPairsPerThread];   // among the pairs of the expert
+#pragma unroll
+  for (int i = 0; i < kPairsPerThread; ++i) {
+    const int pair = thread + i * kSwapAbThreads;
+    experts[i] = -1;
+    if (pair >= args.gate_up.args.num_pairs) continue;
+    const std::int64_t id = integer_at(ids.topk_ids, ids.ids_are_64_bit, pair);
+    if (id >= 0 && id < ids.num_experts) experts[i] = static_cast<std::int32_t>(id);
+  }
+#pragma unroll
+  for (int i = 0; i < kPairsPerThread; ++i) {
+    if (experts[i] >= 0) places[i] = atomicAdd(&counts[experts[i]], 1);
+  }
+  __syncthreads();
+
+  // Sums of pairs in the lower half, and of blocks in the upper one.
+  std::int32_t own[kExpertsPerThread];
+  std::int32_t sum = 0;
+  bool has_many = false;
+#pragma unroll
+  for (int i = 0; i < kExpertsPerThread; ++i) {
+    const int expert = thread * kExpertsPerThread + i;
+    own[i] = expert < kSwapAbMaxExperts ? counts[expert] : 0;
+    has_many |= own[i] > kSwapAbPairs;
+    sum += own[i] + ((own[i] + kSwapAbPairs - 1) / kSwapAbPairs << 16);
+  }
+  std::int32_t total = 0;
+  std::int32_t before = exclusive_sum<kSwapAbThreads / 32>(sum, shared.scan(), &total);
+  if (thread == 0) shared.num_blocks() = static_cast<std::uint32_t>(total >> 16);
+#pragma unroll
+  for (int i = 0; i < kExpertsPerThread; ++i) {
+    const int expert = thread * kExpertsPerThread + i;
+    if (own[i] == 0) continue;
+    const int first = before & 0xFFFF;
+    counts[expert] = first | own[i] << 16;
+    SwapAbBlock* block = shared.blocks() + (before >> 16);
+    for (int done = 0; done < own[i]; done += kSwapAbPairs, ++block) {
+      *block = {static_cast<std::uint16_t>(expert), static_cast<std::uint16_t>(first + done),
+                static_cast<std::uint16_t>(min(own[i] - done, kSwapAbPairs))};
+    }
+    before += own[i] + ((own[i] + kSwapAbPairs - 1) / kSwapAbPairs << 16);
+  }
+  __syncthreads();
+
+  std::uint16_t* const pairs = shared.pairs();
+#pragma unroll
+  for (int i = 0; i < kPairsPerThread; ++i) {
+    if (experts[i] < 0) continue;
+    const int pair = thread + i * kSwapAbThreads;
+    pairs[(counts[experts[i]] & 0xFFFF) + places[i]] = static_cast<std::uint16_t>(pair);
+  }
+  // Most calls end here: each expert has a block of its own, whose pairs may be in any order.
+  if (__syncthreads_or(has_many ? 1 : 0) == 0) return;
+#pragma unroll
+  for (int i = 0; i < kPairsPerThread; ++i) {
+    if (experts[i] < 0) continue;
+    const int pair = thread + i * kSwapAbThreads;
+    const int first = counts[experts[i]] & 0xFFFF;
+    const int size = counts[experts[i]] >> 16;
+    places[i] = first;
+    for (int j = 0; j < size; ++j) places[i] += pairs[first + j] < pair ? 1 : 0;
+  }
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kPairsPerThread; ++i) {
+    if (experts[i] < 0) continue;
+    pairs[places[i]] = static_cast<std::uint16_t>(thread + i * kSwapAbThreads);
+  }
+  __syncthreads();
+}
+
+}  // namespace tessera::cuda

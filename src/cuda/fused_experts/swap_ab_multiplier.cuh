@@ -1,0 +1,225 @@
+// The warpgroups of the kernel that exchanges operands which multiply.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/fused_experts/activations.cuh"
+#include "cuda/fused_experts/combine.cuh"
+#include "cuda/fused_experts/products.cuh"
+#include "cuda/fused_experts/swap_ab_tiles.cuh"
+#include "cuda/parts/floats.cuh"
+#include "cuda/parts/mbarrier.cuh"
+#include "cuda/parts/tma.cuh"
+#include "cuda/parts/wgmma.cuh"
+
+namespace tessera::cuda {
+
+/// A warpgroup that multiplies, and writes the results. The two take tiles in turns, so that one
+/// multiplies while the other writes.
+template <typename T>
+class Multiplier {
+ public:
+  __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared shared)
+      : args_(args), shared_(shared), taken_(args, shared), turn_parity_(group() == 0 ? 1 : 0) {}
+
+  __device__ __forceinline__ void run() {
+    int group_of_tile = 0;
+    while (true) {
+      const SwapAbTiles tiles = taken_.read();
+      if (tiles.step == SwapAbStep::kEnd) return;
+      if (tiles.step == SwapAbStep::kCombine) {
+        taken_.release();
+        if (group_of_tile == group()) combine(tiles.block);
+        group_of_tile ^= 1;
+        continue;
+      }
+      // The next tiles are taken once the last weights of these are nearly on the way: as late as
+      // does not make the copies wait, so that CTAs end together.
+      const std::int32_t num_stages = num_stages_of(product_of(args_, tiles.step).args);
+      constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 4;
+      const std::int32_t all_stages = tiles.num_tiles * num_stages;
+      const std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
+      if ((group_of_tile ^ release_at / num_stages % 2) != group()) taken_.release();
+      for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile, group_of_tile ^= 1) {
+        if (group_of_tile == group()) {
+          compute(tiles, tile, release_at - tile * num_stages);
+        } else {
+          at_.advance_by(static_cast<std::uint32_t>(num_stages));
+        }
+      }
+    }
+  }
+
+ private:
+  __device__ static int group() { return static_cast<int>(threadIdx.x) / kWarpgroupThreads; }
+  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kWarpgroupThreads; }
+  __device__ static int warp() { return thread() / 32; }
+  __device__ static int lane() { return thread() % 32; }
+
+  /// All threads of the group wait for each other.
+  __device__ static void synchronize_group() {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kWarpgroupThreads) : "memory");
+  }
+
+  __device__ __forceinline__ void combine(std::uint32_t part) const {
+    combine_part<T, 8>(args_.combine, part, static_cast<std::uint32_t>(thread()), [&] {
+      if (thread() == 0) {
+        wait_for_count(args_.down_done, shared_.num_blocks() * args_.down.args.num_columns);
+      }
+      synchronize_group();
+    });
+  }
+
+  __device__ __forceinline__ std::int32_t pair_of(const SwapAbTiles& tiles, int i) const {
+    return shared_.pairs()[tiles.first_pair + i];
+  }
+
+  __device__ __forceinline__ float& weight_of(int pair) const {
+    return shared_.weights_of_pairs(group())[pair];
+  }
+
+  __device__ __forceinline__ void compute(const SwapAbTiles& tiles, std::int32_t tile,
+                                          std::int32_t release_at) {
+    const ProductArgs& args = product_of(args_, tiles.step).args;
+    const std::int32_t first_output = tiles.first_output + tile * outputs_per_tile(args);
+    if (thread() < tiles.num_pairs) {
+      weight_of(thread()) = router_weight(args, pair_of(tiles, thread()));
+    }
+    wait(shared_.turn(group()), turn_parity_);
+    turn_parity_ ^= 1;
+    multiply<8>(args, tiles.num_pairs, release_at);
+    synchronize_group();
+    if (tiles.step == SwapAbStep::kGateUp) {
+      write_activated(args, tiles, first_output);
+    } else {
+      write_rows(args, tiles, first_output);
+    }
+    synchronize_group();
+    if (thread() != 0) return;
+    __threadfence();
+    atomicAdd(
+        tiles.step == SwapAbStep::kGateUp ? args_.gate_up_done + tiles.block : args_.down_done, 1);
+  }
+
+  /// Leaves the sums in shared memory, and releases what was taken before the stage `release_at`,
+  /// if there is one. There is code for some numbers of columns, doubling.
+  template <int kColumns>
+  __device__ __forceinline__ void multiply(const ProductArgs& args, int num_pairs,
+                                           std::int32_t release_at) {
+    if constexpr (kColumns < kSwapAbPairs) {
+      if (num_pairs > kColumns) return multiply<2 * kColumns>(args, num_pairs, release_at);
+    }
+    float sums[kSwapAbOperands][kColumns / 2] = {};
+    const std::int32_t num_stages = num_stages_of(args);
+    for (std::int32_t stage = 0; stage < num_stages; ++stage) {
+      if (stage == release_at) taken_.release();
+      wait(shared_.full(at_), at_.parity);
+      fence_async_proxy();  // for what cp.async wrote
+      multiply_stage<kColumns>(stage == 0, sums);
+      if (lane() == 0) arrive(shared_.empty(at_));
+      at_.advance();
+    }
+    if (lane() == 0) arrive(shared_.turn(group() ^ 1));
+    share(sums);
+  }
+
+  template <int kColumns>
+  __device__ __forceinline__ void multiply_stage(
+      bool is_first, float (&sums)[kSwapAbOperands][kColumns / 2]) const {
+    const std::uint64_t weights = tile_descriptor(shared_.weights(at_));
+    const std::uint64_t rows = tile_descriptor(shared_.rows(at_));
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
+      constexpr int kWordsPerWgmma = 2;
+#pragma unroll
+      for (int i = 0; i < kSwapAbOperands; ++i) {
+        constexpr int kWordsPerOperand = kSwapAbOperandBytes / kWordBytes;
+        wgmma_64<T, kColumns>(weights + i * kWordsPerOperand + k * kWordsPerWgmma,
+                              rows + k * kWordsPerWgmma, !is_first || k > 0, sums[i]);
+      }
+    }
+    wgmma_commit();
+    wgmma_wait<0>();
+  }
+
+  __device__ __forceinline__ float* sums_of(int pair) const {
+    return shared_.sums(group()) + pair * kSwapAbSumStride;
+  }
+
+  template <int kSums>
+  __device__ __forceinline__ void share(const float (&sums)[kSwapAbOperands][kSums]) const {
+#pragma unroll
+    for (int i = 0; i < kSwapAbOperands; ++i) {
+      const int row = kSwapAbOperandRows * i + 16 * warp() + lane() / 4;
+#pragma unroll
+      for (int j = 0; j < kSums; ++j) {
+        sums_of(j / 4 * 8 + lane() % 4 * 2 + j % 2)[row + j % 4 / 2 * 8] = sums[i][j];
+      }
+    }
+  }
+
+  /// Writes compute(pair of the block, place among the tile's outputs, output), rounded, for the
+  /// outputs of all pairs.
+  template <typename Compute>
+  __device__ __forceinline__ void write(const ProductArgs& args, const SwapAbTiles& tiles,
+                                        std::int32_t first_output, const Compute& compute) const {
+    const int per_pair = outputs_per_tile(args) / kWordElements;
+    for (int item = thread(); item < tiles.num_pairs * per_pair; item += kWarpgroupThreads) {
+      const int pair = item / per_pair;
+      const int first = item % per_pair * kWordElements;
+      if (first_output + first >= args.num_outputs) continue;
+      struct alignas(kWordBytes) Word {
+        T elements[kWordElements];
+      } word;
+#pragma unroll
+      for (int i = 0; i < kWordElements; ++i) {
+        word.elements[i] = rounded<T>(compute(pair, first + i, first_output + first + i));
+      }
+      T* const to = static_cast<T*>(args.output) + pair_of(tiles, pair) * args.output_stride +
+                    first_output + first;
+      *reinterpret_cast<Word*>(to) = word;
+    }
+  }
+
+  __device__ __forceinline__ static float bias(const ProductArgs& args, std::int32_t expert,
+                                               std::int64_t row) {
+    if (args.bias == nullptr) return 0;
+    return to_float(static_cast<const T*>(args.bias)[expert * args.bias_stride + row]);
+  }
+
+  __device__ __forceinline__ void write_activated(const ProductArgs& args, const SwapAbTiles& tiles,
+                                                  std::int32_t first_output) const {
+    with_activation(args.activation, [&]<Activation kActivation>() {
+      write(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
+        const float* const sums = sums_of(pair);
+        const float scale = weight_of(pair);
+        if constexpr (!has_gate(kActivation)) {
+          const float gate = __fmaf_rn(scale, sums[at], bias(args, tiles.expert, output));
+          return activated<kActivation>(args, gate, 0);
+        }
+        const int gate_row = at / kSwapAbRun * 2 * kSwapAbRun + at % kSwapAbRun;
+        const float gate = __fmaf_rn(scale, sums[gate_row],
+                                     bias(args, tiles.expert, gated_row(args, output, false)));
+        const float up = __fmaf_rn(scale, sums[gate_row + kSwapAbRun],
+                                   bias(args, tiles.expert, gated_row(args, output, true)));
+        return activated<kActivation>(args, gate, up);
+      });
+    });
+  }
+
+  __device__ __forceinline__ void write_rows(const ProductArgs& args, const SwapAbTiles& tiles,
+                                             std::int32_t first_output) const {
+    write(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
+      return weight_of(pair) * (sums_of(pair)[at] + bias(args, tiles.expert, output));
+    });
+  }
+
+  const SwapAbArgs& args_;
+  SwapAbShared shared_;
+  Taken taken_;
+  SwapAbStage at_;
+  std::uint32_t turn_parity_;
+};
+
+}  // namespace tessera::cuda

@@ -1,0 +1,124 @@
+// The tiles of the kernel that exchanges operands: how CTAs take them, and what they wait for.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/fused_experts/swap_ab_blocks.cuh"
+#include "cuda/parts/mbarrier.cuh"
+#include "cuda/parts/wgmma.cuh"
+
+namespace tessera::cuda {
+
+/// What tiles are part of. They are numbered in this order, and wait for those of the step before.
+enum class SwapAbStep { kGateUp, kDown, kCombine, kEnd };
+
+/// Neighbouring tiles of a block that a CTA takes at once.
+struct SwapAbTiles {
+  SwapAbStep step;
+  std::uint32_t block;  ///< of kCombine: the part of the output
+  std::int32_t expert;
+  std::int32_t first_output;
+  std::int32_t num_tiles;
+  std::int32_t first_pair;  ///< in the list of pairs by expert
+  std::int32_t num_pairs;
+};
+
+__device__ __forceinline__ std::int32_t outputs_per_tile(const ProductArgs& args) {
+  return kSwapAbRows / (args.is_gated ? 2 : 1);
+}
+
+__device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
+                                                     std::uint32_t num_blocks) {
+  return num_blocks * (args.gate_up.takes_per_block + args.down.takes_per_block) +
+         args.num_combine_parts;
+}
+
+__device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args, SwapAbShared shared,
+                                                std::uint32_t taken) {
+  const auto in_product = [&](SwapAbStep step, const SwapAbProduct& product) -> SwapAbTiles {
+    const std::uint32_t number = taken / product.takes_per_block;
+    const std::uint32_t first_tile =
+        taken % product.takes_per_block * static_cast<std::uint32_t>(product.run);
+    const auto left = static_cast<std::int32_t>(product.args.num_columns - first_tile);
+    const SwapAbBlock block = shared.blocks()[number];
+    return {step,
+            number,
+            block.expert,
+            static_cast<std::int32_t>(first_tile) * outputs_per_tile(product.args),
+            min(left, product.run),
+            block.first,
+            block.num_pairs};
+  };
+  const std::uint32_t num_blocks = shared.num_blocks();
+  const std::uint32_t of_gate_up = num_blocks * args.gate_up.takes_per_block;
+  if (taken < of_gate_up) return in_product(SwapAbStep::kGateUp, args.gate_up);
+  taken -= of_gate_up;
+  const std::uint32_t of_down = num_blocks * args.down.takes_per_block;
+  if (taken < of_down) return in_product(SwapAbStep::kDown, args.down);
+  taken -= of_down;
+  const bool is_left = taken < args.num_combine_parts;
+  return {is_left ? SwapAbStep::kCombine : SwapAbStep::kEnd, taken, 0, 0, 0, 0, 0};
+}
+
+inline constexpr std::uint32_t kWarpsOfGroup = kWarpgroupThreads / 32;
+inline constexpr std::uint32_t kMultiplyWarps = kSwapAbGroups * kWarpsOfGroup;
+inline constexpr std::uint32_t kTakingWarp = kMultiplyWarps;
+inline constexpr std::uint32_t kCopyingWarp = kTakingWarp + 1;
+inline constexpr std::uint32_t kGatherWarps = 3;
+inline constexpr std::uint32_t kGatherThreads = 32 * kGatherWarps;
+static_assert(32 * (kCopyingWarp + 1 + kGatherWarps) == kSwapAbThreads);
+/// Threads that read what tiles are taken: all but the warp that takes them.
+inline constexpr std::uint32_t kReadingThreads = kSwapAbThreads - 32;
+static_assert(kCombineThreads == kWarpgroupThreads);
+
+__device__ __forceinline__ const SwapAbProduct& product_of(const SwapAbArgs& args,
+                                                           SwapAbStep step) {
+  return step == SwapAbStep::kGateUp ? args.gate_up : args.down;
+}
+
+__device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
+  return (args.depth + kStageDepth - 1) / kStageDepth;
+}
+
+/// Waits until others have counted to `count`. What they wrote before is visible after.
+__device__ __forceinline__ void wait_for_count(const std::uint32_t* counter, std::uint32_t count) {
+  std::uint32_t found = 0;
+  do {
+    asm volatile("ld.acquire.gpu.global.b32 %0, [%1];" : "=r"(found) : "l"(counter) : "memory");
+  } while (found != count);
+}
+
+/// One thread takes tiles, of which no other CTA takes the same, until none are left.
+__device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared shared) {
+  const std::uint32_t end = num_to_take(args, shared.num_blocks());
+  std::uint32_t taken = 0;
+  for (std::uint32_t parity = 1; taken < end; parity ^= 1) {
+    wait(shared.taken_empty(), parity);
+    taken = atomicAdd(args.taken, 1);
+    shared.taken() = taken;
+    arrive(shared.taken_full());
+  }
+}
+
+/// What a thread reads of it.
+class Taken {
+ public:
+  __device__ __forceinline__ Taken(const SwapAbArgs& args, SwapAbShared shared)
+      : args_(args), shared_(shared) {}
+
+  /// The next tiles, which are to be released before others can be taken.
+  __device__ __forceinline__ SwapAbTiles read() {
+    wait(shared_.taken_full(), parity_);
+    parity_ ^= 1;
+    return tiles_of(args_, shared_, shared_.taken());
+  }
+
+  __device__ __forceinline__ void release() const { arrive(shared_.taken_empty()); }
+
+ private:
+  const SwapAbArgs& args_;
+  SwapAbShared shared_;
+  std::uint32_t parity_ = 0;
+};
+
+}  // namespace tessera::cuda
