@@ -339,7 +339,7 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
     }
     for (std::uint32_t i = 0; i < kWgmmaPlaces; ++i) {
       init_barrier(shared.place_full(i), 1);
-      init_barrier(shared.place_empty(i), kWgmmaConsumerWarps + Producer::kWarps);
+      init_barrier(shared.place_empty(i), 32 * (kWgmmaConsumerWarps + Producer::kWarps));
     }
     fence_barriers();
   }

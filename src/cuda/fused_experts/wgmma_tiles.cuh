@@ -78,7 +78,7 @@ class WgmmaPlaces {
                  : "r"(shared_.place(slot_))
                  : "memory");
     __syncwarp();
-    if (threadIdx.x % 32 == 0) arrive(shared_.place_empty(slot_));
+    arrive(shared_.place_empty(slot_));
     advance();
     return place;
   }
