@@ -12,6 +12,13 @@ from tessera.tools.bench.report import figure
 TARGETS = json.loads((Path(__file__).resolve().parent / "targets.json").read_text())
 
 
+def _missed(value: float, must: float) -> str:
+    """By how much, also where that is next to nothing."""
+    difference, percent = value - must, 100 * (value / must - 1)
+    by = figure(difference) if difference >= 0.005 else "less than 0.01"
+    return f"missed by {by} ({percent:.{0 if percent >= 0.5 else 1}f}%)"
+
+
 class Verdicts:
     """Says whether targets are met, and keeps what has to be explained.
 
@@ -38,7 +45,7 @@ class Verdicts:
         """
         must = target.get("must", float("inf"))
         if value > must:
-            missed = f"missed by {figure(value - must)} ({100 * (value / must - 1):.0f}%)"
+            missed = _missed(value, must)
             of_note = self.misses.setdefault(self.notes.get(note_of or name), [])
             of_note.append(f"{subject}{name}: {figure(value)}, {missed}")
             return f"**{missed}**"

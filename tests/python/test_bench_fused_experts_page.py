@@ -182,6 +182,12 @@ def test_the_targets_over_the_floor() -> None:
         ("DeepSeek-V3-TP8 bfloat16/1", (20, 9), 23.5, "1.18 | ≤ 1.06 + 5 us | aim met"),
         ("DeepSeek-V3-TP8 bfloat16/1", (20, 9), 24.0, "1.20 | ≤ 1.06 + 5 us | target met"),
         ("DeepSeek-V3-TP8 bfloat16/16", (100, 9), 104.0, "1.04 | ≤ 1.04 | target met"),
+        (
+            "DeepSeek-V3-TP8 bfloat16/16",
+            (100, 9),
+            104.2,
+            "1.04 | ≤ 1.04 | **missed by less than 0.01 (0.2%)**",
+        ),
         ("DeepSeek-V3-EP8 bfloat16/1", (100, 9), 107.0, "1.07 | ≤ 1.04 + 2 us | **missed by 0.01"),
         (
             "DeepSeek-V3-EP8 bfloat16/256",
