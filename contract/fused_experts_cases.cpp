@@ -58,6 +58,10 @@ std::vector<Case> make_table() {
       sized({17, 10, 257, 24, 8}, {.name = "257_experts"}),
       sized({3, 33, 40, 24, 8}, {.name = "33_slots"}),
       sized({5, 70, 96, 24, 8}, {.name = "70_slots", .format = kFp16, .routing = kMixed}),
+      // As much as a kernel sorts by itself, and more.
+      sized({256, 8, 512, 24, 8}, {.name = "2048_pairs_of_512_experts", .values = kExact}),
+      sized({257, 8, 40, 24, 8}, {.name = "2056_pairs", .values = kExact}),
+      sized({7, 4, 513, 24, 8}, {.name = "513_experts", .values = kExact}),
       sized({5, 3, 7, 123, 45}, {.name = "odd_sizes", .values = kExact}),
       sized({5, 3, 7, 67, 33}, {.name = "odd_sizes_fp16", .format = kFp16, .values = kExact}),
       sized({5, 3, 7, 67, 33}, {.name = "odd_sizes_fp32", .format = kFp32, .values = kExact}),
@@ -89,9 +93,11 @@ std::vector<Case> make_table() {
       sized({6, 3, 5, 64, 48}, {.name = "biases_fp32", .format = kFp32, .w13_bias = true, .w2_bias = true}),
       sized({9, 1, 5, 64, 48}, {.name = "weight_on_input", .values = kExact, .weight_on_input = true}),
       sized({9, 1, 5, 64, 48}, {.name = "weight_on_input_biases", .format = kFp16, .w13_bias = true, .w2_bias = true, .weight_on_input = true}),
+      sized({600, 1, 16, 64, 520}, {.name = "weight_on_input_of_many", .format = kFp16, .w13_bias = true, .weight_on_input = true}),
       sized({9, 2, 5, 64, 48}, {.name = "batch_invariant", .batch_invariant = true}),
 
       sized({20, 3, 8, 64, 48}, {.name = "hot_expert", .values = kExact, .routing = kHot}),
+      sized({150, 2, 3, 64, 48}, {.name = "hot_expert_of_many", .values = kExact, .routing = kHot, .int64_ids = true}),
       sized({20, 3, 16, 64, 48}, {.name = "empty_experts", .values = kExact, .routing = kFew, .int64_ids = true}),
       sized({6, 3, 8, 64, 48}, {.name = "no_pairs", .routing = kNone}),
       sized({20, 3, 8, 64, 48}, {.name = "mixed_ids", .values = kExact, .routing = kMixed}),

@@ -350,9 +350,7 @@ TEST(FusedExpertsPolicy, SlotsSufficeForAnyRouting) {
     EXPECT_EQ(many.max_blocks, 24);
     // By slot, a row for each; else a row for each pair.
     EXPECT_EQ(many.intermediate_rows, strategy == kWgmma ? 24 * pairs : 24);
-    // A counter for each product, or for tiles, the down product and each block.
-    const std::int64_t counters = strategy == kWgmma ? 2 : strategy == kSwapAb ? 2 + 24 : 0;
-    EXPECT_EQ(many.block_experts_length, 24 + counters);
+    EXPECT_EQ(many.block_experts_length, 24 + (is_for_90a(strategy) ? 2 : 0));
   }
 }
 

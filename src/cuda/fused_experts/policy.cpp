@@ -112,8 +112,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   const int per_block = pairs_per_block(strategy);
   max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
   max_blocks = (max_slots + per_block - 1) / per_block;
-  block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0) +
-                         (strategy == kSwapAb ? max_blocks : 0);
+  block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0);
   intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
   std::size_t end = 0;
   const auto place = [&](std::int64_t elements, std::size_t element_bytes) {

@@ -82,7 +82,7 @@ struct FusedExpertsWorkspace {
 
   std::size_t pair_experts;   ///< int32 [pair], where ids are not used as they are
   std::size_t sorted_pairs;   ///< int32 [slot of a block]
-  std::size_t block_experts;  ///< int32 [block]
+  std::size_t block_experts;  ///< int32 [block_experts_length]
   std::size_t num_slots;      ///< int32
   std::size_t intermediate;   ///< [intermediate_rows, padded F] of the type of x
   std::size_t rows;           ///< weighted [pair, padded H] of the type of x
@@ -92,8 +92,9 @@ struct FusedExpertsWorkspace {
   std::int64_t block_experts_length;
   std::int64_t intermediate_rows;  ///< one per pair; with wgmma one per slot
 
-  /// The kernels for 9.0a count their tiles in this many entries of block_experts after the last
-  /// block: align_block_size sets them to -1. With exchanged operands there is one more per block.
+  /// Wgmma's products count their tiles in this many entries of block_experts after the last block:
+  /// align_block_size sets them to -1. With exchanged operands all entries are counters, of which
+  /// the first are these: that kernel sorts the pairs itself.
   static constexpr std::int64_t kTileCounters = 2;
 
   FusedExpertsWorkspace(const core::FusedExpertsProblem& problem, std::int64_t num_tokens,

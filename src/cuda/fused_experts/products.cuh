@@ -26,6 +26,15 @@ __device__ __forceinline__ TileAt tile_at(std::uint32_t tile, std::uint32_t num_
   return {first + in_group % blocks, in_group / blocks};
 }
 
+/// The outputs of a tile of so many columns, or rows of the weights.
+__device__ __forceinline__ std::int32_t outputs_of(const ProductArgs& args, std::int32_t columns) {
+  return args.is_gated ? columns / 2 : columns;
+}
+
+__device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
+  return (args.depth + kStageDepth - 1) / kStageDepth;
+}
+
 /// The row of the weights of gate, or of up, that belongs to an output.
 __device__ __forceinline__ std::int64_t gated_row(const ProductArgs& args, std::int64_t output,
                                                   bool is_up) {

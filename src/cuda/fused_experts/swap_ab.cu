@@ -36,7 +36,7 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
     const SwapAbProduct& product = product_of(args, tiles.step);
     const std::int32_t num_stages = num_stages_of(product.args);
     for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
-      const std::int32_t output = tiles.first_output + tile * outputs_per_tile(product.args);
+      const std::int32_t output = tiles.first_output + tile * outputs_of(product.args, kSwapAbRows);
       for (std::int32_t stage = 0; stage < num_stages; ++stage) {
         wait(shared.empty(at), at.parity ^ 1);
         if (threadIdx.x % 32 == 0) {
@@ -44,6 +44,7 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
           copy_box(shared.weights(at), &product.weights, shared.full(at), stage * kStageDepth, 0, 0,
                    output / kSwapAbRun, tiles.expert);
         }
+        __syncwarp();
         at.advance();
       }
     }
@@ -126,7 +127,8 @@ class RowsGatherer {
 __global__ void __launch_bounds__(kSwapAbClearThreads)
     swap_ab_clear(const __grid_constant__ SwapAbCounters args) {
   pdl_wait();
-  // Not before: the layer reads its inputs as soon as it starts.
+  // Not before, as the layer reads the ids as soon as it starts.
+  __threadfence();
   pdl_launch_dependents();
   for (std::uint32_t i = threadIdx.x; i < args.length; i += kSwapAbClearThreads) {
     args.counters[i] = 0;
@@ -158,8 +160,8 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
     prefetch_map(&args.down.weights);
   }
   sort_pairs(args, shared);
-  // What this waits for is that the counters are clear. The inputs were there before: the kernel
-  // that clears them has waited for those before it, and only then let this one start.
+  // What this waits for is that the counters are clear. The ids were there before: the kernel that
+  // clears them has waited for those before it, and only then let this one start.
   pdl_wait();
   const std::uint32_t warp = threadIdx.x / 32;
   if (warp < kMultiplyWarps) {

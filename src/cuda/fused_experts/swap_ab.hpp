@@ -36,7 +36,7 @@ inline constexpr std::uint32_t kSwapAbStages = 8;
 /// banks.
 inline constexpr int kSwapAbSumStride = kSwapAbRows + 4;
 
-/// The weights of what a CTA takes at once, which is one tile or a run of neighbours, at least.
+/// A CTA takes neighbouring tiles at once until their weights have this size, if there are so many.
 inline constexpr std::int64_t kSwapAbTakeBytes = 128 * 1024;
 
 /// A block: pairs of one expert, which a tile multiplies.
@@ -68,7 +68,7 @@ static_assert(kSwapAbSharedBytes + 1024 <= std::size_t{227} * 1024);
 struct SwapAbProduct {
   /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of kStageDepth.
   CUtensorMap weights;
-  ProductArgs args;  ///< without what align_block_size writes
+  ProductArgs args;  ///< num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots
   std::int32_t run;  ///< tiles that are taken at once
   std::uint32_t takes_per_block;
 };

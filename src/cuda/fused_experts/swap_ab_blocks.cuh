@@ -71,6 +71,14 @@ struct SwapAbShared {
   }
 };
 
+/// Element `index` of an array of int32 or int64 that an earlier kernel may just have written: not
+/// from L1, which a kernel that has not waited for that one could find as it was.
+__device__ __forceinline__ std::int64_t fresh_integer_at(const void* array, bool is_64_bit,
+                                                         std::int64_t index) {
+  return is_64_bit ? __ldcg(static_cast<const long long*>(array) + index)
+                   : __ldcg(static_cast<const int*>(array) + index);
+}
+
 /// Sorts the pairs that count by expert, and divides them into blocks, by the whole CTA. All CTAs
 /// get the same blocks: the pairs of an expert that has several are in ascending order. Ends with a
 /// barrier.
@@ -90,7 +98,7 @@ __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared 
     const int pair = thread + i * kSwapAbThreads;
     experts[i] = -1;
     if (pair >= args.gate_up.args.num_pairs) continue;
-    const std::int64_t id = integer_at(ids.topk_ids, ids.ids_are_64_bit, pair);
+    const std::int64_t id = fresh_integer_at(ids.topk_ids, ids.ids_are_64_bit, pair);
     if (id >= 0 && id < ids.num_experts) experts[i] = static_cast<std::int32_t>(id);
   }
 #pragma unroll

@@ -33,8 +33,9 @@ class Multiplier {
         group_of_tile ^= 1;
         continue;
       }
-      // The next tiles are taken once the last weights of these are nearly on the way: as late as
-      // does not make the copies wait, so that CTAs end together.
+      // The next tiles are taken once the last weights of these are nearly on the way, 4 stages
+      // before, which hides the time that it takes; and not before rows are there, so that a CTA
+      // that waits for rows takes no tiles that others could compute.
       const std::int32_t num_stages = num_stages_of(product_of(args_, tiles.step).args);
       constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 4;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;
@@ -44,6 +45,8 @@ class Multiplier {
         if (group_of_tile == group()) {
           compute(tiles, tile, release_at - tile * num_stages);
         } else {
+          // Of the other group. These stages are read before this group's next turn, so that the
+          // parity of a barrier never means an earlier phase.
           at_.advance_by(static_cast<std::uint32_t>(num_stages));
         }
       }
@@ -81,7 +84,7 @@ class Multiplier {
   __device__ __forceinline__ void compute(const SwapAbTiles& tiles, std::int32_t tile,
                                           std::int32_t release_at) {
     const ProductArgs& args = product_of(args_, tiles.step).args;
-    const std::int32_t first_output = tiles.first_output + tile * outputs_per_tile(args);
+    const std::int32_t first_output = tiles.first_output + tile * outputs_of(args, kSwapAbRows);
     if (thread() < tiles.num_pairs) {
       weight_of(thread()) = router_weight(args, pair_of(tiles, thread()));
     }
@@ -164,7 +167,7 @@ class Multiplier {
   template <typename Compute>
   __device__ __forceinline__ void write(const ProductArgs& args, const SwapAbTiles& tiles,
                                         std::int32_t first_output, const Compute& compute) const {
-    const int per_pair = outputs_per_tile(args) / kWordElements;
+    const int per_pair = outputs_of(args, kSwapAbRows) / kWordElements;
     for (int item = thread(); item < tiles.num_pairs * per_pair; item += kWarpgroupThreads) {
       const int pair = item / per_pair;
       const int first = item % per_pair * kWordElements;

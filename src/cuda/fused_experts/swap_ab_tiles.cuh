@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/swap_ab_blocks.cuh"
 #include "cuda/parts/mbarrier.cuh"
 #include "cuda/parts/wgmma.cuh"
@@ -23,10 +24,6 @@ struct SwapAbTiles {
   std::int32_t num_pairs;
 };
 
-__device__ __forceinline__ std::int32_t outputs_per_tile(const ProductArgs& args) {
-  return kSwapAbRows / (args.is_gated ? 2 : 1);
-}
-
 __device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
                                                      std::uint32_t num_blocks) {
   return num_blocks * (args.gate_up.takes_per_block + args.down.takes_per_block) +
@@ -44,7 +41,7 @@ __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args, SwapAbSh
     return {step,
             number,
             block.expert,
-            static_cast<std::int32_t>(first_tile) * outputs_per_tile(product.args),
+            static_cast<std::int32_t>(first_tile) * outputs_of(product.args, kSwapAbRows),
             min(left, product.run),
             block.first,
             block.num_pairs};
@@ -76,11 +73,8 @@ __device__ __forceinline__ const SwapAbProduct& product_of(const SwapAbArgs& arg
   return step == SwapAbStep::kGateUp ? args.gate_up : args.down;
 }
 
-__device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
-  return (args.depth + kStageDepth - 1) / kStageDepth;
-}
-
-/// Waits until others have counted to `count`. What they wrote before is visible after.
+/// Waits until others have counted to `count`. What they wrote before is then visible to this
+/// thread, and to those that it synchronises with.
 __device__ __forceinline__ void wait_for_count(const std::uint32_t* counter, std::uint32_t count) {
   std::uint32_t found = 0;
   do {
@@ -92,15 +86,17 @@ __device__ __forceinline__ void wait_for_count(const std::uint32_t* counter, std
 __device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared shared) {
   const std::uint32_t end = num_to_take(args, shared.num_blocks());
   std::uint32_t taken = 0;
-  for (std::uint32_t parity = 1; taken < end; parity ^= 1) {
+  std::uint32_t parity = 1;
+  do {
     wait(shared.taken_empty(), parity);
+    parity ^= 1;
     taken = atomicAdd(args.taken, 1);
     shared.taken() = taken;
     arrive(shared.taken_full());
-  }
+  } while (taken < end);
 }
 
-/// What a thread reads of it.
+/// What take_tiles took, as every other thread reads it.
 class Taken {
  public:
   __device__ __forceinline__ Taken(const SwapAbArgs& args, SwapAbShared shared)

@@ -148,13 +148,16 @@ class WgmmaConsumer {
         if (row.pair < args_.num_pairs) row.weight = router_weight(args_, row.pair);
       });
       if constexpr (kIsGateUp) {
-        if (args_.topk_weights != nullptr) scale(row, sums);
-        if (args_.bias != nullptr) add_biases(place, sums);
+        if (args_.bias != nullptr) {
+          add_biases(place, weights_of(row), sums);
+        } else if (args_.topk_weights != nullptr) {
+          scale(weights_of(row), sums);
+        }
         with_activation(args_.activation,
                         [&]<Activation kActivation>() { activate<kActivation>(place, row, sums); });
       } else {
-        if (args_.bias != nullptr) add_biases(place, sums);
-        scale(row, sums);
+        if (args_.bias != nullptr) add_biases(place, {1, 1}, sums);
+        scale(weights_of(row), sums);
         write_boxes<2>(place, row, [&](int i) { return sums[i]; });
       }
     }
@@ -225,7 +228,17 @@ class WgmmaConsumer {
     return is_gated ? gated_row(args_, output, is_up) : output;
   }
 
-  __device__ __forceinline__ void add_biases(const WgmmaPlace& place,
+  /// The router's weights of the lane's two rows.
+  struct RowWeights {
+    float of[2];
+  };
+  __device__ __forceinline__ RowWeights weights_of(const Row& row) const {
+    return {{__shfl_sync(kAllLanes, row.weight, lane_ / 4),
+             __shfl_sync(kAllLanes, row.weight, lane_ / 4 + 8)}};
+  }
+
+  /// Multiplies by weights and adds the biases, rounding once as the other kernels do.
+  __device__ __forceinline__ void add_biases(const WgmmaPlace& place, const RowWeights& weights,
                                              float (&sums)[kWgmmaColumns / 2]) const {
     const T* const biases = static_cast<const T*>(args_.bias) + place.expert * args_.bias_stride;
 #pragma unroll
@@ -233,18 +246,16 @@ class WgmmaConsumer {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const float bias = to_float(biases[weight_row(place, column(i / 4) + j)]);
-        sums[i + j] += bias;
-        sums[i + j + 2] += bias;
+        sums[i + j] = __fmaf_rn(weights.of[0], sums[i + j], bias);
+        sums[i + j + 2] = __fmaf_rn(weights.of[1], sums[i + j + 2], bias);
       }
     }
   }
 
-  /// Multiplies by the router's weights.
-  __device__ __forceinline__ void scale(const Row& row, float (&sums)[kWgmmaColumns / 2]) const {
-    const float weights[2] = {__shfl_sync(kAllLanes, row.weight, lane_ / 4),
-                              __shfl_sync(kAllLanes, row.weight, lane_ / 4 + 8)};
+  __device__ __forceinline__ void scale(const RowWeights& weights,
+                                        float (&sums)[kWgmmaColumns / 2]) const {
 #pragma unroll
-    for (int i = 0; i < kWgmmaColumns / 2; ++i) sums[i] *= weights[i / 2 % 2];
+    for (int i = 0; i < kWgmmaColumns / 2; ++i) sums[i] *= weights.of[i / 2 % 2];
   }
 
   /// Puts two elements of row l / 4 + 8 `lower` into the warp's results.

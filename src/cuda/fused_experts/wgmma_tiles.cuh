@@ -12,10 +12,6 @@ namespace tessera::cuda {
 
 using StageCursor = PipelineCursor<kWgmmaStages>;
 
-__device__ __forceinline__ std::int32_t outputs_per_tile(const ProductArgs& args) {
-  return args.is_gated ? kWgmmaBoxRows : kWgmmaColumns;
-}
-
 /// The shared memory of a CTA.
 struct WgmmaShared {
   std::uint32_t base;  ///< a multiple of 1024
@@ -108,11 +104,8 @@ __device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uin
   const auto first_slot = static_cast<std::int32_t>(at.block * kWgmmaPairs);
   const bool has_second = args.sorted_pairs[first_slot + kWgmmaHalf] < args.num_pairs;
   return {first_slot, args.block_experts[at.block],
-          static_cast<std::int32_t>(at.column) * outputs_per_tile(args), has_second ? 2 : 1};
-}
-
-__device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
-  return (args.depth + kStageDepth - 1) / kStageDepth;
+          static_cast<std::int32_t>(at.column) * outputs_of(args, kWgmmaColumns),
+          has_second ? 2 : 1};
 }
 
 }  // namespace tessera::cuda

@@ -5,7 +5,8 @@
 namespace tessera::cuda {
 
 /// Waits until the preceding kernel of the stream has ended. Before this call a kernel must not
-/// access global memory.
+/// access global memory, but for what was there when a predecessor, which had waited itself, let it
+/// start.
 __device__ __forceinline__ void pdl_wait() {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
