@@ -37,7 +37,7 @@ inline constexpr std::uint32_t kSwapAbStages = 8;
 inline constexpr int kSwapAbSumStride = kSwapAbRows + 4;
 
 /// A CTA takes neighbouring tiles at once until their weights have this size, if there are so many.
-inline constexpr std::int64_t kSwapAbTakeBytes = 128 * 1024;
+inline constexpr std::int64_t kSwapAbTakeBytes = std::int64_t{128} << 10;
 
 /// A block: pairs of one expert, which a tile multiplies.
 struct SwapAbBlock {
@@ -50,19 +50,22 @@ inline constexpr std::size_t kSwapAbMaxBlocks =
 
 /// How the dynamic shared memory is divided.
 struct SwapAbLayout {
-  static constexpr Section<unsigned char> stages{0, kSwapAbStages* kSwapAbStageBytes};
-  static constexpr Section<float> sums{stages.end, kSwapAbGroups* kSwapAbPairs* kSwapAbSumStride};
-  static constexpr Section<float> weights_of_pairs{sums.end, kSwapAbGroups* kSwapAbPairs};
-  static constexpr Section<std::uint64_t> barriers{weights_of_pairs.end,
-                                                   2 * kSwapAbStages + 2 + kSwapAbGroups};
-  static constexpr Section<std::uint32_t> taken{barriers.end, 1};
-  static constexpr Section<std::uint32_t> num_blocks{taken.end, 1};
-  static constexpr Section<std::int32_t> warp_sums{num_blocks.end, 32};
-  static constexpr Section<std::int32_t> counts{warp_sums.end, kSwapAbMaxExperts};
-  static constexpr Section<SwapAbBlock> blocks{counts.end, kSwapAbMaxBlocks};
-  static constexpr Section<std::uint16_t> pairs{blocks.end, kSwapAbMaxPairs};
+  static constexpr Section<unsigned char> kStages{0,
+                                                  std::size_t{kSwapAbStages} * kSwapAbStageBytes};
+  static constexpr Section<float> kSums{
+      kStages.end, std::size_t{kSwapAbGroups} * kSwapAbPairs* kSwapAbSumStride};
+  static constexpr Section<float> kWeightsOfPairs{kSums.end,
+                                                  std::size_t{kSwapAbGroups} * kSwapAbPairs};
+  static constexpr Section<std::uint64_t> kBarriers{kWeightsOfPairs.end,
+                                                    2 * kSwapAbStages + 2 + kSwapAbGroups};
+  static constexpr Section<std::uint32_t> kTaken{kBarriers.end, 1};
+  static constexpr Section<std::uint32_t> kNumBlocks{kTaken.end, 1};
+  static constexpr Section<std::int32_t> kWarpSums{kNumBlocks.end, 32};
+  static constexpr Section<std::int32_t> kCounts{kWarpSums.end, kSwapAbMaxExperts};
+  static constexpr Section<SwapAbBlock> kBlocks{kCounts.end, kSwapAbMaxBlocks};
+  static constexpr Section<std::uint16_t> kPairs{kBlocks.end, kSwapAbMaxPairs};
 };
-inline constexpr std::size_t kSwapAbSharedBytes = SwapAbLayout::pairs.end;
+inline constexpr std::size_t kSwapAbSharedBytes = SwapAbLayout::kPairs.end;
 static_assert(kSwapAbSharedBytes + 1024 <= std::size_t{227} * 1024);
 
 struct SwapAbProduct {

@@ -26,10 +26,10 @@ struct SwapAbShared {
     return weights(at) + kSwapAbWeightBytes;
   }
   __device__ __forceinline__ float* sums(int group) const {
-    return carve(memory, SwapAbLayout::sums) + group * kSwapAbPairs * kSwapAbSumStride;
+    return carve(memory, SwapAbLayout::kSums) + group * kSwapAbPairs * kSwapAbSumStride;
   }
   __device__ __forceinline__ float* weights_of_pairs(int group) const {
-    return carve(memory, SwapAbLayout::weights_of_pairs) + group * kSwapAbPairs;
+    return carve(memory, SwapAbLayout::kWeightsOfPairs) + group * kSwapAbPairs;
   }
   __device__ __forceinline__ std::uint32_t full(const SwapAbStage& at) const {
     return barrier(at.stage);
@@ -47,27 +47,27 @@ struct SwapAbShared {
   }
   /// The number of what was taken last.
   __device__ __forceinline__ volatile std::uint32_t& taken() const {
-    return *carve(memory, SwapAbLayout::taken);
+    return *carve(memory, SwapAbLayout::kTaken);
   }
   __device__ __forceinline__ ScanStorage& scan() const {
-    return *reinterpret_cast<ScanStorage*>(carve(memory, SwapAbLayout::warp_sums));
+    return *reinterpret_cast<ScanStorage*>(carve(memory, SwapAbLayout::kWarpSums));
   }
   __device__ __forceinline__ std::uint32_t& num_blocks() const {
-    return *carve(memory, SwapAbLayout::num_blocks);
+    return *carve(memory, SwapAbLayout::kNumBlocks);
   }
   __device__ __forceinline__ std::int32_t* counts() const {
-    return carve(memory, SwapAbLayout::counts);
+    return carve(memory, SwapAbLayout::kCounts);
   }
   __device__ __forceinline__ SwapAbBlock* blocks() const {
-    return carve(memory, SwapAbLayout::blocks);
+    return carve(memory, SwapAbLayout::kBlocks);
   }
   __device__ __forceinline__ std::uint16_t* pairs() const {
-    return carve(memory, SwapAbLayout::pairs);
+    return carve(memory, SwapAbLayout::kPairs);
   }
 
  private:
   __device__ __forceinline__ std::uint32_t barrier(std::uint32_t i) const {
-    return shared_address(carve(memory, SwapAbLayout::barriers) + i);
+    return shared_address(carve(memory, SwapAbLayout::kBarriers) + i);
   }
 };
 
