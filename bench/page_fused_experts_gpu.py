@@ -292,7 +292,7 @@ def _targets() -> str:
     zipf = TARGETS["fused_experts_over_floor"]["zipf"]
     return (
         "Three targets limit Tessera's time. The must of a line says how many times the floor "
-        f"Tessera may take; with zipf ids the factor is {zipf} times that of uniform ids. Of the "
+        f"Tessera may take. For zipf ids this number is {zipf} times as large. Of the "
         "time of the fastest whole layer of the same run, Tessera may take at most "
         f"{', '.join(of_peers)}, and {peers['others']['must']} times on the other shapes. The "
         "target over vLLM's layer in the same run is at most "

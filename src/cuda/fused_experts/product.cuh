@@ -55,8 +55,9 @@ struct Product {
             static_cast<std::int32_t>(at.column) * outputs_per_tile(args)};
   }
 
+  /// outputs_of, with what the down product knows at compile time.
   static __device__ __forceinline__ int outputs_per_tile(const ProductArgs& args) {
-    return kIsGateUp && args.is_gated ? kTile.columns / 2 : kTile.columns;
+    return kIsGateUp ? outputs_of(args, kTile.columns) : kTile.columns;
   }
 
   /// The row of the weights behind a column of the tile, or -1. Gate and up take turns in eights,
@@ -254,12 +255,6 @@ struct Product {
     }
   }
 
-  static __device__ __forceinline__ float bias(const ProductArgs& args, std::int32_t expert,
-                                               std::int64_t row) {
-    if (args.bias == nullptr) return 0;
-    return to_float(static_cast<const T*>(args.bias)[expert * args.bias_stride + row]);
-  }
-
   /// Writes the activated intermediate.
   static __device__ __forceinline__ void write_activated(const ProductArgs& args,
                                                          const PairsOfBlock& pairs,
@@ -272,15 +267,15 @@ struct Product {
         const float* const sums = tile + row * kSumStride;
         const float scale = pairs.scale[row];
         if constexpr (!has_gate(kActivation)) {
-          const float gate = __fmaf_rn(scale, sums[place], bias(args, expert, output));
+          const float gate = __fmaf_rn(scale, sums[place], bias_of<T>(args, expert, output));
           return activated<kActivation>(args, gate, 0);
         }
         const int gate_column = is_in_turns ? 2 * place : place / 8 * 16 + place % 8;
         const int up_column = gate_column + (is_in_turns ? 1 : 8);
-        const float gate =
-            __fmaf_rn(scale, sums[gate_column], bias(args, expert, gated_row(args, output, false)));
-        const float up =
-            __fmaf_rn(scale, sums[up_column], bias(args, expert, gated_row(args, output, true)));
+        const float gate = __fmaf_rn(scale, sums[gate_column],
+                                     bias_of<T>(args, expert, gated_row(args, output, false)));
+        const float up = __fmaf_rn(scale, sums[up_column],
+                                   bias_of<T>(args, expert, gated_row(args, output, true)));
         return activated<kActivation>(args, gate, up);
       });
     });
@@ -291,7 +286,7 @@ struct Product {
                                                     const PairsOfBlock& pairs, std::int32_t expert,
                                                     std::int32_t first_output, const float* tile) {
     write_outputs(args, pairs, first_output, [&](int row, int place, std::int32_t output) {
-      return pairs.scale[row] * (tile[row * kSumStride + place] + bias(args, expert, output));
+      return pairs.scale[row] * (tile[row * kSumStride + place] + bias_of<T>(args, expert, output));
     });
   }
 

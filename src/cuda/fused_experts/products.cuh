@@ -42,6 +42,14 @@ __device__ __forceinline__ std::int64_t gated_row(const ProductArgs& args, std::
   return output + (is_up ? args.num_outputs : 0);
 }
 
+/// The bias of a row of the weights, or 0.
+template <typename T>
+__device__ __forceinline__ float bias_of(const ProductArgs& args, std::int32_t expert,
+                                         std::int64_t row) {
+  if (args.bias == nullptr) return 0;
+  return to_float(static_cast<const T*>(args.bias)[expert * args.bias_stride + row]);
+}
+
 /// The router's weight of a pair, or 1 if weights do not scale this product.
 __device__ __forceinline__ float router_weight(const ProductArgs& args, std::int32_t pair) {
   if (args.topk_weights == nullptr) return 1;

@@ -1,9 +1,9 @@
-// The whole layer for few pairs per expert, where its time is that of reading the weights. Operands
-// are exchanged: 64 rows of the weights by the pairs of an expert, so that a tile has hardly more
-// columns than pairs. Each CTA sorts the pairs by expert for itself. Then CTAs take the tiles of
-// the gate-up product, those of the down product, and parts of the sum over slots, from one
-// counter. A warp copies weights without a pause, also those of the down product while its rows are
-// computed.
+// This kernel runs the whole layer where experts have few pairs. Its time is then the time to read
+// the weights. It exchanges the operands of wgmma: 64 rows of the weights are multiplied by the
+// pairs of an expert, so that a tile has hardly more columns than pairs. Each CTA sorts the pairs
+// by expert for itself. Then the CTAs take work from one counter: first the tiles of the gate-up
+// product, then the tiles of the down product, then parts of the sum over slots. One warp copies
+// weights without a pause: it copies those of the down product while others compute its rows.
 //
 // No CTA waits for one that has not started: a tile waits for tiles before it alone, which have
 // been taken by CTAs that run, and these compute theirs in ascending order.

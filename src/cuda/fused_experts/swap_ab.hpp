@@ -79,7 +79,7 @@ struct SwapAbProduct {
 struct SwapAbArgs {
   SwapAbProduct gate_up;
   SwapAbProduct down;
-  CombineArgs combine;  ///< whose ids are those of pairs that follow each other
+  CombineArgs combine;  ///< its ids are contiguous: element i belongs to pair i
   std::uint32_t num_combine_parts;
   // Counters, 0 at first.
   std::uint32_t* taken;

@@ -185,12 +185,6 @@ class Multiplier {
     }
   }
 
-  __device__ __forceinline__ static float bias(const ProductArgs& args, std::int32_t expert,
-                                               std::int64_t row) {
-    if (args.bias == nullptr) return 0;
-    return to_float(static_cast<const T*>(args.bias)[expert * args.bias_stride + row]);
-  }
-
   __device__ __forceinline__ void write_activated(const ProductArgs& args, const SwapAbTiles& tiles,
                                                   std::int32_t first_output) const {
     with_activation(args.activation, [&]<Activation kActivation>() {
@@ -198,14 +192,14 @@ class Multiplier {
         const float* const sums = sums_of(pair);
         const float scale = weight_of(pair);
         if constexpr (!has_gate(kActivation)) {
-          const float gate = __fmaf_rn(scale, sums[at], bias(args, tiles.expert, output));
+          const float gate = __fmaf_rn(scale, sums[at], bias_of<T>(args, tiles.expert, output));
           return activated<kActivation>(args, gate, 0);
         }
         const int gate_row = at / kSwapAbRun * 2 * kSwapAbRun + at % kSwapAbRun;
-        const float gate = __fmaf_rn(scale, sums[gate_row],
-                                     bias(args, tiles.expert, gated_row(args, output, false)));
+        const float gate = __fmaf_rn(
+            scale, sums[gate_row], bias_of<T>(args, tiles.expert, gated_row(args, output, false)));
         const float up = __fmaf_rn(scale, sums[gate_row + kSwapAbRun],
-                                   bias(args, tiles.expert, gated_row(args, output, true)));
+                                   bias_of<T>(args, tiles.expert, gated_row(args, output, true)));
         return activated<kActivation>(args, gate, up);
       });
     });
@@ -214,7 +208,7 @@ class Multiplier {
   __device__ __forceinline__ void write_rows(const ProductArgs& args, const SwapAbTiles& tiles,
                                              std::int32_t first_output) const {
     write(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
-      return weight_of(pair) * (sums_of(pair)[at] + bias(args, tiles.expert, output));
+      return weight_of(pair) * (sums_of(pair)[at] + bias_of<T>(args, tiles.expert, output));
     });
   }
 

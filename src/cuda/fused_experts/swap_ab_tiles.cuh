@@ -10,7 +10,8 @@
 
 namespace tessera::cuda {
 
-/// What tiles are part of. They are numbered in this order, and wait for those of the step before.
+/// The steps of the layer. Tiles are numbered by step, in this order, and a tile waits for tiles of
+/// the step before.
 enum class SwapAbStep { kGateUp, kDown, kCombine, kEnd };
 
 /// Neighbouring tiles of a block that a CTA takes at once.
