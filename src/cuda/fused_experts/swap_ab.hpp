@@ -13,16 +13,17 @@
 
 namespace tessera::cuda {
 
-/// Two warpgroups multiply in turns. Then come a warp that takes tiles, one that copies weights,
-/// and three that gather rows.
-inline constexpr int kSwapAbGroups = 2;
-inline constexpr int kSwapAbThreads = kSwapAbGroups * 128 + 5 * 32;
-
 /// Rows of the weights that one wgmma multiplies; a tile has two such operands. With a gate, rows
 /// of gate and of up take turns in runs.
 inline constexpr int kSwapAbOperandRows = 64;
 inline constexpr int kSwapAbOperands = kSwapAbRows / kSwapAbOperandRows;
 inline constexpr int kSwapAbRun = 8;
+
+/// Two groups multiply in turns, each with a warpgroup for each operand. Then come a warp that
+/// takes tiles, one that copies weights, and three that gather rows.
+inline constexpr int kSwapAbGroups = 2;
+inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
+inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
 /// A stage holds kStageDepth elements of each row of a tile, in 128-byte lines: of the weights,
 /// then of the pairs. 128 KiB of weights are on the way.
@@ -79,8 +80,8 @@ struct SwapAbProduct {
 struct SwapAbArgs {
   SwapAbProduct gate_up;
   SwapAbProduct down;
-  CombineArgs combine;  ///< its ids are contiguous: element i belongs to pair i
-  std::uint32_t num_combine_parts;
+  CombineArgs combine;              ///< its ids are contiguous: element i belongs to pair i
+  std::uint32_t num_combine_parts;  ///< of which a group takes one for each of its warpgroups
   // Counters, 0 at first.
   std::uint32_t* taken;
   std::uint32_t* down_done;     ///< tiles of the down product

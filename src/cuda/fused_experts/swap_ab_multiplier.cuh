@@ -14,8 +14,9 @@
 
 namespace tessera::cuda {
 
-/// A warpgroup that multiplies, and writes the results. The two take tiles in turns, so that one
-/// multiplies while the other writes.
+/// A group that multiplies, and writes the results. The two take tiles in turns, so that one
+/// multiplies while the other writes. Each warpgroup of a group multiplies an operand: with few
+/// pairs a wgmma takes about as long as its start, and those of two warpgroups overlap.
 template <typename T>
 class Multiplier {
  public:
@@ -54,23 +55,28 @@ class Multiplier {
   }
 
  private:
-  __device__ static int group() { return static_cast<int>(threadIdx.x) / kWarpgroupThreads; }
-  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kWarpgroupThreads; }
-  __device__ static int warp() { return thread() / 32; }
+  __device__ static int group() { return static_cast<int>(threadIdx.x) / kSwapAbGroupThreads; }
+  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kSwapAbGroupThreads; }
+  __device__ static int operand() { return thread() / kWarpgroupThreads; }
+  __device__ static int warp() { return thread() % kWarpgroupThreads / 32; }  // of the warpgroup
   __device__ static int lane() { return thread() % 32; }
 
   /// All threads of the group wait for each other.
   __device__ static void synchronize_group() {
-    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kWarpgroupThreads) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kSwapAbGroupThreads) : "memory");
   }
 
-  __device__ __forceinline__ void combine(std::uint32_t part) const {
-    combine_part<T, 8>(args_.combine, part, static_cast<std::uint32_t>(thread()), [&] {
+  __device__ __forceinline__ void combine(std::uint32_t first_part) const {
+    const auto wait_for_rows = [&] {
       if (thread() == 0) {
         wait_for_count(args_.down_done, shared_.num_blocks() * args_.down.args.num_columns);
       }
       synchronize_group();
-    });
+    };
+    const std::uint32_t part = first_part + static_cast<std::uint32_t>(operand());
+    if (part >= args_.num_combine_parts) return wait_for_rows();
+    combine_part<T, 8>(args_.combine, part,
+                       static_cast<std::uint32_t>(thread() % kWarpgroupThreads), wait_for_rows);
   }
 
   __device__ __forceinline__ std::int32_t pair_of(const SwapAbTiles& tiles, int i) const {
@@ -112,38 +118,42 @@ class Multiplier {
     if constexpr (kColumns < kSwapAbPairs) {
       if (num_pairs > kColumns) return multiply<2 * kColumns>(args, num_pairs, release_at);
     }
-    float sums[kSwapAbOperands][kColumns / 2] = {};
+    float sums[kColumns / 2] = {};
     const std::int32_t num_stages = num_stages_of(args);
+    SwapAbStage previous;
     for (std::int32_t stage = 0; stage < num_stages; ++stage) {
       if (stage == release_at) taken_.release();
       wait(shared_.full(at_), at_.parity);
       fence_async_proxy();  // for what cp.async wrote
       multiply_stage<kColumns>(stage == 0, sums);
-      if (lane() == 0) arrive(shared_.empty(at_));
+      wgmma_wait<1>();
+      if (stage > 0) release(previous);
+      previous = at_;
       at_.advance();
     }
+    wgmma_wait<0>();
+    release(previous);
     if (lane() == 0) arrive(shared_.turn(group() ^ 1));
     share(sums);
   }
 
   template <int kColumns>
-  __device__ __forceinline__ void multiply_stage(
-      bool is_first, float (&sums)[kSwapAbOperands][kColumns / 2]) const {
-    const std::uint64_t weights = tile_descriptor(shared_.weights(at_));
+  __device__ __forceinline__ void multiply_stage(bool is_first, float (&sums)[kColumns / 2]) const {
+    const std::uint64_t weights =
+        tile_descriptor(shared_.weights(at_) + operand() * kSwapAbOperandBytes);
     const std::uint64_t rows = tile_descriptor(shared_.rows(at_));
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
       constexpr int kWordsPerWgmma = 2;
-#pragma unroll
-      for (int i = 0; i < kSwapAbOperands; ++i) {
-        constexpr int kWordsPerOperand = kSwapAbOperandBytes / kWordBytes;
-        wgmma_64<T, kColumns>(weights + i * kWordsPerOperand + k * kWordsPerWgmma,
-                              rows + k * kWordsPerWgmma, !is_first || k > 0, sums[i]);
-      }
+      wgmma_64<T, kColumns>(weights + k * kWordsPerWgmma, rows + k * kWordsPerWgmma,
+                            !is_first || k > 0, sums);
     }
     wgmma_commit();
-    wgmma_wait<0>();
+  }
+
+  __device__ __forceinline__ void release(const SwapAbStage& at) const {
+    if (lane() == 0) arrive(shared_.empty(at));
   }
 
   __device__ __forceinline__ float* sums_of(int pair) const {
@@ -151,14 +161,11 @@ class Multiplier {
   }
 
   template <int kSums>
-  __device__ __forceinline__ void share(const float (&sums)[kSwapAbOperands][kSums]) const {
+  __device__ __forceinline__ void share(const float (&sums)[kSums]) const {
+    const int row = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
 #pragma unroll
-    for (int i = 0; i < kSwapAbOperands; ++i) {
-      const int row = kSwapAbOperandRows * i + 16 * warp() + lane() / 4;
-#pragma unroll
-      for (int j = 0; j < kSums; ++j) {
-        sums_of(j / 4 * 8 + lane() % 4 * 2 + j % 2)[row + j % 4 / 2 * 8] = sums[i][j];
-      }
+    for (int i = 0; i < kSums; ++i) {
+      sums_of(i / 4 * 8 + lane() % 4 * 2 + i % 2)[row + i % 4 / 2 * 8] = sums[i];
     }
   }
 
@@ -168,7 +175,7 @@ class Multiplier {
   __device__ __forceinline__ void write(const ProductArgs& args, const SwapAbTiles& tiles,
                                         std::int32_t first_output, const Compute& compute) const {
     const int per_pair = outputs_of(args, kSwapAbRows) / kWordElements;
-    for (int item = thread(); item < tiles.num_pairs * per_pair; item += kWarpgroupThreads) {
+    for (int item = thread(); item < tiles.num_pairs * per_pair; item += kSwapAbGroupThreads) {
       const int pair = item / per_pair;
       const int first = item % per_pair * kWordElements;
       if (first_output + first >= args.num_outputs) continue;

@@ -17,7 +17,7 @@ enum class SwapAbStep { kGateUp, kDown, kCombine, kEnd };
 /// Neighbouring tiles of a block that a CTA takes at once.
 struct SwapAbTiles {
   SwapAbStep step;
-  std::uint32_t block;  ///< of kCombine: the part of the output
+  std::uint32_t block;  ///< of kCombine: the first part of the output
   std::int32_t expert;
   std::int32_t first_output;
   std::int32_t num_tiles;
@@ -28,7 +28,7 @@ struct SwapAbTiles {
 __device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
                                                      std::uint32_t num_blocks) {
   return num_blocks * (args.gate_up.takes_per_block + args.down.takes_per_block) +
-         args.num_combine_parts;
+         (args.num_combine_parts + kSwapAbOperands - 1) / kSwapAbOperands;
 }
 
 __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args, SwapAbShared shared,
@@ -54,11 +54,12 @@ __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args, SwapAbSh
   const std::uint32_t of_down = num_blocks * args.down.takes_per_block;
   if (taken < of_down) return in_product(SwapAbStep::kDown, args.down);
   taken -= of_down;
-  const bool is_left = taken < args.num_combine_parts;
-  return {is_left ? SwapAbStep::kCombine : SwapAbStep::kEnd, taken, 0, 0, 0, 0, 0};
+  const bool is_left = taken * kSwapAbOperands < args.num_combine_parts;
+  return {
+      is_left ? SwapAbStep::kCombine : SwapAbStep::kEnd, taken * kSwapAbOperands, 0, 0, 0, 0, 0};
 }
 
-inline constexpr std::uint32_t kWarpsOfGroup = kWarpgroupThreads / 32;
+inline constexpr std::uint32_t kWarpsOfGroup = kSwapAbGroupThreads / 32;
 inline constexpr std::uint32_t kMultiplyWarps = kSwapAbGroups * kWarpsOfGroup;
 inline constexpr std::uint32_t kTakingWarp = kMultiplyWarps;
 inline constexpr std::uint32_t kCopyingWarp = kTakingWarp + 1;
