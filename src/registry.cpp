@@ -1,4 +1,8 @@
 // The one file that names every backend and every op.
+#include <algorithm>
+#include <string>
+#include <string_view>
+
 #include "core/backend.hpp"
 #include "core/dispatch.hpp"
 #include "core/environment.hpp"
@@ -22,6 +26,17 @@ const Backend* find_backend(DLDeviceType device_type, std::string* why_not) {
       *why_not = "Tessera has no backend for it";
       return nullptr;
   }
+}
+
+bool may_exist(std::string_view implementation) {
+  std::string why_not;
+  const bool is_cuda = implementation.starts_with("cuda/");
+  const Backend* backend = find_backend(is_cuda ? kDLCUDA : kDLCPU, &why_not);
+  if (backend == nullptr) return true;
+  return std::ranges::any_of(backend->ops, [&](const OpImplementations& op) {
+    return std::ranges::find(op.implementations, implementation, &Implementation::name) !=
+           op.implementations.end();
+  });
 }
 
 }  // namespace core

@@ -29,7 +29,8 @@ class Backend:
 class Implementation:
     """An implementation of an op.
 
-    `refusal` says why it does not run, and is empty if it could; `plan` says how it would.
+    `refusal` says why it does not run, and is empty if it could; `plan` says how it would, and is
+    empty on the CPU.
     """
 
     name: str
@@ -166,7 +167,11 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
             raise TypeError(f"{op.name}: expected values of {', '.join(known)}, got one of {name}")
     missing = [shown.get(name, name) for name in required_names(op) if values.get(name) is None]
     if missing:
-        raise TypeError(f"{op.name}: {', '.join(missing)}: expected a value, got none")
+        dtypes = ", ".join(op.inputs[0].dtypes)
+        raise TypeError(
+            f"{op.name}: {', '.join(missing)}: expected a value, got none"
+            + (f"; dtype is one of {dtypes}" if "dtype" in missing else "")
+        )
 
     def integer(name: str, low: int, high: int) -> int:
         value = values.get(name)

@@ -33,4 +33,8 @@ struct Backend {
 /// The backend for a type of device, or null and the reason. Defined in registry.cpp.
 const Backend* find_backend(DLDeviceType device_type, std::string* why_not);
 
+/// Whether any op may have an implementation of this name: a backend that cannot be used here does
+/// not tell which it has. Defined in registry.cpp.
+bool may_exist(std::string_view implementation);
+
 }  // namespace tessera::core

@@ -11,12 +11,13 @@
 namespace tessera::core {
 namespace {
 
-/// The implementation that the context asks for, or TESSERA_IMPL where there is a choice at all;
-/// empty: any.
+/// The implementation that the context asks for, or TESSERA_IMPL where there is a choice at all, or
+/// no op has such an implementation; empty: any.
 std::string_view forced_name(std::span<const Implementation> candidates, const Context& context) {
   if (!context.implementation.empty()) return context.implementation;
-  return candidates.size() > 1 ? std::string_view(environment().implementation)
-                               : std::string_view();
+  const std::string& asked_for = environment().implementation;
+  const bool has_effect = !asked_for.empty() && (candidates.size() > 1 || !may_exist(asked_for));
+  return has_effect ? std::string_view(asked_for) : std::string_view();
 }
 
 /// Why not `candidate`, whether or not it comes first; ok if it runs the problem.
@@ -76,28 +77,35 @@ std::vector<ImplementationReport> report(std::span<const Implementation> candida
 
 Status nothing_to_run(std::string_view op, std::span<const Implementation> candidates,
                       const void* problem, const Context& context) {
+  const std::string_view forced = forced_name(candidates, context);
   // The refusal of an op's only implementation says which argument is to blame.
-  if (candidates.size() == 1 && context.implementation.empty()) {
+  if (candidates.size() == 1 && forced.empty()) {
     return refusal(candidates[0], {}, problem, context);
   }
-  if (const std::string_view forced = forced_name(candidates, context);
-      !forced.empty() && !candidates.empty() &&
-      std::ranges::find(candidates, forced, &Implementation::name) == candidates.end()) {
-    std::vector<std::string_view> names;
-    for (const Implementation& candidate : candidates) names.push_back(candidate.name);
-    const bool is_asked_by_call = !context.implementation.empty();
-    return refuse(StatusCode::kUnsupported, op, "implementation", alternatives(names),
-                  std::string(forced) + (is_asked_by_call ? "" : ", which TESSERA_IMPL asks for"));
+  const bool is_asked_by_variable = !forced.empty() && context.implementation.empty();
+  const auto asked = std::ranges::find(candidates, forced, &Implementation::name);
+  const bool is_known = asked != candidates.end();
+  std::vector<std::string_view> others;
+  for (const Implementation& candidate : candidates) {
+    // Of an unknown name the message lists all, also those that cannot run.
+    const bool is_listed = !is_known || refusal(candidate, candidate.name, problem, context).ok();
+    if (!forced.empty() && is_listed) others.push_back(candidate.name);
+  }
+  if (!others.empty()) {
+    std::string got(forced);
+    if (is_asked_by_variable) got += ", which TESSERA_IMPL asks for";
+    if (is_known) got += "; it " + refusal(*asked, forced, problem, context).message();
+    return refuse(StatusCode::kUnsupported, op, "implementation", alternatives(others), got);
   }
   std::string got = "none";
   std::string why_not;
   if (find_backend(context.device.device_type, &why_not) == nullptr) got += "; " + why_not;
-  const std::string& asked_for = environment().implementation;
-  if (!candidates.empty() && context.implementation.empty() && !asked_for.empty()) {
-    got += "; TESSERA_IMPL asks for " + asked_for;
+  if (!candidates.empty() && is_asked_by_variable) {
+    got += "; TESSERA_IMPL asks for " + std::string(forced);
   }
-  for (const ImplementationReport& one : report(candidates, problem, context)) {
-    got += "; " + one.name + " " + one.refusal;
+  for (const Implementation& candidate : candidates) {
+    got += "; " + std::string(candidate.name) + " ";
+    got += refusal(candidate, {}, problem, context).message();
   }
   return refuse(StatusCode::kUnsupported, op, "implementation",
                 "one in this build that can run on " + to_string(context.device), got);

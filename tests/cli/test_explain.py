@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import tessera
-from tessera._op import op_names
+from tessera._op import Op, op_names
 from tessera.cli.main import main
 
 Capture = pytest.CaptureFixture[str]
@@ -48,6 +48,17 @@ def test_every_op(op: str, capsys: Capture) -> None:
     document = json.loads(capsys.readouterr().out)
     assert (document["op"], document["shape"]) == (op, SHAPES[op])
     assert [one["name"] for one in document["implementations"]] == [one.name for one in found]
+    assert not any("plan" in one for one in document["implementations"])
+
+
+@pytest.mark.parametrize("op", SHAPES)
+def test_the_help_has_an_example_for_every_op_that_needs_a_data_type(
+    op: str, capsys: Capture
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "--help"])
+    words = capsys.readouterr().out.split()
+    assert (op in words) == ("dtype" in SHAPES[op] or op == "align_block_size")
 
 
 def test_the_short_form_is_align_block_size() -> None:
@@ -81,12 +92,13 @@ def test_data_types_of_arrays() -> None:
 def test_a_missing_value_is_named(op: str) -> None:
     for name in SHAPES[op]:
         shape = {key: value for key, value in SHAPES[op].items() if key != name}
-        with pytest.raises(TypeError, match=f"^{op}: {name}: expected a value, got none$"):
+        more = f"; dtype is one of {', '.join(Op(op).inputs[0].dtypes)}" if name == "dtype" else ""
+        with pytest.raises(TypeError, match=f"^{op}: {name}: expected a value, got none{more}$"):
             tessera.explain(op, **shape)
     everything = ", ".join(name for name in SHAPES[op])
     with pytest.raises(TypeError) as caught:
         tessera.explain(op)
-    named = str(caught.value).removeprefix(f"{op}: ").removesuffix(": expected a value, got none")
+    named = str(caught.value).removeprefix(f"{op}: ").partition(": expected a value, got none")[0]
     assert sorted(named.split(", ")) == sorted(everything.split(", "))
 
 
@@ -171,12 +183,24 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["1", "2"], "--explain: expected three integers, got 2"),
+        (
+            ["1"],
+            "--explain: expected three integers, num_ids, num_experts, block_size, got 1, without "
+            "num_experts, block_size\n",
+        ),
+        (
+            ["1", "2", "3", "4"],
+            "--explain: expected three integers, num_ids, num_experts, block_size, got 4\n",
+        ),
         (["moe"], "explain: op: expected one of align_block_size, batched_align_block_size, "),
         (["moe_sum", "T"], "--explain: expected NAME=VALUE, got 'T'"),
         (["moe_sum", "T=1", "T=2"], "--explain: T: expected one value, got two"),
         (["moe_sum", "T=x"], "--explain: T: expected an integer, got 'x'"),
-        (["moe_sum", "T=1"], "moe_sum: k, H, dtype: expected a value, got none"),
+        (
+            ["moe_sum", "T=1"],
+            "moe_sum: k, H, dtype: expected a value, got none; dtype is one of float16, bfloat16, "
+            "float32\n",
+        ),
         (
             ["align_block_size", "N=1", "num_experts=1", "block_size=1", "map_tail=yes"],
             "--explain: map_tail: expected true or false, got 'yes'",

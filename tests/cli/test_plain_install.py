@@ -90,7 +90,7 @@ def test_commands_that_need_no_extra(arguments: str, shown: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "module", "extra"),
     [
-        ("inspect none.jsonl --html a.html", "jinja2", "report"),
+        ("inspect log.jsonl --html a.html", "jinja2", "report"),
         ("verify --impl json:loads", "hypothesis", "verify"),
         ("bench --device cpu --tokens 1 --plot a.png", "matplotlib", "bench"),
     ],
@@ -105,3 +105,9 @@ def test_a_missing_extra_is_named(arguments: str, module: str, extra: str, tmp_p
         "checkout of Tessera"
     )
     assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+
+
+def test_a_missing_log_is_named_before_a_missing_extra(tmp_path: Path) -> None:
+    done = run(tmp_path, "inspect none.jsonl --html a.html")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "tessera inspect: none.jsonl: No such file or directory\n"

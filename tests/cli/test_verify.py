@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from typing import Any
 
 import pytest
 
+from programs import run_program
 from tessera._op import Op, op_names
 from tessera.cli import verify
 from tessera.cli.main import main
@@ -110,3 +112,66 @@ def test_failures_of_several_ops_name_theirs(
     counts = document["ops"]["moe_sum"]
     assert (counts["passed"], counts["failed"]) == (counts["cases"] - 2, 1)
     assert document["left_to_others"] == {"cpu/reference": 1}
+
+
+def refused(capsys: Capture, *arguments: str) -> tuple[str, str]:
+    """What a run in which nothing of an op ran prints to stdout and stderr."""
+    assert main(["verify", "--device", "cpu", *arguments]) == 2
+    return capsys.readouterr()
+
+
+@pytest.mark.parametrize("op", op_names())
+def test_an_implementation_that_runs_no_case(
+    op: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def cannot_run(*_: Any) -> list[str]:
+        raise NotImplementedError(f"{op}: needs another processor")
+
+    monkeypatch.setattr(verify, "problems", cannot_run)
+    message = f"tessera verify: nothing was verified: {op}: needs another processor\n"
+    for options in [(), ("--implementation", "cpu/reference"), ("--cases", "no_tokens")]:
+        out, err = refused(capsys, "--op", op, *options)
+        assert err == message
+        assert "verified" not in out
+    out, err = refused(capsys, "--op", op, "--json")
+    assert err == message
+    document = json.loads(out)
+    assert document["implementations"] == document["ops"][op]["implementations"] == []
+    assert document["ops"][op]["passed"] == 0
+
+
+def test_an_implementation_that_the_processor_or_the_case_does_not_suit(capsys: Capture) -> None:
+    words = ("--op", "fused_experts", "--cases", "biases_fp32")
+    out, err = refused(capsys, *words, "--implementation", "cpu/avx512_bf16")
+    assert out == ""
+    assert re.fullmatch(
+        "tessera verify: nothing was verified: fused_experts: implementation: expected .*"
+        "cpu/portable or cpu/reference, got cpu/avx512_bf16; it (needs|multiplies|was) .*\n",
+        err,
+    )
+
+
+def test_ops_that_have_no_implementation_of_the_name_in_the_environment() -> None:
+    """Those that have one, or no choice, are verified nevertheless."""
+    words = ["verify", "--device", "cpu", "--random", "0"]
+    done = run_program([sys.executable, "-m", "tessera", *words], TESSERA_IMPL="cpu/portable")
+    verified = re.findall("^(.*): verified", done.stdout, re.MULTILINE)
+    assert (done.returncode, verified) == (2, [op for op in op_names() if op != "align_block_size"])
+    assert done.stderr == (
+        "tessera verify: nothing was verified: align_block_size: implementation: expected "
+        "cpu/counting_sort or cpu/reference, got cpu/portable, which TESSERA_IMPL asks for\n"
+    )
+
+
+def test_an_implementation_that_ran_nothing_is_not_listed_as_verified(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def problems(op: Any, case: str, seed: int, implementation: str, cuda_index: int) -> list[str]:
+        if implementation == "cpu/counting_sort":
+            raise NotImplementedError
+        return []
+
+    monkeypatch.setattr(verify, "problems", problems)
+    lines = shown(capsys, "--op", "align_block_size", "--cases", "block_7").splitlines()
+    assert lines[0].startswith("cpu/counting_sort: 1 cases left to other implementations")
+    assert lines[1] == "verified cpu/reference on 1 cases, seed 0: 1 passed, 0 failed"

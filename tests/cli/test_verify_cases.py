@@ -245,6 +245,11 @@ def test_the_time_limit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
             "memory_kept, repeatable, valid_inputs, output_sizes, no_experts, error_bound, ",
         ),
         (
+            ["faulty_experts:plain", "--op", "fused_experts", "--cases", "biases_fp32"],
+            "--impl: expected a function and arrays that take a case of fused_experts, got "
+            "faulty_experts:plain with arrays of ",
+        ),
+        (
             ["faulty_experts:plain", "--op", "fused_experts", "--cases", "block_7"],
             "fused_experts: no case is named 'block_7'",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 
@@ -10,7 +11,9 @@ import pytest
 
 import tessera
 from programs import run_program
-from tessera._op import op_names
+from tessera._device import HOST
+from tessera._op import Op, op_names
+from tessera.verification import implementations
 
 CALL = """
 import numpy as np, tessera
@@ -50,6 +53,55 @@ def test_impl_that_is_not_there() -> None:
             "NotImplementedError: align_block_size: implementation: expected cpu/counting_sort or "
             f"cpu/reference, got {name}, which TESSERA_IMPL asks for"
         )
+
+
+CASE = """
+import sys
+from tessera import verification
+from tessera._op import Op
+for name in sys.argv[1:]:
+    op = Op(name)
+    try:
+        verification._run(op, verification.case_call(op, verification.case_names(op)[0], 0), "", -1)
+        print(name, "ran")
+    except NotImplementedError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["cpu/nope", "nope"])
+def test_every_op_refuses_a_name_that_no_op_has(name: str) -> None:
+    done = run_program([sys.executable, "-c", CASE, *op_names()], TESSERA_IMPL=name)
+    for op, line in zip(op_names(), done.stdout.splitlines(), strict=True):
+        *most, last = implementations(Op(op), HOST)
+        known = f"{', '.join(most)} or {last}" if most else last
+        assert line == (
+            f"{op}: implementation: expected {known}, got {name}, which TESSERA_IMPL asks for"
+        )
+
+
+@pytest.mark.parametrize("name", ["cpu/counting_sort", "cpu/portable"])
+def test_a_name_of_another_op_does_not_affect_an_op_without_a_choice(name: str) -> None:
+    ops = ["batched_align_block_size", "lora_align_block_size"]
+    done = run_program([sys.executable, "-c", CASE, *ops], TESSERA_IMPL=name)
+    assert done.stdout.splitlines() == [f"{op} ran" for op in ops]
+
+
+def test_an_implementation_that_cannot_run_the_call() -> None:
+    """The message says what it lacks, and names those that can run."""
+    code = """
+import numpy as np, tessera
+x, w13, w2 = (np.ones(shape, np.float16) for shape in [(1, 8), (1, 16, 8), (1, 8, 8)])
+tessera.fused_experts(x, w13, w2, np.ones((1, 1), np.float32), np.zeros((1, 1), np.int32))
+"""
+    done = run(code, TESSERA_IMPL="cpu/avx512_bf16")
+    assert re.fullmatch(
+        "NotImplementedError: fused_experts: implementation: expected .*cpu/portable or "
+        "cpu/reference, got cpu/avx512_bf16, which TESSERA_IMPL asks for; it (needs a processor "
+        "with AVX-512 and AVX512_BF16|multiplies bfloat16 numbers alone|was not built with this "
+        "compiler)",
+        last_line(done.stderr),
+    )
 
 
 def test_verbose_explains_each_call_in_one_line() -> None:

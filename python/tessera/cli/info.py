@@ -22,6 +22,9 @@ from tessera.info import required_names
 _SIZE = 64
 _DTYPE = "bfloat16"
 
+# The numbers of the short form of --explain.
+_SHORT_FORM = ("num_ids", "num_experts", "block_size")
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("OP", "NAME=VALUE"),
         help="show what the op runs for a shape, and how, for example: align_block_size N=8192 "
         "num_experts=64 block_size=128, or for short 8192 64 128; moe_sum T=16 k=8 H=7168 "
-        "dtype=bfloat16",
+        "dtype=bfloat16; fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16",
     )
     add_device_argument(parser, "the device to explain")
     parser.set_defaults(device=None)  # to detect whether it is given
@@ -61,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
             "build": tessera.build(),
             "backends": [dataclasses.asdict(backend) for backend in backends],
             "implementations": [
-                {"op": op} | dataclasses.asdict(one) for op, found in lists for one in found
+                {"op": op} | _document(one) for op, found in lists for one in found
             ],
             "torch_failure": torch_failure(),
             "environment": environment,
@@ -104,18 +107,25 @@ def _state(one: tessera.Implementation) -> str:
     return f"refused: {one.refusal}" if one.refusal else "can run"
 
 
+def _document(one: tessera.Implementation) -> dict[str, Any]:
+    """An implementation for JSON; one without a launch plan, as on the CPU, has no such line."""
+    return {
+        name: value for name, value in dataclasses.asdict(one).items() if name != "plan" or value
+    }
+
+
 def _explain(args: argparse.Namespace) -> int:
     op, shape, words = _asked(args.explain)
     device = device_name(chosen_device(args.device or "auto", arrays=False))
     implementations = tessera.explain(op, **shape, device=device)
     if args.json:
         if words:  # the names of the short form
-            shape = dict(zip(("num_ids", "num_experts", "block_size"), shape.values(), strict=True))
+            shape = dict(zip(_SHORT_FORM, shape.values(), strict=True))
         document = {
             "device": device,
             "op": op,
             "shape": shape,
-            "implementations": [dataclasses.asdict(one) for one in implementations],
+            "implementations": [_document(one) for one in implementations],
         }
         print(json.dumps(document, indent=2))
         return 0
@@ -134,8 +144,12 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
     """Op and shape of --explain, and the shape in words if it is in the short form."""
     first, *others = values
     if first.lstrip("-").isdigit():
-        if len(values) != 3:
-            raise ValueError(f"--explain: expected three integers, got {len(values)}")
+        if len(values) != len(_SHORT_FORM):
+            missing = ", ".join(_SHORT_FORM[len(values) :])
+            raise ValueError(
+                f"--explain: expected three integers, {', '.join(_SHORT_FORM)}, got {len(values)}"
+                + (f", without {missing}" if missing else "")
+            )
         num_ids, num_experts, block_size = (_integer("argument --explain", text) for text in values)
         return (
             "align_block_size",

@@ -84,10 +84,13 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--skip-bad-lines: expected a .jsonl file, whose lines may be bad")
     outputs = []
     if args.html is not None:
-        report.require()
         outputs.append(Output("--html", args.html))
     if args.pictures is not None:
         outputs.append(Output("--pictures", args.pictures, suffix=".svg"))
     if args.force and not outputs:
         raise ValueError("--force: expected --html or --pictures beside it")
     check_outputs(outputs, args.logs, force=args.force)
+    for log in args.logs:
+        log.stat()
+    if args.html is not None:
+        report.require()

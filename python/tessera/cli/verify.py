@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import Any, NamedTuple
 
 from tessera._device import HOST
@@ -64,13 +65,23 @@ class _Job(NamedTuple):
     cases: list[str]
     implementations: list[str]
     skipped: dict[str, str]  # why others cannot run
-    left: dict[str, int]  # cases of shapes that an implementation does not support
+    left: dict[str, list[str]]  # why an implementation does not support cases, one reason for each
     failures: list[dict[str, Any]]
+
+    @property
+    def ran(self) -> list[str]:
+        """The implementations that ran a case."""
+        return [name for name, reasons in self.left.items() if len(reasons) < len(self.cases)]
 
     @property
     def num_passed(self) -> int:
         calls = len(self.cases) * len(self.implementations)
-        return calls - sum(self.left.values()) - len(self.failures)
+        return calls - sum(map(len, self.left.values())) - len(self.failures)
+
+    @property
+    def why_nothing_ran(self) -> str:
+        """The library's messages about the last case."""
+        return "; ".join(dict.fromkeys(reasons[-1] for reasons in self.left.values()))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -97,7 +108,12 @@ def run(args: argparse.Namespace) -> int:
     else:
         for job in jobs:
             _print(job, args.seed, f"{job.op.name}: " if len(ops) > 1 else "")
-    return 1 if any(job.failures for job in jobs) else 0
+    not_verified = [job for job in jobs if not job.ran]
+    for job in not_verified:
+        print(f"tessera verify: nothing was verified: {job.why_nothing_ran}", file=sys.stderr)
+    if any(job.failures for job in jobs):
+        return 1
+    return 2 if not_verified else 0
 
 
 def _ops(args: argparse.Namespace) -> list[Op]:
@@ -148,12 +164,13 @@ def _jobs(args: argparse.Namespace, chosen: dict[Op, list[str]], cuda_index: int
             known |= dict.fromkeys(implementations(op, cuda_index), "")
         names += [name for name in known if name not in names]
         if args.implementation is None:
-            present = [name for name, refusal in known.items() if not refusal]
+            # If all are refused, as by TESSERA_IMPL, a call that names none tells why.
+            present = [name for name, refusal in known.items() if not refusal] or [""]
             skipped = {name: refusal for name, refusal in known.items() if refusal}
         else:
             present, skipped = [name for name in known if name == args.implementation], {}
         if present:
-            jobs.append(_Job(op, cases, present, skipped, dict.fromkeys(present, 0), []))
+            jobs.append(_Job(op, cases, present, skipped, {name: [] for name in present}, []))
     if args.implementation is not None and not jobs:
         expected = ", ".join(names)
         raise ValueError(f"--implementation: expected one of {expected}, got {args.implementation}")
@@ -166,8 +183,8 @@ def _verify(
     """Add what comes of one case to the job."""
     try:
         found = problems(job.op, case, args.seed, implementation, cuda_index)
-    except NotImplementedError:  # a shape that it does not support
-        job.left[implementation] += 1
+    except NotImplementedError as error:  # a shape that it does not support
+        job.left[implementation].append(str(error))
         return
     if not found:
         return
@@ -188,22 +205,20 @@ def _verify(
 def _document(jobs: list[_Job], used_seed: int) -> dict[str, Any]:
     left: dict[str, int] = {}
     for job in jobs:
-        for name, count in job.left.items():
-            if count:
-                left[name] = left.get(name, 0) + count
+        for name, reasons in job.left.items():
+            if reasons:
+                left[name] = left.get(name, 0) + len(reasons)
     return {
         "cases": sum(len(job.cases) for job in jobs),
         "seed": used_seed,
-        "implementations": list(
-            dict.fromkeys(name for job in jobs for name in job.implementations)
-        ),
+        "implementations": list(dict.fromkeys(name for job in jobs for name in job.ran)),
         "skipped": {name: why for job in jobs for name, why in job.skipped.items()},
         "left_to_others": left,
         "failures": [failure for job in jobs for failure in job.failures],
         "ops": {
             job.op.name: {
                 "cases": len(job.cases),
-                "implementations": job.implementations,
+                "implementations": job.ran,
                 "passed": job.num_passed,
                 "failed": len(job.failures),
             }
@@ -220,13 +235,15 @@ def _print(job: _Job, used_seed: int, prefix: str) -> None:
         for message in failure["problems"]:
             print(f"  {message}")
         print(f"  replay: {failure['replay']}")
-    for name, count in job.left.items():
-        if count:
+    if not job.ran:
+        return
+    for name, reasons in job.left.items():
+        if reasons:
             print(
-                f"{prefix}{name}: {count} cases left to other implementations, of shapes it cannot "
-                "run"
+                f"{prefix}{name}: {len(reasons)} cases left to other implementations, of shapes it "
+                "cannot run"
             )
     print(
-        f"{prefix}verified {', '.join(job.implementations)} on {len(job.cases)} cases, "
+        f"{prefix}verified {', '.join(job.ran)} on {len(job.cases)} cases, "
         f"seed {used_seed}: {job.num_passed} passed, {len(job.failures)} failed"
     )

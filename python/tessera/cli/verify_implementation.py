@@ -36,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Find the rules of the contract that it breaks, each with a simple program that shows it.",
     )
     parser.epilog = (
-        "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input; 3, with --impl: "
-        "nothing is broken so far, but the time was up before every call was made."
+        "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input, or nothing ran; "
+        "3, with --impl: nothing is broken so far, but the time was up before every call was made."
     )
     add = group.add_argument
     add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in separate processes")
@@ -100,6 +100,12 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace, Op], lis
             raise ValueError(
                 f"--seconds: expected more than {args.impl} takes to be imported, got {seconds:g}"
             ) from None
+    if not found["num_cases"]:
+        lacking = ", ".join(found["not_asked"])
+        raise ValueError(
+            f"--impl: expected a function and arrays that take a case of {op.name}, got "
+            f"{args.impl} with arrays of {found['arrays']}: all cases need more: {lacking}"
+        )
     shown_by: Any = report if op is ALIGN else case_verdict
     print(json.dumps(found, indent=2) if args.json else shown_by.text(found))
     return int(shown_by.exit_code(found))
