@@ -184,16 +184,26 @@ def call_plain(
 ) -> Any:
     """`call` with an `out`, without other inputs and options: the shortest way, for most calls.
 
-    The op has no arrays of floats. Leaves to `call` whatever may need a conversion or a refusal.
+    The op has the outputs of `AlignedBlocks`, and no arrays of floats. Leaves to `call` whatever
+    may need a conversion or a refusal.
     """
     kind, is_unfit = type(source), framework.is_unfit
-    if not (framework.is_direct and isinstance(out, tuple) and len(out) == op.num_outputs):
+    if (
+        is_unfit is None
+        or not (framework.is_direct and isinstance(out, tuple) and len(out) == 3)
+        or is_unfit(source)
+    ):
         return call(op, framework, source, (), numbers, out)
-    for array in (source, *out):
-        if type(array) is not kind or (is_unfit is not None and is_unfit(array)):
-            return call(op, framework, source, (), numbers, out)
+    slots, blocks, totals = out
+    if (  # a loop would take longer
+        not (type(slots) is type(blocks) is type(totals) is kind)
+        or is_unfit(slots)
+        or is_unfit(blocks)
+        or is_unfit(totals)
+    ):
+        return call(op, framework, source, (), numbers, out)
     try:
-        if missing := op.plain(source, *out, *numbers):
+        if missing := op.plain(source, slots, blocks, totals, *numbers):
             workspace = framework.empty_bytes(source, missing)
             op.call(workspace, 0, None, source, *op.no_others, *out, *numbers)
     except Exception as error:
