@@ -85,7 +85,7 @@ def forced_calls(
     """
     import torch
 
-    call, _ = _OP.call
+    call = _OP.call
 
     def run(name: str, workspace: Any) -> int:
         """All calls; or only the bytes that the workspace has to have, where it is missing."""

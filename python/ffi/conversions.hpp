@@ -17,6 +17,7 @@
 #include <cstring>
 #include <iomanip>
 #include <limits>
+#include <new>
 #include <span>
 #include <sstream>
 #include <string>
@@ -177,7 +178,7 @@ class Arguments {
         } else if (value == nullptr && !argument.is_optional() && !asks_sizes_) {
           TVM_FFI_THROW(TypeError) << "a required array is None";
         } else {
-          view(argument) = view_of(value);
+          new (&view(argument)) TensorView(view_of(value));  // a copy would wait for the fields
         }
         return;
       case Argument::Kind::kInt64:

@@ -7,8 +7,31 @@
 #include "conversions.hpp"
 #include "tessera/info.hpp"
 
+// Python's own, declared here because that is all that is needed of its headers.
+extern "C" {
+void* PyEval_SaveThread();
+void PyEval_RestoreThread(void* thread);
+}
+
 namespace tessera::python {
 namespace {
+
+/// Calls on the host whose outputs and counters are all below this take some ten microseconds.
+constexpr std::int64_t kLongCall = 16384;
+
+/// Whether a call may take long: other threads of Python run meanwhile. To release the interpreter
+/// lock costs a short call more than they gain.
+bool may_take_long(const OpEntry& op, Arguments& arguments, bool is_on_host) {
+  const auto is_large = [&](const Argument& row) {
+    return row.is_output() ? arguments.view(row).num_elements >= kLongCall
+                           : row.symbol >= 0 && number_in(arguments.get(), row) >= kLongCall;
+  };
+  // Experts' weights take long to read.
+  const auto is_weights = [](const Argument& row) { return row.extents.ndim == 3; };
+  return !is_on_host || std::ranges::any_of(op.schema->outputs, is_large) ||
+         std::ranges::any_of(op.schema->numbers, is_large) ||
+         std::ranges::any_of(op.schema->inputs.subspan(1), is_weights);
+}
 
 /// Where a call gets its workspace. On a device it is the caller's. On the host each thread keeps
 /// up to kKeptBytes for its next calls; a call that needs more takes memory of its own and gives it
@@ -69,7 +92,9 @@ std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace
     context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
   }
   Workspace memory(is_on_host, is_on_host ? std::span<std::byte>() : bytes_of(workspace));
-  const Status status = op.call_with(arguments.get(), context, memory.source());
+  void* const thread = may_take_long(op, arguments, is_on_host) ? PyEval_SaveThread() : nullptr;
+  const Status status = op.call_with(arguments.get(), context, memory.source());  // never throws
+  if (thread != nullptr) PyEval_RestoreThread(thread);
   if (memory.lacking() == 0) {
     throw_unless_ok(status);
   } else if (is_on_host) {

@@ -22,11 +22,10 @@ from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op, refuse_bool_threads
 from tessera._outputs import (
-    LONG_CALL,
     AlignedBlocks,
     call_sizes,
+    output_shapes,
     require_outputs,
-    shaped_call_sizes,
 )
 
 _INT32 = np.dtype(np.int32)
@@ -84,20 +83,16 @@ def call(
             outputs = out if is_tuple else (out,)
             if len(outputs) != op.num_outputs or is_tuple is (op.num_outputs == 1):
                 outputs = require_outputs(op, out)  # which refuses it
-            is_short = framework.cuda_index(source) == HOST
             for array in outputs:
                 if type(array) is not kind:
                     _check_unlike(op, framework, outputs)
-                    is_short = False
                     break
                 if is_unfit is not None and is_unfit(array):
                     raise TypeError(UNFIT)
             else:
                 if framework.immutable:
                     raise TypeError(UNFIT)
-            if is_short:
-                is_short = not op.has_weights and _is_short(op, framework, outputs, numbers)
-            functions, plain = op.call, op.plain
+            function, plain = op.call, op.plain
             if op.has_floats and any_followed((source, *others, *outputs)):
                 refuse_followed_inputs(op, (source, *others))
                 for row, array in zip(op.outputs, outputs, strict=True):
@@ -105,7 +100,7 @@ def call(
         elif op.is_joined:
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             cuda_index = framework.cuda_index(source)
-            layout, workspace_bytes, is_short = call_sizes(
+            layout, workspace_bytes = call_sizes(
                 op, framework.num_elements(source), options, cuda_index
             )
             # One allocation, and one array across the boundary, in place of several.
@@ -120,26 +115,24 @@ def call(
                     workspace = framework.empty_bytes(source, workspace_bytes)
                 memory = framework.empty_int32(source, layout.length)
             outputs = (memory, *layout.inner_lengths)
-            functions, plain = op.joined, op.joined_plain
+            function, plain = op.joined, op.joined_plain
         else:
             if op.has_floats and any_followed((source, *others)):
                 refuse_followed_inputs(op, (source, *others))
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (sent, *sent_others)
-            sizes = shaped_call_sizes(op, inputs, options, framework.cuda_index(source))
+            shapes = output_shapes(op, inputs, options, framework.cuda_index(source))
             outputs = tuple(
                 framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
-                for row, shape in zip(op.outputs, sizes.shapes, strict=True)
+                for row, shape in zip(op.outputs, shapes, strict=True)
             )
-            is_short = sizes.is_short and not op.has_weights
-            functions, plain = op.call, op.plain
-        function = functions[is_short]
+            function, plain = op.call, op.plain
         missing = 0
         if framework.launch is not None:
             arguments = (num_threads, None, sent, *sent_others, *outputs, *numbers, *rest)
             _launch(framework.launch, function, framework, source, workspace, arguments)
         elif workspace is None and num_threads is _AUTOMATIC and not (others or rest):
-            missing = plain[is_short](sent, *outputs, *numbers)
+            missing = plain(sent, *outputs, *numbers)
         else:
             missing = function(
                 workspace, num_threads, None, sent, *sent_others, *outputs, *numbers, *rest
@@ -191,38 +184,32 @@ def call_plain(
 ) -> Any:
     """`call` with an `out`, without other inputs and options: the shortest way, for most calls.
 
-    The op has no arrays of floats. Leaves to `call` whatever may need a conversion or a refusal.
+    The op has the outputs of `AlignedBlocks`, and no arrays of floats. Leaves to `call` whatever
+    may need a conversion or a refusal.
     """
     kind, is_unfit = type(source), framework.is_unfit
-    if not (framework.is_direct and isinstance(out, tuple) and len(out) == op.num_outputs):
+    if (
+        is_unfit is None
+        or not (framework.is_direct and isinstance(out, tuple) and len(out) == 3)
+        or is_unfit(source)
+    ):
         return call(op, framework, source, (), numbers, out)
-    for array in (source, *out):
-        if type(array) is not kind or (is_unfit is not None and is_unfit(array)):
-            return call(op, framework, source, (), numbers, out)
+    slots, blocks, totals = out
+    if (  # a loop would take longer
+        not (type(slots) is type(blocks) is type(totals) is kind)
+        or is_unfit(slots)
+        or is_unfit(blocks)
+        or is_unfit(totals)
+    ):
+        return call(op, framework, source, (), numbers, out)
     try:
-        is_short = framework.cuda_index(source) == HOST and _is_short(op, framework, out, numbers)
-        missing = op.plain[is_short](source, *out, *numbers)
-        if missing:
+        if missing := op.plain(source, slots, blocks, totals, *numbers):
             workspace = framework.empty_bytes(source, missing)
-            op.call[is_short](workspace, 0, None, source, *op.no_others, *out, *numbers)
+            op.call(workspace, 0, None, source, *op.no_others, *out, *numbers)
     except Exception as error:
         inputs = (source, *op.no_others)
         raise call_refusal(op, error, inputs, out, numbers, _AUTOMATIC, ()) from None
     return out
-
-
-def _is_short(
-    op: Op, framework: Framework, outputs: tuple[Any, ...], numbers: tuple[Any, ...]
-) -> bool:
-    """Whether a call on the host that writes to these outputs may keep the interpreter lock."""
-    num_elements = framework.num_elements
-    for place in op.long_outputs:
-        if num_elements(outputs[place]) >= LONG_CALL:
-            return False
-    for place in op.counters:  # noqa: SIM110 (all() takes twice the time)
-        if numbers[place] >= LONG_CALL:
-            return False
-    return True
 
 
 def _checked(op: Op, framework: Framework, kind: type, others: tuple[Any, ...]) -> tuple[Any, ...]:

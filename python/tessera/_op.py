@@ -102,19 +102,14 @@ class Op:
     num_outputs: int
     no_others: tuple[None, ...]  # one None for each input but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
-    has_weights: bool  # an input has three axes: the experts' weights, which take long to read
     has_floats: bool  # autograd could follow an input or a required output
-    # Indices of the outputs, and of the numbers, that may be large in a call.
-    long_outputs: tuple[int, ...]
-    counters: tuple[int, ...]
 
-    # Each of these is a pair: index True holds the interpreter lock, as releasing it costs a short
-    # call more than other threads gain. They return the missing bytes of workspace.
-    call: tuple[Any, Any]  # (workspace, num_threads, implementation, *arguments)
-    plain: tuple[Any, Any]  # most calls: (first input, *outputs, *numbers)
+    # Each of these returns the missing bytes of workspace.
+    call: Any  # (workspace, num_threads, implementation, *arguments)
+    plain: Any  # most calls: (first input, *outputs, *numbers)
     # Like these, with one array and all lengths but the last in place of the outputs.
-    joined: tuple[Any, Any]
-    joined_plain: tuple[Any, Any]
+    joined: Any
+    joined_plain: Any
     sizes: Any  # (device type, device, num_threads, implementation, int64 array, *arguments)
     explain: Any  # (device type, device, num_threads, *arguments) -> JSON
     checker: Any  # (*arguments) -> JSON
@@ -139,29 +134,20 @@ class Op:
         self.num_outputs = len(self.outputs)
         self.no_others = (None,) * (len(self.inputs) - 1)
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
-        self.has_weights = any(row.ndim == 3 for row in self.inputs[1:])
         self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))
-        self.long_outputs = tuple(
-            i
-            for i, row in enumerate(self.outputs)
-            if any(length.symbol is not None for length in row.lengths)
-        )
-        self.counters = tuple(i for i, row in enumerate(self.numbers) if row.symbol is not None)
 
-        def function(name: str, *, keeps_lock: bool = False) -> Any:
+        def function(name: str, *, releases_lock: bool) -> Any:
             made = library.function("op_function")(self.name, name)
-            made.release_gil = not keeps_lock
+            made.release_gil = releases_lock
             return made
 
-        def pair(name: str) -> tuple[Any, Any]:
-            return function(name), function(name, keeps_lock=True)
-
-        self.call = pair("call")
-        self.plain = pair("call_plain")
-        self.joined = pair("call_joined")
-        self.joined_plain = pair("call_joined_plain")
-        self.sizes = function("sizes")
-        self.explain = function("explain")
+        # Calls release the interpreter lock themselves, if they may take long.
+        self.call = function("call", releases_lock=False)
+        self.plain = function("call_plain", releases_lock=False)
+        self.joined = function("call_joined", releases_lock=False)
+        self.joined_plain = function("call_joined_plain", releases_lock=False)
+        self.sizes = function("sizes", releases_lock=True)
+        self.explain = function("explain", releases_lock=True)
         self.checker = library.function("op_checker")(self.name)
         self.checker.release_gil = True
         self.__class__ = Op

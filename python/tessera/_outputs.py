@@ -19,10 +19,6 @@ Array_co = TypeVar("Array_co", covariant=True)
 # Every build has it, wherever the arrays are.
 REFERENCE = "cpu/reference"
 
-# Calls on the host whose outputs and counters are all below this take some ten microseconds, and
-# keep the interpreter lock.
-LONG_CALL = 16384
-
 
 class AlignedBlocks(NamedTuple, Generic[Array_co]):
     """Outputs of the alignment ops: int32 arrays, of one dimension but for `lora_align_block_size`.
@@ -105,7 +101,6 @@ class CallSizes(NamedTuple):
 
     layout: Layout
     workspace_bytes: int  # on the device
-    is_short: bool  # whether a call with outputs of this layout may keep the interpreter lock
 
 
 def _sizes(
@@ -140,29 +135,16 @@ def call_sizes(
     symbols = tuple(others[:num_symbols])
     begins = others[num_symbols : num_symbols + len(op.outputs)]
     lengths = [output.lengths[0].value(symbols) for output in op.outputs]
-    longest = max(*symbols, *lengths)
-    is_short = cuda_index == HOST and longest < LONG_CALL
-    return CallSizes(layout_of(lengths, begins), workspace_bytes, is_short)
+    return CallSizes(layout_of(lengths, begins), workspace_bytes)
 
 
-class ShapedCallSizes(NamedTuple):
-    """The sizes of calls whose outputs have axes, and an allocation each."""
-
-    shapes: tuple[tuple[int, ...], ...]
-    workspace_bytes: int
-    is_short: bool
-
-
-def shaped_call_sizes(
+def output_shapes(
     op: Op, inputs: Sequence[Any], options: Sequence[Any], cuda_index: int = HOST
-) -> ShapedCallSizes:
-    """The sizes of an op for these inputs."""
-    workspace_bytes, *others = _sizes(op, inputs, options, cuda_index, "")
+) -> tuple[tuple[int, ...], ...]:
+    """The shapes of the outputs of an op whose outputs have axes, and an allocation each."""
+    _, *others = _sizes(op, inputs, options, cuda_index, "")
     symbols = tuple(others[: len(op.symbols)])
-    shapes = tuple(
-        tuple(length.value(symbols) for length in output.lengths) for output in op.outputs
-    )
-    return ShapedCallSizes(shapes, workspace_bytes, cuda_index == HOST and max(symbols) < LONG_CALL)
+    return tuple(tuple(length.value(symbols) for length in row.lengths) for row in op.outputs)
 
 
 ALIGN = Op("align_block_size")

@@ -159,8 +159,7 @@ def _run(op: Op, call: CaseCall, implementation: str, cuda_index: int) -> _Ran:
     size = _workspace_bytes(op, call, implementation, cuda_index)
     around = on_device(_poisoned(size, _BESIDE_WORKSPACE), cuda_index)
     workspace = around[_BESIDE_WORKSPACE : _BESIDE_WORKSPACE + size]
-    call_long, _ = op.call
-    missing = call_long(workspace, 0, implementation, *_arguments(op, call, memory))
+    missing = op.call(workspace, 0, implementation, *_arguments(op, call, memory))
 
     problems = [f"a workspace of {size} bytes was asked for, then {missing}"] if missing else []
     memory = {name: np.asarray(on_host(after)) for name, after in memory.items()}

@@ -75,6 +75,11 @@ CUresult primary_context(int device_id, CUcontext* context) {
   return error;
 }
 
+/// Whether the stream exists in every context, and so belongs to the current one.
+bool is_of_current_context(CUstream stream) {
+  return stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
+}
+
 }  // namespace
 
 std::string text_of(CUresult error) {
@@ -108,6 +113,7 @@ CurrentContext::~CurrentContext() {
 }
 
 int CurrentContext::device_of(CUstream stream) const {
+  if (is_of_current_context(stream)) return device_id_;
   CUcontext context = nullptr;
   if (driver().stream_get_ctx(stream, &context) != CUDA_SUCCESS) return -1;
   if (context == context_) return device_id_;
@@ -123,10 +129,9 @@ int multiprocessors_of(CUstream stream, int all) {
   if (d.stream_get_green_ctx == nullptr || d.ctx_get_dev_resource == nullptr) return all;
   CUcontext context = nullptr;
   CUgreenCtx green = nullptr;
-  // These streams exist in every context. Without a current one, the primary one will be used.
-  const bool is_of_current =
-      stream == nullptr || stream == CU_STREAM_LEGACY || stream == CU_STREAM_PER_THREAD;
-  if (is_of_current && (d.ctx_get_current(&context) != CUDA_SUCCESS || context == nullptr)) {
+  // Without a current context, the primary one will be used.
+  if (is_of_current_context(stream) &&
+      (d.ctx_get_current(&context) != CUDA_SUCCESS || context == nullptr)) {
     return all;
   }
   if (d.stream_get_green_ctx(stream, &context, &green) != CUDA_SUCCESS) return all;

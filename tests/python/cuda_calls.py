@@ -99,7 +99,7 @@ def call_shifted(
     outputs = [shifted(array, shift) for array in poison]
     workspace, workspace_memory = shifted(np.full(workspace_bytes, 0xDE, np.uint8), shift)
     arrays = [array for array, _ in outputs]
-    ALIGN.call[False](
+    ALIGN.call(
         workspace,
         0,
         implementation,

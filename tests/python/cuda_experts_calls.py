@@ -169,7 +169,7 @@ def output_by(implementation: str, arguments: Arguments, fill: int = 0xFF) -> An
         out if row.is_output else arguments.get(row.name, None if row.is_array else row.default)
         for row in OP.arguments
     ]
-    call, _ = OP.call
+    call = OP.call
     if missing := call(None, 0, implementation, *values):
         workspace = torch.full((missing,), fill, dtype=torch.uint8, device=x.device)
         assert call(workspace, 0, implementation, *values) == 0

@@ -67,7 +67,7 @@ def test_each_call_is_that_of_its_implementation(
     policy: Any, gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[tuple[int, str]] = []
-    right, _ = policy._OP.call
+    right = policy._OP.call
 
     def call(workspace: Any, num_threads: int, name: str, *arguments: Any) -> Any:
         if name == "cuda/none":
@@ -79,7 +79,7 @@ def test_each_call_is_that_of_its_implementation(
 
     problem = on_host(TINY[1], "cpu", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(policy, "_OP", SimpleNamespace(call=(call, None)))
+        patch.setattr(policy, "_OP", SimpleNamespace(call=call))
         calls, refusals = policy.forced_calls(problem, ["cuda/none", *names()])
         for one in calls.values():
             one.run()
@@ -95,7 +95,7 @@ def test_each_call_is_that_of_its_implementation(
 def test_a_wrong_implementation_is_not_timed(
     policy: Any, gpu: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, writes: bool
 ) -> None:
-    right, _ = policy._OP.call
+    right = policy._OP.call
     *_, last = names()
 
     def call(workspace: Any, num_threads: int, name: str, *arguments: Any) -> Any:
@@ -106,7 +106,7 @@ def test_a_wrong_implementation_is_not_timed(
             arguments[-1][-1] = 0
         return missing
 
-    monkeypatch.setattr(policy, "_OP", SimpleNamespace(call=(call, None)))
+    monkeypatch.setattr(policy, "_OP", SimpleNamespace(call=call))
     with pytest.raises(RuntimeError, match=rf"^{last} on tiny bfloat16/1024: expected at most"):
         policy.measure(TINY[2], "cpu")
     assert not gpu.replays

@@ -83,15 +83,15 @@ def on_a_device_with(
 
     def sizes(op: Op, num_elements: int, options: tuple[Any, ...], cuda_index: int) -> CallSizes:
         assert cuda_index == 3
-        return call_sizes(op, num_elements, options)._replace(workspace_bytes=size, is_short=False)
+        return call_sizes(op, num_elements, options)._replace(workspace_bytes=size)
 
     monkeypatch.setattr(_call, "call_sizes", sizes)
-    call = Recorder(ALIGN.call[False], ALIGN.plain[False], size)
-    joined = Recorder(ALIGN.joined[False], ALIGN.joined_plain[False], size)
-    monkeypatch.setattr(ALIGN, "call", (call, None))
-    monkeypatch.setattr(ALIGN, "joined", (joined, None))
-    monkeypatch.setattr(ALIGN, "plain", (call.plain, None))
-    monkeypatch.setattr(ALIGN, "joined_plain", (joined.plain, None))
+    call = Recorder(ALIGN.call, ALIGN.plain, size)
+    joined = Recorder(ALIGN.joined, ALIGN.joined_plain, size)
+    monkeypatch.setattr(ALIGN, "call", call)
+    monkeypatch.setattr(ALIGN, "joined", joined)
+    monkeypatch.setattr(ALIGN, "plain", call.plain)
+    monkeypatch.setattr(ALIGN, "joined_plain", joined.plain)
     return [call, joined]
 
 

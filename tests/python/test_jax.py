@@ -214,7 +214,7 @@ def test_on_a_device_memory_is_jax_s_and_the_call_is_waited_for(
     def call() -> None:
         events.append("call")
         outputs = (memory, *layout.inner_lengths)
-        ALIGN.joined[True](None, 0, None, topk_ids, None, *outputs, 4, 4)
+        ALIGN.joined(None, 0, None, topk_ids, None, *outputs, 4, 4)
 
     assert framework.launch is not None
     framework.launch(topk_ids, call)

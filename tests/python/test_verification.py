@@ -31,7 +31,7 @@ Spoil = Callable[[dict[str, Any]], None]
 def problems(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Spoil) -> list[str]:
     """The problems found if `spoil` changes the arrays after each call of the reference."""
     op = Op(name)
-    right, _ = op.call
+    right = op.call
 
     def wrong(*values: Any) -> int:
         missing: int = right(*values)
@@ -41,7 +41,7 @@ def problems(monkeypatch: pytest.MonkeyPatch, name: str, spoil: Spoil) -> list[s
 
     verification._reference_of.cache_clear()
     verification._reference_of(op, CASES[name], 0)
-    monkeypatch.setattr(op, "call", (wrong, None))
+    monkeypatch.setattr(op, "call", wrong)
     return verification.problems(op, CASES[name], 0, OTHER)
 
 
@@ -145,7 +145,7 @@ def test_a_byte_of_any_input(name: str, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_call_that_asks_for_more_workspace(monkeypatch: pytest.MonkeyPatch) -> None:
     op = Op("batched_align_block_size")
     verification._reference_of(op, "8x64/16", 0)
-    monkeypatch.setattr(op, "call", (lambda *values: 24, None))
+    monkeypatch.setattr(op, "call", lambda *values: 24)
     first, *others = verification.problems(op, "8x64/16", 0, OTHER)
     assert first == "a workspace of 0 bytes was asked for, then 24"
     assert others  # the outputs are as before the call
