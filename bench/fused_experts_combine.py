@@ -2,9 +2,10 @@
 
 The combination reads the weighted row of every pair of a token and an expert, and writes one row
 for each token. It starts before the down product has ended, so its time is taken from the end of
-that product to its own end, in a trace of torch's profiler; the copy's is its duration in the same
-trace. Both take turns in one process. There is no pass that permutes rows: the gate-up product
-gathers them.
+that product to its own end, in a trace of torch's profiler. The time of the copy, which follows it,
+is taken from there to the end of the copy, so that both include the start of a kernel; the duration
+of the copy alone is written, too. Both take turns in one process. There is no pass that permutes
+rows: the gate-up product gathers them.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from tessera.tools.bench.results import write_results
 TOKENS = (1024, 4096, 16384)
 METHOD = (
     "torch's profiler; median of 20 calls, each followed by a copy; combination: from the end of "
-    "the down product to its own end, copy: its duration"
+    "the down product to its own end, copy: from there to its own end, alone: its duration"
 )
 _WARMUP, _CALLS = 3, 20
 
@@ -45,21 +46,24 @@ def num_bytes(shape: Shape) -> int:
 
 
 def times(events: Iterable[Event]) -> dict[str, float]:
-    """The medians of the combinations' and the copy's microseconds per call.
+    """Medians of microseconds per call: of the combinations, and of the copy from the end of the
+    last one on, and alone.
 
     Raises:
         ValueError: the trace does not have all copies, or as many combinations of each call.
     """
     # A call has a combination for each chunk of its tokens, and a copy after it.
     combinations: list[list[float]] = [[]]
-    copies, product_end = [], 0.0
+    copies, alone, product_end, combine_end = [], [], 0.0, 0.0
     for event in sorted(events, key=lambda event: event.end):
         if "product" in event.name:
             product_end = event.end
         elif "combine" in event.name:
             combinations[-1].append(event.end - max(product_end, event.begin))
+            combine_end = event.end
         elif "Memcpy DtoD" in event.name:
-            copies.append(event.end - event.begin)
+            copies.append(event.end - combine_end)
+            alone.append(event.end - event.begin)
             combinations.append([])
     numbers = {len(of_call) for of_call in combinations[:-1]}
     if len(copies) != _CALLS or len(numbers) != 1 or 0 in numbers:
@@ -67,8 +71,11 @@ def times(events: Iterable[Event]) -> dict[str, float]:
             f"expected {_CALLS} calls and copies in the trace, got {len(copies)} copies and "
             f"{sorted(numbers)} combinations per call"
         )
-    combine = statistics.median(map(sum, combinations[:-1]))
-    return {"combine": combine, "copy": statistics.median(copies)}
+    return {
+        "combine": statistics.median(map(sum, combinations[:-1])),
+        "copy": statistics.median(copies),
+        "copy_alone": statistics.median(alone),
+    }
 
 
 def measure(shape: Shape) -> dict[str, Any]:

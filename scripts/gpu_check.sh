@@ -67,6 +67,20 @@ sanitized() {
     "$build/tests/cuda/check_ops" --exact "${@:2}"
 }
 
+# in_shares PROGRAM OPTION...: runs check_ops in as many processes as there are processors, up to 8,
+# each with a share of the cases.
+in_shares() {
+  local number processes=() failed=0
+  number=$(nproc)
+  ((number <= 8)) || number=8
+  for ((i = 1; i <= number; ++i)); do
+    "$@" --share "$i/$number" &
+    processes+=($!)
+  done
+  for process in "${processes[@]}"; do wait "$process" || failed=1; done
+  return "$failed"
+}
+
 case $stage in
   build)
     if [[ -n ${WHEELS:-} ]]; then
@@ -100,9 +114,9 @@ case $stage in
     "$python" scripts/check_sass.py "$build/libtessera_cuda.so"
     ;;
   experts)
-    "$build/tests/cuda/check_ops" --op fused_experts --random 5000 --max-ids 20000 --pairwise
+    in_shares "$build/tests/cuda/check_ops" --op fused_experts --random 5000 --max-ids 20000 --pairwise
     say "code for compute capability 8.0, which the driver compiles for this GPU"
-    "$older/tests/cuda/check_ops" --op fused_experts --random 300
+    in_shares "$older/tests/cuda/check_ops" --op fused_experts --random 300
     ;;
   python)
     results_folder=build/gpu-test-results

@@ -22,7 +22,13 @@ struct Tally {
   long cases = 0;                       ///< of this op
   long unsupported = 0;                 ///< of these, on this device by every implementation
   long failed = 0;
+  long seen = 0;  ///< cases, also those of other shares
 };
+
+/// Whether the next case belongs to this program's share.
+bool is_shared(const CheckOptions& options, Tally* tally) {
+  return tally->seen++ % options.num_shares == options.share - 1;
+}
 
 void fail(Tally* tally, const std::string& what) {
   if (++tally->failed <= 20) std::fprintf(stderr, "FAILED %s\n", what.c_str());
@@ -95,6 +101,7 @@ void check_case(const tessera::contract::OpContract& contract, const std::string
 
 void check_named_case(const tessera::contract::OpContract& contract, const std::string& name,
                       unsigned long seed, const CheckOptions& options, Tally* tally) {
+  if (!is_shared(options, tally)) return;
   const CaseArguments made = contract.arguments(name, seed);
   if (num_elements_of(made) > 8 * options.max_ids && name.find("random:") != 0) return;
   check_case(contract, name, made, seed, options, tally);
@@ -105,6 +112,7 @@ void check_pairwise_cases(const CheckOptions& options, Tally* tally) {
   const tessera::contract::OpContract& contract =
       *tessera::contract::find_contract("fused_experts");
   for (const auto& c : tessera::contract::fused_experts_pairwise_cases()) {
+    if (!is_shared(options, tally)) continue;
     check_case(contract, c.name, make_arguments(c, 1), 1, options, tally);
   }
 }

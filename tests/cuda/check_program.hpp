@@ -12,6 +12,8 @@ struct CheckOptions {
   long max_ids = 20000;
   bool exact = false;
   bool pairwise = false;
+  long share = 1;  ///< of num_shares
+  long num_shares = 1;
   std::string op;        ///< empty: all
   std::string left_out;  ///< an op; empty: none
 };
