@@ -159,15 +159,21 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
     prefetch_map(&args.gate_up.weights);
     prefetch_map(&args.down.weights);
   }
-  sort_pairs(args, shared);
   // What this waits for is that the counters are clear. The ids were there before: the kernel that
-  // clears them has waited for those before it, and only then let this one start.
-  pdl_wait();
+  // clears them has waited for those before it, and only then let this one start. The first tiles
+  // are taken while the pairs are sorted.
   const std::uint32_t warp = threadIdx.x / 32;
+  std::uint32_t taken = 0;
+  if (warp == kTakingWarp) {
+    pdl_wait();
+    if (threadIdx.x % 32 == 0) taken = take(args);
+  }
+  sort_pairs(args, shared);
+  pdl_wait();
   if (warp < kMultiplyWarps) {
     Multiplier<T>(args, shared).run();
   } else if (warp == kTakingWarp) {
-    if (threadIdx.x % 32 == 0) take_tiles(args, shared);
+    if (threadIdx.x % 32 == 0) take_tiles(args, shared, taken);
   } else if (warp == kCopyingWarp) {
     copy_weights(args, shared);
   } else {

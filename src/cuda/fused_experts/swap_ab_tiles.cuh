@@ -84,18 +84,23 @@ __device__ __forceinline__ void wait_for_count(const std::uint32_t* counter, std
   } while (found != count);
 }
 
-/// One thread takes tiles, of which no other CTA takes the same, until none are left.
-__device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared shared) {
+/// Takes the next tiles, of which no other CTA takes the same.
+__device__ __forceinline__ std::uint32_t take(const SwapAbArgs& args) {
+  return atomicAdd(args.taken, 1);
+}
+
+/// One thread publishes what it has taken, and takes more once that is released, until nothing is
+/// left.
+__device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared shared,
+                                           std::uint32_t taken) {
   const std::uint32_t end = num_to_take(args, shared.num_blocks());
-  std::uint32_t taken = 0;
-  std::uint32_t parity = 1;
-  do {
-    wait(shared.taken_empty(), parity);
-    parity ^= 1;
-    taken = atomicAdd(args.taken, 1);
+  for (std::uint32_t parity = 0;; parity ^= 1) {
     shared.taken() = taken;
     arrive(shared.taken_full());
-  } while (taken < end);
+    if (taken >= end) return;
+    wait(shared.taken_empty(), parity);
+    taken = take(args);
+  }
 }
 
 /// What take_tiles took, as every other thread reads it.
