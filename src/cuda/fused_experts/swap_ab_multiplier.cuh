@@ -67,16 +67,17 @@ class Multiplier {
   }
 
   __device__ __forceinline__ void combine(std::uint32_t first_part) const {
-    const auto wait_for_rows = [&] {
+    // If there is no part for the second warpgroup, it computes the first one, too: all threads of
+    // the group have to wait together.
+    const std::uint32_t part =
+        min(first_part + static_cast<std::uint32_t>(operand()), args_.num_combine_parts - 1);
+    const auto thread_of_part = static_cast<std::uint32_t>(thread() % kWarpgroupThreads);
+    combine_part<T, 8>(args_.combine, part, thread_of_part, [&] {
       if (thread() == 0) {
         wait_for_count(args_.down_done, shared_.num_blocks() * args_.down.args.num_columns);
       }
       synchronize_group();
-    };
-    const std::uint32_t part = first_part + static_cast<std::uint32_t>(operand());
-    if (part >= args_.num_combine_parts) return wait_for_rows();
-    combine_part<T, 8>(args_.combine, part,
-                       static_cast<std::uint32_t>(thread() % kWarpgroupThreads), wait_for_rows);
+    });
   }
 
   __device__ __forceinline__ std::int32_t pair_of(const SwapAbTiles& tiles, int i) const {
