@@ -36,7 +36,7 @@ MODELS = {
     "DeepSeek-V3-EP8": (32, 8, 7168, 2048),
     "Mixtral-8x7B": (8, 2, 4096, 14336),
 }
-TOKENS = (1, 16, 64, 256, 1024, 4096, 16384)
+TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 
 
 def _shape(model: str, num_tokens: int) -> Shape:
