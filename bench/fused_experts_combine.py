@@ -46,8 +46,9 @@ def num_bytes(shape: Shape) -> int:
 
 
 def times(events: Iterable[Event]) -> dict[str, float]:
-    """Medians of microseconds per call: of the combinations, and of the copy from the end of the
-    last one on, and alone.
+    """Medians of microseconds per call.
+
+    Of the combinations, of the copy from the end of the last one on, and of the copy alone.
 
     Raises:
         ValueError: the trace does not have all copies, or as many combinations of each call.
