@@ -181,7 +181,7 @@ def _lines(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
         return models.index(rows[-1]["model"]), _routing(rows[-1]), rows[-1]["num_tokens"]
 
     for rows in sorted(by_shape.values(), key=place):
-        for method in ("burst", "sustained"):
+        for method in ("burst", "chain", "sustained"):
             if "tessera" in times(rows[-1], method):
                 yield Line(rows[-1], rows[:-1], method, numbers)
 
@@ -205,7 +205,7 @@ def _cells(line: Line, verdicts: Verdicts) -> list[str]:
     over_floor, *over_peers = judged(line)
     ratio, verdict = over_floor.cells(line, verdicts)
     return [
-        f"{tokens}, sustained" if line.method == "sustained" else tokens,
+        tokens if line.method == "burst" else f"{tokens}, {line.method}",
         str(line.numbers[line.row["run"]]),
         figure(us["tessera"]),
         *(figure(us[name]) if name in us else "-" for name in FLOORS),

@@ -330,6 +330,22 @@ def test_a_chain_reads_every_output_of_an_op_that_aligns_nothing(
     assert [len(one) for one in neighbours.read] == 2 * (3 + 20) * [3, 5]
 
 
+def test_a_chain_has_a_link_for_each_call(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
+    gpu, neighbours = beside
+
+    def link(us: float, length: int) -> TimedCall:
+        source = np.arange(length + 1).view(Ids)
+        return TimedCall.of(
+            lambda: (gpu.take(us), (np.zeros(length),))[1], source, is_aligned=False
+        )
+
+    links = [link(2.0, 3), link(6.0, 5)]
+    both = TimedCall(lambda: None, lambda _: 0.0, is_aligned=False, num_calls=2, links=links)
+    assert methods.chain({"a": both}, methods.QUICK).us == pytest.approx({"a": 4.0})
+    assert [len(one) for one in neighbours.read] == 2 * (3 + 20) * [3, 5]
+    assert [len(one) for one in neighbours.written] == 2 * (3 + 20) * [4, 6]
+
+
 def test_a_difference_within_the_noise_is_no_time(beside: tuple[FakeGpu, FakeNeighbours]) -> None:
     gpu, _ = beside
     gpu.jitter_us = itertools.cycle([0.0, 30.0, 60.0])  # per replay; 0 to 3 us per step

@@ -44,8 +44,8 @@ def measured(*shapes: Shape, **options: Any) -> Any:
 
 
 def test_the_shapes_are_those_of_four_models() -> None:
-    assert len({shape.name for shape in TABLE}) == len(TABLE) == 28
-    assert {shape.num_tokens for shape in TABLE} == {1, 16, 64, 256, 1024, 4096, 16384}
+    assert len({shape.name for shape in TABLE}) == len(TABLE) == 48
+    assert {shape.num_tokens for shape in TABLE} == {*(2**i for i in range(9)), 1024, 4096, 16384}
     sizes = {shape.model: dataclasses.astuple(shape)[1:6] for shape in TABLE}
     assert sizes == {
         "Qwen3-30B-A3B": (128, 8, 2048, 768, "bfloat16"),
@@ -292,6 +292,16 @@ def test_bursts_are_interleaved_and_sustained_runs_last_a_second(gpu: SimpleName
     assert gpu.replays.count("a") == 1 + 2 * 2000
     assert gpu.replays.count("b") == 1 + 2 * 50
     assert gpu.slept == 2 + 2 * 2
+
+
+def test_a_chain_has_a_link_for_each_set_and_few_tokens() -> None:
+    problem = make_problem(TINY[0], "cpu", 0)
+    (tessera_contender,) = [one for one in HOST_OP.contenders("cuda") if one.name == "tessera"]
+    links = tessera_contender.prepare(problem).links
+    assert [id(link.source) for link in links] == [id(inputs.x) for inputs in problem.sets]
+    assert [id(link.run()[0]) for link in links] == [id(out) for out in problem.outs]
+    timed = [HOST_OP.is_timed(shape, "chain") for shape in TINY]
+    assert timed == [True, True, False, False]
 
 
 def test_both_methods_of_long_calls_are_judged() -> None:

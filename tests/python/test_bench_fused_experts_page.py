@@ -157,6 +157,14 @@ def test_verdicts_and_losses(
     ) in text
 
 
+def test_a_method_other_than_burst_is_named(page: Any, merged: Any) -> None:
+    result = merged(None, run("a", row(QWEN, OURS, "burst", "chain"), row(LONG, OURS, "sustained")))
+    lines = list(page._lines(result, {"a": 1}))
+    assert [line.method for line in lines] == ["burst", "chain", "sustained"]
+    names = [page._cells(line, page.Verdicts("none"))[0] for line in lines]
+    assert names == ["64", "64, chain", "16384, sustained"]
+
+
 def test_the_targets_over_the_floor() -> None:
     of_shapes = json.loads((BENCH / "targets.json").read_text())["fused_experts_over_floor"]
     assert of_shapes.pop("zipf") == 1.1

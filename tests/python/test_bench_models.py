@@ -93,7 +93,10 @@ def test_ids_of_a_log(cuda_command: None, tmp_path: Path) -> None:
         ),
         (["--experts", "4"], "--op fused_experts: expected no --experts beside it"),
         (["--preset", "quick"], "--preset: expected some of table, anchors with --op fused_exper"),
-        (["--method", "graph"], "--method: expected some of burst, sustained with --device cuda"),
+        (
+            ["--method", "graph"],
+            "--method: expected some of chain, burst, sustained with --device cuda",
+        ),
     ],
 )
 def test_options_that_the_layer_refuses(

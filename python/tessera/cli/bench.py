@@ -163,7 +163,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_words(_METHODS),
         metavar="M,..",
         help="on CUDA some of graph, chain, l2, eager, cold (default: graph,chain; with --log "
-        "graph), of fused_experts burst, sustained (default: both); on the CPU call, eager "
+        "graph), of fused_experts burst, sustained (default: both), chain; on the CPU call, eager "
         "(default: call)",
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")

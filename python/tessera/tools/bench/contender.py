@@ -38,6 +38,7 @@ class TimedCall:
     is_aligned: whether `run` returns the three arrays of an alignment op, of which `chain` reads
         only the used part; other arrays it reads completely.
     num_calls: how many calls `run` makes, for the methods `burst` and `sustained`.
+    links: if these are several, each of them, for the method `chain`.
     check: takes the place of the op's checker; raises NotTimedError.
     """
 
@@ -46,6 +47,7 @@ class TimedCall:
     source: Any = None
     is_aligned: bool = True
     num_calls: int = 1
+    links: Sequence[TimedCall] = ()
     check: Callable[[], None] | None = None
 
     @staticmethod

@@ -106,7 +106,9 @@ def chain(calls: Mapping[str, TimedCall], effort: Effort) -> Times:
     times = Times()
     samples, times.failures = _samples_of_graphs(calls, _with_and_without)
     for name, (with_call, without) in samples.items():
-        us, times.spread_us[name] = difference_of_medians(with_call, without)
+        us, spread_us = difference_of_medians(with_call, without)
+        number = calls[name].num_calls
+        us, times.spread_us[name] = us / number, spread_us / number
         (times.us if us > times.spread_us[name] else times.within_noise)[name] = us
     return times
 
@@ -250,13 +252,12 @@ def _synchronize_if_cuda() -> Callable[[], object]:
 
 
 def _with_and_without(call: TimedCall) -> list[Callable[[], Any]]:
-    """A call between its neighbours, and the neighbours alone."""
+    """A call between its neighbours, or each of several; and the neighbours alone."""
     library = native_library(CUDA_LIBRARY)
     write = library.function("write_input", release_gil=False)
     read_outputs = library.function("read_outputs", release_gil=False)
     read_array = library.function("read_array", release_gil=False)
-    values, source = call.source.clone(), call.source
-    outputs = call.run()
+    links = [(link, link.source.clone(), link.run()) for link in call.links or (call,)]
 
     def read(outputs: Any) -> None:
         if call.is_aligned:
@@ -266,12 +267,14 @@ def _with_and_without(call: TimedCall) -> list[Callable[[], Any]]:
                 read_array(array)
 
     def between() -> None:
-        write(values, source)
-        read(call.run())
+        for link, values, _ in links:
+            write(values, link.source)
+            read(link.run())
 
     def alone() -> None:
-        write(values, source)
-        read(outputs)
+        for link, values, outputs in links:
+            write(values, link.source)
+            read(outputs)
 
     return [between, alone]
 

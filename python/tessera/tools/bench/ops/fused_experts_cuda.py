@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import timeit
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +54,7 @@ ANCHORS = [
 ]
 
 METHODS = ("burst", "sustained")
+_ALL_METHODS = (*METHODS, "chain")
 FLOORS = ("weights", "dense")
 LAYERS = ("grouped_mm", "vllm", "flashinfer")
 PARTS = ("deep_gemm",)
@@ -63,6 +65,9 @@ _FEW_TOKENS, _NUM_SETS = 64, 4
 
 # From here on a call is long enough to bring the GPU to its power limit.
 SUSTAINED_FROM = 4096
+
+# Up to so many tokens the kernels before and after a call matter to its time.
+_CHAINED_TOKENS = 256
 
 # DeepGEMM pads the rows of every expert to 128: below, most of its work would be padding.
 _DEEP_GEMM_FROM = 1024
@@ -167,14 +172,25 @@ def reference(inputs: Inputs, tokens: Any) -> Any:
     return expected
 
 
-def _call(functions: Sequence[Callable[[], Any]], check: Callable[[], None] | None) -> TimedCall:
+def _call(
+    problem: LayerProblem,
+    functions: Sequence[Callable[[], Any]],
+    check: Callable[[], None] | None = None,
+) -> TimedCall:
+    """The calls of a graph, of which each function makes one on a set and returns its output."""
+
     def run() -> tuple[Any, ...]:
         return tuple(function() for function in functions)
+
+    def link(function: Callable[[], Any], inputs: Inputs) -> TimedCall:
+        return TimedCall.of(lambda: (function(),), inputs.x, is_aligned=False)
 
     return TimedCall(
         run,
         lambda number: timeit.timeit(run, number=number),
+        is_aligned=False,
         num_calls=len(functions),
+        links=list(map(link, functions, problem.sets)),
         check=check,
     )
 
@@ -183,7 +199,7 @@ def _prepare_tessera(problem: LayerProblem) -> TimedCall:
     def call(inputs: Inputs, out: Any) -> Callable[[], Any]:
         return lambda: tessera.fused_experts(*inputs, out=out)
 
-    return _call(list(map(call, problem.sets, problem.outs)), None)
+    return _call(problem, list(map(call, problem.sets, problem.outs)))
 
 
 def _prepare_dense(problem: LayerProblem) -> TimedCall:
@@ -204,7 +220,7 @@ def _prepare_dense(problem: LayerProblem) -> TimedCall:
 
         return run
 
-    return _call([call(*one) for one in enumerate(problem.sets)], None)
+    return _call(problem, [call(*one) for one in enumerate(problem.sets)])
 
 
 def _layer(name: str, function_of: Callable[[], Callable[[Inputs], Any]]) -> Contender:
@@ -212,7 +228,8 @@ def _layer(name: str, function_of: Callable[[], Callable[[Inputs], Any]]) -> Con
 
     def prepare(problem: LayerProblem) -> TimedCall:
         function = function_of()
-        call = _call([lambda one=one: function(one) for one in problem.sets], None)  # type: ignore[misc]
+        functions = [functools.partial(function, one) for one in problem.sets]
+        call = _call(problem, functions)
 
         def check() -> None:
             outputs = call.run()
@@ -220,7 +237,7 @@ def _layer(name: str, function_of: Callable[[], Callable[[Inputs], Any]]) -> Con
 
         return dataclasses.replace(call, check=check)
 
-    return Contender(name, "peer", METHODS, _once(name, prepare), version=engine_version(name))
+    return Contender(name, "peer", _ALL_METHODS, _once(name, prepare), version=engine_version(name))
 
 
 def _deep_gemm() -> Contender:
@@ -232,7 +249,7 @@ def _deep_gemm() -> Contender:
                 each.run()
             _require_near(problem, lambda i, tokens: products[i].combined(tokens))
 
-        return _call([each.run for each in products], check)
+        return _call(problem, [each.run for each in products], check)
 
     def refusal(shape: Shape) -> str:
         few = shape.num_tokens < _DEEP_GEMM_FROM
@@ -292,9 +309,9 @@ def contenders(device: str) -> list[Contender]:
     """Tessera, the floors, torch's pipeline, and the engines as far as they are installed."""
     torch = required_torch("fused_experts")
     found = [
-        Contender("tessera", "tessera", METHODS, _prepare_tessera),
+        Contender("tessera", "tessera", _ALL_METHODS, _prepare_tessera),
         Contender("weights", "related", (), _prepare_tessera),  # computed, see `bounds`
-        Contender("dense", "related", METHODS, _once("dense", _prepare_dense)),
+        Contender("dense", "related", _ALL_METHODS, _once("dense", _prepare_dense)),
     ]
     if hasattr(torch.nn.functional, "grouped_mm"):
         found.append(_layer("grouped_mm", _torch_grouped_mm))
@@ -337,6 +354,12 @@ def ratios(us: Mapping[str, float]) -> dict[str, float]:
     return found
 
 
+def _is_timed(shape: Shape, method: str) -> bool:
+    if method == "sustained":
+        return shape.num_tokens >= SUSTAINED_FROM
+    return method != "chain" or shape.num_tokens <= _CHAINED_TOKENS
+
+
 OP = Op(
     "fused_experts",
     {"table": TABLE, "anchors": ANCHORS},
@@ -344,7 +367,7 @@ OP = Op(
     contenders,
     ratios=ratios,
     methods=METHODS,
-    is_timed=lambda shape, method: method != "sustained" or shape.num_tokens >= SUSTAINED_FROM,
+    is_timed=_is_timed,
     bounds=bounds,
     facts=facts,
     num_sets=num_sets,
