@@ -27,7 +27,8 @@ from tessera.tools.bench.results import write_results
 TOKENS = (1024, 4096, 16384)
 METHOD = (
     "torch's profiler; median of 20 calls, each followed by a copy; combination: from the end of "
-    "the down product to its own end, copy: from there to its own end, alone: its duration"
+    "the down product to its own end, copy: from the end of the combination to its own end, "
+    "alone: its duration"
 )
 _WARMUP, _CALLS = 3, 20
 

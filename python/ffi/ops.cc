@@ -16,7 +16,8 @@ void PyEval_RestoreThread(void* thread);
 namespace tessera::python {
 namespace {
 
-/// Calls on the host whose outputs and counters are all below this take some ten microseconds.
+/// Calls on the host whose first input, outputs and counters are all below this take some ten
+/// microseconds.
 constexpr std::int64_t kLongCall = 16384;
 
 /// Whether a call may take long: other threads of Python run meanwhile. To release the interpreter
@@ -28,7 +29,9 @@ bool may_take_long(const OpEntry& op, Arguments& arguments, bool is_on_host) {
   };
   // Experts' weights take long to read.
   const auto is_weights = [](const Argument& row) { return row.extents.ndim == 3; };
-  return !is_on_host || std::ranges::any_of(op.schema->outputs, is_large) ||
+  const Argument& first = op.schema->inputs.front();
+  return !is_on_host || arguments.view(first).num_elements >= kLongCall ||
+         std::ranges::any_of(op.schema->outputs, is_large) ||
          std::ranges::any_of(op.schema->numbers, is_large) ||
          std::ranges::any_of(op.schema->inputs.subspan(1), is_weights);
 }

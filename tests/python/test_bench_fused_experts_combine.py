@@ -95,9 +95,9 @@ def test_the_page_compares_it_with_the_copy(modules: Callable[[str], Any], tmp_p
     (tmp_path / "x" / "fused_experts_combine.json").write_text(json.dumps(about | {"rows": rows}))
     (section,) = page.fused_experts_combine_sections()
     assert section.startswith("## The combination of fused_experts on the NVIDIA X\n")
-    assert "| a | 2.00 | 10.0 | 0.20 | 10.0 | 0.20 | 1.00 | target met | 9.00 |" in section
+    assert "| a | 2.00 | 10.0 | 0.20 | 10.0 | 0.20 | 1.00 | target met | 9.00 | 1.11 |" in section
     assert (
-        "| b | 2.00 | 12.0 | 0.17 | 10.0 | 0.20 | 1.20 | **missed by 0.09 (8%)** | 9.00 |"
+        "| b | 2.00 | 12.0 | 0.17 | 10.0 | 0.20 | 1.20 | **missed by 0.09 (8%)** | 9.00 | 1.33 |"
         in section
     )
     assert "time over a copy's, b, combination: 1.20, missed" in section

@@ -72,6 +72,7 @@ def test_the_less_flattering_method_judges() -> None:
 
 def test_methods_of_a_gpu_judge_before_others() -> None:
     assert judged_methods(US) == ["graph", "chain"]
+    assert judged_methods({"a": {"burst": 1.0, "chain": 2.0}}) == ["chain", "burst"]
     assert judged_methods({"floor/1": {"l2": 4.0}}) == ["l2"]
     assert judged_methods({"tessera/1": {"call": 4.0, "eager": 5.0}}) == ["call"]
     assert judged_methods({"tessera": {"eager": 5.0}}) == []

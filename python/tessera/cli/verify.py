@@ -206,7 +206,7 @@ def _document(jobs: list[_Job], used_seed: int) -> dict[str, Any]:
     left: dict[str, int] = {}
     for job in jobs:
         for name, reasons in job.left.items():
-            if reasons:
+            if reasons and name:
                 left[name] = left.get(name, 0) + len(reasons)
     return {
         "cases": sum(len(job.cases) for job in jobs),

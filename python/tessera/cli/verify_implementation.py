@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Find the rules of the contract that it breaks, each with a simple program that shows it.",
     )
     parser.epilog = (
-        "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input, or nothing ran; "
-        "3, with --impl: nothing is broken so far, but the time was up before every call was made."
+        "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input, or nothing of "
+        "an op ran; 3, with --impl: nothing is broken so far, but the time was up before every call "
+        "was made."
     )
     add = group.add_argument
     add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in separate processes")

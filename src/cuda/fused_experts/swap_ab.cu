@@ -159,9 +159,9 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
     prefetch_map(&args.gate_up.weights);
     prefetch_map(&args.down.weights);
   }
-  // What this waits for is that the counters are clear. The ids were there before: the kernel that
-  // clears them has waited for those before it, and only then let this one start. The first tiles
-  // are taken while the pairs are sorted.
+  // pdl_wait waits until the counters are clear. The ids were there before: the kernel that clears
+  // the counters has waited for the kernels before it, and only then let this one start. The first
+  // tiles are taken while the pairs are sorted.
   const std::uint32_t warp = threadIdx.x / 32;
   std::uint32_t taken = 0;
   if (warp == kTakingWarp) {

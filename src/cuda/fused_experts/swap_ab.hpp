@@ -26,7 +26,8 @@ inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
 inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
 /// A stage holds kStageDepth elements of each row of a tile, in 128-byte lines: of the weights,
-/// then of the pairs. 128 KiB of weights are on the way.
+/// then of the pairs. Up to 128 KiB of weights are on
+/// the way.
 inline constexpr std::uint32_t kSwapAbOperandBytes = kSwapAbOperandRows * kStageDepth * 2;
 inline constexpr std::uint32_t kSwapAbWeightBytes = kSwapAbOperands * kSwapAbOperandBytes;
 inline constexpr std::uint32_t kSwapAbStageBytes =

@@ -16,7 +16,7 @@ namespace tessera::cuda {
 
 /// A group that multiplies, and writes the results. The two take tiles in turns, so that one
 /// multiplies while the other writes. Each warpgroup of a group multiplies an operand: with few
-/// pairs a wgmma takes about as long as its start, and those of two warpgroups overlap.
+/// pairs a wgmma takes little longer than its start, and those of two warpgroups overlap.
 template <typename T>
 class Multiplier {
  public:

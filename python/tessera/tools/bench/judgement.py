@@ -34,12 +34,10 @@ def best(us: Mapping[str, float], kinds: Kinds, kind: str) -> tuple[str, float] 
 
 
 def judged_methods(us: Row) -> list[str]:
-    """The methods that decide on speed: both of a pair for a GPU, or the best of the others."""
+    """The methods that decide on speed: all for a GPU, or the best of the others."""
     measured = [method for method in SPEED_METHODS if speeds(us, method)]
-    for pair in (GPU_METHODS, LONG_CALL_METHODS):
-        if found := [method for method in measured if method in pair]:
-            return found
-    return measured[:1]
+    on_gpu = [method for method in measured if method in (*GPU_METHODS, *LONG_CALL_METHODS)]
+    return on_gpu or measured[:1]
 
 
 def ratio(us: Row, kinds: Kinds, method: str, kind: str) -> float | None:

@@ -177,8 +177,8 @@ MEANINGS = {
     "30 replays",
     "chain": f"CUDA graph of {_CALLS_PER_GRAPH} times a kernel that writes the input, the call and "
     "a kernel that reads its outputs, both launched without programmatic dependent launch, less "
-    "the same graph without the call, L2 warm; difference of medians of as many replays, with "
-    "their interquartile range in brackets",
+    "the same graph without the call, L2 not flushed; difference of medians of as many replays, "
+    "with their interquartile range in brackets",
     "l2": "triton's do_bench, L2 flushed before every call, median",
     "eager": "host time of a call in a loop that does not synchronise, median of 25 rounds",
     "burst": "CUDA graph of a shape's calls, four with different inputs up to 64 tokens and one "
