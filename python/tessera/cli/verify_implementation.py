@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.epilog = (
         "Exit codes: 0, nothing is broken; 1, something is; 2, bad usage or input, or nothing of "
-        "an op ran; 3, with --impl: nothing is broken so far, but the time was up before every call "
-        "was made."
+        "an op ran; 3, with --impl: nothing is broken so far, but the time was up before every "
+        "call was made."
     )
     add = group.add_argument
     add("--impl", metavar="MODULE:FUNCTION", help="judge this one, in separate processes")
