@@ -38,13 +38,14 @@ def _section(folder: str) -> str:
     return "\n".join(
         [
             f"## The combination of fused_experts on the {result['gpu']}\n",
-            "The last step of a call reads the weighted rows of all pairs and writes the tokens' "
-            "sums. `bench/fused_experts_combine.py` compares it with a copy that reads and writes "
-            "as many bytes, counted together. It may take at most "
-            f"{target['must']} times as long: 0.9 of the copy's bandwidth. Both times begin where "
-            "the kernel before ends, and so include a start, although that of the combination is "
-            "prepared while the product runs and that of the copy is not. The last columns have "
-            "the copy's duration alone, and the combination's time over it.\n",
+            "The combination is the last step of a call. It reads the weighted rows of all pairs, "
+            "and writes one sum for each token. `bench/fused_experts_combine.py` compares it with "
+            "a copy that reads and writes as many bytes in total. The combination may take at most "
+            f"{target['must']} times as long as the copy, that is, 0.9 of the copy's bandwidth. "
+            "Each time begins when the previous kernel ends, so it includes the start of a kernel. "
+            "The GPU prepares the start of the combination while the product still runs; it does "
+            "not do so for the copy. The last two columns show the duration of the copy alone, and "
+            "the combination's time divided by it.\n",
             origin(result),
             table(HEADER, rows),
             *verdicts.explained(),

@@ -22,7 +22,7 @@ struct Tally {
   long cases = 0;                       ///< of this op
   long unsupported = 0;                 ///< of these, on this device by every implementation
   long failed = 0;
-  long seen = 0;  ///< cases, also those of other shares
+  long seen = 0;  ///< all cases so far, including those that belong to other shares
 };
 
 /// Whether the next case belongs to this program's share.

@@ -26,8 +26,7 @@ inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
 inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
 /// A stage holds kStageDepth elements of each row of a tile, in 128-byte lines: of the weights,
-/// then of the pairs. Up to 128 KiB of weights are on
-/// the way.
+/// then of the pairs. The stages have room for 128 KiB of weights.
 inline constexpr std::uint32_t kSwapAbOperandBytes = kSwapAbOperandRows * kStageDepth * 2;
 inline constexpr std::uint32_t kSwapAbWeightBytes = kSwapAbOperands * kSwapAbOperandBytes;
 inline constexpr std::uint32_t kSwapAbStageBytes =

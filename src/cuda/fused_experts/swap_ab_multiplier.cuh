@@ -15,8 +15,8 @@
 namespace tessera::cuda {
 
 /// A group that multiplies, and writes the results. The two take tiles in turns, so that one
-/// multiplies while the other writes. Each warpgroup of a group multiplies an operand: with few
-/// pairs a wgmma takes little longer than its start, and those of two warpgroups overlap.
+/// multiplies while the other writes. Each warpgroup of a group multiplies one operand. With few
+/// pairs, most of the time of a wgmma is latency, and the two warpgroups overlap theirs.
 template <typename T>
 class Multiplier {
  public:

@@ -259,8 +259,8 @@ def _with_and_without(call: TimedCall) -> list[Callable[[], Any]]:
     read_array = library.function("read_array", release_gil=False)
     links = [(link, link.source.clone(), link.run()) for link in call.links or (call,)]
 
-    def read(outputs: Any) -> None:
-        if call.is_aligned:
+    def read(link: TimedCall, outputs: Any) -> None:
+        if link.is_aligned:
             read_outputs(*outputs)
         else:
             for array in outputs:
@@ -269,12 +269,12 @@ def _with_and_without(call: TimedCall) -> list[Callable[[], Any]]:
     def between() -> None:
         for link, values, _ in links:
             write(values, link.source)
-            read(link.run())
+            read(link, link.run())
 
     def alone() -> None:
         for link, values, outputs in links:
             write(values, link.source)
-            read(outputs)
+            read(link, outputs)
 
     return [between, alone]
 

@@ -188,7 +188,6 @@ def _call(
     return TimedCall(
         run,
         lambda number: timeit.timeit(run, number=number),
-        is_aligned=False,
         num_calls=len(functions),
         links=list(map(link, functions, problem.sets)),
         check=check,
