@@ -152,7 +152,7 @@ def _eager(verdicts: Verdicts) -> list[str]:
             verdict = verdicts.of("eager, out=", above, target, f"{row['shape']}, ")
             texts.append(
                 f"{row['shape']}: with `out=` it takes {figure(above)} more than an op that "
-                f"launches one empty kernel through the same binding: {verdict}"
+                f"launches one empty kernel, called by the FFI: {verdict}"
             )
     target = TARGETS["eager_us"]
     return [

@@ -143,31 +143,7 @@ class Arguments {
 
   TensorView& view(const Argument& argument) { return view_in(memory_, argument); }
 
-  /// Reads values in the order of the table; what is missing at the end keeps its default.
-  void read(Values values) {
-    const auto rows = op_.schema->arguments;
-    for (std::size_t i = 0; i < std::min(rows.size(), values.size()); ++i) read(rows[i], values[i]);
-  }
-
-  /// Reads a value for each of these rows. Returns their number.
-  std::size_t read(std::span<const Argument> rows, Values values) {
-    std::size_t i = 0;
-    for (const Argument& argument : rows) read(argument, values[i++]);
-    return i;
-  }
-
-  /// Reads all that follows the required outputs; what is missing at the end keeps its default.
-  void read_options(Values values) {
-    std::size_t i = 0;
-    for (const auto part : {op_.schema->numbers, op_.schema->rest}) {
-      for (const Argument& argument : part) {
-        if (i == values.size()) return;
-        read(argument, values[i++]);
-      }
-    }
-  }
-
- private:
+  /// Reads a value; None where there is none.
   void read(const Argument& argument, ffi::AnyView value) {
     switch (argument.kind) {
       case Argument::Kind::kArray:
@@ -205,6 +181,38 @@ class Arguments {
     }
   }
 
+  /// Reads values in the order of the table; what is missing at the end keeps its default.
+  void read(Values values) {
+    const auto rows = op_.schema->arguments;
+    for (std::size_t i = 0; i < std::min(rows.size(), values.size()); ++i) read(rows[i], values[i]);
+  }
+
+  /// Reads a value for each of these rows. Returns their number.
+  std::size_t read(std::span<const Argument> rows, Values values) {
+    std::size_t i = 0;
+    for (const Argument& argument : rows) read(argument, values[i++]);
+    return i;
+  }
+
+  /// Reads the first input, the required outputs, and all that follows them.
+  void read_plain(Values values) {
+    std::size_t next = read(op_.schema->inputs.first(1), values);
+    next += read(op_.schema->outputs, values.from(next));
+    read_options(values.from(next));
+  }
+
+  /// Reads all that follows the required outputs; what is missing at the end keeps its default.
+  void read_options(Values values) {
+    std::size_t i = 0;
+    for (const auto part : {op_.schema->numbers, op_.schema->rest}) {
+      for (const Argument& argument : part) {
+        if (i == values.size()) return;
+        read(argument, values[i++]);
+      }
+    }
+  }
+
+ private:
   /// Refuses a NaN, which in C++ stands for "not given", and what float32 has no value near to.
   float float_of(const Argument& argument, double value) {
     const auto found = static_cast<float>(value);

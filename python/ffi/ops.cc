@@ -1,117 +1,33 @@
 // Python's exports of the ops, all by their tables, and of what the library says of itself.
-#include <memory>
-#include <new>
-#include <optional>
 #include <vector>
 
-#include "conversions.hpp"
+#include "run.hpp"
 #include "tessera/info.hpp"
-
-// Python's own, declared here because that is all that is needed of its headers.
-extern "C" {
-void* PyEval_SaveThread();
-void PyEval_RestoreThread(void* thread);
-}
 
 namespace tessera::python {
 namespace {
 
-/// Calls on the host whose first input, outputs and counters are all below this take some ten
-/// microseconds.
-constexpr std::int64_t kLongCall = 16384;
-
-/// Whether a call may take long: other threads of Python run meanwhile. To release the interpreter
-/// lock costs a short call more than they gain.
-bool may_take_long(const OpEntry& op, Arguments& arguments, bool is_on_host) {
-  const auto is_large = [&](const Argument& row) {
-    return row.is_output() ? arguments.view(row).num_elements >= kLongCall
-                           : row.symbol >= 0 && number_in(arguments.get(), row) >= kLongCall;
-  };
-  // Experts' weights take long to read.
-  const auto is_weights = [](const Argument& row) { return row.extents.ndim == 3; };
-  const Argument& first = op.schema->inputs.front();
-  return !is_on_host || arguments.view(first).num_elements >= kLongCall ||
-         std::ranges::any_of(op.schema->outputs, is_large) ||
-         std::ranges::any_of(op.schema->numbers, is_large) ||
-         std::ranges::any_of(op.schema->inputs.subspan(1), is_weights);
-}
-
-/// Where a call gets its workspace. On a device it is the caller's. On the host each thread keeps
-/// up to kKeptBytes for its next calls; a call that needs more takes memory of its own and gives it
-/// back.
-class Workspace {
- public:
-  static constexpr std::size_t kKeptBytes = std::size_t{1} << 20;
-
-  Workspace(bool is_on_host, std::span<std::byte> given) : is_on_host_(is_on_host), given_(given) {}
-
-  /// Bytes that the call asked for and that there are not: none were given, or the host has none.
-  std::size_t lacking() const { return lacking_; }
-
-  WorkspaceSource source() {
-    return {[](void* state, std::size_t bytes) {
-              auto* self = static_cast<Workspace*>(state);
-              const std::span<std::byte> found = self->get(bytes);
-              if (found.data() == nullptr) self->lacking_ = bytes;
-              return found;
-            },
-            this};
-  }
-
- private:
-  std::span<std::byte> get(std::size_t bytes) {
-    if (!is_on_host_ || bytes == 0) return given_;
-    if (bytes > kKeptBytes) {
-      own_.reset(new (std::nothrow) std::byte[bytes]);
-      return {own_.get(), own_ == nullptr ? 0 : bytes};
-    }
-    thread_local std::unique_ptr<std::byte[]> kept;
-    thread_local std::size_t kept_bytes = 0;
-    if (kept_bytes < bytes) {
-      kept.reset(new (std::nothrow) std::byte[bytes]);
-      kept_bytes = kept == nullptr ? 0 : bytes;
-    }
-    return {kept.get(), kept == nullptr ? 0 : bytes};
-  }
-
-  bool is_on_host_;
-  std::span<std::byte> given_;
-  std::unique_ptr<std::byte[]> own_;
-  std::size_t lacking_ = 0;
-};
-
 /// Runs a call on the device of its first array, and there on the stream that the framework of the
-/// arrays has made current. Returns 0, or, where a call on a device needs a workspace and got none,
-/// its bytes: nothing has run then.
-std::int64_t run(const OpEntry& op, Arguments& arguments, ffi::AnyView workspace = {},
-                 std::int64_t num_threads = 0, ffi::AnyView implementation = {}) {
+/// arrays has made current.
+std::int64_t run_on_current_stream(const OpEntry& op, Arguments& arguments,
+                                   ffi::AnyView workspace = {}, std::int64_t num_threads = 0,
+                                   ffi::AnyView implementation = {}) {
   const std::string chosen = text_of(implementation);  // outlives the context
   Context context;
   context.device = arguments.view(op.schema->arguments[0]).device;
   context.num_threads = int32_of(op.schema->op, "num_threads", num_threads);
   context.implementation = chosen;
-  const bool is_on_host = context.device.device_type == kDLCPU;
-  if (!is_on_host) {
-    context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
-  }
-  Workspace memory(is_on_host, is_on_host ? std::span<std::byte>() : bytes_of(workspace));
-  void* const thread = may_take_long(op, arguments, is_on_host) ? PyEval_SaveThread() : nullptr;
-  const Status status = op.call_with(arguments.get(), context, memory.source());  // never throws
-  if (thread != nullptr) PyEval_RestoreThread(thread);
-  if (memory.lacking() == 0) {
-    throw_unless_ok(status);
-  } else if (is_on_host) {
-    TVM_FFI_THROW(RuntimeError) << op.schema->op << ": workspace: expected " << memory.lacking()
-                                << " bytes of host memory, got none";
-  }
-  return static_cast<std::int64_t>(memory.lacking());
+  if (context.device.device_type == kDLCPU) return run(op, arguments, context);
+  context.stream = TVMFFIEnvGetStream(context.device.device_type, context.device.device_id);
+  return run(op, arguments, context, bytes_of(workspace));
 }
 
 /// values: workspace, num_threads, implementation, then the op's arguments.
 std::int64_t call(const OpEntry& op, Values values) {
   Arguments arguments(op);
   arguments.read(values.from(3));
-  return run(op, arguments, values[0], value_of<std::int64_t>(values[1]), values[2]);
+  return run_on_current_stream(op, arguments, values[0], value_of<std::int64_t>(values[1]),
+                               values[2]);
 }
 
 /// Most calls: with one input, and no workspace, number of threads nor implementation. Each value
@@ -119,10 +35,8 @@ std::int64_t call(const OpEntry& op, Values values) {
 /// values: the first input, the required outputs, then numbers and the rest.
 std::int64_t call_plain(const OpEntry& op, Values values) {
   Arguments arguments(op);
-  std::size_t next = arguments.read(op.schema->inputs.first(1), values);
-  next += arguments.read(op.schema->outputs, values.from(next));
-  arguments.read_options(values.from(next));
-  return run(op, arguments);
+  arguments.read_plain(values);
+  return run_on_current_stream(op, arguments);
 }
 
 /// Required outputs in one array, each at a multiple of 128 bytes: 16-byte loads and TMA may then
@@ -182,7 +96,8 @@ std::int64_t call_joined(const OpEntry& op, Values values) {
   Arguments arguments(op);
   const std::size_t num_inputs = arguments.read(op.schema->inputs, values.from(3));
   read_joined(op, values.from(3 + num_inputs), &arguments);
-  return run(op, arguments, values[0], value_of<std::int64_t>(values[1]), values[2]);
+  return run_on_current_stream(op, arguments, values[0], value_of<std::int64_t>(values[1]),
+                               values[2]);
 }
 
 /// call_plain() with joined outputs.
@@ -190,7 +105,7 @@ std::int64_t call_joined_plain(const OpEntry& op, Values values) {
   Arguments arguments(op);
   const std::size_t num_inputs = arguments.read(op.schema->inputs.first(1), values);
   read_joined(op, values.from(num_inputs), &arguments);
-  return run(op, arguments);
+  return run_on_current_stream(op, arguments);
 }
 
 DLDevice device_of(const OpEntry& op, ffi::AnyView type, ffi::AnyView index) {

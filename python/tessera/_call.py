@@ -179,39 +179,6 @@ def _launch(
     launch(source, run)
 
 
-def call_plain(
-    op: Op, framework: Framework, source: Any, numbers: tuple[Any, ...], out: Any
-) -> Any:
-    """`call` with an `out`, without other inputs and options: the shortest way, for most calls.
-
-    The op has the outputs of `AlignedBlocks`, and no arrays of floats. Leaves to `call` whatever
-    may need a conversion or a refusal.
-    """
-    kind, is_unfit = type(source), framework.is_unfit
-    if (
-        is_unfit is None
-        or not (framework.is_direct and isinstance(out, tuple) and len(out) == 3)
-        or is_unfit(source)
-    ):
-        return call(op, framework, source, (), numbers, out)
-    slots, blocks, totals = out
-    if (  # a loop would take longer
-        not (type(slots) is type(blocks) is type(totals) is kind)
-        or is_unfit(slots)
-        or is_unfit(blocks)
-        or is_unfit(totals)
-    ):
-        return call(op, framework, source, (), numbers, out)
-    try:
-        if missing := op.plain(source, slots, blocks, totals, *numbers):
-            workspace = framework.empty_bytes(source, missing)
-            op.call(workspace, 0, None, source, *op.no_others, *out, *numbers)
-    except Exception as error:
-        inputs = (source, *op.no_others)
-        raise call_refusal(op, error, inputs, out, numbers, _AUTOMATIC, ()) from None
-    return out
-
-
 def _checked(op: Op, framework: Framework, kind: type, others: tuple[Any, ...]) -> tuple[Any, ...]:
     """All inputs but the first, whose type is `kind`, as the FFI takes them."""
     if framework.is_direct:

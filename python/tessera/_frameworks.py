@@ -77,6 +77,9 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
     def empty_like(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
         return like.new_empty(shape, dtype=like.dtype if dtype is None else getattr(torch, dtype))
 
+    def empty_bytes(like: Any, length: int) -> Any:
+        return like.new_empty(length, dtype=int8)
+
     def split(array: Any, layout: Layout) -> Sequence[Any]:
         pieces: Sequence[Any] = cut(array, layout.pieces)
         return pieces if layout.outputs_of is None else layout.outputs_of(pieces)
@@ -112,6 +115,10 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
                 stream.synchronize()
         return True
 
+    num_modes, is_tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
+    if not is_handed_ops:
+        is_neg = torch.Tensor.is_neg
+        load().add_tensor_type(kind, is_neg, num_modes, is_tracing, empty_bytes)
     FORWARD_MODE.module = sys.modules.get("torch.autograd.forward_ad", FORWARD_MODE)
     # `get_device` gives -1 on the host.
     return Framework(
@@ -119,7 +126,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         torch.Tensor.get_device,
         empty_int32,
         empty_like,
-        lambda like, length: like.new_empty(length, dtype=int8),
+        empty_bytes,
         split,
         zeros_int64,
         split_host,
@@ -131,8 +138,8 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         if is_handed_ops
         else "expected a tensor whose memory holds its values, got a negated view of another "
         "(its resolve_neg() makes one)",
-        num_modes=(lambda: 1) if is_handed_ops else torch._C._len_torch_dispatch_stack,
-        is_tracing=torch._C._is_tracing,
+        num_modes=(lambda: 1) if is_handed_ops else num_modes,
+        is_tracing=is_tracing,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
@@ -121,7 +122,9 @@ class Library:
         # Imports an installed torch, which takes seconds, and so not in `import tessera`.
         tvm_ffi = _import_ffi()
         tvm_ffi.register_error("NotImplementedError", NotImplementedError)
-        module = tvm_ffi.load_module(Path(__file__).with_name("lib") / "tessera_ffi.so")
+        path = Path(__file__).with_name("lib") / "tessera_ffi.so"
+        module = tvm_ffi.load_module(path)
+        self._functions_of_python = ctypes.PyDLL(str(path))
         self.as_tensor: Callable[[Any], Any] = tvm_ffi.from_dlpack
         self._module = module
         # The default of `validate=`; the environment is read once.
@@ -136,6 +139,30 @@ class Library:
         function: Any = self._module.get_function(name)
         function.release_gil = True
         return function  # type: ignore[no-any-return]
+
+    def direct_call(self, op: str) -> Callable[[Any, tuple[Any, ...]], bool]:
+        """A builtin function that calls the op with tensors of the types that are known to it.
+
+        It takes a tuple of the required outputs, and a tuple of all other arguments in the order of
+        the table, cut short where defaults will do. It raises nothing: it returns False where the
+        arguments need a conversion, or a refusal, or where the call has failed.
+        """
+        function = self._functions_of_python.tessera_direct_call
+        function.restype = ctypes.py_object
+        made: Callable[[Any, tuple[Any, ...]], bool] = function(op.encode())
+        return made
+
+    def add_tensor_type(self, kind: type, *functions: Callable[..., Any]) -> None:
+        """Make a type known to direct calls, if it has DLPack's C functions.
+
+        Args:
+            kind: the type.
+            functions: `is_unfit`, `num_modes`, `is_tracing` and `empty_bytes` of its `Framework`.
+        """
+        exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
+        add = self._functions_of_python.tessera_add_tensor_type
+        add.argtypes, add.restype = [ctypes.py_object] * 6, None
+        add(kind, exchange, *functions)
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
         """Calls inside run on this stream of the device, unless torch tensors set another one."""

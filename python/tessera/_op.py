@@ -104,6 +104,7 @@ class Op:
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     has_floats: bool  # autograd could follow an input or a required output
 
+    direct: Any  # `Library.direct_call`
     # Each of these returns the missing bytes of workspace.
     call: Any  # (workspace, num_threads, implementation, *arguments)
     plain: Any  # most calls: (first input, *outputs, *numbers)
@@ -141,6 +142,7 @@ class Op:
             made.release_gil = releases_lock
             return made
 
+        self.direct = library.direct_call(self.name)
         # Calls release the interpreter lock themselves, if they may take long.
         self.call = function("call", releases_lock=False)
         self.plain = function("call_plain", releases_lock=False)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera._arrays import UNFIT, any_unfit
-from tessera._call import call, call_plain, call_refusal
+from tessera._call import call, call_refusal
 from tessera._framework import Framework
 from tessera._frameworks import FRAMEWORKS
 from tessera._outputs import ALIGN, AlignedBlocks
@@ -134,6 +134,28 @@ def align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
+    # Most calls, without a detour.
+    is_unchecked = validate is False or (
+        validate is None and ALIGN.library.validate_default is False
+    )
+    if is_unchecked and num_threads is None and out is not None:
+        arguments = (
+            topk_ids,
+            expert_map,
+            block_size,
+            num_experts,
+            ignore_invalid_experts,
+            pad_sorted_ids,
+            tail_expert,
+            expert_counts,
+            num_dropped,
+            statistics,
+            None,  # no report of invalid ids
+            map_tail,
+            filtered_group,
+        )
+        if ALIGN.direct(out, arguments):
+            return out
     framework = FRAMEWORKS[type(topk_ids)]
     num_modes = framework.num_modes
     if num_modes is not None and (num_modes() or framework.is_tracing()):
@@ -160,16 +182,13 @@ def align_block_size(
             num_threads=num_threads,
         )
     if (
-        ignore_invalid_experts is pad_sorted_ids is map_tail is filtered_group is False
+        is_unchecked
+        and ignore_invalid_experts is pad_sorted_ids is map_tail is filtered_group is False
         and expert_map is expert_counts is num_dropped is statistics is num_threads is None
-        and (validate is False or (validate is None and ALIGN.library.validate_default is False))
-    ):  # most calls, without a detour
-        numbers: tuple[Any, ...] = block_size, num_experts  # the library knows the other defaults
-        if tail_expert is not _TAIL_EXPERT:
-            numbers = (block_size, num_experts, False, False, tail_expert)
-        if out is None:
-            return call(ALIGN, framework, topk_ids, (), numbers, None)
-        return call_plain(ALIGN, framework, topk_ids, numbers, out)
+        and out is None
+        and tail_expert is _TAIL_EXPERT
+    ):  # the library knows the defaults
+        return call(ALIGN, framework, topk_ids, (), (block_size, num_experts), None)
     return align_eagerly(
         topk_ids,
         block_size,

@@ -1,0 +1,129 @@
+"""Direct calls: the same as calls by the FFI, and none of what these convert or refuse."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+# torch decides whether there are tests.
+from tessera._frameworks import FRAMEWORKS  # noqa: E402
+from tessera._op import Op  # noqa: E402
+
+IDS = torch.tensor([[3, 0], [1, 3], [9, 1]], dtype=torch.int32)
+MAP = torch.tensor([1, -1, 0, 2], dtype=torch.int32)
+POISON = -77
+# The arguments of align_block_size but its outputs, in the order of the table.
+ARGUMENTS = (IDS, None, 2, 4)
+ALL_ARGUMENTS = (IDS, MAP, 2, 4, True, True, 7, None, None, None, None, False, True)
+ALIGN = Op("align_block_size")
+
+FRAMEWORKS[torch.Tensor]  # makes the type known
+if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+    pytest.skip("torch lacks DLPack's C functions", allow_module_level=True)
+
+
+def outputs() -> tuple[Any, ...]:
+    return tuple(torch.full((length,), POISON, dtype=torch.int32) for length in (12, 8, 1))
+
+
+def by_ffi(arguments: tuple[Any, ...]) -> list[Any]:
+    found = outputs()
+    inputs, rest = arguments[:2], arguments[2:]
+    assert ALIGN.call(None, 0, None, *inputs, *found, *rest) == 0
+    return [one.tolist() for one in found]
+
+
+@pytest.mark.parametrize("arguments", [ARGUMENTS, ALL_ARGUMENTS], ids=["few", "all"])
+@pytest.mark.parametrize("integer", [int, np.int64, np.int32])
+def test_the_same_as_by_the_ffi(arguments: tuple[Any, ...], integer: Any) -> None:
+    found = outputs()
+    sizes = tuple(integer(size) for size in arguments[2:4])
+    assert ALIGN.direct(found, (*arguments[:2], *sizes, *arguments[4:])) is True
+    assert [one.tolist() for one in found] == by_ffi(arguments)
+
+
+def test_optional_outputs() -> None:
+    counts, dropped = torch.full((4,), POISON, dtype=torch.int32), torch.tensor([POISON]).int()
+    found = outputs()
+    assert ALIGN.direct(found, (*ARGUMENTS, False, False, -1, counts, dropped)) is True
+    assert (counts.tolist(), dropped.tolist()) == ([1, 2, 0, 2], [1])
+
+
+def with_argument(index: int, value: Any) -> tuple[Any, ...]:
+    return tuple(value if i == index else one for i, one in enumerate(ALL_ARGUMENTS))
+
+
+class Subclass(torch.Tensor):  # type: ignore[misc]
+    """Not known until a call was given one."""
+
+
+REFUSED: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "list of outputs": (list(outputs()), ARGUMENTS),
+    "two outputs": (outputs()[:2], ARGUMENTS),
+    "no outputs": (None, ARGUMENTS),
+    "None among outputs": ((*outputs()[:2], None), ARGUMENTS),
+    "array of NumPy among outputs": ((*outputs()[:2], np.zeros(1, np.int32)), ARGUMENTS),
+    "negated output": ((*outputs()[:2], torch._neg_view(outputs()[2])), ARGUMENTS),
+    "short output": ((*outputs()[:1], outputs()[2], outputs()[2]), ARGUMENTS),
+    "no input": (outputs(), ()),
+    "list of arguments": (outputs(), list(ARGUMENTS)),
+    "array of NumPy": (outputs(), with_argument(0, IDS.numpy())),
+    "required array missing": (outputs(), with_argument(0, None)),
+    "negated input": (outputs(), with_argument(0, torch._neg_view(IDS))),
+    "another type": (outputs(), with_argument(0, IDS.as_subclass(Subclass))),
+    "floats": (outputs(), with_argument(0, IDS.float())),
+    "another type of map": (outputs(), with_argument(1, MAP.numpy())),
+    "float for an integer": (outputs(), with_argument(2, 2.0)),
+    "text for an integer": (outputs(), with_argument(2, "2")),
+    "integer of 65 bits": (outputs(), with_argument(3, 2**64)),
+    "size out of range": (outputs(), with_argument(3, 0)),
+    "None for an integer": (outputs(), with_argument(3, None)),
+    "expert of 33 bits": (outputs(), with_argument(6, 2**32)),
+    "array of floats": (outputs(), with_argument(9, torch.zeros(6, dtype=torch.float64))),
+    "flag that is an array": (outputs(), with_argument(12, np.ones(2))),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_others_are_left_to_the_ffi(name: str) -> None:
+    out, arguments = REFUSED[name]
+    tensors = [one for one in out or () if isinstance(one, torch.Tensor)]
+    before = [one.tolist() for one in tensors]
+    assert ALIGN.direct(out, arguments) is False
+    assert [one.tolist() for one in tensors] == before
+
+
+@pytest.mark.parametrize("arguments", [(), (outputs(),), (outputs(), ARGUMENTS, 1)])
+def test_another_number_of_values(arguments: tuple[Any, ...]) -> None:
+    assert ALIGN.direct(*arguments) is False
+
+
+def test_modes_are_left_to_the_ffi() -> None:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Mode(TorchDispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+            return function(*args, **kwargs or {})
+
+    found = outputs()
+    with Mode():
+        assert ALIGN.direct(found, ARGUMENTS) is False
+    assert found[0][0] == POISON
+
+
+def test_references_are_given_back() -> None:
+    found = outputs()
+    counted = [*found, *ARGUMENTS, *ALL_ARGUMENTS, True, False, torch.Tensor]
+    before = [sys.getrefcount(one) for one in counted]
+    for _ in range(1000):
+        ALIGN.direct(found, ARGUMENTS)
+        ALIGN.direct(found, with_argument(9, found[0]))
+        ALIGN.direct(found, with_argument(3, 2.5))
+    after = [sys.getrefcount(one) for one in counted]
+    grown = [now - then for now, then in zip(after, before, strict=True)]
+    assert max(map(abs, grown)) < 10
