@@ -61,6 +61,15 @@ def test_the_help_has_an_example_for_every_op_that_needs_a_data_type(
     assert (op in words) == ("dtype" in SHAPES[op] or op == "align_block_size")
 
 
+def test_the_help_says_which_op_the_short_form_leaves_out(capsys: Capture) -> None:
+    with pytest.raises(SystemExit):
+        main(["info", "--help"])
+    assert (
+        "Three integers without an op's name, such as 8192 64 128, are num_ids, num_experts and "
+        "block_size of align_block_size"
+    ) in " ".join(capsys.readouterr().out.split())
+
+
 def test_the_short_form_is_align_block_size() -> None:
     expected = tessera.explain("align_block_size", N=9, num_experts=3, block_size=4)
     assert tessera.explain(9, 3, 4) == expected

@@ -33,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar=("OP", "NAME=VALUE"),
         help="show what the op runs for a shape, and how, for example: align_block_size N=8192 "
-        "num_experts=64 block_size=128, or for short 8192 64 128; moe_sum T=16 k=8 H=7168 "
-        "dtype=bfloat16; fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16",
+        "num_experts=64 block_size=128; moe_sum T=16 k=8 H=7168 dtype=bfloat16; fused_experts T=64 "
+        "H=2048 E=128 F=768 k=8 dtype=bfloat16. Three integers without an op's name, such as 8192 "
+        "64 128, are num_ids, num_experts and block_size of align_block_size",
     )
     add_device_argument(parser, "the device to explain")
     parser.set_defaults(device=None)  # to detect whether it is given
