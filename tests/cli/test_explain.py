@@ -201,7 +201,15 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
             ["1", "2", "3", "4"],
             "--explain: expected three integers, num_ids, num_experts, block_size, got 4\n",
         ),
-        (["moe"], "explain: op: expected one of align_block_size, batched_align_block_size, "),
+        *(
+            (
+                words,
+                "--explain: OP: expected one of align_block_size, batched_align_block_size, "
+                "lora_align_block_size, moe_sum, fused_experts, or three integers, num_ids, "
+                f"num_experts, block_size, got '{words[0]}'\n",
+            )
+            for words in (["moe"], ["1e3", "64", "128"], ["N=1", "block_size=2"], ["", "T=1"])
+        ),
         (["moe_sum", "T"], "--explain: expected NAME=VALUE, got 'T'"),
         (["moe_sum", "T=1", "T=2"], "--explain: T: expected one value, got two"),
         (["moe_sum", "T=x"], "--explain: T: expected an integer, got 'x'"),

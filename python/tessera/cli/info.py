@@ -144,7 +144,7 @@ def _explain(args: argparse.Namespace) -> int:
 def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
     """Op and shape of --explain, and the shape in words if it is in the short form."""
     first, *others = values
-    if first.lstrip("-").isdigit():
+    if _is_integer(first):
         if len(values) != len(_SHORT_FORM):
             missing = ", ".join(_SHORT_FORM[len(values) :])
             raise ValueError(
@@ -156,6 +156,11 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
             "align_block_size",
             {"N": num_ids, "num_experts": num_experts, "block_size": block_size},
             f"{num_ids} ids, {num_experts} experts, blocks of {block_size}",
+        )
+    if first not in op_names():
+        raise ValueError(
+            f"--explain: OP: expected one of {', '.join(op_names())}, or three integers, "
+            f"{', '.join(_SHORT_FORM)}, got '{first}'"
         )
     shape: dict[str, Any] = {}
     for each in others:
@@ -170,8 +175,7 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
 
 def _value(name: str, text: str, op: str) -> Any:
     """A value as the op's table wants it; `tessera.explain` refuses names that it does not know."""
-    rows = Op(op).arguments if op in op_names() else ()
-    row = next((row for row in rows if row.name == name), None)
+    row = next((row for row in Op(op).arguments if row.name == name), None)
     if name == "dtype" or (row is not None and row.choices):
         return text
     if row is not None and row.kind == "flag":
@@ -184,6 +188,14 @@ def _value(name: str, text: str, op: str) -> Any:
         except ValueError:
             raise ValueError(f"--explain: {name}: expected a number, got '{text}'") from None
     return _integer(f"--explain: {name}", text)
+
+
+def _is_integer(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _integer(what: str, text: str) -> int:
