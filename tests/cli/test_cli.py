@@ -251,7 +251,7 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
         (["verify", "--device", "cuda:1"], "--device cuda:1: unavailable: "),
         (["align", "--device", "gpu"], "--device: expected auto, cpu, cuda or cuda:N, got 'gpu'"),
         (["info", "--explain", 1, 1, 0], "block_size: expected an integer in [1, 2147483647], got"),
-        (["info", "--explain", 1, "x", 1], "argument --explain: expected an integer, got 'x'"),
+        (["info", "--explain", 1, "x", 1], "num_ids, num_experts, block_size, got 'x'"),
         (["align", "--output", "absent/out.npz"], "--output: there is no folder absent"),
         (["align", "--seed", "-1"], "argument --seed: expected an integer in [0, 922337203685477"),
         (["verify", "--max-ids", "0"], "argument --max-ids: expected an integer in [1, 2147483647"),

@@ -204,6 +204,21 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
         *(
             (
                 words,
+                "--explain: expected three integers, num_ids, num_experts, block_size, got '1e2'\n",
+            )
+            for words in (["1", "1e2", "3"], ["1", "2", "3", "1e2"])
+        ),
+        *(
+            (
+                words,
+                "--explain: expected no NAME=VALUE beside three integers, num_ids, num_experts, "
+                f"block_size, got '{words[-1]}'\n",
+            )
+            for words in (["1", "2", "3", "dtype=int32"], ["1", "2", "block_size=3"], ["1", "="])
+        ),
+        *(
+            (
+                words,
                 "--explain: OP: expected one of align_block_size, batched_align_block_size, "
                 "lora_align_block_size, moe_sum, fused_experts, or three integers, num_ids, "
                 f"num_experts, block_size, got '{words[0]}'\n",

@@ -145,13 +145,7 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
     """Op and shape of --explain, and the shape in words if it is in the short form."""
     first, *others = values
     if _is_integer(first):
-        if len(values) != len(_SHORT_FORM):
-            missing = ", ".join(_SHORT_FORM[len(values) :])
-            raise ValueError(
-                f"--explain: expected three integers, {', '.join(_SHORT_FORM)}, got {len(values)}"
-                + (f", without {missing}" if missing else "")
-            )
-        num_ids, num_experts, block_size = (_integer("argument --explain", text) for text in values)
+        num_ids, num_experts, block_size = _three_integers(values)
         return (
             "align_block_size",
             {"N": num_ids, "num_experts": num_experts, "block_size": block_size},
@@ -171,6 +165,25 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
             raise ValueError(f"--explain: {name}: expected one value, got two")
         shape[name] = _value(name, text, first)
     return first, shape, ""
+
+
+def _three_integers(values: list[str]) -> list[int]:
+    """The values of the short form."""
+    three_integers = f"three integers, {', '.join(_SHORT_FORM)}"
+    for text in values:
+        if "=" in text:
+            raise ValueError(
+                f"--explain: expected no NAME=VALUE beside {three_integers}, got '{text}'"
+            )
+        if not _is_integer(text):
+            raise ValueError(f"--explain: expected {three_integers}, got '{text}'")
+    if len(values) != len(_SHORT_FORM):
+        missing = ", ".join(_SHORT_FORM[len(values) :])
+        raise ValueError(
+            f"--explain: expected {three_integers}, got {len(values)}"
+            + (f", without {missing}" if missing else "")
+        )
+    return [int(text) for text in values]
 
 
 def _value(name: str, text: str, op: str) -> Any:
@@ -199,7 +212,6 @@ def _is_integer(text: str) -> bool:
 
 
 def _integer(what: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"{what}: expected an integer, got '{text}'") from None
+    if not _is_integer(text):
+        raise ValueError(f"{what}: expected an integer, got '{text}'")
+    return int(text)
