@@ -216,6 +216,10 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
             )
             for words in (["1", "2", "3", "dtype=int32"], ["1", "2", "block_size=3"], ["1", "="])
         ),
+        (
+            ["2147483648", "2", "3"],
+            "align_block_size: num_ids: expected an integer in [0, 2147483647], got 2147483648\n",
+        ),
         *(
             (
                 words,

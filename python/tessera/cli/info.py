@@ -118,10 +118,10 @@ def _document(one: tessera.Implementation) -> dict[str, Any]:
 def _explain(args: argparse.Namespace) -> int:
     op, shape, words = _asked(args.explain)
     device = device_name(chosen_device(args.device or "auto", arrays=False))
-    implementations = tessera.explain(op, **shape, device=device)
+    # With the op's name it would call the first of the three integers N.
+    named = () if words else (op,)
+    implementations = tessera.explain(*named, **shape, device=device)
     if args.json:
-        if words:  # the names of the short form
-            shape = dict(zip(_SHORT_FORM, shape.values(), strict=True))
         document = {
             "device": device,
             "op": op,
@@ -148,7 +148,7 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
         num_ids, num_experts, block_size = _three_integers(values)
         return (
             "align_block_size",
-            {"N": num_ids, "num_experts": num_experts, "block_size": block_size},
+            {"num_ids": num_ids, "num_experts": num_experts, "block_size": block_size},
             f"{num_ids} ids, {num_experts} experts, blocks of {block_size}",
         )
     if first not in op_names():
