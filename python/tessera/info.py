@@ -143,7 +143,7 @@ def _given_lengths(op: Op, *, optional: bool) -> dict[str, int]:
     }
 
 
-def _names(op: Op) -> list[str]:
+def known_names(op: Op) -> list[str]:
     """What `explain` takes for an op by name."""
     lengths = _given_lengths(op, optional=True)
     numbers = [row.name for row in (*op.numbers, *op.rest) if not row.is_array]
@@ -161,7 +161,7 @@ def required_names(op: Op) -> list[str]:
 
 def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[Any]:
     """The arguments of a size query; `shown` has the names of values in messages, if others."""
-    known = _names(op)
+    known = known_names(op)
     for name in values:
         if name not in known:
             raise TypeError(f"{op.name}: expected values of {', '.join(known)}, got one of {name}")

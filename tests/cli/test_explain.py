@@ -230,6 +230,17 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
             for words in (["moe"], ["1e3", "64", "128"], ["N=1", "block_size=2"], ["", "T=1"])
         ),
         (["moe_sum", "T"], "--explain: expected NAME=VALUE, got 'T'"),
+        (["moe_sum", "="], "--explain: expected NAME=VALUE, got '='\n"),
+        (["moe_sum", "T=1", "=3"], "--explain: expected NAME=VALUE, got '=3'\n"),
+        (["moe_sum", "T="], "--explain: T: expected an integer, got ''\n"),
+        *(
+            (
+                ["moe_sum", word],
+                "--explain: expected values of T, k, H, dtype, num_threads, got one of "
+                f"{word.partition('=')[0]}\n",
+            )
+            for word in ("tokens=many", "tokens=3", "device=3")
+        ),
         (["moe_sum", "T=1", "T=2"], "--explain: T: expected one value, got two"),
         (["moe_sum", "T=x"], "--explain: T: expected an integer, got 'x'"),
         (

@@ -16,7 +16,7 @@ from tessera._library import torch_failure
 from tessera._op import Op, op_names
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.progress_bars import load_library
-from tessera.info import required_names
+from tessera.info import known_names, required_names
 
 # Every length and number, and the data type, of the calls that the implementations are listed for.
 _SIZE = 64
@@ -156,11 +156,15 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
             f"--explain: OP: expected one of {', '.join(op_names())}, or three integers, "
             f"{', '.join(_SHORT_FORM)}, got '{first}'"
         )
+    known = (*known_names(Op(first)), "num_threads")
     shape: dict[str, Any] = {}
     for each in others:
         name, equals, text = each.partition("=")
-        if not equals:
+        if not name or not equals:
             raise ValueError(f"--explain: expected NAME=VALUE, got {each!r}")
+        if name not in known:
+            names = ", ".join(known)
+            raise ValueError(f"--explain: expected values of {names}, got one of {name}")
         if name in shape:
             raise ValueError(f"--explain: {name}: expected one value, got two")
         shape[name] = _value(name, text, first)
@@ -187,7 +191,7 @@ def _three_integers(values: list[str]) -> list[int]:
 
 
 def _value(name: str, text: str, op: str) -> Any:
-    """A value as the op's table wants it; `tessera.explain` refuses names that it does not know."""
+    """A value as the op's table wants it."""
     row = next((row for row in Op(op).arguments if row.name == name), None)
     if name == "dtype" or (row is not None and row.choices):
         return text
