@@ -253,6 +253,19 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
         (["info", "--explain", 1, 1, 0], "block_size: expected an integer in [1, 2147483647], got"),
         (["info", "--explain", 1, "x", 1], "num_ids, num_experts, block_size, got 'x'"),
         (["align", "--output", "absent/out.npz"], "--output: there is no folder absent"),
+        *(
+            ([*command, ""], f"argument {command[-1]}: expected a path, got an empty name")
+            for command in (
+                ["align", "--output"],
+                ["inspect", "log.jsonl", "--html"],
+                ["inspect", "log.jsonl", "--pictures"],
+                ["bench", "--json"],
+                ["bench", "--plot"],
+                ["bench", "--log"],
+            )
+        ),
+        (["align", ""], "argument FILE: expected a path, got an empty name"),
+        (["inspect", "log.jsonl", ""], "argument LOG: expected a path, got an empty name"),
         (["align", "--seed", "-1"], "argument --seed: expected an integer in [0, 922337203685477"),
         (["verify", "--max-ids", "0"], "argument --max-ids: expected an integer in [1, 2147483647"),
         (["verify", "--random", "-1"], "argument --random: expected an integer in [0, 2147483647]"),

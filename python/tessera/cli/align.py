@@ -7,7 +7,6 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from tessera._library import torch_or_none
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.inputs import Input, Workload, read_input, synthetic_input
 from tessera.cli.integers import integer, seed
+from tessera.cli.paths import nonempty_path
 from tessera.cli.picture import load_picture, share_picture
 from tessera.cli.progress_bars import load_library, working
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "file",
         nargs="?",
-        type=Path,
+        type=nonempty_path,
         metavar="FILE",
         help="ids [tokens, top_k] as .npy; .npz of topk_ids and, if known, num_experts and "
         "expert_map; or a routing log, .jsonl, aligned layer by layer (default: synthetic ids)",
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "process's cores)",
     )
     add("--time", action="store_true", help="time it, and the op composed of NumPy or torch calls")
-    add("--output", type=Path, metavar="OUT.npz", help="save ids and result")
+    add("--output", type=nonempty_path, metavar="OUT.npz", help="save ids and result")
     add("--force", action="store_true", help="overwrite the output file")
     add("--json", action="store_true", help="print one JSON document")
 

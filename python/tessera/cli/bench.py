@@ -17,6 +17,7 @@ import tessera
 from tessera.cli.bench_models import model_shapes
 from tessera.cli.inputs import refuse_repeated, require_memory
 from tessera.cli.integers import MAX_INT, seed
+from tessera.cli.paths import nonempty_path
 from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
 from tessera.routing_log import read_routing_log
 from tessera.tools.bench.driver import ContractBrokenError, Request, joined, measure
@@ -126,7 +127,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     lists.add_argument(
         "--log",
-        type=Path,
+        type=nonempty_path,
         nargs="+",
         action="extend",
         default=[],
@@ -169,8 +170,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
     add("--seed", type=seed, default=0, help=f"seed of synthetic ids and of samples {shown}")
     add("--commit", metavar="REV", help="commit to record if there is no git checkout")
-    add("--json", type=Path, metavar="FILE", help="write the results; a folder with report")
-    add("--plot", type=Path, metavar="FILE", help="draw time over ids, as .png or .svg")
+    add(
+        "--json", type=nonempty_path, metavar="FILE", help="write the results; a folder with report"
+    )
+    add("--plot", type=nonempty_path, metavar="FILE", help="draw time over ids, as .png or .svg")
     add("--force", action="store_true", help="overwrite the files of --json and --plot")
 
 

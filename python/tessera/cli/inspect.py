@@ -9,6 +9,7 @@ from pathlib import Path
 from tessera.cli.inputs import refuse_repeated
 from tessera.cli.inspect_summary import print_summary
 from tessera.cli.integers import integer
+from tessera.cli.paths import nonempty_path
 from tessera.cli.progress_bars import load_library, reading_bar
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
 from tessera.tools import report
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "logs",
         nargs="+",
-        type=Path,
+        type=nonempty_path,
         metavar="LOG",
         help="routing logs (.jsonl), or ids [tokens, top_k] as .npy, or .npz of topk_ids and, "
         "if known, num_experts",
@@ -46,8 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="count long runs of equal rows, such as an engine's warm-up, as traffic",
     )
     add("--json", action="store_true", help="print one JSON document")
-    add("--html", type=Path, metavar="FILE", help="write the report as one HTML file")
-    add("--pictures", type=Path, metavar="FOLDER", help="write the report's pictures as SVG files")
+    add("--html", type=nonempty_path, metavar="FILE", help="write the report as one HTML file")
+    add(
+        "--pictures",
+        type=nonempty_path,
+        metavar="FOLDER",
+        help="write the report's pictures as SVG files",
+    )
     add("--force", action="store_true", help="overwrite the files of --html and --pictures")
 
 
