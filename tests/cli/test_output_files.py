@@ -116,6 +116,15 @@ def test_bench_overwrites_nothing_unasked(option: str, refused: Refused) -> None
     )
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a", "a.npy", "a.NPZ", ".npz", "a.npz.gz"])
+def test_align_writes_only_what_it_can_read_again(name: str, refused: Refused) -> None:
+    message = f"--output: expected a .npz file, got {name}"
+    assert refused("align", "none.npz", "--output", name) == message
+    Path(name).write_text("mine")
+    assert refused("align", "none.npz", "--output", name) == message
+    assert refused("align", "none.npz", "--output", name, "--force") == message
+
+
 def test_bench_writes_a_report_into_an_empty_folder(refused: Refused) -> None:
     Path("results").mkdir()
     Path("results", "cpu.json").write_text("mine")
@@ -165,6 +174,7 @@ def test_a_file_keeps_its_mode_and_links_their_target() -> None:
 
 def test_devices_and_pipes_are_written_to_in_place() -> None:
     check_outputs([Output("--html", Path("/dev/null"))], [], force=False)
+    check_outputs([Output("--output", Path("/dev/null"), file_suffix=".npz")], [], force=False)
     write_files({Path("/dev/null"): b"a"}, force=False)
     assert Path("/dev/null").is_char_device()
     with pytest.raises(OSError, match=r"No space left on device: '/dev/full'$"):

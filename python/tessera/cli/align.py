@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "process's cores)",
     )
     add("--time", action="store_true", help="time it, and the op composed of NumPy or torch calls")
-    add("--output", type=nonempty_path, metavar="OUT.npz", help="save ids and result")
+    add("--output", type=nonempty_path, metavar="OUT.npz", help="save ids and result as .npz")
     add("--force", action="store_true", help="overwrite the output file")
     add("--json", action="store_true", help="print one JSON document")
 
@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     _refuse_what_does_nothing(args)
     written = [] if args.output is None else [args.output]
-    outputs = [Output("--output", path) for path in written]
+    # Commands read files by their suffix.
+    outputs = [Output("--output", path, file_suffix=".npz") for path in written]
     check_outputs(outputs, [] if args.file is None else [args.file], force=args.force)
     load_library()
     cuda_index = chosen_device(args.device)

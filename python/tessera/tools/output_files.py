@@ -19,11 +19,13 @@ class Output(NamedTuple):
     """The file or folder that an option names for writing.
 
     suffix: the suffix of the files in a folder; empty if `path` is a file.
+    file_suffix: the suffix that the file must have; empty if it may have any.
     """
 
     option: str
     path: Path
     suffix: str = ""
+    file_suffix: str = ""
 
 
 def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: bool) -> None:
@@ -35,8 +37,8 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: b
         force: other files may be overwritten.
 
     Raises:
-        ValueError: an output is an input or another output, exists and must not be overwritten, or
-            is a folder instead of a file or vice versa.
+        ValueError: an output is an input or another output, exists and must not be overwritten, has
+            another suffix than it must have, or is a folder instead of a file or vice versa.
         OSError: it cannot be written.
     """
     for place, output in enumerate(outputs):
@@ -117,7 +119,7 @@ def is_same_file(one: Path, other: Path) -> bool:
 
 
 def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
-    option, path, _ = output
+    option, path, _, suffix = output
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got the folder {path}")
     for read in inputs:
@@ -130,12 +132,15 @@ def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
     within = os.path.realpath(folder)
     if path.is_file() and (within == "/dev" or within.startswith("/proc/")):
         raise ValueError(f"{option}: expected the file's own name, got {path}, where it is open")
+    # A device or a pipe is not read again by its name.
+    if suffix and path.suffix != suffix and (path.is_file() or not path.exists()):
+        raise ValueError(f"{option}: expected a {suffix} file, got {path}")
     if path.is_file() and not force:  # a device or a pipe loses nothing
         raise _existing(path)
 
 
 def _check_folder(output: Output, inputs: Sequence[Path], force: bool) -> None:
-    option, path, suffix = output
+    option, path, suffix, _ = output
     if path.exists() and not path.is_dir():
         raise ValueError(f"{option}: expected a folder, got the file {path}")
     held = list(path.iterdir()) if path.is_dir() else []
