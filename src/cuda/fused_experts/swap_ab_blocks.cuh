@@ -79,10 +79,46 @@ __device__ __forceinline__ std::int64_t fresh_integer_at(const void* array, bool
                    : __ldcg(static_cast<const int*>(array) + index);
 }
 
+/// The expert of a pair of the call, or -1: the pair does not count.
+__device__ __forceinline__ std::int32_t expert_of(const SwapAbArgs& args, int pair) {
+  const CombineArgs& ids = args.combine;
+  if (pair >= args.gate_up.args.num_pairs) return -1;
+  const std::int64_t id = fresh_integer_at(ids.topk_ids, ids.ids_are_64_bit, pair);
+  return id >= 0 && id < ids.num_experts ? static_cast<std::int32_t>(id) : -1;
+}
+
+/// sort_pairs() for as many pairs as a block has room for, by one warp, with a pair in each lane.
+__device__ __forceinline__ void sort_few_pairs(const SwapAbArgs& args, SwapAbShared shared) {
+  static_assert(kSwapAbPairs == 32);
+  if (threadIdx.x < 32) {
+    const auto lane = static_cast<int>(threadIdx.x);
+    const std::int32_t expert = expert_of(args, lane);
+    const unsigned same = __match_any_sync(kAllLanes, expert);
+    const bool is_first = expert >= 0 && __ffs(static_cast<int>(same)) - 1 == lane;
+    const unsigned firsts = __ballot_sync(kAllLanes, is_first);
+    const unsigned before = (1U << lane) - 1;
+    // The pairs of the experts whose first pairs are before this one.
+    const int size = is_first ? __popc(same) : 0;
+    int first = inclusive_sum_of_warp(size) - size;
+    if (is_first) {
+      shared.blocks()[__popc(firsts & before)] = {static_cast<std::uint16_t>(expert),
+                                                  static_cast<std::uint16_t>(first),
+                                                  static_cast<std::uint16_t>(size)};
+    }
+    first = __shfl_sync(kAllLanes, first, __ffs(static_cast<int>(same)) - 1);
+    if (expert >= 0) {
+      shared.pairs()[first + __popc(same & before)] = static_cast<std::uint16_t>(lane);
+    }
+    if (lane == 0) shared.num_blocks() = static_cast<std::uint32_t>(__popc(firsts));
+  }
+  __syncthreads();
+}
+
 /// Sorts the pairs that count by expert, and divides them into blocks, by the whole CTA. All CTAs
 /// get the same blocks: the pairs of an expert that has several are in ascending order. Ends with a
 /// barrier.
 __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared shared) {
+  if (args.gate_up.args.num_pairs <= kSwapAbPairs) return sort_few_pairs(args, shared);
   constexpr int kPairsPerThread = (kSwapAbMaxPairs + kSwapAbThreads - 1) / kSwapAbThreads;
   constexpr int kExpertsPerThread = (kSwapAbMaxExperts + kSwapAbThreads - 1) / kSwapAbThreads;
   const int thread = static_cast<int>(threadIdx.x);
@@ -90,16 +126,12 @@ __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared 
   for (int i = thread; i < kSwapAbMaxExperts; i += kSwapAbThreads) counts[i] = 0;
   __syncthreads();
 
-  const CombineArgs& ids = args.combine;
   std::int32_t experts[kPairsPerThread];  // -1: none
   std::int32_t places[kPairsPerThread];   // among the pairs of the expert
 #pragma unroll
   for (int i = 0; i < kPairsPerThread; ++i) {
     const int pair = thread + i * kSwapAbThreads;
-    experts[i] = -1;
-    if (pair >= args.gate_up.args.num_pairs) continue;
-    const std::int64_t id = fresh_integer_at(ids.topk_ids, ids.ids_are_64_bit, pair);
-    if (id >= 0 && id < ids.num_experts) experts[i] = static_cast<std::int32_t>(id);
+    experts[i] = expert_of(args, pair);
   }
 #pragma unroll
   for (int i = 0; i < kPairsPerThread; ++i) {

@@ -12,6 +12,17 @@ struct ScanStorage {
   std::int32_t warp_sums[32];
 };
 
+/// Inclusive prefix sum of one value per lane over the warp.
+__device__ __forceinline__ std::int32_t inclusive_sum_of_warp(std::int32_t value) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int distance = 1; distance < 32; distance *= 2) {
+    const std::int32_t left = __shfl_up_sync(kAllLanes, value, distance);
+    if (lane >= distance) value += left;
+  }
+  return value;
+}
+
 /// Exclusive prefix sum of one value per thread over the CTA, and the sum of all values. One
 /// barrier.
 template <int kNumWarps>
@@ -20,12 +31,7 @@ __device__ __forceinline__ std::int32_t exclusive_sum(std::int32_t value, ScanSt
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
   const int warp = thread / 32;
-  std::int32_t inclusive = value;
-#pragma unroll
-  for (int distance = 1; distance < 32; distance *= 2) {
-    const std::int32_t left = __shfl_up_sync(kAllLanes, inclusive, distance);
-    if (lane >= distance) inclusive += left;
-  }
+  const std::int32_t inclusive = inclusive_sum_of_warp(value);
   if (lane == 31) storage.warp_sums[warp] = inclusive;
   __syncthreads();
   const std::int32_t sum = lane < kNumWarps ? storage.warp_sums[lane] : 0;
