@@ -263,12 +263,22 @@ class Chunk {
   CUresult describe(ProductKind kind, SwapAbProduct* product) const {
     ProductArgs& args = product->args;
     args = args_of(kind, kSwapAbRows);
-    const std::int64_t tile_bytes = std::int64_t{2} * kSwapAbRows * args.depth;
+    product->operands = kSwapAbOperands;
+    // Tiles of one operand keep more multiprocessors busy, if those of two are too few.
+    const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
+    if (kind == ProductKind::kGateUp && num_pairs_ <= SwapAbSteps<1>::kMaxPairs &&
+        2 * blocks * args.num_columns <= properties_in(context_).available_sms) {
+      args = args_of(kind, kSwapAbOperandRows);
+      product->operands = 1;
+    }
+    const int tile_rows = product->operands * kSwapAbOperandRows;
+    const std::int64_t tile_bytes = std::int64_t{2} * tile_rows * args.depth;
     const std::int64_t run =
         std::min<std::int64_t>((kSwapAbTakeBytes - 1) / tile_bytes + 1, args.num_columns);
     product->run = static_cast<std::int32_t>(run);
     product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
-    return encode_runs(args, is_bfloat16(problem_), problem_.num_experts, &product->weights);
+    return encode_runs(args, tile_rows, is_bfloat16(problem_), problem_.num_experts,
+                       &product->weights);
   }
 
   CombineArgs combination() const {

@@ -34,20 +34,26 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
     if (tiles.step == SwapAbStep::kEnd) return;
     if (tiles.step == SwapAbStep::kCombine) continue;
     const SwapAbProduct& product = product_of(args, tiles.step);
-    const std::int32_t num_stages = num_stages_of(product.args);
-    for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
-      const std::int32_t output = tiles.first_output + tile * outputs_of(product.args, kSwapAbRows);
-      for (std::int32_t stage = 0; stage < num_stages; ++stage) {
-        wait(shared.empty(at), at.parity ^ 1);
-        if (threadIdx.x % 32 == 0) {
-          arrive_and_expect(shared.full(at), kSwapAbWeightBytes);
-          copy_box(shared.weights(at), &product.weights, shared.full(at), stage * kStageDepth, 0, 0,
-                   output / kSwapAbRun, tiles.expert);
+    with_operands(product, [&]<int kOperands>() {
+      using Steps = SwapAbSteps<kOperands>;
+      for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
+        const std::int32_t output = tiles.first_output + tile * outputs_of(product);
+        for (std::int32_t begin = 0; begin < product.args.depth; begin += Steps::kDepth) {
+          wait(shared.empty(at), at.parity ^ 1);
+          if (threadIdx.x % 32 == 0) {
+            arrive_and_expect(shared.full(at), kSwapAbWeightBytes);
+#pragma unroll
+            for (int step = 0; step < Steps::kNumber; ++step) {
+              copy_box(shared.weights(at) + step * Steps::kWeightBytes, &product.weights,
+                       shared.full(at), begin + step * kStageDepth, 0, 0, output / kSwapAbRun,
+                       tiles.expert);
+            }
+          }
+          __syncwarp();
+          at.advance();
         }
-        __syncwarp();
-        at.advance();
       }
-    }
+    });
   }
 }
 
@@ -82,7 +88,8 @@ class RowsGatherer {
   __device__ static int line() { return thread() / 8; }
 
   __device__ __forceinline__ void gather(const SwapAbTiles& tiles) {
-    const ProductArgs& args = product_of(args_, tiles.step).args;
+    const SwapAbProduct& product = product_of(args_, tiles.step);
+    const ProductArgs& args = product.args;
     const std::uint16_t* sources[kLines];
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
@@ -94,27 +101,34 @@ class RowsGatherer {
                    std::int64_t{divide(pair, args.slots_per_row)} * args.row_stride +
                    word() * kWordElements;
     }
-    const std::int32_t num_stages = num_stages_of(args);
-    for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
-      for (std::int32_t stage = 0; stage < num_stages; ++stage) {
-        wait(shared_.empty(at_), at_.parity ^ 1);
-        copy_words(sources, stage * kStageDepth, args.depth);
-        arrive_after_copies(shared_.full(at_));
-        at_.advance();
+    with_operands(product, [&]<int kOperands>() {
+      using Steps = SwapAbSteps<kOperands>;
+      for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
+        for (std::int32_t begin = 0; begin < args.depth; begin += Steps::kDepth) {
+          wait(shared_.empty(at_), at_.parity ^ 1);
+#pragma unroll
+          for (int step = 0; step < Steps::kNumber; ++step) {
+            copy_words(sources, shared_.rows(at_) + step * Steps::kRowBytes,
+                       begin + step * kStageDepth, args.depth);
+          }
+          arrive_after_copies(shared_.full(at_));
+          at_.advance();
+        }
       }
-    }
+    });
   }
 
   /// What the lines of no pair hold does not matter: no sum of a pair has terms of it.
   __device__ __forceinline__ void copy_words(const std::uint16_t* const (&sources)[kLines],
-                                             std::int32_t begin, std::int32_t depth) const {
+                                             std::uint32_t rows, std::int32_t begin,
+                                             std::int32_t depth) const {
     const bool is_within = begin + word() * kWordElements < depth;
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
       if (sources[i] == nullptr) break;
       const int row = line() + i * kLinesAtOnce;
       const auto place = static_cast<std::uint32_t>(row * 8 + (word() ^ row % 8));
-      copy_word_async(shared_.rows(at_) + place * kWordBytes, sources[i] + begin, is_within);
+      copy_word_async(rows + place * kWordBytes, sources[i] + begin, is_within);
     }
   }
 

@@ -25,13 +25,25 @@ inline constexpr int kSwapAbGroups = 2;
 inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
 inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
-/// A stage holds kStageDepth elements of each row of a tile, in 128-byte lines: of the weights,
-/// then of the pairs. The stages have room for 128 KiB of weights.
+/// The stages have room for 128 KiB of weights. A stage holds several steps of kStageDepth elements
+/// of each row of a tile, in 128-byte lines: of the weights, then of the pairs. With one step in
+/// each of more stages, their barriers would cost the time of few pairs 2 to 3%.
 inline constexpr std::uint32_t kSwapAbOperandBytes = kSwapAbOperandRows * kStageDepth * 2;
-inline constexpr std::uint32_t kSwapAbWeightBytes = kSwapAbOperands * kSwapAbOperandBytes;
-inline constexpr std::uint32_t kSwapAbStageBytes =
-    kSwapAbWeightBytes + kSwapAbPairs * kStageDepth * 2;
-inline constexpr std::uint32_t kSwapAbStages = 8;
+inline constexpr std::uint32_t kSwapAbStages = 4;
+inline constexpr std::uint32_t kSwapAbWeightBytes = (std::uint32_t{128} << 10) / kSwapAbStages;
+inline constexpr std::uint32_t kSwapAbRowBytes = std::uint32_t{8} << 10;
+inline constexpr std::uint32_t kSwapAbStageBytes = kSwapAbWeightBytes + kSwapAbRowBytes;
+
+/// A stage of a tile of so many operands.
+template <int kOperands>
+struct SwapAbSteps {
+  static constexpr std::uint32_t kWeightBytes = kOperands * kSwapAbOperandBytes;  ///< of a step
+  static constexpr int kNumber = kSwapAbWeightBytes / kWeightBytes;
+  static constexpr int kDepth = kNumber * kStageDepth;
+  static constexpr std::uint32_t kRowBytes = kSwapAbRowBytes / kNumber;  ///< of a step
+  static constexpr int kMaxPairs = kRowBytes / (kStageDepth * 2);
+};
+static_assert(SwapAbSteps<kSwapAbOperands>::kMaxPairs == kSwapAbPairs);
 
 /// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
 /// banks.
@@ -73,7 +85,8 @@ struct SwapAbProduct {
   /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of kStageDepth.
   CUtensorMap weights;
   ProductArgs args;  ///< num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots
-  std::int32_t run;  ///< tiles that are taken at once
+  std::int32_t operands;  ///< of a tile: kSwapAbOperands, or 1
+  std::int32_t run;       ///< tiles that are taken at once
   std::uint32_t takes_per_block;
 };
 

@@ -34,11 +34,11 @@ class Multiplier {
         group_of_tile ^= 1;
         continue;
       }
-      // The next tiles are taken once the last weights of these are nearly on the way, 4 stages
+      // The next tiles are taken once the last weights of these are nearly on the way, 2 stages
       // before, which hides the time that it takes; and not before rows are there, so that a CTA
       // that waits for rows takes no tiles that others could compute.
-      const std::int32_t num_stages = num_stages_of(product_of(args_, tiles.step).args);
-      constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 4;
+      const std::int32_t num_stages = num_stages_of(product_of(args_, tiles.step));
+      constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 2;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;
       const std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
       if ((group_of_tile ^ release_at / num_stages % 2) != group()) taken_.release();
@@ -90,14 +90,15 @@ class Multiplier {
 
   __device__ __forceinline__ void compute(const SwapAbTiles& tiles, std::int32_t tile,
                                           std::int32_t release_at) {
-    const ProductArgs& args = product_of(args_, tiles.step).args;
-    const std::int32_t first_output = tiles.first_output + tile * outputs_of(args, kSwapAbRows);
+    const SwapAbProduct& product = product_of(args_, tiles.step);
+    const ProductArgs& args = product.args;
+    const std::int32_t first_output = tiles.first_output + tile * outputs_of(product);
     if (thread() < tiles.num_pairs) {
       weight_of(thread()) = router_weight(args, pair_of(tiles, thread()));
     }
     wait(shared_.turn(group()), turn_parity_);
     turn_parity_ ^= 1;
-    multiply<8>(args, tiles.num_pairs, release_at);
+    multiply<8>(product, tiles.num_pairs, release_at);
     synchronize_group();
     if (tiles.step == SwapAbStep::kGateUp) {
       write_activated(args, tiles, first_output);
@@ -114,19 +115,41 @@ class Multiplier {
   /// Leaves the sums in shared memory, and releases what was taken before the stage `release_at`,
   /// if there is one. There is code for some numbers of columns, doubling.
   template <int kColumns>
-  __device__ __forceinline__ void multiply(const ProductArgs& args, int num_pairs,
+  __device__ __forceinline__ void multiply(const SwapAbProduct& product, int num_pairs,
                                            std::int32_t release_at) {
     if constexpr (kColumns < kSwapAbPairs) {
-      if (num_pairs > kColumns) return multiply<2 * kColumns>(args, num_pairs, release_at);
+      if (num_pairs > kColumns) return multiply<2 * kColumns>(product, num_pairs, release_at);
     }
+    with_operands(product, [&]<int kOperands>() {
+      if (operand() >= kOperands) {
+        pass_stages(num_stages_of(product), release_at);
+      } else if constexpr (kColumns <= SwapAbSteps<kOperands>::kMaxPairs) {
+        multiply_stages<kColumns, kOperands>(num_stages_of(product), release_at);
+      }
+    });
+  }
+
+  /// The stages of a tile that has no operand for this warpgroup.
+  __device__ __forceinline__ void pass_stages(std::int32_t num_stages, std::int32_t release_at) {
+    for (std::int32_t stage = 0; stage < num_stages; ++stage) {
+      if (stage == release_at) taken_.release();
+      wait(shared_.full(at_), at_.parity);
+      release(at_);
+      at_.advance();
+    }
+    give_turn();
+  }
+
+  template <int kColumns, int kOperands>
+  __device__ __forceinline__ void multiply_stages(std::int32_t num_stages,
+                                                  std::int32_t release_at) {
     float sums[kColumns / 2] = {};
-    const std::int32_t num_stages = num_stages_of(args);
     SwapAbStage previous;
     for (std::int32_t stage = 0; stage < num_stages; ++stage) {
       if (stage == release_at) taken_.release();
       wait(shared_.full(at_), at_.parity);
       fence_async_proxy();  // for what cp.async wrote
-      multiply_stage<kColumns>(stage == 0, sums);
+      multiply_stage<kColumns, kOperands>(stage == 0, sums);
       wgmma_wait<1>();
       if (stage > 0) release(previous);
       previous = at_;
@@ -134,21 +157,29 @@ class Multiplier {
     }
     wgmma_wait<0>();
     release(previous);
-    if (lane() == 0) arrive(shared_.turn(group() ^ 1));
+    give_turn();
     share(sums);
   }
 
-  template <int kColumns>
+  __device__ __forceinline__ void give_turn() const {
+    if (lane() == 0) arrive(shared_.turn(group() ^ 1));
+  }
+
+  template <int kColumns, int kOperands>
   __device__ __forceinline__ void multiply_stage(bool is_first, float (&sums)[kColumns / 2]) const {
-    const std::uint64_t weights =
-        tile_descriptor(shared_.weights(at_) + operand() * kSwapAbOperandBytes);
-    const std::uint64_t rows = tile_descriptor(shared_.rows(at_));
+    using Steps = SwapAbSteps<kOperands>;
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
-      constexpr int kWordsPerWgmma = 2;
-      wgmma_64<T, kColumns>(weights + k * kWordsPerWgmma, rows + k * kWordsPerWgmma,
-                            !is_first || k > 0, sums);
+    for (int step = 0; step < Steps::kNumber; ++step) {
+      const std::uint64_t weights = tile_descriptor(
+          shared_.weights(at_) + step * Steps::kWeightBytes + operand() * kSwapAbOperandBytes);
+      const std::uint64_t rows = tile_descriptor(shared_.rows(at_) + step * Steps::kRowBytes);
+#pragma unroll
+      for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
+        constexpr int kWordsPerWgmma = 2;
+        wgmma_64<T, kColumns>(weights + k * kWordsPerWgmma, rows + k * kWordsPerWgmma,
+                              !is_first || step > 0 || k > 0, sums);
+      }
     }
     wgmma_commit();
   }
@@ -175,7 +206,7 @@ class Multiplier {
   template <typename Compute>
   __device__ __forceinline__ void write(const ProductArgs& args, const SwapAbTiles& tiles,
                                         std::int32_t first_output, const Compute& compute) const {
-    const int per_pair = outputs_of(args, kSwapAbRows) / kWordElements;
+    const int per_pair = outputs_of(product_of(args_, tiles.step)) / kWordElements;
     for (int item = thread(); item < tiles.num_pairs * per_pair; item += kSwapAbGroupThreads) {
       const int pair = item / per_pair;
       const int first = item % per_pair * kWordElements;

@@ -25,6 +25,26 @@ struct SwapAbTiles {
   std::int32_t num_pairs;
 };
 
+/// Calls `function` with the number of operands of a product's tiles as a template argument.
+template <typename Function>
+__device__ __forceinline__ auto with_operands(const SwapAbProduct& product, Function function) {
+  if (product.operands == 1) return function.template operator()<1>();
+  return function.template operator()<kSwapAbOperands>();
+}
+
+/// Stages of a tile.
+__device__ __forceinline__ std::int32_t num_stages_of(const SwapAbProduct& product) {
+  return with_operands(product, [&]<int kOperands>() {
+    constexpr int kDepth = SwapAbSteps<kOperands>::kDepth;
+    return (product.args.depth + kDepth - 1) / kDepth;
+  });
+}
+
+/// Outputs of a tile.
+__device__ __forceinline__ std::int32_t outputs_of(const SwapAbProduct& product) {
+  return outputs_of(product.args, product.operands * kSwapAbOperandRows);
+}
+
 __device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
                                                      std::uint32_t num_blocks) {
   return num_blocks * (args.gate_up.takes_per_block + args.down.takes_per_block) +
@@ -42,7 +62,7 @@ __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args, SwapAbSh
     return {step,
             number,
             block.expert,
-            static_cast<std::int32_t>(first_tile) * outputs_of(product.args, kSwapAbRows),
+            static_cast<std::int32_t>(first_tile) * outputs_of(product),
             min(left, product.run),
             block.first,
             block.num_pairs};

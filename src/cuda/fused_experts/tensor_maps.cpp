@@ -38,14 +38,14 @@ CUresult encode_intermediate(const ProductArgs& args, bool is_bfloat16, std::int
   return encode_tensor_map(args.rows, is_bfloat16, axes, map);
 }
 
-CUresult encode_runs(const ProductArgs& args, bool is_bfloat16, std::int64_t num_experts,
-                     CUtensorMap* map) {
+CUresult encode_runs(const ProductArgs& args, int tile_rows, bool is_bfloat16,
+                     std::int64_t num_experts, CUtensorMap* map) {
   const TensorMapAxis axes[] = {
       {args.depth, 1, kStageDepth},
       {kSwapAbRun, output_stride(args), kSwapAbRun},
       {kinds(args), kind_stride(args), kinds(args)},
       {(args.num_outputs - 1) / kSwapAbRun + 1, kSwapAbRun * output_stride(args),
-       kSwapAbRows / kSwapAbRun / kinds(args)},
+       tile_rows / kSwapAbRun / kinds(args)},
       {num_experts, args.expert_stride, 1}};
   return encode_tensor_map(args.weights, is_bfloat16, axes, map);
 }

@@ -18,7 +18,7 @@ CUresult encode_intermediate(const ProductArgs& args, bool is_bfloat16, std::int
                              CUtensorMap* map);
 
 /// SwapAbProduct::weights.
-CUresult encode_runs(const ProductArgs& args, bool is_bfloat16, std::int64_t num_experts,
-                     CUtensorMap* map);
+CUresult encode_runs(const ProductArgs& args, int tile_rows, bool is_bfloat16,
+                     std::int64_t num_experts, CUtensorMap* map);
 
 }  // namespace tessera::cuda
