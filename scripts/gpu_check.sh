@@ -102,13 +102,13 @@ case $stage in
     "$python" -m tessera info
     ;;
   test)
-    "$build/tests/cuda/check_ops" --except fused_experts --random 20000 --max-ids 100000
+    in_shares "$build/tests/cuda/check_ops" --except fused_experts --random 20000 --max-ids 100000
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     # Built where one of the GPUs has compute capability 9.0.
     [[ ! -x $build/tests/cuda/check_wgmma ]] || "$build/tests/cuda/check_wgmma"
     say "code for compute capability 8.0, which the driver compiles for this GPU"
-    "$older/tests/cuda/check_ops" --except fused_experts --random 1000
+    in_shares "$older/tests/cuda/check_ops" --except fused_experts --random 1000
     "$older/tests/cuda/check_contexts"
     say "machine code of the expert products"
     "$python" scripts/check_sass.py "$build/libtessera_cuda.so"
