@@ -149,9 +149,11 @@ FusedExpertsCase random_fused_experts_case(std::uint64_t seed, std::int64_t max_
   c.format = formats[random.below(std::ssize(formats))];
   c.router_format = random.one_in(2) ? kFp32 : formats[random.below(std::ssize(formats))];
   c.activation = static_cast<Activation>(random.below(std::ssize(kActivationNames)));
+  // As models have them: some kernels take no other sizes.
+  const bool has_multiples_of_8 = random.one_in(2);
   const auto size = [&](std::int64_t most) {
     const std::int64_t drawn = 1 + random.magnitude_below(std::max<std::int64_t>(1, most));
-    return drawn >= 16 && random.one_in(2) ? drawn / 8 * 8 : drawn;
+    return drawn >= 8 && has_multiples_of_8 ? drawn / 8 * 8 : drawn;
   };
   // Of 2 F H elements, the larger array of an expert.
   c.hidden_size = size(at_most(max_elements, 2));

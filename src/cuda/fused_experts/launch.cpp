@@ -255,7 +255,7 @@ class Chunk {
     Status status = launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
                            "the counters of tiles");
     if (!status.ok()) return status;
-    return launch(prepared_swap_ab_kernel(is_bfloat16(problem_)),
+    return launch(prepared_swap_ab_kernel(is_bfloat16(problem_), args.gate_up.operands),
                   properties_in(context_).available_sms, kSwapAbThreads, kSwapAbSharedBytes, &args,
                   "the layer");
   }

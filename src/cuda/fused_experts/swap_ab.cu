@@ -25,6 +25,7 @@ namespace tessera::cuda {
 namespace {
 
 /// Copies the weights of all tiles, by one warp.
+template <int kGateUpOperands>
 __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared shared) {
   Taken taken(args, shared);
   SwapAbStage at;
@@ -34,7 +35,7 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
     if (tiles.step == SwapAbStep::kEnd) return;
     if (tiles.step == SwapAbStep::kCombine) continue;
     const SwapAbProduct& product = product_of(args, tiles.step);
-    with_operands(product, [&]<int kOperands>() {
+    with_operands<kGateUpOperands>(tiles.step, [&]<int kOperands>() {
       using Steps = SwapAbSteps<kOperands>;
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
         const std::int32_t output = tiles.first_output + tile * outputs_of(product);
@@ -58,6 +59,7 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
 }
 
 /// The warps that gather the rows of pairs, of x or of the intermediate.
+template <int kGateUpOperands>
 class RowsGatherer {
  public:
   __device__ __forceinline__ RowsGatherer(const SwapAbArgs& args, SwapAbShared shared)
@@ -88,8 +90,7 @@ class RowsGatherer {
   __device__ static int line() { return thread() / 8; }
 
   __device__ __forceinline__ void gather(const SwapAbTiles& tiles) {
-    const SwapAbProduct& product = product_of(args_, tiles.step);
-    const ProductArgs& args = product.args;
+    const ProductArgs& args = product_of(args_, tiles.step).args;
     const std::uint16_t* sources[kLines];
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
@@ -101,7 +102,7 @@ class RowsGatherer {
                    std::int64_t{divide(pair, args.slots_per_row)} * args.row_stride +
                    word() * kWordElements;
     }
-    with_operands(product, [&]<int kOperands>() {
+    with_operands<kGateUpOperands>(tiles.step, [&]<int kOperands>() {
       using Steps = SwapAbSteps<kOperands>;
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
         for (std::int32_t begin = 0; begin < args.depth; begin += Steps::kDepth) {
@@ -162,7 +163,7 @@ __device__ __forceinline__ void init_barriers(SwapAbShared shared) {
   fence_barriers();
 }
 
-template <typename T>
+template <typename T, int kGateUpOperands>
 __global__ void __launch_bounds__(kSwapAbThreads, 1)
     swap_ab_layer(const __grid_constant__ SwapAbArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -185,13 +186,13 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
   sort_pairs(args, shared);
   pdl_wait();
   if (warp < kMultiplyWarps) {
-    Multiplier<T>(args, shared).run();
+    Multiplier<T, kGateUpOperands>(args, shared).run();
   } else if (warp == kTakingWarp) {
     if (threadIdx.x % 32 == 0) take_tiles(args, shared, taken);
   } else if (warp == kCopyingWarp) {
-    copy_weights(args, shared);
+    copy_weights<kGateUpOperands>(args, shared);
   } else {
-    RowsGatherer(args, shared).run();
+    RowsGatherer<kGateUpOperands>(args, shared).run();
   }
 }
 
@@ -199,9 +200,13 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
 
 const void* swap_ab_clear_kernel() { return reinterpret_cast<const void*>(&swap_ab_clear); }
 
-const void* swap_ab_kernel(bool is_bfloat16) {
-  return is_bfloat16 ? reinterpret_cast<const void*>(&swap_ab_layer<__nv_bfloat16>)
-                     : reinterpret_cast<const void*>(&swap_ab_layer<__half>);
+const void* swap_ab_kernel(bool is_bfloat16, int gate_up_operands) {
+  const auto of = [&]<typename T>() {
+    return gate_up_operands == 1
+               ? reinterpret_cast<const void*>(&swap_ab_layer<T, 1>)
+               : reinterpret_cast<const void*>(&swap_ab_layer<T, kSwapAbOperands>);
+  };
+  return is_bfloat16 ? of.operator()<__nv_bfloat16>() : of.operator()<__half>();
 }
 
 }  // namespace tessera::cuda

@@ -114,10 +114,10 @@ inline constexpr int kSwapAbClearThreads = 256;
 /// this build has no code for compute capability 9.0a.
 #if TESSERA_HAS_90A
 const void* swap_ab_clear_kernel();
-const void* swap_ab_kernel(bool is_bfloat16);
+const void* swap_ab_kernel(bool is_bfloat16, int gate_up_operands);
 #else
 inline const void* swap_ab_clear_kernel() { return nullptr; }
-inline const void* swap_ab_kernel(bool) { return nullptr; }
+inline const void* swap_ab_kernel(bool, int) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

@@ -17,7 +17,7 @@ namespace tessera::cuda {
 /// A group that multiplies, and writes the results. The two take tiles in turns, so that one
 /// multiplies while the other writes. Each warpgroup of a group multiplies one operand. With few
 /// pairs, most of the time of a wgmma is latency, and the two warpgroups overlap theirs.
-template <typename T>
+template <typename T, int kGateUpOperands>
 class Multiplier {
  public:
   __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared shared)
@@ -37,7 +37,7 @@ class Multiplier {
       // The next tiles are taken once the last weights of these are nearly on the way, 2 stages
       // before, which hides the time that it takes; and not before rows are there, so that a CTA
       // that waits for rows takes no tiles that others could compute.
-      const std::int32_t num_stages = num_stages_of(product_of(args_, tiles.step));
+      const std::int32_t num_stages = num_stages_of(tiles.step);
       constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 2;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;
       const std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
@@ -80,6 +80,15 @@ class Multiplier {
     });
   }
 
+  /// Stages of a tile.
+  __device__ __forceinline__ std::int32_t num_stages_of(SwapAbStep step) const {
+    const std::int32_t depth = product_of(args_, step).args.depth;
+    return with_operands<kGateUpOperands>(step, [&]<int kOperands>() {
+      constexpr int kDepth = SwapAbSteps<kOperands>::kDepth;
+      return (depth + kDepth - 1) / kDepth;
+    });
+  }
+
   __device__ __forceinline__ std::int32_t pair_of(const SwapAbTiles& tiles, int i) const {
     return shared_.pairs()[tiles.first_pair + i];
   }
@@ -98,7 +107,7 @@ class Multiplier {
     }
     wait(shared_.turn(group()), turn_parity_);
     turn_parity_ ^= 1;
-    multiply<8>(product, tiles.num_pairs, release_at);
+    multiply<8>(tiles, release_at);
     synchronize_group();
     if (tiles.step == SwapAbStep::kGateUp) {
       write_activated(args, tiles, first_output);
@@ -115,16 +124,16 @@ class Multiplier {
   /// Leaves the sums in shared memory, and releases what was taken before the stage `release_at`,
   /// if there is one. There is code for some numbers of columns, doubling.
   template <int kColumns>
-  __device__ __forceinline__ void multiply(const SwapAbProduct& product, int num_pairs,
-                                           std::int32_t release_at) {
+  __device__ __forceinline__ void multiply(const SwapAbTiles& tiles, std::int32_t release_at) {
     if constexpr (kColumns < kSwapAbPairs) {
-      if (num_pairs > kColumns) return multiply<2 * kColumns>(product, num_pairs, release_at);
+      if (tiles.num_pairs > kColumns) return multiply<2 * kColumns>(tiles, release_at);
     }
-    with_operands(product, [&]<int kOperands>() {
+    const std::int32_t num_stages = num_stages_of(tiles.step);
+    with_operands<kGateUpOperands>(tiles.step, [&]<int kOperands>() {
       if (operand() >= kOperands) {
-        pass_stages(num_stages_of(product), release_at);
+        pass_stages(num_stages, release_at);
       } else if constexpr (kColumns <= SwapAbSteps<kOperands>::kMaxPairs) {
-        multiply_stages<kColumns, kOperands>(num_stages_of(product), release_at);
+        multiply_stages<kColumns, kOperands>(num_stages, release_at);
       }
     });
   }

@@ -25,19 +25,14 @@ struct SwapAbTiles {
   std::int32_t num_pairs;
 };
 
-/// Calls `function` with the number of operands of a product's tiles as a template argument.
-template <typename Function>
-__device__ __forceinline__ auto with_operands(const SwapAbProduct& product, Function function) {
-  if (product.operands == 1) return function.template operator()<1>();
+/// Calls `function` with the number of operands of a step's tiles as a template argument. It is
+/// known when the kernel is compiled, as the loops over stages are short of instructions.
+template <int kGateUpOperands, typename Function>
+__device__ __forceinline__ auto with_operands(SwapAbStep step, Function function) {
+  if constexpr (kGateUpOperands != kSwapAbOperands) {
+    if (step == SwapAbStep::kGateUp) return function.template operator()<kGateUpOperands>();
+  }
   return function.template operator()<kSwapAbOperands>();
-}
-
-/// Stages of a tile.
-__device__ __forceinline__ std::int32_t num_stages_of(const SwapAbProduct& product) {
-  return with_operands(product, [&]<int kOperands>() {
-    constexpr int kDepth = SwapAbSteps<kOperands>::kDepth;
-    return (product.args.depth + kDepth - 1) / kDepth;
-  });
 }
 
 /// Outputs of a tile.
