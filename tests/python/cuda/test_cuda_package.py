@@ -144,7 +144,8 @@ except NotImplementedError as error:
             assert f"runs {one.name}" in done.stderr
         else:
             assert not one.selected
-            assert done.stdout.startswith("align_block_size: implementation: expected one in this")
+            assert done.stdout.startswith("align_block_size: implementation: expected cuda/")
+            assert f"got {one.name}, which TESSERA_IMPL asks for; it " in done.stdout
     assert len(implementations()) > 1
 
 
