@@ -110,7 +110,7 @@ def tiny_model(
 ) -> Any:
     """A model in evaluation mode; the same weights for the same name."""
     config_type, given = _CONFIGS[name]
-    with torch.random.fork_rng(), quiet():
+    with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(7)
         config = config_type(**_COMMON | given | options)
         model = AutoModelForCausalLM.from_config(config, experts_implementation=implementation)
