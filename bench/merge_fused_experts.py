@@ -1,7 +1,7 @@
 """Adds runs of `tessera bench --op fused_experts --device cuda` to a GPU's file of results.
 
-A shape keeps the times of peers that the new run has not measured, in a row of their own run, with
-Tessera's times of that run beside them: ratios are of one run.
+A shape keeps the times that the new run has not measured, those of other peers and by other methods,
+in a row of their own run, with Tessera's times of that run beside them: ratios are of one run.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any
 
 from tessera.tools.bench.results import write_results
 
-# What a row has by contender.
-_BY_CONTENDER = ("us", "spread_us", "within_noise", "spoiled", "failures", "violations", "refusals")
+# What a row has by contender, and by method below that; and what it has by contender alone.
+_BY_METHOD = ("us", "spread_us", "within_noise", "spoiled")
+_TEXTS = ("failures", "violations", "refusals")
 
 
 def merged(known: dict[str, Any] | None, run: dict[str, Any]) -> dict[str, Any]:
@@ -46,15 +47,40 @@ def merged(known: dict[str, Any] | None, run: dict[str, Any]) -> dict[str, Any]:
 def _left(
     row: dict[str, Any], newer: dict[str, Any], kinds: dict[str, str]
 ) -> dict[str, Any] | None:
-    """A row without the peers that a newer one has; None if no peer is left."""
-    theirs = {name for name in row["us"] if kinds[name] in ("peer", "part")}
-    old = theirs & newer["us"].keys()
-    if theirs == old:
-        return None
-    return row | {
-        key: {name: value for name, value in row[key].items() if name not in old}
-        for key in _BY_CONTENDER
+    """A row without the times of peers that a newer one has; None if nothing new is left."""
+
+    def is_theirs(name: str, method: str) -> bool:
+        return kinds[name] in ("peer", "part") and method not in newer["us"].get(name, {})
+
+    replaced = {method for times in newer["us"].values() for method in times}
+    left = {
+        method
+        for name, times in row["us"].items()
+        for method in times
+        if method not in replaced or is_theirs(name, method)
     }
+    if not left:
+        return None
+
+    def times_left(name: str, times: dict[str, Any]) -> dict[str, Any]:
+        is_peer = kinds[name] in ("peer", "part")
+        return {
+            method: time
+            for method, time in times.items()
+            if method in left and (not is_peer or is_theirs(name, method))
+        }
+
+    by_method = {
+        key: {
+            name: found for name, times in row[key].items() if (found := times_left(name, times))
+        }
+        for key in _BY_METHOD
+    }
+    texts = {
+        key: {name: text for name, text in row[key].items() if name not in newer["us"]}
+        for key in _TEXTS
+    }
+    return row | by_method | texts
 
 
 def main() -> None:

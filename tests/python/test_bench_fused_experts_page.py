@@ -330,6 +330,20 @@ def test_a_run_that_measures_all_again_replaces_the_earlier_ones(merged: Any) ->
     assert merged(result, run("bb", row(QWEN, {**ALL, "vllm": 600.0}))) == result
 
 
+def test_another_method_of_a_shape_stays_beside_the_newer_run(
+    page: Any, merged: Any, tmp_path: Path
+) -> None:
+    old = run("aa", row(QWEN, ALL, "burst", "chain"))
+    result = merged(merged(None, old), run("bb", row(QWEN, {**ALL, "tessera": 395.0})))
+    kept = {one["run"]: one["us"]["tessera"] for one in result["rows"]}
+    assert kept == {"aa": {"chain": 400}, "bb": {"burst": 395.0}}
+    text = section(page, tmp_path, result)
+    assert "\n| 64 | 2 | 395 | " in text
+    assert "\n| 64, chain | 1 | 400 | " in text
+    again = run("cc", row(QWEN, {**ALL, "tessera": 390.0}, "chain"))
+    assert [one["run"] for one in merged(result, again)["runs"]] == ["bb", "cc"]
+
+
 def test_runs_of_other_gpus_or_ops_are_not_merged(merged: Any) -> None:
     known = merged(None, run("aa", row(QWEN, ALL)))
     with pytest.raises(ValueError, match=r"^expected results of NVIDIA H100, got NVIDIA H200$"):

@@ -102,8 +102,9 @@ def cell(row: Mapping[str, Any], name: str, method: str) -> str:
     us = row["us"].get(name, {}).get(method)
     if us is None:
         return "-"
-    spread = f" ({figure(row['spread_us'][name][method])})" if method == "chain" else ""
-    return figure(us) + spread + _MARK * (method in row["spoiled"].get(name, {}))
+    spread = row["spread_us"].get(name, {}).get(method)  # a floor that is computed has none
+    shown = f" ({figure(spread)})" if method == "chain" and spread is not None else ""
+    return figure(us) + shown + _MARK * (method in row["spoiled"].get(name, {}))
 
 
 def _listing(document: Mapping[str, Any], method: str) -> Table:
