@@ -1,7 +1,8 @@
 """Adds runs of `tessera bench --op fused_experts --device cuda` to a GPU's file of results.
 
-A shape keeps the times that the new run has not measured, those of other peers and by other methods,
-in a row of their own run, with Tessera's times of that run beside them: ratios are of one run.
+A shape keeps the times that the new run has not measured, those of other peers and by other
+methods, in a row of their own run, with Tessera's times of that run beside them: ratios are of one
+run.
 """
 
 from __future__ import annotations
@@ -71,9 +72,7 @@ def _left(
         }
 
     by_method = {
-        key: {
-            name: found for name, times in row[key].items() if (found := times_left(name, times))
-        }
+        key: {name: found for name, times in row[key].items() if (found := times_left(name, times))}
         for key in _BY_METHOD
     }
     texts = {

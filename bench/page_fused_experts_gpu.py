@@ -57,7 +57,7 @@ HEADER = [
 
 @dataclass(frozen=True)
 class Line:
-    """The newest row of a shape by one method, and rows of older runs; Tessera is in all of them."""
+    """The newest row of a shape by one method, and rows of older runs, all with Tessera's time."""
 
     row: dict[str, Any]
     older: list[dict[str, Any]]

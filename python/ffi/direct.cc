@@ -2,6 +2,7 @@
 // C functions, with no object of the FFI in between.
 #include <dlpack/dlpack.h>
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -17,15 +18,19 @@ extern "C" {
 struct _object;  // NOLINT(bugprone-reserved-identifier): Python's name for it
 using PyObject = _object;
 using Py_ssize_t = std::ptrdiff_t;
+using PyCFunction = PyObject* (*)(PyObject* self, PyObject* args);
 struct PyMethodDef {
   const char* ml_name;
   PyObject* (*ml_meth)(PyObject* self, PyObject* const* args, Py_ssize_t num_args);
   int ml_flags;
   const char* ml_doc;
 };
+constexpr int METH_NOARGS = 0x4;
 constexpr int METH_FASTCALL = 0x80;
 
 extern PyObject _Py_NoneStruct;  // NOLINT(bugprone-reserved-identifier)
+int PyCFunction_GetFlags(PyObject* function);
+PyCFunction PyCFunction_GetFunction(PyObject* function);
 PyObject* PyCFunction_NewEx(PyMethodDef* method, PyObject* self, PyObject* module);
 int PyCapsule_IsValid(PyObject* capsule, const char* name);
 void* PyCapsule_GetPointer(PyObject* capsule, const char* name);
@@ -68,7 +73,7 @@ class Object {
 /// A type of tensors, and functions of its framework. Python's objects live as long as the process.
 struct TensorType {
   PyObject* type = nullptr;
-  PyObject* is_unfit = nullptr;     // called with a tensor: whether its memory lacks its values
+  PyCFunction is_unfit = nullptr;   // a tensor's method: whether its memory lacks its values
   PyObject* num_modes = nullptr;    // whether something traces or redirects operations: not 0,
   PyObject* is_tracing = nullptr;   // or true
   PyObject* empty_bytes = nullptr;  // called with a tensor, for its device, and a length
@@ -77,7 +82,7 @@ struct TensorType {
   /// Reads a tensor, which keeps its shape and memory. False if it is none of exactly this type.
   bool read(PyObject* tensor, DLTensor* found) const {
     return Object(PyObject_Type(tensor)).get() == type &&
-           Object(PyObject_CallFunctionObjArgs(is_unfit, tensor, nullptr)).is_false() &&
+           Object(is_unfit(tensor, nullptr)).is_false() &&
            exchange->dltensor_from_py_object_no_sync(tensor, found) == 0;
   }
 
@@ -120,36 +125,31 @@ bool read(const TensorType& type, const Argument& argument, PyObject* value, Arg
   return true;
 }
 
-/// Reads values in the order of these rows, as far as there are any, from `next` on in a tuple.
-bool read(const TensorType& type, std::span<const Argument> rows, PyObject* tuple, Py_ssize_t* next,
-          Arguments* arguments) {
-  const Py_ssize_t size = PyTuple_Size(tuple);
-  for (const Argument& row : rows) {
-    if (*next >= size) break;
-    if (!read(type, row, PyTuple_GetItem(tuple, (*next)++), arguments)) return false;
-  }
-  return true;
-}
-
 /// Whether the op has run. If not, the arguments need a conversion or are to be refused, or it has
-/// failed.
-bool call(const OpEntry& op, PyObject* outputs, PyObject* others) {
+/// failed. args: a tuple of the required outputs, then all other arguments in the order of the
+/// table, cut short where defaults will do.
+bool call(const OpEntry& op, std::span<PyObject* const> args) {
   const Schema& schema = *op.schema;
-  if (PyTuple_Size(outputs) != static_cast<Py_ssize_t>(schema.outputs.size())) return false;
-  if (PyTuple_Size(others) < static_cast<Py_ssize_t>(schema.inputs.size())) return false;
-  PyObject* const first = PyTuple_GetItem(others, 0);
+  if (args.size() < 1 + schema.inputs.size()) return false;
+  if (PyTuple_Size(args[0]) != static_cast<Py_ssize_t>(schema.outputs.size())) return false;
+  PyObject* const first = args[1];
   const TensorType* const type = known(Object(PyObject_Type(first)).get());
   if (type == nullptr || !type->is_eager()) return false;
 
   Arguments arguments(op);
-  Py_ssize_t next = 0;
   Py_ssize_t next_output = 0;
-  if (!read(*type, schema.inputs, others, &next, &arguments) ||
-      !read(*type, schema.outputs, outputs, &next_output, &arguments) ||
-      !read(*type, schema.numbers, others, &next, &arguments) ||
-      !read(*type, schema.rest, others, &next, &arguments)) {
-    return false;
+  for (const Argument& row : schema.outputs) {
+    if (!read(*type, row, PyTuple_GetItem(args[0], next_output++), &arguments)) return false;
   }
+  std::span<PyObject* const> left = args.subspan(1);
+  for (const auto rows : {schema.inputs, schema.numbers, schema.rest}) {
+    const std::size_t num_given = std::min(rows.size(), left.size());
+    for (std::size_t i = 0; i < num_given; ++i) {
+      if (!read(*type, rows[i], left[i], &arguments)) return false;
+    }
+    left = left.subspan(num_given);
+  }
+  if (!left.empty()) return false;
   Context context;
   context.device = arguments.view(schema.inputs.front()).device;
   const auto [device_type, device_id] = context.device;
@@ -170,8 +170,8 @@ bool call(const OpEntry& op, PyObject* outputs, PyObject* others) {
 PyObject* call_from_python(PyObject* self, PyObject* const* args, Py_ssize_t num_args) {
   bool has_run = false;
   try {
-    has_run = num_args == 2 &&
-              call(*static_cast<const OpEntry*>(PyLong_AsVoidPtr(self)), args[0], args[1]);
+    has_run = call(*static_cast<const OpEntry*>(PyLong_AsVoidPtr(self)),
+                   {args, static_cast<std::size_t>(num_args)});
   } catch (const std::exception&) {
     // The caller then calls the op by the FFI, which raises the same.
   }
@@ -189,8 +189,8 @@ extern "C" TVM_FFI_DLL_EXPORT PyObject* tessera_direct_call(const char* op) {
   return PyCFunction_NewEx(&method, self.get(), nullptr);
 }
 
-/// Makes a type of tensors known, unless it lacks DLPack's C functions in a version known here. The
-/// caller holds the interpreter lock.
+/// Makes a type of tensors known, unless it lacks DLPack's C functions in a version known here.
+/// is_unfit: this method of any tensor, a builtin one. The caller holds the interpreter lock.
 extern "C" TVM_FFI_DLL_EXPORT void tessera_add_tensor_type(PyObject* type, PyObject* capsule,
                                                            PyObject* is_unfit, PyObject* num_modes,
                                                            PyObject* is_tracing,
@@ -204,8 +204,10 @@ extern "C" TVM_FFI_DLL_EXPORT void tessera_add_tensor_type(PyObject* type, PyObj
   const auto* const exchange =
       static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule, kName));
   if (exchange->header.version.major != DLPACK_MAJOR_VERSION) return;
+  if (PyCFunction_GetFlags(is_unfit) != METH_NOARGS) return PyErr_Clear();
   for (PyObject* const one : {type, is_unfit, num_modes, is_tracing, empty_bytes}) Py_IncRef(one);
-  known_types[number] = {type, is_unfit, num_modes, is_tracing, empty_bytes, exchange};
+  known_types[number] = {
+      type, PyCFunction_GetFunction(is_unfit), num_modes, is_tracing, empty_bytes, exchange};
   num_known_types.store(number + 1, std::memory_order_release);
 }
 

@@ -140,16 +140,16 @@ class Library:
         function.release_gil = True
         return function  # type: ignore[no-any-return]
 
-    def direct_call(self, op: str) -> Callable[[Any, tuple[Any, ...]], bool]:
+    def direct_call(self, op: str) -> Callable[..., bool]:
         """A builtin function that calls the op with tensors of the types that are known to it.
 
-        It takes a tuple of the required outputs, and a tuple of all other arguments in the order of
-        the table, cut short where defaults will do. It raises nothing: it returns False where the
+        It takes a tuple of the required outputs, then all other arguments in the order of the
+        table, cut short where defaults will do. It raises nothing: it returns False where the
         arguments need a conversion, or a refusal, or where the call has failed.
         """
         function = self._functions_of_python.tessera_direct_call
         function.restype = ctypes.py_object
-        made: Callable[[Any, tuple[Any, ...]], bool] = function(op.encode())
+        made: Callable[..., bool] = function(op.encode())
         return made
 
     def add_tensor_type(self, kind: type, *functions: Callable[..., Any]) -> None:
@@ -157,7 +157,8 @@ class Library:
 
         Args:
             kind: the type.
-            functions: `is_unfit`, `num_modes`, `is_tracing` and `empty_bytes` of its `Framework`.
+            functions: `is_unfit` of its `Framework`, as a method of any tensor, and `num_modes`,
+                `is_tracing` and `empty_bytes`.
         """
         exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
         add = self._functions_of_python.tessera_add_tensor_type

@@ -138,8 +138,12 @@ def align_block_size(
     is_unchecked = validate is False or (
         validate is None and ALIGN.library.validate_default is False
     )
-    if is_unchecked and num_threads is None and out is not None:
-        arguments = (
+    if (
+        is_unchecked
+        and num_threads is None
+        and out is not None
+        and ALIGN.direct(
+            out,
             topk_ids,
             expert_map,
             block_size,
@@ -154,8 +158,8 @@ def align_block_size(
             map_tail,
             filtered_group,
         )
-        if ALIGN.direct(out, arguments):
-            return out
+    ):
+        return out
     framework = FRAMEWORKS[type(topk_ids)]
     num_modes = framework.num_modes
     if num_modes is not None and (num_modes() or framework.is_tracing()):

@@ -84,10 +84,10 @@ def batched_align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    if out is not None:
-        arguments = expert_num_tokens, max_tokens_per_batch, block_size, tail_expert
-        if _OP.direct(out, arguments):  # most calls
-            return out
+    if out is not None and _OP.direct(  # most calls
+        out, expert_num_tokens, max_tokens_per_batch, block_size, tail_expert
+    ):
+        return out
     if is_traced(FRAMEWORKS[type(expert_num_tokens)]):
         return call_traced(
             _OP,

@@ -113,22 +113,21 @@ def lora_align_block_size(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    if out is not None:
-        arguments = (
-            topk_ids,
-            token_lora_mapping,
-            adapter_enabled,
-            lora_ids,
-            expert_map,
-            block_size,
-            num_experts,
-            max_loras,
-            None,  # top_k is read off the shape of topk_ids
-            pad_sorted_ids,
-            tail_expert,
-        )
-        if _OP.direct(out, arguments):  # most calls
-            return out
+    if out is not None and _OP.direct(  # most calls
+        out,
+        topk_ids,
+        token_lora_mapping,
+        adapter_enabled,
+        lora_ids,
+        expert_map,
+        block_size,
+        num_experts,
+        max_loras,
+        None,  # top_k is read off the shape of topk_ids
+        pad_sorted_ids,
+        tail_expert,
+    ):
+        return out
     if is_traced(FRAMEWORKS[type(topk_ids)]):
         return call_traced(
             _OP,
