@@ -48,7 +48,7 @@ def merged(known: dict[str, Any] | None, run: dict[str, Any]) -> dict[str, Any]:
 def _left(
     row: dict[str, Any], newer: dict[str, Any], kinds: dict[str, str]
 ) -> dict[str, Any] | None:
-    """A row without the times of peers that a newer one has; None if nothing new is left."""
+    """A row without what a newer one has measured again; None if that is all."""
 
     def is_theirs(name: str, method: str) -> bool:
         return kinds[name] in ("peer", "part") and method not in newer["us"].get(name, {})

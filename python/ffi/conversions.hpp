@@ -194,13 +194,6 @@ class Arguments {
     return i;
   }
 
-  /// Reads the first input, the required outputs, and all that follows them.
-  void read_plain(Values values) {
-    std::size_t next = read(op_.schema->inputs.first(1), values);
-    next += read(op_.schema->outputs, values.from(next));
-    read_options(values.from(next));
-  }
-
   /// Reads all that follows the required outputs; what is missing at the end keeps its default.
   void read_options(Values values) {
     std::size_t i = 0;

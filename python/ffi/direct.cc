@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <exception>
+#include <mutex>
 #include <span>
 
 #include "run.hpp"
@@ -29,6 +30,9 @@ constexpr int METH_NOARGS = 0x4;
 constexpr int METH_FASTCALL = 0x80;
 
 extern PyObject _Py_NoneStruct;  // NOLINT(bugprone-reserved-identifier)
+extern PyObject PyBool_Type;
+extern PyObject PyLong_Type;
+extern PyObject* PyExc_Exception;
 int PyCFunction_GetFlags(PyObject* function);
 PyCFunction PyCFunction_GetFunction(PyObject* function);
 PyObject* PyCFunction_NewEx(PyMethodDef* method, PyObject* self, PyObject* module);
@@ -37,6 +41,7 @@ void* PyCapsule_GetPointer(PyObject* capsule, const char* name);
 PyObject* PyBool_FromLong(long value);
 PyObject* PyErr_Occurred();
 void PyErr_Clear();
+int PyErr_ExceptionMatches(PyObject* kind);
 void Py_IncRef(PyObject* object);
 void Py_DecRef(PyObject* object);
 PyObject* PyLong_FromLongLong(long long value);
@@ -46,6 +51,7 @@ void* PyLong_AsVoidPtr(PyObject* number);
 PyObject* PyObject_CallFunctionObjArgs(PyObject* callable, ...);
 PyObject* PyObject_CallObject(PyObject* callable, PyObject* arguments);
 int PyObject_IsTrue(PyObject* object);
+PyObject* PyObject_GetAttr(PyObject* object, PyObject* name);
 PyObject* PyObject_Type(PyObject* object);
 PyObject* PyTuple_GetItem(PyObject* tuple, Py_ssize_t index);
 Py_ssize_t PyTuple_Size(PyObject* tuple);
@@ -70,25 +76,34 @@ class Object {
   PyObject* object_;
 };
 
+PyObject* type_of(PyObject* object) { return Object(PyObject_Type(object)).get(); }
+
 /// A type of tensors, and functions of its framework. Python's objects live as long as the process.
 struct TensorType {
   PyObject* type = nullptr;
-  PyCFunction is_unfit = nullptr;   // a tensor's method: whether its memory lacks its values
+  PyObject* is_unfit = nullptr;     // name of a builtin method: whether its memory lacks its values
   PyObject* num_modes = nullptr;    // whether something traces or redirects operations: not 0,
   PyObject* is_tracing = nullptr;   // or true
   PyObject* empty_bytes = nullptr;  // called with a tensor, for its device, and a length
   const DLPackExchangeAPI* exchange = nullptr;
-
-  /// Reads a tensor, which keeps its shape and memory. False if it is none of exactly this type.
-  bool read(PyObject* tensor, DLTensor* found) const {
-    return Object(PyObject_Type(tensor)).get() == type &&
-           Object(is_unfit(tensor, nullptr)).is_false() &&
-           exchange->dltensor_from_py_object_no_sync(tensor, found) == 0;
-  }
+  mutable std::atomic<PyCFunction> is_unfit_function = nullptr;  // found with the first tensor
 
   bool is_eager() const {
     return Object(PyObject_CallObject(num_modes, nullptr)).is_false() &&
            Object(PyObject_CallObject(is_tracing, nullptr)).is_false();
+  }
+
+  /// Finds the C function of `is_unfit`, which is the same for all tensors; null if it has none.
+  PyCFunction find_is_unfit(PyObject* tensor) const {
+    PyCFunction found = is_unfit_function;
+    if (found != nullptr) return found;
+    const Object method(PyObject_GetAttr(tensor, is_unfit));
+    if (method.get() == nullptr || PyCFunction_GetFlags(method.get()) != METH_NOARGS) {
+      return nullptr;
+    }
+    found = PyCFunction_GetFunction(method.get());
+    is_unfit_function = found;
+    return found;
   }
 };
 
@@ -96,6 +111,7 @@ struct TensorType {
 /// the last ones take the way by the FFI.
 std::array<TensorType, 4> known_types;
 std::atomic<std::size_t> num_known_types = 0;
+std::mutex adding_types;
 
 const TensorType* known(PyObject* type) {
   const std::size_t num_known = num_known_types.load(std::memory_order_acquire);
@@ -105,25 +121,43 @@ const TensorType* known(PyObject* type) {
   return nullptr;
 }
 
-/// Reads a value of Python. False: it needs a conversion, or is to be refused.
-bool read(const TensorType& type, const Argument& argument, PyObject* value, Arguments* arguments) {
-  if (value == &_Py_NoneStruct) {
-    if (!argument.is_array() || !argument.is_optional()) arguments->read(argument, nullptr);
+/// Reads the arguments of a call. A function that returns false has met what needs a conversion or
+/// is to be refused.
+class Reader {
+ public:
+  Reader(const TensorType& type, PyObject* first, Arguments* arguments)
+      : type_(type), is_unfit_(type.find_is_unfit(first)), arguments_(*arguments) {}
+
+  bool is_usable() const { return is_unfit_ != nullptr; }
+
+  bool read(const Argument& argument, PyObject* value) {
+    if (value == &_Py_NoneStruct) {
+      if (!argument.is_array() || !argument.is_optional()) arguments_.read(argument, nullptr);
+      return true;
+    }
+    PyObject* const type = type_of(value);
+    if (!argument.is_array()) {
+      // Of other types some are no integers, though Python could make one of them.
+      if (type != &PyLong_Type && type != &PyBool_Type) return false;
+      const std::int64_t number = PyLong_AsLongLong(value);
+      if (number == -1 && PyErr_Occurred() != nullptr) return false;
+      arguments_.read(argument, number);
+      return true;
+    }
+    // Whether autograd follows an array of floats is asked elsewhere.
+    if (argument.first_dtype.code != kDLInt || type != type_.type) return false;
+    if (!Object(is_unfit_(value, nullptr)).is_false()) return false;
+    DLTensor tensor;
+    if (type_.exchange->dltensor_from_py_object_no_sync(value, &tensor) != 0) return false;
+    arguments_.read(argument, &tensor);
     return true;
   }
-  if (!argument.is_array()) {
-    const std::int64_t number = PyLong_AsLongLong(value);
-    if (number == -1 && PyErr_Occurred() != nullptr) return false;
-    arguments->read(argument, number);
-    return true;
-  }
-  // Whether autograd follows an array of floats is asked elsewhere.
-  if (argument.first_dtype.code != kDLInt) return false;
-  DLTensor tensor;
-  if (!type.read(value, &tensor)) return false;
-  arguments->read(argument, &tensor);
-  return true;
-}
+
+ private:
+  const TensorType& type_;
+  PyCFunction is_unfit_;
+  Arguments& arguments_;
+};
 
 /// Whether the op has run. If not, the arguments need a conversion or are to be refused, or it has
 /// failed. args: a tuple of the required outputs, then all other arguments in the order of the
@@ -133,19 +167,21 @@ bool call(const OpEntry& op, std::span<PyObject* const> args) {
   if (args.size() < 1 + schema.inputs.size()) return false;
   if (PyTuple_Size(args[0]) != static_cast<Py_ssize_t>(schema.outputs.size())) return false;
   PyObject* const first = args[1];
-  const TensorType* const type = known(Object(PyObject_Type(first)).get());
+  const TensorType* const type = known(type_of(first));
   if (type == nullptr || !type->is_eager()) return false;
 
   Arguments arguments(op);
+  Reader reader(*type, first, &arguments);
+  if (!reader.is_usable()) return false;
   Py_ssize_t next_output = 0;
   for (const Argument& row : schema.outputs) {
-    if (!read(*type, row, PyTuple_GetItem(args[0], next_output++), &arguments)) return false;
+    if (!reader.read(row, PyTuple_GetItem(args[0], next_output++))) return false;
   }
   std::span<PyObject* const> left = args.subspan(1);
   for (const auto rows : {schema.inputs, schema.numbers, schema.rest}) {
     const std::size_t num_given = std::min(rows.size(), left.size());
     for (std::size_t i = 0; i < num_given; ++i) {
-      if (!read(*type, rows[i], left[i], &arguments)) return false;
+      if (!reader.read(rows[i], left[i])) return false;
     }
     left = left.subspan(num_given);
   }
@@ -163,7 +199,8 @@ bool call(const OpEntry& op, std::span<PyObject* const> args) {
   const Object workspace(
       PyObject_CallFunctionObjArgs(type->empty_bytes, first, length.get(), nullptr));
   DLTensor memory;
-  return workspace.get() != nullptr && type->read(workspace.get(), &memory) &&
+  return workspace.get() != nullptr &&
+         type->exchange->dltensor_from_py_object_no_sync(workspace.get(), &memory) == 0 &&
          run(op, arguments, context, bytes_of(&memory)) == 0;
 }
 
@@ -175,7 +212,10 @@ PyObject* call_from_python(PyObject* self, PyObject* const* args, Py_ssize_t num
   } catch (const std::exception&) {
     // The caller then calls the op by the FFI, which raises the same.
   }
-  if (!has_run) PyErr_Clear();
+  if (!has_run && PyErr_Occurred() != nullptr) {
+    if (PyErr_ExceptionMatches(PyExc_Exception) == 0) return nullptr;  // such as KeyboardInterrupt
+    PyErr_Clear();
+  }
   return PyBool_FromLong(has_run);
 }
 
@@ -190,24 +230,29 @@ extern "C" TVM_FFI_DLL_EXPORT PyObject* tessera_direct_call(const char* op) {
 }
 
 /// Makes a type of tensors known, unless it lacks DLPack's C functions in a version known here.
-/// is_unfit: this method of any tensor, a builtin one. The caller holds the interpreter lock.
 extern "C" TVM_FFI_DLL_EXPORT void tessera_add_tensor_type(PyObject* type, PyObject* capsule,
                                                            PyObject* is_unfit, PyObject* num_modes,
                                                            PyObject* is_tracing,
                                                            PyObject* empty_bytes) {
   constexpr const char* kName = "dlpack_exchange_api";
-  const std::size_t number = num_known_types;
-  if (number == known_types.size() || known(type) != nullptr ||
-      PyCapsule_IsValid(capsule, kName) == 0) {
-    return;
-  }
+  if (PyCapsule_IsValid(capsule, kName) == 0) return;
   const auto* const exchange =
       static_cast<const DLPackExchangeAPI*>(PyCapsule_GetPointer(capsule, kName));
-  if (exchange->header.version.major != DLPACK_MAJOR_VERSION) return;
-  if (PyCFunction_GetFlags(is_unfit) != METH_NOARGS) return PyErr_Clear();
+  if (exchange->header.version.major != DLPACK_MAJOR_VERSION ||
+      exchange->dltensor_from_py_object_no_sync == nullptr) {
+    return;
+  }
+  const std::lock_guard lock(adding_types);  // for a Python without an interpreter lock
+  const std::size_t number = num_known_types;
+  if (number == known_types.size() || known(type) != nullptr) return;
   for (PyObject* const one : {type, is_unfit, num_modes, is_tracing, empty_bytes}) Py_IncRef(one);
-  known_types[number] = {
-      type, PyCFunction_GetFunction(is_unfit), num_modes, is_tracing, empty_bytes, exchange};
+  TensorType& added = known_types[number];
+  added.type = type;
+  added.is_unfit = is_unfit;
+  added.num_modes = num_modes;
+  added.is_tracing = is_tracing;
+  added.empty_bytes = empty_bytes;
+  added.exchange = exchange;
   num_known_types.store(number + 1, std::memory_order_release);
 }
 

@@ -35,7 +35,9 @@ std::int64_t call(const OpEntry& op, Values values) {
 /// values: the first input, the required outputs, then numbers and the rest.
 std::int64_t call_plain(const OpEntry& op, Values values) {
   Arguments arguments(op);
-  arguments.read_plain(values);
+  std::size_t next = arguments.read(op.schema->inputs.first(1), values);
+  next += arguments.read(op.schema->outputs, values.from(next));
+  arguments.read_options(values.from(next));
   return run_on_current_stream(op, arguments);
 }
 

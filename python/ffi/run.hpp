@@ -1,4 +1,4 @@
-// A call of an op from Python, once its arguments are read: stream, workspace, interpreter lock.
+// A call of an op from Python, once its arguments are read: workspace and interpreter lock.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 #include "conversions.hpp"
 
-// Python's own, declared here because that is all that is needed of its headers.
+// Of Python's stable interface, what is needed here, as in direct.cc.
 extern "C" {
 void* PyEval_SaveThread();
 void PyEval_RestoreThread(void* thread);

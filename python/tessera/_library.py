@@ -144,26 +144,26 @@ class Library:
         """A builtin function that calls the op with tensors of the types that are known to it.
 
         It takes a tuple of the required outputs, then all other arguments in the order of the
-        table, cut short where defaults will do. It raises nothing: it returns False where the
-        arguments need a conversion, or a refusal, or where the call has failed.
+        table, cut short where defaults will do. It returns False where the arguments need a
+        conversion, or a refusal, or where the call has failed, and raises no `Exception`.
         """
         function = self._functions_of_python.tessera_direct_call
         function.restype = ctypes.py_object
         made: Callable[..., bool] = function(op.encode())
         return made
 
-    def add_tensor_type(self, kind: type, *functions: Callable[..., Any]) -> None:
+    def add_tensor_type(self, kind: type, is_unfit: str, *functions: Callable[..., Any]) -> None:
         """Make a type known to direct calls, if it has DLPack's C functions.
 
         Args:
             kind: the type.
-            functions: `is_unfit` of its `Framework`, as a method of any tensor, and `num_modes`,
-                `is_tracing` and `empty_bytes`.
+            is_unfit: name of the builtin method that is `is_unfit` of its `Framework`.
+            functions: its `num_modes`, `is_tracing` and `empty_bytes`.
         """
         exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
         add = self._functions_of_python.tessera_add_tensor_type
         add.argtypes, add.restype = [ctypes.py_object] * 6, None
-        add(kind, exchange, *functions)
+        add(kind, exchange, is_unfit, *functions)
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
         """Calls inside run on this stream of the device, unless torch tensors set another one."""

@@ -13,8 +13,8 @@
 
 namespace tessera::cuda {
 
-/// Rows of the weights that one wgmma multiplies; a tile has two such operands. With a gate, rows
-/// of gate and of up take turns in runs.
+/// Rows of the weights that one wgmma multiplies. A tile has two such operands, or one in a gate-up
+/// product of few tiles. With a gate, rows of gate and of up take turns in runs.
 inline constexpr int kSwapAbOperandRows = 64;
 inline constexpr int kSwapAbOperands = kSwapAbRows / kSwapAbOperandRows;
 inline constexpr int kSwapAbRun = 8;
@@ -26,8 +26,8 @@ inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
 inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
 /// The stages have room for 128 KiB of weights. A stage holds several steps of kStageDepth elements
-/// of each row of a tile, in 128-byte lines: of the weights, then of the pairs. With one step in
-/// each of more stages, their barriers would cost the time of few pairs 2 to 3%.
+/// of each row of a tile, in 128-byte lines: of the weights, then of the pairs. More stages of one
+/// step each make calls with few pairs 1 to 3% slower, as each stage has barriers of its own.
 inline constexpr std::uint32_t kSwapAbOperandBytes = kSwapAbOperandRows * kStageDepth * 2;
 inline constexpr std::uint32_t kSwapAbStages = 4;
 inline constexpr std::uint32_t kSwapAbWeightBytes = (std::uint32_t{128} << 10) / kSwapAbStages;

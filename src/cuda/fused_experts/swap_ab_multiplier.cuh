@@ -15,8 +15,9 @@
 namespace tessera::cuda {
 
 /// A group that multiplies, and writes the results. The two take tiles in turns, so that one
-/// multiplies while the other writes. Each warpgroup of a group multiplies one operand. With few
-/// pairs, most of the time of a wgmma is latency, and the two warpgroups overlap theirs.
+/// multiplies while the other writes. Each warpgroup of a group multiplies one operand; of a tile
+/// with one, the second passes the stages on. With few pairs, most of the time of a wgmma is
+/// latency, and the two warpgroups overlap theirs.
 template <typename T, int kGateUpOperands>
 class Multiplier {
  public:
@@ -35,8 +36,9 @@ class Multiplier {
         continue;
       }
       // The next tiles are taken once the last weights of these are nearly on the way, 2 stages
-      // before, which hides the time that it takes; and not before rows are there, so that a CTA
-      // that waits for rows takes no tiles that others could compute.
+      // before, which hides the time that it takes; and, unless these are a single stage, not
+      // before rows are there, so that a CTA that waits for rows takes no tiles that others could
+      // compute.
       const std::int32_t num_stages = num_stages_of(tiles.step);
       constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 2;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;

@@ -25,8 +25,8 @@ struct SwapAbTiles {
   std::int32_t num_pairs;
 };
 
-/// Calls `function` with the number of operands of a step's tiles as a template argument. It is
-/// known when the kernel is compiled, as the loops over stages are short of instructions.
+/// Calls `function` with the number of operands of a step's tiles as a template argument, so that
+/// the loops over stages have no branch for it.
 template <int kGateUpOperands, typename Function>
 __device__ __forceinline__ auto with_operands(SwapAbStep step, Function function) {
   if constexpr (kGateUpOperands != kSwapAbOperands) {
