@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cuda/fused_experts/policy.hpp"
+#include "fused_experts_problem_of.hpp"
 #include "tessera/align_block_size.hpp"
 
 namespace tessera::cuda {
@@ -19,51 +20,13 @@ using core::ExpertWeights;
 using core::FusedExpertsProblem;
 using enum WeightAccess;
 
-constexpr DLDataType kBfloat16{kDLBfloat, 16, 1};
 constexpr DLDataType kFloat16{kDLFloat, 16, 1};
 constexpr DLDataType kFloat32{kDLFloat, 32, 1};
-
-struct Sizes {
-  std::int64_t tokens = 64;
-  std::int64_t slots = 8;
-  std::int64_t experts = 16;
-  std::int64_t hidden = 256;
-  std::int64_t intermediate = 96;
-};
-
-/// An address that is `value` beyond a multiple of 4096.
-const void* address(std::size_t value) {
-  alignas(4096) static const std::byte memory[3 * 4096] = {};
-  return memory + value;
-}
-
-/// Weights [experts, rows, columns] at an aligned address, without gaps.
-ExpertWeights weights(std::int64_t rows, std::int64_t columns) {
-  return {address(4096), rows * columns, columns, 1, nullptr, 0};
-}
 
 /// The same, stored as [experts, columns, rows].
 ExpertWeights transposed(const ExpertWeights& weights) {
   const std::int64_t rows = weights.expert_stride / weights.row_stride;
   return {weights.data, weights.expert_stride, 1, rows, nullptr, 0};
-}
-
-/// A contiguous call on aligned arrays.
-FusedExpertsProblem problem_of(const Sizes& sizes, Activation activation = Activation::kSilu) {
-  FusedExpertsProblem problem{};
-  problem.activation = activation;
-  problem.num_tokens = sizes.tokens;
-  problem.top_k = sizes.slots;
-  problem.num_experts = problem.num_global_experts = sizes.experts;
-  problem.hidden_size = sizes.hidden;
-  problem.intermediate_size = sizes.intermediate;
-  problem.dtype = kBfloat16;
-  problem.x = address(256);
-  problem.x_stride = sizes.hidden;
-  problem.topk_ids_stride = sizes.slots;
-  problem.w13 = weights(problem.num_gate_up_rows(), sizes.hidden);
-  problem.w2 = weights(sizes.hidden, sizes.intermediate);
-  return problem;
 }
 
 /// Pairs in a block of the tile that the policy picks.
@@ -261,133 +224,27 @@ TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   }
 }
 
-std::int64_t chunk(const Sizes& sizes) { return tokens_per_chunk(problem_of(sizes)); }
-
-TEST(FusedExpertsPolicy, CallsOfOrdinarySizeAreOneChunk) {
-  EXPECT_EQ(chunk({.tokens = 0}), 1);
-  EXPECT_EQ(chunk({.tokens = 1}), 1);
-  EXPECT_EQ(chunk({.tokens = 4096, .hidden = 2048, .intermediate = 768}), 4096);
-  EXPECT_EQ(describe_plan(3, problem_of({.tokens = 4096})), "128x128 tiles");
-  EXPECT_EQ(describe_plan(0, problem_of({.tokens = 0})), "16x64 tiles");
-}
-
-TEST(FusedExpertsPolicy, ChunksAreAsLargeAsTheirBytesAllow) {
-  const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
-  const std::int64_t tokens = chunk(sizes);
-  const std::int64_t per_token = std::int64_t{8} * (2 * 2048 + 2 * 7168);
-  EXPECT_LE(tokens * per_token, kMaxChunkBytes);
-  EXPECT_GT((tokens + 1) * per_token, kMaxChunkBytes);
-  const std::int64_t chunks = (131072 + tokens - 1) / tokens;
-  EXPECT_EQ(describe_plan(3, problem_of(sizes)), "128x128 tiles, " + std::to_string(chunks) +
-                                                     " chunks of " + std::to_string(tokens) +
-                                                     " tokens");
-  // Rows are padded to whole words.
-  EXPECT_EQ(chunk({.tokens = 131072, .hidden = 7161, .intermediate = 2041}), tokens);
-}
-
-TEST(FusedExpertsPolicy, NumbersOfPairsFitInt32) {
-  const std::int64_t many = std::int64_t{1} << 40;
-  for (const std::int64_t slots : {1, 8, 100, 5000}) {
-    const std::int64_t tokens =
-        chunk({.tokens = many, .slots = slots, .hidden = 1, .intermediate = 1});
-    EXPECT_LE(tokens * slots, std::int64_t{1} << 22);
-    for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
-      const FusedExpertsWorkspace workspace(
-          problem_of({.slots = slots, .experts = kAlignBlockSizeMaxExperts}), tokens, strategy);
-      EXPECT_LE(workspace.max_slots, 0x7fffffff);
-    }
-  }
-  // A token that needs more than a chunk may have is a chunk.
-  EXPECT_EQ(chunk({.tokens = 9, .slots = 100, .hidden = 1 << 24}), 1);
-  EXPECT_EQ(chunk({.tokens = 9, .slots = 1 << 23, .hidden = 1, .intermediate = 1}), 1);
-}
-
-TEST(FusedExpertsPolicy, PartsOfAWorkspaceDoNotOverlap) {
-  for (const Sizes& sizes : {Sizes{}, Sizes{.tokens = 1},
-                             Sizes{.tokens = 33, .slots = 3, .hidden = 7, .intermediate = 5},
-                             Sizes{.tokens = 5000, .experts = 3}}) {
-    for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
-      const FusedExpertsWorkspace workspace(problem_of(sizes), sizes.tokens, strategy);
-      const std::int64_t pairs = sizes.tokens * sizes.slots;
-      const auto bytes = [](std::int64_t elements, std::size_t size) {
-        return static_cast<std::size_t>(elements) * size;
-      };
-      struct Part {
-        std::size_t begin;
-        std::size_t bytes;
-      };
-      const Part parts[] = {
-          {workspace.pair_experts, bytes(pairs, 4)},
-          {workspace.sorted_pairs, bytes(workspace.max_slots, 4)},
-          {workspace.block_experts, bytes(workspace.block_experts_length, 4)},
-          {workspace.num_slots, 4},
-          {workspace.intermediate,
-           bytes(workspace.intermediate_rows * padded_row(sizes.intermediate), 2)},
-          {workspace.rows, bytes(pairs * padded_row(sizes.hidden), 2)},
-          {workspace.alignment, 1000},
-      };
-      for (std::size_t i = 0; i + 1 < std::size(parts); ++i) {
-        EXPECT_EQ(parts[i].begin % FusedExpertsWorkspace::kWorkspaceAlign, 0U);
-        EXPECT_LE(parts[i].begin + parts[i].bytes, parts[i + 1].begin) << "part " << i;
-      }
-      // Also behind the first aligned address in it.
-      EXPECT_GE(workspace.bytes(1000),
-                workspace.alignment + 1000 + FusedExpertsWorkspace::kWorkspaceAlign - 1);
-    }
-  }
-}
-
-TEST(FusedExpertsPolicy, SlotsSufficeForAnyRouting) {
-  for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
-    const int pairs = pairs_per_block(strategy);
-    // 24 pairs of 3 experts: each expert's last block may hold one pair.
-    const FusedExpertsWorkspace few(problem_of({.experts = 3}), 3, strategy);
-    EXPECT_GE(few.max_slots, 24 + 3 * (pairs - 1));
-    EXPECT_GE(few.max_blocks * pairs, few.max_slots);
-    // 24 pairs of 1,000 experts: a block for each pair, and not more memory for more experts.
-    const FusedExpertsWorkspace many(problem_of({.experts = 1000}), 3, strategy);
-    EXPECT_EQ(many.max_slots, 24 * pairs);
-    EXPECT_EQ(many.max_blocks, 24);
-    // By slot, a row for each; else a row for each pair.
-    EXPECT_EQ(many.intermediate_rows, strategy == kWgmma ? 24 * pairs : 24);
-    EXPECT_EQ(many.block_experts_length, 24 + (is_for_90a(strategy) ? 2 : 0));
-  }
-}
-
-TEST(FusedExpertsPolicy, AWorkspaceIsAsLargeAsItsPageSays) {
-  const Sizes sizes{.tokens = 8192, .experts = 256, .hidden = 7168, .intermediate = 2048};
-  const FusedExpertsWorkspace workspace(problem_of(sizes), 4096, 3);
-  const std::size_t pairs = std::size_t{4096} * 8;
-  const std::size_t of_pairs = pairs * (2 * 2048 + 2 * 7168);
-  const std::size_t of_slots = 4 * (pairs + std::size_t{256} * 127) + 4 * (pairs / 128 + 256);
-  EXPECT_GE(workspace.alignment, of_pairs + of_slots);
-  const std::size_t most = of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256;
-  EXPECT_LE(workspace.alignment, most);
-
-  const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, kWgmma);
-  const auto padding = static_cast<std::size_t>(pairs_per_block(kWgmma) - 1);
-  EXPECT_GT(by_slot.alignment, workspace.alignment);
-  EXPECT_LE(by_slot.alignment, most + padding * (256 + 1) * (2 * 2048 + 4));
-}
-
-TEST(FusedExpertsPolicy, AWorkspaceOnHopperIsSmall) {
-  // Qwen3-30B-A3B.
-  const Sizes sizes{.tokens = 16384, .experts = 128, .hidden = 2048, .intermediate = 768};
-  const FusedExpertsProblem problem = problem_of(sizes);
-  EXPECT_EQ(tokens_per_chunk(problem), sizes.tokens);
-  const FusedExpertsWorkspace workspace(problem, sizes.tokens, choose_strategy(problem, true));
-  EXPECT_LE(workspace.alignment, 770'000'000U);
-}
-
-TEST(FusedExpertsPolicy, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {
-  FusedExpertsProblem problem = problem_of({});
-  EXPECT_TRUE(has_plain_ids(problem));
-  problem.topk_ids_stride += 1;
-  EXPECT_FALSE(has_plain_ids(problem));
-  problem.num_tokens = 1;
-  EXPECT_TRUE(has_plain_ids(problem));
-  problem.expert_map = static_cast<const std::int32_t*>(address(4096));
-  EXPECT_FALSE(has_plain_ids(problem));
+TEST(FusedExpertsPolicy, TilesOfHalfTheRowsKeepMoreMultiprocessorsBusy) {
+  // A token of 8 experts has 8 blocks, each of 2 * 256 / 128 = 4 tiles: 32 of 132, so 64 of half.
+  const Sizes token{.tokens = 1, .experts = 256, .hidden = 7168, .intermediate = 256};
+  const auto rows = [](const Sizes& sizes, int num_sms, Activation activation = Activation::kSilu) {
+    return gate_up_rows_of_swap_ab(problem_of(sizes, activation), num_sms);
+  };
+  EXPECT_EQ(rows(token, kSms), 64);
+  EXPECT_EQ(rows(token, 64), 64);
+  EXPECT_EQ(rows(token, 63), 128);
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of(token), kSms),
+            "32x128 tiles, of the gate-up product 16x64");
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of(token), 63), "32x128 tiles");
+  // Without a gate there are half as many rows.
+  EXPECT_EQ(rows(token, 32, Activation::kRelu2NoMul), 64);
+  EXPECT_EQ(rows(token, 31, Activation::kRelu2NoMul), 128);
+  // Two tokens of 8 experts have 16 pairs, for which there is room, and three have not.
+  EXPECT_EQ(rows({.tokens = 2, .experts = 256, .intermediate = 256}, kSms), 64);
+  EXPECT_EQ(rows({.tokens = 3, .experts = 256, .intermediate = 64}, kSms), 128);
+  // Few experts have few blocks.
+  EXPECT_EQ(rows({.tokens = 2, .experts = 2, .intermediate = 1024}, kSms), 64);
+  EXPECT_EQ(rows({.tokens = 2, .experts = 16, .intermediate = 1024}, kSms), 128);
 }
 
 }  // namespace

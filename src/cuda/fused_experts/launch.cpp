@@ -261,17 +261,13 @@ class Chunk {
   }
 
   CUresult describe(ProductKind kind, SwapAbProduct* product) const {
+    const int tile_rows =
+        kind == ProductKind::kGateUp
+            ? gate_up_rows_of_swap_ab(problem_, properties_in(context_).available_sms)
+            : kSwapAbRows;
     ProductArgs& args = product->args;
-    args = args_of(kind, kSwapAbRows);
-    product->operands = kSwapAbOperands;
-    // Tiles of one operand keep more multiprocessors busy, if those of two are too few.
-    const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
-    if (kind == ProductKind::kGateUp && num_pairs_ <= SwapAbSteps<1>::kMaxPairs &&
-        2 * blocks * args.num_columns <= properties_in(context_).available_sms) {
-      args = args_of(kind, kSwapAbOperandRows);
-      product->operands = 1;
-    }
-    const int tile_rows = product->operands * kSwapAbOperandRows;
+    args = args_of(kind, tile_rows);
+    product->operands = tile_rows / kSwapAbOperandRows;
     const std::int64_t tile_bytes = std::int64_t{2} * tile_rows * args.depth;
     const std::int64_t run =
         std::min<std::int64_t>((kSwapAbTakeBytes - 1) / tile_bytes + 1, args.num_columns);
@@ -362,8 +358,8 @@ struct StrategyImplementation {
                                                                       : Status(&kNotPreferred);
   }
 
-  static std::string plan(const FusedExpertsProblem& problem, const Context&) {
-    return describe_plan(kStrategy, problem);
+  static std::string plan(const FusedExpertsProblem& problem, const Context& context) {
+    return describe_plan(kStrategy, problem, properties_in(context).available_sms);
   }
 
   static constexpr core::Implementation descriptor(std::string_view name) {

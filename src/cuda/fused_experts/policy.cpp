@@ -136,11 +136,23 @@ bool has_plain_ids(const FusedExpertsProblem& problem) {
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 
-std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem) {
+int gate_up_rows_of_swap_ab(const FusedExpertsProblem& problem, int num_sms) {
+  const std::int64_t pairs = tokens_per_chunk(problem) * problem.top_k;
+  const std::int64_t blocks = std::min(pairs, problem.num_experts);
+  const std::int64_t tiles = (problem.num_gate_up_rows() + kSwapAbRows - 1) / kSwapAbRows;
+  return pairs <= kSwapAbHalfPairs && 2 * blocks * tiles <= num_sms ? kSwapAbHalfRows : kSwapAbRows;
+}
+
+std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem,
+                          int num_sms) {
   const std::int64_t tokens = tokens_per_chunk(problem);
   const std::int64_t chunks = (problem.num_tokens + tokens - 1) / tokens;
   std::string shape = std::to_string(pairs_per_block(strategy)) + "x" +
                       std::to_string(columns_per_tile(strategy)) + " tiles";
+  if (strategy == kSwapAb && gate_up_rows_of_swap_ab(problem, num_sms) == kSwapAbHalfRows) {
+    shape += ", of the gate-up product " + std::to_string(kSwapAbHalfPairs) + "x" +
+             std::to_string(kSwapAbHalfRows);
+  }
   if (chunks <= 1) return shape;
   return shape + ", " + std::to_string(chunks) + " chunks of " + std::to_string(tokens) + " tokens";
 }

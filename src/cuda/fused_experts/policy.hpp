@@ -49,6 +49,9 @@ inline constexpr int kWgmmaColumns = 256;
 /// many experts.
 inline constexpr int kSwapAbPairs = 32;
 inline constexpr int kSwapAbRows = 128;
+/// With half of the rows, a tile has room for half of the pairs.
+inline constexpr int kSwapAbHalfRows = kSwapAbRows / 2;
+inline constexpr int kSwapAbHalfPairs = kSwapAbPairs / 2;
 inline constexpr int kSwapAbMaxPairs = 2048;
 inline constexpr int kSwapAbMaxExperts = 512;
 
@@ -108,7 +111,12 @@ struct FusedExpertsWorkspace {
 /// Whether align_block_size can read the ids as they are.
 bool has_plain_ids(const core::FusedExpertsProblem& problem);
 
+/// Rows of a tile of the gate-up product with exchanged operands: kSwapAbRows, or half of them
+/// where tiles of all would keep at most half of the multiprocessors busy.
+int gate_up_rows_of_swap_ab(const core::FusedExpertsProblem& problem, int num_sms);
+
 /// "64x128 tiles, 2 chunks of 8192 tokens"
-std::string describe_plan(ProductStrategy strategy, const core::FusedExpertsProblem& problem);
+std::string describe_plan(ProductStrategy strategy, const core::FusedExpertsProblem& problem,
+                          int num_sms);
 
 }  // namespace tessera::cuda

@@ -15,7 +15,7 @@ namespace tessera::cuda {
 
 /// Rows of the weights that one wgmma multiplies. A tile has two such operands, or one in a gate-up
 /// product of few tiles. With a gate, rows of gate and of up take turns in runs.
-inline constexpr int kSwapAbOperandRows = 64;
+inline constexpr int kSwapAbOperandRows = kSwapAbHalfRows;
 inline constexpr int kSwapAbOperands = kSwapAbRows / kSwapAbOperandRows;
 inline constexpr int kSwapAbRun = 8;
 
@@ -44,6 +44,7 @@ struct SwapAbSteps {
   static constexpr int kMaxPairs = kRowBytes / (kStageDepth * 2);
 };
 static_assert(SwapAbSteps<kSwapAbOperands>::kMaxPairs == kSwapAbPairs);
+static_assert(SwapAbSteps<1>::kMaxPairs == kSwapAbHalfPairs);
 
 /// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
 /// banks.

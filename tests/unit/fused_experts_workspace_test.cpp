@@ -1,0 +1,148 @@
+// The chunks and the workspace of fused_experts on CUDA, which a GPU is not needed for.
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <iterator>
+#include <string>
+
+#include "cuda/fused_experts/policy.hpp"
+#include "fused_experts_problem_of.hpp"
+#include "tessera/align_block_size.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using core::FusedExpertsProblem;
+
+std::int64_t chunk(const Sizes& sizes) { return tokens_per_chunk(problem_of(sizes)); }
+
+TEST(FusedExpertsWorkspaces, CallsOfOrdinarySizeAreOneChunk) {
+  EXPECT_EQ(chunk({.tokens = 0}), 1);
+  EXPECT_EQ(chunk({.tokens = 1}), 1);
+  EXPECT_EQ(chunk({.tokens = 4096, .hidden = 2048, .intermediate = 768}), 4096);
+  EXPECT_EQ(describe_plan(3, problem_of({.tokens = 4096}), kSms), "128x128 tiles");
+  EXPECT_EQ(describe_plan(0, problem_of({.tokens = 0}), kSms), "16x64 tiles");
+}
+
+TEST(FusedExpertsWorkspaces, ChunksAreAsLargeAsTheirBytesAllow) {
+  const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
+  const std::int64_t tokens = chunk(sizes);
+  const std::int64_t per_token = std::int64_t{8} * (2 * 2048 + 2 * 7168);
+  EXPECT_LE(tokens * per_token, kMaxChunkBytes);
+  EXPECT_GT((tokens + 1) * per_token, kMaxChunkBytes);
+  const std::int64_t chunks = (131072 + tokens - 1) / tokens;
+  EXPECT_EQ(describe_plan(3, problem_of(sizes), kSms), "128x128 tiles, " + std::to_string(chunks) +
+                                                           " chunks of " + std::to_string(tokens) +
+                                                           " tokens");
+  // Rows are padded to whole words.
+  EXPECT_EQ(chunk({.tokens = 131072, .hidden = 7161, .intermediate = 2041}), tokens);
+}
+
+TEST(FusedExpertsWorkspaces, NumbersOfPairsFitInt32) {
+  const std::int64_t many = std::int64_t{1} << 40;
+  for (const std::int64_t slots : {1, 8, 100, 5000}) {
+    const std::int64_t tokens =
+        chunk({.tokens = many, .slots = slots, .hidden = 1, .intermediate = 1});
+    EXPECT_LE(tokens * slots, std::int64_t{1} << 22);
+    for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
+      const FusedExpertsWorkspace workspace(
+          problem_of({.slots = slots, .experts = kAlignBlockSizeMaxExperts}), tokens, strategy);
+      EXPECT_LE(workspace.max_slots, 0x7fffffff);
+    }
+  }
+  // A token that needs more than a chunk may have is a chunk.
+  EXPECT_EQ(chunk({.tokens = 9, .slots = 100, .hidden = 1 << 24}), 1);
+  EXPECT_EQ(chunk({.tokens = 9, .slots = 1 << 23, .hidden = 1, .intermediate = 1}), 1);
+}
+
+TEST(FusedExpertsWorkspaces, PartsOfAWorkspaceDoNotOverlap) {
+  for (const Sizes& sizes : {Sizes{}, Sizes{.tokens = 1},
+                             Sizes{.tokens = 33, .slots = 3, .hidden = 7, .intermediate = 5},
+                             Sizes{.tokens = 5000, .experts = 3}}) {
+    for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
+      const FusedExpertsWorkspace workspace(problem_of(sizes), sizes.tokens, strategy);
+      const std::int64_t pairs = sizes.tokens * sizes.slots;
+      const auto bytes = [](std::int64_t elements, std::size_t size) {
+        return static_cast<std::size_t>(elements) * size;
+      };
+      struct Part {
+        std::size_t begin;
+        std::size_t bytes;
+      };
+      const Part parts[] = {
+          {workspace.pair_experts, bytes(pairs, 4)},
+          {workspace.sorted_pairs, bytes(workspace.max_slots, 4)},
+          {workspace.block_experts, bytes(workspace.block_experts_length, 4)},
+          {workspace.num_slots, 4},
+          {workspace.intermediate,
+           bytes(workspace.intermediate_rows * padded_row(sizes.intermediate), 2)},
+          {workspace.rows, bytes(pairs * padded_row(sizes.hidden), 2)},
+          {workspace.alignment, 1000},
+      };
+      for (std::size_t i = 0; i + 1 < std::size(parts); ++i) {
+        EXPECT_EQ(parts[i].begin % FusedExpertsWorkspace::kWorkspaceAlign, 0U);
+        EXPECT_LE(parts[i].begin + parts[i].bytes, parts[i + 1].begin) << "part " << i;
+      }
+      // Also behind the first aligned address in it.
+      EXPECT_GE(workspace.bytes(1000),
+                workspace.alignment + 1000 + FusedExpertsWorkspace::kWorkspaceAlign - 1);
+    }
+  }
+}
+
+TEST(FusedExpertsWorkspaces, SlotsSufficeForAnyRouting) {
+  for (ProductStrategy strategy = 0; strategy < kNumProductStrategies; ++strategy) {
+    const int pairs = pairs_per_block(strategy);
+    // 24 pairs of 3 experts: each expert's last block may hold one pair.
+    const FusedExpertsWorkspace few(problem_of({.experts = 3}), 3, strategy);
+    EXPECT_GE(few.max_slots, 24 + 3 * (pairs - 1));
+    EXPECT_GE(few.max_blocks * pairs, few.max_slots);
+    // 24 pairs of 1,000 experts: a block for each pair, and not more memory for more experts.
+    const FusedExpertsWorkspace many(problem_of({.experts = 1000}), 3, strategy);
+    EXPECT_EQ(many.max_slots, 24 * pairs);
+    EXPECT_EQ(many.max_blocks, 24);
+    // By slot, a row for each; else a row for each pair.
+    EXPECT_EQ(many.intermediate_rows, strategy == kWgmma ? 24 * pairs : 24);
+    EXPECT_EQ(many.block_experts_length, 24 + (is_for_90a(strategy) ? 2 : 0));
+  }
+}
+
+TEST(FusedExpertsWorkspaces, AWorkspaceIsAsLargeAsItsPageSays) {
+  const Sizes sizes{.tokens = 8192, .experts = 256, .hidden = 7168, .intermediate = 2048};
+  const FusedExpertsWorkspace workspace(problem_of(sizes), 4096, 3);
+  const std::size_t pairs = std::size_t{4096} * 8;
+  const std::size_t of_pairs = pairs * (2 * 2048 + 2 * 7168);
+  const std::size_t of_slots = 4 * (pairs + std::size_t{256} * 127) + 4 * (pairs / 128 + 256);
+  EXPECT_GE(workspace.alignment, of_pairs + of_slots);
+  const std::size_t most = of_pairs + of_slots + 4 * pairs + std::size_t{6} * 256;
+  EXPECT_LE(workspace.alignment, most);
+
+  const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, kWgmma);
+  const auto padding = static_cast<std::size_t>(pairs_per_block(kWgmma) - 1);
+  EXPECT_GT(by_slot.alignment, workspace.alignment);
+  EXPECT_LE(by_slot.alignment, most + padding * (256 + 1) * (2 * 2048 + 4));
+}
+
+TEST(FusedExpertsWorkspaces, AWorkspaceOnHopperIsSmall) {
+  // Qwen3-30B-A3B.
+  const Sizes sizes{.tokens = 16384, .experts = 128, .hidden = 2048, .intermediate = 768};
+  const FusedExpertsProblem problem = problem_of(sizes);
+  EXPECT_EQ(tokens_per_chunk(problem), sizes.tokens);
+  const FusedExpertsWorkspace workspace(problem, sizes.tokens, choose_strategy(problem, true));
+  EXPECT_LE(workspace.alignment, 770'000'000U);
+}
+
+TEST(FusedExpertsWorkspaces, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {
+  FusedExpertsProblem problem = problem_of({});
+  EXPECT_TRUE(has_plain_ids(problem));
+  problem.topk_ids_stride += 1;
+  EXPECT_FALSE(has_plain_ids(problem));
+  problem.num_tokens = 1;
+  EXPECT_TRUE(has_plain_ids(problem));
+  problem.expert_map = static_cast<const std::int32_t*>(address(4096));
+  EXPECT_FALSE(has_plain_ids(problem));
+}
+
+}  // namespace
+}  // namespace tessera::cuda
