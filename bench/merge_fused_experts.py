@@ -1,8 +1,8 @@
 """Adds runs of `tessera bench --op fused_experts --device cuda` to a GPU's file of results.
 
-A shape keeps the times that the new run has not measured, those of other peers and by other
-methods, in a row of their own run, with Tessera's times of that run beside them: ratios are of one
-run.
+A new run replaces the times of a shape that it measured. The shape keeps older times of other peers
+and by other methods, in a row of the run that measured them. That row also keeps Tessera's times of
+its run, because a ratio compares two times of one run.
 """
 
 from __future__ import annotations
@@ -50,25 +50,27 @@ def _left(
 ) -> dict[str, Any] | None:
     """A row without what a newer one has measured again; None if that is all."""
 
-    def is_theirs(name: str, method: str) -> bool:
-        return kinds[name] in ("peer", "part") and method not in newer["us"].get(name, {})
+    def is_peer(name: str) -> bool:
+        return kinds[name] in ("peer", "part")
+
+    def is_again(name: str, method: str) -> bool:
+        return method in newer["us"].get(name, {})
 
     replaced = {method for times in newer["us"].values() for method in times}
     left = {
         method
         for name, times in row["us"].items()
         for method in times
-        if method not in replaced or is_theirs(name, method)
+        if method not in replaced or (is_peer(name) and not is_again(name, method))
     }
     if not left:
         return None
 
     def times_left(name: str, times: dict[str, Any]) -> dict[str, Any]:
-        is_peer = kinds[name] in ("peer", "part")
         return {
             method: time
             for method, time in times.items()
-            if method in left and (not is_peer or is_theirs(name, method))
+            if method in left and not (is_peer(name) and is_again(name, method))
         }
 
     by_method = {

@@ -14,8 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 # torch decides whether there are tests.
 import tessera  # noqa: E402
 from tessera._frameworks import FRAMEWORKS  # noqa: E402
-from tessera._op import Op  # noqa: E402
-from tessera.ops.align_block_size import ALIGN as ALIGN_OP  # noqa: E402
+from tessera.ops.align_block_size import ALIGN  # noqa: E402
 from tessera.ops.batched_align_block_size import _OP as BATCHED_OP  # noqa: E402
 from tessera.ops.lora_align_block_size import _OP as LORA_OP  # noqa: E402
 
@@ -25,7 +24,6 @@ POISON = -77
 # The arguments of align_block_size but its outputs, in the order of the table.
 ARGUMENTS = (IDS, None, 2, 4)
 ALL_ARGUMENTS = (IDS, MAP, 2, 4, True, True, 7, None, None, None, None, False, True)
-ALIGN = Op("align_block_size")
 
 for kind in (torch.Tensor, torch.nn.Parameter):
     FRAMEWORKS[kind]  # makes the type known
@@ -124,11 +122,10 @@ def test_modes_are_left_to_the_ffi() -> None:
 
 
 def test_a_required_array_that_is_not_the_first() -> None:
-    op = Op("lora_align_block_size")
     numbers = (2, 4, 1, None, False, -1)
     for mapping, has_run in ((torch.zeros(3, dtype=torch.int32), True), (None, False)):
         found = tuple(one.reshape(1, -1) for one in outputs())
-        assert op.direct(found, IDS, mapping, None, None, None, *numbers) is has_run
+        assert LORA_OP.direct(found, IDS, mapping, None, None, None, *numbers) is has_run
         assert (found[0][0][0] == POISON) is not has_run
 
 
@@ -252,7 +249,7 @@ def result_of(function: Any, arguments: dict[str, Any], out: list[Any]) -> tuple
 def test_any_value_of_any_argument(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls give, raise and write the same with and without direct calls."""
     function, right = CALLS[name]
-    op = next(one for one in (ALIGN_OP, BATCHED_OP, LORA_OP) if one.name == name)
+    op = next(one for one in (ALIGN, BATCHED_OP, LORA_OP) if one.name == name)
     right_outputs = [one.reshape(1, -1) if op is LORA_OP else one for one in outputs()]
 
     def results() -> list[Any]:
