@@ -19,22 +19,18 @@ extern "C" {
 struct _object;  // NOLINT(bugprone-reserved-identifier): Python's name for it
 using PyObject = _object;
 using Py_ssize_t = std::ptrdiff_t;
-using PyCFunction = PyObject* (*)(PyObject* self, PyObject* args);
 struct PyMethodDef {
   const char* ml_name;
   PyObject* (*ml_meth)(PyObject* self, PyObject* const* args, Py_ssize_t num_args);
   int ml_flags;
   const char* ml_doc;
 };
-constexpr int METH_NOARGS = 0x4;
 constexpr int METH_FASTCALL = 0x80;
 
 extern PyObject _Py_NoneStruct;  // NOLINT(bugprone-reserved-identifier)
 extern PyObject PyBool_Type;
 extern PyObject PyLong_Type;
 extern PyObject* PyExc_Exception;
-int PyCFunction_GetFlags(PyObject* function);
-PyCFunction PyCFunction_GetFunction(PyObject* function);
 PyObject* PyCFunction_NewEx(PyMethodDef* method, PyObject* self, PyObject* module);
 int PyCapsule_IsValid(PyObject* capsule, const char* name);
 void* PyCapsule_GetPointer(PyObject* capsule, const char* name);
@@ -51,7 +47,6 @@ void* PyLong_AsVoidPtr(PyObject* number);
 PyObject* PyObject_CallFunctionObjArgs(PyObject* callable, ...);
 PyObject* PyObject_CallObject(PyObject* callable, PyObject* arguments);
 int PyObject_IsTrue(PyObject* object);
-PyObject* PyObject_GetAttr(PyObject* object, PyObject* name);
 PyObject* PyObject_Type(PyObject* object);
 PyObject* PyTuple_GetItem(PyObject* tuple, Py_ssize_t index);
 Py_ssize_t PyTuple_Size(PyObject* tuple);
@@ -81,29 +76,14 @@ PyObject* type_of(PyObject* object) { return Object(PyObject_Type(object)).get()
 /// A type of tensors, and functions of its framework. Python's objects live as long as the process.
 struct TensorType {
   PyObject* type = nullptr;
-  PyObject* is_unfit = nullptr;     // name of a builtin method: whether its memory lacks its values
   PyObject* num_modes = nullptr;    // whether something traces or redirects operations: not 0,
   PyObject* is_tracing = nullptr;   // or true
   PyObject* empty_bytes = nullptr;  // called with a tensor, for its device, and a length
   const DLPackExchangeAPI* exchange = nullptr;
-  mutable std::atomic<PyCFunction> is_unfit_function = nullptr;  // found with the first tensor
 
   bool is_eager() const {
     return Object(PyObject_CallObject(num_modes, nullptr)).is_false() &&
            Object(PyObject_CallObject(is_tracing, nullptr)).is_false();
-  }
-
-  /// Finds the C function of `is_unfit`, which is the same for all tensors; null if it has none.
-  PyCFunction find_is_unfit(PyObject* tensor) const {
-    PyCFunction found = is_unfit_function;
-    if (found != nullptr) return found;
-    const Object method(PyObject_GetAttr(tensor, is_unfit));
-    if (method.get() == nullptr || PyCFunction_GetFlags(method.get()) != METH_NOARGS) {
-      return nullptr;
-    }
-    found = PyCFunction_GetFunction(method.get());
-    is_unfit_function = found;
-    return found;
   }
 };
 
@@ -125,10 +105,7 @@ const TensorType* known(PyObject* type) {
 /// is to be refused.
 class Reader {
  public:
-  Reader(const TensorType& type, PyObject* first, Arguments* arguments)
-      : type_(type), is_unfit_(type.find_is_unfit(first)), arguments_(*arguments) {}
-
-  bool is_usable() const { return is_unfit_ != nullptr; }
+  Reader(const TensorType& type, Arguments* arguments) : type_(type), arguments_(*arguments) {}
 
   bool read(const Argument& argument, PyObject* value) {
     if (value == &_Py_NoneStruct) {
@@ -144,9 +121,9 @@ class Reader {
       arguments_.read(argument, number);
       return true;
     }
-    // Whether autograd follows an array of floats is asked elsewhere.
+    // Whether autograd follows an array of floats, or it is a negated view, is asked elsewhere.
+    // Integers cannot be either: torch makes negated views of complex numbers' imaginary parts.
     if (argument.first_dtype.code != kDLInt || type != type_.type) return false;
-    if (!Object(is_unfit_(value, nullptr)).is_false()) return false;
     DLTensor tensor;
     if (type_.exchange->dltensor_from_py_object_no_sync(value, &tensor) != 0) return false;
     arguments_.read(argument, &tensor);
@@ -155,7 +132,6 @@ class Reader {
 
  private:
   const TensorType& type_;
-  PyCFunction is_unfit_;
   Arguments& arguments_;
 };
 
@@ -171,8 +147,7 @@ bool call(const OpEntry& op, std::span<PyObject* const> args) {
   if (type == nullptr || !type->is_eager()) return false;
 
   Arguments arguments(op);
-  Reader reader(*type, first, &arguments);
-  if (!reader.is_usable()) return false;
+  Reader reader(*type, &arguments);
   Py_ssize_t next_output = 0;
   for (const Argument& row : schema.outputs) {
     if (!reader.read(row, PyTuple_GetItem(args[0], next_output++))) return false;
@@ -231,7 +206,7 @@ extern "C" TVM_FFI_DLL_EXPORT PyObject* tessera_direct_call(const char* op) {
 
 /// Makes a type of tensors known, unless it lacks DLPack's C functions in a version known here.
 extern "C" TVM_FFI_DLL_EXPORT void tessera_add_tensor_type(PyObject* type, PyObject* capsule,
-                                                           PyObject* is_unfit, PyObject* num_modes,
+                                                           PyObject* num_modes,
                                                            PyObject* is_tracing,
                                                            PyObject* empty_bytes) {
   constexpr const char* kName = "dlpack_exchange_api";
@@ -245,10 +220,9 @@ extern "C" TVM_FFI_DLL_EXPORT void tessera_add_tensor_type(PyObject* type, PyObj
   const std::lock_guard lock(adding_types);  // for a Python without an interpreter lock
   const std::size_t number = num_known_types;
   if (number == known_types.size() || known(type) != nullptr) return;
-  for (PyObject* const one : {type, is_unfit, num_modes, is_tracing, empty_bytes}) Py_IncRef(one);
+  for (PyObject* const one : {type, num_modes, is_tracing, empty_bytes}) Py_IncRef(one);
   TensorType& added = known_types[number];
   added.type = type;
-  added.is_unfit = is_unfit;
   added.num_modes = num_modes;
   added.is_tracing = is_tracing;
   added.empty_bytes = empty_bytes;

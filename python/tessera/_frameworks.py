@@ -117,7 +117,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
 
     num_modes, is_tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
     if not is_handed_ops:
-        load().add_tensor_type(kind, "is_neg", num_modes, is_tracing, empty_bytes)
+        load().add_tensor_type(kind, num_modes, is_tracing, empty_bytes)
     FORWARD_MODE.module = sys.modules.get("torch.autograd.forward_ad", FORWARD_MODE)
     # `get_device` gives -1 on the host.
     return Framework(

@@ -152,18 +152,17 @@ class Library:
         made: Callable[..., bool] = function(op.encode())
         return made
 
-    def add_tensor_type(self, kind: type, is_unfit: str, *functions: Callable[..., Any]) -> None:
+    def add_tensor_type(self, kind: type, *functions: Callable[..., Any]) -> None:
         """Make a type known to direct calls, if it has DLPack's C functions.
 
         Args:
             kind: the type.
-            is_unfit: name of the builtin method that is `is_unfit` of its `Framework`.
             functions: its `num_modes`, `is_tracing` and `empty_bytes`.
         """
         exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
         add = self._functions_of_python.tessera_add_tensor_type
-        add.argtypes, add.restype = [ctypes.py_object] * 6, None
-        add(kind, exchange, is_unfit, *functions)
+        add.argtypes, add.restype = [ctypes.py_object] * 5, None
+        add(kind, exchange, *functions)
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:
         """Calls inside run on this stream of the device, unless torch tensors set another one."""
