@@ -20,12 +20,36 @@ each expert of each adapter as an expert of its own. **Floor** reads and writes 
 op, and computes nothing. On a GPU it is the best of several grids, with and without programmatic
 dependent launch; on the CPU it is a loop in C++, while the ops are called from Python.
 """,
+    "moe_permute": """\
+## moe_permute
+
+A shape is tokens x slots per token x hidden size / experts, without padding. **Copy** is torch's
+copy of half as many bytes as the op reads and writes, so that it moves as many; each row of `x`
+counts as read once. **Peer** is torch: a stable `argsort` of the ids, then `index_select`.
+""",
     "moe_sum": """\
 ## moe_sum
 
 A shape is tokens x slots per token x hidden size; all sums are weighted. **Copy** is torch's copy
 of half as many bytes as the op reads and writes, so that it moves as many. **Peer** is torch:
 `(input * topk_weights[..., None]).sum(1)`, which sums in another order, and so has other last bits.
+""",
+    "moe_unpermute": """\
+## moe_unpermute
+
+A shape is tokens x slots per token x hidden size; all sums are weighted, and every pair has a row
+of its own, in a random order. **Copy** is torch's copy of half as many bytes as the op reads and
+writes, so that it moves as many. **Peer** is torch:
+`(rows[inverse] * topk_weights[..., None]).sum(1)`, which sums in another order, and so has other
+last bits.
+""",
+    "select_experts": """\
+## select_experts
+
+A shape is tokens x experts x experts per token; all weights are renormalized, and groups come with
+a bias and a scaling factor, as in DeepSeek-V3. **Copy** is torch's copy of half as many bytes as
+the op reads and writes, so that it moves as many. **Peers** are torch and, on a GPU, vLLM and
+sgl_kernel: they may choose another of equal experts, and have other last bits.
 """,
 }
 

@@ -102,8 +102,14 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp
   src/cuda/lora_align_block_size/policy.cpp
+  src/cuda/moe_permute/kernel.cu
+  src/cuda/moe_permute/launch.cpp
   src/cuda/moe_sum/kernel.cu
-  src/cuda/moe_sum/launch.cpp)
+  src/cuda/moe_sum/launch.cpp
+  src/cuda/moe_unpermute/kernel.cu
+  src/cuda/moe_unpermute/launch.cpp
+  src/cuda/select_experts/kernel.cu
+  src/cuda/select_experts/launch.cpp)
 
 # Kernels made of instructions that only compute capability 9.0 has.
 if(CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)90")

@@ -75,16 +75,30 @@ inline bool is_float(DLDataType dtype) {
 /// and each other one steps over the axes after it.
 inline bool has_rows(const TensorView& view, int ndim) {
   if (view.ndim != ndim) return false;
+  const std::span lengths = std::span(view.shape).first(static_cast<std::size_t>(ndim));
+  const bool is_empty = std::ranges::find(lengths, 0) != lengths.end();
   std::int64_t step = 1;
   for (int i = ndim - 1; i >= 0; --i) {
     if (view.shape[i] < 0 || view.shape[i] > std::numeric_limits<std::int32_t>::max()) return false;
-    if (view.shape[i] <= 1 || view.num_elements == 0) continue;
+    if (view.shape[i] <= 1 || is_empty) continue;
     if (i == ndim - 1 ? view.strides[i] != 1 : view.strides[i] < step) return false;
     if (__builtin_mul_overflow(view.strides[i], view.shape[i], &step)) return false;
   }
   TensorView packed = view;
   packed.contiguous = true;
+  if (is_empty) packed.num_elements = 0;
   return readable(packed);
+}
+
+/// The same where each axis steps over exactly what the axes after it hold.
+inline bool has_contiguous_axes(const TensorView& view, int ndim) {
+  if (!has_rows(view, ndim)) return false;
+  std::int64_t step = 1;
+  for (int i = ndim - 1; i >= 0; --i) {
+    if (view.shape[i] > 1 && view.strides[i] != step) return view.num_elements == 0;
+    step *= view.shape[i];
+  }
+  return true;
 }
 
 /// "[3, 8, 64]"

@@ -8,9 +8,15 @@
 #include "fused_experts_checker.hpp"
 #include "lora_align_block_size_cases.hpp"
 #include "lora_align_block_size_checker.hpp"
+#include "moe_permute_cases.hpp"
+#include "moe_permute_checker.hpp"
 #include "moe_sum_cases.hpp"
 #include "moe_sum_checker.hpp"
+#include "moe_unpermute_cases.hpp"
+#include "moe_unpermute_checker.hpp"
 #include "random_case.hpp"
+#include "select_experts_cases.hpp"
+#include "select_experts_checker.hpp"
 
 namespace tessera::contract {
 namespace {
@@ -22,10 +28,11 @@ const std::string& name_of(const LoraAlignBlockSizeCase& c) { return c.pairs.nam
 /// checker.
 template <typename Args, auto kCases, auto kRandomCase, auto kCheck>
 constexpr OpContract contract_of(std::string_view op, std::span<const Rule> rules,
-                                 bool fixes_bits = true) {
+                                 bool fixes_bits = true, PartlyWritten partly_written = {}) {
   return {op,
           rules,
           fixes_bits,
+          partly_written,
           [] {
             std::vector<std::string> names;
             for (const auto& c : kCases()) names.push_back(name_of(c));
@@ -54,8 +61,16 @@ constexpr OpContract kContracts[] = {
     contract_of<LoraAlignBlockSizeArgs, lora_align_block_size_cases,
                 random_lora_align_block_size_case, check_lora_align_block_size>(
         "lora_align_block_size", kLoraAlignBlockSizeRules),
+    contract_of<MoePermuteArgs, moe_permute_cases, random_moe_permute_case, check_moe_permute>(
+        "moe_permute", kMoePermuteRules, /*fixes_bits=*/true,
+        {"rows",
+         [](const void* args) { return rows_in_use(*static_cast<const MoePermuteArgs*>(args)); }}),
     contract_of<MoeSumArgs, moe_sum_cases, random_moe_sum_case, check_moe_sum>("moe_sum",
                                                                                kMoeSumRules),
+    contract_of<MoeUnpermuteArgs, moe_unpermute_cases, random_moe_unpermute_case,
+                check_moe_unpermute>("moe_unpermute", kMoeUnpermuteRules),
+    contract_of<SelectExpertsArgs, select_experts_cases, random_select_experts_case,
+                check_select_experts>("select_experts", kSelectExpertsRules),
 };
 
 }  // namespace

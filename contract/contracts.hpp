@@ -13,10 +13,19 @@
 
 namespace tessera::contract {
 
+/// An output whose last rows a call leaves as they were, as it does the memory between rows.
+struct PartlyWritten {
+  std::string_view array;  ///< empty: a call writes all elements of its outputs
+  /// The number of rows that a finished call has written, from its other outputs, all arrays in
+  /// host memory; outputs that hold anything else may give any number.
+  std::int64_t (*num_rows)(const void* args) = nullptr;
+};
+
 struct OpContract {
   std::string_view op;
   std::span<const Rule> rules;  ///< in the order in which they are checked
   bool fixes_bits;              ///< all correct outputs are the same to the last bit
+  PartlyWritten partly_written;
 
   /// Names of the cases in the op's table.
   std::vector<std::string> (*case_names)();

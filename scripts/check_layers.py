@@ -44,7 +44,7 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tessera._frameworks": (
         tuple(
             f"python/tessera/{name}.py"
-            for name in ("_op", "_outputs", "_framework", "_frameworks", "_arrays")
+            for name in ("_results", "_op", "_outputs", "_framework", "_frameworks", "_arrays")
         ),
         ("tessera._starting", "tessera._library"),
     ),

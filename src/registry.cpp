@@ -42,8 +42,14 @@ bool may_exist(std::string_view implementation) {
 }  // namespace core
 
 std::span<const OpEntry> all_ops() noexcept {
-  static const OpEntry entries[] = {ops::kAlignBlockSize, ops::kBatchedAlignBlockSize,
-                                    ops::kLoraAlignBlockSize, ops::kMoeSum, ops::kFusedExperts};
+  static const OpEntry entries[] = {ops::kAlignBlockSize,
+                                    ops::kBatchedAlignBlockSize,
+                                    ops::kLoraAlignBlockSize,
+                                    ops::kMoePermute,
+                                    ops::kMoeSum,
+                                    ops::kMoeUnpermute,
+                                    ops::kFusedExperts,
+                                    ops::kSelectExperts};
   return entries;
 }
 

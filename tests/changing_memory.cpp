@@ -12,6 +12,8 @@ namespace {
 
 ChangingMemory* current = nullptr;
 
+constexpr std::size_t kWidestLoad = 64;
+
 }  // namespace
 
 ChangingMemory::ChangingMemory(std::vector<std::vector<std::byte>> versions)
@@ -19,7 +21,8 @@ ChangingMemory::ChangingMemory(std::vector<std::vector<std::byte>> versions)
       array_bytes_(versions_.front().size()),
       bytes_((array_bytes_ + kPageBytes - 1) / kPageBytes * kPageBytes),
       num_visits_(bytes_ / kPageBytes, 0),
-      open_page_(num_visits_.size()) {
+      open_page_(num_visits_.size()),
+      open_before_(num_visits_.size()) {
   for (std::vector<std::byte>& version : versions_) {
     version.insert(version.begin(), bytes_ - array_bytes_, std::byte{});
   }
@@ -48,20 +51,33 @@ void ChangingMemory::on_fault(int, siginfo_t* info, void*) {
   const auto offset = reinterpret_cast<std::uintptr_t>(info->si_addr) -
                       reinterpret_cast<std::uintptr_t>(current->begin_);
   // An open page is there to be read: this is a write.
-  if (offset >= current->bytes_ || offset / kPageBytes == current->open_page_) {
+  const std::size_t page = offset / kPageBytes;
+  if (offset >= current->bytes_ || page == current->open_page_ || page == current->open_before_) {
     siglongjmp(current->before_call_, 1);
   }
-  current->enter(offset / kPageBytes);
+  current->enter(offset);
 }
 
-void ChangingMemory::enter(std::size_t page) {
-  const auto address = [&](std::size_t p) { return begin_ + p * kPageBytes; };
-  if (open_page_ < num_visits_.size()) mprotect(address(open_page_), kPageBytes, PROT_NONE);
-  mprotect(address(page), kPageBytes, PROT_READ | PROT_WRITE);
+void ChangingMemory::enter(std::size_t offset) {
+  const std::size_t page = offset / kPageBytes;
+  const auto protect = [&](std::size_t p, int access) {
+    if (p < num_visits_.size()) mprotect(begin_ + p * kPageBytes, kPageBytes, access);
+  };
+  // With one page open at a time, a load across a border would never end.
+  if (page + 1 == open_page_ && offset % kPageBytes >= kPageBytes - kWidestLoad &&
+      num_visits_[page] > 0) {
+    open_before_ = page;
+    protect(page, PROT_READ);
+    return;
+  }
+  protect(open_page_, PROT_NONE);
+  protect(open_before_, PROT_NONE);
+  protect(page, PROT_READ | PROT_WRITE);
   const auto& version = versions_[static_cast<std::size_t>(num_visits_[page]++) % versions_.size()];
-  std::memcpy(address(page), version.data() + page * kPageBytes, kPageBytes);
-  mprotect(address(page), kPageBytes, PROT_READ);
+  std::memcpy(begin_ + page * kPageBytes, version.data() + page * kPageBytes, kPageBytes);
+  protect(page, PROT_READ);
   open_page_ = page;
+  open_before_ = num_visits_.size();
 }
 
 }  // namespace tessera::test

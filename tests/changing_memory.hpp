@@ -12,7 +12,8 @@ namespace tessera::test {
 
 /// An array that ends before an inaccessible page. Whenever a reader comes back to a page of it
 /// from another one, the page shows the next version, and after the last version the first again:
-/// walk n over two pages or more sees version n. For one thread; one object at a time.
+/// walk n over two pages or more sees version n. A load across the border of two pages reads both
+/// as they are. For one thread; one object at a time.
 class ChangingMemory {
  public:
   /// Versions are of equal size.
@@ -33,7 +34,7 @@ class ChangingMemory {
 
  private:
   static void on_fault(int signal, siginfo_t* info, void* context);
-  void enter(std::size_t page);
+  void enter(std::size_t offset);
 
   std::vector<std::vector<std::byte>> versions_;
   std::size_t array_bytes_;
@@ -41,6 +42,7 @@ class ChangingMemory {
   std::size_t bytes_;  // whole pages
   std::vector<int> num_visits_;
   std::size_t open_page_;
+  std::size_t open_before_;  // a page that is open besides, for a load that ends in open_page_
   struct sigaction previous_ {};
   sigjmp_buf before_call_;
 };

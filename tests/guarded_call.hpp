@@ -65,9 +65,10 @@ class GuardedCall {
   bool outputs_untouched() const;
 
   /// Empty if no guard zone was hit, no input changed and nothing was written between the rows of
-  /// an output, else the name of the array.
+  /// an output, or to rows that the contract leaves as they were, else the name of the array.
   std::string damage() const;
 
+  /// Without such rows.
   Outputs outputs() const;
 
  private:
@@ -78,7 +79,10 @@ class GuardedCall {
     std::unique_ptr<GuardedBuffer<std::byte>> buffer;
   };
 
+  TensorView written_part(const Array& array) const;
+
   const OpEntry& op_;
+  const contract::OpContract& contract_;
   contract::CaseArguments made_;
   std::vector<std::byte> args_;  // aligned as operator new aligns
   std::vector<Array> arrays_;

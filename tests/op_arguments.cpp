@@ -54,6 +54,18 @@ bool has_gaps_of(std::byte value, std::span<const std::byte> memory, const Tenso
   return std::ranges::all_of(gaps, [&](std::byte b) { return b == value; });
 }
 
+TensorView written_part(const contract::OpContract& contract, const Argument& argument,
+                        const void* args) {
+  TensorView view = view_in(args, argument);
+  if (contract.partly_written.array != argument.name) return view;
+  const std::int64_t num_rows = contract.partly_written.num_rows(args);
+  if (num_rows == view.shape[0]) return view;
+  view.num_elements = view.num_elements / view.shape[0] * num_rows;
+  view.shape[0] = num_rows;
+  view.contiguous = false;  // the other rows count as a gap
+  return view;
+}
+
 std::int64_t num_elements_of(const contract::CaseArguments& made) {
   std::int64_t total = 0;
   for (const Argument& argument : find_op(made.op)->schema->arguments) {
@@ -71,7 +83,9 @@ contract::CaseArguments full_arguments(const contract::OpContract& contract) {
     if (num_elements_of(made) > kMaxElements) continue;
     bool is_full = true;
     for (const Argument& argument : find_op(contract.op)->schema->arguments) {
-      is_full &= !argument.is_array() || view_in(made.args.get(), argument).num_elements > 0;
+      if (!argument.is_array()) continue;
+      const TensorView& view = view_in(made.args.get(), argument);
+      is_full &= view.num_elements > 0 && (!argument.is_output() || view.contiguous);
     }
     if (is_full) return made;
   }

@@ -33,6 +33,11 @@ std::vector<std::byte> elements_in(std::span<const std::byte> memory, const Tens
 /// Whether all bytes of that memory which belong to no element of the array have this value.
 bool has_gaps_of(std::byte value, std::span<const std::byte> memory, const TensorView& view);
 
+/// The part of an output that a finished call has written: without the rows that the op's contract
+/// leaves as they were. `args` points to the argument struct, with all outputs in host memory.
+TensorView written_part(const contract::OpContract& contract, const Argument& argument,
+                        const void* args);
+
 /// The number of axes in the table; 1 if the table counts all elements of the array.
 inline int num_lengths(const Argument& argument) {
   return argument.extents.ndim == 0 ? 1 : argument.extents.ndim;
@@ -45,7 +50,8 @@ inline std::int64_t& length_in(TensorView& view, const Argument& argument, int a
 /// The row of that name in the op's table; there must be one.
 const Argument& argument_named(const Schema& schema, std::string_view name);
 
-/// A small random case of the op in which every argument is given and no array is empty.
+/// A small random case of the op in which every argument is given, no array is empty, and outputs
+/// are contiguous.
 contract::CaseArguments full_arguments(const contract::OpContract& contract);
 
 /// Whether each array has the lengths that the table asks for, once symbols have these values.

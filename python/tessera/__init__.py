@@ -9,7 +9,7 @@ assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_exp
 """
 
 from tessera import _starting  # noqa: F401  # before what takes long to import
-from tessera._outputs import AlignedBlocks
+from tessera._results import AlignedBlocks, PermutedTokens, SelectedExperts
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
 from tessera.ops.align_block_size import align_block_size
@@ -22,8 +22,12 @@ from tessera.ops.fused_experts import (
     fused_experts_bound_used,
     fused_experts_contract_violations,
 )
+from tessera.ops.fused_moe import fused_moe
 from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contract_violations
+from tessera.ops.moe_permute import moe_permute, moe_permute_contract_violations
 from tessera.ops.moe_sum import moe_sum, moe_sum_contract_violations
+from tessera.ops.moe_unpermute import moe_unpermute, moe_unpermute_contract_violations
+from tessera.ops.select_experts import select_experts, select_experts_contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import InvalidRoutingError, check
 from tessera.warmup import warmup
@@ -33,7 +37,9 @@ __all__ = [
     "Backend",
     "Implementation",
     "InvalidRoutingError",
+    "PermutedTokens",
     "RoutingStatistics",
+    "SelectedExperts",
     "Violation",
     "align_block_size",
     "backends",
@@ -46,10 +52,17 @@ __all__ = [
     "fused_experts",
     "fused_experts_bound_used",
     "fused_experts_contract_violations",
+    "fused_moe",
     "lora_align_block_size",
     "lora_contract_violations",
+    "moe_permute",
+    "moe_permute_contract_violations",
     "moe_sum",
     "moe_sum_contract_violations",
+    "moe_unpermute",
+    "moe_unpermute_contract_violations",
+    "select_experts",
+    "select_experts_contract_violations",
     "version",
     "warmup",
 ]

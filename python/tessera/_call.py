@@ -22,7 +22,6 @@ from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op, refuse_bool_threads
 from tessera._outputs import (
-    AlignedBlocks,
     call_sizes,
     output_shapes,
     require_outputs,
@@ -61,7 +60,8 @@ def call(
         num_rows: rows that new outputs have, but the last; None where they have one axis.
 
     Returns:
-        `out`, or new arrays: an `AlignedBlocks` of parts of one allocation, or the output.
+        `out`, or new arrays: the output, or the op's named tuple of all of them; those of the
+        alignment ops are parts of one allocation.
 
     Raises:
         TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
@@ -159,7 +159,7 @@ def call(
         parts = (*(part.reshape((rows, -1)) for part in first), last)
     if framework.adopt is not None:
         parts = tuple(framework.adopt(source, part) for part in parts)
-    return parts[0] if op.num_outputs == 1 else tuple.__new__(AlignedBlocks, parts)
+    return parts[0] if op.num_outputs == 1 else tuple.__new__(op.result_type, parts)
 
 
 def _launch(

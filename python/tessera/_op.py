@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tessera._library import Library, load
+from tessera._results import result_type
 
 
 class Length(NamedTuple):
@@ -100,6 +101,7 @@ class Op:
     rest: tuple[Argument, ...]  # from the first optional output on
     symbols: tuple[str, ...]  # names of the values that a size query returns
     num_outputs: int
+    result_type: Any  # the named tuple of several outputs
     no_others: tuple[None, ...]  # one None for each input but the first
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     has_floats: bool  # autograd could follow an input or a required output
@@ -133,6 +135,7 @@ class Op:
         self.numbers = tuple(row for row in rows[:end] if not row.is_array)
         self.symbols = symbols
         self.num_outputs = len(self.outputs)
+        self.result_type = result_type(tuple(row.name for row in self.outputs))
         self.no_others = (None,) * (len(self.inputs) - 1)
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
         self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))

@@ -5,33 +5,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from operator import itemgetter
-from typing import Any, Generic, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
-from typing_extensions import NamedTuple
 
 from tessera._device import HOST
 from tessera._library import dlpack_device
 from tessera._op import Op
 
-Array_co = TypeVar("Array_co", covariant=True)
-
 # Every build has it, wherever the arrays are.
 REFERENCE = "cpu/reference"
-
-
-class AlignedBlocks(NamedTuple, Generic[Array_co]):
-    """Outputs of the alignment ops: int32 arrays, of one dimension but for `lora_align_block_size`.
-
-    sorted_token_ids: [capacity or more], indices into the flattened `topk_ids`, grouped by expert
-        and ascending inside a group. Padding, and all that follows the last group, is N.
-    expert_ids: [ceil(capacity / block_size) or more], the expert of each block, then `tail_expert`.
-    num_tokens_post_pad: [1], the padded total, a multiple of `block_size`.
-    """
-
-    sorted_token_ids: Array_co
-    expert_ids: Array_co
-    num_tokens_post_pad: Array_co
 
 
 _WORDS = {2: "two", 3: "three"}

@@ -80,8 +80,9 @@ def explain(
     `explain("moe_sum", T=16, k=8, H=7168, dtype="bfloat16")`: the name of the op, and by name the
     lengths of its inputs, as its page calls them, its numbers and flags, such as `block_size=128`,
     and the data type of its first input, as torch's or as anything that `np.dtype()` takes. Flags
-    are False by default. Ops that read their inputs flattened, as the alignment ops do, need no
-    data type.
+    are False by default. A number that is also the length of an output has both names: in
+    `select_experts`, `k` is `top_k`. Ops that read their inputs flattened, as the alignment ops do,
+    need no data type.
 
     `explain(8192, 64, 128, pad_sorted_ids=True)` is short for `explain("align_block_size", N=8192,
     num_experts=64, block_size=128, pad_sorted_ids=True)`; the first of these three numbers may also
@@ -112,7 +113,12 @@ def explain(
             f"{op.name}: expected {len(names) or 'no'} numbers without a name, got {len(given)}"
         )
     named = dict(zip(names, given, strict=False)) | shape
-    values = {names.get(name, name): value for name, value in named.items()}
+    values: dict[str, Any] = {}
+    for name, value in named.items():
+        own_name = names.get(name) or argument_name(op, name)
+        if own_name in values:
+            raise TypeError(f"{op.name}: {own_name}: expected one value, got two")
+        values[own_name] = value
     shown = {symbol: name for name, symbol in names.items()}
     refuse_bool_threads(op.name, num_threads)
     threads = 0 if num_threads is None else num_threads
@@ -150,10 +156,19 @@ def known_names(op: Op) -> list[str]:
     return [*lengths, *numbers, "dtype"]
 
 
+def argument_name(op: Op, name: str) -> str:
+    """The name of the number whose symbol on the op's page is `name`; of all else, `name` itself.
+
+    In `select_experts`, `k` is `top_k`.
+    """
+    symbols = {op.symbols[row.symbol]: row.name for row in op.numbers if row.symbol is not None}
+    return symbols.get(name, name)
+
+
 def required_names(op: Op) -> list[str]:
     """What `explain` needs for an op, by name."""
     required = [*_given_lengths(op, optional=False)]
-    required += [row.name for row in op.numbers if row.kind == "int64"]
+    required += [row.name for row in op.numbers if row.kind == "int64" and not row.default]
     if op.inputs[0].ndim > 0:
         required.append("dtype")
     return required
@@ -192,7 +207,7 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
                 kind = type(value).__name__
                 raise TypeError(f"{op.name}: {row.name}: expected a bool, got {kind}")
             return bool(value)
-        if row.kind in ("int32", "float32") and row.name not in values:
+        if row.name not in values and (row.kind in ("int32", "float32") or row.default):
             return row.default
         if row.choices:
             return _choice(op, row, values[row.name])

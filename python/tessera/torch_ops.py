@@ -16,7 +16,7 @@ import torch
 from tessera._arrays import refuse_followed, refuse_followed_inputs
 from tessera._device import HOST
 from tessera._op import Argument, refuse_bool_threads
-from tessera._outputs import REFERENCE, AlignedBlocks, call_sizes
+from tessera._outputs import REFERENCE, call_sizes
 from tessera._torch_registry import TORCH_OPS, Shape, TorchOp
 
 _library = torch.library.Library("tessera", "DEF")  # the ops live as long as this object
@@ -60,7 +60,10 @@ class _Registered:
     def declaration(self, parameter: inspect.Parameter, aliases: Any) -> str:
         """A parameter of the function in a schema of torch."""
         row = self.rows.get(parameter.name)
-        text = f"{_type_of(row, aliases)} {parameter.name}"
+        kind = _type_of(row, aliases)
+        if parameter.default is None and not kind.endswith("?"):
+            kind += "?"
+        text = f"{kind} {parameter.name}"
         if parameter.default is inspect.Parameter.empty:
             return text
         default = parameter.default
@@ -148,7 +151,7 @@ def call_in_graph(name: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     refuse_bool_threads(name, kwargs.get("num_threads"))
     if out is None:
         outputs = registered.packet.default(*args, **kwargs)
-        return AlignedBlocks(*outputs) if isinstance(outputs, (tuple, list)) else outputs
+        return registered.op.result_type(*outputs) if registered.op.num_outputs > 1 else outputs
     arrays = out if isinstance(out, tuple) else (out,)
     names = [row.name for row in registered.op.outputs]
     written = dict(zip(names, arrays, strict=True))

@@ -25,7 +25,7 @@ _BESIDE = 64  # bytes on either side of an array, which is aligned to them
 _BESIDE_WORKSPACE = 61  # odd: a workspace may have any alignment
 
 # Types that NumPy does not have, and those that hold their bits.
-_BITS = {"bfloat16": "uint16"}
+_BITS = {"bfloat16": "uint16", "float8_e4m3fn": "uint8"}
 
 
 class CaseArray(NamedTuple):

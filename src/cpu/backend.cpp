@@ -5,7 +5,10 @@
 #include "cpu/batched_align_block_size.hpp"
 #include "cpu/fused_experts.hpp"
 #include "cpu/lora_align_block_size.hpp"
+#include "cpu/moe_permute.hpp"
 #include "cpu/moe_sum.hpp"
+#include "cpu/moe_unpermute.hpp"
+#include "cpu/select_experts.hpp"
 
 namespace tessera::cpu {
 namespace {
@@ -28,12 +31,27 @@ constexpr core::Implementation kLoraAlignBlockSize[] = {
         "cpu/reference"),
 };
 
+constexpr core::Implementation kMoePermute[] = {
+    implementation<core::MoePermuteProblem, moe_permute_by_tokens>("cpu/tokens"),
+    implementation<core::MoePermuteProblem, moe_permute_reference,
+                   moe_permute_reference_workspace_bytes>("cpu/reference"),
+};
+
 constexpr core::Implementation kMoeSum[] = {
     implementation<core::MoeSumProblem, moe_sum_avx512, nullptr, moe_sum_avx512_refusal>(
         "cpu/avx512"),
     implementation<core::MoeSumProblem, moe_sum_avx2, nullptr, moe_sum_avx2_refusal>("cpu/avx2"),
     implementation<core::MoeSumProblem, moe_sum_portable>("cpu/portable"),
     implementation<core::MoeSumProblem, moe_sum_reference>("cpu/reference"),
+};
+
+constexpr core::Implementation kMoeUnpermute[] = {
+    implementation<core::MoeUnpermuteProblem, moe_unpermute_avx512, nullptr,
+                   moe_unpermute_avx512_refusal>("cpu/avx512"),
+    implementation<core::MoeUnpermuteProblem, moe_unpermute_avx2, nullptr,
+                   moe_unpermute_avx2_refusal>("cpu/avx2"),
+    implementation<core::MoeUnpermuteProblem, moe_unpermute_portable>("cpu/portable"),
+    implementation<core::MoeUnpermuteProblem, moe_unpermute_reference>("cpu/reference"),
 };
 
 constexpr core::Implementation kFusedExperts[] = {
@@ -51,12 +69,24 @@ constexpr core::Implementation kFusedExperts[] = {
                    fused_experts_reference_workspace_bytes>("cpu/reference"),
 };
 
+constexpr core::Implementation kSelectExperts[] = {
+    implementation<core::SelectExpertsProblem, select_experts_avx2, select_experts_workspace_bytes,
+                   select_experts_avx2_refusal>("cpu/avx2"),
+    implementation<core::SelectExpertsProblem, select_experts_portable,
+                   select_experts_workspace_bytes>("cpu/portable"),
+    implementation<core::SelectExpertsProblem, select_experts_reference,
+                   select_experts_reference_workspace_bytes>("cpu/reference"),
+};
+
 constexpr core::OpImplementations kOps[] = {
     {"align_block_size", kAlignBlockSize},
     {"batched_align_block_size", kBatchedAlignBlockSize},
     {"lora_align_block_size", kLoraAlignBlockSize},
+    {"moe_permute", kMoePermute},
     {"moe_sum", kMoeSum},
+    {"moe_unpermute", kMoeUnpermute},
     {"fused_experts", kFusedExperts},
+    {"select_experts", kSelectExperts},
 };
 
 std::string unavailable() { return {}; }

@@ -1,4 +1,4 @@
-// The columns of moe_sum for AVX-512 (F, BW, DQ and VL).
+// The columns of moe_sum and moe_unpermute for AVX-512 (F, BW, DQ and VL).
 #include "cpu/moe_sum_columns.hpp"
 
 #if defined(__AVX512F__)
@@ -6,17 +6,16 @@
 #include "cpu/avx512.hpp"
 #include "cpu/moe_sum_vectors.hpp"
 
-template <typename T>
-std::int64_t tessera::cpu::sum_vectors_avx512(const TokenSlots<T>& token, std::int64_t begin,
+template <typename Token>
+std::int64_t tessera::cpu::sum_vectors_avx512(const Token& token, std::int64_t begin,
                                               std::int64_t end) {
   return sum_columns<Avx512>(token, begin, end);
 }
 
 #else
 
-template <typename T>
-std::int64_t tessera::cpu::sum_vectors_avx512(const TokenSlots<T>&, std::int64_t begin,
-                                              std::int64_t) {
+template <typename Token>
+std::int64_t tessera::cpu::sum_vectors_avx512(const Token&, std::int64_t begin, std::int64_t) {
   return begin;
 }
 
@@ -27,5 +26,8 @@ namespace tessera::cpu {
 template std::int64_t sum_vectors_avx512(const TokenSlots<float>&, std::int64_t, std::int64_t);
 template std::int64_t sum_vectors_avx512(const TokenSlots<Bfloat16>&, std::int64_t, std::int64_t);
 template std::int64_t sum_vectors_avx512(const TokenSlots<Float16>&, std::int64_t, std::int64_t);
+template std::int64_t sum_vectors_avx512(const TokenRows<float>&, std::int64_t, std::int64_t);
+template std::int64_t sum_vectors_avx512(const TokenRows<Bfloat16>&, std::int64_t, std::int64_t);
+template std::int64_t sum_vectors_avx512(const TokenRows<Float16>&, std::int64_t, std::int64_t);
 
 }  // namespace tessera::cpu

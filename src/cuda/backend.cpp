@@ -8,7 +8,10 @@
 #include "cuda/driver.hpp"
 #include "cuda/fused_experts/launch.hpp"
 #include "cuda/lora_align_block_size/launch.hpp"
+#include "cuda/moe_permute/launch.hpp"
 #include "cuda/moe_sum/launch.hpp"
+#include "cuda/moe_unpermute/launch.hpp"
+#include "cuda/select_experts/launch.hpp"
 #include "tessera/export.h"
 
 namespace tessera::cuda {
@@ -55,7 +58,10 @@ Status warmup(DLDevice device) {
   if (Status s = load_lora_align_block_size_kernels(kOp, device.device_id, current); !s.ok()) {
     return s;
   }
+  if (Status s = load_moe_permute_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_moe_sum_kernels(kOp, device.device_id, current); !s.ok()) return s;
+  if (Status s = load_moe_unpermute_kernels(kOp, device.device_id, current); !s.ok()) return s;
+  if (Status s = load_select_experts_kernels(kOp, device.device_id, current); !s.ok()) return s;
   return load_fused_experts_kernels(kOp, device.device_id, current);
 }
 
@@ -69,7 +75,10 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       {"batched_align_block_size", batched_align_block_size_implementations()},
       {"fused_experts", fused_experts_implementations()},
       {"lora_align_block_size", lora_align_block_size_implementations()},
+      {"moe_permute", moe_permute_implementations()},
       {"moe_sum", moe_sum_implementations()},
+      {"moe_unpermute", moe_unpermute_implementations()},
+      {"select_experts", select_experts_implementations()},
   };
   static const tessera::core::Backend backend{
       .version = TESSERA_VERSION,

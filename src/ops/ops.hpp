@@ -9,6 +9,9 @@ extern const OpEntry kAlignBlockSize;
 extern const OpEntry kBatchedAlignBlockSize;
 extern const OpEntry kFusedExperts;
 extern const OpEntry kLoraAlignBlockSize;
+extern const OpEntry kMoePermute;
 extern const OpEntry kMoeSum;
+extern const OpEntry kMoeUnpermute;
+extern const OpEntry kSelectExperts;
 
 }  // namespace tessera::ops

@@ -146,7 +146,11 @@ class Maker {
       if (view.shape[axis] <= 1) continue;  // its stride addresses nothing
       const bool is_in_row = view.strides[axis] == 1;
       // Rows may be any distance apart, but may not share memory.
-      std::vector<std::int64_t> wrong = {-1, 0, view.strides[axis] - 1};
+      std::int64_t least = view.strides[axis];
+      if (argument.layout == Argument::Layout::kRowsApart && !is_in_row) {
+        least = view.strides[axis + 1] * view.shape[axis + 1];
+      }
+      std::vector<std::int64_t> wrong = {-1, 0, least - 1};
       if (is_in_row || argument.layout == Argument::Layout::kContiguous) {
         wrong.push_back(view.strides[axis] + 1);
       }

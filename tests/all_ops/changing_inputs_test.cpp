@@ -65,14 +65,22 @@ class ChangingInputs : public OpTest {
 
 TESSERA_FOR_ALL_OPS(ChangingInputs);
 
-/// Only integers determine which addresses are read or written.
-bool decides_addresses(const Argument& argument) {
-  return argument.is_array() && !argument.is_output() && (argument.dtypes & dtypes::kIntegers) != 0;
+/// Integers determine which addresses are read or written; so do the numbers that an op ranks,
+/// whose outputs are integers.
+bool decides_addresses(const Schema& schema, const Argument& argument) {
+  const auto has_integers = [](const Argument& a) { return (a.dtypes & dtypes::kIntegers) != 0; };
+  if (!argument.is_array() || argument.is_output()) return false;
+  return has_integers(argument) || std::ranges::any_of(schema.arguments, [&](const Argument& a) {
+           return a.is_array() && a.is_output() && has_integers(a);
+         });
 }
 
 TEST_P(ChangingInputs, AreReadSafely) {
-  if (std::ranges::none_of(op().schema->arguments, decides_addresses)) {
-    GTEST_SKIP() << name() << " has no input of integers";
+  const auto decides = [&](const Argument& argument) {
+    return decides_addresses(*op().schema, argument);
+  };
+  if (std::ranges::none_of(op().schema->arguments, decides)) {
+    GTEST_SKIP() << name() << " has no input that decides addresses";
   }
   // Memory changes where a walk begins anew, which takes two pages.
   constexpr std::size_t kTwoPages = 2 * ChangingMemory::kPageBytes;
@@ -83,7 +91,7 @@ TEST_P(ChangingInputs, AreReadSafely) {
     const std::string case_name = contract::random_case_name(seed, 8000);
     const contract::CaseArguments made = contract().arguments(case_name, 1);
     for (const Argument& argument : op().schema->arguments) {
-      if (!decides_addresses(argument)) continue;
+      if (!decides(argument)) continue;
       const TensorView& view = view_in(made.args.get(), argument);
       if (!view.given() || bytes_of(view) <= kTwoPages) continue;
       cases[std::string(argument.name)].emplace(

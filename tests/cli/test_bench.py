@@ -80,6 +80,16 @@ def test_methods_that_are_usual(arguments: list[str], device: str, methods: list
     assert bench._methods(parser.parse_args(arguments), device) == methods
 
 
+@pytest.mark.parametrize("op", ops.OPS)
+def test_every_preset_can_be_asked_for(op: str) -> None:
+    parser = argparse.ArgumentParser()
+    bench.add_arguments(parser)
+    for device in ("cpu", "cuda"):
+        for preset in ops.OPS[op].on(device).presets:
+            args = parser.parse_args(["--op", op, "--preset", preset])
+            assert bench._op(args, device).presets[preset]
+
+
 def test_variants_and_what_peers_refuse(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     variants = ("--skew", "zipf,one-hot-expert", "--dtype", "int32,int64", "--map", "half-remote")
     document = results(tmp_path / "a.json", "--tokens", 50, *variants)

@@ -274,7 +274,7 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
             f"align_block_size: topk_ids.num_elements: expected an integer in [0, 2147483647], got "
             f"{(2**31 - 1) * 64}",
         ),
-        (["verify", "--cases", "nothing"], "no case is named 'nothing'"),
+        (["verify", "--cases", "no_case"], "no case is named 'no_case'"),
         (
             ["verify", "--op", "moe_sum", "--cases", "block_7"],
             "moe_sum: no case is named 'block_7'",
@@ -287,8 +287,8 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
         ),
         (
             ["verify", "--op", "lora_align_block_size", "--impl", "a:b"],
-            "--op: expected one of align_block_size, moe_sum, fused_experts, which --impl judges, "
-            "got lora_align_block_size",
+            "--op: expected one of align_block_size, moe_sum, moe_unpermute, fused_experts, "
+            "which --impl judges, got lora_align_block_size",
         ),
     ],
 )

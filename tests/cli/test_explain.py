@@ -20,8 +20,13 @@ SHAPES: dict[str, dict[str, Any]] = {
     "lora_align_block_size": {
         **{"N": 64, "num_experts": 8, "max_loras": 3, "block_size": 16, "top_k": 4}
     },
+    "moe_permute": {
+        **{"T": 16, "H": 64, "k": 2, "num_experts": 8, "block_size": 4, "dtype": "float16"}
+    },
     "moe_sum": {"T": 16, "k": 8, "H": 7168, "dtype": "bfloat16"},
+    "moe_unpermute": {"M": 128, "H": 7168, "T": 16, "k": 8, "dtype": "bfloat16"},
     "fused_experts": {"T": 16, "H": 7168, "E": 8, "F": 2048, "k": 2, "dtype": "bfloat16"},
+    "select_experts": {"T": 16, "E": 256, "top_k": 8, "dtype": "bfloat16"},
 }
 
 
@@ -99,12 +104,15 @@ def test_data_types_of_arrays() -> None:
 
 @pytest.mark.parametrize("op", SHAPES)
 def test_a_missing_value_is_named(op: str) -> None:
+    optional = {"block_size"} if op == "moe_permute" else set()
     for name in SHAPES[op]:
+        if name in optional:
+            continue
         shape = {key: value for key, value in SHAPES[op].items() if key != name}
         more = f"; dtype is one of {', '.join(Op(op).inputs[0].dtypes)}" if name == "dtype" else ""
         with pytest.raises(TypeError, match=f"^{op}: {name}: expected a value, got none{more}$"):
             tessera.explain(op, **shape)
-    everything = ", ".join(name for name in SHAPES[op])
+    everything = ", ".join(name for name in SHAPES[op] if name not in optional)
     with pytest.raises(TypeError) as caught:
         tessera.explain(op)
     named = str(caught.value).removeprefix(f"{op}: ").partition(": expected a value, got none")[0]
@@ -176,6 +184,22 @@ def test_what_explain_refuses(
     assert str(caught.value).startswith(message)
 
 
+def test_a_number_may_have_the_name_of_the_length_that_it_gives(capsys: Capture) -> None:
+    shape = {"T": 16, "E": 256, "dtype": "bfloat16"}
+    assert tessera.explain("select_experts", **shape, k=8) == tessera.explain(
+        "select_experts", **shape, top_k=8
+    )
+    with pytest.raises(ValueError, match=r"^select_experts: top_k: expected .*, got 0$"):
+        tessera.explain("select_experts", **shape, k=0)
+    with pytest.raises(TypeError, match=r"^select_experts: top_k: expected one value, got two$"):
+        tessera.explain("select_experts", **shape, k=8, top_k=8)
+    words = ["info", "--explain", "select_experts", "T=16", "E=256", "k=8", "dtype=bfloat16"]
+    assert main([*words, "--device", "cpu", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == {**shape, "top_k": 8}
+    assert main([*words, "top_k=8", "--device", "cpu"]) == 2
+    assert "--explain: top_k: expected one value, got two\n" in capsys.readouterr().err
+
+
 def test_the_short_form_refuses_what_it_does_not_take() -> None:
     with pytest.raises(
         TypeError, match=r"^align_block_size: block_size: expected a value, got none"
@@ -224,8 +248,9 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
             (
                 words,
                 "--explain: OP: expected one of align_block_size, batched_align_block_size, "
-                "lora_align_block_size, moe_sum, fused_experts, or three integers, num_ids, "
-                f"num_experts, block_size, got '{words[0]}'\n",
+                "lora_align_block_size, moe_permute, moe_sum, moe_unpermute, fused_experts, "
+                "select_experts, or three integers, "
+                f"num_ids, num_experts, block_size, got '{words[0]}'\n",
             )
             for words in (["moe"], ["1e3", "64", "128"], ["N=1", "block_size=2"], ["", "T=1"])
         ),

@@ -227,8 +227,8 @@ def test_the_time_limit(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.M
     [
         (
             ["faulty_experts:plain", "--op", "lora_align_block_size"],
-            "--op: expected one of align_block_size, moe_sum, fused_experts, which --impl judges, "
-            "got lora_align_block_size",
+            "--op: expected one of align_block_size, moe_sum, moe_unpermute, fused_experts, "
+            "which --impl judges, got lora_align_block_size",
         ),
         (
             ["faulty_experts:other_parameters", "--op", "fused_experts"],

@@ -52,7 +52,7 @@ std::string find_expected(const tessera::contract::OpContract& contract, const C
   DeviceCall first(made, {.implementation = implementations.front(), .is_exact = options.exact});
   if (const tessera::Status s = first.run(); !s.ok()) return s.message();
   *expected = first.outputs();
-  return first.violation(contract);
+  return first.violation();
 }
 
 void check_case(const tessera::contract::OpContract& contract, const std::string& name,

@@ -27,6 +27,10 @@ void launch_captured(cudaStream_t stream, const Call& call) {
 std::string first_difference(const Argument& argument, const TensorView& view,
                              const std::vector<std::byte>& found,
                              std::span<const std::byte> wanted) {
+  if (found.size() != wanted.size()) {
+    return std::string(argument.name) + ": expected " + std::to_string(wanted.size()) +
+           " bytes written, got " + std::to_string(found.size());
+  }
   const auto differs = std::ranges::mismatch(found, wanted);
   if (differs.in1 == found.end()) return {};
   const std::size_t width = element_bytes(view);
@@ -54,7 +58,10 @@ DeviceCall::Array::Array(const Argument& row, TensorView view,
              surroundings.is_exact) {}
 
 DeviceCall::DeviceCall(const contract::CaseArguments& made, const DeviceSurroundings& surroundings)
-    : op_(*find_op(made.op)), made_(made), surroundings_(surroundings) {
+    : op_(*find_op(made.op)),
+      contract_(*contract::find_contract(made.op)),
+      made_(made),
+      surroundings_(surroundings) {
   const auto* const given = static_cast<const std::byte*>(made_.args.get());
   args_.assign(given, given + op_.args_bytes);
   int num_optional = 0;
@@ -71,8 +78,9 @@ DeviceCall::DeviceCall(const contract::CaseArguments& made, const DeviceSurround
     view.device = kDevice;
     if (!argument.is_output()) {
       array.buffer.upload(array.host.data);
-    } else if (!surroundings.is_exact || !array.host.contiguous) {
-      array.buffer.poison(surroundings.poison);  // gaps between rows are downloaded, too
+    } else if (!surroundings.is_exact || !array.host.contiguous ||
+               contract_.partly_written.array == argument.name) {
+      array.buffer.poison(surroundings.poison);  // what calls do not write is downloaded, too
     }
   }
 }
@@ -128,9 +136,11 @@ std::string DeviceCall::damage() {
   for (const Array& array : arrays_) {
     const std::string name = array.argument->name;
     if (!array.buffer.intact()) return name + ": written beside";
-    if (!array.argument->is_output() || array.host.contiguous) continue;
-    if (!has_gaps_of(surroundings_.poison, array.buffer.download(), array.host)) {
-      return name + ": written between rows";
+    if (!array.argument->is_output()) continue;
+    const TensorView written = written_part(array);
+    if (written.contiguous) continue;
+    if (!has_gaps_of(surroundings_.poison, array.buffer.download(), written)) {
+      return name + ": written between or after rows";
     }
   }
   return {};
@@ -140,20 +150,30 @@ Outputs DeviceCall::outputs() {
   Outputs outputs;
   for (const Array& array : arrays_) {
     if (!array.argument->is_output()) continue;
-    outputs.bytes[array.argument->name] = elements_in(array.buffer.download(), array.host);
+    outputs.bytes[array.argument->name] = elements_in(array.buffer.download(), written_part(array));
   }
   return outputs;
 }
 
-std::string DeviceCall::violation(const contract::OpContract& contract) {
+DeviceCall::OnHost DeviceCall::on_host() {
   const auto* const given = static_cast<const std::byte*>(made_.args.get());
-  std::vector<std::byte> args(given, given + op_.args_bytes);
-  std::list<std::vector<std::byte>> kept;
+  OnHost copy{{given, given + op_.args_bytes}, {}};
   for (const Array& array : arrays_) {
     if (!array.argument->is_output()) continue;
-    view_in(args.data(), *array.argument).data = kept.emplace_back(array.buffer.download()).data();
+    view_in(copy.args.data(), *array.argument).data =
+        copy.contents.emplace_back(array.buffer.download()).data();
   }
-  const std::vector<contract::Violation> violations = contract.check(args.data());
+  return copy;
+}
+
+TensorView DeviceCall::written_part(const Array& array) {
+  if (contract_.partly_written.array != array.argument->name) return array.host;
+  return test::written_part(contract_, *array.argument, on_host().args.data());
+}
+
+std::string DeviceCall::violation() {
+  const OnHost copy = on_host();
+  const std::vector<contract::Violation> violations = contract_.check(copy.args.data());
   return violations.empty() ? std::string() : violations.front().message;
 }
 
@@ -163,7 +183,7 @@ std::string DeviceCall::difference(const Outputs& expected) {
                                       array.buffer.size());
     if (array.argument->is_output()) wanted = expected.bytes.find(array.argument->name)->second;
     std::vector<std::byte> written = array.buffer.download();
-    if (array.argument->is_output()) written = elements_in(written, array.host);
+    if (array.argument->is_output()) written = elements_in(written, written_part(array));
     const std::string found = first_difference(*array.argument, array.host, written, wanted);
     if (!found.empty()) return found;
   }

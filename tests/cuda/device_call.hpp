@@ -29,8 +29,9 @@ struct DeviceSurroundings {
 };
 
 /// Arguments of a case on device 0: inputs copied there, outputs poisoned, all guarded. An exact
-/// array has no guards, and an exact output is poisoned only if it has gaps between rows; otherwise
-/// it stays uninitialised, so that initcheck finds reads of elements that no kernel wrote.
+/// array has no guards, and an exact output is poisoned only if calls leave parts of it as they
+/// were, such as gaps between rows; otherwise it stays uninitialised, so that initcheck finds reads
+/// of elements that no kernel wrote.
 class DeviceCall {
  public:
   DeviceCall(const contract::CaseArguments& made, const DeviceSurroundings& surroundings);
@@ -51,12 +52,13 @@ class DeviceCall {
   Outputs outputs();
 
   /// What the contract's checker says of the outputs; else nothing.
-  std::string violation(const contract::OpContract& contract);
+  std::string violation();
 
   /// The first array that differs from the host's, or that was damaged; else nothing.
   std::string difference(const Outputs& expected);
 
-  /// The first array with a write beside it or between its rows; else nothing. Writes beside exact
+  /// The first array with a write beside it or between its rows, or to rows that the
+  /// contract leaves as they were; else nothing. Writes beside exact
   /// arrays go unnoticed here; compute-sanitizer finds them.
   std::string damage();
 
@@ -69,9 +71,20 @@ class DeviceCall {
     DeviceBuffer buffer;
   };
 
+  /// The argument struct with the outputs' contents.
+  struct OnHost {
+    std::vector<std::byte> args;
+    std::list<std::vector<std::byte>> contents;
+  };
+
   Context context() const;
+  OnHost on_host();
+
+  /// The part of an output that a finished call has written.
+  TensorView written_part(const Array& array);
 
   const OpEntry& op_;
+  const contract::OpContract& contract_;
   contract::CaseArguments made_;
   DeviceSurroundings surroundings_;
   std::vector<std::byte> args_;  // aligned as operator new aligns

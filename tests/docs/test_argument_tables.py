@@ -30,7 +30,12 @@ ROLES = {
 }
 SUPERSCRIPTS = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 PYTHON_TYPES = {"flag": "bool", "float32": "float"}
-FLOAT_RANGES = {"swiglu_alpha": "finite", "swiglu_beta": "finite", "swiglu_limit": "positive"}
+FLOAT_RANGES = {
+    "swiglu_alpha": "finite",
+    "swiglu_beta": "finite",
+    "swiglu_limit": "positive",
+    "routed_scaling_factor": "finite",
+}
 INT32 = (-(2**31), 2**31 - 1)
 
 

@@ -21,7 +21,7 @@ from tessera.tools.bench import calls, methods
 from tessera.tools.bench.contender import HOST_LIBRARY, TimedCall, native_library
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.methods import Effort
-from tessera.tools.bench.ops import OPS, fused_experts, moe_sum
+from tessera.tools.bench.ops import OPS, fused_experts, moe_permute, moe_sum
 from tessera.tools.bench.ops.fused_experts import NEAR, OP, SHAPES, Shape
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -207,7 +207,7 @@ def test_what_this_build_or_processor_lacks(
     assert absent["grouped_mm"] == "needs torch 2.10 or newer"
 
 
-@pytest.mark.parametrize("op", [OP, moe_sum.OP], ids=lambda op: op.name)
+@pytest.mark.parametrize("op", [OP, moe_permute.OP, moe_sum.OP], ids=lambda op: op.name)
 def test_without_torch_the_op_is_refused(
     op: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

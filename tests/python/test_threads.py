@@ -83,6 +83,9 @@ LONG_CALLS: dict[str, Callable[[], Callable[[], object]]] = {
     "lora": lambda: lora(block_size=1 << 18, max_loras=8),
     "lora, with outputs": lambda: lora(block_size=1, max_loras=1, **out_of(MANY, 32)),
     "input of moe_sum": lambda: partial(tessera.moe_sum, np.ones((1, 20000, 2048), np.float32)),
+    "logits of select_experts": lambda: partial(
+        tessera.select_experts, np.ones((1, 1 << 22), np.float32), top_k=1, num_threads=1
+    ),
     "checker": checker,
 }
 

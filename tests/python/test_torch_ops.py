@@ -254,6 +254,10 @@ def test_shapes_for_symbols_are_those_of_outputs(name: str) -> None:
             "w13": torch.zeros(2, 2 * rows, block_size),
             "w2": torch.zeros(2, block_size, rows),
             "topk_weights": torch.zeros(ids.shape),
+            "router_logits": torch.zeros(num_tokens, NUM_EXPERTS),
+            "top_k": rows,
+            "rows": torch.zeros(rows, block_size),
+            "inverse": ids,
         }
         parameters = inspect.signature(torch_op.function).parameters
         arguments = {key: value for key, value in values.items() if key in parameters}

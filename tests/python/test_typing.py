@@ -38,6 +38,16 @@ broken = tessera.lora_contract_violations(
     topk_ids, mapping, adapters, block_size=4, num_experts=8, max_loras=2
 )
 
+chosen = tessera.select_experts(np.zeros((4, 8), np.float16), top_k=2)
+weights: npt.NDArray[np.float32] = chosen.topk_weights
+topk_ids = chosen.topk_ids
+chosen = tessera.select_experts(np.zeros((4, 8), np.float16), top_k=2, out=chosen)
+broken = tessera.select_experts_contract_violations(np.zeros((4, 8)), chosen, top_k=2)
+hidden_states = np.zeros((4, 8), np.float32)
+permuted = tessera.moe_permute(hidden_states, topk_ids, num_experts=8)
+inverse: npt.NDArray[np.int32] = permuted.inverse
+broken = tessera.moe_permute_contract_violations(hidden_states, topk_ids, permuted, num_experts=8)
+
 
 class Other:
     pass
@@ -46,6 +56,7 @@ class Other:
 others: tessera.AlignedBlocks[Other] = tessera.align_block_size(
     Other(), block_size=4, num_experts=8
 )
+selected: tessera.SelectedExperts[Other] = tessera.select_experts(Other(), top_k=2)
 
 
 def anything(ids: Any, options: dict[str, Any]) -> None:

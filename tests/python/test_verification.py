@@ -15,13 +15,16 @@ from tessera._device import HOST
 from tessera._library import load
 from tessera._op import Op, op_names
 
-# A case of each op with an output that NumPy has the data type of; moe_sum's has gaps.
+# A case of each op with an output that NumPy has the data type of; with gaps where it may have any.
 CASES = {
     "align_block_size": "block_7",
     "batched_align_block_size": "8x64/16",
     "lora_align_block_size": "decode",
+    "moe_permute": "rows_apart_fp32",  # of which a call writes all rows
     "moe_sum": "rows_apart_fp32",
+    "moe_unpermute": "rows_apart_fp32",
     "fused_experts": "rows_apart_unaligned",
+    "select_experts": "rows_apart_fp32",
 }
 # What another implementation of the same op is called here: it is the reference, spoiled.
 OTHER = "cpu/reference"

@@ -4,11 +4,15 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "moe_permute_cases.hpp"
 #include "moe_sum_cases.hpp"
+#include "tessera/moe_permute.hpp"
 #include "tessera/moe_sum.hpp"
 
 namespace tessera::test {
@@ -47,6 +51,33 @@ TEST(GuardedCall, ReportsWritesBetweenTheRowsOfAnOutput) {
     for (std::size_t byte = 0; byte < call.memory("output").size(); ++byte) {
       const char* const expected = byte % kStrideBytes < kRowBytes ? "" : "output";
       EXPECT_EQ(damage_by(call, "output", byte), expected) << poison << ", byte " << byte;
+    }
+  }
+}
+
+/// About half of the pairs count, so that the last rows are not in use.
+TEST(GuardedCall, ReportsWritesToRowsThatACallLeavesAlone) {
+  contract::MoePermuteCase c;
+  c.num_tokens = 6;
+  c.top_k = 2;
+  c.hidden_size = 5;
+  c.num_experts = 3;
+  c.block_size = 4;
+  c.ids = contract::PairIds::kMixed;
+  for (const std::int64_t gap : {0, 3}) {
+    c.rows_gap = gap;
+    TypedCall<MoePermuteArgs> call(c);
+    ASSERT_TRUE(call.run().ok());
+    ASSERT_EQ(call.damage(), "");
+    const std::vector<std::int32_t> offsets = call.outputs().int32s("expert_offsets");
+    const auto stride = static_cast<std::size_t>(2 * (5 + gap));
+    const auto in_use = static_cast<std::size_t>(offsets.back());
+    ASSERT_GT(in_use, 0U);
+    ASSERT_LT(in_use, 21U);
+    EXPECT_EQ(call.outputs().bytes["rows"].size(), in_use * kRowBytes);
+    for (std::size_t byte = 0; byte < call.memory("rows").size(); ++byte) {
+      const bool is_written = byte / stride < in_use && byte % stride < kRowBytes;
+      EXPECT_EQ(damage_by(call, "rows", byte), is_written ? "" : "rows") << gap << ", " << byte;
     }
   }
 }

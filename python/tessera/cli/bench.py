@@ -120,10 +120,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=(*PRESETS, *REPORTING.presets, *_MODEL_PRESETS, "report"),
         help="shapes instead of those lists: quick (the default); headline, the performance page's "
-        "first table; grid, 90 shapes from 2 to 2 million ids; outputs, what expert_counts=, "
-        "statistics= and validate=True add to a call; for --op fused_experts on CUDA table, four "
-        "models at 1 to 16384 tokens, or anchors, eight cells of that table; or report: all "
-        "results of the page, for all ops, one file each in the folder --json",
+        "first table; grid, 90 shapes from 2 to 2 million ids, or a larger choice of another "
+        "op's; "
+        "outputs, what expert_counts=, statistics= and validate=True add to a call; for --op "
+        "fused_experts on CUDA table, four models at 1 to 16384 tokens, or anchors, eight cells of "
+        "that table; or report: all results of the page, for all ops, one file each in the folder "
+        "--json",
     )
     lists.add_argument(
         "--log",
@@ -204,7 +206,7 @@ def run(args: argparse.Namespace) -> int:
     elif op is not OPS[OP.name]:
         special = f"--preset {args.preset}" if op is REPORTING else f"--op {op.name}"
         _require_alone(special, args, (*_SHAPE_OPTIONS, "plot"))
-        requests = {"": [_request(args, device, op, op.usual_shapes, {})]}
+        requests = {"": [_request(args, device, op, op.shapes(args.preset), {})]}
     else:
         methods = _methods(args, device, op)
         shapes = _shapes(args, methods)

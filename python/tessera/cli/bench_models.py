@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +28,7 @@ def model_shapes(args: argparse.Namespace, op: Op) -> tuple[list[Any], Windows]:
     Raises:
         ValueError: an option asks for what there is not.
     """
-    preset: Sequence[Any] = op.presets[args.preset] if args.preset else op.usual_shapes
+    preset = op.shapes(args.preset)
     known = list(dict.fromkeys(shape.model for shape in preset))
     named = {name.lower(): name for name in known}
     for name in args.model or ():

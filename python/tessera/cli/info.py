@@ -16,7 +16,7 @@ from tessera._library import torch_failure
 from tessera._op import Op, op_names
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.progress_bars import load_library
-from tessera.info import known_names, required_names
+from tessera.info import argument_name, known_names, required_names
 
 # Every length and number, and the data type, of the calls that the implementations are listed for.
 _SIZE = 64
@@ -33,9 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar=("OP", "NAME=VALUE"),
         help="show what the op runs for a shape, and how, for example: align_block_size N=8192 "
-        "num_experts=64 block_size=128; moe_sum T=16 k=8 H=7168 dtype=bfloat16; fused_experts T=64 "
-        "H=2048 E=128 F=768 k=8 dtype=bfloat16. Three integers without an op's name, such as 8192 "
-        "64 128, are num_ids, num_experts and block_size of align_block_size",
+        "num_experts=64 block_size=128; select_experts T=64 E=128 k=8 dtype=bfloat16; "
+        "moe_permute T=16 H=7168 k=8 num_experts=64 block_size=1 dtype=bfloat16; moe_unpermute "
+        "M=128 H=7168 T=16 k=8 dtype=bfloat16; moe_sum T=16 k=8 H=7168 dtype=bfloat16; "
+        "fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16. Three integers without an op's "
+        "name, such as 8192 64 128, are num_ids, num_experts and block_size of align_block_size",
     )
     add_device_argument(parser, "the device to explain")
     parser.set_defaults(device=None)  # to detect whether it is given
@@ -156,12 +158,14 @@ def _asked(values: list[str]) -> tuple[str, dict[str, Any], str]:
             f"--explain: OP: expected one of {', '.join(op_names())}, or three integers, "
             f"{', '.join(_SHORT_FORM)}, got '{first}'"
         )
-    known = (*known_names(Op(first)), "num_threads")
+    op = Op(first)
+    known = (*known_names(op), "num_threads")
     shape: dict[str, Any] = {}
     for each in others:
         name, equals, text = each.partition("=")
         if not name or not equals:
             raise ValueError(f"--explain: expected NAME=VALUE, got {each!r}")
+        name = argument_name(op, name)
         if name not in known:
             names = ", ".join(known)
             raise ValueError(f"--explain: expected values of {names}, got one of {name}")

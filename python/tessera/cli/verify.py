@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--op",
         metavar="NAME",
         help="verify only this op (default: all; with one case, the first op that has it; "
-        f"with --impl, {ALIGN.name}; there also moe_sum and fused_experts)",
+        f"with --impl, {ALIGN.name}; there also moe_sum, moe_unpermute and fused_experts)",
     )
     add(
         "--cases",

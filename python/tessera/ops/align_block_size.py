@@ -12,7 +12,8 @@ from tessera._arrays import UNFIT, any_unfit
 from tessera._call import call, call_refusal
 from tessera._framework import Framework
 from tessera._frameworks import FRAMEWORKS
-from tessera._outputs import ALIGN, AlignedBlocks
+from tessera._outputs import ALIGN
+from tessera._results import AlignedBlocks
 from tessera._torch_hook import call_traced, register
 from tessera._torch_registry import Shape, TorchOp
 from tessera.strict import ValidationReport, require_flag

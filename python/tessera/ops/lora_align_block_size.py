@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tessera._call import call
 from tessera._frameworks import FRAMEWORKS
 from tessera._op import Op
-from tessera._outputs import AlignedBlocks
+from tessera._results import AlignedBlocks
 from tessera._torch_hook import call_traced, is_traced, register
 from tessera._torch_registry import Shape, TorchOp
 from tessera.contract import Violation, violations

@@ -1,7 +1,5 @@
-// A CTA sums a part of one token's row, and each of its threads one word of that part. A thread
-// loads up to kSlotsAtOnce slots at once.
+#include "cuda/moe_sum/kernel.cuh"
 #include "cuda/moe_sum/kernel.hpp"
-#include "cuda/parts/floats.cuh"
 #include "cuda/parts/pdl.cuh"
 
 namespace tessera::cuda {
@@ -9,57 +7,27 @@ namespace {
 
 using Args = MoeSumKernelArgs;
 
-constexpr int kSlotsAtOnce = 8;
+/// The slots of a token, which lie at equal distances.
+struct Slots {
+  const Args& args;
+  const char* word;
+  const float* weight;
 
-/// Rounds to nearest, ties to even. The conversions to 16 bits give every NaN the bits that the
-/// contract asks for. A float32 is not converted, so its NaNs are replaced.
-__device__ __forceinline__ void round_to(float sum, float* to) {
-  *to = isnan(sum) ? __int_as_float(0x7fffffff) : sum;
-}
-__device__ __forceinline__ void round_to(float sum, __half* to) { *to = __float2half_rn(sum); }
-__device__ __forceinline__ void round_to(float sum, __nv_bfloat16* to) {
-  *to = __float2bfloat16_rn(sum);
-}
-
-/// The elements of a row that a thread reads or writes at once.
-template <typename T, int kElements>
-struct alignas(kElements * sizeof(T)) Word {
-  T elements[kElements];
-};
-
-/// Adds kSlots slots to the sums of one word, from `word` and `weight` on. All slots are loaded
-/// before the first one is used.
-template <int kSlots, typename T, int kElements>
-__device__ __forceinline__ void add_slots(const Args& args, const char* word, const float* weight,
-                                          float (&sums)[kElements]) {
-  Word<T, kElements> words[kSlots];
-  float weights[kSlots];
+  template <int kSlots, typename Word>
+  __device__ __forceinline__ void load(Word (&words)[kSlots], float (&weights)[kSlots]) const {
 #pragma unroll
-  for (int i = 0; i < kSlots; ++i) {
-    words[i] = *reinterpret_cast<const Word<T, kElements>*>(word + i * args.slot_stride);
-  }
-#pragma unroll
-  for (int i = 0; i < kSlots; ++i) weights[i] = args.topk_weights == nullptr ? 1.0F : weight[i];
-#pragma unroll
-  for (int i = 0; i < kSlots; ++i) {
-#pragma unroll
-    for (int j = 0; j < kElements; ++j) {
-      sums[j] = __fmaf_rn(weights[i], to_float(words[i].elements[j]), sums[j]);
+    for (int i = 0; i < kSlots; ++i) {
+      words[i] = *reinterpret_cast<const Word*>(word + i * args.slot_stride);
     }
+#pragma unroll
+    for (int i = 0; i < kSlots; ++i) weights[i] = args.topk_weights == nullptr ? 1.0F : weight[i];
   }
-}
 
-/// Adds up to kMost slots. Each number of slots has code of its own, so that all loads are in
-/// flight at once.
-template <int kMost, typename T, int kElements>
-__device__ __forceinline__ void add_last_slots(const Args& args, int num_slots, const char* word,
-                                               const float* weight, float (&sums)[kElements]) {
-  if (num_slots == kMost) {
-    add_slots<kMost, T>(args, word, weight, sums);
-  } else if constexpr (kMost > 1) {
-    add_last_slots<kMost - 1, T>(args, num_slots, word, weight, sums);
+  __device__ __forceinline__ void skip() {
+    word += kSlotsAtOnce * args.slot_stride;
+    weight += kSlotsAtOnce;
   }
-}
+};
 
 /// The launch bounds allow 64 registers: enough for all loads of a round, and few enough for the
 /// number of warps that hides their latency.
@@ -79,24 +47,10 @@ __global__ void __launch_bounds__(kMoeSumThreads, 8)
   if (column >= args.words_per_row) return;
   pdl_wait();
 
-  // The sum of no slots. Adding a product to it gives the rounded product, and keeps the sign of a
-  // zero.
-  constexpr float kNothing = -0.0F;
   float sums[kElements];
-#pragma unroll
-  for (float& sum : sums) sum = kNothing;
-  int left = args.top_k;
-  for (; left >= kSlotsAtOnce; left -= kSlotsAtOnce) {
-    add_slots<kSlotsAtOnce, T>(args, word, weight, sums);
-    word += kSlotsAtOnce * args.slot_stride;
-    weight += kSlotsAtOnce;
-  }
-  add_last_slots<kSlotsAtOnce - 1, T>(args, left, word, weight, sums);
-
-  Word<T, kElements> rounded;
-#pragma unroll
-  for (int j = 0; j < kElements; ++j) round_to(sums[j], &rounded.elements[j]);
-  *reinterpret_cast<Word<T, kElements>*>(output) = rounded;
+  start_sums(sums);
+  add_all_slots<T>(Slots{args, word, weight}, args.top_k, sums);
+  write_sums<T>(sums, output);
 }
 
 template <typename T>

@@ -39,22 +39,29 @@ struct MoeSumPlan {
 };
 
 /// Plans vectors if every row starts at a multiple of their size and consists of whole vectors.
+/// `addresses` are those of all arrays of rows, and `strides`, in elements, all distances between
+/// rows; bits that are set in one of them are set here.
+inline MoeSumPlan plan_sums(DLDataType dtype, std::int64_t num_tokens, std::int64_t hidden_size,
+                            std::uintptr_t addresses, std::int64_t strides) {
+  const std::int64_t element_bytes = dtype.bits / 8;
+  MoeSumPlan plan{};
+  plan.type = dtype.code == kDLBfloat ? MoeSumType::kBfloat16
+              : dtype.bits == 16      ? MoeSumType::kFloat16
+                                      : MoeSumType::kFloat32;
+  plan.has_vectors = addresses % kMoeSumVectorBytes == 0 &&
+                     (strides | hidden_size) % (kMoeSumVectorBytes / element_bytes) == 0;
+  plan.words_per_row = static_cast<std::uint32_t>(
+      plan.has_vectors ? hidden_size * element_bytes / kMoeSumVectorBytes : hidden_size);
+  plan.ctas_per_row = (plan.words_per_row + kMoeSumThreads - 1) / kMoeSumThreads;
+  plan.num_ctas = num_tokens * plan.ctas_per_row;
+  return plan;
+}
+
 inline MoeSumPlan plan_moe_sum(const core::MoeSumProblem& p) {
-  const std::int64_t element_bytes = p.dtype.bits / 8;
   const auto addresses =
       reinterpret_cast<std::uintptr_t>(p.input) | reinterpret_cast<std::uintptr_t>(p.output);
-  const std::int64_t steps = p.token_stride | p.slot_stride | p.output_stride | p.hidden_size;
-  MoeSumPlan plan{};
-  plan.type = p.dtype.code == kDLBfloat ? MoeSumType::kBfloat16
-              : p.dtype.bits == 16      ? MoeSumType::kFloat16
-                                        : MoeSumType::kFloat32;
-  plan.has_vectors =
-      addresses % kMoeSumVectorBytes == 0 && steps % (kMoeSumVectorBytes / element_bytes) == 0;
-  plan.words_per_row = static_cast<std::uint32_t>(
-      plan.has_vectors ? p.hidden_size * element_bytes / kMoeSumVectorBytes : p.hidden_size);
-  plan.ctas_per_row = (plan.words_per_row + kMoeSumThreads - 1) / kMoeSumThreads;
-  plan.num_ctas = p.num_tokens * plan.ctas_per_row;
-  return plan;
+  return plan_sums(p.dtype, p.num_tokens, p.hidden_size, addresses,
+                   p.token_stride | p.slot_stride | p.output_stride);
 }
 
 }  // namespace tessera::cuda

@@ -138,3 +138,30 @@ def test_moe_sum_eager_compiled_and_in_a_graph(dtype: str) -> None:
     graph.replay()
     assert torch.equal(captured.cpu(), tessera.moe_sum(values.cpu(), weights.cpu()))
     assert tessera.moe_sum_contract_violations(values, captured, weights) == []
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float8_e4m3fn"])
+@pytest.mark.parametrize("block_size", [1, 16])
+def test_moe_permute_eager_compiled_and_in_a_graph(dtype: str, block_size: int) -> None:
+    import torch
+
+    random = torch.Generator(device="cuda").manual_seed(0)
+    x = torch.randn((300, 256), generator=random, device="cuda").to(getattr(torch, dtype))
+    ids = torch.randint(-1, 17, (300, 4), generator=random, device="cuda")
+    options = {"num_experts": 16, "block_size": block_size}
+
+    def assert_right(found: Any) -> None:
+        expected = tessera.moe_permute(x.cpu(), ids.cpu(), **options)
+        assert torch.equal(found.expert_offsets.cpu(), expected.expert_offsets)
+        assert torch.equal(found.inverse.cpu(), expected.inverse)
+        assert tessera.moe_permute_contract_violations(x, ids, found, **options) == []
+
+    assert_right(tessera.moe_permute(x, ids, **options))
+    layer = lambda *arrays: tessera.moe_permute(*arrays, **options)  # noqa: E731
+    assert_right(torch.compile(layer, fullgraph=True, backend="aot_eager")(x, ids))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = tessera.moe_permute(x, ids, **options)
+    ids.copy_(ids.flip(0))
+    graph.replay()
+    assert_right(captured)

@@ -78,3 +78,7 @@ class Op:
     def usual_shapes(self) -> Sequence[Any]:
         """The shapes of the first preset."""
         return next(iter(self.presets.values()))
+
+    def shapes(self, preset: str | None) -> Sequence[Any]:
+        """The shapes of a preset; of None, the usual ones."""
+        return self.usual_shapes if preset is None else self.presets[preset]

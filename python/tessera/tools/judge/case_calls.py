@@ -131,7 +131,8 @@ def _made(
         for name, value in passed(op, call.values).items()
     }
     parameters = inspect.signature(getattr(tessera, op.name)).parameters.values()
-    required = [arguments.pop(one.name) for one in parameters if one.default is one.empty]
+    # An optional array may be a parameter without a default, as in moe_unpermute.
+    required = [arguments.pop(one.name, None) for one in parameters if one.default is one.empty]
     poison_free_memory(library, {output.name: len(call.memory[output.name]) // 4})
     try:
         result = function(*required, **arguments)

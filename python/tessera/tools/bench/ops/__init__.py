@@ -11,7 +11,10 @@ from tessera.tools.bench.ops import (
     fused_experts,
     fused_experts_cuda,
     lora_align_block_size,
+    moe_permute,
     moe_sum,
+    moe_unpermute,
+    select_experts,
 )
 
 # The first is the default.
@@ -21,7 +24,10 @@ OPS: dict[str, Op] = {
         align_block_size.OP,
         batched_align_block_size.OP,
         lora_align_block_size.OP,
+        moe_permute.OP,
         moe_sum.OP,
+        moe_unpermute.OP,
         dataclasses.replace(fused_experts.OP, cuda=fused_experts_cuda.OP),
+        select_experts.OP,
     )
 }

@@ -1,0 +1,97 @@
+// What the launcher of moe_permute and its kernels share, and how a launch is planned. No CUDA
+// headers, so that it can be tested without a GPU.
+#pragma once
+
+#include <cstdint>
+
+#include "core/moe_permute_problem.hpp"
+
+namespace tessera::cuda {
+
+/// The pairs in the order of their experts, as align_block_size writes them.
+struct SortedPairs {
+  const std::int32_t* pairs;          ///< [capacity], num_pairs or more: padding
+  const std::int32_t* block_experts;  ///< [max_blocks]
+  const std::int32_t* num_rows;       ///< [1], rows in use
+  std::int32_t num_pairs;
+  std::int32_t capacity;
+  std::int32_t max_blocks;
+  std::int32_t block_size;
+};
+
+/// The arguments of the kernel that writes `inverse` and `expert_offsets`.
+struct MoePermuteIndicesArgs {
+  SortedPairs sorted;
+  const void* ids;  ///< [num_pairs], those that were sorted
+  bool ids_are_64_bit;
+  std::int32_t num_experts;
+  std::int32_t* expert_offsets;
+  std::int32_t* inverse;
+};
+
+/// A thread per row of the capacity, and one more, in CTAs of kMoePermuteThreads.
+const void* moe_permute_indices_kernel();
+inline constexpr int kMoePermuteThreads = 128;
+
+/// The arguments of the kernel that writes `rows`, for words of any size. Strides are in bytes.
+struct MoePermuteRowsArgs {
+  SortedPairs sorted;
+  const std::int32_t* inverse;
+  const void* x;
+  void* rows;
+  std::int32_t top_k;
+  std::uint32_t words_per_row;
+  std::uint32_t words_per_part;
+  std::uint32_t parts_per_row;
+  std::uint32_t num_padding_ctas;
+  std::int64_t x_stride;
+  std::int64_t rows_stride;
+};
+
+/// A kernel for CTAs of kMoePermuteThreads threads: the first num_padding_ctas clear the padding
+/// among kMoePermutePaddingRows rows each, and each other one copies a part of a token's row. A
+/// word is 16 bytes, or a single element.
+const void* moe_permute_rows_kernel(int word_bytes);
+inline constexpr int kMoePermuteVectorBytes = 16;
+inline constexpr int kMoePermuteWordsPerThread = 4;  // at most
+inline constexpr int kMoePermutePaddingRows = 32;
+
+/// Fewer tokens are cut into more parts, which keep more multiprocessors busy.
+inline constexpr std::int64_t kMoePermuteManyTokens = 512;
+
+struct MoePermutePlan {
+  int word_bytes;
+  std::uint32_t words_per_row;
+  std::uint32_t words_per_part;
+  std::uint32_t parts_per_row;
+  std::int64_t num_padding_ctas;
+  std::int64_t num_ctas;
+};
+
+/// Plans vectors if every row starts at a multiple of their size and consists of whole vectors.
+inline MoePermutePlan plan_moe_permute(const core::MoePermuteProblem& p) {
+  const auto divided = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+  const std::int64_t element_bytes = p.dtype.bits / 8;
+  const auto addresses =
+      reinterpret_cast<std::uintptr_t>(p.x) | reinterpret_cast<std::uintptr_t>(p.rows);
+  const std::int64_t steps = p.x_stride | p.rows_stride | p.hidden_size;
+  const bool has_vectors = addresses % kMoePermuteVectorBytes == 0 &&
+                           steps % (kMoePermuteVectorBytes / element_bytes) == 0;
+  MoePermutePlan plan{};
+  plan.word_bytes = has_vectors ? kMoePermuteVectorBytes : static_cast<int>(element_bytes);
+  plan.words_per_row = static_cast<std::uint32_t>(p.row_bytes() / plan.word_bytes);
+  const std::int64_t most = p.num_tokens < kMoePermuteManyTokens
+                                ? kMoePermuteThreads
+                                : kMoePermuteThreads * kMoePermuteWordsPerThread;
+  plan.parts_per_row = static_cast<std::uint32_t>(divided(plan.words_per_row, most));
+  if (plan.parts_per_row == 0) return plan;
+  // Parts of about the same length, each of whole lines of 128 bytes but for the last.
+  constexpr std::int64_t kWordsPerLine = 128 / kMoePermuteVectorBytes;
+  const std::int64_t share = divided(plan.words_per_row, plan.parts_per_row);
+  plan.words_per_part = static_cast<std::uint32_t>(divided(share, kWordsPerLine) * kWordsPerLine);
+  if (p.block_size > 1) plan.num_padding_ctas = divided(p.capacity, kMoePermutePaddingRows);
+  plan.num_ctas = plan.num_padding_ctas + p.num_tokens * plan.parts_per_row;
+  return plan;
+}
+
+}  // namespace tessera::cuda
