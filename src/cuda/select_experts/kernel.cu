@@ -47,19 +47,28 @@ class Selection {
     }
   }
 
-  /// Loads all logits and, into registers, the bias at once.
+  /// Loads all logits and, into registers, the bias at once: nothing is computed in between.
   template <typename T>
   __device__ __forceinline__ void load_row(const T* logits) {
+    struct Loaded {
+      T logit;
+      float bias;
+    };
     const bool has_bias = !kIsPlain && Experts::kAreRegisters && args_.correction_bias != nullptr;
     experts_.for_each_with(
-        [&](int e) -> float2 {
-          if (e >= args_.num_experts) return {-kInfinity, 0};
-          return {to_float(logits[e]), has_bias ? args_.correction_bias[e] : 0};
+        [&](int e) {
+          Loaded loaded{};
+          if (e >= args_.num_experts) return loaded;
+          loaded.logit = logits[e];
+          if (has_bias) loaded.bias = args_.correction_bias[e];
+          return loaded;
         },
-        [&](int e, Expert& expert, const float2& loaded) {
-          expert.score = isnan(loaded.x) ? -kInfinity : loaded.x;
-          expert.key = e < args_.num_experts ? key_of(expert.score) : kGone;
-          expert.bias = loaded.y;
+        [&](int e, Expert& expert, const Loaded& loaded) {
+          const float logit = to_float(loaded.logit);
+          const bool exists = e < args_.num_experts;
+          expert.score = exists && !isnan(logit) ? logit : -kInfinity;
+          expert.key = exists ? key_of(expert.score) : kGone;
+          expert.bias = loaded.bias;
         });
   }
 
