@@ -131,13 +131,13 @@ Status DeviceCall::run() {
   return status;
 }
 
-std::string DeviceCall::damage() {
+std::string DeviceCall::damage(bool ran_once) {
   if (!workspace_intact_) return "workspace: written beside";
   for (const Array& array : arrays_) {
     const std::string name = array.argument->name;
     if (!array.buffer.intact()) return name + ": written beside";
     if (!array.argument->is_output()) continue;
-    const TensorView written = written_part(array);
+    const TensorView written = ran_once ? written_part(array) : array.host;
     if (written.contiguous) continue;
     if (!has_gaps_of(surroundings_.poison, array.buffer.download(), written)) {
       return name + ": written between or after rows";

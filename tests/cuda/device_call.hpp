@@ -57,10 +57,11 @@ class DeviceCall {
   /// The first array that differs from the host's, or that was damaged; else nothing.
   std::string difference(const Outputs& expected);
 
-  /// The first array with a write beside it or between its rows, or to rows that the
-  /// contract leaves as they were; else nothing. Writes beside exact
-  /// arrays go unnoticed here; compute-sanitizer finds them.
-  std::string damage();
+  /// The first array with a write beside it or between its rows, or to rows that the contract
+  /// leaves as they were; else nothing. Writes beside exact arrays go unnoticed here;
+  /// compute-sanitizer finds them. `ran_once` is false after several calls whose inputs differed:
+  /// each of them may have written other rows.
+  std::string damage(bool ran_once = true);
 
  private:
   struct Array {
