@@ -33,7 +33,7 @@ struct MoeUnpermuteCase {
   /// Of 8 pairs, about so many do not count.
   int remote = 0;
   FloatValues values = FloatValues::kOrdinary;
-  // Numbers of elements between rows, and between those of the output.
+  // So many elements lie between two rows of the input, and of the output.
   std::int64_t row_gap = 0;
   std::int64_t output_gap = 0;
 };

@@ -113,8 +113,8 @@ class Model {
     return experts;
   }
 
-  /// Keeps `count` of the indices: those of the largest values in descending order, of equal ones
-  /// the first.
+  /// Keeps the `count` indices whose values are largest, in descending order. Of equal values the
+  /// first index comes first.
   static void sort_first(std::vector<std::int32_t>& indices, std::int64_t count,
                          const std::vector<float>& values) {
     std::partial_sort(indices.begin(), indices.begin() + count, indices.end(),

@@ -1,6 +1,6 @@
 // moe_unpermute: brings the rows of a grouped GEMM, which are sorted by expert, back to the order
-// of the tokens, and adds up those of each token, weighted by the router. This is the last step of
-// a Mixture-of-Experts layer whose experts write one row per pair of a token and an expert; where
+// of the tokens, and adds up the rows of each token, weighted by the router. It is the last step of
+// a Mixture-of-Experts layer whose experts write one row per pair of a token and an expert. If
 // these rows are in the order of the tokens already, `moe_sum` adds them up.
 //
 // THE CONTRACT

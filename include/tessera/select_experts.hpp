@@ -22,8 +22,8 @@
 //                   within 2 ulp.
 //   softplus(v)     max(v, 0) + log1p(exponential(-|v|)).
 //
-// The reduction of the argument of exp is that of Cody and Waite (Software Manual for the
-// Elementary Functions, 1980, chapter 6); the series is that of the inverse hyperbolic tangent.
+// exponential() reduces its argument as Cody and Waite do (Software Manual for the Elementary
+// Functions, 1980, chapter 6). log1p() is the series of 2 artanh(s), as 1 + y = (1 + s) / (1 - s).
 //
 // Scores of a token that has a v[e] > -inf, where m is the largest v[e]:
 //

@@ -5,7 +5,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cfenv>
 #include <cmath>
 #include <cstdint>
 #include <functional>
@@ -17,10 +16,7 @@
 #include "select_experts_cases.hpp"
 #include "select_experts_checker.hpp"
 #include "tessera/ops.hpp"
-
-#if defined(__x86_64__)
-#include <xmmintrin.h>
-#endif
+#include "unusual_environment.hpp"
 
 namespace tessera::test {
 namespace {
@@ -160,27 +156,6 @@ TEST(SelectExperts, HasTheOutputsThatWereWorkedOutByHand) {
     }
   }
 }
-
-#if defined(__x86_64__)
-/// Makes the thread flush subnormals, read them as 0 and round upwards, as a caller may do.
-class UnusualEnvironment {
- public:
-  UnusualEnvironment() : before_(_mm_getcsr()) { _mm_setcsr(kUnusual); }
-  ~UnusualEnvironment() { _mm_setcsr(before_); }
-  bool is_unchanged() const { return _mm_getcsr() == kUnusual; }
-
- private:
-  static constexpr unsigned kUnusual = 0x1f80 | 0x8040 | 0x4000;
-  unsigned before_;
-};
-#else
-class UnusualEnvironment {
- public:
-  UnusualEnvironment() { std::fesetround(FE_UPWARD); }
-  ~UnusualEnvironment() { std::fesetround(FE_TONEAREST); }
-  bool is_unchanged() const { return std::fegetround() == FE_UPWARD; }
-};
-#endif
 
 TEST(SelectExperts, DoesNotDependOnTheEnvironmentOrTheNumberOfThreads) {
   for (const Scoring scoring : {kSoftmax, kSigmoid, kSqrtSoftplus}) {
