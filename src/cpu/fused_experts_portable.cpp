@@ -2,30 +2,17 @@
 #include "cpu/floating_point.hpp"
 #include "cpu/fused_experts_activations.hpp"
 #include "cpu/fused_experts_kernels.hpp"
+#include "cpu/portable.hpp"
 
 namespace tessera::cpu {
 namespace {
 
-struct Portable {
-  using Floats = float __attribute__((vector_size(16)));
-  using Ints = std::int32_t __attribute__((vector_size(16)));
-  static constexpr std::int64_t kLanes = 4;
+struct Portable : PortableFloats {
   static constexpr int kRows = 4;
   static constexpr int kTokens = 2;
 
-  static Floats load(const float* from) {
-    Floats values;
-    std::memcpy(&values, from, sizeof(values));
-    return values;
-  }
-  static void store(float* to, Floats values) { std::memcpy(to, &values, sizeof(values)); }
   static void keep(Floats&) {}
   static Floats multiply_add(Floats a, Floats b, Floats c) { return a * b + c; }
-
-  template <typename Element>
-  static Floats widen(const Element* from) {
-    return Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])};
-  }
 
   template <typename Element>
   static void round(Element* to, Floats values) {

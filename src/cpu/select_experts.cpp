@@ -5,9 +5,9 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 
 #include "core/dispatch.hpp"
+#include "cpu/portable.hpp"
 #include "cpu/processor.hpp"
 #include "cpu/read_once.hpp"
 #include "cpu/select_experts_rows.hpp"
@@ -23,24 +23,8 @@ constexpr std::int64_t kLogitsPerThread = std::int64_t{1} << 15;
 // Tokens that a thread takes at once have about so many logits.
 constexpr std::int64_t kLogitsAtOnce = std::int64_t{1} << 12;
 
-/// The vectors that compilers have for every processor.
-struct Portable {
-  using Floats = float __attribute__((vector_size(16)));
-  using Ints = std::int32_t __attribute__((vector_size(16)));
-  static constexpr std::int64_t kLanes = 4;
+struct Portable : PortableFloats {
   static constexpr Ints kPlaces{0, 1, 2, 3};
-
-  static Floats load(const float* from) {
-    Floats values;
-    std::memcpy(&values, from, sizeof(values));
-    return values;
-  }
-  static void store(float* to, Floats values) { std::memcpy(to, &values, sizeof(values)); }
-
-  template <typename T>
-  static Floats widen(const T* from) {
-    return Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])};
-  }
 
   static Floats multiply_add(Floats a, Floats b, Floats c) {
     for (int i = 0; i < kLanes; ++i) c[i] = std::fma(a[i], b[i], c[i]);

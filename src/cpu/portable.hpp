@@ -1,0 +1,33 @@
+// Vectors of floats that compilers have for every processor, for the sources without an instruction
+// set of their own.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/floating_point.hpp"
+
+namespace tessera::cpu {
+namespace {
+
+/// Four floats, and their conversion from the data types of arrays.
+struct PortableFloats {
+  using Floats = float __attribute__((vector_size(16)));
+  using Ints = std::int32_t __attribute__((vector_size(16)));
+  static constexpr std::int64_t kLanes = 4;
+
+  static Floats load(const float* from) {
+    Floats values;
+    std::memcpy(&values, from, sizeof(values));
+    return values;
+  }
+  static void store(float* to, Floats values) { std::memcpy(to, &values, sizeof(values)); }
+
+  template <typename Element>
+  static Floats widen(const Element* from) {
+    return Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])};
+  }
+};
+
+}  // namespace
+}  // namespace tessera::cpu
