@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 import numpy as np
@@ -166,4 +167,27 @@ def test_the_op_that_refuses_is_named(changes: dict[str, Any], message: str) -> 
     with pytest.raises((ValueError, TypeError)) as caught:
         tessera.fused_moe(**arguments)
     assert str(caught.value) == message
+    assert (out == 99).all()
+
+
+@pytest.mark.parametrize(
+    ("num_experts", "expert_map", "message"),
+    [
+        (3, None, "expected 4, as w13.shape[0], got 3"),
+        (5, None, "expected 4, as w13.shape[0], got 5"),
+        (4, np.zeros(3, np.int32), "expected 3, as expert_map.shape[0], got 4"),
+        (4, np.zeros(7, np.int32), "expected 7, as expert_map.shape[0], got 4"),
+    ],
+)
+def test_logits_of_other_experts_are_refused(
+    num_experts: int, expert_map: Any, message: str
+) -> None:
+    """Their ids would be left out, and the output would be 0 or miss experts, without a word."""
+    out = np.full((5, 6), 99, np.float32)
+    logits = np.zeros((5, num_experts), np.float32)
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+        tessera.fused_moe(
+            **layer() | {"expert_map": expert_map}, router_logits=logits, top_k=1, out=out
+        )
+    assert str(caught.value) == f"fused_moe: router_logits.shape[1]: {message}"
     assert (out == 99).all()

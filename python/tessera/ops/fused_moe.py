@@ -75,9 +75,11 @@ def fused_moe(
         `out` if given, else a new array [T, H] in the framework of `x`.
 
     Raises:
+        ValueError: `router_logits` has another number of experts than `w13` or `expert_map`.
+            Nothing was written to `out`; so for all errors.
         Exception: what the two ops raise, with the name of the op that refuses an argument.
-            Nothing was written to `out`.
     """
+    _refuse_other_experts(router_logits, w13, expert_map)
     topk_weights, topk_ids = select_experts(
         router_logits,
         top_k=top_k,
@@ -108,3 +110,15 @@ def fused_moe(
         num_threads=num_threads,
         out=out,
     )
+
+
+def _refuse_other_experts(router_logits: Any, w13: Any, expert_map: Any) -> None:
+    """Neither op sees both sizes. Arrays with another number of axes are left to the ops."""
+    found: Any = getattr(router_logits, "shape", ())
+    name, array = ("w13", w13) if expert_map is None else ("expert_map", expert_map)
+    expected: Any = getattr(array, "shape", ())
+    if len(found) == 2 and len(expected) > 0 and found[1] != expected[0]:
+        raise ValueError(
+            f"fused_moe: router_logits.shape[1]: expected {expected[0]}, as {name}.shape[0], "
+            f"got {found[1]}"
+        )
