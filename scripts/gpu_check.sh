@@ -102,7 +102,7 @@ case $stage in
     "$python" -m tessera info
     ;;
   test)
-    in_shares "$build/tests/cuda/check_ops" --except fused_experts --random 20000 --max-ids 100000
+    in_shares "$build/tests/cuda/check_ops" --except fused_experts --random 8000 --max-ids 100000
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     # Built where one of the GPUs has compute capability 9.0.
