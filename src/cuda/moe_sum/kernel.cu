@@ -23,9 +23,10 @@ struct Slots {
     for (int i = 0; i < kSlots; ++i) weights[i] = args.topk_weights == nullptr ? 1.0F : weight[i];
   }
 
+  template <int kSlots>
   __device__ __forceinline__ void skip() {
-    word += kSlotsAtOnce * args.slot_stride;
-    weight += kSlotsAtOnce;
+    word += kSlots * args.slot_stride;
+    weight += kSlots;
   }
 };
 
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kMoeSumThreads, 8)
 
   float sums[kElements];
   start_sums(sums);
-  add_all_slots<T>(Slots{args, word, weight}, args.top_k, sums);
+  add_all_slots<kSlotsAtOnce, T>(Slots{args, word, weight}, args.top_k, sums);
   write_sums<T>(sums, output);
 }
 

@@ -58,14 +58,14 @@ __device__ __forceinline__ void add_last_slots(const Slots& slots, int num_slots
 }
 
 /// Adds `num_slots` slots to the sums of one word.
-template <typename T, typename Slots, int kElements>
+template <int kAtOnce, typename T, typename Slots, int kElements>
 __device__ __forceinline__ void add_all_slots(Slots slots, int num_slots,
                                               float (&sums)[kElements]) {
-  for (; num_slots >= kSlotsAtOnce; num_slots -= kSlotsAtOnce) {
-    add_slots<kSlotsAtOnce, T>(slots, sums);
-    slots.skip();
+  for (; num_slots >= kAtOnce; num_slots -= kAtOnce) {
+    add_slots<kAtOnce, T>(slots, sums);
+    slots.template skip<kAtOnce>();
   }
-  add_last_slots<kSlotsAtOnce - 1, T>(slots, num_slots, sums);
+  add_last_slots<kAtOnce - 1, T>(slots, num_slots, sums);
 }
 
 /// Sets the sums of no slots. Adding a product to -0 gives the rounded product, and keeps the sign

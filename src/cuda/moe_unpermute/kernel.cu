@@ -34,15 +34,17 @@ struct Slots {
     for (int i = 0; i < kSlots; ++i) weights[i] = __shfl_sync(kAllLanes, lane_weight, lanes[i]);
   }
 
+  template <int kSlots>
   __device__ __forceinline__ void skip() {
 #pragma unroll
-    for (int i = 0; i < kSlotsAtOnce; ++i) counting &= counting - 1;
+    for (int i = 0; i < kSlots; ++i) counting &= counting - 1;
   }
 };
 
-/// The launch bounds are those of moe_sum's kernel, for the same reason.
-template <typename T, int kElements>
-__global__ void __launch_bounds__(kMoeSumThreads, 8)
+/// The launch bounds are those of moe_sum's kernel, for the same reason, or where few slots are
+/// loaded at once let as many more threads load.
+template <typename T, int kElements, int kAtOnce>
+__global__ void __launch_bounds__(kMoeSumThreads, kAtOnce < kSlotsAtOnce ? 16 : 8)
     moe_unpermute_kernel(const __grid_constant__ Args args) {
   pdl_launch_dependents();
   const std::uint32_t token = blockIdx.x / args.ctas_per_row;
@@ -74,7 +76,7 @@ __global__ void __launch_bounds__(kMoeSumThreads, 8)
     }
     const unsigned counting = __ballot_sync(kAllLanes, row < args.num_rows);
     has_row |= counting != 0;
-    add_all_slots<T>(Slots{args, column, counting, row, weight}, __popc(counting), sums);
+    add_all_slots<kAtOnce, T>(Slots{args, column, counting, row, weight}, __popc(counting), sums);
   }
   if (!has_row) {
 #pragma unroll
@@ -84,22 +86,29 @@ __global__ void __launch_bounds__(kMoeSumThreads, 8)
 }
 
 template <typename T>
-const void* kernel_of(bool has_vectors) {
+const void* kernel_of(MoeUnpermuteAccess access) {
   constexpr int kElements = kMoeSumVectorBytes / static_cast<int>(sizeof(T));
-  return has_vectors ? reinterpret_cast<const void*>(&moe_unpermute_kernel<T, kElements>)
-                     : reinterpret_cast<const void*>(&moe_unpermute_kernel<T, 1>);
+  switch (access) {
+    case MoeUnpermuteAccess::kElements:
+      return reinterpret_cast<const void*>(&moe_unpermute_kernel<T, 1, kSlotsAtOnce>);
+    case MoeUnpermuteAccess::kVectors:
+      return reinterpret_cast<const void*>(&moe_unpermute_kernel<T, kElements, kSlotsAtOnce>);
+    default:
+      return reinterpret_cast<const void*>(
+          &moe_unpermute_kernel<T, kElements, kMoeUnpermuteFewSlots>);
+  }
 }
 
 }  // namespace
 
-const void* moe_unpermute_kernel(MoeSumType type, bool has_vectors) {
+const void* moe_unpermute_kernel(MoeSumType type, MoeUnpermuteAccess access) {
   switch (type) {
     case MoeSumType::kFloat16:
-      return kernel_of<__half>(has_vectors);
+      return kernel_of<__half>(access);
     case MoeSumType::kBfloat16:
-      return kernel_of<__nv_bfloat16>(has_vectors);
+      return kernel_of<__nv_bfloat16>(access);
     default:
-      return kernel_of<float>(has_vectors);
+      return kernel_of<float>(access);
   }
 }
 

@@ -23,9 +23,15 @@ struct MoeUnpermuteKernelArgs {
   std::int64_t output_stride;
 };
 
+/// How a kernel reads rows. Vectors of at most kMoeUnpermuteFewSlots slots have a kernel of their
+/// own, with fewer registers: more threads then hide how long memory takes.
+enum class MoeUnpermuteAccess : std::uint8_t { kElements, kVectors, kVectorsOfFewSlots };
+inline constexpr int kNumMoeUnpermuteAccesses = 3;
+inline constexpr int kMoeUnpermuteFewSlots = 2;
+
 /// A kernel for CTAs of kMoeSumThreads threads, each of which sums one word of a row: 16 bytes, or
 /// a single element.
-const void* moe_unpermute_kernel(MoeSumType type, bool has_vectors);
+const void* moe_unpermute_kernel(MoeSumType type, MoeUnpermuteAccess access);
 
 inline MoeSumPlan plan_moe_unpermute(const core::MoeUnpermuteProblem& p) {
   const auto addresses =

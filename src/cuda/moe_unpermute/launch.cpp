@@ -18,10 +18,17 @@ using core::MoeUnpermuteProblem;
 
 constexpr std::string_view kOp = "moe_unpermute";
 
-Kernel kernel_for(MoeSumType type, bool has_vectors) {
-  static std::array<std::array<PreparedContexts, 2>, kNumMoeSumTypes> prepared;
-  return {.function = moe_unpermute_kernel(type, has_vectors),
-          .prepared = &prepared[static_cast<std::size_t>(type)][has_vectors ? 1 : 0]};
+Kernel kernel_for(MoeSumType type, MoeUnpermuteAccess access) {
+  static std::array<std::array<PreparedContexts, kNumMoeUnpermuteAccesses>, kNumMoeSumTypes>
+      prepared;
+  return {.function = moe_unpermute_kernel(type, access),
+          .prepared = &prepared[static_cast<std::size_t>(type)][static_cast<std::size_t>(access)]};
+}
+
+MoeUnpermuteAccess access_of(const MoeSumPlan& plan, std::int64_t top_k) {
+  if (!plan.has_vectors) return MoeUnpermuteAccess::kElements;
+  return top_k <= kMoeUnpermuteFewSlots ? MoeUnpermuteAccess::kVectorsOfFewSlots
+                                        : MoeUnpermuteAccess::kVectors;
 }
 
 Status refusal(const MoeUnpermuteProblem& problem, const Context&, bool) {
@@ -48,8 +55,8 @@ Status run(const MoeUnpermuteProblem& problem, const Context& context) {
   args.ctas_per_row = plan.ctas_per_row;
   args.row_stride = problem.row_stride * element_bytes;
   args.output_stride = problem.output_stride * element_bytes;
-  const Launch launch{kernel_for(plan.type, plan.has_vectors), static_cast<int>(plan.num_ctas),
-                      kMoeSumThreads, 0};
+  const Launch launch{kernel_for(plan.type, access_of(plan, problem.top_k)),
+                      static_cast<int>(plan.num_ctas), kMoeSumThreads, 0};
   return launch_kernel(kOp, launch, &args, context, [&] {
     return std::to_string(plan.num_ctas) + " CTAs to start for " +
            std::to_string(problem.num_tokens) + " tokens, top_k " + std::to_string(problem.top_k) +
@@ -69,8 +76,9 @@ std::span<const core::Implementation> moe_unpermute_implementations() {
 Status load_moe_unpermute_kernels(std::string_view op, int device_id,
                                   const CurrentContext& context) {
   for (int type = 0; type < kNumMoeSumTypes; ++type) {
-    for (const bool has_vectors : {false, true}) {
-      const Kernel kernel = kernel_for(static_cast<MoeSumType>(type), has_vectors);
+    for (int access = 0; access < kNumMoeUnpermuteAccesses; ++access) {
+      const Kernel kernel =
+          kernel_for(static_cast<MoeSumType>(type), static_cast<MoeUnpermuteAccess>(access));
       if (const cudaError_t error = prepare_kernel(kernel, device_id, context)) {
         return core::refuse(StatusCode::kRuntimeError, op, "kernel", "cuda/rows to load",
                             text_of(error));
