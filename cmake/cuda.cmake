@@ -108,8 +108,9 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/moe_sum/launch.cpp
   src/cuda/moe_unpermute/kernel.cu
   src/cuda/moe_unpermute/launch.cpp
-  src/cuda/select_experts/kernel.cu
-  src/cuda/select_experts/launch.cpp)
+  src/cuda/select_experts/launch.cpp
+  src/cuda/select_experts/parts.cu
+  src/cuda/select_experts/warps.cu)
 
 # Kernels made of instructions that only compute capability 9.0 has.
 if(CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)90")

@@ -1,29 +1,36 @@
 // What a warp of select_experts works on: its shared memory, and the experts of each lane.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 
 #include "cuda/parts/carve.cuh"
+#include "cuda/parts/floats.cuh"
 #include "cuda/select_experts/kernel.hpp"
 
 namespace tessera::cuda {
 
 inline constexpr int kWarp = 32;
 inline constexpr int kMaxCandidates = kSelectExpertsMaxCandidates;
+using Slot = SelectExpertsSlot;
+
+inline constexpr float kInfinity = INFINITY;
 
 /// The key of an expert that is chosen already, or not to be chosen.
 inline constexpr std::uint32_t kGone = 0;
 
-__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+__device__ __forceinline__ int lane() { return static_cast<int>(threadIdx.x % kWarp); }
 
 /// The shared memory of this warp.
 struct WarpMemory {
-  SelectExpertsLayout layout;
+  const SelectExpertsLayout& layout;
   unsigned char* memory;
 
-  __device__ float* slot_values() const { return carve(memory, layout.slot_values); }
-  __device__ std::int32_t* slot_ids() const { return carve(memory, layout.slot_ids); }
-  __device__ std::uint32_t* candidates() const { return carve(memory, layout.candidates); }
+  // Where these two begin does not depend on the call.
+  __device__ std::uint32_t* candidates() const { return reinterpret_cast<std::uint32_t*>(memory); }
+  __device__ Slot* slots() const {
+    return reinterpret_cast<Slot*>(memory + kMaxCandidates * sizeof(std::uint32_t));
+  }
   __device__ std::uint32_t* group_keys() const { return carve(memory, layout.group_keys); }
   __device__ std::uint32_t* group_stays() const { return carve(memory, layout.group_stays); }
   __device__ std::uint32_t* keys() const { return carve(memory, layout.keys); }
@@ -44,7 +51,8 @@ class InRegisters {
   static constexpr bool kAreRegisters = true;
   static constexpr bool kAreFew = kPerLane == 1;  // no more than candidates
 
-  __device__ InRegisters(const SelectExpertsKernelArgs&, const WarpMemory&) {}
+  __device__ InRegisters(const SelectExpertsKernelArgs& args, const WarpMemory&)
+      : num_experts_(args.num_experts) {}
 
   /// Calls visit(e, expert) for each expert of this lane, and others past the last one.
   template <typename Visit>
@@ -53,17 +61,28 @@ class InRegisters {
     for (int i = 0; i < kPerLane; ++i) visit(lane() + i * kWarp, experts_[i]);
   }
 
-  /// Loads load(e) for each, all at once, and then calls visit(e, expert, loaded).
-  template <typename Load, typename Visit>
-  __device__ __forceinline__ void for_each_with(const Load& load, const Visit& visit) {
-    decltype(load(0)) loaded[kPerLane];
+  __device__ __forceinline__ void load_bias(const float* bias) {
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) loaded[i] = load(lane() + i * kWarp);
+    for (int i = 0; i < kPerLane; ++i) {
+      if (lane() + i * kWarp < num_experts_) experts_[i].bias = bias[lane() + i * kWarp];
+    }
+  }
+
+  /// Loads all of a row before it computes anything.
+  template <typename T>
+  __device__ __forceinline__ void load_logits(const T* row) {
+    T loaded[kPerLane] = {};
+    const T* const of_lane = row + lane();
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) visit(lane() + i * kWarp, experts_[i], loaded[i]);
+    for (int i = 0; i < kPerLane; ++i) {
+      if (lane() + i * kWarp < num_experts_) loaded[i] = of_lane[i * kWarp];
+    }
+#pragma unroll
+    for (int i = 0; i < kPerLane; ++i) experts_[i].score = to_float(loaded[i]);
   }
 
  private:
+  int num_experts_;
   Expert experts_[kPerLane];
 };
 
@@ -87,9 +106,9 @@ class InMemory {
     }
   }
 
-  template <typename Load, typename Visit>
-  __device__ __forceinline__ void for_each_with(const Load& load, const Visit& visit) {
-    for_each([&](int e, Expert& expert) { visit(e, expert, load(e)); });
+  template <typename T>
+  __device__ __forceinline__ void load_logits(const T* row) {
+    for (int e = lane(); e < num_experts_; e += kWarp) scores_[e] = to_float(row[e]);
   }
 
  private:

@@ -4,8 +4,10 @@
 
 #include <dlpack/dlpack.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "core/select_experts_problem.hpp"
 #include "cuda/parts/division.hpp"
@@ -18,6 +20,55 @@ namespace tessera::cuda {
 inline constexpr std::int64_t kSelectExpertsInRegisters[] = {32, 64, 128, 256, 512};
 inline constexpr int kNumSelectExpertsSizes = 6;
 inline constexpr int kNumScorings = 3;
+
+/// Experts that a warp ranks at once for the slots of a token: one for each lane.
+inline constexpr std::int32_t kSelectExpertsMaxCandidates = 32;
+
+/// What the slot of a token holds at first: its expert, and that one's logit, or with a bias its
+/// score. Before, a candidate.
+struct SelectExpertsSlot {
+  std::int32_t expert;
+  float value;
+};
+
+/// The shared memory of a warp, read in words of 16 bytes: slots and groups come in multiples of
+/// four.
+struct SelectExpertsLayout {
+  Section<std::uint32_t> candidates;  ///< keys
+  Section<SelectExpertsSlot> slots;
+  Section<std::uint32_t> group_keys;   ///< the scores of groups, where some are removed
+  Section<std::uint32_t> group_stays;  ///< flags
+  Section<std::uint32_t> keys;         ///< where groups are removed, or they are not in registers
+  Section<float> scores;               ///< where they are not in registers
+
+  constexpr SelectExpertsLayout(std::size_t num_slots, std::size_t num_groups, std::size_t num_keys,
+                                std::size_t num_scores)
+      : candidates(0, kSelectExpertsMaxCandidates),
+        slots(candidates.end, num_slots),
+        group_keys(slots.end, num_groups),
+        group_stays(group_keys.end, num_groups),
+        keys(group_stays.end, num_keys),
+        scores(keys.end, num_scores) {}
+  constexpr std::size_t bytes() const { return (scores.end + 15) / 16 * 16; }
+};
+
+/// Whether a warp has a token's experts in registers.
+constexpr bool select_experts_in_registers(std::int64_t num_experts) {
+  return num_experts <= *(std::end(kSelectExpertsInRegisters) - 1);
+}
+
+/// The layout of a warp's shared memory for a problem.
+constexpr SelectExpertsLayout select_experts_layout(const core::SelectExpertsProblem& problem) {
+  const bool in_registers = select_experts_in_registers(problem.num_experts);
+  const bool removes_groups = problem.topk_group < problem.num_expert_group;
+  const auto multiple = [](std::int64_t size, std::int64_t of) {
+    return static_cast<std::size_t>((size + of - 1) / of * of);
+  };
+  const std::size_t experts = multiple(problem.num_experts, 32);
+  return {std::max(multiple(problem.top_k, 4), std::size_t{kSelectExpertsMaxCandidates}),
+          removes_groups ? multiple(problem.num_expert_group, 4) : 0,
+          removes_groups || !in_registers ? experts : 0, in_registers ? 0 : experts};
+}
 
 struct SelectExpertsKernelArgs {
   const void* router_logits;
@@ -38,47 +89,8 @@ struct SelectExpertsKernelArgs {
   Scoring scoring;
   bool renormalize;
   float routed_scaling_factor;
+  SelectExpertsLayout layout;  ///< of each warp
 };
-
-/// Experts that a warp ranks at once for the slots of a token: one for each lane.
-inline constexpr std::int32_t kSelectExpertsMaxCandidates = 32;
-
-/// The shared memory of a warp, read in words of 16 bytes: slots, candidates and groups come in
-/// multiples of four.
-struct SelectExpertsLayout {
-  Section<float> slot_values;          ///< the logit of the slot's expert, or with a bias its score
-  Section<std::int32_t> slot_ids;      ///< its expert; before, both arrays hold candidates
-  Section<std::uint32_t> candidates;   ///< keys
-  Section<std::uint32_t> group_keys;   ///< the scores of groups, where some are removed
-  Section<std::uint32_t> group_stays;  ///< flags
-  Section<std::uint32_t> keys;         ///< where groups are removed, or they are not in registers
-  Section<float> scores;               ///< where they are not in registers
-
-  constexpr SelectExpertsLayout(std::size_t num_slots, std::size_t num_groups, std::size_t num_keys,
-                                std::size_t num_scores)
-      : slot_values(0, num_slots),
-        slot_ids(slot_values.end, num_slots),
-        candidates(slot_ids.end, kSelectExpertsMaxCandidates),
-        group_keys(candidates.end, num_groups),
-        group_stays(group_keys.end, num_groups),
-        keys(group_stays.end, num_keys),
-        scores(keys.end, num_scores) {}
-  constexpr std::size_t bytes() const { return (scores.end + 15) / 16 * 16; }
-};
-
-/// The layout of a warp's shared memory for a call.
-constexpr SelectExpertsLayout select_experts_layout(const SelectExpertsKernelArgs& args,
-                                                    bool in_registers) {
-  constexpr std::int32_t kWarp = 32;
-  const bool removes_groups = args.topk_group < args.num_expert_group;
-  const std::int32_t slots = args.top_k < kSelectExpertsMaxCandidates ? kSelectExpertsMaxCandidates
-                                                                      : (args.top_k + 3) / 4 * 4;
-  const std::int32_t groups = removes_groups ? (args.num_expert_group + 3) / 4 * 4 : 0;
-  const std::int32_t experts = (args.num_experts + kWarp - 1) / kWarp * kWarp;
-  return {static_cast<std::size_t>(slots), static_cast<std::size_t>(groups),
-          static_cast<std::size_t>(removes_groups || !in_registers ? experts : 0),
-          static_cast<std::size_t>(in_registers ? 0 : experts)};
-}
 
 /// The kernel for a place in kSelectExpertsInRegisters, or after its end. `is_plain`: neither a
 /// bias nor groups that are removed. Each warp of a CTA selects for one token.
@@ -96,5 +108,22 @@ struct SelectExpertsPlan {
 SelectExpertsKernelArgs select_experts_kernel_args(const core::SelectExpertsProblem& problem);
 
 SelectExpertsPlan plan_select_experts(const SelectExpertsKernelArgs& args);
+
+/// Warps that share a token, each with at most 32 of its experts.
+inline constexpr std::int32_t kSelectExpertsMaxParts = 16;
+
+struct SelectExpertsPartsArgs {
+  SelectExpertsKernelArgs of_warp;
+  std::int32_t num_parts;
+  std::int32_t part_size;      ///< experts of a part, at most 32
+  std::int32_t num_that_stay;  ///< parts whose experts may be chosen
+  std::int32_t list_shift;     ///< a part lists its best 2^list_shift experts, 4 to 32
+};
+
+/// The kernel in which the warps of a CTA share a token.
+const void* select_experts_parts_kernel(Scoring scoring, bool has_bias);
+
+/// Its arguments for a problem.
+SelectExpertsPartsArgs select_experts_parts_args(const core::SelectExpertsProblem& problem);
 
 }  // namespace tessera::cuda

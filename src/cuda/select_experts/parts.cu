@@ -1,0 +1,217 @@
+// The warps of a CTA share one token, where few tokens leave the others idle. Each has a part of
+// the experts, one for each lane, and lists the best of its part in order. A part is a group, or 32
+// neighbours where no group is removed.
+#include <cstdint>
+
+#include "cuda/parts/floats.cuh"
+#include "cuda/parts/pdl.cuh"
+#include "cuda/parts/warp.cuh"
+#include "cuda/select_experts/experts.cuh"
+#include "cuda/select_experts/functions.cuh"
+#include "cuda/select_experts/kernel.hpp"
+#include "cuda/select_experts/ranks.cuh"
+#include "cuda/select_experts/scores.cuh"
+
+namespace tessera::cuda {
+namespace {
+
+using Args = SelectExpertsPartsArgs;
+
+constexpr int kMaxParts = kSelectExpertsMaxParts;
+
+struct SharedMemory {
+  alignas(16) std::uint32_t keys[kMaxParts][kWarp];        // of a part's experts
+  alignas(16) std::uint32_t list_keys[kMaxParts * kWarp];  // lists, one after the other
+  Slot list_slots[kMaxParts * kWarp];                      // their experts
+  alignas(16) Slot slots[kWarp];
+  float numerators[kMaxParts * kWarp];  // by expert
+};
+
+template <Scoring kScoring, bool kHasBias>
+class PartOfToken {
+ public:
+  __device__ PartOfToken(const Args& args, SharedMemory& memory)
+      : args_(args),
+        memory_(memory),
+        part_(static_cast<int>(threadIdx.x / kWarp)),
+        expert_(part_ * args.part_size + lane()),
+        exists_(lane() < args.part_size && expert_ < args.of_warp.num_experts) {}
+
+  __device__ __forceinline__ void run(std::int64_t token) {
+    load(token);
+    if constexpr (kHasBias) {
+      add_bias();
+    } else {
+      key_ = exists_ ? key_of(logit_) : kGone;
+    }
+    list_best_of_part();
+    __syncthreads();
+    if constexpr (!kHasBias && kScoring != Scoring::kSigmoid) {
+      scores_.set_largest(number_of(largest_key_of_lists()));
+      write_numerator();
+    }
+    fill_slots();
+    __syncthreads();
+    if (part_ != 0) return;
+    if constexpr (!kHasBias && kScoring != Scoring::kSigmoid) set_divisor();
+    write_slots(args_.of_warp, token, memory_.slots, scores_);
+  }
+
+ private:
+  __device__ __forceinline__ void load(std::int64_t token) {
+    if (!exists_) return;
+    const std::int64_t place = token * args_.of_warp.logits_stride + expert_;
+    if constexpr (kHasBias) bias_ = args_.of_warp.correction_bias[expert_];
+    logit_ = float_at(args_.of_warp.router_logits, args_.of_warp.dtype, place);
+    if (isnan(logit_)) logit_ = -kInfinity;
+  }
+
+  /// Turns the logit into a score, and orders by its sum with the bias.
+  __device__ __forceinline__ void add_bias() {
+    if constexpr (kScoring != Scoring::kSigmoid) {
+      memory_.list_keys[part_] = __reduce_max_sync(kAllLanes, key_of(logit_));
+      __syncthreads();
+      scores_.set_largest(number_of(__reduce_max_sync(
+          kAllLanes, lane() < args_.num_parts ? memory_.list_keys[lane()] : kGone)));
+      write_numerator();
+      __syncthreads();
+      set_divisor();
+    }
+    value_ = scores_.score_of(logit_);
+    key_ = exists_ ? key_with_bias(value_, bias_, logit_) : kGone;
+  }
+
+  __device__ __forceinline__ void write_numerator() {
+    if (exists_ && scores_.have_divisor()) {
+      memory_.numerators[expert_] = scores_.numerator_of(logit_);
+    }
+  }
+
+  __device__ __forceinline__ void set_divisor() {
+    if (!scores_.have_divisor()) return;
+    float sum = 0;
+    for (int e = lane(); e < args_.of_warp.num_experts; e += kWarp) {
+      sum = __fadd_rn(sum, memory_.numerators[e]);
+    }
+    scores_.set_divisor(sum_of_warp(sum));
+  }
+
+  /// Lists this part's experts in the order of the choice, as many as may be chosen.
+  __device__ __forceinline__ void list_best_of_part() {
+    std::uint32_t* const keys = memory_.keys[part_];
+    keys[lane()] = exists_ ? with_place(key_, lane(), free_bits_of_keys(args_.of_warp))
+                           : static_cast<std::uint32_t>(kWarp - 1 - lane());
+    __syncwarp();
+    const int rank = rank_of_lane(keys, kWarp);
+    if (rank < 1 << args_.list_shift) {
+      const int to = (part_ << args_.list_shift) + rank;
+      memory_.list_keys[to] = key_;
+      memory_.list_slots[to] = {expert_, kHasBias ? value_ : logit_};
+    }
+  }
+
+  __device__ __forceinline__ std::uint32_t largest_key_of_lists() const {
+    const std::uint32_t first =
+        lane() < args_.num_parts ? memory_.list_keys[lane() << args_.list_shift] : kGone;
+    return __reduce_max_sync(kAllLanes, first);
+  }
+
+  /// A bit for each part whose group stays.
+  __device__ __forceinline__ unsigned parts_that_stay() const {
+    if (args_.num_that_stay == args_.num_parts) return kAllLanes;
+    std::uint32_t own = kGone;
+    if (lane() < args_.num_parts) {
+      const std::uint32_t* const list = memory_.list_keys + (lane() << args_.list_shift);
+      own = list[0];
+      if (kHasBias && args_.part_size > 1) {
+        const float sum = __fadd_rn(number_of(list[0]), number_of(list[1]));
+        own = key_of(isnan(sum) ? -kInfinity : sum);
+      }
+    }
+    int num_better = 0;
+#pragma unroll 8
+    for (int other = 0; other < args_.num_parts; ++other) {
+      const std::uint32_t key = __shfl_sync(kAllLanes, own, other);
+      num_better += is_before(key, other, own, lane()) ? 1 : 0;
+    }
+    return __ballot_sync(kAllLanes, num_better < args_.num_that_stay);
+  }
+
+  /// Puts those of this part's list into the token's slots that are among its best. The lanes are
+  /// divided among the list's experts, and the other lists among the lanes of each.
+  __device__ __forceinline__ void fill_slots() {
+    const unsigned stays = parts_that_stay();
+    if ((stays >> part_ & 1) == 0) return;
+    const int size = 1 << args_.list_shift;
+    const int place = lane() & (size - 1);
+    const std::uint32_t key = memory_.list_keys[(part_ << args_.list_shift) + place];
+    KeyCount before;
+#pragma unroll 1
+    for (int other = lane() >> args_.list_shift; other < args_.num_parts;
+         other += kWarp >> args_.list_shift) {
+      if (other == part_ || (stays >> other & 1) == 0) continue;
+      // Of equal keys those of an earlier part come first.
+      const std::uint32_t least = other < part_ ? key : key + 1;
+      const std::uint32_t* const list = memory_.list_keys + (other << args_.list_shift);
+#pragma unroll
+      for (int i = 0; i < kWarp; i += 4) {
+        if (i >= size) break;
+        before.add(*reinterpret_cast<const uint4*>(list + i), least);
+      }
+    }
+    int rank = before.sum();
+#pragma unroll 1
+    for (int apart = size; apart < kWarp; apart *= 2) {
+      rank += __shfl_xor_sync(kAllLanes, rank, apart);
+    }
+    rank += place;
+    if (lane() < size && key != kGone && rank < args_.of_warp.top_k) {
+      memory_.slots[rank] = memory_.list_slots[(part_ << args_.list_shift) + place];
+    }
+  }
+
+  const Args& args_;
+  SharedMemory& memory_;
+  int part_;
+  int expert_;
+  bool exists_;
+  float logit_ = -kInfinity;
+  float bias_ = 0;
+  float value_ = 0;  // with a bias the score
+  std::uint32_t key_ = kGone;
+  Scores<kScoring> scores_;
+};
+
+template <Scoring kScoring, bool kHasBias>
+__global__ void select_experts_parts(const __grid_constant__ Args args) {
+  __shared__ SharedMemory memory;
+  pdl_launch_dependents();
+  const std::int64_t token = blockIdx.x;
+  pdl_wait();
+  if (args.of_warp.num_valid_tokens != nullptr && token >= *args.of_warp.num_valid_tokens) {
+    if (threadIdx.x < kWarp) write_padding(args.of_warp, token);
+    return;
+  }
+  PartOfToken<kScoring, kHasBias>(args, memory).run(token);
+}
+
+template <Scoring kScoring>
+const void* kernel_of(bool has_bias) {
+  return has_bias ? reinterpret_cast<const void*>(&select_experts_parts<kScoring, true>)
+                  : reinterpret_cast<const void*>(&select_experts_parts<kScoring, false>);
+}
+
+}  // namespace
+
+const void* select_experts_parts_kernel(Scoring scoring, bool has_bias) {
+  switch (scoring) {
+    case Scoring::kSoftmax:
+      return kernel_of<Scoring::kSoftmax>(has_bias);
+    case Scoring::kSigmoid:
+      return kernel_of<Scoring::kSigmoid>(has_bias);
+    default:
+      return kernel_of<Scoring::kSqrtSoftplus>(has_bias);
+  }
+}
+
+}  // namespace tessera::cuda
