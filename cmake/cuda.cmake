@@ -98,6 +98,7 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/fused_experts/policy.cpp
   src/cuda/fused_experts/prepared_kernels.cpp
   src/cuda/fused_experts/tensor_maps.cpp
+  src/cuda/fused_moe/launch.cpp
   src/cuda/launch.cpp
   src/cuda/lora_align_block_size/kernel.cu
   src/cuda/lora_align_block_size/launch.cpp

@@ -6,6 +6,8 @@
 #include "batched_align_block_size_checker.hpp"
 #include "fused_experts_cases.hpp"
 #include "fused_experts_checker.hpp"
+#include "fused_moe_cases.hpp"
+#include "fused_moe_checker.hpp"
 #include "lora_align_block_size_cases.hpp"
 #include "lora_align_block_size_checker.hpp"
 #include "moe_permute_cases.hpp"
@@ -58,6 +60,8 @@ constexpr OpContract kContracts[] = {
         "batched_align_block_size", kBatchedAlignBlockSizeRules),
     contract_of<FusedExpertsArgs, fused_experts_cases, random_fused_experts_case,
                 check_fused_experts>("fused_experts", kFusedExpertsRules, /*fixes_bits=*/false),
+    contract_of<FusedMoeArgs, fused_moe_cases, random_fused_moe_case, check_fused_moe>(
+        "fused_moe", kFusedMoeRules, /*fixes_bits=*/false),
     contract_of<LoraAlignBlockSizeArgs, lora_align_block_size_cases,
                 random_lora_align_block_size_case, check_lora_align_block_size>(
         "lora_align_block_size", kLoraAlignBlockSizeRules),

@@ -39,7 +39,7 @@ inline constexpr int kNumExpertValues = 7;
 /// Weights of experts that no pair uses, rows of x and weights of pairs that do not count, and gaps
 /// between rows are NaN.
 struct FusedExpertsCase {
-  std::string name;  ///< unique
+  std::string name = {};  ///< unique
   std::int64_t num_tokens = 0;
   std::int64_t top_k = 1;
   std::int64_t num_experts = 1;

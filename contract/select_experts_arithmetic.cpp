@@ -8,6 +8,9 @@
 #include <limits>
 #include <numeric>
 
+#include "arrays.hpp"
+#include "float_bits.hpp"
+
 namespace tessera::contract {
 namespace {
 
@@ -172,6 +175,39 @@ float contract_softplus(float v) {
   return std::max(v, 0.0F) + contract_log1p(contract_exponential(-std::abs(v)));
 }
 
+TokensToSelect::TokensToSelect(const SelectExpertsArgs& args)
+    : args_(args),
+      num_valid_(args.router_logits.shape[0]),
+      v_(static_cast<std::size_t>(args.router_logits.shape[1])) {
+  if (!args.num_valid_tokens.given()) return;
+  num_valid_ = std::clamp<std::int64_t>(int32s(args.num_valid_tokens)[0], 0, num_valid_);
+}
+
+TokenToSelect TokensToSelect::read(std::int64_t t) {
+  const FloatFormat format = format_of(args_.router_logits.dtype);
+  for (std::size_t e = 0; e < v_.size(); ++e) {
+    const std::int64_t at = t * args_.router_logits.strides[0] + static_cast<std::int64_t>(e);
+    const double logit = value_of(format, float_bits_at(args_.router_logits, at));
+    v_[e] = std::isnan(logit) ? -kInf : static_cast<float>(logit);
+  }
+  const auto* const bias = static_cast<const float*>(args_.correction_bias.data);
+  return {v_, args_.correction_bias.given() ? std::span(bias, v_.size()) : std::span<const float>(),
+          &args_};
+}
+
 SelectedExperts select_by_contract(const TokenToSelect& token) { return Model(token).run(); }
+
+SelectedExperts select_by_contract(const SelectExpertsArgs& args) {
+  const DefaultFloatEnvironment environment;
+  const auto num_pairs = static_cast<std::size_t>(args.router_logits.shape[0] * args.top_k);
+  SelectedExperts all{std::vector<std::int32_t>(num_pairs, -1), std::vector<float>(num_pairs)};
+  TokensToSelect tokens(args);
+  for (std::int64_t t = 0; t < tokens.num_valid(); ++t) {
+    const SelectedExperts own = select_by_contract(tokens.read(t));
+    std::ranges::copy(own.ids, all.ids.begin() + t * args.top_k);
+    std::ranges::copy(own.weights, all.weights.begin() + t * args.top_k);
+  }
+  return all;
+}
 
 }  // namespace tessera::contract

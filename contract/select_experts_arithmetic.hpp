@@ -26,6 +26,23 @@ struct TokenToSelect {
   std::int64_t group_size() const { return num_experts() / args->num_expert_group; }
 };
 
+/// The tokens of a call with valid inputs.
+class TokensToSelect {
+ public:
+  explicit TokensToSelect(const SelectExpertsArgs& args);
+
+  /// The tokens that count, the first ones.
+  std::int64_t num_valid() const { return num_valid_; }
+
+  /// Token t, until the next one is read.
+  TokenToSelect read(std::int64_t t);
+
+ private:
+  const SelectExpertsArgs& args_;
+  std::int64_t num_valid_;
+  std::vector<float> v_;
+};
+
 /// The outputs that the contract asks for.
 struct SelectedExperts {
   std::vector<std::int32_t> ids;
@@ -34,5 +51,8 @@ struct SelectedExperts {
 
 /// Needs the default floating-point environment.
 SelectedExperts select_by_contract(const TokenToSelect& token);
+
+/// The same for all tokens of a call with valid inputs: [T, k] in row-major order.
+SelectedExperts select_by_contract(const SelectExpertsArgs& args);
 
 }  // namespace tessera::contract

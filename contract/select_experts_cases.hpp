@@ -45,7 +45,7 @@ inline constexpr int kNumBiasValues = 7;
 
 /// Gaps between rows, and logits of tokens that do not count, are NaN.
 struct SelectExpertsCase {
-  std::string name;  ///< unique
+  std::string name = {};  ///< unique
   std::int64_t num_tokens = 0;
   std::int64_t num_experts = 1;
   std::int64_t top_k = 1;

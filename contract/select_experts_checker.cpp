@@ -130,9 +130,14 @@ class Checker : private ViolationCollector {
         num_tokens_(args.router_logits.shape[0]),
         num_experts_(args.router_logits.shape[1]) {}
 
-  std::vector<Violation> run() {
+  std::vector<Violation> check_inputs() {
     check_arrays();
     if (none()) check_numbers();
+    return in_order(kSelectExpertsRules);
+  }
+
+  std::vector<Violation> run() {
+    check_inputs();
     if (none()) {
       check_output("topk_weights", args_.topk_weights, kFloat32);
       check_output("topk_ids", args_.topk_ids, kInt32);
@@ -193,12 +198,9 @@ class Checker : private ViolationCollector {
 
   void check_tokens() {
     const DefaultFloatEnvironment environment;
-    std::int64_t num_valid = num_tokens_;
-    if (args_.num_valid_tokens.given()) {
-      num_valid = std::clamp<std::int64_t>(int32s(args_.num_valid_tokens)[0], 0, num_tokens_);
-    }
-    v_.resize(static_cast<std::size_t>(num_experts_));
-    for (std::int64_t token = 0; token < num_valid; ++token) check_token(token);
+    TokensToSelect tokens(args_);
+    const std::int64_t num_valid = tokens.num_valid();
+    for (std::int64_t t = 0; t < num_valid; ++t) check_token(t, tokens.read(t));
     for (std::int64_t i = num_valid * args_.top_k; i < num_tokens_ * args_.top_k; ++i) {
       check_padding(i);
     }
@@ -213,8 +215,7 @@ class Checker : private ViolationCollector {
     }
   }
 
-  void check_token(std::int64_t t) {
-    const TokenToSelect token = read(t);
+  void check_token(std::int64_t t, const TokenToSelect& token) {
     const SelectedExperts asked = select_by_contract(token);
     const std::int64_t begin = t * args_.top_k;
     const auto ids =
@@ -236,19 +237,6 @@ class Checker : private ViolationCollector {
       report("exact_bits", "topk_weights", begin + slot, double{asked.weights[at]}, double{found},
              with_bits(asked.weights[at]), with_bits(found));
     }
-  }
-
-  TokenToSelect read(std::int64_t t) {
-    const FloatFormat format = format_of(args_.router_logits.dtype);
-    for (std::int64_t e = 0; e < num_experts_; ++e) {
-      const std::int64_t at = t * args_.router_logits.strides[0] + e;
-      const double logit = value_of(format, float_bits_at(args_.router_logits, at));
-      v_[static_cast<std::size_t>(e)] = static_cast<float>(std::isnan(logit) ? -kInf : logit);
-    }
-    const auto* const bias = static_cast<const float*>(args_.correction_bias.data);
-    return {v_,
-            args_.correction_bias.given() ? std::span(bias, v_.size()) : std::span<const float>(),
-            &args_};
   }
 
   bool check_valid_ids(std::int64_t begin, std::span<const std::int32_t> ids) {
@@ -307,13 +295,16 @@ class Checker : private ViolationCollector {
   const SelectExpertsArgs& args_;
   const std::int64_t num_tokens_;
   const std::int64_t num_experts_;
-  std::vector<float> v_;
 };
 
 }  // namespace
 
 std::vector<Violation> check_select_experts(const SelectExpertsArgs& args) {
   return Checker(args).run();
+}
+
+std::vector<Violation> check_inputs_of_select_experts(const SelectExpertsArgs& args) {
+  return Checker(args).check_inputs();
 }
 
 }  // namespace tessera::contract

@@ -36,4 +36,7 @@ inline constexpr Rule kSelectExpertsRules[] = {
 /// ids are not valid are compared by exact_bits alone.
 std::vector<Violation> check_select_experts(const SelectExpertsArgs& args);
 
+/// Checks valid_inputs alone: without outputs.
+std::vector<Violation> check_inputs_of_select_experts(const SelectExpertsArgs& args);
+
 }  // namespace tessera::contract

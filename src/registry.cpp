@@ -49,7 +49,8 @@ std::span<const OpEntry> all_ops() noexcept {
                                     ops::kMoeSum,
                                     ops::kMoeUnpermute,
                                     ops::kFusedExperts,
-                                    ops::kSelectExperts};
+                                    ops::kSelectExperts,
+                                    ops::kFusedMoe};
   return entries;
 }
 

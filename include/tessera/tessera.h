@@ -201,7 +201,16 @@ TESSERA_API tessera_status tessera_lora_align_block_size_query(
 TESSERA_API tessera_status
 tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args);
 
-/* Values of the argument "activation" of fused_experts; fused_experts.hpp has the formulas. */
+/* Values of the argument "scoring" of select_experts and fused_moe; select_experts.hpp has the
+ * formulas. */
+typedef enum tessera_scoring {
+  TESSERA_SCORING_SOFTMAX = 0,
+  TESSERA_SCORING_SIGMOID = 1,
+  TESSERA_SCORING_SQRT_SOFTPLUS = 2
+} tessera_scoring;
+
+/* Values of the argument "activation" of fused_experts and fused_moe; fused_experts.hpp has the
+ * formulas. */
 typedef enum tessera_activation {
   TESSERA_SILU = 0,
   TESSERA_GELU = 1,
@@ -230,8 +239,8 @@ typedef struct tessera_argument {
   int64_t shape[TESSERA_MAX_AXES];
   int64_t strides[TESSERA_MAX_AXES]; /* in elements; all zero: contiguous */
 
-  /* An integer; a flag, which is set unless it is 0; or the number of a choice, such as a
-   * tessera_activation. */
+  /* An integer; a flag, which is set unless it is 0; or the number of a choice: a
+   * tessera_activation or a tessera_scoring. */
   int64_t value;
   double real; /* a floating-point number; NaN stands for its default, as if it were left out */
 } tessera_argument;

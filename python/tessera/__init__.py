@@ -22,7 +22,7 @@ from tessera.ops.fused_experts import (
     fused_experts_bound_used,
     fused_experts_contract_violations,
 )
-from tessera.ops.fused_moe import fused_moe
+from tessera.ops.fused_moe import fused_moe, fused_moe_contract_violations
 from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contract_violations
 from tessera.ops.moe_permute import moe_permute, moe_permute_contract_violations
 from tessera.ops.moe_sum import moe_sum, moe_sum_contract_violations
@@ -53,6 +53,7 @@ __all__ = [
     "fused_experts_bound_used",
     "fused_experts_contract_violations",
     "fused_moe",
+    "fused_moe_contract_violations",
     "lora_align_block_size",
     "lora_contract_violations",
     "moe_permute",

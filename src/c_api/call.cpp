@@ -14,6 +14,7 @@
 #include "c_api/conversions.hpp"
 #include "tessera/fused_experts.hpp"
 #include "tessera/ops.hpp"
+#include "tessera/select_experts.hpp"
 
 namespace {
 
@@ -24,6 +25,9 @@ static_assert(TESSERA_MAX_AXES == kMaxAxes);
 static_assert(TESSERA_RELU2_NO_MUL == static_cast<int>(Activation::kRelu2NoMul) &&
                   TESSERA_RELU2_NO_MUL + 1 == std::size(kActivationNames),
               "a tessera_activation is an Activation");
+static_assert(TESSERA_SCORING_SQRT_SOFTPLUS == static_cast<int>(Scoring::kSqrtSoftplus) &&
+                  TESSERA_SCORING_SQRT_SOFTPLUS + 1 == std::size(kScoringNames),
+              "a tessera_scoring is a Scoring");
 static_assert(dtypes::kInt64 == 1 << TESSERA_INT64 && dtypes::kFloat16 == 1 << TESSERA_FLOAT16 &&
                   dtypes::kBfloat16 == 1 << TESSERA_BFLOAT16 &&
                   dtypes::kFloat32 == 1 << TESSERA_FLOAT32 &&

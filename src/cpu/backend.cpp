@@ -1,6 +1,7 @@
 #include "cpu/backend.hpp"
 
 #include "core/dispatch.hpp"
+#include "core/fused_moe.hpp"
 #include "cpu/align_block_size.hpp"
 #include "cpu/batched_align_block_size.hpp"
 #include "cpu/fused_experts.hpp"
@@ -78,6 +79,16 @@ constexpr core::Implementation kSelectExperts[] = {
                    select_experts_reference_workspace_bytes>("cpu/reference"),
 };
 
+/// By these elements of the two lists above.
+template <std::size_t kSelection, std::size_t kExperts>
+constexpr core::Implementation kBothOf =
+    core::FusedMoe<[] { return kSelectExperts[kSelection]; },
+                   [] { return kFusedExperts[kExperts]; }>::descriptor();
+
+// Every processor with AVX-512 has AVX2.
+constexpr core::Implementation kFusedMoe[] = {kBothOf<0, 0>, kBothOf<0, 1>, kBothOf<0, 2>,
+                                              kBothOf<1, 3>, kBothOf<2, 4>};
+
 constexpr core::OpImplementations kOps[] = {
     {"align_block_size", kAlignBlockSize},
     {"batched_align_block_size", kBatchedAlignBlockSize},
@@ -87,6 +98,7 @@ constexpr core::OpImplementations kOps[] = {
     {"moe_unpermute", kMoeUnpermute},
     {"fused_experts", kFusedExperts},
     {"select_experts", kSelectExperts},
+    {"fused_moe", kFusedMoe},
 };
 
 std::string unavailable() { return {}; }

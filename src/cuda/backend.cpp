@@ -7,6 +7,7 @@
 #include "cuda/device.hpp"
 #include "cuda/driver.hpp"
 #include "cuda/fused_experts/launch.hpp"
+#include "cuda/fused_moe/launch.hpp"
 #include "cuda/lora_align_block_size/launch.hpp"
 #include "cuda/moe_permute/launch.hpp"
 #include "cuda/moe_sum/launch.hpp"
@@ -74,6 +75,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       {"align_block_size", align_block_size_implementations()},
       {"batched_align_block_size", batched_align_block_size_implementations()},
       {"fused_experts", fused_experts_implementations()},
+      {"fused_moe", fused_moe_implementations()},
       {"lora_align_block_size", lora_align_block_size_implementations()},
       {"moe_permute", moe_permute_implementations()},
       {"moe_sum", moe_sum_implementations()},

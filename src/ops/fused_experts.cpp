@@ -6,8 +6,8 @@
 #include <string>
 
 #include "core/errors.hpp"
-#include "core/fused_experts_problem.hpp"
 #include "core/op.hpp"
+#include "ops/fused_experts.hpp"
 #include "ops/ops.hpp"
 
 namespace tessera {
@@ -36,7 +36,10 @@ bool good_parameter(const char* name, float value, Activation activation, bool i
   return is_good || check->fail(StatusCode::kInvalidValue, name, good, core::to_string(value));
 }
 
-bool sizes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check) {
+}  // namespace
+
+bool ops::fused_experts_sizes(const FusedExpertsArgs& args, std::int64_t* symbols,
+                              Validator* check) {
   if (!check->in_range("x.shape[1]", symbols[kHiddenSize], 1, kInt32Max) ||
       !check->in_range("w13.shape[0]", symbols[kNumExperts], 1, kInt32Max) ||
       !check->in_range("w2.shape[2]", symbols[kIntermediateSize], 1, kInt32Max) ||
@@ -66,6 +69,8 @@ bool sizes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check
                         "a positive number", check);
 }
 
+namespace {
+
 /// The stride of an axis with a single element is never used to address anything.
 std::int64_t stride_of(const TensorView& view, int axis) {
   return view.given() && view.shape[axis] > 1 ? view.strides[axis] : 0;
@@ -83,7 +88,10 @@ ExpertWeights weights_of(const TensorView& view, const TensorView& bias) {
 
 float given_or(float value, float otherwise) { return std::isnan(value) ? otherwise : value; }
 
-FusedExpertsProblem make_problem(const FusedExpertsArgs& args, const std::int64_t* symbols) {
+}  // namespace
+
+FusedExpertsProblem ops::fused_experts_problem(const FusedExpertsArgs& args,
+                                               const std::int64_t* symbols) {
   FusedExpertsProblem problem{};
   problem.x = args.x.data;
   problem.topk_weights = args.topk_weights.data;
@@ -115,7 +123,7 @@ FusedExpertsProblem make_problem(const FusedExpertsArgs& args, const std::int64_
   return problem;
 }
 
-std::string describe(const FusedExpertsProblem& problem) {
+std::string ops::describe_experts(const FusedExpertsProblem& problem) {
   return std::to_string(problem.num_tokens) + " tokens, top_k " + std::to_string(problem.top_k) +
          ", " + std::to_string(problem.num_experts) + " experts, hidden size " +
          std::to_string(problem.hidden_size) + ", intermediate size " +
@@ -123,9 +131,12 @@ std::string describe(const FusedExpertsProblem& problem) {
          name_of(problem.activation);
 }
 
+namespace {
+
 constexpr core::Op kOp =
-    core::make_op<FusedExpertsArgs, FusedExpertsProblem, sizes, make_problem, describe>(
-        kFusedExpertsSchema, kOutOfMemory);
+    core::make_op<FusedExpertsArgs, FusedExpertsProblem, ops::fused_experts_sizes,
+                  ops::fused_experts_problem, ops::describe_experts>(kFusedExpertsSchema,
+                                                                     kOutOfMemory);
 
 }  // namespace
 

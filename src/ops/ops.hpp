@@ -8,6 +8,7 @@ namespace tessera::ops {
 extern const OpEntry kAlignBlockSize;
 extern const OpEntry kBatchedAlignBlockSize;
 extern const OpEntry kFusedExperts;
+extern const OpEntry kFusedMoe;
 extern const OpEntry kLoraAlignBlockSize;
 extern const OpEntry kMoePermute;
 extern const OpEntry kMoeSum;

@@ -7,19 +7,17 @@
 
 #include "core/errors.hpp"
 #include "core/op.hpp"
-#include "core/select_experts_problem.hpp"
 #include "ops/ops.hpp"
+#include "ops/select_experts.hpp"
 
 namespace tessera {
-namespace {
 
 using core::SelectExpertsProblem;
 using core::Validator;
 using namespace select_experts_schema;
 
-constexpr core::OutOfMemory kOutOfMemory("select_experts");
-
-bool sizes(const SelectExpertsArgs& args, std::int64_t* symbols, Validator* check) {
+bool ops::select_experts_sizes(const SelectExpertsArgs& args, std::int64_t* symbols,
+                               Validator* check) {
   const std::int64_t num_experts = symbols[kNumExperts];
   if (!check->in_range("router_logits.shape[1]", num_experts, 1, kInt32Max) ||
       !check->in_range("top_k", args.top_k, 1, num_experts)) {
@@ -34,8 +32,9 @@ bool sizes(const SelectExpertsArgs& args, std::int64_t* symbols, Validator* chec
   const std::int64_t most = num_experts / args.num_expert_group * args.topk_group;
   if (args.top_k > most) {
     return check->fail(StatusCode::kInvalidValue, "top_k",
-                       "at most " + std::to_string(most) + ", the experts of topk_group = " +
-                           std::to_string(args.topk_group) + " groups",
+                       "at most " + std::to_string(most) +
+                           ", the experts of topk_group = " + std::to_string(args.topk_group) +
+                           (args.topk_group == 1 ? " group" : " groups"),
                        std::to_string(args.top_k));
   }
   return std::isfinite(args.routed_scaling_factor) ||
@@ -43,7 +42,8 @@ bool sizes(const SelectExpertsArgs& args, std::int64_t* symbols, Validator* chec
                      core::to_string(args.routed_scaling_factor));
 }
 
-SelectExpertsProblem make_problem(const SelectExpertsArgs& args, const std::int64_t* symbols) {
+SelectExpertsProblem ops::select_experts_problem(const SelectExpertsArgs& args,
+                                                 const std::int64_t* symbols) {
   SelectExpertsProblem problem{};
   problem.router_logits = args.router_logits.data;
   problem.correction_bias = static_cast<const float*>(args.correction_bias.data);
@@ -64,7 +64,7 @@ SelectExpertsProblem make_problem(const SelectExpertsArgs& args, const std::int6
   return problem;
 }
 
-std::string describe(const SelectExpertsProblem& problem) {
+std::string ops::describe_selection(const SelectExpertsProblem& problem) {
   std::string text = std::to_string(problem.num_tokens) + " tokens, " +
                      std::to_string(problem.num_experts) + " experts, top_k " +
                      std::to_string(problem.top_k) + ", " + core::to_string(problem.dtype) + ", " +
@@ -77,9 +77,14 @@ std::string describe(const SelectExpertsProblem& problem) {
   return text;
 }
 
+namespace {
+
+constexpr core::OutOfMemory kOutOfMemory("select_experts");
+
 constexpr core::Op kOp =
-    core::make_op<SelectExpertsArgs, SelectExpertsProblem, sizes, make_problem, describe>(
-        kSelectExpertsSchema, kOutOfMemory);
+    core::make_op<SelectExpertsArgs, SelectExpertsProblem, ops::select_experts_sizes,
+                  ops::select_experts_problem, ops::describe_selection>(kSelectExpertsSchema,
+                                                                        kOutOfMemory);
 
 }  // namespace
 

@@ -31,6 +31,12 @@ def arguments_of(op: str) -> dict[str, Any]:
         return {"router_logits": torch.ones(3, 4), "top_k": 2, "correction_bias": bias}
     arrays = {"x", "w13", "w2", "topk_weights", "topk_ids", "w13_bias", "w2_bias"}
     given = call(biases=True)
+    if op == "fused_moe":
+        del given["topk_weights"], given["topk_ids"]
+        logits, bias, weights = torch.zeros(5, 4), torch.zeros(4), torch.zeros(5, 2)
+        given |= {"router_logits": logits, "top_k": 2, "correction_bias": bias}
+        given |= {"topk_weights": weights}
+        arrays.discard("topk_weights")
     return {
         name: torch.from_numpy(value) if name in arrays else value for name, value in given.items()
     }
@@ -46,6 +52,10 @@ OF_OPS = [
     *(
         ("fused_experts", name)
         for name in ("x", "w13", "w2", "topk_weights", "w13_bias", "w2_bias", "output")
+    ),
+    *(
+        ("fused_moe", name)
+        for name in ("x", "router_logits", "correction_bias", "w2_bias", "output", "topk_weights")
     ),
 ]
 

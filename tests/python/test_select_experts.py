@@ -224,7 +224,7 @@ EMPTY = (np.empty((3, 2), np.float32), np.empty((3, 2), np.int32))
         (
             {"top_k": 3, "num_expert_group": 2, "topk_group": 1},
             ValueError,
-            "top_k: expected at most 2, the experts of topk_group = 1 groups, got 3",
+            "top_k: expected at most 2, the experts of topk_group = 1 group, got 3",
         ),
         ({"num_expert_group": 2.0}, TypeError, "num_expert_group: expected an integer, got float"),
         (

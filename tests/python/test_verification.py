@@ -25,6 +25,7 @@ CASES = {
     "moe_unpermute": "rows_apart_fp32",
     "fused_experts": "rows_apart_unaligned",
     "select_experts": "rows_apart_fp32",
+    "fused_moe": "rows_apart_unaligned",
 }
 # What another implementation of the same op is called here: it is the reference, spoiled.
 OTHER = "cpu/reference"

@@ -36,8 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "num_experts=64 block_size=128; select_experts T=64 E=128 k=8 dtype=bfloat16; "
         "moe_permute T=16 H=7168 k=8 num_experts=64 block_size=1 dtype=bfloat16; moe_unpermute "
         "M=128 H=7168 T=16 k=8 dtype=bfloat16; moe_sum T=16 k=8 H=7168 dtype=bfloat16; "
-        "fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16. Three integers without an op's "
-        "name, such as 8192 64 128, are num_ids, num_experts and block_size of align_block_size",
+        "fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16, and fused_moe likewise. Three "
+        "integers without an op's name, such as 8192 64 128, are num_ids, num_experts and "
+        "block_size of align_block_size",
     )
     add_device_argument(parser, "the device to explain")
     parser.set_defaults(device=None)  # to detect whether it is given

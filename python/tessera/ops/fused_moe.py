@@ -1,13 +1,20 @@
-"""`fused_moe`: the router's choice and the experts, `select_experts` and then `fused_experts`."""
+"""`fused_moe`: the router's choice and the experts, `select_experts` and `fused_experts` in one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from tessera.ops.fused_experts import fused_experts
-from tessera.ops.select_experts import select_experts
+from tessera._call import call
+from tessera._frameworks import FRAMEWORKS
+from tessera._op import Op
+from tessera._torch_hook import call_traced, is_traced, register
+from tessera._torch_registry import Shape, TorchOp
+from tessera.contract import Violation, violations
 
 Array = TypeVar("Array")
+
+_OP = Op("fused_moe")
 
 
 def fused_moe(
@@ -33,6 +40,8 @@ def fused_moe(
     swiglu_limit: float | None = None,
     apply_router_weight_on_input: bool = False,
     batch_invariant: bool = False,
+    topk_weights: Any = None,
+    topk_ids: Any = None,
     num_threads: int | None = None,
     out: Array | None = None,
 ) -> Array:
@@ -42,7 +51,7 @@ def fused_moe(
     `fused_experts` with the weights and ids that it returns. On a GPU the kernels of both are
     launched one after the other on one stream, without waiting for them; from compute capability
     9.0 on, programmatic dependent launch lets the first kernel of `fused_experts` start while that
-    of `select_experts` still runs. A graph may capture the call, and `torch.compile` sees both ops.
+    of `select_experts` still runs. A graph may capture the call, and `torch.compile` sees one op.
 
     Args:
         x: the hidden states [T, H]; it and the arguments without a description here are those of
@@ -68,57 +77,124 @@ def fused_moe(
         swiglu_limit: likewise.
         apply_router_weight_on_input: scale x, before the first product; needs top_k = 1.
         batch_invariant: a token's bits may not depend on the other tokens; they never do.
+        topk_weights: float32 [T, k] to write the weights of `select_experts` to.
+        topk_ids: int32 [T, k] to write its ids to.
         num_threads: host threads that each of both ops uses at most.
-        out: [T, H] of the data type of `x`, to write to.
+        out: [T, H] of the data type of `x`, to write to. It may not overlap an input.
 
     Returns:
         `out` if given, else a new array [T, H] in the framework of `x`.
 
     Raises:
-        ValueError: `router_logits` has another number of experts than `w13` or `expert_map`.
-            Nothing was written to `out`; so for all errors.
-        Exception: what the two ops raise, with the name of the op that refuses an argument.
+        TypeError: an argument has the wrong type. Nothing was written; so for all errors.
+        ValueError: a value, shape, device or layout lies outside the op's domain, such as logits of
+            another number of experts than `w13` or `expert_map`, or autograd follows an array.
+        NotImplementedError: nothing in this build can run the call.
+        RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
+        MemoryError: NumPy's own, where it has no memory for the output.
     """
-    _refuse_other_experts(router_logits, w13, expert_map)
-    topk_weights, topk_ids = select_experts(
-        router_logits,
-        top_k=top_k,
-        scoring=scoring,
-        renormalize=renormalize,
-        correction_bias=correction_bias,
-        num_expert_group=num_expert_group,
-        topk_group=topk_group,
-        routed_scaling_factor=routed_scaling_factor,
-        num_valid_tokens=num_valid_tokens,
-        num_threads=num_threads,
-    )
-    return fused_experts(
+    arguments = dict(locals())
+    if is_traced(FRAMEWORKS[type(x)]):
+        del arguments["x"], arguments["out"]
+        result: Array = call_traced(_OP, x, out, **arguments)
+    else:
+        result = _eagerly(**arguments)
+    return result
+
+
+def _eagerly(x: Any, *, num_threads: int | None, out: Any, **arguments: Any) -> Any:
+    _, *others = _inputs(x, arguments)
+    threads = 0 if num_threads is None else num_threads
+    return call(
+        _OP,
+        FRAMEWORKS[type(x)],
         x,
-        w13,
-        w2,
-        topk_weights,
-        topk_ids,
-        activation=activation,
-        expert_map=expert_map,
-        w13_bias=w13_bias,
-        w2_bias=w2_bias,
-        swiglu_alpha=swiglu_alpha,
-        swiglu_beta=swiglu_beta,
-        swiglu_limit=swiglu_limit,
-        apply_router_weight_on_input=apply_router_weight_on_input,
-        batch_invariant=batch_invariant,
-        num_threads=num_threads,
-        out=out,
+        tuple(others),
+        _numbers(arguments),
+        out,
+        threads,
+        _choice(arguments),
     )
 
 
-def _refuse_other_experts(router_logits: Any, w13: Any, expert_map: Any) -> None:
-    """Neither op sees both sizes. Arrays with another number of axes are left to the ops."""
-    found: Any = getattr(router_logits, "shape", ())
-    name, array = ("w13", w13) if expert_map is None else ("expert_map", expert_map)
-    expected: Any = getattr(array, "shape", ())
-    if len(found) == 2 and len(expected) > 0 and found[1] != expected[0]:
-        raise ValueError(
-            f"fused_moe: router_logits.shape[1]: expected {expected[0]}, as {name}.shape[0], "
-            f"got {found[1]}"
-        )
+def _inputs(x: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (x, *(arguments[row.name] for row in _OP.inputs[1:]))
+
+
+def _numbers(arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The numbers in the order of the table. A flag may be NumPy's, which the FFI does not take."""
+    num_groups = arguments["num_expert_group"]
+    num_groups = 1 if num_groups is None else num_groups
+    num_staying = arguments["topk_group"]
+    return (
+        arguments["top_k"],
+        arguments["scoring"],
+        bool(arguments["renormalize"]),
+        num_groups,
+        num_groups if num_staying is None else num_staying,
+        arguments["routed_scaling_factor"],
+        arguments["activation"],
+        bool(arguments["apply_router_weight_on_input"]),
+        bool(arguments["batch_invariant"]),
+        arguments["swiglu_alpha"],
+        arguments["swiglu_beta"],
+        arguments["swiglu_limit"],
+    )
+
+
+def _choice(arguments: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The optional outputs; none of them where neither is given."""
+    weights, ids = arguments["topk_weights"], arguments["topk_ids"]
+    return () if weights is None and ids is None else (weights, ids)
+
+
+def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
+    return (tuple(arguments["x"].shape),)
+
+
+register(TorchOp(_OP, fused_moe, _eagerly, _shapes))
+
+
+def fused_moe_contract_violations(
+    x: Any,
+    w13: Any,
+    w2: Any,
+    router_logits: Any,
+    output: Any,
+    *,
+    top_k: int,
+    scoring: str = "softmax",
+    renormalize: bool = False,
+    correction_bias: Any = None,
+    num_expert_group: int | None = None,
+    topk_group: int | None = None,
+    routed_scaling_factor: float = 1.0,
+    num_valid_tokens: Any = None,
+    activation: str = "silu",
+    expert_map: Any = None,
+    w13_bias: Any = None,
+    w2_bias: Any = None,
+    swiglu_alpha: float | None = None,
+    swiglu_beta: float | None = None,
+    swiglu_limit: float | None = None,
+    apply_router_weight_on_input: bool = False,
+    batch_invariant: bool = False,
+    topk_weights: Any = None,
+    topk_ids: Any = None,
+    num_threads: int | None = None,
+    out: Any = None,
+) -> list[Violation]:
+    """Judge an output of `fused_moe`, whoever computed it, against the op's contract.
+
+    Takes the arguments of the call and its result, and ignores `batch_invariant`, `num_threads` and
+    `out`, on which the rules do not depend. The output is judged for `topk_weights` and `topk_ids`
+    if the call wrote them, else for those that `select_experts` has. Waits for arrays on a device,
+    and copies them to the host. Small calls are checked whole, of large ones a sample of tokens and
+    columns.
+
+    Returns:
+        At most one violation for each of the op's rules; none if the contract holds.
+    """
+    arguments = dict(locals())
+    inputs = _inputs(x, arguments)
+    return violations(_OP, inputs, output, _numbers(arguments), _choice(arguments))

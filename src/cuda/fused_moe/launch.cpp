@@ -1,0 +1,34 @@
+#include "cuda/fused_moe/launch.hpp"
+
+#include <array>
+#include <cstddef>
+#include <utility>
+
+#include "core/fused_moe.hpp"
+#include "cuda/fused_experts/launch.hpp"
+#include "cuda/fused_experts/policy.hpp"
+#include "cuda/select_experts/launch.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+const core::Implementation& selection() { return select_experts_implementations().front(); }
+
+template <std::size_t kIndex>
+const core::Implementation& experts() {
+  return fused_experts_implementations()[kIndex];
+}
+
+template <std::size_t... kIndices>
+std::array<core::Implementation, sizeof...(kIndices)> all(std::index_sequence<kIndices...>) {
+  return {core::FusedMoe<selection, experts<kIndices>>::descriptor()...};
+}
+
+}  // namespace
+
+std::span<const core::Implementation> fused_moe_implementations() {
+  static const auto kAll = all(std::make_index_sequence<kNumProductStrategies>());
+  return kAll;
+}
+
+}  // namespace tessera::cuda
