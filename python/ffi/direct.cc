@@ -115,7 +115,8 @@ class Reader {
     PyObject* const type = type_of(value);
     if (!argument.is_array()) {
       // Of other types some are no integers, though Python could make one of them.
-      if (type != &PyLong_Type && type != &PyBool_Type) return false;
+      const bool is_flag = argument.kind == Argument::Kind::kFlag;
+      if (type != &PyLong_Type && !(is_flag && type == &PyBool_Type)) return false;
       const std::int64_t number = PyLong_AsLongLong(value);
       if (number == -1 && PyErr_Occurred() != nullptr) return false;
       arguments_.read(argument, number);

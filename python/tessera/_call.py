@@ -20,10 +20,10 @@ from tessera._arrays import (
 from tessera._device import HOST
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
-from tessera._op import Op, refuse_bool_threads
+from tessera._op import Op
 from tessera._outputs import (
     call_sizes,
-    output_shapes,
+    new_outputs,
     require_outputs,
 )
 
@@ -67,8 +67,6 @@ def call(
         TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
     """
     try:
-        if num_threads is True or num_threads is False:  # sparing most calls the other call
-            refuse_bool_threads(op.name, num_threads)
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(source):
             raise TypeError(UNFIT)
@@ -120,11 +118,13 @@ def call(
             if op.has_floats and any_followed((source, *others)):
                 refuse_followed_inputs(op, (source, *others))
             options = (*numbers, *_flags(op, rest)) if rest else numbers
-            inputs = (sent, *sent_others)
-            shapes = output_shapes(op, inputs, options, framework.cuda_index(source))
+            inputs = (source, *(others or op.no_others))
+            cuda_index = framework.cuda_index(source)
             outputs = tuple(
-                framework.empty_like(source, shape, None if row.same_dtype_as else row.dtypes[0])
-                for row, shape in zip(op.outputs, shapes, strict=True)
+                [
+                    framework.empty_like(source, shape, dtype)
+                    for shape, dtype in new_outputs(op, inputs, options, cuda_index)
+                ]
             )
             function, plain = op.call, op.plain
         missing = 0
@@ -154,7 +154,7 @@ def call(
     else:
         parts = outputs
     if num_rows is not None:
-        rows = int(num_rows)  # a bool is a number to the library, and none to reshape
+        rows = int(num_rows)
         *first, last = parts
         parts = (*(part.reshape((rows, -1)) for part in first), last)
     if framework.adopt is not None:

@@ -200,7 +200,7 @@ def refusal(
     if message.startswith("expected "):  # a framework refuses to make an array
         return type(error)(f"{op}: {next(iter(arrays))}: {message}")
     for name, value in integers.items():
-        if not isinstance(value, Integral):
+        if not isinstance(value, Integral) or isinstance(value, bool):
             return TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
         if not -(2**63) <= int(value) < 2**63:
             return ValueError(f"{op}: {name}: expected an integer of 64 bits, got {value}")

@@ -103,6 +103,7 @@ class Op:
     num_outputs: int
     result_type: Any  # the named tuple of several outputs
     no_others: tuple[None, ...]  # one None for each input but the first
+    shaping: tuple[int, ...]  # indices of the inputs whose shapes give the lengths of outputs
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     has_floats: bool  # autograd could follow an input or a required output
 
@@ -137,6 +138,11 @@ class Op:
         self.num_outputs = len(self.outputs)
         self.result_type = result_type(tuple(row.name for row in self.outputs))
         self.no_others = (None,) * (len(self.inputs) - 1)
+        self.shaping = tuple(
+            i
+            for i, row in enumerate(self.inputs)
+            if any(length.bound == "gives" for length in row.lengths)
+        )
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
         self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tessera._device import HOST
-from tessera._library import dlpack_device
+from tessera._library import dlpack_device, load
 from tessera._op import Op
 
 # Every build has it, wherever the arrays are.
@@ -121,13 +121,62 @@ def call_sizes(
     return CallSizes(layout_of(lengths, begins), workspace_bytes)
 
 
-def output_shapes(
-    op: Op, inputs: Sequence[Any], options: Sequence[Any], cuda_index: int = HOST
-) -> tuple[tuple[int, ...], ...]:
-    """The shapes of the outputs of an op whose outputs have axes, and an allocation each."""
+class NewOutput(NamedTuple):
+    """An output to allocate."""
+
+    shape: tuple[int, ...]
+    dtype: str | None  # None: that of the first input
+
+
+def new_outputs(
+    op: Op, inputs: Sequence[Any], options: tuple[Any, ...], cuda_index: int = HOST
+) -> tuple[NewOutput, ...]:
+    """The outputs of an op whose outputs have axes, and an allocation each.
+
+    Args:
+        op: the op.
+        inputs: its arrays, None for those that are not given.
+        options: as for `call_sizes`.
+        cuda_index: the device.
+    """
+    key = (op, tuple([_shape_of(inputs[i]) for i in op.shaping]), options, cuda_index)
+    found = _known_outputs.get(key)
+    if found is None:
+        if len(_known_outputs) >= _MAX_KNOWN:
+            _known_outputs.clear()
+        found = _known_outputs[key] = _find_outputs(*key)
+    return found
+
+
+# A dictionary, because torch.compile warns of functools.lru_cache, if it is given an op's function
+# itself.
+_known_outputs: dict[Any, tuple[NewOutput, ...]] = {}
+_MAX_KNOWN = 4096
+
+
+def _shape_of(array: Any) -> tuple[int, ...] | None:
+    if array is None:
+        return None
+    shape = getattr(array, "shape", None)
+    return shape if isinstance(shape, tuple) else tuple(load().as_tensor(array).shape)
+
+
+def _find_outputs(
+    op: Op, shapes: tuple[Any, ...], options: tuple[Any, ...], cuda_index: int
+) -> tuple[NewOutput, ...]:
+    inputs: list[Any] = [None] * len(op.inputs)
+    for i, shape in zip(op.shaping, shapes, strict=True):
+        # Any data type will do: no shape depends on it, and the call checks it.
+        inputs[i] = None if shape is None else (op.inputs[i].dtypes[0], *shape)
     _, *others = _sizes(op, inputs, options, cuda_index, "")
     symbols = tuple(others[: len(op.symbols)])
-    return tuple(tuple(length.value(symbols) for length in row.lengths) for row in op.outputs)
+    return tuple(
+        NewOutput(
+            tuple(length.value(symbols) for length in row.lengths),
+            None if row.same_dtype_as else row.dtypes[0],
+        )
+        for row in op.outputs
+    )
 
 
 ALIGN = Op("align_block_size")

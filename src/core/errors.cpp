@@ -3,6 +3,8 @@
 #include <array>
 #include <charconv>
 
+#include "tessera/schema.hpp"
+
 namespace tessera::core {
 
 Status refuse(StatusCode code, std::string_view op, std::string_view argument,
@@ -41,6 +43,16 @@ std::string to_string(DLDataType dtype) {
       break;
     case 6:  // kDLBool, which dlpack.h names from 0.8 on
       return "bool";
+    case dtypes::kFloat8E4m3Code:
+      return "float8_e4m3fn";
+    case 11:  // these and others dlpack.h names from 1.1 on
+      return "float8_e4m3fnuz";
+    case 12:
+      return "float8_e5m2";
+    case 13:
+      return "float8_e5m2fnuz";
+    case 14:
+      return "float8_e8m0fnu";
     default:
       name = "dtype code " + std::to_string(dtype.code) + " of bits ";
   }

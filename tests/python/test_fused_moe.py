@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import Any
 
 import numpy as np
@@ -83,6 +82,41 @@ def test_the_router_weight_on_the_input() -> None:
     assert found.tobytes() == one_after_the_other(LOGITS, {"top_k": 1}, experts).tobytes()
 
 
+@pytest.mark.parametrize("given", [("topk_weights",), ("topk_ids",), ("topk_weights", "topk_ids")])
+@pytest.mark.parametrize("routing", ROUTING)
+def test_the_choice(given: tuple[str, ...], routing: dict[str, Any]) -> None:
+    shape = (5, routing["top_k"])
+    arrays = {
+        "topk_weights": np.full(shape, 99, np.float32),
+        "topk_ids": np.full(shape, 99, np.int32),
+    }
+    choice = {name: arrays[name] for name in given}
+    found = tessera.fused_moe(**layer(), router_logits=LOGITS, **routing, **choice)
+    assert found.tobytes() == one_after_the_other(LOGITS, routing, layer()).tobytes()
+    expected = tessera.select_experts(LOGITS, **routing)._asdict()
+    for name, array in arrays.items():
+        assert array.tolist() == (
+            expected[name].tolist() if name in given else np.full(shape, 99).tolist()
+        )
+
+
+@pytest.mark.parametrize("routing", ROUTING)
+def test_violations(routing: dict[str, Any]) -> None:
+    experts = layer(activation="relu2_no_mul", biases=True)
+    ids = np.empty((5, routing["top_k"]), np.int32)
+    call_ = {**experts, "router_logits": LOGITS, **routing, "topk_ids": ids}
+    output = tessera.fused_moe(**call_)
+    assert tessera.fused_moe_contract_violations(**call_, output=output) == []
+    output[1, 3] += 1
+    (violation,) = tessera.fused_moe_contract_violations(**call_, output=output)
+    assert violation.rule == "error_bound"
+    assert violation.message.startswith("error_bound: output[1, 3]: expected a value in [")
+    output[1, 3] -= 1
+    ids[0, 0] = 4
+    rules = {one.rule for one in tessera.fused_moe_contract_violations(**call_, output=output)}
+    assert rules == {"valid_ids", "exact_bits", "error_bound"}
+
+
 def test_it_has_the_arguments_of_both_ops() -> None:
     found = inspect.signature(tessera.fused_moe).parameters
     of_ops = [
@@ -90,9 +124,10 @@ def test_it_has_the_arguments_of_both_ops() -> None:
         for function in (tessera.select_experts, tessera.fused_experts)
     ]
     wanted = {name: one for op in of_ops for name, one in op.items()}
+    assert set(found) == set(wanted)
     between = {"topk_weights", "topk_ids"}
-    assert set(found) == set(wanted) - between
-    assert all(found[name].default == wanted[name].default for name in found)
+    assert all(found[name].default is None for name in between)
+    assert all(found[name].default == wanted[name].default for name in set(found) - between)
 
 
 def test_out() -> None:
@@ -156,38 +191,54 @@ def test_jax() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"top_k": 5}, "select_experts: top_k: expected an integer in [1, 4], got 5"),
-        ({"router_logits": LOGITS[:4]}, "fused_experts: topk_weights.shape[0]: expected 5, got 4"),
-        ({"num_threads": True}, "select_experts: num_threads: expected an integer, got bool"),
+        ({"top_k": 5}, "top_k: expected an integer in [1, 4], got 5"),
+        ({"top_k": True}, "top_k: expected an integer, got bool"),
+        ({"top_k": None}, "top_k: expected an integer, got NoneType"),
+        ({"scoring": "tanh"}, "scoring: expected one of softmax, sigmoid, sqrt_softplus, got tanh"),
+        ({"router_logits": LOGITS[:4]}, "router_logits.shape[0]: expected 5, got 4"),
+        ({"router_logits": LOGITS[:, :3]}, "router_logits.shape[1]: expected 4, got 3"),
+        ({"router_logits": LOGITS.astype(np.int32)}, "router_logits.dtype: expected float16, "),
+        ({"router_logits": [1.0]}, "router_logits: expected an array that speaks DLPack, got list"),
+        ({"num_threads": True}, "num_threads: expected an integer, got bool"),
+        ({"topk_ids": np.zeros((5, 2), np.int64)}, "topk_ids.dtype: expected int32, got int64"),
+        ({"topk_weights": np.zeros((5, 3), np.float32)}, "topk_weights.shape[1]: expected 2, got"),
     ],
 )
-def test_the_op_that_refuses_is_named(changes: dict[str, Any], message: str) -> None:
+def test_refusals(changes: dict[str, Any], message: str) -> None:
     out = np.full((5, 6), 99, np.float32)
     arguments = layer() | {"router_logits": LOGITS, "top_k": 2, "out": out} | changes
     with pytest.raises((ValueError, TypeError)) as caught:
         tessera.fused_moe(**arguments)
-    assert str(caught.value) == message
+    assert str(caught.value).startswith(f"fused_moe: {message}")
     assert (out == 99).all()
 
 
 @pytest.mark.parametrize(
-    ("num_experts", "expert_map", "message"),
-    [
-        (3, None, "expected 4, as w13.shape[0], got 3"),
-        (5, None, "expected 4, as w13.shape[0], got 5"),
-        (4, np.zeros(3, np.int32), "expected 3, as expert_map.shape[0], got 4"),
-        (4, np.zeros(7, np.int32), "expected 7, as expert_map.shape[0], got 4"),
-    ],
+    ("num_experts", "map_length", "expected"),
+    [(3, None, 4), (5, None, 4), (4, 3, 3), (4, 7, 7)],
 )
 def test_logits_of_other_experts_are_refused(
-    num_experts: int, expert_map: Any, message: str
+    num_experts: int, map_length: int | None, expected: int
 ) -> None:
     """Their ids would be left out, and the output would be 0 or miss experts, without a word."""
     out = np.full((5, 6), 99, np.float32)
     logits = np.zeros((5, num_experts), np.float32)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
+    expert_map = None if map_length is None else np.zeros(map_length, np.int32)
+    with pytest.raises(ValueError, match="router_logits") as caught:
         tessera.fused_moe(
             **layer() | {"expert_map": expert_map}, router_logits=logits, top_k=1, out=out
         )
-    assert str(caught.value) == f"fused_moe: router_logits.shape[1]: {message}"
+    message = f"fused_moe: router_logits.shape[1]: expected {expected}, got {num_experts}"
+    assert str(caught.value) == message
     assert (out == 99).all()
+
+
+def test_an_output_on_the_logits_is_refused() -> None:
+    memory = np.full((5, 6), 99, np.float32)
+    logits = memory.reshape(-1)[:20].reshape(5, 4)
+    with pytest.raises(ValueError, match="output") as caught:
+        tessera.fused_moe(**layer(), router_logits=logits, top_k=2, out=memory)
+    assert str(caught.value) == (
+        "fused_moe: output: expected memory of its own, got memory shared with router_logits"
+    )
+    assert (memory == 99).all()

@@ -339,6 +339,11 @@ def test_statistics_of_another_length() -> None:
         tessera.RoutingStatistics.of(np.zeros(5))
 
 
-def test_a_flag_as_the_number_of_adapters() -> None:
-    found = tessera.lora_align_block_size(IDS, int32(2), max_loras=True, **GOOD)
-    assert [array.shape[0] for array in found] == [1, 1, 1]
+def test_a_flag_as_a_number() -> None:
+    with pytest.raises(TypeError, match=r"lora_align_block_size: max_loras: .*, got bool$"):
+        tessera.lora_align_block_size(IDS, int32(2), max_loras=True, **GOOD)
+    logits = np.zeros((2, 4), np.float32)
+    for _ in range(2):  # with a known shape for 1, too
+        with pytest.raises(TypeError, match=r"select_experts: top_k: .*, got bool$"):
+            tessera.select_experts(logits, top_k=True)
+        assert tessera.select_experts(logits, top_k=1).topk_ids.tolist() == [[0], [0]]
