@@ -49,7 +49,8 @@ last bits.
 A shape is tokens x experts x experts per token; all weights are renormalized, and groups come with
 a bias and a scaling factor, as in DeepSeek-V3. **Copy** is torch's copy of half as many bytes as
 the op reads and writes, so that it moves as many. **Peers** are torch and, on a GPU, vLLM and
-sgl_kernel: they may choose another of equal experts, and have other last bits.
+sgl_kernel: they may choose another of equal experts, and have other last bits. On the CPU
+**tessera/1** and **torch/1** run on one thread, and the others on all.
 """,
 }
 

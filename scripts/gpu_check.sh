@@ -49,6 +49,8 @@ fi
 results=bench/results/$(tr '[:upper:] ' '[:lower:]-' <<<"${gpu#NVIDIA }")
 readonly gpu results
 readonly build=build/gpu older=build/gpu-older site=build/gpu-site
+# The ops with stages of their own, whose cases take long to judge.
+readonly but_experts=(--except fused_experts --except fused_moe)
 
 if [[ -n ${WHEELS:-} ]]; then
   readonly python=python3
@@ -102,21 +104,23 @@ case $stage in
     "$python" -m tessera info
     ;;
   test)
-    in_shares "$build/tests/cuda/check_ops" --except fused_experts --random 8000 --max-ids 100000
+    in_shares "$build/tests/cuda/check_ops" "${but_experts[@]}" --random 8000 --max-ids 100000
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     # Built where one of the GPUs has compute capability 9.0.
     [[ ! -x $build/tests/cuda/check_wgmma ]] || "$build/tests/cuda/check_wgmma"
     say "code for compute capability 8.0, which the driver compiles for this GPU"
-    in_shares "$older/tests/cuda/check_ops" --except fused_experts --random 1000
+    in_shares "$older/tests/cuda/check_ops" "${but_experts[@]}" --random 1000
     "$older/tests/cuda/check_contexts"
     say "machine code of the expert products"
     "$python" scripts/check_sass.py "$build/libtessera_cuda.so"
     ;;
   experts)
     in_shares "$build/tests/cuda/check_ops" --op fused_experts --random 5000 --max-ids 20000 --pairwise
+    in_shares "$build/tests/cuda/check_ops" --op fused_moe --random 1000 --max-ids 20000
     say "code for compute capability 8.0, which the driver compiles for this GPU"
     in_shares "$older/tests/cuda/check_ops" --op fused_experts --random 300
+    in_shares "$older/tests/cuda/check_ops" --op fused_moe --random 100
     ;;
   python)
     results_folder=build/gpu-test-results
@@ -133,7 +137,7 @@ case $stage in
     for tool in memcheck initcheck synccheck racecheck; do
       random=200
       [[ $tool != racecheck ]] || random=40
-      sanitized "$tool" --except fused_experts --random "$random" --max-ids 4000
+      sanitized "$tool" "${but_experts[@]}" --random "$random" --max-ids 4000
       # Writes to ids beside a call are races on purpose.
       [[ $tool != memcheck ]] ||
         compute-sanitizer --tool memcheck --error-exitcode 1 "$build/tests/cuda/check_racing_writes"
@@ -143,6 +147,7 @@ case $stage in
     # Most of the table, and small random cases.
     for tool in memcheck initcheck synccheck; do
       sanitized "$tool" --op fused_experts --random 100 --max-ids 8000
+      sanitized "$tool" --op fused_moe --random 20 --max-ids 8000
     done
     sanitized racecheck --op fused_experts --random 40 --max-ids 4000
     ;;

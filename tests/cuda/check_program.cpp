@@ -14,7 +14,7 @@ namespace {
 constexpr int kExitSkipped = 77;
 constexpr const char* kUsage =
     "options: [--random COUNT] [--seed FIRST] [--max-ids N] [--exact] [--pairwise]\n"
-    "         [--op NAME | --except NAME] [--share I/N]\n"
+    "         [--op NAME | --except NAME ...] [--share I/N]\n"
     "  --random COUNT  also check COUNT random cases (default 1000)\n"
     "  --seed FIRST    seed of the first random case (default 1)\n"
     "  --max-ids N     leave out larger cases, and draw none with more ids or slots\n"
@@ -23,7 +23,7 @@ constexpr const char* kUsage =
     "                  size: for compute-sanitizer\n"
     "  --pairwise      also check fused_experts on its table with the sizes of models\n"
     "  --op NAME       check this op alone\n"
-    "  --except NAME   check all ops but this one\n"
+    "  --except NAME   do not check this op; may be given for several\n"
     "  --share I/N     check one case in N alone, from case I on: N programs with I = 1 ... N "
     "check\n"
     "                  all, side by side\n";
@@ -51,7 +51,7 @@ CheckOptions parse(int argc, char** argv) {
       options.op = argv[++i];
     } else if (std::strcmp(argv[i], "--except") == 0 && i + 1 < argc &&
                find_op(argv[i + 1]) != nullptr) {
-      options.left_out = argv[++i];
+      options.left_out.emplace_back(argv[++i]);
     } else if (std::strcmp(argv[i], "--share") == 0 && i + 1 < argc &&
                std::sscanf(argv[i + 1], "%ld/%ld", &options.share, &options.num_shares) == 2 &&
                1 <= options.share && options.share <= options.num_shares) {

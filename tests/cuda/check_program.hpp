@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 namespace tessera::test {
 
@@ -14,8 +15,8 @@ struct CheckOptions {
   bool pairwise = false;
   long share = 1;  ///< of num_shares
   long num_shares = 1;
-  std::string op;        ///< empty: all
-  std::string left_out;  ///< an op; empty: none
+  std::string op;                     ///< empty: all
+  std::vector<std::string> left_out;  ///< ops
 };
 
 /// Reads the options, or ends the program: with 2 where they are wrong, and with 77 where there is

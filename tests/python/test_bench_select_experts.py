@@ -42,9 +42,25 @@ def test_every_kind_of_shape_is_timed_beside_torch_and_a_copy() -> None:
     document = measured()
     assert len(document["rows"]) == 6
     for row in document["rows"]:
-        assert set(row["us"]) == {"tessera", "torch", "copy"}
+        assert set(row["us"]) == {"tessera", "tessera/1", "torch", "torch/1", "copy"}
         assert not row["refusals"]
         assert not row["violations"]
+
+
+def test_ratios_on_one_thread() -> None:
+    us = {"tessera": 2.0, "tessera/1": 3.0, "torch/1": 4.0}
+    assert OP.ratios(us) == {"1 thread / all threads": 1.5, "Tessera / torch, on 1 thread": 0.75}
+    assert OP.ratios({"tessera": 2.0, "torch": 3.0}) == {}
+
+
+def test_torch_on_one_thread() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert bench._on_one_thread(lambda: (torch.get_num_threads(), 7)) == (1, 7)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_command_times_the_shapes_of_a_preset(

@@ -268,6 +268,22 @@ TEST(SelectExperts, RefusesWithItsOwnMessages) {
          "routed_scaling_factor: expected a finite number, got -inf");
   expect([](Args* a) { a->router_logits.dtype = kInt32; }, type,
          "router_logits.dtype: expected float16, bfloat16 or float32, got int32");
+  expect(
+      [](Args* a) {
+        a->router_logits.dtype = {10, 8, 1};
+      },
+      type, "router_logits.dtype: expected float16, bfloat16 or float32, got float8_e4m3fn");
+  expect(
+      [](Args* a) {
+        a->router_logits.dtype = {12, 8, 1};
+      },
+      type, "router_logits.dtype: expected float16, bfloat16 or float32, got float8_e5m2");
+  expect(
+      [](Args* a) {
+        a->router_logits.dtype = {18, 8, 1};
+      },
+      type,
+      "router_logits.dtype: expected float16, bfloat16 or float32, got dtype code 18 of bits 8");
   expect([](Args* a) { a->correction_bias.dtype = kBf16; }, type,
          "correction_bias.dtype: expected float32, got bfloat16");
   expect([&](Args* a) { a->correction_bias = TensorView::of(bias.data(), kFp32, {11}); }, value,

@@ -10,6 +10,7 @@ from tessera.tools.bench.ops import (
     batched_align_block_size,
     fused_experts,
     fused_experts_cuda,
+    fused_moe,
     lora_align_block_size,
     moe_permute,
     moe_sum,
@@ -29,5 +30,6 @@ OPS: dict[str, Op] = {
         moe_unpermute.OP,
         dataclasses.replace(fused_experts.OP, cuda=fused_experts_cuda.OP),
         select_experts.OP,
+        fused_moe.OP,
     )
 }

@@ -6,13 +6,13 @@ import dataclasses
 import functools
 import importlib
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import tessera
 from tessera.tools.bench.calls import CallProblem, named_contenders, required_torch
-from tessera.tools.bench.contender import Contender, NotTimedError, TimedCall, absent
+from tessera.tools.bench.contender import Contender, Kind, NotTimedError, TimedCall, absent
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.ops.fused_experts_engines import engine_version
 
@@ -167,11 +167,28 @@ def make_problem(shape: Shape, device: str, seed: int) -> RoutingProblem:
         out,
         options,
     )
-    function = _torch_grouped if shape.has_bias else _torch_softmax
-    return dataclasses.replace(
-        problem,
-        others={**problem.others, "torch": problem.peer(functools.partial(function, problem))},
+    one_thread = functools.partial(
+        tessera.select_experts, logits, **options, num_threads=1, out=out
     )
+    function = functools.partial(_torch_grouped if shape.has_bias else _torch_softmax, problem)
+    others = {
+        "tessera/1": _timed(one_thread, logits),
+        "torch": problem.peer(function),
+        "torch/1": problem.peer(functools.partial(_on_one_thread, function)),
+    }
+    return dataclasses.replace(problem, others={**problem.others, **others})
+
+
+def _on_one_thread(function: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
+    """A call of torch's on one thread; to change their number takes a tenth of a microsecond."""
+    import torch
+
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return function()
+    finally:
+        torch.set_num_threads(num_threads)
 
 
 def _torch_softmax(problem: RoutingProblem) -> tuple[Any, Any]:
@@ -256,11 +273,32 @@ def _engine(
 
 
 def contenders(device: str) -> list[Contender]:
-    """Tessera, torch, the copy, and on a GPU the engines."""
-    found = named_contenders(device, {"torch": "peer", "copy": "related"})
-    if device != "cpu":
-        found += [_engine("vllm", _vllm), _engine("sgl_kernel", _sgl_kernel)]
+    """Tessera, torch, the copy; on the CPU the first two on one thread, on a GPU the engines."""
+    kinds: dict[str, Kind] = {"torch": "peer", "copy": "related"}
+    if device == "cpu":
+        return named_contenders(device, kinds | {"tessera/1": "related", "torch/1": "peer"})
+    return [
+        *named_contenders(device, kinds),
+        _engine("vllm", _vllm),
+        _engine("sgl_kernel", _sgl_kernel),
+    ]
+
+
+def ratios(us: Mapping[str, float]) -> dict[str, float]:
+    """On the CPU: what a second thread gains, and both programs on one thread."""
+    found = {}
+    if us.keys() >= {"tessera", "tessera/1"}:
+        found["1 thread / all threads"] = us["tessera/1"] / us["tessera"]
+    if us.keys() >= {"tessera/1", "torch/1"}:
+        found["Tessera / torch, on 1 thread"] = us["tessera/1"] / us["torch/1"]
     return found
 
 
-OP = Op("select_experts", PRESETS, make_problem, contenders, results="select_experts")
+OP = Op(
+    "select_experts",
+    PRESETS,
+    make_problem,
+    contenders,
+    results="select_experts",
+    ratios=ratios,
+)
