@@ -1,8 +1,9 @@
 """Tessera in vLLM's place, in this process: `install()`, `uninstall()`, and vLLM's plugin.
 
-vLLM's alignment ops are replaced in `vllm._custom_ops`, where vLLM looks them up; calls that
-Tessera refuses go to vLLM's own ops. docs/vllm.md has the details. Neither torch nor vLLM is
-imported before `install()` is called.
+vLLM's ops for alignment, routing and rows are replaced in `vllm._custom_ops`, where vLLM looks them
+up, and its Python functions of routing and permuting where they are defined; calls that Tessera
+refuses go to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported before
+`install()` is called.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _patches = Patches(_logger)
 
 
 def install(*, wrapper: bool = False) -> list[str]:
-    """Let Tessera serve vLLM's alignment ops in this process; may be called any number of times.
+    """Let Tessera serve vLLM's ops in this process; may be called any number of times.
 
     Does nothing if the environment variable TESSERA_VLLM is 0.
 
@@ -39,17 +40,23 @@ def install(*, wrapper: bool = False) -> list[str]:
     with _patches.lock:
         version = str(importlib.import_module("vllm").__version__)
         custom_ops = importlib.import_module("vllm._custom_ops")
-        from tessera.vllm import ops
+        from tessera.vllm import serving
         from tessera.vllm.generations import generation_of
         from tessera.vllm.wrapper import moe_align_block_size
 
         generation = generation_of(version)
         replaced = []
         for name, parameters in generation.ops.items():
-            serve = getattr(ops, name)
-            if name == "moe_align_block_size":
-                serve = functools.partial(serve, tail_expert=generation.tail_expert)
+            serve = serving.op(name, generation)
             replaced.append(_patches.replace(custom_ops, name, parameters, serve))
+        for (path, name), parameters in generation.functions.items():
+            try:
+                module = importlib.import_module(path)
+            except ImportError as error:
+                _logger.warning("%s.%s is left alone: %s", path, name, error)
+                continue
+            serve = serving.function(name, parameters)
+            replaced.append(_patches.replace(module, name, parameters, serve))
         if wrapper:
             module = importlib.import_module(
                 "vllm.model_executor.layers.fused_moe.moe_align_block_size"

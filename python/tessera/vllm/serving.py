@@ -1,0 +1,54 @@
+"""Which function of Tessera serves a function of vLLM."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from tessera._patching import Function
+from tessera.vllm import ops, router, rows
+from tessera.vllm.generations import Generation, Parameters
+
+_OPS: dict[str, Function] = {
+    "moe_align_block_size": ops.moe_align_block_size,
+    "batched_moe_align_block_size": ops.batched_moe_align_block_size,
+    "moe_lora_align_block_size": ops.moe_lora_align_block_size,
+    "topk_softmax": router.topk_softmax,
+    "topk_sigmoid": router.topk_sigmoid,
+    "topk_hash_softplus_sqrt": router.topk_hash_softplus_sqrt,
+    "grouped_topk": router.grouped_topk_op,
+    "moe_sum": rows.moe_sum,
+}
+_FUNCTIONS: dict[str, Function] = {
+    "fused_topk": router.fused_topk,
+    "grouped_topk": router.grouped_topk,
+    "moe_permute": rows.moe_permute,
+    "moe_unpermute": rows.moe_unpermute,
+}
+
+
+def op(name: str, generation: Generation) -> Function:
+    """The function that serves an op of `vllm._custom_ops`; its parameters have vLLM's order."""
+    serve = _OPS[name]
+    if name == "moe_align_block_size":
+        return functools.partial(serve, tail_expert=generation.tail_expert)
+    return serve
+
+
+def function(name: str, parameters: Parameters) -> Function:
+    """The function that serves a Python function of vLLM, which has these parameters."""
+    serve = _FUNCTIONS[name]
+    if name == "moe_permute" and "fill_invalid_expert" in parameters:
+        serve = functools.partial(serve, returns_experts=True)
+    return by_name(serve, parameters)
+
+
+def by_name(serve: Function, parameters: Parameters) -> Function:
+    """A function with parameters in this order that calls `serve`, which has them in another."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(parameters):
+            raise TypeError(f"expected at most {len(parameters)} arguments, got {len(args)}")
+        return serve(**dict(zip(parameters, args, strict=False)), **kwargs)
+
+    return call
