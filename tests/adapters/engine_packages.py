@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 STANDINS = Path(__file__).with_name("standins")
-FAMILY = re.compile(r"(batched_|)moe_(lora_|)align_block_size")
+FAMILY = re.compile(
+    r"(batched_|)moe_(lora_|)align_block_size|topk_(softmax|sigmoid|hash_softplus_sqrt)"
+    r"|(fused|grouped)_topk|moe_(sum|permute|unpermute)"
+)
 
 
 def sites(package: str) -> list[Any]:
@@ -41,7 +44,7 @@ def version(folder: Path, package: str) -> str:
 
 
 def signatures(file: Path) -> dict[str, dict[str, str | None]]:
-    """The parameters of each alignment function in the file, with their defaults as written."""
+    """The parameters of each served function in the file, with their defaults as written."""
     found = {}
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.FunctionDef) and FAMILY.fullmatch(node.name):

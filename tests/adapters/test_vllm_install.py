@@ -120,7 +120,7 @@ def test_every_op_of_the_version_is_served_and_gives_the_same(version: str) -> N
 
     served = tessera.vllm.install()
     engine_ops.calls.clear()
-    assert served == [f"vllm._custom_ops.{name}" for name in present]
+    assert set(served) >= {f"vllm._custom_ops.{name}" for name in present}
     assert {name: results(name) for name in present} == expected
     assert engine_ops.calls == []
     assert {name: inspect.signature(getattr(custom_ops(), name)) for name in present} == signatures
@@ -365,8 +365,9 @@ def test_generation_is_the_latest_that_came_before() -> None:
         generation.since for generation in GENERATIONS
     )
     assert generation_of("0.8.5") is GENERATIONS[0]
-    assert generation_of("0.11.0").since == (0, 9, 2)
+    assert generation_of("0.10.0").since == (0, 9, 2)
     assert generation_of("0.11.2.dev13+g1234").since == (0, 11, 1)
+    assert generation_of("0.11.0").since == (0, 10, 2)
     assert generation_of("0.16.0").tail_expert == 0
     assert generation_of("0.17").tail_expert == -1
     assert generation_of("1.0.0") is GENERATIONS[-1]

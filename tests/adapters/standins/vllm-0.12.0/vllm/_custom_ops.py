@@ -1,4 +1,5 @@
 import engine_ops
+import engine_router
 
 
 def moe_align_block_size(
@@ -32,3 +33,35 @@ def moe_lora_align_block_size(
     out = sorted_token_ids, experts_ids, num_tokens_post_pad
     adapters = engine_ops.active_adapters(lora_ids, adapter_enabled)
     engine_ops.lora(topk_ids, token_lora_mapping, num_experts, block_size, max_loras, adapters, out)
+
+
+def topk_softmax(topk_weights, topk_ids, token_expert_indices, gating_output, renormalize=False):
+    engine_router.write(
+        topk_weights, topk_ids, token_expert_indices, gating_output, renormalize=renormalize
+    )
+
+
+def grouped_topk(
+    scores,
+    num_expert_group,
+    topk_group,
+    topk,
+    renormalize,
+    routed_scaling_factor,
+    bias,
+    scoring_func=0,
+):
+    return engine_router.choose(
+        scores,
+        topk,
+        scoring="sigmoid" if scoring_func == 1 else "none",
+        renormalize=renormalize,
+        bias=bias,
+        num_groups=num_expert_group,
+        topk_group=topk_group,
+        factor=routed_scaling_factor,
+    )
+
+
+def moe_sum(input, output):
+    engine_router.add_rows(input, output)

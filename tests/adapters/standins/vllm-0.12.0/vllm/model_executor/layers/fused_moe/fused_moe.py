@@ -1,5 +1,47 @@
+import torch
 from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
+
+import engine_router
 
 
 def fused_experts(topk_ids, block_size, num_experts, **options):
     return moe_align_block_size(topk_ids, block_size, num_experts, **options)
+
+
+def fused_topk(hidden_states, gating_output, topk, renormalize, indices_type=None):
+    num_tokens = len(hidden_states)
+    topk_weights = torch.empty((num_tokens, topk), dtype=torch.float32)
+    topk_ids = torch.empty((num_tokens, topk), dtype=indices_type or torch.int32)
+    token_expert_indices = torch.empty((num_tokens, topk), dtype=torch.int32)
+    engine_router.write(
+        topk_weights,
+        topk_ids,
+        token_expert_indices,
+        gating_output,
+        scoring="softmax",
+        renormalize=renormalize,
+    )
+    return topk_weights, topk_ids, token_expert_indices
+
+
+def grouped_topk(
+    hidden_states,
+    gating_output,
+    topk,
+    renormalize,
+    num_expert_group=0,
+    topk_group=0,
+    scoring_func="softmax",
+    routed_scaling_factor=1.0,
+    e_score_correction_bias=None,
+):
+    return engine_router.choose(
+        gating_output,
+        topk,
+        scoring=scoring_func,
+        renormalize=renormalize,
+        bias=e_score_correction_bias,
+        num_groups=num_expert_group,
+        topk_group=topk_group,
+        factor=routed_scaling_factor,
+    )
