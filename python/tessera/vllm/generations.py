@@ -65,6 +65,7 @@ _FUSED_TOPK = ("hidden_states", "gating_output", "topk", "renormalize", "indices
 _GROUPED_TOPK = (*_FUSED_TOPK[:4], "num_expert_group", "topk_group", "scoring_func")
 _SCALED_GROUPED_TOPK = (*_GROUPED_TOPK, "routed_scaling_factor", "e_score_correction_bias")
 _PERMUTE = ("hidden_states", "a1q_scale", "topk_ids", "n_expert", "n_local_expert", "expert_map")
+_ALIGNED_PERMUTE = (*_PERMUTE, "align_block_size", "fill_invalid_expert")
 _UNPERMUTE = (
     "out",
     "permuted_hidden_states",
@@ -135,16 +136,17 @@ _CHANGES = (
     _Change(
         (0, 10, 1),
         functions={
-            (_IN_PERMUTE, "moe_permute"): (
-                *_PERMUTE,
-                "align_block_size",
-                "fill_invalid_expert",
-                "permuted_hidden_states",
-            ),
+            (_IN_PERMUTE, "moe_permute"): _ALIGNED_PERMUTE,
             (_IN_PERMUTE, "moe_unpermute"): _UNPERMUTE,
         },
     ),
-    _Change((0, 10, 2), functions={(_IN_FUSED_MOE, "grouped_topk"): _SCALED_GROUPED_TOPK}),
+    _Change(
+        (0, 10, 2),
+        functions={
+            (_IN_FUSED_MOE, "grouped_topk"): _SCALED_GROUPED_TOPK,
+            (_IN_PERMUTE, "moe_permute"): (*_ALIGNED_PERMUTE, "permuted_hidden_states"),
+        },
+    ),
     _Change(
         (0, 11, 1),
         ops={
@@ -203,11 +205,14 @@ _CHANGES = (
         functions={(_IN_FUSED_TOPK, "fused_topk"): None},
     ),
     _Change(
-        (0, 31, 0),
+        (0, 30, 0),
         ops={
-            "moe_align_block_size": (*_ALIGN, "expert_map", "scatter_idx"),
             "topk_hash_softplus_sqrt": (*_HASH_TOPK, "is_padding", "bias_vl", "image_sentinel_lo"),
         },
+    ),
+    _Change(
+        (0, 31, 0),
+        ops={"moe_align_block_size": (*_ALIGN, "expert_map", "scatter_idx")},
         others={"wrapper": (*_WRAPPER, "ignore_invalid_experts", "return_scatter_idx")},
     ),
 )
