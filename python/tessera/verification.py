@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +17,7 @@ from tessera._device import HOST
 from tessera._framework import on_device, on_host
 from tessera._library import dlpack_device, load
 from tessera._op import Op
-from tessera._outputs import REFERENCE
+from tessera._outputs import REFERENCE, output_shapes
 
 # Every byte of outputs and workspace before a call, and of the memory around all arrays. Words of
 # such bytes are neither an index nor an expert.
@@ -40,12 +41,23 @@ class CaseArray(NamedTuple):
         return np.dtype(_BITS.get(self.dtype, self.dtype))
 
     @property
+    def is_bits(self) -> bool:
+        """Whether NumPy does not have its type."""
+        return self.dtype in _BITS
+
+    @property
     def num_bytes(self) -> int:
         """From the first element to past the last."""
         if 0 in self.shape:
             return 0
         steps = zip(self.shape, self.strides, strict=True)
         return self._bits.itemsize * (1 + sum((length - 1) * step for length, step in steps))
+
+    @property
+    def is_contiguous(self) -> bool:
+        """Whether its elements follow each other."""
+        steps = (math.prod(self.shape[axis + 1 :]) for axis in range(len(self.shape)))
+        return self.strides == tuple(steps)
 
     def words(self, memory: Any) -> Any:
         """Its elements as unsigned integers, in the middle of bytes of NumPy."""
@@ -57,7 +69,7 @@ class CaseArray(NamedTuple):
         """It as the library takes it, in the middle of bytes of NumPy or torch."""
         if isinstance(memory, np.ndarray):
             array = self.words(memory).view(self._bits)
-            if self.dtype in _BITS:
+            if self.is_bits:
                 return load().function("with_dtype")(load().as_tensor(array), self.dtype)
             return array
         import torch
@@ -126,15 +138,25 @@ def _poisoned(num_bytes: int, beside: int) -> Any:
     return np.full(num_bytes + 2 * beside, _POISON, np.uint8)
 
 
-def _described(op: Op, call: CaseCall) -> list[Any]:
+def _described(op: Op, values: tuple[Any, ...]) -> list[Any]:
     """The arguments of a size query."""
     return [
         (None if row.is_output else (value.dtype, *value.shape))
         if isinstance(value, CaseArray)
         else value
-        for row, value in zip(op.arguments, call.values, strict=True)
+        for row, value in zip(op.arguments, values, strict=True)
         if row not in op.outputs
     ]
+
+
+def has_usual_outputs(op: Op, values: tuple[Any, ...]) -> bool:
+    """Whether a call's outputs are what one without `out` returns: no longer, and contiguous."""
+    outputs = dict(zip((row.name for row in op.arguments), values, strict=True))
+    shapes = output_shapes(op, _described(op, values), ())
+    return all(
+        math.prod(outputs[row.name].shape) == math.prod(shape) and outputs[row.name].is_contiguous
+        for row, shape in zip(op.outputs, shapes, strict=True)
+    )
 
 
 def _workspace_bytes(op: Op, call: CaseCall, implementation: str, cuda_index: int) -> int:
@@ -142,7 +164,7 @@ def _workspace_bytes(op: Op, call: CaseCall, implementation: str, cuda_index: in
     if cuda_index == HOST:
         return 0
     size = np.empty(1, np.int64)
-    op.sizes(*dlpack_device(cuda_index), 0, implementation, size, *_described(op, call))
+    op.sizes(*dlpack_device(cuda_index), 0, implementation, size, *_described(op, call.values))
     return int(size[0])
 
 
@@ -228,7 +250,7 @@ def problems(op: Op, case: str, seed: int, implementation: str, cuda_index: int 
 def implementations(op: Op, cuda_index: int) -> dict[str, str]:
     """Those for a device, fastest first, and why one does not run the op's first case."""
     (first, *_) = case_names(op)
-    described = _described(op, case_call(op, first, 0))
+    described = _described(op, case_values(op, first, 0))
     reports = json.loads(op.explain(*dlpack_device(cuda_index), 0, *described))
     return {report["name"]: report["refusal"] for report in reports}
 

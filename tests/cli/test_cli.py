@@ -286,9 +286,8 @@ def test_align_refuses_bad_files(tmp_path: Path) -> None:
             "--implementation: expected one of cpu/",
         ),
         (
-            ["verify", "--op", "lora_align_block_size", "--impl", "a:b"],
-            "--op: expected one of align_block_size, moe_sum, moe_unpermute, fused_experts, "
-            "which --impl judges, got lora_align_block_size",
+            ["verify", "--op", "sum", "--impl", "a:b"],
+            "--op: expected one of align_block_size, batched_align_block_size, ",
         ),
     ],
 )

@@ -69,9 +69,9 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace, Op], lis
     """Judge the implementation on the cases whose names `chosen` selects by the arguments."""
     started = time.monotonic()
     op = ALIGN if args.op in (None, ALIGN.name) else Op(args.op)
-    if args.op is not None and args.op not in _judged_ops():
-        known = ", ".join(_judged_ops())
-        raise ValueError(f"--op: expected one of {known}, which --impl judges, got {args.op}")
+    if args.op is not None and args.op not in op_names():
+        known = ", ".join(op_names())
+        raise ValueError(f"--op: expected one of {known}, got {args.op}")
     if args.implementation is not None:
         raise ValueError("--implementation: names one of Tessera's; expected it without --impl")
     seconds = _DEFAULT_SECONDS if args.seconds is None else args.seconds
@@ -110,11 +110,6 @@ def run(args: argparse.Namespace, chosen: Callable[[argparse.Namespace, Op], lis
     shown_by: Any = report if op is ALIGN else case_verdict
     print(json.dumps(found, indent=2) if args.json else shown_by.text(found))
     return int(shown_by.exit_code(found))
-
-
-def _judged_ops() -> list[str]:
-    """The op that has forms, and all that have one output."""
-    return [name for name in op_names() if name == ALIGN.name or Op(name).num_outputs == 1]
 
 
 def _align_block_size(

@@ -1,9 +1,10 @@
-"""Judges an implementation of any op with one output, by the cases of the op's table."""
+"""Judges an implementation of any op, by the cases of the op's table."""
 
 from __future__ import annotations
 
 import functools
 import math
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -13,7 +14,7 @@ import tessera
 from tessera._library import load
 from tessera._op import Op
 from tessera.contract import Rule
-from tessera.tools.judge.case_calls import Found, Judged, passed, serve
+from tessera.tools.judge.case_calls import COUNTS, Found, Judged, not_asked, passed, serve
 from tessera.tools.judge.clock import Clock, Progress, TimeUpError
 from tessera.tools.judge.faults import CALLING_RULES, Fault, fault_of_death
 from tessera.tools.judge.process import Death, Process
@@ -22,41 +23,50 @@ from tessera.tools.judge.runner import Pace
 from tessera.tools.judge.worker import Target
 from tessera.verification import CaseArray, case_values
 
-_FORM = Rule("output_form", "A call returns one array, of the framework of its inputs.")
 # Share of the time in which cases are read: those that are left are not made.
 _READING = 0.2
 # Equal calls follow each other, so that an output that the next call reuses is not noticed.
 _NOT_JUDGED = "outputs_kept"
+_WIDTH = 100
 
 
 def judged_rules(op: Op) -> list[Rule]:
     """The rules of calling, then the rules of the op's contract."""
-    calling = [_FORM if rule.name == _FORM.name else rule for rule in CALLING_RULES]
+    meaning = f"A call returns {COUNTS[op.num_outputs]}, of the framework of its inputs."
+    form = Rule("output_form", meaning)
+    calling = [form if rule.name == form.name else rule for rule in CALLING_RULES]
     contract = [Rule(**fields) for fields in load().read_json("op_rules", op.name)]
-    return [rule for rule in calling if rule.name != _NOT_JUDGED] + contract
+    left_out = {_NOT_JUDGED, *not_asked(op)}
+    return [rule for rule in (*calling, *contract) if rule.name not in left_out]
 
 
 class _Case(NamedTuple):
     num_elements: int
     name: str
     arguments: dict[str, Any]  # those that the call passes
+    numbers: dict[str, Any]  # all numbers, also those with their defaults
 
     def lacks(self, found: Found) -> str:
         """What the implementation or its arrays do not have of the call."""
+        for name, values in found.only.items():
+            if self.numbers[name] not in values:
+                return f"{name} {self.numbers[name]}"
         for name, value in self.arguments.items():
-            has_bfloat16 = isinstance(value, CaseArray) and value.dtype == "bfloat16"
-            if has_bfloat16 and found.arrays == "numpy":
-                return "bfloat16"
+            if found.arrays == "numpy" and isinstance(value, CaseArray) and value.is_bits:
+                return value.dtype
             if found.parameters is not None and name not in found.parameters:
                 return name
         return ""
 
     def shown(self) -> dict[str, Any]:
         """The arguments for people and for JSON."""
-        return {
-            name: f"{value.dtype}{list(value.shape)}" if isinstance(value, CaseArray) else value
-            for name, value in self.arguments.items()
-        }
+
+        def text(value: Any) -> Any:
+            if isinstance(value, tuple) and not isinstance(value, CaseArray):
+                return ", ".join(map(text, value))
+            return f"{value.dtype}{list(value.shape)}" if isinstance(value, CaseArray) else value
+
+        return {name: text(value) for name, value in self.arguments.items()}
 
 
 def judge(
@@ -68,7 +78,7 @@ def judge(
         ValueError: the implementation cannot be judged at all.
     """
     findings: dict[tuple[str, str], tuple[Fault, _Case]] = {}
-    counts: Counter[tuple[str, str]] = Counter()
+    broken_by: dict[tuple[str, str], list[str]] = {}
     not_asked: Counter[str] = Counter()
     num_calls, pace = 0, Pace()
     with Process(functools.partial(serve, op.name), target, clock) as process:
@@ -91,7 +101,7 @@ def judge(
                 num_calls += 1
                 for fault in faults:
                     if fault.rule not in asked.accepted:
-                        counts[fault.key] += 1
+                        broken_by.setdefault(fault.key, []).append(case.name)
                         findings.setdefault(fault.key, (fault, case))
         except TimeUpError:
             pass  # the number of calls says so
@@ -117,7 +127,8 @@ def judge(
                 "kind": fault.kind,
                 "meaning": meanings[fault.rule],
                 "message": fault.message,
-                "num_calls": counts[fault.key],
+                "num_calls": len(broken_by[fault.key]),
+                "cases": broken_by[fault.key],
                 "case": case.name,
                 "call": case.shown(),
                 "snippet": f"tessera verify {again} --cases {case.name} --seed {asked.seed}",
@@ -132,7 +143,11 @@ def judge(
 def _case(op: Op, name: str, seed: int) -> _Case:
     values = case_values(op, name, seed)
     arrays = (value for value in values if isinstance(value, CaseArray))
-    return _Case(sum(math.prod(array.shape) for array in arrays), name, passed(op, values))
+    numbers = {
+        row.name: value for row, value in zip(op.arguments, values, strict=True) if not row.is_array
+    }
+    size = sum(math.prod(array.shape) for array in arrays)
+    return _Case(size, name, passed(op, values), numbers)
 
 
 def _faults(reply: Judged | Death, process: Process, pace: Pace, case: _Case) -> Collection[Fault]:
@@ -165,8 +180,17 @@ def text(found: dict[str, Any]) -> str:
             f"    {each['snippet']}",
             f"  its call: {call}",
             f"  {each['message']}",
-            "",
         ]
+        if named := [name for name in each["cases"] if not name.startswith("random:")]:
+            lines += textwrap.wrap(
+                f"cases of the table: {', '.join(named)}",
+                _WIDTH,
+                initial_indent="  ",
+                subsequent_indent="    ",
+                break_on_hyphens=False,
+                break_long_words=False,
+            )
+        lines.append("")
     # A call breaks at most one of these: functions of NumPy may return arrays of their own for some
     # tensors, and raise for the others.
     without_array = sum(
@@ -176,8 +200,9 @@ def text(found: dict[str, Any]) -> str:
     )
     if without_array and without_array == found["num_calls"]:
         other = {"numpy": "torch", "torch": "numpy"}[found["arrays"]]
+        expected = COUNTS[Op(found["op"]).num_outputs]
         lines.append(
-            f"no call returned an array: it was given {found['arrays']} arrays; --arrays {other} "
+            f"no call returned {expected}: it was given {found['arrays']} arrays; --arrays {other} "
             "gives others"
         )
     if found["not_asked"]:
