@@ -130,6 +130,17 @@ class Patches:
             self._logger.warning(message)
 
 
+def by_name(serve: Function, parameters: Sequence[str]) -> Function:
+    """A function with parameters in this order that calls `serve`, which has them in another."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > len(parameters):
+            raise TypeError(f"expected at most {len(parameters)} arguments, got {len(args)}")
+        return serve(**dict(zip(parameters, args, strict=False)), **kwargs)
+
+    return call
+
+
 def _rebind(old: object, new: object) -> None:
     """Replace `old` by `new` in every module, under whatever name."""
     for module in list(sys.modules.values()):

@@ -26,11 +26,14 @@ ALIGN = {
     "0.5.5": f"{LAYERS}.fused_moe_triton.moe_align_block_size",
     "0.5.23": f"{LAYERS}.moe_runner.triton_utils.moe_align_block_size",
 }
+NAMES = ("fused_topk", "grouped_topk", "biased_grouped_topk")
+ROUTERS = [f"{LAYERS}.topk.{name}" for name in NAMES]
 SERVED = {
-    "0.5.5": ["sgl_kernel.moe_align_block_size"],
+    "0.5.5": ["sgl_kernel.moe_align_block_size", *ROUTERS],
     "0.5.23": [
         "sglang.kernels.ops.moe.moe_align_block_size",
         "sglang.kernels.ops.moe.moe_align.moe_align_block_size",
+        *ROUTERS,
     ],
 }
 E, B = 8, 4

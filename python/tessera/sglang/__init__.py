@@ -1,20 +1,22 @@
 """Tessera in SGLang's place, in this process: `install()`, `uninstall()`, and SGLang's plugin.
 
-In SGLang's op the pairs that expert parallelism has filtered out, with id -1, form a group of their
-own, the first, which `num_experts` includes. docs/sglang.md has the details. Neither torch nor
-SGLang is imported before `install()` is called.
+The alignment op and the functions of `topk.py` are replaced. In SGLang's op the pairs that expert
+parallelism has filtered out, with id -1, form a group of their own, the first, which `num_experts`
+includes. docs/sglang.md has the details. Neither torch nor SGLang is imported before `install()` is
+called.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import logging
 import os
 from types import ModuleType
 from typing import NamedTuple
 
-from tessera._patching import Function, Patches
+from tessera._patching import Function, Patches, by_name
 
 _logger = logging.getLogger("tessera.sglang")
 _patches = Patches(_logger)
@@ -36,26 +38,52 @@ _COMPILED_PARAMETERS = (*_PARAMETERS[:4], "expert_ids", *_PARAMETERS[5:])
 
 class _Target(NamedTuple):
     module: ModuleType
+    name: str
     parameters: tuple[str, ...]
     serve: Function
 
 
 def _targets() -> list[_Target]:
-    """The modules where this SGLang looks up its op, each with parameters and serving function."""
+    """The functions of this SGLang that are served."""
+    return [*_alignment(), *_routers()]
+
+
+def _routers() -> list[_Target]:
+    """The functions of SGLang's `topk.py`."""
+    from tessera.sglang import router
+
+    try:
+        module = importlib.import_module(router.MODULE)
+    except ImportError as error:
+        _logger.warning("%s is left alone: %s", router.MODULE, error)
+        return []
+    targets = []
+    for name in router.FORMS:
+        function = getattr(module, name, None)
+        names = [] if function is None else list(inspect.signature(function).parameters)
+        parameters, serve = router.serving(name, names)
+        targets.append(_Target(module, name, parameters, by_name(serve, parameters)))
+    return targets
+
+
+def _alignment() -> list[_Target]:
+    """The modules where this SGLang looks up its alignment op."""
     from tessera.sglang import ops
 
     try:  # 2026: a function that picks a backend, and the backend that is compiled at run time
         kernels = importlib.import_module("sglang.kernels.ops.moe")
     except ModuleNotFoundError:
         return [
-            _Target(importlib.import_module("sgl_kernel"), _PARAMETERS, ops.moe_align_block_size)
+            _Target(
+                importlib.import_module("sgl_kernel"), _OP, _PARAMETERS, ops.moe_align_block_size
+            )
         ]
-    targets = [_Target(kernels, _PARAMETERS, ops.moe_align_block_size)]
+    targets = [_Target(kernels, _OP, _PARAMETERS, ops.moe_align_block_size)]
     try:
         compiled = importlib.import_module("sglang.kernels.ops.moe.moe_align")
     except ImportError:  # a platform without that backend
         return targets
-    return [*targets, _Target(compiled, _COMPILED_PARAMETERS, ops.compiled_at_run_time)]
+    return [*targets, _Target(compiled, _OP, _COMPILED_PARAMETERS, ops.compiled_at_run_time)]
 
 
 def _switched_off() -> bool:
@@ -75,7 +103,7 @@ def _start() -> None:
 
 
 def install() -> list[str]:
-    """Let Tessera serve SGLang's alignment op in this process; may be called any number of times.
+    """Let Tessera serve SGLang's functions in this process; may be called any number of times.
 
     Does nothing if the environment variable TESSERA_SGLANG is 0.
 
@@ -88,14 +116,14 @@ def install() -> list[str]:
     if _switched_off():
         return []
     with _patches.lock:
-        for module, parameters, serve in _targets():
-            _patches.replace(module, _OP, parameters, serve)
+        for target in _targets():
+            _patches.replace(*target)
         _start()
         return _patches.names
 
 
 def uninstall() -> None:
-    """Restore SGLang's own op; does nothing if it was not replaced."""
+    """Restore SGLang's own functions; does nothing if it was not replaced."""
     with _patches.lock:
         if names := _patches.restore():
             _logger.info("SGLang's own functions are back: %s", ", ".join(names))
@@ -112,8 +140,8 @@ def plugin() -> None:
         hooks = importlib.import_module("sglang.srt.plugins.hook_registry")
         register = functools.partial(hooks.HookRegistry.register, hook_type=hooks.HookType.REPLACE)
         with _patches.lock:
-            for module, parameters, serve in _targets():
-                _patches.hook(module, _OP, parameters, serve, register)
+            for target in _targets():
+                _patches.hook(*target, register)
             _start()
     except Exception:
         _logger.exception("SGLang runs without Tessera")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
 
-from tessera._patching import Function
+from tessera._patching import Function, by_name
 from tessera.vllm import ops, router, rows
 from tessera.vllm.generations import Generation, Parameters
 
@@ -41,14 +40,3 @@ def function(name: str, parameters: Parameters) -> Function:
     if name == "moe_permute" and "fill_invalid_expert" in parameters:
         serve = functools.partial(serve, returns_experts=True)
     return by_name(serve, parameters)
-
-
-def by_name(serve: Function, parameters: Parameters) -> Function:
-    """A function with parameters in this order that calls `serve`, which has them in another."""
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > len(parameters):
-            raise TypeError(f"expected at most {len(parameters)} arguments, got {len(args)}")
-        return serve(**dict(zip(parameters, args, strict=False)), **kwargs)
-
-    return call
