@@ -67,12 +67,16 @@ class CaseBuilder {
     return input(std::move(bytes), {kDLInt, 32, 1}, {static_cast<std::int64_t>(values.size())});
   }
 
+  /// Keeps the inputs of another case alive, for views of their memory.
+  void keep(const CaseArguments& other) { made_->others.push_back(other.args); }
+
   CaseArguments finish() { return {op_, std::shared_ptr<void>(made_, &made_->args)}; }
 
  private:
   struct Made {
     Args args;
     std::vector<std::vector<std::byte>> memory;
+    std::vector<std::shared_ptr<void>> others;
   };
 
   std::string_view op_;

@@ -17,6 +17,8 @@
 #include "moe_unpermute_cases.hpp"
 #include "moe_unpermute_checker.hpp"
 #include "random_case.hpp"
+#include "select_and_align_cases.hpp"
+#include "select_and_align_checker.hpp"
 #include "select_experts_cases.hpp"
 #include "select_experts_checker.hpp"
 
@@ -25,6 +27,7 @@ namespace {
 
 const std::string& name_of(const auto& c) { return c.name; }
 const std::string& name_of(const LoraAlignBlockSizeCase& c) { return c.pairs.name; }
+const std::string& name_of(const SelectAndAlignCase& c) { return c.selection.name; }
 
 /// A contract from functions of the op's own types: its table of cases, its random cases, and its
 /// checker.
@@ -73,6 +76,8 @@ constexpr OpContract kContracts[] = {
                                                                                kMoeSumRules),
     contract_of<MoeUnpermuteArgs, moe_unpermute_cases, random_moe_unpermute_case,
                 check_moe_unpermute>("moe_unpermute", kMoeUnpermuteRules),
+    contract_of<SelectAndAlignArgs, select_and_align_cases, random_select_and_align_case,
+                check_select_and_align>("select_and_align", kSelectAndAlignRules),
     contract_of<SelectExpertsArgs, select_experts_cases, random_select_experts_case,
                 check_select_experts>("select_experts", kSelectExpertsRules),
 };

@@ -51,7 +51,10 @@ std::span<const OpEntry> all_ops() noexcept {
                                     ops::kFusedExperts,
                                     ops::kSelectExperts,
                                     ops::kFusedMoe};
-  return entries;
+
+  ops::kSelectAndAlign
+};
+return entries;
 }
 
 const OpEntry* find_op(std::string_view name) noexcept {

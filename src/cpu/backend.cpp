@@ -9,6 +9,7 @@
 #include "cpu/moe_permute.hpp"
 #include "cpu/moe_sum.hpp"
 #include "cpu/moe_unpermute.hpp"
+#include "cpu/select_and_align.hpp"
 #include "cpu/select_experts.hpp"
 
 namespace tessera::cpu {
@@ -89,6 +90,22 @@ constexpr core::Implementation kBothOf =
 constexpr core::Implementation kFusedMoe[] = {kBothOf<0, 0>, kBothOf<0, 1>, kBothOf<0, 2>,
                                               kBothOf<1, 3>, kBothOf<2, 4>};
 
+constexpr core::Implementation kSelectAndAlign[] = {
+    implementation<core::SelectAndAlignProblem,
+                   select_and_align<select_experts_avx2, align_block_size_counting_sort>,
+                   select_and_align_workspace_bytes<select_experts_workspace_bytes,
+                                                    counting_sort_workspace_bytes>,
+                   select_and_align_avx2_refusal>("cpu/avx2"),
+    implementation<core::SelectAndAlignProblem,
+                   select_and_align<select_experts_portable, align_block_size_counting_sort>,
+                   select_and_align_workspace_bytes<select_experts_workspace_bytes,
+                                                    counting_sort_workspace_bytes>>("cpu/portable"),
+    implementation<core::SelectAndAlignProblem,
+                   select_and_align<select_experts_reference, align_block_size_reference>,
+                   select_and_align_workspace_bytes<select_experts_reference_workspace_bytes,
+                                                    reference_workspace_bytes>>("cpu/reference"),
+};
+
 constexpr core::OpImplementations kOps[] = {
     {"align_block_size", kAlignBlockSize},
     {"batched_align_block_size", kBatchedAlignBlockSize},
@@ -99,6 +116,7 @@ constexpr core::OpImplementations kOps[] = {
     {"fused_experts", kFusedExperts},
     {"select_experts", kSelectExperts},
     {"fused_moe", kFusedMoe},
+    {"select_and_align", kSelectAndAlign},
 };
 
 std::string unavailable() { return {}; }
