@@ -50,11 +50,9 @@ std::span<const OpEntry> all_ops() noexcept {
                                     ops::kMoeUnpermute,
                                     ops::kFusedExperts,
                                     ops::kSelectExperts,
-                                    ops::kFusedMoe};
-
-  ops::kSelectAndAlign
-};
-return entries;
+                                    ops::kFusedMoe,
+                                    ops::kSelectAndAlign};
+  return entries;
 }
 
 const OpEntry* find_op(std::string_view name) noexcept {

@@ -12,6 +12,7 @@
 #include "cuda/moe_permute/launch.hpp"
 #include "cuda/moe_sum/launch.hpp"
 #include "cuda/moe_unpermute/launch.hpp"
+#include "cuda/select_and_align/launch.hpp"
 #include "cuda/select_experts/launch.hpp"
 #include "tessera/export.h"
 
@@ -80,6 +81,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       {"moe_permute", moe_permute_implementations()},
       {"moe_sum", moe_sum_implementations()},
       {"moe_unpermute", moe_unpermute_implementations()},
+      {"select_and_align", select_and_align_implementations()},
       {"select_experts", select_experts_implementations()},
   };
   static const tessera::core::Backend backend{
