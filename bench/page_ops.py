@@ -52,6 +52,13 @@ the op reads and writes, so that it moves as many. **Peers** are torch and, on a
 sgl_kernel: they may choose another of equal experts, and have other last bits. On the CPU
 **tessera/1** and **torch/1** run on one thread, and the others on all.
 """,
+    "select_and_align": """\
+## select_and_align
+
+A shape is tokens x experts x experts per token / block size; all weights are renormalized, and
+groups come with a bias and a scaling factor, as in DeepSeek-V3. **Peer** is `select_experts` and
+after it `align_block_size`, which give the same bits; each of them alone is timed, too.
+""",
 }
 
 # Results with a module of the page of their own.

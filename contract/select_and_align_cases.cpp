@@ -109,6 +109,7 @@ std::vector<Case> make_table() {
       {.selection = sized(30, 64, 8, {.name = "padding_below_0", .num_valid_tokens = -5})},
       {.selection = sized(30, 64, 8, {.name = "no_padding", .num_valid_tokens = 1000})},
       {.selection = sized(400, 64, 8, {.name = "padding_of_many", .num_valid_tokens = 301}), .map = kHalfRemote, .ignore_invalid_experts = true, .statistics = true},
+      {.selection = sized(30, 64, 8, {.name = "rows_apart_fp32", .gap = 5})},
       {.selection = sized(30, 64, 8, {.name = "rows_apart", .format = kBf16, .gap = 3}), .statistics = true},
 
       {.selection = sized(60, 64, 8, {.name = "equal", .logits = Logits::kEqual}), .statistics = true},

@@ -9,7 +9,7 @@ assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_exp
 """
 
 from tessera import _starting  # noqa: F401  # before what takes long to import
-from tessera._results import AlignedBlocks, PermutedTokens, SelectedExperts
+from tessera._results import AlignedBlocks, PermutedTokens, SelectedAndAligned, SelectedExperts
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
 from tessera.ops.align_block_size import align_block_size
@@ -27,6 +27,10 @@ from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contra
 from tessera.ops.moe_permute import moe_permute, moe_permute_contract_violations
 from tessera.ops.moe_sum import moe_sum, moe_sum_contract_violations
 from tessera.ops.moe_unpermute import moe_unpermute, moe_unpermute_contract_violations
+from tessera.ops.select_and_align import (
+    select_and_align,
+    select_and_align_contract_violations,
+)
 from tessera.ops.select_experts import select_experts, select_experts_contract_violations
 from tessera.statistics import RoutingStatistics
 from tessera.strict import InvalidRoutingError, check
@@ -39,6 +43,7 @@ __all__ = [
     "InvalidRoutingError",
     "PermutedTokens",
     "RoutingStatistics",
+    "SelectedAndAligned",
     "SelectedExperts",
     "Violation",
     "align_block_size",
@@ -62,6 +67,8 @@ __all__ = [
     "moe_sum_contract_violations",
     "moe_unpermute",
     "moe_unpermute_contract_violations",
+    "select_and_align",
+    "select_and_align_contract_violations",
     "select_experts",
     "select_experts_contract_violations",
     "version",

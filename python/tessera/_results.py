@@ -34,6 +34,24 @@ class SelectedExperts(NamedTuple, Generic[Array_co]):
     topk_ids: Array_co
 
 
+class SelectedAndAligned(NamedTuple, Generic[Array_co]):
+    """Outputs of `select_and_align`: those of `select_experts`, then those of `align_block_size`.
+
+    topk_weights: float32 [T, k], the weight of each chosen expert.
+    topk_ids: int32 [T, k], the chosen experts of each token, the best first.
+    sorted_token_ids: int32 [capacity or more], indices into the flattened `topk_ids`, grouped by
+        expert and ascending inside a group. Padding, and all that follows the last group, is T * k.
+    expert_ids: int32 [ceil(capacity / block_size) or more], the expert of each block, then -1.
+    num_tokens_post_pad: int32 [1], the padded total, a multiple of `block_size`.
+    """
+
+    topk_weights: Array_co
+    topk_ids: Array_co
+    sorted_token_ids: Array_co
+    expert_ids: Array_co
+    num_tokens_post_pad: Array_co
+
+
 class PermutedTokens(NamedTuple, Generic[Array_co]):
     """Outputs of `moe_permute`.
 
@@ -48,7 +66,8 @@ class PermutedTokens(NamedTuple, Generic[Array_co]):
 
 
 _BY_OUTPUTS: dict[tuple[str, ...], Any] = {
-    kind._fields: kind for kind in (AlignedBlocks, PermutedTokens, SelectedExperts)
+    kind._fields: kind
+    for kind in (AlignedBlocks, PermutedTokens, SelectedAndAligned, SelectedExperts)
 }
 
 

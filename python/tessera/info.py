@@ -81,8 +81,8 @@ def explain(
     lengths of its inputs, as its page calls them, its numbers and flags, such as `block_size=128`,
     and the data type of its first input, as torch's or as anything that `np.dtype()` takes. Flags
     are False by default. A number that is also the length of an output has both names: in
-    `select_experts`, `k` is `top_k`. Ops that read their inputs flattened, as the alignment ops do,
-    need no data type.
+    `select_experts` and `select_and_align`, `k` is `top_k`. Ops that read their inputs flattened,
+    as the alignment ops do, need no data type.
 
     `explain(8192, 64, 128, pad_sorted_ids=True)` is short for `explain("align_block_size", N=8192,
     num_experts=64, block_size=128, pad_sorted_ids=True)`; the first of these three numbers may also
@@ -159,7 +159,7 @@ def known_names(op: Op) -> list[str]:
 def argument_name(op: Op, name: str) -> str:
     """The name of the number whose symbol on the op's page is `name`; of all else, `name` itself.
 
-    In `select_experts`, `k` is `top_k`.
+    In `select_experts` and `select_and_align`, `k` is `top_k`.
     """
     symbols = {op.symbols[row.symbol]: row.name for row in op.numbers if row.symbol is not None}
     return symbols.get(name, name)

@@ -26,9 +26,10 @@ REFUSED = (
 def arguments_of(op: str) -> dict[str, Any]:
     if op == "moe_sum":
         return {"input": torch.ones(4, 2, 3), "topk_weights": torch.ones(4, 2)}
-    if op == "select_experts":
+    if op in ("select_experts", "select_and_align"):
         bias = torch.zeros(4)
-        return {"router_logits": torch.ones(3, 4), "top_k": 2, "correction_bias": bias}
+        blocks = {"block_size": 2} if op == "select_and_align" else {}
+        return {"router_logits": torch.ones(3, 4), "top_k": 2, "correction_bias": bias} | blocks
     arrays = {"x", "w13", "w2", "topk_weights", "topk_ids", "w13_bias", "w2_bias"}
     given = call(biases=True)
     if op == "fused_moe":
@@ -49,6 +50,7 @@ def dual(tensor: Any) -> Any:
 OF_OPS = [
     *(("moe_sum", name) for name in ("input", "topk_weights", "output")),
     *(("select_experts", name) for name in ("router_logits", "correction_bias")),
+    *(("select_and_align", name) for name in ("router_logits", "correction_bias")),
     *(
         ("fused_experts", name)
         for name in ("x", "w13", "w2", "topk_weights", "w13_bias", "w2_bias", "output")

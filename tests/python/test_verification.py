@@ -26,6 +26,7 @@ CASES = {
     "fused_experts": "rows_apart_unaligned",
     "select_experts": "rows_apart_fp32",
     "fused_moe": "rows_apart_unaligned",
+    "select_and_align": "rows_apart_fp32",
 }
 # What another implementation of the same op is called here: it is the reference, spoiled.
 OTHER = "cpu/reference"

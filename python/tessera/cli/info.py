@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar=("OP", "NAME=VALUE"),
         help="show what the op runs for a shape, and how, for example: align_block_size N=8192 "
         "num_experts=64 block_size=128; select_experts T=64 E=128 k=8 dtype=bfloat16; "
+        "select_and_align T=64 E=128 k=8 block_size=16 dtype=bfloat16; "
         "moe_permute T=16 H=7168 k=8 num_experts=64 block_size=1 dtype=bfloat16; moe_unpermute "
         "M=128 H=7168 T=16 k=8 dtype=bfloat16; moe_sum T=16 k=8 H=7168 dtype=bfloat16; "
         "fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16, and fused_moe likewise. Three "

@@ -15,6 +15,7 @@ from tessera.tools.bench.ops import (
     moe_permute,
     moe_sum,
     moe_unpermute,
+    select_and_align,
     select_experts,
 )
 
@@ -31,5 +32,6 @@ OPS: dict[str, Op] = {
         dataclasses.replace(fused_experts.OP, cuda=fused_experts_cuda.OP),
         select_experts.OP,
         fused_moe.OP,
+        select_and_align.OP,
     )
 }
