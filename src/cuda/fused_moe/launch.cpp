@@ -27,8 +27,8 @@ std::array<core::Implementation, sizeof...(kIndices)> all(std::index_sequence<kI
 }  // namespace
 
 std::span<const core::Implementation> fused_moe_implementations() {
-  static const auto kAll = all(std::make_index_sequence<kNumProductStrategies>());
-  return kAll;
+  static const auto implementations = all(std::make_index_sequence<kNumProductStrategies>());
+  return implementations;
 }
 
 }  // namespace tessera::cuda
