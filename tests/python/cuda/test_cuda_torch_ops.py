@@ -165,3 +165,31 @@ def test_moe_permute_eager_compiled_and_in_a_graph(dtype: str, block_size: int) 
     ids.copy_(ids.flip(0))
     graph.replay()
     assert_right(captured)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 8, 9, 64, 256, 257, 3000])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_select_and_align_eager_compiled_and_in_a_graph(dtype: str, num_tokens: int) -> None:
+    import torch
+
+    random = torch.Generator(device="cuda").manual_seed(0)
+    logits = torch.randn((num_tokens, 128), generator=random, device="cuda")
+    logits = logits.to(getattr(torch, dtype))
+    options = {"top_k": 8, "block_size": 16, "renormalize": True}
+
+    def assert_right(found: Any) -> None:
+        for one, other in zip(
+            found, tessera.select_and_align(logits.cpu(), **options), strict=True
+        ):
+            assert torch.equal(one.cpu(), other)
+        assert tessera.select_and_align_contract_violations(logits, found, **options) == []
+
+    assert_right(tessera.select_and_align(logits, **options))
+    layer = lambda array: tessera.select_and_align(array, **options)  # noqa: E731
+    assert_right(torch.compile(layer, fullgraph=True, backend="aot_eager")(logits))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = tessera.select_and_align(logits, **options)
+    logits.neg_()
+    graph.replay()
+    assert_right(captured)
