@@ -43,6 +43,11 @@ weights: npt.NDArray[np.float32] = chosen.topk_weights
 topk_ids = chosen.topk_ids
 chosen = tessera.select_experts(np.zeros((4, 8), np.float16), top_k=2, out=chosen)
 broken = tessera.select_experts_contract_violations(np.zeros((4, 8)), chosen, top_k=2)
+aligned = tessera.select_and_align(np.zeros((4, 8), np.float16), top_k=2, block_size=4)
+blocks_of_chosen: npt.NDArray[np.int32] = aligned.expert_ids
+broken = tessera.select_and_align_contract_violations(
+    np.zeros((4, 8)), aligned, top_k=2, block_size=4
+)
 hidden_states = np.zeros((4, 8), np.float32)
 permuted = tessera.moe_permute(hidden_states, topk_ids, num_experts=8)
 inverse: npt.NDArray[np.int32] = permuted.inverse

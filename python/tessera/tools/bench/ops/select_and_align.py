@@ -82,7 +82,10 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     options = routing | {"block_size": shape.block_size}
     out = tuple(tessera.select_and_align(logits, **options))
     select = functools.partial(tessera.select_experts, logits, **routing, out=out[:2])
-    blocks = {"block_size": shape.block_size, "num_experts": shape.num_experts}
+    blocks: dict[str, Any] = {
+        "block_size": shape.block_size,
+        "num_experts": shape.num_experts,
+    }
     # The alignment alone has ids and outputs of its own, which no other contender overwrites.
     ids, *aligned = (array.clone() for array in out[1:])
     align = functools.partial(tessera.align_block_size, ids, **blocks, out=tuple(aligned))
