@@ -33,13 +33,13 @@ core::SelectAndAlignProblem problem_of(std::int64_t num_tokens, std::int64_t num
 
 /// As much of the arguments as a plan reads.
 SelectExpertsKernelArgs args_of(const core::SelectAndAlignProblem& problem) {
-  SelectExpertsKernelArgs args{};
-  args.num_tokens = problem.selection.num_tokens;
-  args.num_experts = static_cast<std::int32_t>(problem.selection.num_experts);
-  args.top_k = static_cast<std::int32_t>(problem.selection.top_k);
-  args.num_expert_group = 1;
-  args.topk_group = 1;
-  return args;
+  return {.num_tokens = problem.selection.num_tokens,
+          .num_experts = static_cast<std::int32_t>(problem.selection.num_experts),
+          .top_k = static_cast<std::int32_t>(problem.selection.top_k),
+          .num_expert_group = 1,
+          .topk_group = 1,
+          .scoring = Scoring::kSoftmax,
+          .layout = select_experts_layout(problem.selection)};
 }
 
 std::string refusal(SelectAndAlignStrategy strategy, const core::SelectAndAlignProblem& problem,

@@ -34,11 +34,6 @@ struct SelectAndAlignKernelArgs {
   std::uint32_t blocks_memory;  ///< where the alignment's part of the shared memory begins
 };
 
-/// The layout of a warp's part of the shared memory. Its experts are in registers.
-constexpr SelectExpertsLayout select_and_align_warp_layout(const SelectExpertsKernelArgs& args) {
-  return select_experts_layout(args, true);
-}
-
 /// The numbers of experts that kernels have instances for, 32 for each register of a lane.
 inline constexpr std::int64_t kSelectAndAlignExperts[] = {128, 256, 512};
 inline constexpr int kNumSelectAndAlignSizes = 3;

@@ -56,7 +56,7 @@ SelectAndAlignPlan plan_select_and_align(SelectAndAlignStrategy strategy,
   plan.tokens_per_cta = tokens_per_cta(strategy, num_tokens);
   plan.num_ctas = div_up(num_tokens, plan.tokens_per_cta);
   plan.ids_per_thread = div_up(plan.tokens_per_cta * selection.top_k, plan.num_threads);
-  plan.blocks_memory = num_warps * select_and_align_warp_layout(selection).bytes();
+  plan.blocks_memory = num_warps * selection.layout.bytes();
   plan.shared_bytes = plan.blocks_memory + (strategy == SelectAndAlignStrategy::kOneCta
                                                 ? OneCtaLayout(num_groups, num_warps).bytes()
                                                 : ClusterLayout(num_groups, num_warps).bytes());
