@@ -58,7 +58,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tessera.<op>": (("python/tessera/*.py", "python/tessera/ops/*.py"), (*HOST, "tessera._call")),
     "tessera": (("python/tessera/__init__.py",), (*HOST, "tessera.<op>")),
     "tessera._patching": (
-        ("python/tessera/_patching.py", "python/tessera/_plain_tensor.py"),
+        tuple(
+            f"python/tessera/{name}.py" for name in ("_patching", "_plain_tensor", "_engine_router")
+        ),
         RUNTIME,
     ),
     "tessera.vllm": (
