@@ -54,7 +54,7 @@ def _routers() -> list[_Target]:
 
     try:
         module = importlib.import_module(router.MODULE)
-    except ImportError as error:
+    except Exception as error:  # importing another package's module may raise anything
         _logger.warning("%s is left alone: %s", router.MODULE, error)
         return []
     targets = []

@@ -52,7 +52,7 @@ def install(*, wrapper: bool = False) -> list[str]:
         for (path, name), parameters in generation.functions.items():
             try:
                 module = importlib.import_module(path)
-            except ImportError as error:
+            except Exception as error:  # importing another package's module may raise anything
                 _logger.warning("%s.%s is left alone: %s", path, name, error)
                 continue
             serve = serving.function(name, parameters)
