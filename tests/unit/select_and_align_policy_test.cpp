@@ -33,12 +33,24 @@ core::SelectAndAlignProblem problem_of(std::int64_t num_tokens, std::int64_t num
 
 /// As much of the arguments as a plan reads.
 SelectExpertsKernelArgs args_of(const core::SelectAndAlignProblem& problem) {
-  return {.num_tokens = problem.selection.num_tokens,
+  return {.router_logits = nullptr,
+          .correction_bias = nullptr,
+          .num_valid_tokens = nullptr,
+          .topk_weights = nullptr,
+          .topk_ids = nullptr,
+          .dtype = {},
+          .num_tokens = problem.selection.num_tokens,
+          .logits_stride = 0,
           .num_experts = static_cast<std::int32_t>(problem.selection.num_experts),
           .top_k = static_cast<std::int32_t>(problem.selection.top_k),
           .num_expert_group = 1,
           .topk_group = 1,
+          .group_size = 0,
+          .lanes_per_group = 1,
+          .by_group_size = {},
           .scoring = Scoring::kSoftmax,
+          .renormalize = false,
+          .routed_scaling_factor = 1,
           .layout = select_experts_layout(problem.selection)};
 }
 

@@ -234,7 +234,7 @@ TEST(SelectAndAlign, RefusesWithItsOwnMessages) {
   expect([](Args* a) { a->topk_group = 2; }, value,
          "topk_group: expected an integer in [1, 1], got 2");
   expect([](Args* a) { a->num_expert_group = 4; }, value,
-         "top_k: expected at most 1, the experts of topk_group = 1 groups, got 2");
+         "top_k: expected at most 1, the experts of topk_group = 1 group, got 2");
   expect([](Args* a) { a->routed_scaling_factor = NAN; }, value,
          "routed_scaling_factor: expected a finite number, got nan");
   expect([](Args* a) { a->block_size = 0; }, value,
