@@ -17,7 +17,7 @@ from tessera._device import HOST
 from tessera._framework import on_device, on_host
 from tessera._library import dlpack_device, load
 from tessera._op import Op
-from tessera._outputs import REFERENCE, output_shapes
+from tessera._outputs import REFERENCE, new_outputs
 
 # Every byte of outputs and workspace before a call, and of the memory around all arrays. Words of
 # such bytes are neither an index nor an expert.
@@ -151,11 +151,12 @@ def _described(op: Op, values: tuple[Any, ...]) -> list[Any]:
 
 def has_usual_outputs(op: Op, values: tuple[Any, ...]) -> bool:
     """Whether a call's outputs are what one without `out` returns: no longer, and contiguous."""
-    outputs = dict(zip((row.name for row in op.arguments), values, strict=True))
-    shapes = output_shapes(op, _described(op, values), ())
+    given = dict(zip((row.name for row in op.arguments), values, strict=True))
+    inputs = [given[row.name] for row in op.inputs]
+    options = tuple(_described(op, values)[len(inputs) :])
     return all(
-        math.prod(outputs[row.name].shape) == math.prod(shape) and outputs[row.name].is_contiguous
-        for row, shape in zip(op.outputs, shapes, strict=True)
+        math.prod(given[row.name].shape) == math.prod(usual.shape) and given[row.name].is_contiguous
+        for row, usual in zip(op.outputs, new_outputs(op, inputs, options), strict=True)
     )
 
 
