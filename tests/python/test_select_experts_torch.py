@@ -115,3 +115,8 @@ def test_a_single_output_while_torch_traces() -> None:
             lambda x: tessera.select_experts(x, top_k=2, out=torch.empty(3, 2)),
             torch.from_numpy(LOGITS),
         )
+
+
+def test_outputs_without_tokens_have_the_strides_of_torch() -> None:
+    selected = tessera.select_experts(torch.empty(0, 16), top_k=2)
+    assert [array.stride() for array in selected] == [torch.empty(0, 2).stride()] * 2

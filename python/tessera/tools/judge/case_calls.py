@@ -28,7 +28,7 @@ from tessera.tools.judge.worker import (
 )
 from tessera.verification import CaseArray, CaseCall, case_call, has_usual_outputs, is_whole
 
-COUNTS = {1: "one array", 2: "two arrays", 3: "three arrays"}
+COUNTS = {1: "one array", 2: "two arrays", 3: "three arrays", 5: "five arrays"}
 
 
 class Found(NamedTuple):
