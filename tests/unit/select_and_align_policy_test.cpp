@@ -116,6 +116,10 @@ TEST(SelectAndAlignPolicy, PrefersOneCtaForFewTokensAndAClusterForMore) {
   EXPECT_FALSE(is_preferred(kOneCta, problem_of(8, 256, 8, 1024))) << "many slots";
   EXPECT_TRUE(is_preferred(kCluster, problem_of(256, 256, 8, 128)));
   EXPECT_FALSE(is_preferred(kCluster, problem_of(256, 256, 8, 4096))) << "many slots";
+  core::SelectAndAlignProblem grouped = problem_of(1, 256, 8);
+  grouped.selection.num_expert_group = 8;
+  grouped.selection.topk_group = 4;
+  EXPECT_FALSE(is_preferred(kOneCta, grouped) || is_preferred(kCluster, grouped));
 }
 
 TEST(SelectAndAlignPolicy, TheInstanceFollowsTheProblem) {

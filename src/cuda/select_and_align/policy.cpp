@@ -89,6 +89,8 @@ const char* limitation(SelectAndAlignStrategy strategy, const SelectAndAlignProb
 }
 
 bool is_preferred(SelectAndAlignStrategy strategy, const SelectAndAlignProblem& problem) {
+  // select_experts by itself shares a token among warps where groups are removed.
+  if (problem.selection.topk_group < problem.selection.num_expert_group) return false;
   const core::AlignBlockSizeProblem& pairs = problem.alignment;
   const std::int64_t num_slots =
       pairs.num_ids + std::int64_t{std::min(pairs.num_ids, pairs.num_experts)} *
