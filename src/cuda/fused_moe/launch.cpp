@@ -12,7 +12,10 @@
 namespace tessera::cuda {
 namespace {
 
-const core::Implementation& selection() { return select_experts_implementations().front(); }
+core::Implementation selection() {
+  return core::implementation<core::SelectExpertsProblem, run_select_experts, nullptr,
+                              select_experts_refusal>("cuda/select_experts");
+}
 
 template <std::size_t kIndex>
 const core::Implementation& experts() {

@@ -128,27 +128,23 @@ Status run_warps(const SelectExpertsProblem& problem, const Context& context) {
 }
 
 Status parts_refusal(const SelectExpertsProblem& problem, const Context&, bool is_asked_for) {
+  static constexpr Status::Error kNotPreferred{StatusCode::kUnsupported,
+                                               "the policy picks another for this shape"};
+  const bool removes_groups = problem.topk_group < problem.num_expert_group;
+  if (!is_asked_for && !(removes_groups && problem.num_tokens <= kMaxTokensInParts)) {
+    return Status(&kNotPreferred);
+  }
   const SelectExpertsPartsArgs args = select_experts_parts_args(problem);
-  if (args.num_parts > kSelectExpertsMaxParts || args.part_size > std::int32_t{kWarp} ||
-      problem.top_k > kWarp) {
-    return core::refuse(StatusCode::kUnsupported, kOp, "router_logits.shape[1]",
-                        "at most 16 groups of at most 32 experts, or 512 experts where all groups "
-                        "stay, and top_k <= 32",
-                        std::to_string(args.num_parts) + " parts of " +
-                            std::to_string(args.part_size) + " experts, top_k " +
-                            std::to_string(problem.top_k));
+  if (args.num_parts <= kSelectExpertsMaxParts && args.part_size <= std::int32_t{kWarp} &&
+      problem.top_k <= kWarp) {
+    return {};
   }
-  const bool is_faster =
-      problem.topk_group < problem.num_expert_group && problem.num_tokens <= kMaxTokensInParts;
-  if (!is_asked_for && !is_faster) {
-    return core::refuse(StatusCode::kUnsupported, kOp, "topk_group",
-                        "fewer than num_expert_group, of at most " +
-                            std::to_string(kMaxTokensInParts) + " tokens: a warp per token is " +
-                            "faster otherwise",
-                        std::to_string(problem.topk_group) + " of " +
-                            std::to_string(problem.num_tokens) + " tokens");
-  }
-  return {};
+  if (!is_asked_for) return Status(&kNotPreferred);
+  return core::refuse(StatusCode::kUnsupported, kOp, "router_logits.shape[1]",
+                      "at most " + std::to_string(kSelectExpertsMaxParts) + " parts of at most " +
+                          std::to_string(kWarp) + " experts, and top_k <= " + std::to_string(kWarp),
+                      std::to_string(args.num_parts) + " of " + std::to_string(args.part_size) +
+                          ", top_k " + std::to_string(problem.top_k));
 }
 
 Status run_parts(const SelectExpertsProblem& problem, const Context& context) {
@@ -162,6 +158,17 @@ Status run_parts(const SelectExpertsProblem& problem, const Context& context) {
 }
 
 }  // namespace
+
+Status run_select_experts(const SelectExpertsProblem& problem, const Context& context) {
+  return parts_refusal(problem, context, false).ok() ? run_parts(problem, context)
+                                                     : run_warps(problem, context);
+}
+
+Status select_experts_refusal(const SelectExpertsProblem& problem, const Context& context,
+                              bool is_asked_for) {
+  if (parts_refusal(problem, context, false).ok()) return {};
+  return warps_refusal(problem, context, is_asked_for);
+}
 
 std::span<const core::Implementation> select_experts_implementations() {
   static constexpr core::Implementation kAll[] = {

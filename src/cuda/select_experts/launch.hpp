@@ -1,17 +1,23 @@
-// The implementation of select_experts on CUDA devices.
+// The implementations of select_experts on CUDA devices.
 #pragma once
 
 #include <span>
 #include <string_view>
 
 #include "core/implementation.hpp"
+#include "core/select_experts_problem.hpp"
 #include "cuda/driver.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
 
-/// The one implementation, a single launch without a workspace.
+/// Single launches without a workspace.
 std::span<const core::Implementation> select_experts_implementations();
+
+/// The op as a part of another one: by the implementation that the policy picks.
+Status run_select_experts(const core::SelectExpertsProblem& problem, const Context& context);
+Status select_experts_refusal(const core::SelectExpertsProblem& problem, const Context& context,
+                              bool is_asked_for);
 
 /// Loads the code of the kernels into the current context, which must be one of the device.
 Status load_select_experts_kernels(std::string_view op, int device_id,
