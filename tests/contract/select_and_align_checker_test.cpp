@@ -208,21 +208,21 @@ TEST(SelectAndAlignChecker, NamesArgumentsThatACallRefuses) {
     EXPECT_EQ(violations[0].array, array);
   };
   using Args = SelectAndAlignArgs;
-  const char* const kInputs = "valid_inputs";
-  const char* const kSizes = "output_sizes";
-  expect([](Args* a) { a->router_logits.dtype = kInt32; }, kInputs, "router_logits");
-  expect([](Args* a) { a->num_valid_tokens.dtype = kInt64; }, kInputs, "num_valid_tokens");
-  expect([](Args* a) { a->top_k = 5; }, kInputs, "top_k");
-  expect([](Args* a) { a->block_size = 0; }, kInputs, "block_size");
-  expect([](Args* a) { a->block_size = kInt32Max; }, kInputs, "block_size");
-  expect([](Args* a) { a->expert_map = a->topk_ids; }, kInputs, "expert_map");
-  expect([](Args* a) { a->topk_weights.dtype = kInt32; }, kSizes, "topk_weights");
-  expect([](Args* a) { a->topk_ids.shape[1] = 1; }, kSizes, "topk_ids");
-  expect([](Args* a) { a->sorted_token_ids.num_elements = 11; }, kSizes, "sorted_token_ids");
-  expect([](Args* a) { a->expert_ids.num_elements = 5; }, kSizes, "expert_ids");
-  expect([](Args* a) { a->num_tokens_post_pad.dtype = kInt64; }, kSizes, "num_tokens_post_pad");
-  expect([](Args* a) { a->expert_counts.num_elements = 3; }, kSizes, "expert_counts");
-  expect([](Args* a) { a->statistics.dtype = kInt64; }, kSizes, "statistics");
+  const char* const inputs = "valid_inputs";
+  const char* const sizes = "output_sizes";
+  expect([](Args* a) { a->router_logits.dtype = kInt32; }, inputs, "router_logits");
+  expect([](Args* a) { a->num_valid_tokens.dtype = kInt64; }, inputs, "num_valid_tokens");
+  expect([](Args* a) { a->top_k = 5; }, inputs, "top_k");
+  expect([](Args* a) { a->block_size = 0; }, inputs, "block_size");
+  expect([](Args* a) { a->block_size = kInt32Max; }, inputs, "block_size");
+  expect([](Args* a) { a->expert_map = a->topk_ids; }, inputs, "expert_map");
+  expect([](Args* a) { a->topk_weights.dtype = kInt32; }, sizes, "topk_weights");
+  expect([](Args* a) { a->topk_ids.shape[1] = 1; }, sizes, "topk_ids");
+  expect([](Args* a) { a->sorted_token_ids.num_elements = 11; }, sizes, "sorted_token_ids");
+  expect([](Args* a) { a->expert_ids.num_elements = 5; }, sizes, "expert_ids");
+  expect([](Args* a) { a->num_tokens_post_pad.dtype = kInt64; }, sizes, "num_tokens_post_pad");
+  expect([](Args* a) { a->expert_counts.num_elements = 3; }, sizes, "expert_counts");
+  expect([](Args* a) { a->statistics.dtype = kInt64; }, sizes, "statistics");
 }
 
 TEST(SelectAndAlignCases, HaveEveryKindOfInput) {

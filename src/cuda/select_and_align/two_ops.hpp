@@ -18,6 +18,6 @@ std::size_t two_ops_workspace_bytes(const core::SelectAndAlignProblem& problem,
 
 /// Refuses what select_experts does.
 Status two_ops_refusal(const core::SelectAndAlignProblem& problem, const Context& context,
-                       bool forced);
+                       bool is_asked_for);
 
 }  // namespace tessera::cuda
