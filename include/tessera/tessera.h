@@ -201,8 +201,8 @@ TESSERA_API tessera_status tessera_lora_align_block_size_query(
 TESSERA_API tessera_status
 tessera_lora_align_block_size(const tessera_lora_align_block_size_args* args);
 
-/* Values of the argument "scoring" of select_experts and fused_moe; select_experts.hpp has the
- * formulas. */
+/* Values of the argument "scoring" of select_experts, select_and_align and fused_moe;
+ * select_experts.hpp has the formulas. */
 typedef enum tessera_scoring {
   TESSERA_SCORING_SOFTMAX = 0,
   TESSERA_SCORING_SIGMOID = 1,

@@ -17,6 +17,27 @@ def _expect(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype, shape:
         )
 
 
+def _check_outputs(op: str, device: torch.device, outputs: dict[str, torch.Tensor]) -> None:
+    """Check what torch writes here, which `select_experts` does not see."""
+    seen: list[tuple[int, int, str]] = []
+    for name, tensor in outputs.items():
+        if tensor.device != device:
+            raise ValueError(f"{op}: {name}: expected a tensor on {device}, got {tensor.device}")
+        if not tensor.is_contiguous():
+            raise ValueError(
+                f"{op}: {name}: expected a contiguous tensor, got strides {list(tensor.stride())}"
+            )
+        # Tensors that are traced have no memory.
+        if torch.compiler.is_compiling() or type(tensor) is not torch.Tensor:
+            continue
+        begin = tensor.data_ptr()
+        end = begin + tensor.numel() * tensor.element_size()
+        for other_begin, other_end, other in seen:
+            if begin < other_end and other_begin < end:
+                raise ValueError(f"{op}: {name}: expected memory of its own, got some of {other}'s")
+        seen.append((begin, end, name))
+
+
 def select_into(
     op: str,
     router_logits: torch.Tensor,
@@ -50,6 +71,10 @@ def select_into(
     _expect(op, "topk_ids", topk_ids, topk_ids.dtype, shape)
     if token_expert_indices is not None:
         _expect(op, "token_expert_indices", token_expert_indices, torch.int32, shape)
+    outputs = {"topk_weights": topk_weights, "topk_ids": topk_ids}
+    if token_expert_indices is not None:
+        outputs["token_expert_indices"] = token_expert_indices
+    _check_outputs(op, router_logits.device, outputs)
     if is_padding is not None:
         _expect(op, "is_padding", is_padding, torch.bool, (num_tokens,))
     if correction_bias is not None:
@@ -100,10 +125,10 @@ def select_new(
     """
     check_plain(op, "router_logits", router_logits)
     num_tokens = router_logits.shape[0]
-    if hidden_states.shape[0] != num_tokens:
+    if hidden_states.shape[:1] != (num_tokens,):
         raise ValueError(
-            f"{op}: router_logits: expected {hidden_states.shape[0]} tokens, as many as "
-            f"hidden_states has, got {num_tokens}"
+            f"{op}: hidden_states: expected {num_tokens} tokens, as many as the logits have, got "
+            f"shape {list(hidden_states.shape)}"
         )
     dtypes = (torch.float32, torch.int32 if indices_type is None else indices_type, torch.int32)
     results = tuple(

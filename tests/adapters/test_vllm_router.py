@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ import engine_ops  # noqa: E402
 import engine_router  # noqa: E402
 import tessera.vllm  # noqa: E402
 from engine_packages import STANDINS  # noqa: E402
+from tessera.vllm import router  # noqa: E402
 from tessera.vllm.generations import generation_of  # noqa: E402
 
 VERSIONS = ["0.9.2", "0.12.0", "0.24.0", "0.33.0"]
@@ -323,3 +325,47 @@ def test_a_module_that_cannot_be_imported_is_left_alone(
     assert f"{FUSED_MOE}.router.grouped_topk_router.grouped_topk" in served
     assert not [name for name in served if name.endswith("permute")]
     assert f"{FUSED_MOE}.moe_permute_unpermute.moe_permute is left alone" in caplog.text
+
+
+_BAD_TENSORS: dict[str, tuple[dict[str, Any], str]] = {
+    "ids_of_one_row": (
+        {"topk_ids": torch.zeros(1, K, dtype=torch.int64).expand(T, K)},
+        "topk_ids: expected a contiguous tensor, got strides [0, 1]",
+    ),
+    "indices_of_one_row": (
+        {"token_expert_indices": torch.zeros(1, K, dtype=torch.int32).expand(T, K)},
+        "token_expert_indices: expected a contiguous tensor, got strides [0, 1]",
+    ),
+    "indices_elsewhere": (
+        {"token_expert_indices": torch.zeros(T, K, dtype=torch.int32, device="meta")},
+        "token_expert_indices: expected a tensor on cpu, got meta",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _BAD_TENSORS)
+def test_tensors_that_cannot_be_written_are_refused_first(name: str) -> None:
+    changed, message = _BAD_TENSORS[name]
+    weights, ids, indices = buffers()
+    given = {"topk_ids": ids, "token_expert_indices": indices, **changed}
+    with pytest.raises(ValueError, match=re.escape(f"topk_softmax: {message}")):
+        router.topk_softmax(weights, gating_output=random(T, E), **given)
+    assert (weights == 7).all() and (ids == 77).all()
+
+
+def test_outputs_with_the_same_memory_are_refused() -> None:
+    weights, ids, _ = buffers()
+    message = (
+        "topk_softmax: token_expert_indices: expected memory of its own, got some of topk_ids's"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        router.topk_softmax(weights, ids, ids, random(T, E))
+    assert (weights == 7).all() and (ids == 77).all()
+
+
+def test_hidden_states_without_tokens_are_refused() -> None:
+    message = (
+        f"fused_topk: hidden_states: expected {T} tokens, as many as the logits have, got shape []"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        router.fused_topk(torch.tensor(1.0), random(T, E), K, True)
