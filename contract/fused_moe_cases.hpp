@@ -12,9 +12,9 @@
 
 namespace tessera::contract {
 
-/// A case of each of the two ops. Of the first, tokens, slots and experts are those of the second;
-/// of the second, routing and data types of weights and ids have no effect. Weights of experts that
-/// no token chooses, and rows of x without a pair that counts, are NaN.
+/// A case of select_experts and one of fused_experts. The second gives the numbers of tokens, slots
+/// and experts; its routing and its data types of weights and ids have no effect. Weights of
+/// experts that no token chooses, and rows of x without a pair that counts, are NaN.
 struct FusedMoeCase {
   std::string name;  ///< unique
   SelectExpertsCase routing;

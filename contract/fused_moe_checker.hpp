@@ -10,7 +10,7 @@
 
 namespace tessera::contract {
 
-/// The rules, in the order in which they are checked: those of both ops.
+/// The rules of select_experts and of fused_experts, in the order in which they are checked.
 inline constexpr Rule kFusedMoeRules[] = {
     {"valid_inputs", "The inputs lie in the op's domain; a correct call refuses all others."},
     {"output_sizes",

@@ -1,7 +1,7 @@
 // Judges the outputs of any implementation of select_and_align against the contract in
-// tessera/select_and_align.hpp: weights and ids by the checker of select_experts, the other outputs
-// by that of align_block_size, for the ids that were found. Shares no code with the
-// implementations, and does not use them.
+// tessera/select_and_align.hpp. The checker of select_experts judges weights and ids. The checker
+// of align_block_size judges the other outputs, against the ids that the call returned. Shares no
+// code with the implementations, and does not use them.
 #pragma once
 
 #include <vector>
@@ -11,8 +11,8 @@
 
 namespace tessera::contract {
 
-/// The rules, in the order in which they are checked: those of both ops, where `block_padding` is
-/// the rule `padding` of align_block_size.
+/// The rules of select_experts and of align_block_size, in the order in which they are checked.
+/// `block_padding` is the rule `padding` of align_block_size.
 inline constexpr Rule kSelectAndAlignRules[] = {
     {"valid_inputs", "The inputs lie in the op's domain; a correct call refuses all others."},
     {"output_sizes", "Every output has the contract's type and its size, or at least that."},

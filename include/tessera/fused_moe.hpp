@@ -5,8 +5,8 @@
 //
 // Let G be the number of global experts: the length of expert_map, or E without a map.
 //
-//  1. topk_weights and topk_ids, where they are given, are those of select_experts for the same
-//     arguments and G experts, to the last bit.
+//  1. If topk_weights and topk_ids are given, the call writes the bits that select_experts writes
+//     for the same arguments and G experts.
 //  2. output is that of fused_experts for these weights and ids, given or not, and the same other
 //     arguments. An implementation writes the bits that fused_experts writes by the implementation
 //     of the same name.

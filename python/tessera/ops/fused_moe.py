@@ -11,6 +11,7 @@ from tessera._op import Op
 from tessera._torch_hook import call_traced, is_traced, register
 from tessera._torch_registry import Shape, TorchOp
 from tessera.contract import Violation, violations
+from tessera.ops.select_experts import numbers_of_groups
 
 Array = TypeVar("Array")
 
@@ -123,15 +124,11 @@ def _inputs(x: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def _numbers(arguments: Mapping[str, Any]) -> tuple[Any, ...]:
     """The numbers in the order of the table. A flag may be NumPy's, which the FFI does not take."""
-    num_groups = arguments["num_expert_group"]
-    num_groups = 1 if num_groups is None else num_groups
-    num_staying = arguments["topk_group"]
     return (
         arguments["top_k"],
         arguments["scoring"],
         bool(arguments["renormalize"]),
-        num_groups,
-        num_groups if num_staying is None else num_staying,
+        *numbers_of_groups(arguments["num_expert_group"], arguments["topk_group"]),
         arguments["routed_scaling_factor"],
         arguments["activation"],
         bool(arguments["apply_router_weight_on_input"]),

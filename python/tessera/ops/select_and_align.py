@@ -15,6 +15,7 @@ from tessera._torch_hook import call_traced, is_traced, register
 from tessera._torch_registry import Shape, TorchOp
 from tessera.contract import Violation, violations
 from tessera.ops.align_block_size import symbolic_sizes
+from tessera.ops.select_experts import numbers_of_groups
 
 Array = TypeVar("Array")
 
@@ -216,14 +217,12 @@ def _numbers(
     pad_sorted_ids: bool,
 ) -> tuple[Any, ...]:
     """The numbers in the order of the table. A flag may be NumPy's, which the FFI does not take."""
-    num_groups = 1 if num_expert_group is None else num_expert_group
     return (
         top_k,
         block_size,
         scoring,
         bool(renormalize),
-        num_groups,
-        num_groups if topk_group is None else topk_group,
+        *numbers_of_groups(num_expert_group, topk_group),
         routed_scaling_factor,
         bool(ignore_invalid_experts),
         bool(pad_sorted_ids),

@@ -175,9 +175,14 @@ def _numbers(
     routed_scaling_factor: float,
 ) -> tuple[Any, ...]:
     """The numbers in the order of the table. A flag may be NumPy's, which the FFI does not take."""
+    groups = numbers_of_groups(num_expert_group, topk_group)
+    return (top_k, scoring, bool(renormalize), *groups, routed_scaling_factor)
+
+
+def numbers_of_groups(num_expert_group: int | None, topk_group: int | None) -> tuple[int, int]:
+    """The groups, 1 by default, and those that stay, by default all; of other ops, too."""
     num_groups = 1 if num_expert_group is None else num_expert_group
-    num_staying = num_groups if topk_group is None else topk_group
-    return (top_k, scoring, bool(renormalize), num_groups, num_staying, routed_scaling_factor)
+    return num_groups, num_groups if topk_group is None else topk_group
 
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
