@@ -57,6 +57,8 @@ def _topk_op(function: Function, names: list[str]) -> tuple[Function, Only]:
     """An op that writes to the caller's tensors, such as `topk_softmax`."""
     import torch
 
+    _, bias_name = _scoring_and_bias(names)
+
     def select_experts(
         router_logits: Any,
         *,
@@ -68,7 +70,7 @@ def _topk_op(function: Function, names: list[str]) -> tuple[Function, Only]:
         shape = len(router_logits), top_k
         weights = router_logits.new_empty(shape, dtype=torch.float32)
         ids, indices = (router_logits.new_empty(shape, dtype=torch.int32) for _ in range(2))
-        options = {} if correction_bias is None else {"e_score_correction_bias": correction_bias}
+        options = {} if correction_bias is None else {str(bias_name): correction_bias}
         if renormalize:
             options["renormalize"] = True
         if "token_expert_indices" in names:
@@ -77,7 +79,7 @@ def _topk_op(function: Function, names: list[str]) -> tuple[Function, Only]:
             function(weights, ids, router_logits, **options)
         return weights, ids
 
-    missing = [] if "e_score_correction_bias" in names else ["correction_bias"]
+    missing = [] if bias_name else ["correction_bias"]
     missing += [] if "renormalize" in names else ["renormalize"]
     scoring = _SCORING_OF_OP.get(getattr(function, "__name__", ""), "softmax")
     return _without(select_experts, *missing), {"scoring": (scoring,)}
@@ -178,9 +180,8 @@ def _grouped_topk_op(function: Function, names: list[str]) -> tuple[Function, On
 def _sum(function: Function, names: list[str]) -> tuple[Function, Only]:
     """The op `moe_sum` of vLLM, which writes to the caller's tensor and has no weights."""
 
-    def moe_sum(input: Any, *, out: Any = None) -> Any:
-        if out is None:
-            out = input.new_empty((input.shape[0], input.shape[2]))
+    def moe_sum(input: Any) -> Any:
+        out = input.new_empty((input.shape[0], input.shape[2]))
         function(input, out)
         return out
 
@@ -191,9 +192,7 @@ def _permute(function: Function, names: list[str]) -> tuple[Function, Only]:
     """The function `moe_permute` of vLLM; pairs whose row is not in use have -1."""
     import torch
 
-    def moe_permute(
-        x: Any, topk_ids: Any, *, num_experts: int, expert_map: Any = None, out: Any = None
-    ) -> Any:
+    def moe_permute(x: Any, topk_ids: Any, *, num_experts: int, expert_map: Any = None) -> Any:
         all_experts = num_experts if expert_map is None else len(expert_map)
         rows, _, offsets, inverse, _ = function(
             x, None, topk_ids, all_experts, num_experts, expert_map
@@ -201,18 +200,22 @@ def _permute(function: Function, names: list[str]) -> tuple[Function, Only]:
         inverse = torch.where(inverse < offsets[-1], inverse, -1).view(topk_ids.shape)
         return rows, offsets.to(torch.int32), inverse
 
-    return _without(moe_permute, "out"), {}
+    return moe_permute, {}
 
 
 def _unpermute(function: Function, names: list[str]) -> tuple[Function, Only]:
     """The function `moe_unpermute` of vLLM, which writes to the caller's tensor."""
+    import torch
 
-    def moe_unpermute(rows: Any, topk_weights: Any, inverse: Any, *, out: Any = None) -> Any:
+    def moe_unpermute(rows: Any, topk_weights: Any, inverse: Any) -> Any:
         if topk_weights is None:
             topk_weights = rows.new_ones(inverse.shape).float()
-        if out is None:
-            out = rows.new_empty((len(inverse), rows.shape[1]))
-        function(out, rows, topk_weights, inverse)
+        num_rows = len(rows)
+        is_row = (inverse >= 0) & (inverse < num_rows)
+        inverse = torch.where(is_row, inverse, num_rows)  # a row that is not in use
+        offsets = rows.new_full((1,), num_rows, dtype=torch.int64)
+        out = rows.new_empty((len(inverse), rows.shape[1]))
+        function(out, rows, topk_weights, inverse, offsets)
         return out
 
     return moe_unpermute, {}
