@@ -109,7 +109,6 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/moe_sum/launch.cpp
   src/cuda/moe_unpermute/kernel.cu
   src/cuda/moe_unpermute/launch.cpp
-  src/cuda/select_and_align/cluster.cu
   src/cuda/select_and_align/launch.cpp
   src/cuda/select_and_align/one_cta.cu
   src/cuda/select_and_align/policy.cpp

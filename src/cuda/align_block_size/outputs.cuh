@@ -5,6 +5,7 @@
 
 #include "cuda/align_block_size/buckets.cuh"
 #include "cuda/parts/division.cuh"
+#include "cuda/parts/fill.cuh"
 
 namespace tessera::cuda {
 
@@ -55,6 +56,17 @@ __device__ __forceinline__ void store_count(const Args& args, std::uint32_t grou
       args.first_expert == 0 || static_cast<std::int32_t>(group) >= args.first_expert;
   if (args.base.expert_counts != nullptr && is_expert) {
     args.base.expert_counts[group - args.first_expert] = static_cast<std::int32_t>(count);
+  }
+}
+
+/// Fills the outputs of a kernel that places ids afterwards, with what is there without ids.
+template <typename Args>
+__device__ __forceinline__ void fill_outputs(const Args& args, int thread, int num_threads) {
+  fill(args.base.sorted_token_ids, 0, args.base.sorted_token_ids_length, args.base.num_ids, thread,
+       num_threads);
+  fill(args.base.expert_ids, 0, args.base.expert_ids_length, shown_tail(args), thread, num_threads);
+  if (args.base.expert_counts != nullptr) {
+    fill(args.base.expert_counts, 0, args.base.num_experts, 0, thread, num_threads);
   }
 }
 
