@@ -29,6 +29,10 @@ struct AlignBlockSizeProblem {
   std::int32_t* num_dropped;    ///< null: not asked for
   double* statistics;           ///< null: not asked for
   std::int64_t* validation;     ///< null: not asked for
+
+  /// For other ops of CUDA, whose backend alone writes it: the slot of each id, -1 for ids that
+  /// have none; null: not asked for.
+  std::int32_t* slots_of_ids;
 };
 
 /// Groups that pairs can be in, G in the contract.

@@ -78,6 +78,7 @@ class ClusterCta {
   __device__ __forceinline__ void load_ids() {
     ids_.load(args_.base);
     prefetch_map(args_.base, thread_, kNumThreads);
+    clear_slots_of_ids(args_, ids_, thread_, kNumThreads);
     fill(args_.base.sorted_token_ids, 0, args_.base.sorted_token_ids_length, args_.base.num_ids,
          grid_thread(), grid_threads());
   }
@@ -113,8 +114,8 @@ class ClusterCta {
   /// Writes this CTA's ids, and its share of everything else.
   __device__ __forceinline__ void write_outputs() {
     ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
-      args_.base.sorted_token_ids[starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank] =
-          cta_first_ + i;
+      place_id(args_, starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank,
+               cta_first_ + i);
     });
     for (int group = cta_ + num_ctas_ * warp_; group < num_groups_;
          group += num_ctas_ * kNumWarps) {

@@ -85,7 +85,9 @@ __device__ __forceinline__ void write_reports(const Args& args, const LaneGroup&
 template <typename Args>
 __device__ __forceinline__ void place(const Args& args, const LaneGroup& group, int lane) {
   if (group.is_placed) {
-    args.base.sorted_token_ids[group.first_block * args.base.block_size + group.rank] = lane;
+    place_id(args, group.first_block * args.base.block_size + group.rank, lane);
+  } else if (args.slots_of_ids != nullptr && lane < args.base.num_ids) {
+    args.slots_of_ids[lane] = -1;
   }
   if (group.leads_group) {
     const std::int32_t expert = shown_expert(args, group.bucket);

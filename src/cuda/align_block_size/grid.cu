@@ -67,6 +67,7 @@ class GridCta {
   __device__ __forceinline__ void load_ids() {
     ids_.load(args_.base);
     prefetch_map(args_.base, thread_, kNumThreads);
+    clear_slots_of_ids(args_, ids_, thread_, kNumThreads);
     if (args_.validation != nullptr && cta_ == 0) {
       flag_invalid_entries(args_.base, &report_storage_.has_invalid_entry, kNumThreads);
     }
@@ -164,8 +165,8 @@ class GridCta {
 #pragma unroll 4
     for (int j = thread_; j < num_sorted_; j += kNumThreads) {
       const std::uint32_t entry = sorted_[j];
-      args_.base.sorted_token_ids[starts_[entry >> 16] + j] =
-          ids_.cta_first() + static_cast<std::int32_t>(entry & 0xffff);
+      place_id(args_, starts_[entry >> 16] + j,
+               ids_.cta_first() + static_cast<std::int32_t>(entry & 0xffff));
     }
     for (int group = cta_ * kNumWarps + warp_; group < num_groups_;
          group += num_ctas_ * kNumWarps) {

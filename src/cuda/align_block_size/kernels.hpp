@@ -59,6 +59,7 @@ struct AlignBlockSizePlainArgs {
   static constexpr double reciprocal_of_experts = 0;
   static constexpr double* statistics = nullptr;
   static constexpr std::int64_t* validation = nullptr;
+  static constexpr std::int32_t* slots_of_ids = nullptr;
   // NOLINTEND(readability-identifier-naming)
 };
 
@@ -75,6 +76,7 @@ struct AlignBlockSizeExtendedArgs {
   double reciprocal_of_experts;  ///< 1 / num_experts, rounded to nearest
   double* statistics;            ///< null: not requested
   std::int64_t* validation;      ///< null: not requested
+  std::int32_t* slots_of_ids;    ///< null: not requested
 };
 
 // A launch of either instance reads its arguments from the start of AlignBlockSizeExtendedArgs.

@@ -50,7 +50,7 @@ const StrategyKernel& strategy_kernel(Strategy strategy) {
 
 bool is_extended(const AlignBlockSizeProblem& problem, Strategy strategy) {
   return problem.filtered_group || problem.map_tail || problem.statistics != nullptr ||
-         problem.validation != nullptr ||
+         problem.validation != nullptr || problem.slots_of_ids != nullptr ||
          (strategy == Strategy::kGrid && problem.num_dropped != nullptr);
 }
 
@@ -126,6 +126,7 @@ AlignBlockSizeExtendedArgs problem_args(const AlignBlockSizeProblem& problem) {
   args.reciprocal_of_experts = 1.0 / problem.num_experts;
   args.statistics = problem.statistics;
   args.validation = problem.validation;
+  args.slots_of_ids = problem.slots_of_ids;
   return args;
 }
 

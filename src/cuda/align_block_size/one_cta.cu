@@ -41,6 +41,7 @@ class OneCta {
   __device__ __forceinline__ void load_ids() {
     ids_.load(args_.base);
     prefetch_map(args_.base, thread_, kNumThreads);
+    clear_slots_of_ids(args_, ids_, thread_, kNumThreads);
     fill(args_.base.sorted_token_ids, 0, args_.base.sorted_token_ids_length, args_.base.num_ids,
          thread_, kNumThreads);
   }
@@ -69,8 +70,7 @@ class OneCta {
   /// Writes the ids, and what is left of the other outputs.
   __device__ __forceinline__ void write_outputs() {
     ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
-      args_.base.sorted_token_ids[starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank] =
-          i;
+      place_id(args_, starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank, i);
     });
     fill(args_.base.expert_ids, total_blocks_, args_.base.expert_ids_length, shown_tail(args_),
          thread_, kNumThreads);

@@ -12,7 +12,7 @@ namespace tessera::cuda {
 /// Whether an extended instance writes the outputs as a plain one does.
 __device__ __forceinline__ bool writes_plainly(const AlignBlockSizePlainArgs&) { return true; }
 __device__ __forceinline__ bool writes_plainly(const AlignBlockSizeExtendedArgs& args) {
-  return args.first_expert == 0 && !args.map_tail;
+  return args.first_expert == 0 && !args.map_tail && args.slots_of_ids == nullptr;
 }
 
 /// The number of blocks of a group of `count` ids.
@@ -91,12 +91,30 @@ __device__ __forceinline__ void finish_group(const Args& args, std::uint32_t gro
   }
 }
 
-/// Writes index `i` to its slot, in a kernel that reads the ids twice: to count them, and to place
-/// them. If the ids change in between, the slot may be any number, and the index goes to the last
-/// slot instead of beyond it. A minimum costs less here than a branch.
-__device__ __forceinline__ void place_counted(const AlignBlockSizeKernelArgs& args,
-                                              std::uint32_t slot, std::int32_t i) {
-  args.sorted_token_ids[min(slot, args.last_slot)] = i;
+/// Clears the slots of the CTA's ids, if the call requests them. A barrier has to follow before any
+/// of them is placed.
+template <typename Args, typename Ids>
+__device__ __forceinline__ void clear_slots_of_ids(const Args& args, const Ids& ids, int thread,
+                                                   int num_threads) {
+  if (args.slots_of_ids == nullptr) return;
+  const std::int64_t first = ids.cta_first();
+  fill(args.slots_of_ids, first, first + ids.size(), -1, thread, num_threads);
+}
+
+/// Writes index `i` to its slot.
+template <typename Args>
+__device__ __forceinline__ void place_id(const Args& args, std::int32_t slot, std::int32_t i) {
+  args.base.sorted_token_ids[slot] = i;
+  if (args.slots_of_ids != nullptr) args.slots_of_ids[i] = slot;
+}
+
+/// The same in a kernel that reads the ids twice: to count them, and to place them. If the ids
+/// change in between, the slot may be any number, and the index goes to the last slot instead of
+/// beyond it. A minimum costs less here than a branch.
+template <typename Args>
+__device__ __forceinline__ void place_counted(const Args& args, std::uint32_t slot,
+                                              std::int32_t i) {
+  place_id(args, static_cast<std::int32_t>(min(slot, args.base.last_slot)), i);
 }
 
 }  // namespace tessera::cuda

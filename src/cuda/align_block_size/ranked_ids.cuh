@@ -26,6 +26,7 @@ class RankedIds {
         first_(warp_ * 32 * rounds + lane_) {}
 
   __device__ __forceinline__ std::int32_t cta_first() const { return cta_first_; }
+  __device__ __forceinline__ int size() const { return size_; }
 
   /// The warps that have ids: rows of a table of their counts.
   __device__ __forceinline__ int num_rows() const { return num_rows_; }

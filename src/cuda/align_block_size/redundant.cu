@@ -49,6 +49,7 @@ class RedundantCta {
   __device__ __forceinline__ void count_and_rank_ids() {
     ids_.load(args_.base);
     prefetch_map(args_.base, thread_, kNumThreads);
+    clear_slots_of_ids(args_, ids_, thread_, kNumThreads);
 #pragma unroll 8
     for (std::int32_t i = thread_; i < args_.base.num_ids; i += kNumThreads) {
       const std::uint32_t bucket = bucket_of<kWidth>(args_, load_id<kWidth>(args_.base, i));
@@ -77,7 +78,7 @@ class RedundantCta {
   /// Writes this CTA's ids, and its share of everything else.
   __device__ __forceinline__ void write_outputs() {
     ids_.for_each_in_group(num_groups_, [&](std::uint32_t bucket, std::uint32_t rank, int i) {
-      place_counted(args_.base, starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank,
+      place_counted(args_, starts_[bucket] + counts_[warp_ * row_length_ + bucket] + rank,
                     cta_first_ + i);
     });
     for (int group = cta_ + num_ctas_ * warp_; group < num_groups_;

@@ -172,10 +172,14 @@ class WideCta {
       __syncthreads();
 #pragma unroll
       for (int k = 0; k < kItems; ++k) {
-        if (buckets[k] >= num_groups_of(args_)) continue;
+        const std::int64_t i = tile + offsets[k];
+        if (buckets[k] >= num_groups_of(args_)) {
+          if (args_.slots_of_ids != nullptr && i < end_) args_.slots_of_ids[i] = -1;
+          continue;
+        }
         const std::uint32_t rank = cursors[k] + (first_position + k - run_starts[k]);
-        place_counted(args_.base, __ldcg(&first_blocks_[buckets[k]]) * args_.base.block_size + rank,
-                      static_cast<std::int32_t>(tile + offsets[k]));
+        place_counted(args_, __ldcg(&first_blocks_[buckets[k]]) * args_.base.block_size + rank,
+                      static_cast<std::int32_t>(i));
         const std::uint32_t next = k + 1 < kItems ? buckets[k + 1] : right;
         if (next != buckets[k]) own_counts_[buckets[k]] = rank + 1;
       }

@@ -1,8 +1,7 @@
-// Two kernels after the alignment of the pairs: the first writes the row of each pair and the rows
-// of each expert, the second copies. A thread of the second reads some words of a token's row once
+// One kernel after the alignment of the pairs, which has written the row of each pair: it writes
+// the first row of each expert, and copies rows. A thread reads some words of a token's row once
 // and writes them to all rows of the token, so that x is read from memory once.
 #include "cuda/moe_permute/kernel.hpp"
-#include "cuda/parts/integers.cuh"
 #include "cuda/parts/pdl.cuh"
 #include "cuda/parts/warp.cuh"
 
@@ -24,7 +23,7 @@ struct Experts {
 /// The experts, and the end of all of them, whose rows begin with this block: the block's own
 /// expert, and those without rows since the block before. None is outside the array, whatever the
 /// blocks hold.
-__device__ __forceinline__ Experts experts_from(const MoePermuteIndicesArgs& args,
+__device__ __forceinline__ Experts experts_from(const MoePermuteKernelArgs& args,
                                                 std::int32_t block, std::int32_t num_blocks) {
   if (block > num_blocks) return {0, -1};
   const std::int32_t* const experts = args.sorted.block_experts;
@@ -56,34 +55,21 @@ __device__ __forceinline__ void write_offsets(std::int32_t* offsets, Experts exp
   }
 }
 
-__global__ void __launch_bounds__(kMoePermuteThreads)
-    write_indices(const __grid_constant__ MoePermuteIndicesArgs args) {
-  pdl_launch_dependents();
+/// Writes the first rows of the experts of this CTA's blocks.
+__device__ __forceinline__ void write_offsets(const MoePermuteKernelArgs& args) {
   const SortedPairs& sorted = args.sorted;
-  // At most 2^31 threads: the capacity is below that.
-  const std::uint32_t thread = blockIdx.x * kMoePermuteThreads + threadIdx.x;
-  const auto index = static_cast<std::int32_t>(min(thread, std::uint32_t{0x7fffffff}));
-  pdl_wait();
-
-  const std::int32_t num_rows = rows_in_use(sorted);
-  if (index < num_rows) {
-    const auto pair = static_cast<std::uint32_t>(sorted.pairs[index]);
-    if (pair < static_cast<std::uint32_t>(sorted.num_pairs)) args.inverse[pair] = index;
-  }
-  if (index < sorted.num_pairs) {
-    const std::int64_t id = integer_at(args.ids, args.ids_are_64_bit, index);
-    if (id < 0 || id >= args.num_experts) args.inverse[index] = -1;
-  }
-  const std::int32_t num_blocks = min(num_rows / sorted.block_size, sorted.max_blocks);
-  const Experts experts = experts_from(args, index, num_blocks);
-  write_offsets(args.expert_offsets, experts, index > num_blocks ? 0 : index * sorted.block_size);
+  const auto block = static_cast<std::int32_t>(
+      min(blockIdx.x * kMoePermuteThreads + threadIdx.x, std::uint32_t{0x7fffffff}));
+  const std::int32_t num_blocks = min(rows_in_use(sorted) / sorted.block_size, sorted.max_blocks);
+  const Experts experts = experts_from(args, block, num_blocks);
+  write_offsets(args.expert_offsets, experts, block > num_blocks ? 0 : block * sorted.block_size);
 }
 
 /// Clears the padding among the rows of this CTA.
 template <typename Word>
-__device__ __forceinline__ void clear_padding(const MoePermuteRowsArgs& args) {
+__device__ __forceinline__ void clear_padding(const MoePermuteKernelArgs& args, std::uint32_t cta) {
   const SortedPairs& sorted = args.sorted;
-  const std::int64_t first = std::int64_t{blockIdx.x} * kMoePermutePaddingRows;
+  const std::int64_t first = std::int64_t{cta} * kMoePermutePaddingRows;
   const std::int64_t row = first + threadIdx.x % 32;
   const bool is_padding =
       row < rows_in_use(sorted) &&
@@ -99,7 +85,7 @@ __device__ __forceinline__ void clear_padding(const MoePermuteRowsArgs& args) {
 
 /// Copies a part of a token's row to all rows of its pairs.
 template <typename Word>
-__device__ __forceinline__ void copy_part(const MoePermuteRowsArgs& args, std::uint32_t token,
+__device__ __forceinline__ void copy_part(const MoePermuteKernelArgs& args, std::uint32_t token,
                                           std::uint32_t part) {
   constexpr int kWords = kMoePermuteWordsPerThread;
   constexpr int kSlotsAtOnce = 8;
@@ -135,34 +121,29 @@ __device__ __forceinline__ void copy_part(const MoePermuteRowsArgs& args, std::u
 
 template <typename Word>
 __global__ void __launch_bounds__(kMoePermuteThreads)
-    write_rows(const __grid_constant__ MoePermuteRowsArgs args) {
+    moe_permute(const __grid_constant__ MoePermuteKernelArgs args) {
   pdl_launch_dependents();
-  if (blockIdx.x < args.num_padding_ctas) {
-    pdl_wait();
-    clear_padding<Word>(args);
-    return;
-  }
-  const std::uint32_t cta = blockIdx.x - args.num_padding_ctas;
-  const std::uint32_t token = cta / args.parts_per_row;
-  const std::uint32_t part = cta % args.parts_per_row;
+  std::uint32_t cta = blockIdx.x;
   pdl_wait();
-  copy_part<Word>(args, token, part);
+  if (cta < args.num_offset_ctas) return write_offsets(args);
+  cta -= args.num_offset_ctas;
+  if (cta < args.num_padding_ctas) return clear_padding<Word>(args, cta);
+  cta -= args.num_padding_ctas;
+  copy_part<Word>(args, cta / args.parts_per_row, cta % args.parts_per_row);
 }
 
 }  // namespace
 
-const void* moe_permute_indices_kernel() { return reinterpret_cast<const void*>(&write_indices); }
-
-const void* moe_permute_rows_kernel(int word_bytes) {
+const void* moe_permute_kernel(int word_bytes) {
   switch (word_bytes) {
     case 1:
-      return reinterpret_cast<const void*>(&write_rows<unsigned char>);
+      return reinterpret_cast<const void*>(&moe_permute<unsigned char>);
     case 2:
-      return reinterpret_cast<const void*>(&write_rows<unsigned short>);
+      return reinterpret_cast<const void*>(&moe_permute<unsigned short>);
     case 4:
-      return reinterpret_cast<const void*>(&write_rows<unsigned int>);
+      return reinterpret_cast<const void*>(&moe_permute<unsigned int>);
     default:
-      return reinterpret_cast<const void*>(&write_rows<uint4>);
+      return reinterpret_cast<const void*>(&moe_permute<uint4>);
   }
 }
 

@@ -19,23 +19,11 @@ struct SortedPairs {
   std::int32_t block_size;
 };
 
-/// The arguments of the kernel that writes `inverse` and `expert_offsets`.
-struct MoePermuteIndicesArgs {
+/// The arguments of the kernel, for words of any size. Strides are in bytes.
+struct MoePermuteKernelArgs {
   SortedPairs sorted;
-  const void* ids;  ///< [num_pairs], those that were sorted
-  bool ids_are_64_bit;
   std::int32_t num_experts;
   std::int32_t* expert_offsets;
-  std::int32_t* inverse;
-};
-
-/// A thread per row of the capacity, and one more, in CTAs of kMoePermuteThreads.
-const void* moe_permute_indices_kernel();
-inline constexpr int kMoePermuteThreads = 128;
-
-/// The arguments of the kernel that writes `rows`, for words of any size. Strides are in bytes.
-struct MoePermuteRowsArgs {
-  SortedPairs sorted;
   const std::int32_t* inverse;
   const void* x;
   void* rows;
@@ -43,17 +31,20 @@ struct MoePermuteRowsArgs {
   std::uint32_t words_per_row;
   std::uint32_t words_per_part;
   std::uint32_t parts_per_row;
+  std::uint32_t num_offset_ctas;
   std::uint32_t num_padding_ctas;
   std::int64_t x_stride;
   std::int64_t rows_stride;
 };
 
-/// A kernel for CTAs of kMoePermuteThreads threads: the first num_padding_ctas clear the padding
-/// among kMoePermutePaddingRows rows each, and each other one copies a part of a token's row. A
+/// A kernel for CTAs of kMoePermuteThreads threads: the first num_offset_ctas write the first rows
+/// of the experts, a thread per block and one more; the next num_padding_ctas clear the padding
+/// among kMoePermutePaddingRows rows each; and each other one copies a part of a token's row. A
 /// word is 16 bytes, or a single element.
-const void* moe_permute_rows_kernel(int word_bytes);
+const void* moe_permute_kernel(int word_bytes);
+inline constexpr int kMoePermuteThreads = 128;
 inline constexpr int kMoePermuteVectorBytes = 16;
-inline constexpr int kMoePermuteWordsPerThread = 4;  // at most
+inline constexpr int kMoePermuteWordsPerThread = 2;  // at most: more are slower by up to 8%
 inline constexpr int kMoePermutePaddingRows = 32;
 
 /// Fewer tokens are cut into more parts, which keep more multiprocessors busy.
@@ -64,6 +55,7 @@ struct MoePermutePlan {
   std::uint32_t words_per_row;
   std::uint32_t words_per_part;
   std::uint32_t parts_per_row;
+  std::int64_t num_offset_ctas;
   std::int64_t num_padding_ctas;
   std::int64_t num_ctas;
 };
@@ -78,19 +70,22 @@ inline MoePermutePlan plan_moe_permute(const core::MoePermuteProblem& p) {
   const bool has_vectors = addresses % kMoePermuteVectorBytes == 0 &&
                            steps % (kMoePermuteVectorBytes / element_bytes) == 0;
   MoePermutePlan plan{};
+  const std::int64_t max_blocks = divided(p.capacity, p.block_size);
+  plan.num_offset_ctas = max_blocks / kMoePermuteThreads + 1;
   plan.word_bytes = has_vectors ? kMoePermuteVectorBytes : static_cast<int>(element_bytes);
   plan.words_per_row = static_cast<std::uint32_t>(p.row_bytes() / plan.word_bytes);
   const std::int64_t most = p.num_tokens < kMoePermuteManyTokens
                                 ? kMoePermuteThreads
                                 : kMoePermuteThreads * kMoePermuteWordsPerThread;
   plan.parts_per_row = static_cast<std::uint32_t>(divided(plan.words_per_row, most));
+  plan.num_ctas = plan.num_offset_ctas;
   if (plan.parts_per_row == 0) return plan;
   // Parts of about the same length, each of whole lines of 128 bytes but for the last.
   constexpr std::int64_t kWordsPerLine = 128 / kMoePermuteVectorBytes;
   const std::int64_t share = divided(plan.words_per_row, plan.parts_per_row);
   plan.words_per_part = static_cast<std::uint32_t>(divided(share, kWordsPerLine) * kWordsPerLine);
   if (p.block_size > 1) plan.num_padding_ctas = divided(p.capacity, kMoePermutePaddingRows);
-  plan.num_ctas = plan.num_padding_ctas + p.num_tokens * plan.parts_per_row;
+  plan.num_ctas += plan.num_padding_ctas + p.num_tokens * plan.parts_per_row;
   return plan;
 }
 

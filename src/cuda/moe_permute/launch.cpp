@@ -26,15 +26,10 @@ constexpr std::string_view kOp = "moe_permute";
 /// The sizes of words: of a vector, and of the elements that x may have.
 constexpr std::array<int, 4> kCopiedWordBytes{kMoePermuteVectorBytes, 1, 2, 4};
 
-Kernel rows_kernel(int word_bytes) {
+Kernel kernel_of(int word_bytes) {
   static std::array<PreparedContexts, kMoePermuteVectorBytes + 1> prepared;
-  return {.function = moe_permute_rows_kernel(word_bytes),
+  return {.function = moe_permute_kernel(word_bytes),
           .prepared = &prepared[static_cast<std::size_t>(word_bytes)]};
-}
-
-Kernel indices_kernel() {
-  static PreparedContexts prepared;
-  return {.function = moe_permute_indices_kernel(), .prepared = &prepared};
 }
 
 /// Offsets of arrays in a workspace that begins at a multiple of kAlign.
@@ -84,7 +79,6 @@ class Call {
       if (Status s = find_experts(); !s.ok()) return s;
     }
     if (Status s = align(); !s.ok()) return s;
-    if (Status s = write_indices(); !s.ok()) return s;
     return write_rows();
   }
 
@@ -117,17 +111,8 @@ class Call {
     aligned.expert_ids = at<std::int32_t>(workspace_.block_experts);
     aligned.expert_ids_length = workspace_.max_blocks;
     aligned.num_tokens_post_pad = at<std::int32_t>(workspace_.num_rows);
+    aligned.slots_of_ids = problem_.inverse;
     return aligned;
-  }
-
-  SortedPairs sorted() const {
-    return {at<std::int32_t>(workspace_.pairs),
-            at<std::int32_t>(workspace_.block_experts),
-            at<std::int32_t>(workspace_.num_rows),
-            num_pairs(),
-            static_cast<std::int32_t>(problem_.capacity),
-            static_cast<std::int32_t>(workspace_.max_blocks),
-            static_cast<std::int32_t>(problem_.block_size)};
   }
 
   Status launch(const Kernel& kernel, std::int64_t num_ctas, int num_threads, void* args,
@@ -164,24 +149,19 @@ class Call {
     return run_align_block_size(alignment(), inner);
   }
 
-  Status write_indices() const {
-    MoePermuteIndicesArgs args{};
-    args.sorted = sorted();
-    args.ids = ids();
-    args.ids_are_64_bit = id_dtype().bits == 64;
-    args.num_experts = static_cast<std::int32_t>(problem_.num_experts);
-    args.expert_offsets = problem_.expert_offsets;
-    args.inverse = problem_.inverse;
-    return launch(indices_kernel(), problem_.capacity / kMoePermuteThreads + 1, kMoePermuteThreads,
-                  &args, "the rows of pairs");
-  }
-
   Status write_rows() const {
     const MoePermutePlan plan = plan_moe_permute(problem_);
-    if (plan.num_ctas == 0) return {};
     const std::int64_t element_bytes = problem_.dtype.bits / 8;
-    MoePermuteRowsArgs args{};
-    args.sorted = sorted();
+    MoePermuteKernelArgs args{};
+    args.sorted = {at<std::int32_t>(workspace_.pairs),
+                   at<std::int32_t>(workspace_.block_experts),
+                   at<std::int32_t>(workspace_.num_rows),
+                   num_pairs(),
+                   static_cast<std::int32_t>(problem_.capacity),
+                   static_cast<std::int32_t>(workspace_.max_blocks),
+                   static_cast<std::int32_t>(problem_.block_size)};
+    args.num_experts = static_cast<std::int32_t>(problem_.num_experts);
+    args.expert_offsets = problem_.expert_offsets;
     args.inverse = problem_.inverse;
     args.x = problem_.x;
     args.rows = problem_.rows;
@@ -189,10 +169,11 @@ class Call {
     args.words_per_row = plan.words_per_row;
     args.words_per_part = plan.words_per_part;
     args.parts_per_row = plan.parts_per_row;
+    args.num_offset_ctas = static_cast<std::uint32_t>(plan.num_offset_ctas);
     args.num_padding_ctas = static_cast<std::uint32_t>(plan.num_padding_ctas);
     args.x_stride = problem_.x_stride * element_bytes;
     args.rows_stride = problem_.rows_stride * element_bytes;
-    return launch(rows_kernel(plan.word_bytes), plan.num_ctas, kMoePermuteThreads, &args,
+    return launch(kernel_of(plan.word_bytes), plan.num_ctas, kMoePermuteThreads, &args,
                   "the copies of rows");
   }
 
@@ -236,9 +217,8 @@ Status load_moe_permute_kernels(std::string_view op, int device_id, const Curren
     }
     return {};
   };
-  if (Status s = load(indices_kernel()); !s.ok()) return s;
   for (const int word_bytes : kCopiedWordBytes) {
-    if (Status s = load(rows_kernel(word_bytes)); !s.ok()) return s;
+    if (Status s = load(kernel_of(word_bytes)); !s.ok()) return s;
   }
   return {};
 }
