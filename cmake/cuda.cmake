@@ -110,9 +110,6 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/moe_unpermute/kernel.cu
   src/cuda/moe_unpermute/launch.cpp
   src/cuda/select_and_align/launch.cpp
-  src/cuda/select_and_align/one_cta.cu
-  src/cuda/select_and_align/policy.cpp
-  src/cuda/select_and_align/two_ops.cpp
   src/cuda/select_experts/launch.cpp
   src/cuda/select_experts/parts.cu
   src/cuda/select_experts/warps.cu)

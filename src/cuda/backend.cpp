@@ -63,7 +63,6 @@ Status warmup(DLDevice device) {
   if (Status s = load_moe_permute_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_moe_sum_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_moe_unpermute_kernels(kOp, device.device_id, current); !s.ok()) return s;
-  if (Status s = load_select_and_align_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_select_experts_kernels(kOp, device.device_id, current); !s.ok()) return s;
   return load_fused_experts_kernels(kOp, device.device_id, current);
 }

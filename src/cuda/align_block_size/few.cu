@@ -4,6 +4,7 @@
 #include "cuda/align_block_size/instances.hpp"
 #include "cuda/align_block_size/outputs.cuh"
 #include "cuda/align_block_size/reports.cuh"
+#include "cuda/parts/fill.cuh"
 #include "cuda/parts/pdl.cuh"
 #include "cuda/parts/warp.cuh"
 
@@ -37,6 +38,16 @@ __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, i
     }
   }
   return lanes;
+}
+
+template <typename Args>
+__device__ __forceinline__ void fill_outputs(const Args& args, int thread, int num_threads) {
+  fill(args.base.sorted_token_ids, 0, args.base.sorted_token_ids_length, args.base.num_ids, thread,
+       num_threads);
+  fill(args.base.expert_ids, 0, args.base.expert_ids_length, shown_tail(args), thread, num_threads);
+  if (args.base.expert_counts != nullptr) {
+    fill(args.base.expert_counts, 0, args.base.num_experts, 0, thread, num_threads);
+  }
 }
 
 template <typename Args>

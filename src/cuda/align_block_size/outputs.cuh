@@ -59,17 +59,6 @@ __device__ __forceinline__ void store_count(const Args& args, std::uint32_t grou
   }
 }
 
-/// Fills the outputs of a kernel that places ids afterwards, with what is there without ids.
-template <typename Args>
-__device__ __forceinline__ void fill_outputs(const Args& args, int thread, int num_threads) {
-  fill(args.base.sorted_token_ids, 0, args.base.sorted_token_ids_length, args.base.num_ids, thread,
-       num_threads);
-  fill(args.base.expert_ids, 0, args.base.expert_ids_length, shown_tail(args), thread, num_threads);
-  if (args.base.expert_counts != nullptr) {
-    fill(args.base.expert_counts, 0, args.base.num_experts, 0, thread, num_threads);
-  }
-}
-
 /// Writes the expert_ids of a group's blocks and, if `pads`, the padding behind its `count` ids.
 /// Called by one warp.
 template <typename Args>
