@@ -2,12 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import re
+from collections.abc import Callable
+from numbers import Integral
+from typing import Any, TypeVar
 
 import torch
 
 import tessera
-from tessera._plain_tensor import check_plain
+from tessera._plain_tensor import check_apart, check_contiguous, check_plain, check_tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_IDS_TYPES = (torch.int32, torch.uint32, torch.int64)
+
+# The names that a refusal has: of the op, the argument, and others in the core's phrases.
+_NAMES = re.compile(r"^(\w+): (\w+)|(?<=, as )\w+(?= has)|(?<=memory shared with )\w+")
+
+
+def engine_names(op: str, **names: str) -> Callable[[Function], Function]:
+    """Let refusals of a function name the engine's op and arguments.
+
+    Args:
+        op: the engine's name of the op.
+        names: the engine's names of arguments, by Tessera's.
+    """
+
+    def renamed(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return names.get(match[0], match[0])
+        return f"{op}: {names.get(match[2], match[2])}"
+
+    def decorate(function: Function) -> Function:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return function(*args, **kwargs)
+            except (TypeError, ValueError, NotImplementedError) as error:
+                message = _NAMES.sub(renamed, str(error))
+                if message == str(error):
+                    raise
+                raise type(error)(message) from None
+
+        return call  # type: ignore[return-value]
+
+    return decorate
+
+
+def check_integer(op: str, name: str, value: object, least: int, most: int) -> None:
+    """Refuse what is no integer in [least, most].
+
+    Raises:
+        TypeError: it is no integer; a bool is none.
+        ValueError: it lies outside.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, Integral)):
+        raise TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
+    if not least <= int(value) <= most:
+        raise ValueError(f"{op}: {name}: expected an integer in [{least}, {most}], got {value}")
+
+
+def _check_ids_type(op: str, name: str, dtype: object) -> None:
+    if dtype not in _IDS_TYPES:
+        raise TypeError(f"{op}: {name}: expected int32, uint32 or int64, got {dtype}")
 
 
 def _expect(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype, shape: Any) -> None:
@@ -17,25 +75,10 @@ def _expect(op: str, name: str, tensor: torch.Tensor, dtype: torch.dtype, shape:
         )
 
 
-def _check_outputs(op: str, device: torch.device, outputs: dict[str, torch.Tensor]) -> None:
-    """Check what torch writes here, which `select_experts` does not see."""
-    seen: list[tuple[int, int, str]] = []
-    for name, tensor in outputs.items():
-        if tensor.device != device:
-            raise ValueError(f"{op}: {name}: expected a tensor on {device}, got {tensor.device}")
-        if not tensor.is_contiguous():
-            raise ValueError(
-                f"{op}: {name}: expected a contiguous tensor, got strides {list(tensor.stride())}"
-            )
-        # Tensors that are traced have no memory.
-        if torch.compiler.is_compiling() or type(tensor) is not torch.Tensor:
-            continue
-        begin = tensor.data_ptr()
-        end = begin + tensor.numel() * tensor.element_size()
-        for other_begin, other_end, other in seen:
-            if begin < other_end and other_begin < end:
-                raise ValueError(f"{op}: {name}: expected memory of its own, got some of {other}'s")
-        seen.append((begin, end, name))
+def _check_bias(op: str, bias: torch.Tensor) -> None:
+    check_tensor(op, "correction_bias", bias)
+    if not bias.is_floating_point():
+        raise TypeError(f"{op}: correction_bias: expected a floating-point type, got {bias.dtype}")
 
 
 def select_into(
@@ -45,6 +88,7 @@ def select_into(
     topk_ids: torch.Tensor,
     *,
     correction_bias: torch.Tensor | None = None,
+    routed_scaling_factor: float = 1.0,
     is_padding: torch.Tensor | None = None,
     token_expert_indices: torch.Tensor | None = None,
     **options: Any,
@@ -57,28 +101,35 @@ def select_into(
         topk_weights: float32 [T, k].
         topk_ids: int32, uint32 or int64 [T, k].
         correction_bias: [E] of any floating-point type.
+        routed_scaling_factor: as `tessera.select_experts`.
         is_padding: bool [T]: tokens that get ids -1.
         token_expert_indices: int32 [T, k]; element (t, s) becomes s * T + t.
         options: of `tessera.select_experts`.
     """
     check_plain(op, "router_logits", router_logits)
-    check_plain(op, "topk_ids", topk_ids)
-    if topk_weights.dim() != 2:
-        raise ValueError(f"{op}: topk_weights: expected 2 axes, got {topk_weights.dim()}")
-    num_tokens, top_k = shape = topk_weights.shape
-    if topk_ids.dtype not in (torch.int32, torch.uint32, torch.int64):
-        raise TypeError(f"{op}: topk_ids: expected int32, uint32 or int64, got {topk_ids.dtype}")
-    _expect(op, "topk_ids", topk_ids, topk_ids.dtype, shape)
-    if token_expert_indices is not None:
-        _expect(op, "token_expert_indices", token_expert_indices, torch.int32, shape)
+    # What torch reads or writes here, and `select_experts` does not see.
     outputs = {"topk_weights": topk_weights, "topk_ids": topk_ids}
     if token_expert_indices is not None:
         outputs["token_expert_indices"] = token_expert_indices
-    _check_outputs(op, router_logits.device, outputs)
+    read = {} if is_padding is None else {"is_padding": is_padding}
+    for name, tensor in (read | outputs).items():
+        check_plain(op, name, tensor, device=router_logits.device)
+    check_plain(op, "topk_weights", topk_weights, num_axes=2)
+    num_tokens, top_k = shape = topk_weights.shape
+    _check_ids_type(op, "topk_ids", topk_ids.dtype)
+    _expect(op, "topk_ids", topk_ids, topk_ids.dtype, shape)
+    if token_expert_indices is not None:
+        _expect(op, "token_expert_indices", token_expert_indices, torch.int32, shape)
     if is_padding is not None:
         _expect(op, "is_padding", is_padding, torch.bool, (num_tokens,))
+    for name, tensor in outputs.items():
+        check_contiguous(op, name, tensor)
+    check_apart(op, outputs, read)
     if correction_bias is not None:
+        _check_bias(op, correction_bias)
         correction_bias = correction_bias.detach().to(torch.float32)
+    if isinstance(routed_scaling_factor, bool):  # to the FFI it is a number
+        raise TypeError(f"{op}: routed_scaling_factor: expected a number, got bool")
     if topk_ids.dtype == torch.int64:
         ids = torch.empty_like(topk_ids, dtype=torch.int32)
     else:  # the ids of experts have the same bits in both types of 32 bits
@@ -87,6 +138,7 @@ def select_into(
         router_logits,
         top_k=top_k,
         correction_bias=correction_bias,
+        routed_scaling_factor=routed_scaling_factor,
         out=(topk_weights, ids),
         **options,
     )
@@ -123,8 +175,12 @@ def select_new(
     Returns:
         topk_weights float32 [T, k], topk_ids [T, k] and, if asked for, token_expert_indices.
     """
-    check_plain(op, "router_logits", router_logits)
-    num_tokens = router_logits.shape[0]
+    check_plain(op, "router_logits", router_logits, num_axes=2)
+    num_tokens, num_experts = router_logits.shape
+    check_integer(op, "top_k", top_k, 1, num_experts)
+    if indices_type is not None:
+        _check_ids_type(op, "indices_type", indices_type)
+    check_tensor(op, "hidden_states", hidden_states)
     if hidden_states.shape[:1] != (num_tokens,):
         raise ValueError(
             f"{op}: hidden_states: expected {num_tokens} tokens, as many as the logits have, got "
@@ -138,6 +194,21 @@ def select_new(
     indices = results[2] if with_indices else None
     select_into(op, router_logits, *results[:2], token_expert_indices=indices, **options)
     return results
+
+
+def refuse_single_experts(op: str, router_logits: torch.Tensor, num_expert_group: object) -> None:
+    """Refuse groups of one expert with a bias: the engines have no sum of two scores for them.
+
+    Raises:
+        NotImplementedError: there are several groups, of one expert each.
+        TypeError, ValueError: the logits are no plain tensor [T, E].
+    """
+    check_plain(op, "router_logits", router_logits, num_axes=2)
+    if isinstance(num_expert_group, int) and 1 < num_expert_group == router_logits.shape[1]:
+        raise NotImplementedError(
+            f"{op}: num_expert_group: expected groups of 2 experts or more, got {num_expert_group} "
+            "groups of 1"
+        )
 
 
 def refuse(op: str, **unserved: object) -> None:

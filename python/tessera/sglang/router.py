@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from tessera._engine_router import refuse, select_new
+from tessera._engine_router import engine_names, refuse, refuse_single_experts, select_new
 
 MODULE = "sglang.srt.layers.moe.topk"
 
@@ -24,6 +24,13 @@ _CHOICE = ("topk", "renormalize")
 _GROUPS = ("num_expert_group", "topk_group", "num_fused_shared_experts", "routed_scaling_factor")
 _PADDED = ("num_token_non_padded", "expert_location_dispatch_info")
 _SCALED = "apply_routed_scaling_factor_on_output"
+# SGLang's names of the arguments, by Tessera's.
+_NAMES = {
+    "router_logits": "gating_output",
+    "top_k": "topk",
+    "scoring": "scoring_func",
+    "num_valid_tokens": "num_token_non_padded",
+}
 
 
 class Form(NamedTuple):
@@ -87,6 +94,7 @@ def _scoring(function: str, name: str) -> str:
     return _SCORINGS[name]
 
 
+@engine_names("fused_topk", **_NAMES)
 def fused_topk(
     hidden_states: torch.Tensor,
     gating_output: torch.Tensor,
@@ -146,6 +154,7 @@ def fused_topk(
     )
 
 
+@engine_names("grouped_topk", **_NAMES)
 def grouped_topk(
     hidden_states: torch.Tensor,
     gating_output: torch.Tensor,
@@ -206,6 +215,7 @@ def grouped_topk(
     )
 
 
+@engine_names("biased_grouped_topk", **_NAMES)
 def biased_grouped_topk(
     hidden_states: torch.Tensor,
     gating_output: torch.Tensor,
@@ -224,11 +234,7 @@ def biased_grouped_topk(
             "biased_grouped_topk: renormalize: expected True in this version, which ignores it in "
             "some cases, got False"
         )
-    if num_expert_group is not None and 1 < num_expert_group == gating_output.shape[-1]:
-        raise NotImplementedError(
-            "biased_grouped_topk: num_expert_group: expected groups of 2 experts or more, got "
-            f"{num_expert_group} groups of 1"
-        )
+    refuse_single_experts("biased_grouped_topk", gating_output, num_expert_group)
     return grouped_topk(
         hidden_states,
         gating_output,

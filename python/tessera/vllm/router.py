@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import torch
 
-from tessera._engine_router import refuse, select_into, select_new
+from tessera._engine_router import (
+    engine_names,
+    refuse,
+    refuse_single_experts,
+    select_into,
+    select_new,
+)
+from tessera._plain_tensor import check_tensor
 
 # The scores that the op `grouped_topk` computes itself, by its number of them.
 _GROUPED_SIGMOID = 1
 # vLLM's names of the scoring functions that its Python functions have.
 _SCORINGS = ("softmax", "sigmoid")
+# vLLM's names of the arguments, by Tessera's.
+_NAMES = {"router_logits": "gating_output", "correction_bias": "e_score_correction_bias"}
+_PYTHON_NAMES = {**_NAMES, "top_k": "topk", "scoring": "scoring_func"}
+_GROUPED_OP_NAMES = {**_PYTHON_NAMES, "router_logits": "scores", "correction_bias": "bias"}
 
 
+@engine_names("topk_softmax", **_NAMES)
 def topk_softmax(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
@@ -37,6 +49,7 @@ def topk_softmax(
         e_score_correction_bias: [E].
         is_padding: bool [T]: tokens whose ids become -1.
     """
+    check_tensor("topk_softmax", "token_expert_indices", token_expert_indices)
     select_into(
         "topk_softmax",
         gating_output,
@@ -49,6 +62,7 @@ def topk_softmax(
     )
 
 
+@engine_names("topk_sigmoid", **_NAMES)
 def topk_sigmoid(
     topk_weights: torch.Tensor,
     topk_ids: torch.Tensor,
@@ -60,6 +74,7 @@ def topk_sigmoid(
     is_padding: torch.Tensor | None = None,
 ) -> None:
     """Choose by sigmoid, with the arguments of `topk_softmax` and a factor of the weights."""
+    check_tensor("topk_sigmoid", "token_expert_indices", token_expert_indices)
     select_into(
         "topk_sigmoid",
         gating_output,
@@ -74,6 +89,7 @@ def topk_sigmoid(
     )
 
 
+@engine_names("topk_hash_softplus_sqrt", **_NAMES, topk_ids="topk_indices")
 def topk_hash_softplus_sqrt(
     topk_weights: torch.Tensor,
     topk_indices: torch.Tensor,
@@ -95,6 +111,7 @@ def topk_hash_softplus_sqrt(
     """
     op = "topk_hash_softplus_sqrt"
     refuse(op, hash_indices_table=hash_indices_table, bias_vl=bias_vl)
+    check_tensor(op, "token_expert_indices", token_expert_indices)
     select_into(
         op,
         gating_output,
@@ -109,15 +126,7 @@ def topk_hash_softplus_sqrt(
     )
 
 
-def _refuse_single_experts(op: str, logits: torch.Tensor, num_expert_group: int) -> None:
-    """Refuse groups of one expert with a bias: vLLM has no sum of two scores for them."""
-    if num_expert_group > 1 and logits.shape[-1] == num_expert_group:
-        raise NotImplementedError(
-            f"{op}: num_expert_group: expected groups of 2 experts or more, got {num_expert_group} "
-            f"groups of 1"
-        )
-
-
+@engine_names("grouped_topk", **_GROUPED_OP_NAMES)
 def grouped_topk_op(
     scores: torch.Tensor,
     num_expert_group: int,
@@ -143,12 +152,12 @@ def grouped_topk_op(
     Returns:
         topk_weights float32 [T, k] and topk_ids int32 [T, k].
     """
-    if scoring_func != _GROUPED_SIGMOID:
+    if isinstance(scoring_func, bool) or scoring_func != _GROUPED_SIGMOID:
         raise NotImplementedError(
             f"grouped_topk: scoring_func: expected {_GROUPED_SIGMOID}, the sigmoid of logits, got "
             f"{scoring_func}"
         )
-    _refuse_single_experts("grouped_topk", scores, num_expert_group)
+    refuse_single_experts("grouped_topk", scores, num_expert_group)
     return select_new(
         "grouped_topk",
         scores,
@@ -170,6 +179,7 @@ def _check_scoring(function: str, scoring: str) -> None:
         )
 
 
+@engine_names("grouped_topk", **_PYTHON_NAMES)
 def grouped_topk(
     hidden_states: torch.Tensor,
     gating_output: torch.Tensor,
@@ -200,7 +210,7 @@ def grouped_topk(
     """
     _check_scoring("grouped_topk", scoring_func)
     if e_score_correction_bias is not None:
-        _refuse_single_experts("grouped_topk", gating_output, num_expert_group)
+        refuse_single_experts("grouped_topk", gating_output, num_expert_group)
     return select_new(
         "grouped_topk",
         hidden_states,
@@ -215,6 +225,7 @@ def grouped_topk(
     )
 
 
+@engine_names("fused_topk", **_PYTHON_NAMES)
 def fused_topk(
     hidden_states: torch.Tensor,
     gating_output: torch.Tensor,

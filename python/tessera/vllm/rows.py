@@ -9,8 +9,11 @@ from __future__ import annotations
 import torch
 
 import tessera
-from tessera._engine_router import refuse
-from tessera._plain_tensor import check_plain
+from tessera._engine_router import check_integer, engine_names, refuse
+from tessera._plain_tensor import check_apart, check_contiguous, check_plain, check_tensor
+
+# What int32 can count.
+_MAX_EXPERTS = 2**31 - 1
 
 
 def moe_sum(
@@ -29,9 +32,29 @@ def moe_sum(
     """
     refuse("moe_sum", topk_ids=topk_ids, expert_map=expert_map)
     check_plain("moe_sum", "input", input)
+    check_plain("moe_sum", "output", output)
     tessera.moe_sum(input, out=output)
 
 
+def _check_scale(op: str, scale: torch.Tensor, device: torch.device, num_tokens: int) -> None:
+    """Refuse scales that are no tensor, or of which torch cannot take a row for each token."""
+    check_tensor(op, "a1q_scale", scale)
+    if scale.dim() > 1:
+        check_plain(op, "a1q_scale", scale, device=device)
+        if scale.shape[0] != num_tokens:
+            raise ValueError(
+                f"{op}: a1q_scale: expected {num_tokens} rows, one for each token, got "
+                f"{scale.shape[0]}"
+            )
+
+
+@engine_names(
+    "moe_permute",
+    x="hidden_states",
+    rows="permuted_hidden_states",
+    num_experts="n_expert",
+    tail_expert="fill_invalid_expert",
+)
 def moe_permute(
     hidden_states: torch.Tensor,
     a1q_scale: torch.Tensor | None,
@@ -50,11 +73,12 @@ def moe_permute(
 
     Args:
         hidden_states: float16, bfloat16, float32 or float8_e4m3fn [T, H].
-        a1q_scale: scales of the rows, permuted with them if they have 2 axes; or None.
+        a1q_scale: scales; permuted with the rows if they have 2 axes or more, [T, ...]; or None.
         topk_ids: int32 or int64 [T, k].
         n_expert: number of experts, on all ranks.
-        n_local_expert: number of experts here; -1 stands for `n_expert`.
-        expert_map: int32 [n_expert], the local number of each expert, -1 if it has none.
+        n_local_expert: number of experts here, at most `n_expert`, which -1 stands for.
+        expert_map: int32 [n_expert], the local number of each expert; any value outside
+            [0, n_local_expert) marks a remote one.
         align_block_size: not served; None.
         fill_invalid_expert: with `returns_experts`, the expert of rows that are not in use.
         permuted_hidden_states: [T * k, H] of the type of `hidden_states`, to write to.
@@ -70,15 +94,33 @@ def moe_permute(
     """
     op = "moe_permute"
     refuse(op, align_block_size=align_block_size, scratch=scratch)
-    check_plain(op, "hidden_states", hidden_states)
-    check_plain(op, "topk_ids", topk_ids)
-    num_experts = n_expert if n_local_expert == -1 else n_local_expert
-    if expert_map is None and num_experts != n_expert:
+    check_plain(op, "hidden_states", hidden_states, num_axes=2)
+    device = hidden_states.device
+    check_plain(op, "topk_ids", topk_ids, device=device, num_axes=2)
+    num_tokens, top_k = topk_ids.shape
+    num_pairs = num_tokens * top_k
+    check_integer(op, "n_expert", n_expert, 1, _MAX_EXPERTS)
+    num_experts = n_expert
+    if n_local_expert != -1:
+        check_integer(op, "n_local_expert", n_local_expert, 1, n_expert)
+        num_experts = n_local_expert
+    if permuted_hidden_states is not None:
+        check_plain(op, "permuted_hidden_states", permuted_hidden_states)
+    if expert_map is not None:
+        check_plain(op, "expert_map", expert_map, device=device, dtype=torch.int32, num_axes=1)
+        if permuted_hidden_states is not None:
+            written = {"permuted_hidden_states": permuted_hidden_states}
+            check_apart(op, written, {"expert_map": expert_map})
+        if num_experts != n_expert:
+            # So that `align_block_size`, which takes the number of all experts, and `moe_permute`,
+            # which takes that of the local ones, leave out the same.
+            expert_map = torch.where(expert_map < num_experts, expert_map, -1)
+    elif num_experts != n_expert:
         raise NotImplementedError(
             f"{op}: n_local_expert: expected {n_expert} without expert_map, got {n_local_expert}"
         )
-    num_tokens, top_k = topk_ids.shape
-    num_pairs = num_tokens * top_k
+    if a1q_scale is not None:
+        _check_scale(op, a1q_scale, device, num_tokens)
     # In blocks of one slot these are the pair and the expert of each row.
     blocks = tessera.align_block_size(
         topk_ids,
@@ -89,6 +131,9 @@ def moe_permute(
         tail_expert=fill_invalid_expert,
     )
     pairs, experts = blocks.sorted_token_ids[:num_pairs], blocks.expert_ids[:num_pairs]
+    if a1q_scale is not None and a1q_scale.dim() > 1:
+        # Before the rows are written, which may have the memory of the scales.
+        a1q_scale = a1q_scale[pairs.clamp(max=num_pairs - 1) // top_k]
     if permuted_hidden_states is None:
         permuted_hidden_states = hidden_states.new_empty((num_pairs, hidden_states.shape[1]))
     offsets = topk_ids.new_empty(num_experts + 1, dtype=torch.int32)
@@ -102,12 +147,13 @@ def moe_permute(
     )
     if expert_map is not None and num_pairs:
         inverse.remainder_(num_pairs)  # -1 becomes the last row
-    if a1q_scale is not None and a1q_scale.dim() > 1:
-        a1q_scale = a1q_scale[pairs.clamp(max=num_pairs - 1) // top_k]
     last = experts if returns_experts else pairs
     return permuted_hidden_states, a1q_scale, offsets.to(torch.int64), inverse.flatten(), last
 
 
+@engine_names(
+    "moe_unpermute", rows="permuted_hidden_states", inverse="inv_permuted_idx", output="out"
+)
 def moe_unpermute(
     out: torch.Tensor,
     permuted_hidden_states: torch.Tensor,
@@ -125,8 +171,28 @@ def moe_unpermute(
         expert_first_token_offset: int64; its last element is the number of rows in use, and pairs
             whose row is not in use add nothing. None: all rows are.
     """
-    check_plain("moe_unpermute", "permuted_hidden_states", permuted_hidden_states)
+    op = "moe_unpermute"
+    check_plain(op, "permuted_hidden_states", permuted_hidden_states)
+    device = permuted_hidden_states.device
+    check_plain(op, "out", out)
+    check_plain(op, "topk_weights", topk_weights, num_axes=2)
+    check_plain(op, "inv_permuted_idx", inv_permuted_idx, device=device, dtype=torch.int32)
+    if inv_permuted_idx.numel() != topk_weights.numel():
+        raise ValueError(
+            f"{op}: inv_permuted_idx: expected {topk_weights.numel()} elements, as topk_weights "
+            f"has, got {inv_permuted_idx.numel()}"
+        )
+    check_contiguous(op, "inv_permuted_idx", inv_permuted_idx)
     inverse = inv_permuted_idx.view(topk_weights.shape)
     if expert_first_token_offset is not None:
+        name = "expert_first_token_offset"
+        check_plain(
+            op, name, expert_first_token_offset, device=device, dtype=torch.int64, num_axes=1
+        )
+        if expert_first_token_offset.numel() == 0:
+            raise ValueError(f"{op}: {name}: expected at least 1 element, got 0")
+        # What torch reads here, and Tessera does not see.
+        read = {"inv_permuted_idx": inv_permuted_idx, name: expert_first_token_offset}
+        check_apart(op, {"out": out}, read)
         inverse = torch.where(inverse < expert_first_token_offset[-1], inverse, -1)
     tessera.moe_unpermute(permuted_hidden_states, topk_weights, inverse, out=out)
