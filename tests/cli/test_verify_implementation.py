@@ -246,7 +246,13 @@ def test_the_same_seed_gives_the_same_findings(judged: Judge) -> None:
     [
         (["faulty"], "--impl: expected module:function, got 'faulty'"),
         (["absent:f"], "--impl: absent cannot be imported: ModuleNotFoundError: No module named"),
-        (["faulty:absent"], "--impl: faulty has no absent"),
+        (
+            ["faulty.py:right"],
+            "--impl: expected a module's name, got that of a file, faulty.py: give faulty:right",
+        ),
+        (["absent.py:f"], "got that of a file, absent.py: there is no such file"),
+        (["faulty:rihgt"], "--impl: faulty has no rihgt; it has "),
+        (["faulty:right.absent"], "--impl: faulty has no right.absent; it has no function"),
         (["faulty:not_a_function"], "expected faulty:not_a_function to be a function, got int"),
         (
             ["faulty:order_unknown"],

@@ -104,6 +104,11 @@ def run(args: argparse.Namespace) -> int:
             report, arrays = _align(workload, cuda_index, args)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{source.title}: {error}") from None
+        except MemoryError:
+            raise ValueError(
+                f"{source.title}: not enough memory for {workload.num_experts} experts and blocks "
+                f"of {args.block_size} slots"
+            ) from None
         prefix = "" if workload.layer is None else f"layer{workload.layer}."
         saved |= {prefix + name: array for name, array in arrays.items()}
         reports.append(report)
@@ -149,6 +154,15 @@ def _align(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Run, check and, if requested, time one call. Returns the report, and the arrays to save."""
     ids, num_experts = workload.topk_ids, workload.num_experts
+    # Refuses sizes outside the op's domain, before there is memory for them.
+    implementations = tessera.explain(
+        ids.size,
+        num_experts,
+        args.block_size,
+        pad_sorted_ids=args.pad_sorted_ids,
+        num_threads=args.num_threads,
+        device=device_name(cuda_index),
+    )
     options: dict[str, Any] = {
         "block_size": args.block_size,
         "num_experts": num_experts,
@@ -167,14 +181,6 @@ def _align(
     with working(f"checking{of_layer}"):
         violations = tessera.contract_violations(topk_ids, found, **options, **statistics_of)
     result = tessera.AlignedBlocks(*(np.asarray(on_host(array)) for array in found))
-    implementations = tessera.explain(
-        ids.size,
-        num_experts,
-        args.block_size,
-        pad_sorted_ids=args.pad_sorted_ids,
-        num_threads=args.num_threads,
-        device=device_name(cuda_index),
-    )
     times: dict[str, float] = {}
     if args.time:
         with working(f"timing{of_layer}", is_timed=True):

@@ -121,6 +121,11 @@ def read_input(path: Path, num_experts: int | None) -> Input:
     if declared is not None and (declared.size != 1 or declared.dtype.kind not in "iu"):
         raise ValueError(f"{path}: num_experts: expected one integer, got {declared.tolist()}")
     topk_ids = np.ascontiguousarray(arrays["topk_ids"])
+    if topk_ids.dtype.kind not in "iu":  # the number of experts may have to be found from them
+        raise ValueError(
+            f"{path}: align_block_size: topk_ids.dtype: expected an integer type, got "
+            f"{topk_ids.dtype}"
+        )
     if num_experts is None and declared is not None:
         num_experts = int(declared.item())
     count, note = _known_experts(path, num_experts, [topk_ids])
@@ -157,6 +162,13 @@ def _known_experts(
     if largest < 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
     count = largest + 1
+    try:
+        output_sizes(0, 1, count, False, HOST, REFERENCE)
+    except Exception as error:
+        refused = refusal("align_block_size", error, {}, {"num_experts": count})
+        raise ValueError(
+            f"{path}: {refused}, its largest id + 1: give --experts for larger ids to be dropped"
+        ) from None
     origin = f"the file does not give the number of experts: {count} is its largest id + 1"
     return count, "; ".join(filter(None, [origin, _repeated_note(arrays)]))
 
