@@ -109,6 +109,17 @@ def test_biased_grouped_topk_chooses_the_same(version: str) -> None:
         ("fused_topk", {"packed_out": torch.zeros(1)}, "packed_out: expected none, got Tensor"),
         ("fused_topk", {"correction_bias": torch.zeros(E)}, "correction_bias: expected none"),
         ("fused_topk", {"scoring_func": "other"}, "scoring_func: expected one of softmax"),
+        ("fused_topk", {"num_token_non_padded": 13}, "num_token_non_padded: expected a torch.Ten"),
+        (
+            "fused_topk",
+            {"num_token_non_padded": torch.zeros(2, dtype=torch.int32)},
+            "fused_topk: num_token_non_padded: expected 1 element, got 2",
+        ),
+        (
+            "fused_topk",
+            {"num_token_non_padded": torch.zeros(1)},
+            "fused_topk: num_token_non_padded.dtype: expected int32, got float32",
+        ),
     ],
 )
 def test_refused_calls_go_to_sglang_and_are_told_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -225,27 +226,25 @@ def test_unpermute_refuses(refusal: Refusal) -> None:
     assert (out == 7).all()
 
 
-@pytest.mark.parametrize("with_offsets", [False, True])
-@pytest.mark.parametrize("name", ["inv_permuted_idx", _OFFSETS, "permuted_hidden_states"])
-def test_unpermute_refuses_an_output_in_the_memory_of_an_input(
-    name: str, with_offsets: bool
-) -> None:
-    if name == _OFFSETS and not with_offsets:
-        pytest.skip("not given")
+_OVERLAPS: dict[str, Callable[[Any], Any]] = {
+    "inv_permuted_idx": lambda memory: memory.view(torch.int32)[1, :8],
+    "expert_first_token_offset": lambda memory: memory.view(torch.int64)[1, :3],
+    "permuted_hidden_states": lambda memory: memory[:, 2:10],
+    "topk_weights": lambda memory: memory[0, :8].view(T, K),
+}
+
+
+@pytest.mark.parametrize("name", _OVERLAPS)
+def test_unpermute_refuses_an_output_in_the_memory_of_an_input(name: str) -> None:
     memory = torch.zeros(2 * T, 2 * H)
     arguments = {
         "out": memory[:T, :H],  # rows lie apart
-        "permuted_hidden_states": memory[:, 2:10]
-        if name == "permuted_hidden_states"
-        else torch.ones(T * K, H),
+        "permuted_hidden_states": torch.ones(T * K, H),
         "topk_weights": torch.ones(T, K),
-        "inv_permuted_idx": memory.view(torch.int32)[1, :8]
-        if name == "inv_permuted_idx"
-        else INVERSE,
-        _OFFSETS: memory.view(torch.int64)[1, :3] if name == _OFFSETS else int64(0, 3, 8),
+        "inv_permuted_idx": INVERSE,
+        _OFFSETS: int64(0, 3, 8),
+        name: _OVERLAPS[name](memory),
     }
-    if not with_offsets:
-        arguments[_OFFSETS] = None
     message = f"moe_unpermute: out: expected memory of its own, got memory shared with {name}"
     refused(rows.moe_unpermute, arguments, ({}, ValueError, message))
     assert (memory == 0).all()

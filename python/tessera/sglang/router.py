@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from tessera._engine_router import engine_names, refuse, refuse_single_experts, select_new
+from tessera._plain_tensor import check_plain
 
 MODULE = "sglang.srt.layers.moe.topk"
 
@@ -82,8 +83,15 @@ def _factor(factor: float | None, is_applied: bool | None) -> float:
     return factor if is_applied and factor is not None else 1.0
 
 
-def _valid_tokens(num_token_non_padded: torch.Tensor | None) -> torch.Tensor | None:
-    return None if num_token_non_padded is None else num_token_non_padded.reshape(1)
+def _valid_tokens(op: str, num_token_non_padded: torch.Tensor | None) -> torch.Tensor | None:
+    if num_token_non_padded is None:
+        return None
+    check_plain(op, "num_token_non_padded", num_token_non_padded)
+    if num_token_non_padded.numel() != 1:
+        raise ValueError(
+            f"{op}: num_token_non_padded: expected 1 element, got {num_token_non_padded.numel()}"
+        )
+    return num_token_non_padded.reshape(1)
 
 
 def _scoring(function: str, name: str) -> str:
@@ -150,7 +158,7 @@ def fused_topk(
         renormalize=renormalize,
         correction_bias=correction_bias,
         routed_scaling_factor=_factor(routed_scaling_factor, is_scaled),
-        num_valid_tokens=_valid_tokens(num_token_non_padded),
+        num_valid_tokens=_valid_tokens("fused_topk", num_token_non_padded),
     )
 
 
@@ -211,7 +219,7 @@ def grouped_topk(
         num_expert_group=num_expert_group,
         topk_group=topk_group,
         routed_scaling_factor=_factor(routed_scaling_factor, is_scaled),
-        num_valid_tokens=_valid_tokens(num_token_non_padded),
+        num_valid_tokens=_valid_tokens("grouped_topk", num_token_non_padded),
     )
 
 
