@@ -16,11 +16,13 @@ PAGE = RESULTS.parent.parent / "docs" / "verify.md"
 
 # A literal of ids that is longer is not shown.
 _SHOWN_IDS = 60
+# Cases of a table that are shown by name.
+_SHOWN_CASES = 6
 
 
 def page(text: str) -> str:
     """The page with each part between `<!-- generated: NAME -->` and `<!-- end -->` made anew."""
-    parts = {"forms": forms, "rules": calling_rules, "verdicts": verdicts}
+    parts = {"forms": forms, "rules": calling_rules, "verdicts": verdicts, "ops": verdicts_on_ops}
     for name, make in parts.items():
         begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
         pattern = re.compile(f"({re.escape(begin)}).*?({re.escape(end)})", re.DOTALL)
@@ -47,7 +49,7 @@ def calling_rules() -> str:
 
 def verdicts() -> str:
     """The rules that each implementation breaks, with the smallest call for each rule."""
-    documents = [json.loads(file.read_text()) for file in sorted(VERDICTS.glob("*.json"))]
+    documents = [one for one in _documents() if "op" not in one["verdict"]]
     documents.sort(key=lambda one: (one["device"] == "cuda", one["name"] != "Tessera", one["name"]))
     lines = [
         "| implementation | version | device | calls | broken | broken only with invalid ids "
@@ -58,9 +60,45 @@ def verdicts() -> str:
     for one in documents:
         if one["verdict"]["findings"]:
             lines += ["", f"### {_title(one)}", "", *_details(one)]
+    return "\n".join([*lines, *_origins(documents)]) + "\n"
+
+
+def verdicts_on_ops() -> str:
+    """The rules that implementations of other ops break, with cases that do."""
+    documents = [one for one in _documents() if "op" in one["verdict"]]
+    documents.sort(key=lambda one: (one["verdict"]["op"], one["name"]))
+    lines = ["| op | implementation | version | cases | broken |", "|---|---|---|---:|---|"]
+    for one in documents:
+        verdict = one["verdict"]
+        rules = dict.fromkeys(each["rule"] for each in verdict["findings"])
+        lines.append(
+            f"| `{verdict['op']}` | {one['name']} | {one['version']} | {verdict['num_calls']} of "
+            f"{verdict['num_cases']} | {', '.join(f'`{rule}`' for rule in rules) or 'nothing'} |"
+        )
+    for one in documents:
+        if one["verdict"]["findings"]:
+            lines += ["", f"### {_title(one)}", ""]
+            lines += [_finding_of_op(each) for each in one["verdict"]["findings"]]
+    return "\n".join([*lines, *_origins(documents)]) + "\n"
+
+
+def _finding_of_op(finding: dict[str, Any]) -> str:
+    """A rule, what the smallest call breaks, and some of the table's cases that break it."""
+    named = [name for name in finding["cases"] if not name.startswith("random:")]
+    shown = ", ".join(f"`{name}`" for name in named[:_SHOWN_CASES])
+    shown += f" and {len(named) - _SHOWN_CASES} more" if len(named) > _SHOWN_CASES else ""
+    message = finding["message"].removeprefix(f"{finding['rule']}: ").removesuffix(".")
+    cases = f", in the table {shown}" if named else ""
+    return f"- `{finding['rule']}`: {message}. {_counted(finding['num_calls'], 'case')}{cases}."
+
+
+def _documents() -> list[dict[str, Any]]:
+    return [json.loads(file.read_text()) for file in sorted(VERDICTS.glob("*.json"))]
+
+
+def _origins(documents: list[dict[str, Any]]) -> list[str]:
     origins = dict.fromkeys(_origin(one) for one in documents)
-    lines += ["", "Judged on:", "", *(f"- {origin}" for origin in origins)]
-    return "\n".join(lines) + "\n"
+    return ["", "Judged on:", "", *(f"- {origin}" for origin in origins)]
 
 
 def _title(one: dict[str, Any]) -> str:

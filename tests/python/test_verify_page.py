@@ -16,7 +16,7 @@ from tessera import contract_violations
 
 ROOT = Path(__file__).parents[2]
 MARKED = "".join(
-    f"<!-- generated: {name} -->\n<!-- end -->\n" for name in ("forms", "rules", "verdicts")
+    f"<!-- generated: {name} -->\n<!-- end -->\n" for name in ("forms", "rules", "verdicts", "ops")
 )
 
 
