@@ -52,6 +52,13 @@ the op reads and writes, so that it moves as many. **Peers** are torch and, on a
 sgl_kernel: they may choose another of equal experts, and have other last bits. On the CPU
 **tessera/1** and **torch/1** run on one thread, and the others on all.
 """,
+    "fused_moe": """\
+## fused_moe
+
+A shape is tokens x hidden size x experts x intermediate size x experts per token; the whole layer
+from the logits of its router on, with renormalized weights. **Both ops** are `select_experts` and
+after it `fused_experts`, which give the same bits.
+""",
     "select_and_align": """\
 ## select_and_align
 

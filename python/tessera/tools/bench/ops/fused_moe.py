@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class Shape:
 
 # 50 MB of weights.
 SHAPES = [Shape(num_tokens, 1024, 16, 512, 4) for num_tokens in (1, 16, 256)]
+# Qwen3-30B-A3B: 1.2 GB of weights.
+CUDA_SHAPES = [*SHAPES, *(Shape(num_tokens, 2048, 128, 768, 8) for num_tokens in (1, 16))]
 
 
 def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
@@ -81,9 +84,12 @@ def make_problem(shape: Shape, device: str, seed: int) -> CallProblem:
     )
 
 
-OP = Op(
+_CUDA = Op(
     "fused_moe",
-    {"quick": SHAPES},
+    {"quick": CUDA_SHAPES},
     make_problem,
     lambda device: named_contenders(device, {"both ops": "related"}),
+    results="fused_moe",
 )
+
+OP = dataclasses.replace(_CUDA, presets={"quick": SHAPES}, cuda=_CUDA)
