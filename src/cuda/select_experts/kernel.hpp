@@ -24,6 +24,9 @@ inline constexpr int kNumScorings = 3;
 /// Experts that a warp ranks at once for the slots of a token: one for each lane.
 inline constexpr std::int32_t kSelectExpertsMaxCandidates = 32;
 
+/// Slots whose values are added up at once, zeros after the last one.
+inline constexpr std::int32_t kSelectExpertsSlotsAtOnce = 8;
+
 /// What the slot of a token holds at first: its expert, and that one's logit, or with a bias its
 /// score. Before, a candidate.
 struct SelectExpertsSlot {
@@ -65,7 +68,8 @@ constexpr SelectExpertsLayout select_experts_layout(const core::SelectExpertsPro
     return static_cast<std::size_t>((size + of - 1) / of * of);
   };
   const std::size_t experts = multiple(problem.num_experts, 32);
-  return {std::max(multiple(problem.top_k, 4), std::size_t{kSelectExpertsMaxCandidates}),
+  return {std::max(multiple(problem.top_k, kSelectExpertsSlotsAtOnce),
+                   std::size_t{kSelectExpertsMaxCandidates}),
           removes_groups ? multiple(problem.num_expert_group, 4) : 0,
           removes_groups || !in_registers ? experts : 0, in_registers ? 0 : experts};
 }
@@ -111,6 +115,7 @@ SelectExpertsPlan plan_select_experts(const SelectExpertsKernelArgs& args);
 
 /// Warps that share a token, each with at most 32 of its experts.
 inline constexpr std::int32_t kSelectExpertsMaxParts = 16;
+inline constexpr std::int32_t kSelectExpertsMinList = 4;  ///< experts that a part lists, at least
 
 struct SelectExpertsPartsArgs {
   SelectExpertsKernelArgs of_warp;

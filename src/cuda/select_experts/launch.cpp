@@ -93,8 +93,8 @@ SelectExpertsPartsArgs select_experts_parts_args(const SelectExpertsProblem& pro
   const std::int64_t part_size = removes_groups ? problem.group_size() : kWarp;
   const auto num_parts =
       static_cast<std::int32_t>((problem.num_experts + part_size - 1) / part_size);
-  const auto num_listed =
-      static_cast<std::uint32_t>(std::clamp<std::int64_t>(problem.top_k, 4, kWarp));
+  const auto num_listed = static_cast<std::uint32_t>(
+      std::clamp<std::int64_t>(problem.top_k, kSelectExpertsMinList, kWarp));
   return {
       .of_warp = select_experts_kernel_args(problem),
       .num_parts = num_parts,

@@ -23,6 +23,7 @@ struct SharedMemory {
   alignas(16) std::uint32_t keys[kMaxParts][kWarp];        // of a part's experts
   alignas(16) std::uint32_t list_keys[kMaxParts * kWarp];  // lists, one after the other
   Slot list_slots[kMaxParts * kWarp];                      // their experts
+  alignas(16) std::uint32_t part_keys[kMaxParts];          // the scores of parts
   alignas(16) Slot slots[kWarp];
   float numerators[kMaxParts * kWarp];  // by expert
 };
@@ -44,12 +45,14 @@ class PartOfToken {
     } else {
       key_ = exists_ ? key_of(logit_) : kGone;
     }
-    list_best_of_part();
+    write_part_key();
     __syncthreads();
     if constexpr (!kHasBias && kScoring != Scoring::kSigmoid) {
-      scores_.set_largest(number_of(largest_key_of_lists()));
+      scores_.set_largest(number_of(largest_part_key()));
       write_numerator();
     }
+    list_best_of_part();
+    __syncthreads();
     fill_slots();
     __syncthreads();
     if (part_ != 0) return;
@@ -69,10 +72,9 @@ class PartOfToken {
   /// Turns the logit into a score, and orders by its sum with the bias.
   __device__ __forceinline__ void add_bias() {
     if constexpr (kScoring != Scoring::kSigmoid) {
-      memory_.list_keys[part_] = __reduce_max_sync(kAllLanes, key_of(logit_));
+      memory_.part_keys[part_] = __reduce_max_sync(kAllLanes, key_of(logit_));
       __syncthreads();
-      scores_.set_largest(number_of(__reduce_max_sync(
-          kAllLanes, lane() < args_.num_parts ? memory_.list_keys[lane()] : kGone)));
+      scores_.set_largest(number_of(largest_part_key()));
       write_numerator();
       __syncthreads();
       set_divisor();
@@ -96,77 +98,89 @@ class PartOfToken {
     scores_.set_divisor(sum_of_warp(sum));
   }
 
-  /// Lists this part's experts in the order of the choice, as many as may be chosen.
+  /// Writes the score of this part's group: the largest key, or with a bias the key of the sum of
+  /// the two largest.
+  __device__ __forceinline__ void write_part_key() {
+    std::uint32_t score = __reduce_max_sync(kAllLanes, key_);
+    if (kHasBias && args_.part_size > 1) {
+      const bool is_largest = key_ == score;
+      const bool is_twice = __popc(__ballot_sync(kAllLanes, is_largest)) > 1;
+      const std::uint32_t second = __reduce_max_sync(kAllLanes, is_largest ? kGone : key_);
+      const float sum = __fadd_rn(number_of(score), number_of(is_twice ? score : second));
+      score = key_of(isnan(sum) ? -kInfinity : sum);
+    }
+    if (lane() == 0) memory_.part_keys[part_] = score;
+  }
+
+  __device__ __forceinline__ std::uint32_t largest_part_key() const {
+    return __reduce_max_sync(kAllLanes,
+                             lane() < args_.num_parts ? memory_.part_keys[lane()] : kGone);
+  }
+
+  /// Whether this part's group is not removed.
+  __device__ __forceinline__ bool stays() const {
+    const std::uint32_t own = memory_.part_keys[part_];
+    const bool is_better = lane() < args_.num_parts && lane() != part_ &&
+                           is_before(memory_.part_keys[lane()], lane(), own, part_);
+    return __popc(__ballot_sync(kAllLanes, is_better)) < args_.num_that_stay;
+  }
+
+  /// Lists this part's experts in the order of the choice, as many as may be chosen; none of a part
+  /// that is removed.
   __device__ __forceinline__ void list_best_of_part() {
+    std::uint32_t* const list = memory_.list_keys + (part_ << args_.list_shift);
+    stays_ = stays();
+    if (!stays_) {
+      if (lane() < 1 << args_.list_shift) list[lane()] = kGone;
+      return;
+    }
     std::uint32_t* const keys = memory_.keys[part_];
     keys[lane()] = exists_ ? with_place(key_, lane(), free_bits_of_keys(args_.of_warp))
                            : static_cast<std::uint32_t>(kWarp - 1 - lane());
     __syncwarp();
     const int rank = rank_of_lane(keys, kWarp);
     if (rank < 1 << args_.list_shift) {
-      const int to = (part_ << args_.list_shift) + rank;
-      memory_.list_keys[to] = key_;
-      memory_.list_slots[to] = {expert_, kHasBias ? value_ : logit_};
+      list[rank] = key_;
+      memory_.list_slots[(part_ << args_.list_shift) + rank] = {expert_,
+                                                                kHasBias ? value_ : logit_};
     }
-  }
-
-  __device__ __forceinline__ std::uint32_t largest_key_of_lists() const {
-    const std::uint32_t first =
-        lane() < args_.num_parts ? memory_.list_keys[lane() << args_.list_shift] : kGone;
-    return __reduce_max_sync(kAllLanes, first);
-  }
-
-  /// A bit for each part whose group stays.
-  __device__ __forceinline__ unsigned parts_that_stay() const {
-    if (args_.num_that_stay == args_.num_parts) return kAllLanes;
-    std::uint32_t own = kGone;
-    if (lane() < args_.num_parts) {
-      const std::uint32_t* const list = memory_.list_keys + (lane() << args_.list_shift);
-      own = list[0];
-      if (kHasBias && args_.part_size > 1) {
-        const float sum = __fadd_rn(number_of(list[0]), number_of(list[1]));
-        own = key_of(isnan(sum) ? -kInfinity : sum);
-      }
-    }
-    int num_better = 0;
-#pragma unroll 8
-    for (int other = 0; other < args_.num_parts; ++other) {
-      const std::uint32_t key = __shfl_sync(kAllLanes, own, other);
-      num_better += is_before(key, other, own, lane()) ? 1 : 0;
-    }
-    return __ballot_sync(kAllLanes, num_better < args_.num_that_stay);
   }
 
   /// Puts those of this part's list into the token's slots that are among its best. The lanes are
-  /// divided among the list's experts, and the other lists among the lanes of each.
+  /// divided among the list's experts, and the keys of all lists, four at once, among the lanes of
+  /// each.
   __device__ __forceinline__ void fill_slots() {
-    const unsigned stays = parts_that_stay();
-    if ((stays >> part_ & 1) == 0) return;
+    if (!stays_) return;
+    constexpr int kFoursAtOnce = 4;
     const int size = 1 << args_.list_shift;
+    const int fours_shift = args_.list_shift - 2;
     const int place = lane() & (size - 1);
-    const std::uint32_t key = memory_.list_keys[(part_ << args_.list_shift) + place];
+    const int own = (part_ << args_.list_shift) + place;
+    const std::uint32_t key = memory_.list_keys[own];
+    const int num_fours = args_.num_parts << fours_shift;
     KeyCount before;
 #pragma unroll 1
-    for (int other = lane() >> args_.list_shift; other < args_.num_parts;
-         other += kWarp >> args_.list_shift) {
-      if (other == part_ || (stays >> other & 1) == 0) continue;
-      // Of equal keys those of an earlier part come first.
-      const std::uint32_t least = other < part_ ? key : key + 1;
-      const std::uint32_t* const list = memory_.list_keys + (other << args_.list_shift);
+    for (int first = lane() >> args_.list_shift; first < num_fours;
+         first += kFoursAtOnce * (kWarp >> args_.list_shift)) {
 #pragma unroll
-      for (int i = 0; i < kWarp; i += 4) {
-        if (i >= size) break;
-        before.add(*reinterpret_cast<const uint4*>(list + i), least);
+      for (int i = 0; i < kFoursAtOnce; ++i) {
+        const int four = first + i * (kWarp >> args_.list_shift);
+        const int part = four >> fours_shift;
+        // Of equal keys those of an earlier part come first. No key reaches the last one.
+        const bool counts = four < num_fours && part != part_;
+        const std::uint32_t least = counts ? part < part_ ? key : key + 1 : ~0U;
+        before.add(reinterpret_cast<const uint4*>(memory_.list_keys)[counts ? four : 0], least);
       }
     }
     int rank = before.sum();
-#pragma unroll 1
-    for (int apart = size; apart < kWarp; apart *= 2) {
-      rank += __shfl_xor_sync(kAllLanes, rank, apart);
+#pragma unroll
+    for (int apart = kSelectExpertsMinList; apart < kWarp; apart *= 2) {
+      const int other = __shfl_xor_sync(kAllLanes, rank, apart);
+      if (apart >= size) rank += other;
     }
     rank += place;
     if (lane() < size && key != kGone && rank < args_.of_warp.top_k) {
-      memory_.slots[rank] = memory_.list_slots[(part_ << args_.list_shift) + place];
+      memory_.slots[rank] = memory_.list_slots[own];
     }
   }
 
@@ -179,6 +193,7 @@ class PartOfToken {
   float bias_ = 0;
   float value_ = 0;  // with a bias the score
   std::uint32_t key_ = kGone;
+  bool stays_ = false;
   Scores<kScoring> scores_;
 };
 

@@ -67,19 +67,27 @@ __device__ __forceinline__ std::uint32_t key_with_bias(float score, float bias, 
 template <Scoring kScoring>
 __device__ __forceinline__ void write_slots(const SelectExpertsKernelArgs& args, std::int64_t token,
                                             Slot* slots, const Scores<kScoring>& scores) {
-  // Zeros fill the last two, which are added up at once.
+  constexpr int kAtOnce = kSelectExpertsSlotsAtOnce;
+  // Zeros fill the last ones that are added up at once.
 #pragma unroll 1
-  for (int i = lane(); i < (args.top_k + 1) / 2 * 2; i += kWarp) {
-    float& value = slots[i].value;
-    const bool is_logit = args.correction_bias == nullptr;
-    value = i >= args.top_k ? 0 : is_logit ? scores.score_of(value) : value;
+  for (int i = lane(); i < (args.top_k + kAtOnce - 1) / kAtOnce * kAtOnce; i += kWarp) {
+    if (i >= args.top_k) {
+      slots[i].value = 0;
+    } else if (args.correction_bias == nullptr) {
+      slots[i].value = scores.score_of(slots[i].value);
+    }
   }
   __syncwarp();
   float sum = 0;
   if (args.renormalize) {
-    for (int first = 0; first < args.top_k; first += 2) {
-      const float4 two = reinterpret_cast<const float4*>(slots)[first / 2];
-      sum = __fadd_rn(__fadd_rn(sum, two.y), two.w);
+#pragma unroll 1
+    for (int first = 0; first < args.top_k; first += kAtOnce) {
+      const auto* const twos = reinterpret_cast<const float4*>(slots + first);
+      float4 loaded[kAtOnce / 2];
+#pragma unroll
+      for (int i = 0; i < kAtOnce / 2; ++i) loaded[i] = twos[i];
+#pragma unroll
+      for (const float4& two : loaded) sum = __fadd_rn(__fadd_rn(sum, two.y), two.w);
     }
   }
   const float divisor = sum != 0 ? sum : 1;
