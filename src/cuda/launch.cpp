@@ -36,7 +36,7 @@ namespace {
 cudaError_t enqueue(const Launch& launch, void* args, const Context& context) {
   std::array<cudaLaunchAttribute, 3> attributes{};
   unsigned num_attributes = 0;
-  if (properties_of(context.device.device_id).code_capability >= 90) {
+  if (launch.may_start_early && properties_of(context.device.device_id).code_capability >= 90) {
     cudaLaunchAttribute& attribute = attributes[num_attributes++];
     attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute.val.programmaticStreamSerializationAllowed = 1;

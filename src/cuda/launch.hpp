@@ -41,6 +41,10 @@ struct Launch {
   std::size_t shared_bytes;  ///< dynamic
   int cluster_size = 0;      ///< CTAs of a cluster; 0: no clusters
   bool is_cooperative = false;
+  /// Whether it may start before its predecessor in the stream ends, from compute capability 9.0
+  /// on; then it has to wait for that (parts/pdl.cuh). After a kernel that lets none start early
+  /// this takes some 0.2 us longer than a launch that follows it, and after others 0.5 us less.
+  bool may_start_early = true;
 };
 
 /// Which step of a launch failed, and the error. `step` is null if none did.
@@ -50,8 +54,7 @@ struct LaunchOutcome {
 };
 
 /// Prepares and launches a kernel on the context's device and stream. `args` is the kernel's one
-/// argument, a struct. Code for compute capability 9.0 or above may start before its predecessor in
-/// the stream ends, and has to wait for it (parts/pdl.cuh).
+/// argument, a struct.
 LaunchOutcome try_launch(const Launch& launch, void* args, const Context& context);
 
 /// The status of a failed launch: kInvalidValue for a stream of another device, else kRuntimeError

@@ -34,8 +34,8 @@ struct SelectExpertsSlot {
   float value;
 };
 
-/// The shared memory of a warp, read in words of 16 bytes: slots and groups come in multiples of
-/// four.
+/// The shared memory of a warp, read in words of 16 bytes: slots come in multiples of eight, and
+/// groups in multiples of four.
 struct SelectExpertsLayout {
   Section<std::uint32_t> candidates;  ///< keys
   Section<SelectExpertsSlot> slots;

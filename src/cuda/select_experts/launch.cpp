@@ -116,13 +116,15 @@ Status warps_refusal(const SelectExpertsProblem& problem, const Context& context
           ", which need " + std::to_string(bytes));
 }
 
+template <bool kMayStartEarly>
 Status run_warps(const SelectExpertsProblem& problem, const Context& context) {
   SelectExpertsKernelArgs args = select_experts_kernel_args(problem);
   const SelectExpertsPlan plan = plan_select_experts(args);
   if (plan.num_ctas == 0) return {};
-  const Launch launch{warps_kernel_for(plan.size, args.scoring, plan.is_plain),
-                      static_cast<int>(plan.num_ctas), plan.warps_per_cta * static_cast<int>(kWarp),
-                      plan.shared_bytes};
+  Launch launch{warps_kernel_for(plan.size, args.scoring, plan.is_plain),
+                static_cast<int>(plan.num_ctas), plan.warps_per_cta * static_cast<int>(kWarp),
+                plan.shared_bytes};
+  launch.may_start_early = kMayStartEarly;
   return launch_kernel(kOp, launch, &args, context,
                        [&] { return launch_text(problem, plan.num_ctas); });
 }
@@ -147,12 +149,13 @@ Status parts_refusal(const SelectExpertsProblem& problem, const Context&, bool i
                           ", top_k " + std::to_string(problem.top_k));
 }
 
+template <bool kMayStartEarly>
 Status run_parts(const SelectExpertsProblem& problem, const Context& context) {
   if (problem.num_tokens == 0) return {};
   SelectExpertsPartsArgs args = select_experts_parts_args(problem);
-  const Launch launch{parts_kernel_for(problem.scoring, problem.correction_bias != nullptr),
-                      static_cast<int>(problem.num_tokens),
-                      args.num_parts * static_cast<int>(kWarp), 0};
+  Launch launch{parts_kernel_for(problem.scoring, problem.correction_bias != nullptr),
+                static_cast<int>(problem.num_tokens), args.num_parts * static_cast<int>(kWarp), 0};
+  launch.may_start_early = kMayStartEarly;
   return launch_kernel(kOp, launch, &args, context,
                        [&] { return launch_text(problem, problem.num_tokens); });
 }
@@ -160,8 +163,8 @@ Status run_parts(const SelectExpertsProblem& problem, const Context& context) {
 }  // namespace
 
 Status run_select_experts(const SelectExpertsProblem& problem, const Context& context) {
-  return parts_refusal(problem, context, false).ok() ? run_parts(problem, context)
-                                                     : run_warps(problem, context);
+  return parts_refusal(problem, context, false).ok() ? run_parts<true>(problem, context)
+                                                     : run_warps<true>(problem, context);
 }
 
 Status select_experts_refusal(const SelectExpertsProblem& problem, const Context& context,
@@ -172,8 +175,10 @@ Status select_experts_refusal(const SelectExpertsProblem& problem, const Context
 
 std::span<const core::Implementation> select_experts_implementations() {
   static constexpr core::Implementation kAll[] = {
-      core::implementation<SelectExpertsProblem, run_parts, nullptr, parts_refusal>("cuda/parts"),
-      core::implementation<SelectExpertsProblem, run_warps, nullptr, warps_refusal>("cuda/warps"),
+      core::implementation<SelectExpertsProblem, run_parts<false>, nullptr, parts_refusal>(
+          "cuda/parts"),
+      core::implementation<SelectExpertsProblem, run_warps<false>, nullptr, warps_refusal>(
+          "cuda/warps"),
   };
   return kAll;
 }

@@ -38,8 +38,18 @@ class PartOfToken {
         expert_(part_ * args.part_size + lane()),
         exists_(lane() < args.part_size && expert_ < args.of_warp.num_experts) {}
 
+  /// Before run().
+  __device__ __forceinline__ void load(std::int64_t token) {
+    // Zeros after the last slot are added up with the others.
+    if (part_ == 0) memory_.slots[lane()].value = 0;
+    if (!exists_) return;
+    const std::int64_t place = token * args_.of_warp.logits_stride + expert_;
+    if constexpr (kHasBias) bias_ = args_.of_warp.correction_bias[expert_];
+    logit_ = float_at(args_.of_warp.router_logits, args_.of_warp.dtype, place);
+  }
+
   __device__ __forceinline__ void run(std::int64_t token) {
-    load(token);
+    if (isnan(logit_)) logit_ = -kInfinity;
     if constexpr (kHasBias) {
       add_bias();
     } else {
@@ -57,18 +67,11 @@ class PartOfToken {
     __syncthreads();
     if (part_ != 0) return;
     if constexpr (!kHasBias && kScoring != Scoring::kSigmoid) set_divisor();
-    write_slots(args_.of_warp, token, memory_.slots, scores_);
+    if constexpr (!kHasBias) turn_into_scores(args_.of_warp, memory_.slots, scores_);
+    write_slots(args_.of_warp, token, memory_.slots);
   }
 
  private:
-  __device__ __forceinline__ void load(std::int64_t token) {
-    if (!exists_) return;
-    const std::int64_t place = token * args_.of_warp.logits_stride + expert_;
-    if constexpr (kHasBias) bias_ = args_.of_warp.correction_bias[expert_];
-    logit_ = float_at(args_.of_warp.router_logits, args_.of_warp.dtype, place);
-    if (isnan(logit_)) logit_ = -kInfinity;
-  }
-
   /// Turns the logit into a score, and orders by its sum with the bias.
   __device__ __forceinline__ void add_bias() {
     if constexpr (kScoring != Scoring::kSigmoid) {
@@ -202,12 +205,14 @@ __global__ void select_experts_parts(const __grid_constant__ Args args) {
   __shared__ SharedMemory memory;
   pdl_launch_dependents();
   const std::int64_t token = blockIdx.x;
+  PartOfToken<kScoring, kHasBias> part(args, memory);
   pdl_wait();
+  part.load(token);
   if (args.of_warp.num_valid_tokens != nullptr && token >= *args.of_warp.num_valid_tokens) {
     if (threadIdx.x < kWarp) write_padding(args.of_warp, token);
     return;
   }
-  PartOfToken<kScoring, kHasBias>(args, memory).run(token);
+  part.run(token);
 }
 
 template <Scoring kScoring>

@@ -63,21 +63,23 @@ __device__ __forceinline__ std::uint32_t key_with_bias(float score, float bias, 
   return key_of(logit != -kInfinity && !isnan(sum) ? sum : -kInfinity);
 }
 
-/// Writes a token's outputs, by one warp. Without a bias the slots hold logits, else scores.
+/// Turns the logits in the slots into scores, by one warp.
 template <Scoring kScoring>
-__device__ __forceinline__ void write_slots(const SelectExpertsKernelArgs& args, std::int64_t token,
-                                            Slot* slots, const Scores<kScoring>& scores) {
-  constexpr int kAtOnce = kSelectExpertsSlotsAtOnce;
-  // Zeros fill the last ones that are added up at once.
+__device__ __forceinline__ void turn_into_scores(const SelectExpertsKernelArgs& args, Slot* slots,
+                                                 const Scores<kScoring>& scores) {
 #pragma unroll 1
-  for (int i = lane(); i < (args.top_k + kAtOnce - 1) / kAtOnce * kAtOnce; i += kWarp) {
-    if (i >= args.top_k) {
-      slots[i].value = 0;
-    } else if (args.correction_bias == nullptr) {
-      slots[i].value = scores.score_of(slots[i].value);
-    }
+  for (int i = lane(); i < args.top_k; i += kWarp) {
+    slots[i].value = scores.score_of(slots[i].value);
   }
   __syncwarp();
+}
+
+/// Writes a token's outputs, by one warp. The slots hold scores, and zeros after the last one, as
+/// far as they are added up at once.
+__device__ __forceinline__ void write_slots(const SelectExpertsKernelArgs& args, std::int64_t token,
+                                            const Slot* slots) {
+  constexpr int kAtOnce = kSelectExpertsSlotsAtOnce;
+  Slot own = slots[lane()];  // on its way while the others are added up
   float sum = 0;
   if (args.renormalize) {
 #pragma unroll 1
@@ -93,10 +95,10 @@ __device__ __forceinline__ void write_slots(const SelectExpertsKernelArgs& args,
   const float divisor = sum != 0 ? sum : 1;
 #pragma unroll 1
   for (int i = lane(); i < args.top_k; i += kWarp) {
+    if (i >= kWarp) own = slots[i];
     const std::int64_t to = token * args.top_k + i;
-    args.topk_weights[to] =
-        __fmul_rn(__fdiv_rn(slots[i].value, divisor), args.routed_scaling_factor);
-    args.topk_ids[to] = slots[i].expert;
+    args.topk_weights[to] = __fmul_rn(__fdiv_rn(own.value, divisor), args.routed_scaling_factor);
+    args.topk_ids[to] = own.expert;
   }
 }
 

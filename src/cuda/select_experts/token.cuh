@@ -30,7 +30,15 @@ class Selection {
       if (args_.topk_group < args_.num_expert_group) remove_groups();
     }
     take_slots();
-    write_slots(args_, token, memory_.slots(), scores_);
+    // Zeros after the last slot are added up with the others.
+    const int num_zeros = -args_.top_k & (kSelectExpertsSlotsAtOnce - 1);
+    if (lane() < num_zeros) memory_.slots()[args_.top_k + lane()].value = 0;
+    if (kIsPlain || args_.correction_bias == nullptr) {
+      turn_into_scores(args_, memory_.slots(), scores_);
+    } else {
+      __syncwarp();
+    }
+    write_slots(args_, token, memory_.slots());
   }
 
  private:
