@@ -60,6 +60,12 @@ std::vector<Case> make_table() {
       {.name = "mixed_int64", .num_tokens = 80, .top_k = 4, .hidden_size = 96, .num_experts = 8, .block_size = 32, .ids = kMixed, .int64_ids = true},
       {.name = "duplicates", .num_tokens = 40, .top_k = 6, .hidden_size = 96, .num_experts = 8, .ids = kDuplicates},
 
+      // As many pairs or experts as take other kernels to sort.
+      {.name = "2000_pairs", .num_tokens = 250, .top_k = 8, .hidden_size = 8, .num_experts = 60, .block_size = 4, .ids = kMixed},
+      {.name = "12000_pairs", .num_tokens = 1500, .top_k = 8, .hidden_size = 8, .num_experts = 60, .block_size = 16, .ids = kMixed},
+      {.name = "40000_pairs", .num_tokens = 5000, .top_k = 8, .hidden_size = 8, .num_experts = 60, .ids = kMixed, .int64_ids = true},
+      {.name = "70000_experts", .num_tokens = 100, .top_k = 4, .hidden_size = 8, .num_experts = 70000, .block_size = 2, .ids = kMixed},
+
       {.name = "map", .num_tokens = 60, .top_k = 4, .hidden_size = 128, .num_experts = 8, .num_global_experts = 32},
       {.name = "map_int64", .num_tokens = 60, .top_k = 4, .hidden_size = 128, .num_experts = 8, .block_size = 16, .ids = kMixed, .int64_ids = true, .num_global_experts = 32},
       {.name = "short_map", .num_tokens = 60, .top_k = 2, .hidden_size = 128, .num_experts = 50, .block_size = 4, .ids = kMixed, .num_global_experts = 5},
