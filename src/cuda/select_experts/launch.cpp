@@ -29,6 +29,9 @@ constexpr int kWarpsPerCta = 4;
 // Where groups are removed, a CTA per token is faster than a warp up to here.
 constexpr std::int64_t kMaxTokensInParts = 256;
 
+/// Tokens up to which a call that is a part of another op is faster if it may start early.
+constexpr std::int64_t kMaxTokensToStartEarly = 256;
+
 Kernel warps_kernel_for(int size, Scoring scoring, bool is_plain) {
   static PreparedContexts prepared[kNumSelectExpertsSizes][kNumScorings][2];
   return {.function = select_experts_kernel(size, scoring, is_plain),
@@ -163,8 +166,11 @@ Status run_parts(const SelectExpertsProblem& problem, const Context& context) {
 }  // namespace
 
 Status run_select_experts(const SelectExpertsProblem& problem, const Context& context) {
-  return parts_refusal(problem, context, false).ok() ? run_parts<true>(problem, context)
-                                                     : run_warps<true>(problem, context);
+  const bool has_parts = parts_refusal(problem, context, false).ok();
+  if (problem.num_tokens <= kMaxTokensToStartEarly) {
+    return has_parts ? run_parts<true>(problem, context) : run_warps<true>(problem, context);
+  }
+  return has_parts ? run_parts<false>(problem, context) : run_warps<false>(problem, context);
 }
 
 Status select_experts_refusal(const SelectExpertsProblem& problem, const Context& context,
