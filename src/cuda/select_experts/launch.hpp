@@ -14,9 +14,9 @@ namespace tessera::cuda {
 /// Single launches without a workspace.
 std::span<const core::Implementation> select_experts_implementations();
 
-/// The op as a part of another one: by the implementation that the policy picks. It may start
-/// before its predecessor in the stream ends, so that what comes after it may, too. The op by
-/// itself does not: see Launch.
+/// The op as a part of another one: by the implementation that the policy picks. For few tokens it
+/// may start before its predecessor in the stream ends, so that what comes after it is launched
+/// sooner. The op by itself does not: see Launch.
 Status run_select_experts(const core::SelectExpertsProblem& problem, const Context& context);
 Status select_experts_refusal(const core::SelectExpertsProblem& problem, const Context& context,
                               bool is_asked_for);
