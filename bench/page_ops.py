@@ -77,8 +77,8 @@ after it `align_block_size`, which give the same bits; each of them alone is tim
 the op makes the same two launches; for few tokens the first one may start early, so that the
 second one is waiting on the GPU when it ends. Three quarters of the two calls' time, the aim up to
 256 tokens, is missed. Tried: one launch for both, by one CTA or a cluster of them, which was slower
-than two launches at every size, since what one CTA finds reaches the others no sooner than it reaches a
-launch that is waiting.
+than two launches at every size: what one CTA finds does not reach the others sooner than a launch
+that is waiting.
 """,
 }
 
