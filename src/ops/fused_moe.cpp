@@ -29,17 +29,10 @@ TensorView choice(const TensorView& given, DLDataType dtype, const std::int64_t*
 }
 
 SelectExpertsArgs selection_of(const FusedMoeArgs& args, const std::int64_t* symbols) {
-  return {.router_logits = args.router_logits,
-          .correction_bias = args.correction_bias,
-          .num_valid_tokens = args.num_valid_tokens,
-          .topk_weights = choice(args.topk_weights, {kDLFloat, 32, 1}, symbols),
-          .topk_ids = choice(args.topk_ids, {kDLInt, 32, 1}, symbols),
-          .top_k = args.top_k,
-          .scoring = args.scoring,
-          .renormalize = args.renormalize,
-          .num_expert_group = args.num_expert_group,
-          .topk_group = args.topk_group,
-          .routed_scaling_factor = args.routed_scaling_factor};
+  SelectExpertsArgs selection = ops::selection_of(args);
+  selection.topk_weights = choice(args.topk_weights, {kDLFloat, 32, 1}, symbols);
+  selection.topk_ids = choice(args.topk_ids, {kDLInt, 32, 1}, symbols);
+  return selection;
 }
 
 FusedExpertsArgs experts_of(const FusedMoeArgs& args, const SelectExpertsArgs& selection) {

@@ -24,24 +24,10 @@ static_assert(static_cast<int>(kNumTokens) == select_experts_schema::kNumTokens 
                   static_cast<int>(kTopK) == select_experts_schema::kTopK,
               "select_experts has the same symbols");
 
-SelectExpertsArgs selection_of(const SelectAndAlignArgs& args) {
-  return {.router_logits = args.router_logits,
-          .correction_bias = args.correction_bias,
-          .num_valid_tokens = args.num_valid_tokens,
-          .topk_weights = args.topk_weights,
-          .topk_ids = args.topk_ids,
-          .top_k = args.top_k,
-          .scoring = args.scoring,
-          .renormalize = args.renormalize,
-          .num_expert_group = args.num_expert_group,
-          .topk_group = args.topk_group,
-          .routed_scaling_factor = args.routed_scaling_factor};
-}
-
 bool sizes(const SelectAndAlignArgs& args, std::int64_t* symbols, core::Validator* check) {
   const std::int64_t num_experts = symbols[kNumExperts];
   if (!check->in_range("router_logits.shape[1]", num_experts, 1, kAlignBlockSizeMaxExperts) ||
-      !ops::select_experts_sizes(selection_of(args), symbols, check)) {
+      !ops::select_experts_sizes(ops::selection_of(args), symbols, check)) {
     return false;
   }
   const std::int64_t num_pairs = symbols[kNumTokens] * args.top_k;  // below 2^61
@@ -74,7 +60,8 @@ AlignBlockSizeProblem alignment_of(const SelectAndAlignArgs& args, const std::in
 }
 
 SelectAndAlignProblem make_problem(const SelectAndAlignArgs& args, const std::int64_t* symbols) {
-  return {ops::select_experts_problem(selection_of(args), symbols), alignment_of(args, symbols)};
+  return {ops::select_experts_problem(ops::selection_of(args), symbols),
+          alignment_of(args, symbols)};
 }
 
 std::string describe(const SelectAndAlignProblem& problem) {
