@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^( *)```(.*)\n((?s:.*?))^\1```$", re.MULTILINE)
-FRAMEWORKS = ("cupy", "jax", "torch", "transformers")
+FRAMEWORKS = ("cupy", "jax", "torch", "transformers", "vllm")
 
 # What the pages' commands call the files of the reader.
 STAND_INS = {"LOG": "routing.jsonl", "LOG...": "routing.jsonl", "SCRIPT": "script.py"}
@@ -54,6 +54,7 @@ NOT_RUN = {
     r"(\w+=\w+ )*pip (install|wheel) .*": "changes this environment; .ci/run installs the package",
     r".*vllm serve .*|.*sglang\.launch_server.*": "needs the engine, a model and a GPU",
     r".*--device cuda.*|.*--method \S*cold.*": "needs a GPU",
+    r"curl .*": "needs a running engine",
     r"tessera verify --impl vllm\..*": "needs the engine and a GPU",
     r"tessera bench --op fused_experts .*": "takes minutes; test_bench_fused_experts.py is smaller",
     r"tessera bench --preset grid .*": "takes minutes; tests/cli/test_bench.py has smaller ones",
@@ -122,10 +123,21 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
         made[page] = tmp_path_factory.mktemp(page.stem)
         (made[page] / "routing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
         (made[page] / "script.py").write_text(SCRIPT)
+        (made[page] / "records").mkdir()
+        if importlib.util.find_spec("torch") is not None:
+            record_as_sglang(made[page] / "records/expert_distribution_recorder_1_0.pt")
         (made[page] / "my_kernels").mkdir()
         for name in ("__init__.py", "align.py", "experts.py"):
             (made[page] / "my_kernels" / name).write_text(IMPLEMENTATION)
     return made
+
+
+def record_as_sglang(file: Path) -> None:
+    """Write what SGLang's recorder writes: two forward passes over three layers."""
+    import torch
+
+    passes = [{"topk_ids_of_layer": torch.arange(6 * n).view(3, n, 2) % 64} for n in (4, 1)]
+    torch.save({"records": passes}, file)
 
 
 @pytest.mark.parametrize("block", of_kind("python"))
@@ -138,6 +150,7 @@ def test_python_block(
             run_beside_engine(block, stand_in)
             return
     monkeypatch.chdir(folders[block.page])
+    monkeypatch.syspath_prepend(str(ROOT / "examples/python"))
     try:
         if 'device="cuda"' in block.code:
             import torch

@@ -17,6 +17,7 @@ PRINTED = {
     "align_torch_compile.py": "1000 tokens: ",
     "expert_parallel.py": "together the same as one process: ",
     "fused_experts.py": "of the error bound used",
+    "record_routing.py": "wrote 300 tokens of 2 layers to recorded.jsonl",
     "select_and_align_numpy.py": "largest difference from the plain loop: ",
     "transformers_generate.py": "tokens as chosen with eager experts: 16 of 16",
     "vllm_swap.py": "in ascending order inside each expert: True",
