@@ -1,32 +1,57 @@
 """Reader of recorded routing logs: which experts a model chose for each token.
 
-A log is a text file of one JSON object per line. The first is `{"type": "meta", ...}`, with
+A log is a text file of one JSON object per line. The first may be `{"type": "meta", ...}`, with
 `model_id` and `num_experts` if known. Every other one is a token's routing in a layer,
-`{"type": "route", "layer": int, "topk_ids": [int, ...], ...}`. Further keys are ignored.
+`{"type": "route", "layer": int, "topk_ids": [int, ...], ...}`, or that of several tokens or layers:
+`_routing_lines.routes` has the forms. Further keys and empty lines are ignored.
 """
 
 from __future__ import annotations
 
-import functools
+import codecs
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
 
-# Limits of a log, which bound the memory that reading one takes.
-MAX_EXPERTS = 65_536
-MAX_LAYERS = 1_024
-MAX_TOP_K = 1_024
-MAX_LINE_BYTES = 1 << 20
+from tessera._routing_lines import (
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    MAX_LINE_BYTES,
+    MAX_TOP_K,
+    LayerKey,
+    Route,
+    checked_meta,
+    decode,
+    is_meta,
+    route_decoder,
+    routes,
+)
 
-_MAX_LAYER = 2**31 - 1
+__all__ = [
+    "MAX_EXPERTS",
+    "MAX_LAYERS",
+    "MAX_LINE_BYTES",
+    "MAX_TOP_K",
+    "LayerKey",
+    "Progress",
+    "RoutingLog",
+    "RoutingLogError",
+    "RoutingLogReader",
+    "bounded_lines",
+    "open_log",
+    "parse_routing_log",
+    "read_routing_log",
+    "repeats_an_id",
+    "widened",
+]
+
 # Number of ids in the lists of a piece.
 _PIECE_IDS = 1 << 18
 _MAX_SKIPPED_SHOWN = 10
@@ -47,13 +72,14 @@ class _SecondLogError(ValueError):
 class RoutingLog:
     """A log's content.
 
-    layers: for each layer, in the order of the file, its ids, int32 [tokens, top_k].
+    layers: for each layer, in the order of the file, its ids, int32 [tokens, top_k]; -1 for no
+        expert, also where a row has fewer ids than others.
     num_experts: None if the log does not give it.
     """
 
     model_id: str | None
     num_experts: int | None
-    layers: dict[int, npt.NDArray[np.int32]]
+    layers: dict[LayerKey, npt.NDArray[np.int32]]
 
 
 def read_routing_log(path: str | PathLike[str], progress: Progress | None = None) -> RoutingLog:
@@ -76,14 +102,32 @@ def parse_routing_log(lines: Iterable[bytes], name: str) -> RoutingLog:
         RoutingLogError: the log is empty, or a line of it is broken.
     """
     reader = RoutingLogReader(lines, name)
-    layers: dict[int, list[npt.NDArray[np.int32]]] = {}
+    layers: dict[LayerKey, list[npt.NDArray[np.int32]]] = {}
     for layer, topk_ids in reader.pieces():
         layers.setdefault(layer, []).append(topk_ids)
     return RoutingLog(
         reader.model_id,
         reader.num_experts,
-        {layer: np.concatenate(pieces) for layer, pieces in layers.items()},
+        {
+            layer: np.concatenate([widened(one, pieces[-1].shape[1]) for one in pieces])
+            for layer, pieces in layers.items()
+        },
     )
+
+
+def widened(ids: npt.NDArray[Any], top_k: int) -> npt.NDArray[Any]:
+    """The same rows [n, k] with at least `top_k` slots, the new ones without an expert."""
+    more = top_k - ids.shape[1]
+    return np.pad(ids, ((0, 0), (0, more)), constant_values=-1) if more > 0 else ids
+
+
+def repeats_an_id(ids: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Which of the rows [n, top_k] name an expert twice."""
+    ordered = np.sort(ids, axis=1)
+    same = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    # 2**31 - 1 stands for all ids outside the experts.
+    repeated: npt.NDArray[np.bool_] = (same & (ordered[:, 1:] < 2**31 - 1)).any(axis=1)
+    return repeated
 
 
 class _CountedFile(io.FileIO):
@@ -122,6 +166,8 @@ class RoutingLogReader:
     model_id, num_experts: None if the log does not give it.
     num_lines: lines read.
     num_skipped, skipped: lines skipped, and the messages of the first of them.
+    least_top_k: by layer, the ids of the row with the fewest.
+    num_padding: by layer, the slots that were added to rows that are shorter than others.
     """
 
     def __init__(
@@ -131,182 +177,155 @@ class RoutingLogReader:
         *,
         num_experts: int | None = None,
         skip_bad_lines: bool = False,
+        zero_experts: bool = False,
     ) -> None:
-        """`name` stands for the file in messages; `num_experts` overrides the log's number."""
+        """`name` stands for the file in messages; `num_experts` overrides the log's number.
+
+        With `zero_experts`, ids from the number of experts on stand for no expert.
+        """
         self.model_id: str | None = None
         self.num_experts: int | None = None
         self.num_lines = 0
         self.num_skipped = 0
         self.skipped: list[str] = []
+        self.least_top_k: dict[LayerKey, int] = {}
+        self.num_padding: dict[LayerKey, int] = {}
         self._lines = lines
         self._name = name
         self._known_experts = num_experts
         self._skip_bad_lines = skip_bad_lines
+        self._zero_experts = zero_experts
         self._has_meta = False
         self._limit = MAX_EXPERTS if num_experts is None else num_experts
-        self._decoder = _route_decoder(self._limit)
+        self._decoder = route_decoder(self._limit)
+        self._top_k: dict[LayerKey, int] = {}
+        self._held: dict[LayerKey, _Held] = {}
 
-    def pieces(self) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
+    def pieces(self) -> Iterator[tuple[LayerKey, npt.NDArray[np.int32]]]:
         """Parts of the log: a layer and its next ids, [tokens, top_k]. May be called once.
+
+        -1 stands for no expert. No part of a layer is narrower than the one before.
 
         Raises:
             RoutingLogError: the log holds no routing, or has a bad line that must not be skipped.
         """
-        top_k: dict[int, int] = {}
-        flat_ids: dict[int, list[int]] = {}
         num_ids = 0
         for number, line in enumerate(self._lines, start=1):
             self.num_lines = number
             try:
-                route = self._quick_route(line) if number > 1 else None
-                if route is None:
-                    record = _decode(line)
-                    # With skip_bad_lines, the first line may have been a bad one.
-                    if number == 1 or not (self._has_meta or top_k or record.get("type") != "meta"):
-                        self._take_meta(record)
-                        continue
-                    route = self._checked_route(record)
-                layer, ids = route
-                if layer not in top_k:
-                    if len(top_k) == MAX_LAYERS:
+                if number == 1:
+                    line = line.removeprefix(codecs.BOM_UTF8)
+                found = self._quick_route(line)
+                if found is None:
+                    found = self._routes(line, number)
+                for layer, rows in found:
+                    if layer not in self._top_k and len(self._top_k) == MAX_LAYERS:
                         raise ValueError(f"layer: expected at most {MAX_LAYERS} layers, got more")
-                    top_k[layer] = len(ids)
-                elif top_k[layer] != len(ids):
-                    raise ValueError(
-                        f"topk_ids: expected {top_k[layer]} in layer {layer}, got {len(ids)}"
-                    )
+                    for ids in rows:
+                        yield from self._add(layer, ids, number)
+                        num_ids += len(ids)
             except ValueError as error:
+                if isinstance(error, RoutingLogError):
+                    raise
                 self._skip(number, error)
                 continue
-            flat_ids.setdefault(layer, []).extend(ids)
-            num_ids += len(ids)
             if num_ids >= _PIECE_IDS:
-                yield from _arrays(flat_ids, top_k)
-                flat_ids, num_ids = {}, 0
+                yield from self._arrays()
+                num_ids = 0
         if self.num_lines == 0:
             raise RoutingLogError(f"{self._name}: expected a routing log, got an empty file")
-        if not top_k:
+        yield from self._arrays()
+        if not self._top_k:
             raise RoutingLogError(
                 f"{self._name}:{self.num_lines}: expected a line of type 'route', got the file's "
                 "end" + (f"; skipped {self.skipped[0]}" if self.skipped else "")
             )
-        yield from _arrays(flat_ids, top_k)
 
-    def _quick_route(self, line: bytes) -> tuple[int, list[int]] | None:
-        """A line's layer and ids, or None if the line needs a closer look."""
+    def _quick_route(self, line: bytes) -> list[Route] | None:
+        """A line's routing, or None if the line needs a closer look."""
         if len(line) > MAX_LINE_BYTES:
             return None
         try:
             route = self._decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return route.layer, route.topk_ids
+        return [(route.layer, [route.topk_ids])]
+
+    def _routes(self, line: bytes, number: int) -> list[Route]:
+        if not line.strip():
+            return []
+        record = decode(line)
+        if is_meta(record):
+            # With skip_bad_lines, the first line may have been a bad one.
+            if number == 1 or not (self._has_meta or self._top_k):
+                self._take_meta(record)
+                return []
+            message = "type: expected 'route', got \"meta\": a second log begins here"
+            if checked_meta(record) != (self.model_id, self.num_experts):
+                raise _SecondLogError(f"{message}, of another model")
+            raise ValueError(message)
+        return routes(record, self._limit, zero_experts=self._zero_experts)
 
     def _take_meta(self, record: dict[str, Any]) -> None:
-        self.model_id, self.num_experts = _checked_meta(record)
+        self.model_id, self.num_experts = checked_meta(record)
         self._has_meta = True
         if self._known_experts is None and self.num_experts is not None:
             self._limit = self.num_experts
-            self._decoder = _route_decoder(self._limit)
+            self._decoder = route_decoder(self._limit)
 
-    def _checked_route(self, record: dict[str, Any]) -> tuple[int, list[int]]:
-        if record.get("type") == "meta":
-            message = "type: expected 'route', got \"meta\": a second log begins here"
-            if _checked_meta(record) != (self.model_id, self.num_experts):
-                raise _SecondLogError(f"{message}, of another model")
-            raise ValueError(message)
-        return _checked_route(record, self._limit)
+    def _add(
+        self, layer: LayerKey, ids: list[int], number: int
+    ) -> Iterator[tuple[LayerKey, npt.NDArray[np.int32]]]:
+        """Hold a row. Yields what its layer holds if the row is longer."""
+        count, top_k = len(ids), self._top_k.get(layer, 0)
+        if count != top_k:
+            if count > top_k:
+                if layer in self._held:
+                    yield from self._of_layer(layer)
+                self._top_k[layer] = count
+            else:
+                ids = ids + [-1] * (top_k - count)
+                self.num_padding[layer] = self.num_padding.get(layer, 0) + top_k - count
+            self.least_top_k[layer] = min(count, self.least_top_k.get(layer, count))
+        held = self._held.get(layer)
+        if held is None:
+            held = self._held[layer] = _Held([], [])
+        held.ids.extend(ids)
+        held.lines.append(number)
+
+    def _arrays(self) -> Iterator[tuple[LayerKey, npt.NDArray[np.int32]]]:
+        for layer in list(self._held):
+            yield from self._of_layer(layer)
+
+    def _of_layer(self, layer: LayerKey) -> Iterator[tuple[LayerKey, npt.NDArray[np.int32]]]:
+        held, top_k = self._held.pop(layer), self._top_k[layer]
+        ids = np.array(held.ids, np.int32).reshape(-1, top_k)
+        repeated = repeats_an_id(ids)
+        # A row of zeros is one that was not recorded, and no line that is wrong.
+        repeated &= ids.any(axis=1)
+        if repeated.any():
+            for row in np.flatnonzero(repeated).tolist():
+                got = ids[row][ids[row] >= 0].tolist()
+                message = f"topk_ids: expected different experts, got {got[:12]}"
+                self._skip(held.lines[row], ValueError(message))
+            ids = ids[~repeated]
+        if len(ids):
+            yield layer, ids
 
     def _skip(self, number: int, error: ValueError) -> None:
         message = f"{self._name}:{number}: {error}"
         # Lines after another model's head would be counted as this model's.
         if not self._skip_bad_lines or isinstance(error, _SecondLogError):
+            for _ in self._arrays():  # an earlier line may be the first bad one
+                pass
             raise RoutingLogError(message) from None
         self.num_skipped += 1
         if len(self.skipped) < _MAX_SKIPPED_SHOWN:
             self.skipped.append(message)
 
 
-def _arrays(
-    flat_ids: dict[int, list[int]], top_k: dict[int, int]
-) -> Iterator[tuple[int, npt.NDArray[np.int32]]]:
-    for layer, ids in flat_ids.items():
-        yield layer, np.array(ids, np.int32).reshape(-1, top_k[layer])
+class _Held(NamedTuple):
+    """Rows of a layer that are not yet yielded, one after the other, and their lines."""
 
-
-@functools.lru_cache(maxsize=16)
-def _route_decoder(num_experts: int) -> msgspec.json.Decoder[Any]:
-    """Reads a good line ten times as fast as `json`, but says too little about a bad one."""
-    expert = Annotated[int, msgspec.Meta(ge=0, lt=num_experts)]
-    fields: list[tuple[str, Any]] = [
-        ("type", Literal["route"]),
-        ("layer", Annotated[int, msgspec.Meta(ge=0, le=_MAX_LAYER)]),
-        ("topk_ids", Annotated[list[expert], msgspec.Meta(min_length=1, max_length=MAX_TOP_K)]),
-    ]
-    return msgspec.json.Decoder(msgspec.defstruct("Route", fields, gc=False))
-
-
-def _decode(line: bytes) -> dict[str, Any]:
-    if len(line) > MAX_LINE_BYTES:
-        raise ValueError(f"expected a line of at most {MAX_LINE_BYTES} bytes, got a longer one")
-    cut = "" if line.endswith(b"\n") else "; the file ends in this line: it may have been cut off"
-    try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"expected UTF-8, got byte {line[error.start]:#04x}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"expected JSON, got {error.msg} at column {error.colno}{cut}") from None
-    except RecursionError:
-        raise ValueError("expected a JSON object, got one nested too deeply") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"expected a JSON object, got {_shown(record)}")
-    return record
-
-
-def _is_integer(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _checked_meta(record: dict[str, Any]) -> tuple[str | None, int | None]:
-    """The model id and the number of experts."""
-    if record.get("type") != "meta":
-        raise ValueError(
-            f"type: expected 'meta' in the first line, got {_shown(record.get('type'))}"
-        )
-    num_experts = record.get("num_experts")
-    if num_experts is not None and not (
-        _is_integer(num_experts) and 1 <= num_experts <= MAX_EXPERTS
-    ):
-        raise ValueError(
-            f"num_experts: expected an integer in [1, {MAX_EXPERTS}], got {_shown(num_experts)}"
-        )
-    model_id = record.get("model_id")
-    if model_id is not None and not isinstance(model_id, str):
-        raise ValueError(f"model_id: expected text, got {_shown(model_id)}")
-    return model_id, num_experts
-
-
-def _checked_route(record: dict[str, Any], num_experts: int) -> tuple[int, list[int]]:
-    if record.get("type") != "route":
-        raise ValueError(f"type: expected 'route', got {_shown(record.get('type'))}")
-    for key in ("layer", "topk_ids"):
-        if key not in record:
-            raise ValueError(f"{key}: missing")
-    layer, ids = record["layer"], record["topk_ids"]
-    if not _is_integer(layer) or not 0 <= layer <= _MAX_LAYER:
-        raise ValueError(f"layer: expected an integer in [0, {_MAX_LAYER}], got {_shown(layer)}")
-    if not isinstance(ids, list) or not ids:
-        raise ValueError(f"topk_ids: expected a list of integers, got {_shown(ids)}")
-    if len(ids) > MAX_TOP_K:
-        raise ValueError(f"topk_ids: expected at most {MAX_TOP_K} integers, got {len(ids)}")
-    for value in ids:
-        if not _is_integer(value) or not 0 <= value < num_experts:
-            raise ValueError(
-                f"topk_ids: expected integers in [0, {num_experts}), got {_shown(value)}"
-            )
-    return layer, ids
+    ids: list[int]
+    lines: list[int]

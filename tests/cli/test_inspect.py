@@ -150,7 +150,10 @@ def test_json(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_bad_lines(log: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with log.open("a") as file:
         file.write(ROUTE % (0, [1, 4]) + '{"type": "rou')
-    message = f"{log}:18: topk_ids: expected integers in [0, 4), got 4"
+    message = (
+        f"{log}:18: topk_ids: expected integers in [0, 4), got 4: --experts 5 if they are experts, "
+        "--zero-experts if ids from 4 on stand for no expert"
+    )
     assert refused(capsys, log) == message
     words = " ".join(shown(capsys, log, "--skip-bad-lines").split())
     assert f"2 bad lines skipped, the first of them: {message}" in words
@@ -161,7 +164,9 @@ def test_numpy_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.save(tmp_path / "ids.npy", np.array([[0, -1], [0, 2]]))
     out = shown(capsys, tmp_path / "ids.npy")
     assert out.startswith("ids.npy: 3 experts, top 2, 1 layer\n")
-    assert "1 ids outside the experts left out." in out
+    assert "1 slots without an expert." in out
+    np.save(tmp_path / "ids.npy", np.array([[0, -2], [0, 2]]))
+    assert "1 ids outside the experts left out." in shown(capsys, tmp_path / "ids.npy")
 
 
 def test_a_bar_for_large_files(
@@ -252,7 +257,7 @@ def test_a_narrow_terminal_loses_no_column(
 def test_a_log_whose_name_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("jinja2")
     path = tmp_path / os.fsdecode(b"a\xff.npy")
-    np.save(path, np.zeros((4, 2), np.int32))
+    np.save(path, np.arange(8, dtype=np.int32).reshape(4, 2))
     html, pictures = tmp_path / "a.html", tmp_path / "pictures"
     assert main(["inspect", str(path), "--html", str(html), "--pictures", str(pictures)]) == 0
     assert "a?.npy" in html.read_text()

@@ -355,7 +355,7 @@ def test_a_log_that_is_given_twice(command: tuple[str, ...], refused: Refused) -
     ("arguments", "message"),
     [
         (["align", "ids.npz", "--tokens", "5"], "--tokens: applies to synthetic ids; "),
-        (["align", "ids.npz", "--top-k", "2"], "--top-k: applies to synthetic ids; "),
+        (["align", "ids.npz", "--top-k", "2"], "ids.npz: --top-k: does nothing to ids"),
         (["align", "log.jsonl", "--seed", "0"], "--seed: applies to synthetic ids; "),
         (
             ["align", "ids.npz", "--distribution", "zipf"],
@@ -363,7 +363,10 @@ def test_a_log_that_is_given_twice(command: tuple[str, ...], refused: Refused) -
         ),
         (["align", "--force"], "--force: expected --output beside it"),
         (["inspect", "log.jsonl", "--force"], "--force: expected --html or --pictures beside it"),
-        (["inspect", "ids.npz", "--skip-bad-lines"], "--skip-bad-lines: expected a .jsonl file"),
+        (
+            ["inspect", "ids.npz", "--skip-bad-lines"],
+            "ids.npz: --skip-bad-lines: does nothing to ids",
+        ),
         (["bench", "--force"], "--force: expected --json or --plot beside it"),
         (["bench", "--preset", "grid", "--block-size", "8"], "expected no --block-size beside it"),
         (

@@ -40,6 +40,9 @@ def layer_of(ids: np.ndarray, num_experts: int, layer: int | None, log: int = 0)
         "num_repeated": 0,
         "repeated": [],
         "num_invalid_ids": 0,
+        "num_unrecorded": 0,
+        "num_empty": 0,
+        "num_unused": 0,
         "expert_counts": counts.tolist(),
         "load": {
             "entropy_bits": float(-(shares * np.log2(shares)).sum()),
@@ -114,6 +117,7 @@ def model_of(name: str, layers: list[dict[str, Any]], top_k: int) -> dict[str, A
         "name": name,
         "num_experts": len(layers[0]["expert_counts"]),
         "top_k": top_k,
+        "least_top_k": top_k,
         "layers": layers,
         "advice": [_advice(layers, batch) for batch in range(len(BATCH_SIZES))],
     }
@@ -129,6 +133,8 @@ def log_of(file: str, model_id: str | None, num_experts: int) -> dict[str, Any]:
         "num_lines": 1001,
         "num_skipped": 0,
         "skipped": [],
+        "form": "",
+        "notes": [],
     }
 
 

@@ -28,7 +28,12 @@ from tessera.tools.inspection.advice import COST_MODEL
 from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, RANK_COUNTS
 from tessera.tools.inspection.logs import MAX_TOTAL_EXPERTS
 from tessera.tools.inspection.repeated import SHORTEST_RUN
+from tessera.tools.routing_files import Options
 
+BEYOND = (
+    "topk_ids: expected integers in [0, 4), got 4: --experts 5 if they are experts, --zero-experts "
+    "if ids from 4 on stand for no expert"
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +49,7 @@ def write_log(path: Path, meta: dict[str, Any], rows: dict[int, list[list[int]]]
 
 def refused(*paths: Path, **options: Any) -> str:
     with pytest.raises(ValueError) as caught:
-        inspect_logs(paths, **options)
+        inspect_logs(paths, Options(**options))
     return str(caught.value)
 
 
@@ -134,7 +139,7 @@ def test_layers_of_one_model_have_the_same_experts(tmp_path: Path) -> None:
     ] == [("m", 71, [0, 0, 1]), ("c.jsonl", 6, [2]), ("m", 8, [3])]
     counts = found["models"][0]["layers"][0]["expert_counts"]
     assert (len(counts), counts[70]) == (71, 1)
-    given = inspect_logs([first, other], num_experts=80)
+    given = inspect_logs([first, other], Options(num_experts=80))
     assert [log["num_experts_source"] for log in given["logs"]] == ["--experts"] * 2
     assert [model["num_experts"] for model in given["models"]] == [80, 80]
 
@@ -163,7 +168,8 @@ def figures(document: Document) -> dict[str, Any]:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16, np.int64, np.uint64, ">i4"])
 def test_numpy_files_give_what_a_log_gives(tmp_path: Path, dtype: Any) -> None:
-    ids = np.random.default_rng(0).integers(0, 12, (40_000, 3)).astype(dtype)
+    random = np.random.default_rng(0)
+    ids = random.permuted(np.tile(np.arange(12), (40_000, 1)), axis=1)[:, :3].astype(dtype)
     log = write_log(tmp_path / "ids.jsonl", {"num_experts": 12}, {4: ids.tolist()})
     np.savez_compressed(tmp_path / "ids.npz", topk_ids=ids, num_experts=12)
     np.save(tmp_path / "ids.npy", ids)
@@ -179,9 +185,10 @@ def test_numpy_files_give_what_a_log_gives(tmp_path: Path, dtype: Any) -> None:
 def test_invalid_ids_of_numpy_files_are_counted(tmp_path: Path) -> None:
     ids = np.array([[0, 1], [-1, 5], [2, 2**64 - 1]], np.object_)
     np.save(tmp_path / "ids.npy", np.where(ids == -1, 2**63, ids).astype(np.uint64))
-    found = inspect_logs([tmp_path / "ids.npy"], num_experts=5)
+    found = inspect_logs([tmp_path / "ids.npy"], Options(num_experts=5))
     (layer,) = found["models"][0]["layers"]
-    assert (layer["num_invalid_ids"], layer["expert_counts"]) == (3, [1, 1, 1, 0, 0])
+    assert (layer["num_invalid_ids"], layer["num_unused"]) == (2, 1)
+    assert layer["expert_counts"] == [1, 1, 1, 0, 0]
 
 
 def test_numpy_files_that_are_refused(tmp_path: Path) -> None:
@@ -193,38 +200,55 @@ def test_numpy_files_that_are_refused(tmp_path: Path) -> None:
         np.savez(tmp_path / "x.npz", **arrays)
         return refused(tmp_path / "x.npz").removeprefix(f"{tmp_path}/x.npz: ")
 
-    shape = "topk_ids: expected [tokens, top_k], at least one token and top_k in [1, 1024], got "
-    assert npy(np.zeros(4, int)) == shape + "[4]"
+    shape = (
+        "topk_ids: expected [tokens, top_k] or [tokens, layers, top_k], at least one of each, got "
+    )
     assert npy(np.zeros((0, 2), int)) == shape + "[0, 2]"
-    assert npy(np.zeros((1, 1025), int)) == shape + "[1, 1025]"
-    assert npy(np.zeros((2, 2))) == "topk_ids: expected integers, got float64"
-    assert npy(np.array([[{}]])) == "topk_ids: expected integers, got object"
-    assert npy(np.ones((2, 3), int, order="F")) == "topk_ids: expected C order, got Fortran order"
-    assert npy(np.array([[65536]])) == "topk_ids: expected ids below 65536, got 65536"
-    assert npy(np.array([[-1]])) == "no id to take the number of experts from: give --experts"
-    assert npz(ids=[1], other=[2]) == "expected an array topk_ids, got ['ids', 'other']"
+    assert npz(topk_ids=np.arange(1025)[None]) == (
+        "top_k: expected 1 to 1024 ids for each token, got 1025"
+    )
+    assert npy(np.zeros((2, 2))).startswith("no routing: every row is zeros, as of a dense layer")
+    assert "an array of Python objects, which only unpickling would read" in npy(np.array([[{}]]))
+    assert npy(np.ones((2, 3), int, order="F")) == (
+        "row 0: topk_ids: expected different experts, got [1, 1, 1]"
+    )
+    assert npy(np.array([[65536]])).startswith(
+        "row 0: topk_ids: expected ids below 65536, got 65536: give --experts for "
+    )
+    assert npy(np.array([[-1]])) == "no routing: every row is -1, which is no expert"
+    assert npy(np.array([[-2]])) == "no id to take the number of experts from: give --experts"
+    assert npz(topk_ids=[["a"]]) == "topk_ids: expected integers, got <U1"
     one = "num_experts: expected one integer, got "
-    assert npz(topk_ids=[[1]], num_experts=[1, 2]) == one + "[2] of them"
+    assert npz(topk_ids=[[1]], num_experts=[1, 2]) == one + "[2] of int64"
     assert npz(topk_ids=[[1]], num_experts=0) == (
         "num_experts: expected an integer in [1, 65536], got 0"
     )
     assert npz(topk_ids=[[9]], num_experts=4) == "topk_ids: expected ids in [0, 4), got none"
     assert refused(tmp_path / "x.npy", num_experts=1).endswith(" expected ids in [0, 1), got none")
+    assert npz(topk_ids=[[0, 1, 2]], num_experts=2) == (
+        "topk_ids: expected at most as many ids for each token as experts, 2, got 3"
+    )
 
 
 def test_broken_numpy_files(tmp_path: Path) -> None:
-    np.save(tmp_path / "cut.npy", np.ones((5, 2), np.int32))
+    np.save(tmp_path / "cut.npy", np.arange(10, dtype=np.int32).reshape(5, 2))
     whole = (tmp_path / "cut.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-1])
     assert refused(tmp_path / "cut.npy").endswith(
         "cut.npy: topk_ids: expected more elements, got the file's end"
     )
     (tmp_path / "not.npy").write_bytes(b"hello")
-    assert refused(tmp_path / "not.npy").endswith(
-        "not.npy: topk_ids: expected a NumPy array, got a header that cannot be read"
+    assert "got content that begins with b'hello', not as an .npy begins: " in (
+        refused(tmp_path / "not.npy")
+    )
+    (tmp_path / "head.npy").write_bytes(whole[:20])
+    assert refused(tmp_path / "head.npy").endswith(
+        "expected a NumPy array, got a header that cannot be read"
     )
     (tmp_path / "not.npz").write_bytes(b"PK not")
-    assert "not.npz: expected NumPy arrays (" in refused(tmp_path / "not.npz")
+    assert "not as an .npz begins: " in refused(tmp_path / "not.npz")
+    (tmp_path / "bad.npz").write_bytes(b"PK\3\4 not")
+    assert "bad.npz: expected a whole file (" in refused(tmp_path / "bad.npz")
     with zipfile.ZipFile(tmp_path / "cut.npz", "w") as archive:
         archive.writestr("topk_ids.npy", whole[:-1])
     assert refused(tmp_path / "cut.npz").endswith("expected more elements, got the file's end")
@@ -262,10 +286,13 @@ def test_logs_that_are_refused(tmp_path: Path) -> None:
         "counts them"
     )
     assert len(inspect_logs([warm_up], keep_repeated=True)["models"]) == 2
-    assert refused(tmp_path / "ids.csv").endswith("expected a .npy, .npz or .jsonl file")
+    (tmp_path / "ids.csv").write_text("1,2\n")
+    assert "ids.csv: expected one of these forms, got text with commas: routing logs, " in (
+        refused(tmp_path / "ids.csv")
+    )
     assert refused(tmp_path / "none.jsonl").endswith("none.jsonl: No such file or directory")
     assert refused(tmp_path / "none.npz").endswith("none.npz: No such file or directory")
-    rows = {layer: [[0]] for layer in range(9)}
+    rows = {layer: [[1]] for layer in range(9)}
     wide = write_log(tmp_path / "wide.jsonl", {"num_experts": 65536}, rows)
     assert refused(wide, wide).endswith(
         "layers: expected at most 1048576 experts in all layers of all logs together, got more"
@@ -274,20 +301,20 @@ def test_logs_that_are_refused(tmp_path: Path) -> None:
 
 def test_skipped_lines_are_in_the_document(tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", {"num_experts": 4}, {0: [[1], [4], [2]]})
-    assert refused(log) == f"{log}:3: topk_ids: expected integers in [0, 4), got 4"
-    found = inspect_logs([log], skip_bad_lines=True)
+    assert refused(log) == f"{log}:3: {BEYOND}"
+    found = inspect_logs([log], Options(skip_bad_lines=True))
     (told,) = found["logs"]
     assert (told["num_lines"], told["num_skipped"], told["skipped"]) == (
         4,
         1,
-        [f"{log}:3: topk_ids: expected integers in [0, 4), got 4"],
+        [f"{log}:3: {BEYOND}"],
     )
     assert found["models"][0]["layers"][0]["expert_counts"] == [0, 1, 1, 0]
 
 
 def test_progress_covers_every_file(tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", {}, {0: [[1]] * 3})
-    np.save(tmp_path / "b.npy", np.ones((5, 2), np.int32))
+    np.save(tmp_path / "b.npy", np.arange(10, dtype=np.int32).reshape(5, 2))
     read: list[int] = []
     paths = [log, tmp_path / "b.npy"]
     inspect_logs(paths, progress=read.append)

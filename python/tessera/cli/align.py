@@ -22,8 +22,15 @@ from tessera.cli.integers import integer, seed
 from tessera.cli.paths import nonempty_path
 from tessera.cli.picture import load_picture, share_picture
 from tessera.cli.progress_bars import load_library, working
+from tessera.cli.reading_options import (
+    FORMS,
+    add_reading_options,
+    given_options,
+    reading_options,
+)
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
+from tessera.tools.routing_files import STANDARD_INPUT, layer_name
 
 # Defaults of synthetic ids.
 _DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}
@@ -42,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         type=nonempty_path,
         metavar="FILE",
-        help="ids [tokens, top_k] as .npy; .npz of topk_ids and, if known, num_experts and "
-        "expert_map; or a routing log, .jsonl, aligned layer by layer (default: synthetic ids)",
+        help=f"{FORMS}; aligned layer by layer (default: synthetic ids)",
     )
     synthetic = {name: f"(default: {value})" for name, value in _DEFAULTS.items()}
     add("--tokens", type=integer(1), metavar="N", help=f"synthetic tokens {synthetic['tokens']}")
@@ -58,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--top-k",
         type=integer(1),
         metavar="K",
-        help=f"synthetic ids per token, of different experts {synthetic['top_k']}",
+        help=f"synthetic ids per token, of different experts {synthetic['top_k']}; or to choose by "
+        "a file's router logits",
     )
     add(
         "--distribution",
@@ -80,6 +87,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--output", type=nonempty_path, metavar="OUT.npz", help="save ids and result as .npz")
     add("--force", action="store_true", help="overwrite the output file")
     add("--json", action="store_true", help="print one JSON document")
+    add_reading_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,7 +96,9 @@ def run(args: argparse.Namespace) -> int:
     written = [] if args.output is None else [args.output]
     # Commands read files by their suffix.
     outputs = [Output("--output", path, file_suffix=".npz") for path in written]
-    check_outputs(outputs, [] if args.file is None else [args.file], force=args.force)
+    check_outputs(
+        outputs, [] if args.file in (None, STANDARD_INPUT) else [args.file], force=args.force
+    )
     load_library()
     cuda_index = chosen_device(args.device)
     if args.num_threads is not None and cuda_index != HOST:
@@ -109,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
                 f"{source.title}: not enough memory for {workload.num_experts} experts and blocks "
                 f"of {args.block_size} slots"
             ) from None
-        prefix = "" if workload.layer is None else f"layer{workload.layer}."
+        prefix = "" if workload.layer is None else f"{layer_name(workload.layer, '')}."
         saved |= {prefix + name: array for name, array in arrays.items()}
         reports.append(report)
     with working("writing"):
@@ -128,18 +138,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _refuse_what_does_nothing(args: argparse.Namespace) -> None:
     for name in _DEFAULTS:
-        if args.file is not None and getattr(args, name) is not None:
+        if name != "top_k" and args.file is not None and getattr(args, name) is not None:
             raise ValueError(
                 f"--{name.replace('_', '-')}: applies to synthetic ids; expected no FILE beside "
                 f"it, got {args.file}"
             )
+    if args.file is None and (given := given_options(args)):
+        raise ValueError(f"{given[0]}: expected FILE beside it, got synthetic ids")
     if args.force and args.output is None:
         raise ValueError("--force: expected --output beside it")
 
 
 def _source(args: argparse.Namespace) -> Input:
     if args.file is not None:
-        return read_input(args.file, args.experts)
+        return read_input(args.file, reading_options(args))
     given = {
         name: default if getattr(args, name) is None else getattr(args, name)
         for name, default in _DEFAULTS.items()
@@ -173,7 +185,7 @@ def _align(
     dropped = on_device(np.empty(1, np.int32), cuda_index)
     statistics_of: dict[str, Any] = {"expert_counts": counts, "num_dropped": dropped}
     topk_ids = on_device(ids, cuda_index)
-    of_layer = "" if workload.layer is None else f" layer {workload.layer}"
+    of_layer = "" if workload.layer is None else f" {layer_name(workload.layer)}"
     with working(f"aligning{of_layer}"):
         found = tessera.align_block_size(
             topk_ids, **options, **statistics_of, num_threads=args.num_threads

@@ -19,7 +19,12 @@ from tessera.cli.inputs import refuse_repeated, require_memory
 from tessera.cli.integers import MAX_INT, seed
 from tessera.cli.paths import nonempty_path
 from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
-from tessera.routing_log import read_routing_log
+from tessera.cli.reading_options import (
+    FORMS,
+    add_reading_options,
+    given_options,
+    reading_options,
+)
 from tessera.tools.bench.driver import ContractBrokenError, Request, joined, measure
 from tessera.tools.bench.op import AnyShape, Op
 from tessera.tools.bench.ops import OPS
@@ -41,12 +46,14 @@ from tessera.tools.bench.shapes import (
 from tessera.tools.bench.tuning import Tuning, layer_names, tuning
 from tessera.tools.bench.tuning_report import print_tuning
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
+from tessera.tools.routing_files import STANDARD_INPUT, Options, largest_id
+from tessera.tools.routing_files.whole import read_whole
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "burst", "sustained", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
 _SHAPE_OPTIONS = ("tokens", "experts", "top_k", "block_size", *_VARIANT_OPTIONS)
 _OF_MODELS = ("tokens", "skew")
-_NOT_OF_LOGS = ("preset", "experts", "top_k", *_VARIANT_OPTIONS, "method", "plot")
+_NOT_OF_LOGS = ("preset", *_VARIANT_OPTIONS, "method", "plot")
 _WHOLE_LAYER_BLOCK_SIZE = 128
 _MODEL_PRESETS = tuple(
     name
@@ -136,10 +143,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="instead: a sample of windows of 1, 2, 4 ... 4096 tokens (or --tokens) of a routing "
         "log, without its warm-up, at the block size that tessera inspect recommends for each and "
-        "its neighbours (or --block-size), with padding and cost; .jsonl, .npy or .npz. With "
-        "--preset report: whole layers of .jsonl, each compared with uniform ids of the same "
-        "sizes. With --op fused_experts: tokens of .jsonl, and its numbers of experts and ids",
+        "its neighbours (or --block-size), with padding and cost; --experts and --top-k then say "
+        "how to read it. With --preset report: whole layers, each compared with uniform ids of the "
+        f"same sizes. With --op fused_experts: its tokens and its numbers. {FORMS}",
     )
+    add_reading_options(parser)
     variants = parser.add_argument_group("variants of every shape")
     some = "some of %s (default: %s)"
     for name, known in (("--skew", SKEWS), ("--dtype", DTYPES), ("--map", MAPS)):
@@ -194,7 +202,9 @@ def run(args: argparse.Namespace) -> int:
         )
         if args.json is None:
             raise ValueError("--preset report: expected --json FOLDER")
-        requests = report_requests(device, *_whole_layers(args.log), args.seed, args.commit)
+        requests = report_requests(
+            device, *_whole_layers(args.log, reading_options(args)), args.seed, args.commit
+        )
     elif op.num_sets is not None:
         others = [name for name in _SHAPE_OPTIONS if name not in _OF_MODELS]
         _require_alone(f"--op {op.name}", args, (*others, "plot"))
@@ -266,7 +276,10 @@ def _check_files(args: argparse.Namespace) -> None:
         outputs.append(Output("--plot", args.plot))
     if args.force and not outputs:
         raise ValueError("--force: expected --json or --plot beside it")
-    check_outputs(outputs, args.log, force=args.force)
+    if not args.log and (given := given_options(args)):
+        raise ValueError(f"{given[0]}: expected --log beside it")
+    inputs = [path for path in args.log if path != STANDARD_INPUT]
+    check_outputs(outputs, inputs, force=args.force)
 
 
 def _device(name: str, op: Op) -> str:
@@ -287,16 +300,16 @@ def _require_alone(option: str, args: argparse.Namespace, others: Sequence[str])
 
 
 def _whole_layers(
-    paths: Sequence[Path],
+    paths: Sequence[Path], options: Options
 ) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
     """Shapes of layers, each after its uniform twin; and one window per layer, with all its ids."""
-    logs = [(path, read_routing_log(path)) for path in paths]
+    logs = [(path, read_whole(path, options)) for path in paths]
     layers = [(path, log, number) for path, log in logs for number in log.layers]
     names = layer_names([(path, number) for path, _, number in layers])
     shapes, windows = [], {}
     for name, (_, log, number) in zip(names, layers, strict=True):
         ids = log.layers[number]
-        num_experts = log.num_experts or int(ids.max()) + 1
+        num_experts = log.num_experts or largest_id(ids) + 1
         uniform = Shape(len(ids), num_experts, ids.shape[1], _WHOLE_LAYER_BLOCK_SIZE)
         shapes += [uniform, uniform.of_log(name)]
         windows[name, len(ids)] = ids[None]
@@ -305,7 +318,9 @@ def _whole_layers(
 
 def _inspected(args: argparse.Namespace) -> Tuning:
     with reading_bar(2 * args.log) as progress:  # in two passes
-        return tuning(args.log, args.tokens, args.block_size, args.seed, progress)
+        return tuning(
+            args.log, args.tokens, args.block_size, args.seed, reading_options(args), progress
+        )
 
 
 def _methods(args: argparse.Namespace, device: str, op: Op = OP) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera.routing_log import read_routing_log
+from tessera.cli.reading_options import reading_options
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.tuning import layer_names
+from tessera.tools.routing_files import largest_id
+from tessera.tools.routing_files.whole import read_whole
 
 _SKEWS = ("uniform", "zipf")
 
@@ -56,7 +58,8 @@ def model_shapes(args: argparse.Namespace, op: Op) -> tuple[list[Any], Windows]:
 def _with_ids_of_logs(
     args: argparse.Namespace, shapes: list[Any], num_sets: Callable[[int], int]
 ) -> tuple[list[Any], Windows]:
-    logs = [(path, read_routing_log(path)) for path in args.log]
+    options = reading_options(args)
+    logs = [(path, read_whole(path, options)) for path in args.log]
     layers = [(path, log, number) for path, log in logs for number in log.layers]
     names = layer_names([(path, number) for path, _, number in layers])
     found, windows = [], {}
@@ -69,7 +72,7 @@ def _with_ids_of_logs(
             # From the middle on, away from an engine's warm-up, which is at the beginning.
             begin = (len(ids) - length) // 2
             windows[name, shape.num_tokens] = ids[None, begin : begin + length]
-            num_experts = log.num_experts or int(ids.max()) + 1
+            num_experts = log.num_experts or largest_id(ids) + 1
             sizes = {"num_experts": num_experts, "top_k": ids.shape[1]}
             found.append(replace(shape, **sizes, skew="log", trace=name))
     if not found:

@@ -1,16 +1,14 @@
-"""Inputs of `tessera align`: synthetic ids, arrays from a file, or a recorded routing log."""
+"""Inputs of `tessera align`: synthetic ids, or the layers of a file."""
 
 from __future__ import annotations
 
 import sys
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from tessera._device import HOST
@@ -18,9 +16,11 @@ from tessera._library import refusal
 from tessera._outputs import REFERENCE, output_sizes
 from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
-from tessera.routing_log import read_routing_log
+from tessera.routing_log import LayerKey
 from tessera.tools.inspection.repeated import SHORTEST_RUN, RepeatedRows
 from tessera.tools.output_files import is_same_file
+from tessera.tools.routing_files import Options, largest_id
+from tessera.tools.routing_files.whole import read_whole
 
 # Memory limits of a control group, in versions 2 and 1, as a container sees them.
 _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -28,12 +28,12 @@ _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 @dataclass(frozen=True)
 class Workload:
-    """One call's inputs; `layer` is None unless they come from a log."""
+    """One call's inputs; `layer` is None unless a file names it."""
 
     topk_ids: npt.NDArray[Any]
     num_experts: int
     expert_map: npt.NDArray[Any] | None = None
-    layer: int | None = None
+    layer: LayerKey = None
 
 
 @dataclass(frozen=True)
@@ -98,38 +98,21 @@ def _available_bytes() -> int:
     return found
 
 
-def read_input(path: Path, num_experts: int | None) -> Input:
-    """Read a file by its suffix. `num_experts` overrides the number in the file.
+def read_input(path: Path, options: Options) -> Input:
+    """Read a file of routing; every layer becomes a workload.
 
     Raises:
-        ValueError: the file has no known suffix, or is broken.
+        ValueError: the file is in no known form, is broken, or holds no ids of tokens.
     """
-    if path.suffix == ".jsonl":
-        return _log_input(path, num_experts)
-    if path.suffix not in (".npy", ".npz"):
-        raise ValueError(f"{path}: expected a .npy, .npz or .jsonl file")
-    try:
-        content = np.load(path, allow_pickle=False)
-        arrays = {"topk_ids": content} if path.suffix == ".npy" else dict(content)
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: expected NumPy arrays ({error})") from None
-    if "topk_ids" not in arrays:
-        raise ValueError(f"{path}: expected an array topk_ids, got {sorted(arrays)}")
-    declared = arrays.get("num_experts")
-    if declared is not None and (declared.size != 1 or declared.dtype.kind not in "iu"):
-        raise ValueError(f"{path}: num_experts: expected one integer, got {declared.tolist()}")
-    topk_ids = np.ascontiguousarray(arrays["topk_ids"])
-    if topk_ids.dtype.kind not in "iu":  # the number of experts may have to be found from them
-        raise ValueError(
-            f"{path}: align_block_size: topk_ids.dtype: expected an integer type, got "
-            f"{topk_ids.dtype}"
-        )
-    if num_experts is None and declared is not None:
-        num_experts = int(declared.item())
-    count, note = _known_experts(path, num_experts, [topk_ids])
-    return Input(str(path), [Workload(topk_ids, count, arrays.get("expert_map"))], note)
+    with reading_bar([path]) as progress:
+        routing = read_whole(path, options, progress)
+    layers = routing.layers
+    count, note = _known_experts(path, routing.num_experts, list(layers.values()))
+    workloads = [
+        Workload(ids, count, routing.expert_map, layer=layer) for layer, ids in layers.items()
+    ]
+    title = routing.name if routing.model_id is None else f"{routing.name} ({routing.model_id})"
+    return Input(title, workloads, "; ".join(filter(None, [note, *routing.notes])))
 
 
 def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
@@ -143,32 +126,15 @@ def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
                 )
 
 
-def _log_input(path: Path, num_experts: int | None) -> Input:
-    with reading_bar([path]) as progress:
-        log = read_routing_log(path, progress)
-    layers = log.layers
-    count, note = _known_experts(path, num_experts or log.num_experts, list(layers.values()))
-    workloads = [Workload(ids, count, layer=layer) for layer, ids in layers.items()]
-    return Input(f"{path} ({log.model_id or 'unnamed model'})", workloads, note)
-
-
 def _known_experts(
     path: Path, num_experts: int | None, arrays: list[npt.NDArray[Any]]
 ) -> tuple[int, str]:
     """The number of experts, and a note if it is taken from the ids or there is warm-up."""
     if num_experts is not None:
         return num_experts, _repeated_note(arrays)
-    largest = max((int(ids.max()) for ids in arrays if ids.size), default=-1)
-    if largest < 0:
+    count = 1 + max((largest_id(ids) for ids in arrays), default=-1)
+    if count == 0:
         raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
-    count = largest + 1
-    try:
-        output_sizes(0, 1, count, False, HOST, REFERENCE)
-    except Exception as error:
-        refused = refusal("align_block_size", error, {}, {"num_experts": count})
-        raise ValueError(
-            f"{path}: {refused}, its largest id + 1: give --experts for larger ids to be dropped"
-        ) from None
     origin = f"the file does not give the number of experts: {count} is its largest id + 1"
     return count, "; ".join(filter(None, [origin, _repeated_note(arrays)]))
 

@@ -11,10 +11,12 @@ from tessera.cli.inspect_summary import print_summary
 from tessera.cli.integers import integer
 from tessera.cli.paths import nonempty_path
 from tessera.cli.progress_bars import load_library, reading_bar
+from tessera.cli.reading_options import FORMS, add_reading_options, reading_options
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
 from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
 from tessera.tools.output_files import Content, Output, check_outputs, print_written, write_files
+from tessera.tools.routing_files import STANDARD_INPUT
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,8 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         type=nonempty_path,
         metavar="LOG",
-        help="routing logs (.jsonl), or ids [tokens, top_k] as .npy, or .npz of topk_ids and, "
-        "if known, num_experts",
+        help=FORMS,
     )
     add(
         "--experts",
@@ -40,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="E",
         help="number of experts (default: the log's number, else its model's largest id + 1)",
     )
-    add("--skip-bad-lines", action="store_true", help="skip and count bad lines of logs")
+    add(
+        "--top-k",
+        type=integer(1, MAX_TOP_K),
+        metavar="K",
+        help="experts to choose for each token, of router logits",
+    )
     add(
         "--keep-repeated",
         action="store_true",
@@ -55,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the report's pictures as SVG files",
     )
     add("--force", action="store_true", help="overwrite the files of --html and --pictures")
+    add_reading_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
     with reading_bar(args.logs) as progress:
         document = inspect_logs(
             args.logs,
-            num_experts=args.experts,
-            skip_bad_lines=args.skip_bad_lines,
+            reading_options(args),
             keep_repeated=args.keep_repeated,
             progress=progress,
         )
@@ -86,8 +92,6 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Before anything is read, refuse options without effect, and files that cannot be written."""
     refuse_repeated("LOG", args.logs)
-    if args.skip_bad_lines and all(path.suffix in (".npy", ".npz") for path in args.logs):
-        raise ValueError("--skip-bad-lines: expected a .jsonl file, whose lines may be bad")
     outputs = []
     if args.html is not None:
         outputs.append(Output("--html", args.html))
@@ -95,8 +99,9 @@ def _check(args: argparse.Namespace) -> None:
         outputs.append(Output("--pictures", args.pictures, suffix=".svg"))
     if args.force and not outputs:
         raise ValueError("--force: expected --html or --pictures beside it")
-    check_outputs(outputs, args.logs, force=args.force)
-    for log in args.logs:
+    files = [log for log in args.logs if log != STANDARD_INPUT]
+    check_outputs(outputs, files, force=args.force)
+    for log in files:
         log.stat()
     if args.html is not None:
         report.require()

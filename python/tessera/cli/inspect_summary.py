@@ -11,10 +11,12 @@ from rich.text import Text
 
 from tessera.cli.picture import load_picture
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
+from tessera.tools.inspection.limits import NO_TOKENS
 from tessera.tools.inspection.load import HOT_OVER_MEAN
 from tessera.tools.report.paragraphs import paragraphs
 from tessera.tools.report.tables import advice, comparison, layer_names
-from tessera.tools.report.words import plural
+from tessera.tools.report.words import plural, top_k_words
+from tessera.tools.routing_files import layer_name
 
 _PICTURE_WIDTH = 16
 _WIDTH = 80  # every table fits into this width
@@ -32,7 +34,10 @@ def print_summary(document: Document) -> None:
         of_model = [log for index, log in enumerate(document["logs"]) if index in shown]
         _print_head(console, model, of_model)
         _print_load(console, layers, document["logs"])
-        _print_padding(console, model)
+        if model["top_k"]:
+            _print_padding(console, model)
+        else:
+            console.print(f"Missing: {NO_TOKENS[0].lower()}{NO_TOKENS[1:]}\n")
         _print_ranks(console, model)
         console.print("What this says", style="bold")
         for paragraph in paragraphs(model, layer_names(document, model)):
@@ -53,7 +58,7 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
     layers = len(model["layers"])
     console.print(
         f"[bold]{escape(model['name'])}[/bold]: {model['num_experts']} experts, "
-        f"top {model['top_k']}, {plural(layers, 'layer')}"
+        f"{top_k_words(model)}, {plural(layers, 'layer')}"
     )
     for log in logs:
         skipped = log["num_skipped"]
@@ -62,6 +67,8 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
                 f"{escape(log['file'])} does not give the number of experts: "
                 f"{log['num_experts']} is the largest id + 1"
             )
+        for note in log["notes"]:
+            console.print(f"{escape(log['file'])}: {escape(note)}")
         if skipped:
             lines = plural(skipped, "bad line")
             console.print(f"{lines} skipped, the first of them:", style="yellow")
@@ -118,8 +125,8 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
         hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
         more = len(hot) - _MAX_HOT_SHOWN
         table.add_row(
-            "-" if layer["layer"] is None else str(layer["layer"]),
-            f"{layer['num_tokens']:,}",
+            "-" if layer["layer"] is None else escape(str(layer["layer"])),
+            f"{layer['num_tokens']:,}" if layer["num_tokens"] else "-",
             f"{load['entropy_bits']:.2f}",
             f"{load['gini']:.2f}",
             f"{load['max_over_mean']:.2f}",
@@ -133,7 +140,7 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
         f"Entropy in bits, at most {most:.2f}; Gini 0 is even; hot is {HOT_OVER_MEAN:g} x the mean "
         "or more; dead has no token."
     )
-    notes = [note for layer in layers for note in _notes(layer)]
+    notes = [escape(note) for layer in layers for note in _notes(layer)]
     for note in notes[:_MAX_NOTES_SHOWN]:
         console.print(note)
     if len(notes) > _MAX_NOTES_SHOWN:
@@ -144,7 +151,8 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
 def _notes(layer: Layer) -> list[str]:
     """Notes on a layer."""
     notes = []
-    where = "" if layer["layer"] is None else f"Layer {layer['layer']}: "
+    where = "" if layer["layer"] is None else f"{layer_name(layer['layer'])}: "
+    where = where[:1].upper() + where[1:]
     with_repeated = layer["load_with_repeated"]
     if with_repeated is not None:
         first = layer["repeated"][0]
@@ -154,6 +162,13 @@ def _notes(layer: Layer) -> list[str]:
             f"{_shortened(first['topk_ids'])}). With them max/mean would be "
             f"{with_repeated['max_over_mean']:.2f}."
         )
+    for count, what in (
+        ("num_unrecorded", "rows of zeros, which no router chose, left out."),
+        ("num_empty", "rows without any expert left out."),
+        ("num_unused", "slots without an expert."),
+    ):
+        if layer[count]:  # type: ignore[literal-required]
+            notes.append(f"{where}{layer[count]:,} {what}")  # type: ignore[literal-required]
     if layer["num_invalid_ids"]:
         notes.append(f"{where}{layer['num_invalid_ids']:,} ids outside the experts left out.")
     dead = layer["load"]["dead_experts"]

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera.routing_log import Progress, open_log
+from tessera.routing_log import LayerKey, Progress
 from tessera.tools.bench.problem import MAX_WINDOWS
 from tessera.tools.bench.shapes import Shape
 from tessera.tools.inspection import Document, inspect_logs
 from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, Advice, Layer
-from tessera.tools.inspection.reader import reader_of
 from tessera.tools.inspection.repeated import RepeatedRows
+from tessera.tools.routing_files import Options, layer_name
+from tessera.tools.routing_files.whole import rows_of
 
 WINDOW_SIZES = tuple(size for size in BATCH_SIZES if size <= 4096)
 
@@ -54,6 +55,7 @@ def tuning(
     window_sizes: Sequence[int] | None,
     block_sizes: Sequence[int] | None,
     seed: int,
+    options: Options,
     progress: Progress | None = None,
 ) -> Tuning:
     """Inspect logs, and take a sample of their windows: consecutive tokens without warm-up.
@@ -61,11 +63,12 @@ def tuning(
     Reads every log twice, and holds `MAX_WINDOWS` windows of each size and layer.
 
     Args:
-        paths: routing logs (.jsonl), or ids [tokens, top_k] as .npy or .npz.
+        paths: files of routing with tokens.
         window_sizes: tokens in a window, some of `BATCH_SIZES`; None for `WINDOW_SIZES`.
         block_sizes: some of `BLOCK_SIZES`; None for the one that is recommended for so many tokens,
             and its neighbours.
         seed: of the sample.
+        options: how to read the files.
         progress: called now and then with the bytes read since its last call.
 
     Raises:
@@ -73,7 +76,9 @@ def tuning(
     """
     _require_known("--tokens", window_sizes, BATCH_SIZES)
     _require_known("--block-size", block_sizes, BLOCK_SIZES)
-    inspection = inspect_logs(paths, progress=progress)
+    for path in paths:
+        rows_of(path, options)
+    inspection = inspect_logs(paths, options, progress=progress)
     layers = [(model, layer) for model in inspection["models"] for layer in model["layers"]]
     names = layer_names([(paths[layer["log"]], layer["layer"]) for _, layer in layers])
     samples = {}
@@ -83,6 +88,12 @@ def tuning(
             raise ValueError(
                 f"{paths[layer['log']]}: topk_ids: expected ids in [0, {model['num_experts']}), "
                 f"got {layer['num_invalid_ids']} others"
+            )
+        if layer["num_unused"] or model["least_top_k"] < model["top_k"]:
+            raise ValueError(
+                f"{paths[layer['log']]}: topk_ids: expected an expert in every slot, since not "
+                f"everything that is timed takes -1, got {layer['num_unused']} slots without one, "
+                f"and {model['least_top_k']} to {model['top_k']} ids for a token"
             )
         found.layers[name] = {
             "num_tokens": layer["num_tokens"],
@@ -107,12 +118,12 @@ def tuning(
     if not found.shapes:
         raise ValueError(f"--tokens: {found.left_out[0]}")
     for log, path in enumerate(paths):
-        for number, tokens in _traffic(path, progress):
+        for number, tokens in _traffic(path, options, progress):
             samples[log, number].add(tokens)
     return found
 
 
-def layer_names(layers: Sequence[tuple[Path, int | None]]) -> list[str]:
+def layer_names(layers: Sequence[tuple[Path, LayerKey]]) -> list[str]:
     """A name for each layer of each log: its file, as short as possible, and its number if needed.
 
     Args:
@@ -123,7 +134,7 @@ def layer_names(layers: Sequence[tuple[Path, int | None]]) -> list[str]:
     layers_of_log = Counter(path for path, _ in layers)
     return [
         (path.stem if files_with_stem[path.stem] == 1 else str(path))
-        + (f" layer {number}" if layers_of_log[path] > 1 else "")
+        + (f" {layer_name(number)}" if layers_of_log[path] > 1 else "")
         for path, number in layers
     ]
 
@@ -189,12 +200,11 @@ def _chosen(num_windows: int, seed: int) -> npt.NDArray[np.int64]:
 
 
 def _traffic(
-    path: Path, progress: Progress | None
-) -> Iterator[tuple[int | None, npt.NDArray[Any]]]:
+    path: Path, options: Options, progress: Progress | None
+) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
     """A layer and its next tokens, without those that an inspection excludes."""
-    repeated: dict[int | None, RepeatedRows] = {}
-    with open_log(path, progress) as file:
-        for layer, rows in reader_of(path, file).pieces():
-            yield layer, repeated.setdefault(layer, RepeatedRows()).split(rows)[0]
+    repeated: dict[LayerKey, RepeatedRows] = {}
+    for layer, rows in rows_of(path, options, progress).pieces():
+        yield layer, repeated.setdefault(layer, RepeatedRows()).split(rows)[0]
     for layer, rest in repeated.items():
         yield layer, rest.rest()[0]

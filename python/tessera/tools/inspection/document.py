@@ -10,7 +10,11 @@ RANK_COUNTS = (2, 4, 8, 16, 32, 64)
 
 
 class Log(TypedDict):
-    """A file that was read. `skipped` holds the first messages, `num_skipped` counts all."""
+    """A file that was read. `skipped` holds the first messages, `num_skipped` counts all.
+
+    form: the form that its content was recognised as.
+    notes: sentences about how it was read.
+    """
 
     file: str
     model_id: str | None
@@ -19,6 +23,8 @@ class Log(TypedDict):
     num_lines: int
     num_skipped: int
     skipped: list[str]
+    form: str
+    notes: list[str]
 
 
 class RepeatedRun(TypedDict):
@@ -109,21 +115,28 @@ class Ranks(TypedDict):
 
 
 class Layer(TypedDict):
-    """One layer of one log. `log` indexes `Document.logs`; `layer` is None for NumPy files.
+    """One layer of one log; `log` indexes `Document.logs`.
 
+    layer: its number or name; None if the file gives none.
     num_tokens: rows counted, without the `num_repeated` excluded rows.
     repeated: the first runs of excluded rows.
-    num_invalid_ids: ids outside [0, num_experts), which only NumPy files may have.
+    num_invalid_ids: ids outside [0, num_experts), but for -1.
+    num_unrecorded: rows of zeros, which no router chose, left out.
+    num_empty: rows without any expert, left out.
+    num_unused: slots without an expert in the other rows.
     num_held_out: tokens of the second half, on which `Ranks.held_out` is judged; 0 if there are too
         few to hold out, or only one expert.
     """
 
     log: int
-    layer: int | None
+    layer: int | str | None
     num_tokens: int
     num_repeated: int
     repeated: list[RepeatedRun]
     num_invalid_ids: int
+    num_unrecorded: int
+    num_empty: int
+    num_unused: int
     expert_counts: list[int]
     load: Load
     load_with_repeated: LoadWithRepeated | None
@@ -149,11 +162,16 @@ class Advice(TypedDict):
 
 
 class Model(TypedDict):
-    """Layers with the same model id (or, without one, the same file), experts and top k."""
+    """Layers with the same model id (or, without one, the same file), experts and top k.
+
+    top_k, least_top_k: ids of the tokens with the most and the fewest; 0 for loads without tokens,
+        which have no batches and no advice.
+    """
 
     name: str
     num_experts: int
     top_k: int
+    least_top_k: int
     layers: list[Layer]
     advice: list[Advice]
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera.routing_log import LayerKey
 from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, Batch, Layer
 from tessera.tools.inspection.load import hot_experts, load_figures, max_over_mean
 from tessera.tools.inspection.ranks import rank_figures
 from tessera.tools.inspection.repeated import RepeatedRows, Runs
 from tessera.tools.inspection.windows import WindowSums
+from tessera.tools.routing_files.reading import Excluded
 
 # An even number, because neighbours are merged when all are full.
 _NUM_SLICES = 16
@@ -25,7 +27,7 @@ class LayerSums:
     num_tokens: tokens counted so far, without repeated rows.
     """
 
-    def __init__(self, log: int, layer: int | None, width: int, keep_repeated: bool) -> None:
+    def __init__(self, log: int, layer: LayerKey, width: int, keep_repeated: bool) -> None:
         self.log = log
         self.layer = layer
         self.width = width
@@ -66,7 +68,8 @@ class LayerSums:
 
     def _count(self, topk_ids: npt.NDArray[Any]) -> None:
         valid = (topk_ids >= 0) & (topk_ids < self.width)
-        self._num_invalid += valid.size - int(np.count_nonzero(valid))
+        unused = int(np.count_nonzero(topk_ids == -1))
+        self._num_invalid += valid.size - int(np.count_nonzero(valid)) - unused
         self._windows.add(topk_ids, valid)
         self._add_to_slices(topk_ids, valid)
 
@@ -85,12 +88,15 @@ class LayerSums:
         counts = np.bincount(cells, minlength=(end - first) * self.width)
         self._slice_counts[first:end] += counts.reshape(end - first, self.width)
 
-    def figures(self, num_experts: int) -> Layer:
+    def figures(self, num_experts: int, excluded: Excluded | None = None) -> Layer:
         """The layer's part of the document; all counted ids are below `num_experts`.
+
+        `excluded`: what of the layer was left out before.
 
         Raises:
             ValueError: no id was counted.
         """
+        excluded = excluded or Excluded()
         if self.num_tokens == 0:
             raise ValueError(
                 "expected traffic, got nothing but repeated rows: --keep-repeated counts them"
@@ -111,6 +117,9 @@ class LayerSums:
             "num_repeated": 0 if repeated is None else repeated.num_rows,
             "repeated": [] if repeated is None else repeated.first_runs,
             "num_invalid_ids": self._num_invalid,
+            "num_unrecorded": excluded.num_unrecorded,
+            "num_empty": excluded.num_empty,
+            "num_unused": excluded.num_unused,
             "expert_counts": counts.tolist(),
             "load": load_figures(counts),
             "load_with_repeated": {
@@ -139,6 +148,28 @@ class LayerSums:
             int(windows.num_active[size]) / num_windows,
             (windows.num_blocks[size] / num_windows).tolist(),
         )
+
+
+def load_layer(log: int, layer: LayerKey, counts: npt.NDArray[np.int64]) -> Layer:
+    """The part of a layer whose loads alone are known, int64 [experts], with at least one id."""
+    ranks = rank_figures(counts, np.zeros_like(counts))
+    return {
+        "log": log,
+        "layer": layer,
+        "num_tokens": 0,
+        "num_repeated": 0,
+        "repeated": [],
+        "num_invalid_ids": 0,
+        "num_unrecorded": 0,
+        "num_empty": 0,
+        "num_unused": 0,
+        "expert_counts": counts.tolist(),
+        "load": load_figures(counts),
+        "load_with_repeated": None,
+        "batches": [],
+        "num_held_out": 0,
+        "ranks": ranks,
+    }
 
 
 def _extrapolated(batch_size: int, counts: npt.NDArray[np.float64]) -> Batch:

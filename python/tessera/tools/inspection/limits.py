@@ -8,8 +8,13 @@ from tessera.tools.inspection.document import Log
 from tessera.tools.inspection.ranks import BALANCED, CONTIGUOUS
 from tessera.tools.inspection.repeated import SHORTEST_RUN
 
+NO_TOKENS = (
+    "Loads are without tokens: batches, padding, the block size to use, repeated rows, and a "
+    "placement that is judged on later tokens than it is made by need the ids of tokens."
+)
 
-def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
+
+def limits(logs: Sequence[Log], keep_repeated: bool, *, has_loads: bool = False) -> list[str]:
     """Sentences that apply to these logs."""
     sentences = [
         "A batch is taken to be consecutive tokens of a log. An engine mixes requests, and its "
@@ -30,4 +35,6 @@ def limits(logs: Sequence[Log], keep_repeated: bool) -> list[str]:
             "Where a log does not give the number of experts, it is the largest id + 1: experts "
             "above that, which no token chose, are unknown."
         )
+    if has_loads:
+        sentences.append(NO_TOKENS)
     return sentences

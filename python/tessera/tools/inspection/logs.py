@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+
+import numpy as np
 
 from tessera.info import version
-from tessera.routing_log import MAX_EXPERTS, Progress, open_log
+from tessera.routing_log import LayerKey, Progress
 from tessera.tools.inspection.advice import COST_MODEL, advice
 from tessera.tools.inspection.document import Document, Layer, Log, Model
-from tessera.tools.inspection.layer import LayerSums
+from tessera.tools.inspection.layer import LayerSums, load_layer
 from tessera.tools.inspection.limits import limits
-from tessera.tools.inspection.reader import SUFFIXES, Reader, reader_of
+from tessera.tools.routing_files import (
+    Loads,
+    Options,
+    Rows,
+    largest_id,
+    layer_name,
+    open_routing,
+)
+from tessera.tools.routing_files.reading import is_chosen, require_chosen
 
 # Maximum number of experts in all layers together; each takes some 220 bytes.
 MAX_TOTAL_EXPERTS = 1 << 20
@@ -21,36 +30,29 @@ _FIRST_WIDTH = 64
 
 
 class _Source:
-    """A log, and its counts."""
+    """A file with rows of tokens, and its counts."""
 
-    def __init__(self, index: int, path: Path, given_experts: int | None) -> None:
+    def __init__(self, index: int, path: Path, rows: Rows) -> None:
         self.path = path
-        self.layers: dict[int | None, LayerSums] = {}
-        self.top_k: dict[int | None, int] = {}
+        self.rows = rows
+        self.layers: dict[LayerKey, LayerSums] = {}
+        self.top_k: dict[LayerKey, int] = {}
         self.largest_id = -1
         self._index = index
-        self._given_experts = given_experts
-        self.reader: Reader
 
-    def read(self, file: BinaryIO, skip_bad_lines: bool, keep_repeated: bool, room: int) -> None:
-        """Count the log. `room` is the number of experts that its layers may have together."""
-        self.reader = reader_of(
-            self.path, file, num_experts=self._given_experts, skip_bad_lines=skip_bad_lines
-        )
-        for layer, topk_ids in self.reader.pieces():
-            largest = int(topk_ids.max())
+    def read(self, keep_repeated: bool, room: int) -> None:
+        """Count the rows. `room` is the number of experts that its layers may have together."""
+        for layer, topk_ids in self.rows.pieces():
+            largest = largest_id(topk_ids)
+            known = self.rows.known_experts
             self.largest_id = max(self.largest_id, largest)
             sums = self.layers.get(layer)
             if sums is None:
-                width = self.known_experts or _FIRST_WIDTH
-                sums = self.layers[layer] = LayerSums(self._index, layer, width, keep_repeated)
-                self.top_k[layer] = topk_ids.shape[1]
+                sums = LayerSums(self._index, layer, known or _FIRST_WIDTH, keep_repeated)
+                self.layers[layer] = sums
                 self._check_width(room)
-            if self.known_experts is None and largest >= sums.width:
-                if largest >= MAX_EXPERTS:
-                    raise ValueError(
-                        f"{self.path}: topk_ids: expected ids below {MAX_EXPERTS}, got {largest}"
-                    )
+            self.top_k[layer] = topk_ids.shape[1]
+            if known is None and largest >= sums.width:
                 sums.widen(1 << largest.bit_length())
                 self._check_width(room)
             sums.add(topk_ids)
@@ -60,19 +62,14 @@ class _Source:
     def _check_width(self, room: int) -> None:
         if self.total_width() > room:
             raise ValueError(
-                f"{self.path}: layers: expected at most {MAX_TOTAL_EXPERTS} experts in all layers "
-                "of all logs together, got more"
+                f"{self.rows.name}: layers: expected at most {MAX_TOTAL_EXPERTS} experts in all "
+                "layers of all logs together, got more"
             )
-
-    @property
-    def known_experts(self) -> int | None:
-        """The number of experts, from the caller or else from the log."""
-        return self.reader.num_experts if self._given_experts is None else self._given_experts
 
     @property
     def model(self) -> str | Path:
         """Identifies the model among the models of all logs."""
-        return self.reader.model_id or self.path
+        return self.rows.model_id or self.path
 
     def total_width(self) -> int:
         return sum(sums.width for sums in self.layers.values())
@@ -80,94 +77,154 @@ class _Source:
 
 def inspect_logs(
     paths: Sequence[Path],
+    options: Options | None = None,
     *,
-    num_experts: int | None = None,
-    skip_bad_lines: bool = False,
     keep_repeated: bool = False,
     progress: Progress | None = None,
 ) -> Document:
-    """Read logs, and compute the document.
+    """Read files of routing, and compute the document.
 
     Args:
-        paths: routing logs (.jsonl), or ids [tokens, top_k] as .npy or .npz.
-        num_experts: overrides the number in the logs.
-        skip_bad_lines: skip and count bad lines of routing logs.
+        paths: files in one of the forms of `routing_files.FORMATS`.
+        options: how to read them.
         keep_repeated: also count runs of equal rows as traffic.
         progress: called now and then with the number of bytes read since the last call.
 
     Raises:
-        ValueError: a log cannot be read, or holds too little or too much.
+        ValueError: a file cannot be read, or holds too little or too much.
     """
-    sources: list[_Source] = []
+    options = options or Options()
+    sources: list[_Source | Loads] = []
     room = MAX_TOTAL_EXPERTS
     for index, path in enumerate(paths):
-        if path.suffix not in SUFFIXES:
-            raise ValueError(f"{path}: expected a .npy, .npz or .jsonl file")
-        source = _Source(index, path, num_experts)
-        try:
-            with open_log(path, progress) as file:
-                source.read(file, skip_bad_lines, keep_repeated, room)
-        except OSError as error:
-            raise ValueError(f"{path}: {error.strerror or error}") from None
-        room -= source.total_width()
-        sources.append(source)
+        found = open_routing(path, options, progress)
+        if isinstance(found, Rows):
+            source = _Source(index, path, found)
+            source.read(keep_repeated, room)
+            room -= source.total_width()
+            sources.append(source)
+        else:
+            sources.append(found)
 
-    logs = [_log(source, sources, num_experts is not None) for source in sources]
+    logs: list[Log] = []
     models: dict[tuple[object, ...], Model] = {}
-    for source, log in zip(sources, logs, strict=True):
-        for layer, sums in source.layers.items():
-            key = (source.model, log["num_experts"], source.top_k[layer])
-            model = models.setdefault(
-                key,
-                {
-                    "name": log["model_id"] or source.path.name,
-                    "num_experts": log["num_experts"],
-                    "top_k": source.top_k[layer],
-                    "layers": [],
-                    "advice": [],
-                },
-            )
-            model["layers"].append(_figures(source, sums, log["num_experts"]))
+    with_rows = [one for one in sources if isinstance(one, _Source)]
+    for index, one in enumerate(sources):
+        if isinstance(one, Loads):
+            log, models[index, "loads"] = _of_loads(index, one, options)
+        else:
+            log = _log(one, with_rows, options)
+            _add_layers(models, one, log)
+        logs.append(log)
     for model in models.values():
-        model["advice"] = advice(model["layers"])
+        model["advice"] = advice(model["layers"]) if model["top_k"] else []
     return {
         "version": version(),
         "logs": logs,
         "models": list(models.values()),
-        "limits": limits(logs, keep_repeated),
+        "limits": limits(logs, keep_repeated, has_loads=len(models) > _num_of_tokens(models)),
         "cost_model": COST_MODEL,
     }
 
 
+def _num_of_tokens(models: dict[tuple[object, ...], Model]) -> int:
+    return sum(model["top_k"] > 0 for model in models.values())
+
+
+def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: Log) -> None:
+    for layer, sums in source.layers.items():
+        top_k = source.top_k[layer]
+        least = source.rows.least_top_k.get(layer, top_k)
+        # Where tokens choose different numbers of experts, layers may differ in the largest.
+        key = (source.model, log["num_experts"], top_k if least == top_k else None)
+        model = models.setdefault(
+            key,
+            {
+                "name": log["model_id"] or Path(log["file"]).name,
+                "num_experts": log["num_experts"],
+                "top_k": top_k,
+                "least_top_k": least,
+                "layers": [],
+                "advice": [],
+            },
+        )
+        model["top_k"] = max(model["top_k"], top_k)
+        model["least_top_k"] = min(model["least_top_k"], least)
+        model["layers"].append(_figures(source, sums, log["num_experts"]))
+
+
 def _figures(source: _Source, sums: LayerSums, num_experts: int) -> Layer:
     try:
-        return sums.figures(num_experts)
+        return sums.figures(num_experts, source.rows.excluded[sums.layer])
     except ValueError as error:
-        where = "" if sums.layer is None else f"layer {sums.layer}: "
-        raise ValueError(f"{source.path}: {where}{error}") from None
+        where = "" if sums.layer is None else f"{layer_name(sums.layer)}: "
+        raise ValueError(f"{source.rows.name}: {where}{error}") from None
 
 
-def _log(source: _Source, sources: Sequence[_Source], is_given: bool) -> Log:
-    reader = source.reader
-    num_experts, origin = source.known_experts, "--experts" if is_given else "log"
+def _log(source: _Source, sources: Sequence[_Source], options: Options) -> Log:
+    rows = source.rows
+    num_experts, origin = rows.known_experts, "log" if options.num_experts is None else "--experts"
     if num_experts is None:
         # Layers of one model have the same experts, whichever layer has the largest id.
         origin = "largest id + 1"
         num_experts = 1 + max(
             other.largest_id
             for other in sources
-            if other.known_experts is None and other.model == source.model
+            if other.rows.known_experts is None and other.model == source.model
         )
         if num_experts == 0:
             raise ValueError(
-                f"{source.path}: no id to take the number of experts from: give --experts"
+                f"{rows.name}: no id to take the number of experts from: give --experts"
             )
     return {
-        "file": str(source.path),
-        "model_id": reader.model_id,
+        "file": rows.name,
+        "model_id": rows.model_id,
         "num_experts": num_experts,
         "num_experts_source": origin,
-        "num_lines": reader.num_lines,
-        "num_skipped": reader.num_skipped,
-        "skipped": reader.skipped,
+        "num_lines": rows.num_lines,
+        "num_skipped": rows.num_skipped,
+        "skipped": rows.skipped,
+        "form": rows.form,
+        "notes": rows.notes,
     }
+
+
+def _of_loads(index: int, loads: Loads, options: Options) -> tuple[Log, Model]:
+    require_chosen(loads.name, set(loads.layers), options)
+    layers = {layer: one for layer, one in loads.layers.items() if is_chosen(layer, options)}
+    num_experts = max(len(counts) for counts in layers.values())
+    given = options.num_experts
+    if given is not None and given < num_experts:
+        raise ValueError(
+            f"{loads.name}: --experts: expected {num_experts}, the number of loads, or more, got "
+            f"{given}"
+        )
+    num_experts = given or num_experts
+    figures = []
+    for layer, counts in layers.items():
+        if not counts.any():
+            loads.notes.append(f"{layer_name(layer)}: left out: every load is 0")
+            continue
+        figures.append(load_layer(index, layer, np.pad(counts, (0, num_experts - len(counts)))))
+    if not figures:
+        raise ValueError(f"{loads.name}: no routing: every load is 0")
+    log: Log = {
+        "file": loads.name,
+        "model_id": None,
+        "num_experts": num_experts,
+        "num_experts_source": "log" if given is None else "--experts",
+        "num_lines": loads.num_lines,
+        "num_skipped": 0,
+        "skipped": [],
+        "form": loads.form,
+        "notes": loads.notes,
+    }
+    model: Model = {
+        "name": Path(loads.name).name,
+        "num_experts": num_experts,
+        "top_k": 0,
+        "least_top_k": 0,
+        "layers": figures,
+        "advice": [],
+    }
+    return log, model

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera.routing_log import widened
 from tessera.tools.inspection.document import RepeatedRun
 
 # Shorter runs may be traffic: with one id per token, some tens of equal rows are not unusual.
@@ -52,7 +53,7 @@ class RepeatedRows:
         """
         held = 0
         if self._open is not None:
-            rows = np.concatenate([self._open.rows, rows])
+            rows = np.concatenate([widened(self._open.rows, rows.shape[1]), rows])
             held = int(self._open.lengths[0]) - 1
         starts = np.flatnonzero((rows[1:] != rows[:-1]).any(axis=1)) + 1
         starts = np.concatenate([np.zeros(1, np.int64), starts])

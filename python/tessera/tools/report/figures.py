@@ -16,7 +16,10 @@ _DRAWN_LAYERS = 4  # the most uneven layers, for which bars are drawn
 
 @dataclass(frozen=True)
 class ModelFigures:
-    """The figures of one model, by the report's parts; with one expert there are no ranks."""
+    """The figures of one model, by the report's parts; with one expert there are no ranks.
+
+    Of loads without tokens there is nothing on block sizes.
+    """
 
     block_size: tuple[Figure, ...]
     load: tuple[Figure, ...]
@@ -37,7 +40,7 @@ def model_figures(document: Document, model: Model) -> ModelFigures:
     ]
     compared = comparison(model)
     return ModelFigures(
-        block_size=(padding(model), costs(model)),
+        block_size=(padding(model), costs(model)) if model["top_k"] else (),
         load=(*itertools.chain(*drawn), load_over_layers(model, names)),
         ranks=(ranks(compared),) if compared else (),
     )

@@ -14,7 +14,7 @@ from tessera.tools.report.figures import model_figures
 from tessera.tools.report.paragraphs import paragraphs
 from tessera.tools.report.plot import Figure
 from tessera.tools.report.tables import advice, advice_runs, comparison, layer_names
-from tessera.tools.report.words import number, percent, plural, times
+from tessera.tools.report.words import number, percent, plural, times, top_k_words
 
 _FOLDER = Path(__file__).parent
 
@@ -53,6 +53,7 @@ def _model(document: Document, model: Model) -> dict[str, Any]:
         "name": model["name"],
         "num_experts": model["num_experts"],
         "top_k": model["top_k"],
+        "top_k_words": top_k_words(model),
         "layers": list(zip(names, model["layers"], strict=True)),
         "paragraphs": paragraphs(model, names),
         "figures": model_figures(document, model),

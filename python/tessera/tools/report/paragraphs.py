@@ -24,7 +24,9 @@ class Paragraph(NamedTuple):
 def paragraphs(model: Model, names: Sequence[str]) -> list[Paragraph]:
     """All paragraphs on a model; `names` are the names of its layers."""
     layers = list(zip(names, model["layers"], strict=True))
-    said = [*_load(layers), Paragraph("Block size", _block_size(model))]
+    said = _load(layers)
+    if model["top_k"]:
+        said.append(Paragraph("Block size", _block_size(model)))
     compared, whole = comparison(model), on_all_tokens(model)
     if compared and whole:
         said.append(Paragraph("Expert parallelism", _ranks(compared, whole)))
@@ -127,7 +129,7 @@ def _ranks(compared: Comparison, whole: Comparison) -> str:
     )
     text += f"{_in_the_mean(compared)}.{_worse(compared)}"
     if "balanced" not in row:
-        return f"{text} There are too few tokens to hold out."
+        return f"{text} There are {compared.too_few} to hold out."
     if compared.num_too_short:
         too_short = plural(compared.num_too_short, "layer")
         text += f" Too few tokens to hold out in {too_short}."
@@ -180,6 +182,14 @@ def _left_out(layers: Sequence[tuple[str, Layer]]) -> list[Paragraph]:
                     f"take {times(other['max_over_mean'])} the mean."
                 )
         said.append(Paragraph("Repeated rows", text))
+    for count, words in (
+        ("num_unrecorded", "of zeros, which no router chose,"),
+        ("num_empty", "without any expert"),
+    ):
+        rows = sum(layer[count] for _, layer in layers)  # type: ignore[literal-required]
+        if rows:
+            text = f"{plural(rows, 'row')} {words} are left out of all figures."
+            said.append(Paragraph("Rows left out", text))
     invalid = sum(layer["num_invalid_ids"] for _, layer in layers)
     if invalid:
         text = f"{plural(invalid, 'id')} outside the experts are left out of all figures."

@@ -10,6 +10,7 @@ from typing import Literal, cast
 from tessera.tools.inspection.advice import blocks_over
 from tessera.tools.inspection.document import Document, Layer, Model
 from tessera.tools.report.words import number, plural
+from tessera.tools.routing_files import layer_name
 
 Placement = Literal["contiguous", "balanced", "in_hindsight"]
 PLACEMENTS: dict[Placement, str] = {
@@ -74,6 +75,11 @@ class Comparison:
         return {name: PLACEMENTS[name] for name in row}
 
     @property
+    def too_few(self) -> str:
+        """Why no placement is judged on tokens that were held out."""
+        return "no tokens" if self.tokens == "all loads" else "too few tokens"
+
+    @property
     def reading(self) -> str:
         """An explanation of the figures: the tokens that judge, and the basis of the placements."""
         text = f"Every placement is judged on {self.judged_on}. "
@@ -81,7 +87,7 @@ class Comparison:
             text += "Balanced: by the loads of the first half. "
         text += "In hindsight: balanced by the loads of the tokens that judge."
         if "balanced" not in self.placements:
-            text += " Balanced: too few tokens to hold out."
+            text += f" Balanced: {self.too_few} to hold out."
         elif self.num_too_short:
             too_short = plural(self.num_too_short, "layer")
             text += f" Too few tokens to hold out, and left out: {too_short}."
@@ -150,9 +156,11 @@ def on_all_tokens(model: Model) -> Comparison | None:
     layers = model["layers"]
     if not layers[0]["ranks"]:
         return None
+    # Loads are without tokens.
+    judged_on = f"all tokens, {number(sum(layer['num_tokens'] for layer in layers))}"
     return Comparison(
-        tokens="all tokens",
-        judged_on=f"all tokens, {number(sum(layer['num_tokens'] for layer in layers))}",
+        tokens="all tokens" if model["top_k"] else "all loads",
+        judged_on=judged_on if model["top_k"] else "all loads",
         num_layers=len(layers),
         num_too_short=0,
         rows=_imbalance(layers, "all_tokens"),
@@ -185,9 +193,9 @@ def layer_names(document: Document, model: Model) -> list[str]:
     return [
         file
         if number is None
-        else f"layer {number}"
+        else layer_name(number)
         if numbers.count(number) == 1
-        else f"layer {number} of {file}"
+        else f"{layer_name(number)} of {file}"
         for file, number in zip(files, numbers, strict=True)
     ]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tessera.tools.inspection.document import Model
+
 
 def number(value: float) -> str:
     """A count: `4,471`; a mean below 100 gets one digit after the point: `12.5`."""
@@ -23,3 +25,12 @@ def times(ratio: float) -> str:
 def plural(count: float, noun: str) -> str:
     """A count with its noun: `1 layer`, `12 layers`."""
     return f"{number(count)} {noun}" + ("" if count == 1 else "s")
+
+
+def top_k_words(model: Model) -> str:
+    """How many experts a token chooses: `top 8`, `top 4 to 7`, `loads without tokens`."""
+    if not model["top_k"]:
+        return "loads without tokens"
+    if model["least_top_k"] < model["top_k"]:
+        return f"top {model['least_top_k']} to {model['top_k']}"
+    return f"top {model['top_k']}"

@@ -1,0 +1,78 @@
+"""What the numbers of an array without a name are: ids, a map, loads, logits or packed ids."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.routing_log import MAX_EXPERTS, repeats_an_id
+
+# More ids for a token than any model chooses, more layers and experts than any has.
+_MOST_TOP_K = 32
+MOST_LAYERS = 128
+_MOST_EXPERTS = 4096
+
+
+def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
+    """What the rows are: "ids", "map" (one-hot), "loads", "logits", "packed", or "zeros".
+
+    Args:
+        rows: [n, k], the first ones of the array.
+        shape: of the whole array.
+    """
+    if rows.dtype == np.bool_:
+        return "map"
+    if rows.dtype.kind == "f":
+        if not np.isfinite(rows).all() or (rows != np.rint(rows)).any():
+            return "logits"
+        rows = rows.astype(np.int64)
+    elif rows.dtype.kind == "u":
+        minus_one = rows == np.iinfo(rows.dtype).max
+        rows = np.where(minus_one, -1, rows.astype(np.int64))
+    else:
+        rows = rows.astype(np.int64)
+    rows = rows[(rows > 0).any(axis=1)]
+    if not len(rows):
+        return "zeros"
+    return _kind(rows, shape)
+
+
+def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
+    width, largest = rows.shape[1], int(rows.max())
+    if largest >= MAX_EXPERTS and _are_packed(rows):
+        return "packed"
+    if width == 1:
+        return "loads" if len(shape) == 1 and _are_counts(rows, shape[0]) else "ids"
+    if largest == 1 and width > 2 and rows.min() == 0:
+        return "map"
+    if rows.min() < 0:
+        return "ids"
+    share = repeats_an_id(rows.astype(np.int64)).mean()
+    if share > 0.5 and width >= 8:
+        return "loads"
+    if share == 0.0 and width <= _MOST_TOP_K:
+        # Every layer counts the same tokens.
+        is_sum_equal = len(rows) > 1 and len(np.unique(rows.sum(axis=1))) == 1
+        are_few = int(np.prod(shape[:-1])) <= _MOST_EXPERTS
+        if are_few and width >= 8 and (is_sum_equal or largest >= _MOST_EXPERTS):
+            return "loads"
+        return "ids"
+    return "loads" if width > _MOST_TOP_K and len(rows) < _MOST_EXPERTS else "ids"
+
+
+def _are_counts(numbers: npt.NDArray[np.int64], length: int) -> bool:
+    """Whether a list of numbers has a number for each expert, rather than one for each token."""
+    return length <= 1024 and int(numbers.max()) >= max(_MOST_EXPERTS, 4 * length)
+
+
+def _are_packed(rows: npt.NDArray[np.int64]) -> bool:
+    """Whether the lower halves are weights in bfloat16, 0 to 1, and the upper ones ids."""
+    ids, weights = rows >> 16, rows & 0xFFFF
+    return bool(
+        (ids < _MOST_EXPERTS).all()
+        and (weights <= 0x3F80).all()
+        and (weights > 0).mean() > 0.5
+        and not repeats_an_id(ids).any()
+    )

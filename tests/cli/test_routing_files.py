@@ -1,0 +1,344 @@
+"""Files in the forms that engines write, by every command: what is read, and what is refused."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import importlib.util
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tessera.cli.main import main
+from tessera.contract import synthetic_topk_ids
+
+FOLDER = Path(
+    os.environ.get(
+        "TESSERA_ROUTING_FILES",
+        Path(__file__).resolve().parents[2] / "../shared/routing-files",
+    )
+)
+LOADS = "expected ids of tokens, got loads, which are without tokens"
+
+
+def given(name: str) -> Path:
+    """The file of this name; skips the test if it does not exist."""
+    if not (FOLDER / name).exists():
+        pytest.skip(f"no file {FOLDER / name}; TESSERA_ROUTING_FILES names their folder")
+    return FOLDER / name
+
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(one) for one in arguments])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def inspected(command: Command) -> Callable[..., dict[str, Any]]:
+    def document(*arguments: object) -> dict[str, Any]:
+        code, out, err = command("inspect", *arguments, "--json")
+        assert (code, err) == (0, "")
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    return document
+
+
+# Tokens, layers, top_k and experts of what is read, and the options that it needs.
+READ: dict[str, tuple[int, int, int, int, list[str]]] = {
+    "vllm_routed_experts_int16.npy": (300, 4, 8, 64, []),
+    "vllm_routed_experts_uint8.npy": (300, 4, 8, 64, []),
+    "vllm_routed_experts.npz": (309, 4, 8, 64, []),
+    "layers_first_3d.npy": (300, 4, 8, 64, ["--axes", "layers,tokens,top_k"]),
+    "vllm_layer2_uint8.npy": (300, 1, 8, 64, []),
+    "vllm_layer_last_token_zero.npy": (290, 1, 8, 64, []),
+    "prompt_rows_zero_40.npy": (260, 1, 6, 64, []),
+    "prompt_rows_zero_64.npy": (236, 1, 6, 64, []),
+    "vllm_response.json": (20, 4, 8, 64, []),
+    "vllm_response.jsonl": (20, 4, 8, 64, []),
+    "vllm_base64_npy.jsonl": (300, 4, 8, 64, []),
+    "expert_distribution_recorder_per_token_0.pt": (300, 4, 8, 64, []),
+    "per_token_layer0.npy": (300, 1, 8, 64, []),
+    "sglang_uint8_minus1_is_255.npy": (283, 1, 8, 64, []),
+    "uint16_minus1_is_65535.npy": (283, 1, 8, 64, []),
+    "routing_map_bool.npy": (300, 1, 8, 64, []),
+    "routing_map_uint8.npy": (300, 1, 8, 64, []),
+    "router_logits_fp32.npy": (300, 1, 8, 64, ["--top-k", "8"]),
+    "rank0.jsonl": (50, 1, 8, 64, []),
+    "rank1.jsonl": (50, 1, 8, 64, []),
+    "log": (300, 1, 6, 64, []),
+    "log.JSONL": (300, 1, 6, 64, []),
+    "log.ndjson": (300, 1, 6, 64, []),
+    "log.jsonl.gz": (300, 1, 6, 64, []),
+    "logger_bom.jsonl": (100, 1, 8, 64, []),
+    "logger_crlf.jsonl": (100, 1, 8, 64, []),
+    "logger_blank_line_at_end.jsonl": (100, 1, 8, 64, []),
+    "logger_nan_weights.jsonl": (100, 1, 8, 64, []),
+    "logger_no_meta.jsonl": (100, 1, 8, 64, []),
+    "logger_minus1.jsonl": (101, 1, 8, 64, []),
+    "logger_zero_experts.jsonl": (100, 1, 8, 64, ["--zero-experts"]),
+    "logger_dynamic_topk.jsonl": (100, 1, 7, 64, []),
+    "logger_batch_in_a_line.jsonl": (5, 1, 8, 64, []),
+    "batch_a_line.jsonl": (4, 1, 8, 64, []),
+    "all_layers_in_a_line.jsonl": (1, 4, 6, 64, []),
+    "layer_name.jsonl": (1, 1, 2, 64, []),
+    "float_ids.jsonl": (1, 1, 2, 64, []),
+    "big_endian.npy": (300, 1, 8, 64, []),
+    "fortran_order.npy": (300, 1, 8, 64, []),
+    "pandas_to_numpy.npy": (300, 1, 6, 64, []),
+    "top1_flat.npy": (300, 1, 1, 64, []),
+    "npz_expert_map.npz": (300, 1, 8, 64, []),
+    "npz_expert_map_int64.npz": (300, 1, 8, 64, []),
+    "npz_layers.npz": (300, 4, 8, 64, []),
+    "flashinfer_packed_int32.npy": (300, 1, 8, 64, ["--packed"]),
+}
+# Slots without an expert, which not everything that tessera bench times takes.
+WITH_UNUSED_SLOTS = (
+    "expert_distribution_recorder_per_token_0.pt",
+    "per_token_layer0.npy",
+    "logger_minus1.jsonl",
+    "logger_zero_experts.jsonl",
+    "logger_dynamic_topk.jsonl",
+)
+# Layers and experts.
+OF_LOADS: dict[str, tuple[int, int]] = {
+    "expert_distribution_recorder_stat_0.pt": (4, 64),
+    "eplb_load_layers_x_experts.npy": (4, 64),
+    "megatron_tokens_per_expert_rank3.jsonl": (1, 16),
+}
+REFUSED: dict[str, str] = {
+    "vllm_dense_layer_all_zero.npy": "no routing: every row is zeros",
+    "router_logits_fp32.npy": "router logits [300, 64]: expected --top-k",
+    "flashinfer_packed_int32.npy": "look like packed ids, (id << 16) | bfloat16 weight: --packed",
+    "logger_zero_experts.jsonl": ":2: topk_ids: expected integers in [0, 64), got 64: --experts 71 "
+    "if they are experts, --zero-experts if",
+    "no_tokens.npy": "at least one of each, got [0, 6]",
+    "top_k_0.npy": "at least one of each, got [5, 0]",
+    "object_array.npy": "got an array of Python objects, which only unpickling would read",
+    "dup_in_a_row.jsonl": ":2: topk_ids: expected different experts, got [3, 3]",
+}
+
+
+def require_torch(name: str) -> None:
+    if name.endswith(".pt") and importlib.util.find_spec("torch") is None:
+        pytest.skip("torch is not installed")
+
+
+@pytest.mark.parametrize("name", READ)
+def test_inspect_and_align_read(
+    name: str, command: Command, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    require_torch(name)
+    path = given(name)
+    num_tokens, num_layers, top_k, num_experts, options = READ[name]
+    document = inspected(path, *options)
+    (model,) = document["models"]
+    assert (model["top_k"], model["num_experts"]) == (top_k, num_experts)
+    assert [layer["num_tokens"] for layer in model["layers"]] == [num_tokens] * num_layers
+    code, out, err = command("align", path, "--json", *options)
+    assert (code, err) == (0, "")
+    workloads = json.loads(out)["workloads"]
+    assert [one["shape"] for one in workloads] == [[num_tokens, top_k]] * num_layers
+    assert [one["layer"] for one in workloads] == [one["layer"] for one in model["layers"]]
+    if "expert_map" not in name:
+        assert [one["expert_counts"] for one in workloads] == [
+            one["expert_counts"] for one in model["layers"]
+        ]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_bench_reads(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tessera.cli import bench
+
+    require_torch(name)
+    path = given(name)
+    seen = []
+
+    def stop(request: Any, name: str) -> Any:
+        seen.extend(request.shapes)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(bench, "_measure", stop)
+    options = [*READ[name][-1], "--tokens", "1", "--device", "cpu"]
+    code, _, err = command("bench", "--log", path, *options)
+    assert code == 2
+    if name in WITH_UNUSED_SLOTS:
+        assert "topk_ids: expected an expert in every slot, since not everything" in err
+        return
+    assert err == "tessera bench: seen\n"
+    assert len({shape.trace for shape in seen}) == READ[name][1]
+    assert {shape.num_experts for shape in seen} == {READ[name][3]}
+
+
+@pytest.mark.parametrize("name", OF_LOADS)
+def test_loads_without_tokens(
+    name: str, command: Command, inspected: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    require_torch(name)
+    path = given(name)
+    (model,) = inspected(path)["models"]
+    assert (len(model["layers"]), model["num_experts"], model["top_k"]) == (*OF_LOADS[name], 0)
+    assert all(layer["ranks"] and not layer["batches"] for layer in model["layers"])
+    code, out, _ = command("inspect", path)
+    assert code == 0
+    assert "loads without tokens" in out and "Missing: loads are without tokens" in out
+    assert "nan" not in out
+    if importlib.util.find_spec("jinja2"):
+        assert command("inspect", path, "--html", tmp_path / "a.html")[0] == 0
+    assert f"{path}: {LOADS}" in command("align", path)[2]
+    assert f"{path}: {LOADS}" in command("bench", "--log", path)[2]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_by_every_command_in_the_same_words(name: str, command: Command) -> None:
+    path = given(name)
+    messages = set()
+    for words in (["inspect"], ["align"], ["bench", "--log"]):
+        code, out, err = command(*words, path)
+        assert (code, out) == (2, "")
+        messages.add(err.removeprefix(f"tessera {words[0]}: "))
+    (message,) = messages
+    assert message.startswith(str(path))
+    assert REFUSED[name] in message
+    assert len(message.splitlines()) == 1
+
+
+def test_what_is_left_out_is_counted(inspected: Callable[..., dict[str, Any]]) -> None:
+    def counts(name: str) -> list[int]:
+        (model,) = inspected(given(name))["models"]
+        layer = model["layers"][0]
+        return [layer[key] for key in ("num_unrecorded", "num_empty", "num_unused")]
+
+    assert counts("prompt_rows_zero_40.npy") == [40, 0, 0]
+    assert counts("prompt_rows_zero_64.npy") == [64, 0, 0]
+    assert counts("vllm_layer_last_token_zero.npy") == [10, 0, 0]
+    assert counts("per_token_layer0.npy") == [0, 0, 600]
+    assert counts("logger_minus1.jsonl") == [0, 1, 5]
+    assert counts("uint16_minus1_is_65535.npy") == [0, 17, 0]
+    assert counts("logger_dynamic_topk.jsonl") == [0, 0, 0]
+
+
+# Files of the kinds that matter most, made here.
+
+IDS = synthetic_topk_ids(300, 16, 4, seed=1)
+MODEL = np.stack([IDS, (IDS + 1) % 16, (IDS + 5) % 16], axis=1)
+
+
+def counts_of(document: dict[str, Any]) -> list[list[int]]:
+    return [layer["expert_counts"] for model in document["models"] for layer in model["layers"]]
+
+
+def expected() -> list[list[int]]:
+    return [np.bincount(MODEL[:, layer].reshape(-1), minlength=16).tolist() for layer in range(3)]
+
+
+def test_all_layers_of_a_model(
+    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    path = tmp_path / "ids.npy"
+    for array in (MODEL.astype(np.int16), np.asfortranarray(MODEL), MODEL.astype(">i8")):
+        np.save(path, array)
+        assert counts_of(inspected(path)) == expected()
+        assert counts_of(inspected(path, "--layer", 2)) == expected()[2:]
+        document = json.loads(command("align", path, "--json", "--layer", 1)[1])
+        assert [one["expert_counts"] for one in document["workloads"]] == expected()[1:2]
+    assert command("align", path, "--layer", 7)[2] == (
+        f"tessera align: {path}: --layer: expected some of 0, 1, 2, got 7\n"
+    )
+    np.save(path, MODEL.transpose(1, 0, 2)[:, :100])
+    code, _, err = command("inspect", path)
+    assert code == 2
+    assert "expected --axes tokens,layers,top_k or --axes layers,tokens,top_k, since the" in err
+    assert len(counts_of(inspected(path, "--axes", "layers,tokens,top_k"))) == 3
+
+
+def test_responses(tmp_path: Path, inspected: Callable[..., dict[str, Any]]) -> None:
+    stored = io.BytesIO()
+    np.save(stored, MODEL[10:].astype(np.uint8))
+    records = [
+        {"prompt_routed_experts": MODEL[:10].tolist(), "choices": [{"routed_experts": None}]},
+        {"choices": [{"routed_experts": base64.b64encode(stored.getvalue()).decode()}]},
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\r\n" for one in records))
+    (tmp_path / "b.json").write_text("\ufeff" + json.dumps(records, indent=1))
+    for name in ("a.jsonl", "b.json"):
+        assert counts_of(inspected(tmp_path / name)) == expected()
+    found = inspected(tmp_path / "a.jsonl", "--phase", "prompt", "--experts", 16)
+    assert [layer["num_tokens"] for layer in found["models"][0]["layers"]] == [10] * 3
+    text = base64.b64encode(MODEL.astype("<i4").tobytes()).decode()
+    (tmp_path / "c.json").write_text(json.dumps({"meta_info": {"routed_experts": text}}))
+    options = ("--num-layers", 3, "--top-k", 4)
+    assert counts_of(inspected(tmp_path / "c.json", *options)) == expected()
+
+
+def test_standard_input(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    inspected: Callable[..., dict[str, Any]],
+) -> None:
+    from tessera.tools.routing_files import source
+
+    lines = [{"layer": 0, "topk_ids": row} for row in IDS.tolist()]
+    packed = gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode())
+    monkeypatch.setattr(source, "_copies", {})
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(packed)))
+    document = inspected("-")
+    assert counts_of(document) == expected()[:1]
+    assert document["logs"][0]["file"] == "standard input"
+    for copy in source._copies.values():
+        copy.close()
+
+
+def test_minus_one_stored_unsigned(
+    tmp_path: Path, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    path = tmp_path / "ids.npy"
+    ids = np.concatenate([np.full((5, 4), 255, np.uint8), IDS.astype(np.uint8)])
+    np.save(path, ids)
+    assert counts_of(inspected(path)) == expected()[:1]
+    # Where there are as many experts, 255 is one.
+    all_experts = np.arange(256, dtype=np.uint8).reshape(64, 4)
+    np.save(path, all_experts)
+    assert counts_of(inspected(path)) == [[1] * 256]
+
+
+def test_a_row_that_names_an_expert_twice(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "ids.npy"
+    ids = IDS.copy()
+    ids[7] = [3, 1, 3, 2]
+    np.save(path, ids)
+    assert command("inspect", path)[2] == (
+        f"tessera inspect: {path}: row 7: topk_ids: expected different experts, got [3, 1, 3, 2]\n"
+    )
+
+
+def test_a_file_of_torch_that_would_run_code(tmp_path: Path, command: Command) -> None:
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "records.pt"
+    torch.save({"records": [Path("x")]}, path)
+    code, _, err = command("inspect", path)
+    assert code == 2
+    assert "expected tensors, lists and numbers alone, which torch loads without running" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_unknown_files_are_answered_with_the_forms(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "a.pkl").write_bytes(b"\x80\x04}.")
+    err = command("align", tmp_path / "a.pkl")[2]
+    assert "got a pickle, which is not read since it may run code: routing logs" in err
+    assert "routed_experts" in err and "EPLB" in err
