@@ -215,9 +215,21 @@ class RoutingLogReader:
             try:
                 if number == 1:
                     line = line.removeprefix(codecs.BOM_UTF8)
-                found = self._quick_route(line)
-                if found is None:
+                route = self._quick_route(line)
+                held = None if route is None else self._held.get(route.layer)
+                # As nearly all lines of a long log.
+                if held is not None and len(route.topk_ids) == self._top_k[route.layer]:
+                    held.ids.extend(route.topk_ids)
+                    held.lines.append(number)
+                    num_ids += len(route.topk_ids)
+                    if num_ids >= _PIECE_IDS:
+                        yield from self._arrays()
+                        num_ids = 0
+                    continue
+                if route is None:
                     found = self._routes(line, number)
+                else:
+                    found = [(route.layer, [route.topk_ids])]
                 for layer, rows in found:
                     if layer not in self._top_k and len(self._top_k) == MAX_LAYERS:
                         raise ValueError(f"layer: expected at most {MAX_LAYERS} layers, got more")
@@ -241,15 +253,14 @@ class RoutingLogReader:
                 "end" + (f"; skipped {self.skipped[0]}" if self.skipped else "")
             )
 
-    def _quick_route(self, line: bytes) -> list[Route] | None:
-        """A line's routing, or None if the line needs a closer look."""
+    def _quick_route(self, line: bytes) -> Any:
+        """A line's `layer` and `topk_ids`, or None if the line needs a closer look."""
         if len(line) > MAX_LINE_BYTES:
             return None
         try:
-            route = self._decoder.decode(line)
+            return self._decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
-        return [(route.layer, [route.topk_ids])]
 
     def _routes(self, line: bytes, number: int) -> list[Route]:
         if not line.strip():

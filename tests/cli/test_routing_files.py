@@ -233,6 +233,17 @@ def test_what_is_left_out_is_counted(inspected: Callable[..., dict[str, Any]]) -
     assert counts("logger_dynamic_topk.jsonl") == [0, 0, 0]
 
 
+def test_files_together(inspected: Callable[..., dict[str, Any]]) -> None:
+    paths = [given("rank0.jsonl"), given("rank1.jsonl")]
+    (model,) = inspected(*paths, "--files", "ranks")["models"]
+    assert [(layer["layer"], layer["num_tokens"]) for layer in model["layers"]] == [(0, 100)]
+    (model,) = inspected(*paths, "--files", "layers")["models"]
+    assert [(layer["layer"], layer["num_tokens"]) for layer in model["layers"]] == [
+        ("rank0 layer 0", 50),
+        ("rank1 layer 0", 50),
+    ]
+
+
 # Files of the kinds that matter most, made here.
 
 IDS = synthetic_topk_ids(300, 16, 4, seed=1)

@@ -17,6 +17,7 @@ from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
 from tessera.tools.output_files import Content, Output, check_outputs, print_written, write_files
 from tessera.tools.routing_files import STANDARD_INPUT
+from tessera.tools.routing_files.several import TOGETHER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--force", action="store_true", help="overwrite the files of --html and --pictures")
     add_reading_options(parser)
+    add(
+        "--files",
+        choices=TOGETHER,
+        help="several files are ranks, or layers, of one model (default: models of their own, "
+        "unless they name the same one)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         document = inspect_logs(
             args.logs,
             reading_options(args),
+            together=args.files,
             keep_repeated=args.keep_repeated,
             progress=progress,
         )
@@ -99,6 +107,8 @@ def _check(args: argparse.Namespace) -> None:
         outputs.append(Output("--pictures", args.pictures, suffix=".svg"))
     if args.force and not outputs:
         raise ValueError("--force: expected --html or --pictures beside it")
+    if args.files is not None and len(args.logs) == 1:
+        raise ValueError("--files: expected several files, got one")
     files = [log for log in args.logs if log != STANDARD_INPUT]
     check_outputs(outputs, files, force=args.force)
     for log in files:

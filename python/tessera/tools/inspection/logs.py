@@ -22,6 +22,7 @@ from tessera.tools.routing_files import (
     open_routing,
 )
 from tessera.tools.routing_files.reading import is_chosen, require_chosen
+from tessera.tools.routing_files.several import joined
 
 # Maximum number of experts in all layers together; each takes some 220 bytes.
 MAX_TOTAL_EXPERTS = 1 << 20
@@ -79,6 +80,7 @@ def inspect_logs(
     paths: Sequence[Path],
     options: Options | None = None,
     *,
+    together: str | None = None,
     keep_repeated: bool = False,
     progress: Progress | None = None,
 ) -> Document:
@@ -87,6 +89,8 @@ def inspect_logs(
     Args:
         paths: files in one of the forms of `routing_files.FORMATS`.
         options: how to read them.
+        together: what the files are parts of one model as, one of `several.TOGETHER`; None if each
+            is a model of its own, or names it.
         keep_repeated: also count runs of equal rows as traffic.
         progress: called now and then with the number of bytes read since the last call.
 
@@ -96,10 +100,12 @@ def inspect_logs(
     options = options or Options()
     sources: list[_Source | Loads] = []
     room = MAX_TOTAL_EXPERTS
-    for index, path in enumerate(paths):
-        found = open_routing(path, options, progress)
+    opened = [open_routing(path, options, progress) for path in paths]
+    if together is not None:
+        opened = [joined(opened, together, options)]
+    for index, found in enumerate(opened):
         if isinstance(found, Rows):
-            source = _Source(index, path, found)
+            source = _Source(index, paths[index], found)
             source.read(keep_repeated, room)
             room -= source.total_width()
             sources.append(source)
@@ -140,7 +146,7 @@ def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: L
         model = models.setdefault(
             key,
             {
-                "name": log["model_id"] or Path(log["file"]).name,
+                "name": log["model_id"] or source.path.name,
                 "num_experts": log["num_experts"],
                 "top_k": top_k,
                 "least_top_k": least,
