@@ -9,9 +9,9 @@ help: ## List these targets
 setup: ## Install everything that demo and test need, without running them
 	@scripts/setup.sh package cxx test torch jax transformers browser
 
-demo: ## Align the standard workload, or a routing log: make demo TRACE=FILE
+demo: ## Align the standard workload, or a file of routing: make demo TRACE=FILE OPTIONS=...
 	@scripts/setup.sh package
-	@.venv/bin/tessera align --time $(if $(TRACE),"$(TRACE)")
+	@.venv/bin/tessera align --time $(if $(TRACE),"$(TRACE)") $(OPTIONS)
 	@.venv/bin/python examples/python/fused_experts.py
 
 test: ## Run all C++ and Python tests; TORCH=none BROWSER=none skip large downloads

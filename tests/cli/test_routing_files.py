@@ -353,3 +353,37 @@ def test_unknown_files_are_answered_with_the_forms(tmp_path: Path, command: Comm
     err = command("align", tmp_path / "a.pkl")[2]
     assert "got a pickle, which is not read since it may run code: routing logs" in err
     assert "routed_experts" in err and "EPLB" in err
+
+
+def test_tables_as_text(
+    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    path = tmp_path / "a.csv"
+    rows = [",".join(map(str, row)) for row in IDS.tolist()]
+    for head in ([], ["0,1,2,3"]):
+        path.write_text("\r\n".join([*head, *rows, ""]))
+        assert counts_of(inspected(path)) == expected()[:1]
+    indexed = [f"{place},{row}" for place, row in enumerate(rows)]
+    path.write_text("\n".join([",0,1,2,3", *indexed]))
+    assert counts_of(inspected(path)) == expected()[:1]
+    loads = expected()
+    pairs = [f"{layer};{e};{n}" for layer in range(3) for e, n in enumerate(loads[layer])]
+    path.write_text("\ufeff" + "\n".join(["layer;expert;count", *pairs]), encoding="utf-8")
+    assert counts_of(inspected(path)) == loads
+    assert LOADS in command("align", path)[2]
+    path.write_text("\n".join(",".join(map(str, one)) for one in loads))
+    assert counts_of(inspected(path)) == loads
+    path.write_text("layer,expert\n0,1\n0,1\n0,x\n")
+    assert command("inspect", path)[2] == (
+        f"tessera inspect: {path}:4: expected an integer, got 'x'\n"
+    )
+
+
+def test_options_that_change_nothing_are_refused(tmp_path: Path, command: Command) -> None:
+    np.save(tmp_path / "ids.npy", IDS)
+    for option in ("--packed", "--skip-bad-lines"):
+        err = command("align", tmp_path / "ids.npy", option)[2]
+        assert f"ids.npy: {option}: does nothing to ids [tokens, top_k]" in err
+    assert command("align", "--packed")[2].endswith(
+        "--packed: expected FILE beside it, got synthetic ids\n"
+    )

@@ -286,9 +286,9 @@ def test_logs_that_are_refused(tmp_path: Path) -> None:
         "counts them"
     )
     assert len(inspect_logs([warm_up], keep_repeated=True)["models"]) == 2
-    (tmp_path / "ids.csv").write_text("1,2\n")
-    assert "ids.csv: expected one of these forms, got text with commas: routing logs, " in (
-        refused(tmp_path / "ids.csv")
+    (tmp_path / "a.csv").write_text("a,b\n")
+    assert "a.csv: expected one of these forms, got text with commas: routing logs, " in (
+        refused(tmp_path / "a.csv")
     )
     assert refused(tmp_path / "none.jsonl").endswith("none.jsonl: No such file or directory")
     assert refused(tmp_path / "none.npz").endswith("none.npz: No such file or directory")

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from tessera.routing_log import Progress
 from tessera.tools.routing_files import (
+    csv_table,
     ids_array,
     json_loads,
     json_log,
@@ -69,6 +70,7 @@ FORMATS: tuple[Format, ...] = (
     packed_ids,
     loads_array,
     json_loads,
+    csv_table,
 )
 
 

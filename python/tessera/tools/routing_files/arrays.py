@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import zipfile
@@ -156,6 +157,7 @@ class Array:
         return elements.astype(dtype.newbyteorder("="), copy=False)
 
 
+@functools.lru_cache(maxsize=16)
 def arrays_of(file: File) -> dict[str, Array]:
     """The arrays of an .npy, which is named topk_ids, or of an .npz; none of another file."""
     if file.head.startswith(NPY):
@@ -177,6 +179,7 @@ class _Unnamed(Array):
         return self._kind_by_content()
 
 
+@functools.lru_cache(maxsize=16)
 def tables_of(file: File) -> dict[LayerKey, Array]:
     """The arrays that hold routing, by layer: None for the only one of a file."""
     arrays = arrays_of(file)

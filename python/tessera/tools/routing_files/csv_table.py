@@ -1,0 +1,164 @@
+"""Tables as text: loads, ids, or a row for each expert of a layer."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, LayerKey, bounded_lines
+from tessera.tools.routing_files.kinds import kind_of
+from tessera.tools.routing_files.options import Options
+from tessera.tools.routing_files.reading import Loads, Rows
+from tessera.tools.routing_files.source import File
+
+NAME = (
+    "tables as CSV: a row for each layer and expert, with columns expert and, if known, layer and "
+    "count; or numbers alone, loads [layers, experts] or ids [tokens, top_k]"
+)
+OPTIONS: tuple[str, ...] = ("zero_experts",)
+_DELIMITERS = (",", "\t", ";")
+_EXPERT = ("expert", "expert_id", "expert_idx")
+_LAYER = ("layer", "layer_id", "layer_idx")
+_COUNT = ("count", "counts", "load", "tokens", "num_tokens")
+_SAMPLE_ROWS = 4096
+_PIECE_ROWS = 1 << 13
+
+
+def recognise(file: File) -> int:
+    """How sure it is, in percent, that the file has this form."""
+    if b"\0" in file.head or file.head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
+        return 0
+    first = file.head.split(b"\n")[0]
+    names = [cell.strip().lower() for cell in _cells(first.decode(errors="replace"))]
+    if any(name in _EXPERT for name in names):
+        return 80
+    is_table = len(names) > 1 and all(_is_number(name) for name in names[1:])
+    return 60 if is_table else 0
+
+
+def read(file: File, options: Options) -> Rows | Loads:
+    """What a file of this form holds.
+
+    Raises:
+        ValueError: a row is wrong, or the numbers are neither ids nor loads.
+    """
+    first = file.head.split(b"\n")[0].decode(errors="replace")
+    header = [cell.strip().lower() for cell in _cells(first)]
+    if any(name in _EXPERT for name in header):
+        return _pairs(file, header)
+    sample = np.array([row for _, row in zip(range(_SAMPLE_ROWS), _numbers(file), strict=False)])
+    kind = kind_of(sample, (len(sample), sample.shape[-1])) if sample.ndim == 2 else ""
+    if kind in ("ids", "zeros"):
+        return _TableRows(file, options)
+    if kind != "loads":
+        raise ValueError(f"{file.name}: expected a table of ids or of loads, got another: {kind}")
+    if len(sample) == _SAMPLE_ROWS:
+        raise ValueError(f"{file.name}: expected loads of at most {MAX_LAYERS} layers, got more")
+    return Loads(file.name, NAME, dict(enumerate(sample)), len(sample))
+
+
+def _cells(line: str) -> list[str]:
+    line = line.lstrip("\ufeff").rstrip("\r\n")
+    delimiter = max(_DELIMITERS, key=line.count)
+    return next(csv.reader([line], delimiter=delimiter), [])
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _rows(file: File) -> Iterator[tuple[int, list[str]]]:
+    """The numbers and cells of the lines that are not empty."""
+    with file.open() as stream:
+        for number, line in enumerate(bounded_lines(stream), start=1):
+            if line.strip():
+                yield number, _cells(line.decode("utf-8", errors="replace"))
+
+
+def _whole(file: File, number: int, cell: str) -> int:
+    try:
+        value = float(cell)
+        if value == int(value) and abs(value) < 2**53:
+            return int(value)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError(f"{file.name}:{number}: expected an integer, got {cell[:40]!r}")
+
+
+def _numbers(file: File) -> Iterator[list[int]]:
+    """The rows of a table of numbers, without a header and pandas' index."""
+    width, has_index = None, False
+    for number, cells in _rows(file):
+        if number == 1:
+            has_index = cells[0].strip() == ""
+            names = cells[1:] if has_index else cells
+            if names == [str(place) for place in range(len(names))]:
+                continue  # the names that pandas gives to columns
+        values = [_whole(file, number, cell) for cell in cells[1 if has_index else 0 :]]
+        width = width or len(values)
+        if len(values) != width:
+            raise ValueError(f"{file.name}:{number}: expected {width} numbers, got {len(values)}")
+        yield values
+
+
+def _pairs(file: File, header: list[str]) -> Loads:
+    def column(names: tuple[str, ...]) -> int | None:
+        return next((place for place, name in enumerate(header) if name in names), None)
+
+    expert_at, layer_at, count_at = column(_EXPERT), column(_LAYER), column(_COUNT)
+    assert expert_at is not None
+    found: dict[LayerKey, dict[int, int]] = {}
+    num_lines = 0
+    for number, cells in _rows(file):
+        num_lines = number
+        if number == 1:
+            continue
+        if len(cells) != len(header):
+            raise ValueError(
+                f"{file.name}:{number}: expected {len(header)} cells, got {len(cells)}"
+            )
+        expert = _whole(file, number, cells[expert_at])
+        count = 1 if count_at is None else _whole(file, number, cells[count_at])
+        if not 0 <= expert < MAX_EXPERTS or count < 0:
+            raise ValueError(
+                f"{file.name}:{number}: expected an expert in [0, {MAX_EXPERTS}) and a count of 0 "
+                f"or more, got {expert} and {count}"
+            )
+        name = None if layer_at is None else cells[layer_at].strip()
+        layer = int(name) if name is not None and name.isdecimal() else name
+        loads = found.setdefault(layer, {})
+        loads[expert] = loads.get(expert, 0) + count
+        if len(found) > MAX_LAYERS:
+            raise ValueError(f"{file.name}:{number}: expected at most {MAX_LAYERS} layers")
+    if not found:
+        raise ValueError(f"{file.name}: expected a row for each expert, got none")
+    num_experts = 1 + max(max(loads) for loads in found.values())
+    layers: dict[LayerKey, npt.NDArray[np.int64]] = {}
+    for layer, loads in found.items():
+        layers[layer] = np.zeros(num_experts, np.int64)
+        layers[layer][list(loads)] = list(loads.values())
+    notes = [f"the file does not give the number of experts: {num_experts} is its largest id + 1"]
+    return Loads(file.name, NAME, layers, num_lines, notes)
+
+
+class _TableRows(Rows):
+    form = NAME
+
+    def read(self) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
+        held: list[list[int]] = []
+        for row in _numbers(self.file):
+            held.append(row)
+            self.num_lines += 1
+            if len(held) == _PIECE_ROWS:
+                yield None, np.array(held)
+                held = []
+        if held:
+            yield None, np.array(held)
