@@ -134,6 +134,11 @@ REFUSED: dict[str, str] = {
 }
 
 
+def test_every_file_of_the_folder_is_in_a_table() -> None:
+    names = {path.name for path in given("README.md").parent.iterdir()} - {"README.md"}
+    assert names == {*READ, *OF_LOADS, *REFUSED}
+
+
 def require_torch(name: str) -> None:
     if name.endswith(".pt") and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
@@ -387,3 +392,15 @@ def test_options_that_change_nothing_are_refused(tmp_path: Path, command: Comman
     assert command("align", "--packed")[2].endswith(
         "--packed: expected FILE beside it, got synthetic ids\n"
     )
+
+
+def test_zero_experts_need_the_number_of_experts(tmp_path: Path, command: Command) -> None:
+    np.save(tmp_path / "ids.npy", IDS)
+    err = command("inspect", tmp_path / "ids.npy", "--zero-experts")[2]
+    assert "ids.npy: --zero-experts: expected --experts beside it, since the file does not" in err
+
+
+def test_warm_up_alone_is_not_taken_for_loads(tmp_path: Path, command: Command) -> None:
+    np.save(tmp_path / "ids.npy", np.tile(np.arange(8), (100, 1)))
+    err = command("inspect", tmp_path / "ids.npy")[2]
+    assert "expected traffic, got nothing but repeated rows" in err

@@ -127,7 +127,7 @@ def _guess(file: File) -> str:
     if head.startswith(b"\x80"):
         return "a pickle, which is not read since it may run code"
     if head.startswith(b"PAR1"):
-        return "Parquet"
+        return "Parquet, which is not read: pandas writes its table as CSV"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return "JSON without topk_ids or another key of a routing log"
     if b"\0" not in head and b"," in head.split(b"\n")[0]:

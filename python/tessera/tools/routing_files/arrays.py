@@ -21,8 +21,9 @@ from tessera.tools.routing_files.kinds import kind_of
 from tessera.tools.routing_files.source import File, seekable
 
 _PIECE_IDS = 1 << 16
+_MAX_PIECE_BYTES = 1 << 28
 # An array in Fortran order is read as a whole.
-_MAX_FORTRAN_BYTES = 1 << 28
+_MAX_FORTRAN_BYTES = _MAX_PIECE_BYTES
 NPY, ZIP = b"\x93NUMPY", b"PK\x03\x04"
 # Arrays that describe the others.
 _BESIDE = ("num_experts", "expert_map", "block_size")
@@ -150,6 +151,8 @@ class Array:
         return found
 
     def _elements(self, stream: BinaryIO, dtype: np.dtype[Any], count: int) -> npt.NDArray[Any]:
+        if count * dtype.itemsize > _MAX_PIECE_BYTES:
+            raise self.refuse(f"rows of at most {_MAX_PIECE_BYTES >> 20} MiB", list(self.shape))
         content = stream.read(count * dtype.itemsize)
         if len(content) != count * dtype.itemsize:
             raise self.refuse("more elements", "the file's end")

@@ -54,7 +54,11 @@ def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
         return "loads"
     if share == 0.0 and width <= _MOST_TOP_K:
         # Every layer counts the same tokens.
-        is_sum_equal = len(rows) > 1 and len(np.unique(rows.sum(axis=1))) == 1
+        # And rows of the same experts, such as an engine's warm-up, have equal sums too.
+        is_sum_equal = (
+            len(np.unique(rows.sum(axis=1))) == 1
+            and len(np.unique(np.sort(rows, axis=1), axis=0)) > 1
+        )
         are_few = int(np.prod(shape[:-1])) <= _MOST_EXPERTS
         if are_few and width >= 8 and (is_sum_equal or largest >= _MOST_EXPERTS):
             return "loads"

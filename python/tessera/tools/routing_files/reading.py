@@ -89,6 +89,7 @@ class Rows:
         self.excluded: dict[LayerKey, Excluded] = {}
         self.least_top_k: dict[LayerKey, int] = {}
         self._read_layers: set[LayerKey] = set()
+        self._largest_stored = 0
 
     @property
     def known_experts(self) -> int | None:
@@ -123,6 +124,11 @@ class Rows:
                     raise ValueError(
                         f"{self.name}: layers: expected at most {MAX_LAYERS}, got more"
                     )
+                if self.options.zero_experts and self.known_experts is None:
+                    raise ValueError(
+                        f"{self.name}: --zero-experts: expected --experts beside it, since the "
+                        "file does not give their number"
+                    )
                 if not is_chosen(layer, self.options):
                     continue
                 cleaned = self._clean(layer, ids)
@@ -130,6 +136,8 @@ class Rows:
                     yield layer, cleaned
         except BROKEN as error:
             raise ValueError(f"{self.name}: expected a whole file ({error})") from None
+        except OSError as error:
+            raise ValueError(f"{self.name}: {error.strerror or error}") from None
         self._end()
 
     def _end(self) -> None:
@@ -210,13 +218,16 @@ class Rows:
         """Which ids are -1 that was stored unsigned, such as 255 or 65535."""
         most = np.iinfo(ids.dtype).max
         stored = ids == most
-        if (self.known_experts or 0) > most or not stored.any():
+        if (self.known_experts or 0) > most:
+            return np.zeros_like(stored)
+        if not stored.any():
+            self._largest_stored = max(self._largest_stored, int(ids.max(initial=0)))
             return np.zeros_like(stored)
         # In a model of 256 experts 255 is an expert, but never twice in a row.
         if self.known_experts is None and (stored.sum(axis=1) < 2).any():
             others = ids[~stored]
-            rest = int(others.max()) if others.size else 0
-            if rest >= most // 2:
+            self._largest_stored = max(self._largest_stored, int(others.max(initial=0)))
+            if self._largest_stored >= most // 2:
                 stored = stored & (stored.sum(axis=1) > 1)[:, None]
         found: npt.NDArray[np.bool_] = stored
         note = f"{most} is read as -1, no expert, which was stored as {ids.dtype}"

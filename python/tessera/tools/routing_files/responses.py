@@ -7,7 +7,6 @@ as base64 of an .npy; SGLang gives base64 of int32 without a shape.
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import re
@@ -107,8 +106,9 @@ class _ResponseRows(Rows):
             if content.startswith(b"\x93NUMPY"):
                 ids: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
                 return ids
-        except (binascii.Error, ValueError, EOFError) as error:
-            raise ValueError(f"{place}: expected base64 of an array ({error})") from None
+        except Exception as error:  # NumPy's parser of headers may raise any exception
+            reason = str(error).splitlines()[:1]
+            raise ValueError(f"{place}: expected base64 of an array ({reason})") from None
         layers, top_k = self.options.num_layers, self.options.top_k
         if layers is None or top_k is None:
             raise ValueError(
