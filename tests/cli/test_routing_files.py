@@ -203,6 +203,7 @@ def test_loads_without_tokens(
     assert code == 0
     assert "loads without tokens" in out and "Missing: loads are without tokens" in out
     assert "nan" not in out
+    assert "trust the advice" not in out and "cost model" not in out
     if importlib.util.find_spec("jinja2"):
         assert command("inspect", path, "--html", tmp_path / "a.html")[0] == 0
     assert f"{path}: {LOADS}" in command("align", path)[2]
@@ -316,6 +317,7 @@ def test_standard_input(
     document = inspected("-")
     assert counts_of(document) == expected()[:1]
     assert document["logs"][0]["file"] == "standard input"
+    assert document["models"][0]["name"] == "standard input"
     for copy in source._copies.values():
         copy.close()
 

@@ -43,13 +43,14 @@ def print_summary(document: Document) -> None:
         for paragraph in paragraphs(model, layer_names(document, model)):
             console.print(f"[bold]{paragraph.subject}:[/] {escape(paragraph.text)}")
         console.print()
-    cost_model = document["cost_model"]
-    console.print("How far to trust the advice", style="bold")
-    console.print("It is the block size B with the least cost, in rows of a block:")
-    console.print(f"  {cost_model['formula']}")
-    for name, value in cost_model["parameters"].items():
-        console.print(f"  {name} = {value:g}")
-    console.print(f"The model is {cost_model['source']}.")
+    if any(model["advice"] for model in document["models"]):
+        cost_model = document["cost_model"]
+        console.print("How far to trust the advice", style="bold")
+        console.print("It is the block size B with the least cost, in rows of a block:")
+        console.print(f"  {cost_model['formula']}")
+        for name, value in cost_model["parameters"].items():
+            console.print(f"  {name} = {value:g}")
+        console.print(f"The model is {cost_model['source']}.")
     for sentence in document["limits"]:
         console.print(f"- {sentence}")
 
@@ -163,12 +164,14 @@ def _notes(layer: Layer) -> list[str]:
             f"{with_repeated['max_over_mean']:.2f}."
         )
     for count, what in (
-        ("num_unrecorded", "rows of zeros, which no router chose, left out."),
-        ("num_empty", "rows without any expert left out."),
-        ("num_unused", "slots without an expert."),
+        ("num_unrecorded", "row of zeros, which no router chose, left out."),
+        ("num_empty", "row without any expert left out."),
+        ("num_unused", "slot without an expert."),
     ):
         if layer[count]:  # type: ignore[literal-required]
-            notes.append(f"{where}{layer[count]:,} {what}")  # type: ignore[literal-required]
+            noun, rest = what.split(" ", 1)
+            number = layer[count]  # type: ignore[literal-required]
+            notes.append(f"{where}{plural(number, noun)} {rest}")
     if layer["num_invalid_ids"]:
         notes.append(f"{where}{layer['num_invalid_ids']:,} ids outside the experts left out.")
     dead = layer["load"]["dead_experts"]

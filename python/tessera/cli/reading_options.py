@@ -28,7 +28,12 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         metavar="L",
         help="only the layer of this number or name; may be given several times",
     )
-    add("--axes", choices=AXES, help="the axes of an array of three")
+    add(
+        "--axes",
+        choices=AXES,
+        metavar="AXES",
+        help=f"the axes of an array of three: {' or '.join(AXES)}",
+    )
     add("--packed", action="store_true", help="ids are (id << 16) | bfloat16 weight")
     add(
         "--zero-experts",

@@ -14,22 +14,34 @@ NO_TOKENS = (
 )
 
 
-def limits(logs: Sequence[Log], keep_repeated: bool, *, has_loads: bool = False) -> list[str]:
-    """Sentences that apply to these logs."""
-    sentences = [
+def limits(
+    logs: Sequence[Log], keep_repeated: bool, *, has_tokens: bool = True, has_loads: bool = False
+) -> list[str]:
+    """Sentences that apply to these logs, of which some have tokens, or some have loads alone."""
+    of_tokens = [
         "A batch is taken to be consecutive tokens of a log. An engine mixes requests, and its "
         "batches may meet more experts than that, or fewer.",
         "Batches larger than a layer's tokens are extrapolated: every expert gets its share.",
         "The cost model was fitted on one GPU, an H200, and one kernel; others may prefer other "
         "block sizes, 8 among them, which is not advised here: measure what matters.",
+    ]
+    repeated = (
+        f"Runs of {SHORTEST_RUN} or more equal rows are counted as traffic, as asked for."
+        if keep_repeated
+        else f"Runs of {SHORTEST_RUN} or more equal rows are taken for warm-up, and left out."
+    )
+    ranks = (
         "Imbalance over ranks counts ids, for placements without copies of experts. Contiguous: "
         f"{CONTIGUOUS}. Balanced: {BALANCED}. The loads are counted on the first half of a layer's "
         "tokens, and the placement is judged on the second half. In hindsight, the loads are "
-        "counted on the second half itself, which nobody knows in advance.",
-        f"Runs of {SHORTEST_RUN} or more equal rows are counted as traffic, as asked for."
-        if keep_repeated
-        else f"Runs of {SHORTEST_RUN} or more equal rows are taken for warm-up, and left out.",
-    ]
+        "counted on the second half itself, which nobody knows in advance."
+    )
+    if not has_tokens:
+        ranks = (
+            "Imbalance over ranks counts ids, for placements without copies of experts. "
+            f"Contiguous: {CONTIGUOUS}. In hindsight: {BALANCED}, by the very loads that judge it."
+        )
+    sentences = [*of_tokens, ranks, repeated] if has_tokens else [ranks]
     if any(log["num_experts_source"] == "largest id + 1" for log in logs):
         sentences.append(
             "Where a log does not give the number of experts, it is the largest id + 1: experts "

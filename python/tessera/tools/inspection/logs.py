@@ -14,6 +14,7 @@ from tessera.tools.inspection.document import Document, Layer, Log, Model
 from tessera.tools.inspection.layer import LayerSums, load_layer
 from tessera.tools.inspection.limits import limits
 from tessera.tools.routing_files import (
+    STANDARD_INPUT,
     Loads,
     Options,
     Rows,
@@ -128,13 +129,18 @@ def inspect_logs(
         "version": version(),
         "logs": logs,
         "models": list(models.values()),
-        "limits": limits(logs, keep_repeated, has_loads=len(models) > _num_of_tokens(models)),
+        "limits": limits(
+            logs,
+            keep_repeated,
+            has_tokens=bool(with_rows),
+            has_loads=len(with_rows) < len(sources),
+        ),
         "cost_model": COST_MODEL,
     }
 
 
-def _num_of_tokens(models: dict[tuple[object, ...], Model]) -> int:
-    return sum(model["top_k"] > 0 for model in models.values())
+def _file_name(path: Path) -> str:
+    return "standard input" if path == STANDARD_INPUT else path.name
 
 
 def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: Log) -> None:
@@ -146,7 +152,7 @@ def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: L
         model = models.setdefault(
             key,
             {
-                "name": log["model_id"] or source.path.name,
+                "name": log["model_id"] or _file_name(source.path),
                 "num_experts": log["num_experts"],
                 "top_k": top_k,
                 "least_top_k": least,
