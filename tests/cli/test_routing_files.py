@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
 import importlib.util
-import io
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from tessera.cli.main import main
-from tessera.contract import synthetic_topk_ids
 
 FOLDER = Path(
     os.environ.get(
@@ -248,161 +242,3 @@ def test_files_together(inspected: Callable[..., dict[str, Any]]) -> None:
         ("rank0 layer 0", 50),
         ("rank1 layer 0", 50),
     ]
-
-
-# Files of the kinds that matter most, made here.
-
-IDS = synthetic_topk_ids(300, 16, 4, seed=1)
-MODEL = np.stack([IDS, (IDS + 1) % 16, (IDS + 5) % 16], axis=1)
-
-
-def counts_of(document: dict[str, Any]) -> list[list[int]]:
-    return [layer["expert_counts"] for model in document["models"] for layer in model["layers"]]
-
-
-def expected() -> list[list[int]]:
-    return [np.bincount(MODEL[:, layer].reshape(-1), minlength=16).tolist() for layer in range(3)]
-
-
-def test_all_layers_of_a_model(
-    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
-) -> None:
-    path = tmp_path / "ids.npy"
-    for array in (MODEL.astype(np.int16), np.asfortranarray(MODEL), MODEL.astype(">i8")):
-        np.save(path, array)
-        assert counts_of(inspected(path)) == expected()
-        assert counts_of(inspected(path, "--layer", 2)) == expected()[2:]
-        document = json.loads(command("align", path, "--json", "--layer", 1)[1])
-        assert [one["expert_counts"] for one in document["workloads"]] == expected()[1:2]
-    assert command("align", path, "--layer", 7)[2] == (
-        f"tessera align: {path}: --layer: expected some of 0, 1, 2, got 7\n"
-    )
-    np.save(path, MODEL.transpose(1, 0, 2)[:, :100])
-    code, _, err = command("inspect", path)
-    assert code == 2
-    assert "expected --axes tokens,layers,top_k or --axes layers,tokens,top_k, since the" in err
-    assert len(counts_of(inspected(path, "--axes", "layers,tokens,top_k"))) == 3
-
-
-def test_responses(tmp_path: Path, inspected: Callable[..., dict[str, Any]]) -> None:
-    stored = io.BytesIO()
-    np.save(stored, MODEL[10:].astype(np.uint8))
-    records = [
-        {"prompt_routed_experts": MODEL[:10].tolist(), "choices": [{"routed_experts": None}]},
-        {"choices": [{"routed_experts": base64.b64encode(stored.getvalue()).decode()}]},
-    ]
-    (tmp_path / "a.jsonl").write_text("".join(json.dumps(one) + "\r\n" for one in records))
-    (tmp_path / "b.json").write_text("\ufeff" + json.dumps(records, indent=1))
-    for name in ("a.jsonl", "b.json"):
-        assert counts_of(inspected(tmp_path / name)) == expected()
-    found = inspected(tmp_path / "a.jsonl", "--phase", "prompt", "--experts", 16)
-    assert [layer["num_tokens"] for layer in found["models"][0]["layers"]] == [10] * 3
-    text = base64.b64encode(MODEL.astype("<i4").tobytes()).decode()
-    (tmp_path / "c.json").write_text(json.dumps({"meta_info": {"routed_experts": text}}))
-    options = ("--num-layers", 3, "--top-k", 4)
-    assert counts_of(inspected(tmp_path / "c.json", *options)) == expected()
-
-
-def test_standard_input(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    inspected: Callable[..., dict[str, Any]],
-) -> None:
-    from tessera.tools.routing_files import source
-
-    lines = [{"layer": 0, "topk_ids": row} for row in IDS.tolist()]
-    packed = gzip.compress("".join(json.dumps(one) + "\n" for one in lines).encode())
-    monkeypatch.setattr(source, "_copies", {})
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(packed)))
-    document = inspected("-")
-    assert counts_of(document) == expected()[:1]
-    assert document["logs"][0]["file"] == "standard input"
-    assert document["models"][0]["name"] == "standard input"
-    for copy in source._copies.values():
-        copy.close()
-
-
-def test_minus_one_stored_unsigned(
-    tmp_path: Path, inspected: Callable[..., dict[str, Any]]
-) -> None:
-    path = tmp_path / "ids.npy"
-    ids = np.concatenate([np.full((5, 4), 255, np.uint8), IDS.astype(np.uint8)])
-    np.save(path, ids)
-    assert counts_of(inspected(path)) == expected()[:1]
-    # Where there are as many experts, 255 is one.
-    all_experts = np.arange(256, dtype=np.uint8).reshape(64, 4)
-    np.save(path, all_experts)
-    assert counts_of(inspected(path)) == [[1] * 256]
-
-
-def test_a_row_that_names_an_expert_twice(tmp_path: Path, command: Command) -> None:
-    path = tmp_path / "ids.npy"
-    ids = IDS.copy()
-    ids[7] = [3, 1, 3, 2]
-    np.save(path, ids)
-    assert command("inspect", path)[2] == (
-        f"tessera inspect: {path}: row 7: topk_ids: expected different experts, got [3, 1, 3, 2]\n"
-    )
-
-
-def test_a_file_of_torch_that_would_run_code(tmp_path: Path, command: Command) -> None:
-    torch = pytest.importorskip("torch")
-    path = tmp_path / "records.pt"
-    torch.save({"records": [Path("x")]}, path)
-    code, _, err = command("inspect", path)
-    assert code == 2
-    assert "expected tensors, lists and numbers alone, which torch loads without running" in err
-    assert len(err.splitlines()) == 1
-
-
-def test_unknown_files_are_answered_with_the_forms(tmp_path: Path, command: Command) -> None:
-    (tmp_path / "a.pkl").write_bytes(b"\x80\x04}.")
-    err = command("align", tmp_path / "a.pkl")[2]
-    assert "got a pickle, which is not read since it may run code: routing logs" in err
-    assert "routed_experts" in err and "EPLB" in err
-
-
-def test_tables_as_text(
-    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
-) -> None:
-    path = tmp_path / "a.csv"
-    rows = [",".join(map(str, row)) for row in IDS.tolist()]
-    for head in ([], ["0,1,2,3"]):
-        path.write_text("\r\n".join([*head, *rows, ""]))
-        assert counts_of(inspected(path)) == expected()[:1]
-    indexed = [f"{place},{row}" for place, row in enumerate(rows)]
-    path.write_text("\n".join([",0,1,2,3", *indexed]))
-    assert counts_of(inspected(path)) == expected()[:1]
-    loads = expected()
-    pairs = [f"{layer};{e};{n}" for layer in range(3) for e, n in enumerate(loads[layer])]
-    path.write_text("\ufeff" + "\n".join(["layer;expert;count", *pairs]), encoding="utf-8")
-    assert counts_of(inspected(path)) == loads
-    assert LOADS in command("align", path)[2]
-    path.write_text("\n".join(",".join(map(str, one)) for one in loads))
-    assert counts_of(inspected(path)) == loads
-    path.write_text("layer,expert\n0,1\n0,1\n0,x\n")
-    assert command("inspect", path)[2] == (
-        f"tessera inspect: {path}:4: expected an integer, got 'x'\n"
-    )
-
-
-def test_options_that_change_nothing_are_refused(tmp_path: Path, command: Command) -> None:
-    np.save(tmp_path / "ids.npy", IDS)
-    for option in ("--packed", "--skip-bad-lines"):
-        err = command("align", tmp_path / "ids.npy", option)[2]
-        assert f"ids.npy: {option}: does nothing to ids [tokens, top_k]" in err
-    assert command("align", "--packed")[2].endswith(
-        "--packed: expected FILE beside it, got synthetic ids\n"
-    )
-
-
-def test_zero_experts_need_the_number_of_experts(tmp_path: Path, command: Command) -> None:
-    np.save(tmp_path / "ids.npy", IDS)
-    err = command("inspect", tmp_path / "ids.npy", "--zero-experts")[2]
-    assert "ids.npy: --zero-experts: expected --experts beside it, since the file does not" in err
-
-
-def test_warm_up_alone_is_not_taken_for_loads(tmp_path: Path, command: Command) -> None:
-    np.save(tmp_path / "ids.npy", np.tile(np.arange(8), (100, 1)))
-    err = command("inspect", tmp_path / "ids.npy")[2]
-    assert "expected traffic, got nothing but repeated rows" in err

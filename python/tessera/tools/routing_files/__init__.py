@@ -17,6 +17,7 @@ from tessera.tools.routing_files import (
     json_log,
     loads_array,
     packed_ids,
+    parquet_table,
     responses,
     router_logits,
     routing_map,
@@ -71,6 +72,7 @@ FORMATS: tuple[Format, ...] = (
     loads_array,
     json_loads,
     csv_table,
+    parquet_table,
 )
 
 
@@ -126,8 +128,6 @@ def _guess(file: File) -> str:
         return "a zip archive without arrays of ids"
     if head.startswith(b"\x80"):
         return "a pickle, which is not read since it may run code"
-    if head.startswith(b"PAR1"):
-        return "Parquet, which is not read: pandas writes its table as CSV"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return "JSON without topk_ids or another key of a routing log"
     if b"\0" not in head and b"," in head.split(b"\n")[0]:
