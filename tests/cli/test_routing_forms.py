@@ -226,3 +226,15 @@ def test_parquet(
     assert counts_of(inspected(path)) == expected()
     path.write_bytes(b"PAR1 and more")
     assert "expected a Parquet file (" in command("inspect", path)[2]
+
+
+def test_what_is_timed_has_an_expert_in_every_slot(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "ids.npy"
+    np.save(path, np.where(IDS == 3, -1, IDS))
+    for words in (
+        ["--op", "fused_experts"],
+        ["--preset", "report", "--json", tmp_path / "new"],
+        [],
+    ):
+        err = command("bench", "--device", "cpu", *words, "--log", path)[2]
+        assert "topk_ids: expected an expert in every slot, since not everything that is" in err

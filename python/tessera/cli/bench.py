@@ -47,7 +47,7 @@ from tessera.tools.bench.tuning import Tuning, layer_names, tuning
 from tessera.tools.bench.tuning_report import print_tuning
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 from tessera.tools.routing_files import STANDARD_INPUT, Options, largest_id
-from tessera.tools.routing_files.whole import read_whole
+from tessera.tools.routing_files.whole import read_filled
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "burst", "sustained", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
@@ -303,7 +303,7 @@ def _whole_layers(
     paths: Sequence[Path], options: Options
 ) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
     """Shapes of layers, each after its uniform twin; and one window per layer, with all its ids."""
-    logs = [(path, read_whole(path, options)) for path in paths]
+    logs = [(path, read_filled(path, options)) for path in paths]
     layers = [(path, log, number) for path, log in logs for number in log.layers]
     names = layer_names([(path, number) for path, _, number in layers])
     shapes, windows = [], {}

@@ -14,7 +14,7 @@ from tessera.cli.reading_options import reading_options
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.tuning import layer_names
 from tessera.tools.routing_files import largest_id
-from tessera.tools.routing_files.whole import read_whole
+from tessera.tools.routing_files.whole import read_filled
 
 _SKEWS = ("uniform", "zipf")
 
@@ -59,7 +59,7 @@ def _with_ids_of_logs(
     args: argparse.Namespace, shapes: list[Any], num_sets: Callable[[int], int]
 ) -> tuple[list[Any], Windows]:
     options = reading_options(args)
-    logs = [(path, read_whole(path, options)) for path in args.log]
+    logs = [(path, read_filled(path, options)) for path in args.log]
     layers = [(path, log, number) for path, log in logs for number in log.layers]
     names = layer_names([(path, number) for path, _, number in layers])
     found, windows = [], {}

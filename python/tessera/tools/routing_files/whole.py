@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import LayerKey, Progress, widened
-from tessera.tools.routing_files import Loads, Options, Rows, open_routing
+from tessera.tools.routing_files import Loads, Options, Rows, layer_name, open_routing
+from tessera.tools.routing_files.reading import NO_EXPERT, OUTSIDE
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,25 @@ def read_whole(path: Path, options: Options, progress: Progress | None = None) -
         rows.expert_map,
         [*rows.notes, *_left_out(rows), *_skipped(rows)],
     )
+
+
+def read_filled(path: Path, options: Options) -> Routing:
+    """Read all rows of a file that has an expert in every slot, as what is timed needs it.
+
+    Raises:
+        ValueError: the file cannot be read, or an id is not that of an expert.
+    """
+    routing = read_whole(path, options)
+    for layer, ids in routing.layers.items():
+        wrong = (ids == NO_EXPERT) | (ids == OUTSIDE)
+        if wrong.any():
+            where = "" if layer is None else f"{layer_name(layer)}: "
+            raise ValueError(
+                f"{routing.name}: {where}topk_ids: expected an expert in every slot, since not "
+                f"everything that is timed takes -1, got "
+                f"{np.count_nonzero(wrong)} slots without one"
+            )
+    return routing
 
 
 def rows_of(path: Path, options: Options, progress: Progress | None = None) -> Rows:
