@@ -155,7 +155,6 @@ def test_python_block(
             run_beside_engine(block, stand_in)
             return
     monkeypatch.chdir(folders[block.page])
-    monkeypatch.syspath_prepend(str(ROOT / "examples/python"))
     try:
         if 'device="cuda"' in block.code:
             import torch

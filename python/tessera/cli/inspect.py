@@ -107,8 +107,6 @@ def _check(args: argparse.Namespace) -> None:
         outputs.append(Output("--pictures", args.pictures, suffix=".svg"))
     if args.force and not outputs:
         raise ValueError("--force: expected --html or --pictures beside it")
-    if args.files is not None and len(args.logs) == 1:
-        raise ValueError("--files: expected several files, got one")
     files = [log for log in args.logs if log != STANDARD_INPUT]
     check_outputs(outputs, files, force=args.force)
     for log in files:
