@@ -1,25 +1,21 @@
 """The advice on block sizes, held against the measured times of the experts' product."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-BENCH = Path(__file__).parents[2] / "bench"
+from bench_modules import programs  # noqa: F401, it is a fixture
 
 
 @pytest.fixture
-def section(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def section(programs: Callable[[str], Any]) -> Any:
     """The part of the page, which reads the stored results."""
-    monkeypatch.syspath_prepend(str(BENCH))
-    yield importlib.import_module("page_expert_product")
-    for name in ("page_text", "page_expert_product"):
-        sys.modules.pop(name)
+    return programs("page_expert_product")
 
 
 @pytest.mark.parametrize("is_held_out", [False, True], ids=["fitted", "held out"])

@@ -5,17 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench_modules import modules  # noqa: F401, it is a fixture
+from bench_modules import modules, programs  # noqa: F401, they are fixtures
 from tessera.tools.bench.driver import Request
 from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.requests import report_requests
@@ -107,12 +105,10 @@ def test_without_results_there_is_no_section(page: Any) -> None:
     assert page.picture_is_current()
 
 
-def test_the_committed_page_is_that_of_the_committed_results() -> None:
-    sys.path.insert(0, str(ROOT / "bench"))
-    try:
-        made = importlib.import_module("performance_page").page()
-    finally:
-        sys.path.remove(str(ROOT / "bench"))
+def test_the_committed_page_is_that_of_the_committed_results(
+    programs: Callable[[str], Any],
+) -> None:
+    made = programs("performance_page").page()
     assert (ROOT / "docs/performance.md").read_text() == made
     assert "No explanation yet." not in made
 

@@ -1,15 +1,19 @@
 """Files of results: one line per row, in every file that is committed."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
-import importlib
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from bench_modules import programs  # noqa: F401, it is a fixture
 from tessera.tools.bench.results import results_text, write_results
 
 BENCH = Path(__file__).parents[2] / "bench"
@@ -48,11 +52,9 @@ def test_committed_results_are_as_they_would_be_written(path: Path) -> None:
 
 
 def test_the_launches_are_kept_with_their_commit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Callable[[str], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.syspath_prepend(str(BENCH))
-    policy = importlib.import_module("policy")
-    sys.modules.pop("policy")
+    policy = programs("policy")
     printed = '{"device":"a GPU","shapes":[\n{"launches":[\n {"us":1.5}]}\n]}\n'
     done = SimpleNamespace(stdout=printed)
     monkeypatch.setattr(policy.subprocess, "run", lambda command, **options: done)

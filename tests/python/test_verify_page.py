@@ -1,17 +1,18 @@
 """docs/verify.md matches the judge's tables and the verdicts in bench/results/verify/."""
 
+# ruff: noqa: F811, for the imported fixture
+
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from bench_modules import programs  # noqa: F401, it is a fixture
 from tessera import contract_violations
 
 ROOT = Path(__file__).parents[2]
@@ -21,11 +22,8 @@ MARKED = "".join(
 
 
 @pytest.fixture
-def generator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
-    yield importlib.import_module("verify_page")
-    for name in ("verify_page", "page_text"):
-        sys.modules.pop(name, None)
+def generator(programs: Callable[[str], Any]) -> Any:
+    return programs("verify_page")
 
 
 def finding(rule: str, *, valid: bool, alone: bool = True) -> dict[str, Any]:
@@ -104,9 +102,8 @@ def test_what_programs_show(generator: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["numpy_composition", "textbook", "thread_local_counts"])
-def test_peers_that_are_judged_can_be_called(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+def test_peers_that_are_judged_can_be_called(name: str, programs: Callable[[str], Any]) -> None:
     topk_ids = np.array([[2, 0], [1, 2]], np.int32)
     sizes = {"block_size": 2, "num_experts": 3}
-    result = getattr(importlib.import_module("judged_peers"), name)(topk_ids, **sizes)
+    result = getattr(programs("judged_peers"), name)(topk_ids, **sizes)
     assert contract_violations(topk_ids, result, **sizes) == []
