@@ -71,7 +71,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def without_collections() -> Iterator[None]:
     align(int32(4, 2))  # loads the library, whose modules leave cycles of their own
     gc.collect()
