@@ -65,13 +65,12 @@ T value_of(ffi::AnyView value) {
   return *converted;
 }
 
-/// A number, and no bool, which the FFI takes for one.
-template <typename T>
-T number_of(ffi::AnyView value) {
+/// An integer, and no bool, which the FFI takes for one.
+inline std::int64_t integer_of(ffi::AnyView value) {
   if (value.type_index() == ffi::TypeIndex::kTVMFFIBool) {
-    TVM_FFI_THROW(TypeError) << "a number is a bool";
+    TVM_FFI_THROW(TypeError) << "an integer is a bool";
   }
-  return value_of<T>(value);
+  return value_of<std::int64_t>(value);
 }
 
 /// A span whose elements are checked: too few values are an error of the caller, and no crash.
@@ -170,18 +169,18 @@ class Arguments {
         set_number(memory_, argument,
                    value == nullptr && argument.row_length_of >= 0
                        ? row_length(op_.schema->arguments[argument.row_length_of])
-                       : number_of<std::int64_t>(value));
+                       : integer_of(value));
         return;
       case Argument::Kind::kInt32:
         set_number(memory_, argument,
                    argument.choices.empty()
-                       ? int32_of(op_.schema->op, argument.name, number_of<std::int64_t>(value))
+                       ? int32_of(op_.schema->op, argument.name, integer_of(value))
                        : choice_named(argument, value_of<ffi::String>(value)));
         return;
       case Argument::Kind::kFloat32:  // None keeps the default
         if (value != nullptr) {
           set_number(memory_, argument,
-                     std::bit_cast<std::int32_t>(float_of(argument, number_of<double>(value))));
+                     std::bit_cast<std::int32_t>(float_of(argument, value_of<double>(value))));
         }
         return;
       case Argument::Kind::kFlag:

@@ -26,8 +26,7 @@ std::int64_t run_on_current_stream(const OpEntry& op, Arguments& arguments,
 std::int64_t call(const OpEntry& op, Values values) {
   Arguments arguments(op);
   arguments.read(values.from(3));
-  return run_on_current_stream(op, arguments, values[0], number_of<std::int64_t>(values[1]),
-                               values[2]);
+  return run_on_current_stream(op, arguments, values[0], integer_of(values[1]), values[2]);
 }
 
 /// Most calls: with one input, and no workspace, number of threads nor implementation. Each value
@@ -98,8 +97,7 @@ std::int64_t call_joined(const OpEntry& op, Values values) {
   Arguments arguments(op);
   const std::size_t num_inputs = arguments.read(op.schema->inputs, values.from(3));
   read_joined(op, values.from(3 + num_inputs), &arguments);
-  return run_on_current_stream(op, arguments, values[0], number_of<std::int64_t>(values[1]),
-                               values[2]);
+  return run_on_current_stream(op, arguments, values[0], integer_of(values[1]), values[2]);
 }
 
 /// call_plain() with joined outputs.

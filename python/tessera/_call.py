@@ -251,14 +251,12 @@ def named_integers(op: Op, numbers: Sequence[Any]) -> dict[str, Any]:
 def refused_number(op: Op, numbers: Sequence[Any]) -> Exception | None:
     """The error to raise for a choice or float that the FFI refuses without its name."""
     for row, number in zip(op.numbers, numbers, strict=False):
-        is_float = row.kind == "float32"
-        wanted = str if row.choices else Real if is_float else object
-        is_bool = is_float and isinstance(number, bool)
-        if is_bool or (not isinstance(number, wanted) and not (number is None and is_float)):
+        wanted = str if row.choices else Real if row.kind == "float32" else object
+        if not isinstance(number, wanted) and not (number is None and row.kind == "float32"):
             kind = "a string" if row.choices else "a number"
             got = type(number).__name__
             return TypeError(f"{op.name}: {row.name}: expected {kind}, got {got}")
-        if is_float and isinstance(number, int) and not -(2**63) <= number < 2**63:
+        if row.kind == "float32" and isinstance(number, int) and not -(2**63) <= number < 2**63:
             return ValueError(
                 f"{op.name}: {row.name}: expected a float or an integer of 64 bits, got {number}"
             )

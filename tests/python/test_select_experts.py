@@ -263,11 +263,6 @@ EMPTY = (np.empty((3, 2), np.float32), np.empty((3, 2), np.int32))
             TypeError,
             "routed_scaling_factor: expected a number, got str",
         ),
-        (
-            {"routed_scaling_factor": True},
-            TypeError,
-            "routed_scaling_factor: expected a number, got bool",
-        ),
         ({"out": EMPTY[0]}, TypeError, "out: expected a tuple of two arrays, got ndarray"),
         ({"out": EMPTY[:1]}, TypeError, "out: expected a tuple of two arrays, got one of 1"),
         (
