@@ -124,9 +124,12 @@ def select_into(
         _expect(op, "is_padding", is_padding, torch.bool, (num_tokens,))
     for name, tensor in outputs.items():
         check_contiguous(op, name, tensor)
-    check_apart(op, outputs, read)
+    read["router_logits"] = router_logits
     if correction_bias is not None:
         _check_bias(op, correction_bias)
+        read["correction_bias"] = correction_bias
+    check_apart(op, outputs, read)
+    if correction_bias is not None:
         correction_bias = correction_bias.detach().to(torch.float32)
     if isinstance(routed_scaling_factor, bool):  # to the FFI it is a number
         raise TypeError(f"{op}: routed_scaling_factor: expected a number, got bool")
@@ -204,10 +207,11 @@ def refuse_single_experts(op: str, router_logits: torch.Tensor, num_expert_group
         TypeError, ValueError: the logits are no plain tensor [T, E].
     """
     check_plain(op, "router_logits", router_logits, num_axes=2)
-    if isinstance(num_expert_group, int) and 1 < num_expert_group == router_logits.shape[1]:
+    groups = int(num_expert_group) if isinstance(num_expert_group, (int, Integral)) else 0
+    if 1 < groups == router_logits.shape[1]:
         raise NotImplementedError(
-            f"{op}: num_expert_group: expected groups of 2 experts or more, got {num_expert_group} "
-            "groups of 1"
+            f"{op}: num_expert_group: expected groups of 2 experts or more, got {groups} groups "
+            "of 1"
         )
 
 

@@ -74,6 +74,18 @@ class _Registered:
         names = [one.name for one in self.parameters]
         return self.defaults | dict(zip(names, values, strict=False))
 
+    def refuse_devices(self, arguments: dict[str, Any]) -> None:
+        """Refuse arrays on several devices; torch asks for a fake if one of them is meta."""
+        first, *others = self.op.inputs
+        device = arguments[first.name].device
+        for row in (*others, *self.op.rest):
+            array = arguments.get(row.name) if row.is_array else None
+            if array is not None and array.device != device:
+                raise ValueError(
+                    f"{self.op.name}: {row.name}: expected a tensor on {device}, as "
+                    f"{first.name}, got one on {array.device}"
+                )
+
     def refuse_followed(self, arguments: dict[str, Any]) -> None:
         """Refuse arrays that autograd follows while code is compiled, as the graph hides them."""
         refuse_followed_inputs(self.op, (arguments.get(row.name) for row in self.op.inputs))
@@ -110,7 +122,12 @@ class _Registered:
 
     def run(self, *values: Any) -> Any:
         arguments = self.named(values)
-        outputs = self.empty_outputs(arguments)
+        try:
+            outputs = self.empty_outputs(arguments)
+        except Exception:
+            # Of arguments that give no sizes the op itself says what is wrong.
+            self.torch_op.eagerly(**arguments, out=None)
+            raise
         self.torch_op.eagerly(**arguments, out=_as_out(outputs))
         return _as_out(outputs)
 
@@ -120,11 +137,14 @@ class _Registered:
 
     def fake(self, *values: Any) -> Any:
         arguments = self.named(values)
+        self.refuse_devices(arguments)
         self.refuse_followed(arguments)
         return _as_out(self.empty_outputs(arguments))
 
     def fake_out(self, *values: Any, **outputs: torch.Tensor) -> None:
-        self.refuse_followed(self.named(values))
+        arguments = self.named(values)
+        self.refuse_devices(arguments)
+        self.refuse_followed(arguments)
 
 
 def _type_of(row: Argument | None, aliases: Any) -> str:

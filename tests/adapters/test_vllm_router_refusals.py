@@ -107,6 +107,32 @@ def test_padding_in_the_memory_of_an_output_is_refused() -> None:
     refused(router.topk_softmax, arguments, ({}, ValueError, message))
 
 
+def test_outputs_in_the_memory_of_an_input_are_refused() -> None:
+    logits = LOGITS.clone()
+    bias = torch.zeros(E, dtype=torch.float64)
+    outputs = {
+        "topk_weights": torch.zeros(T, K),
+        "topk_ids": torch.zeros(T, K, dtype=torch.int32),
+        _INDICES: torch.zeros(T, K, dtype=torch.int32),
+    }
+    for name in outputs:
+        over = logits.view(outputs[name].dtype).flatten()[: T * K].view(T, K)
+        arguments = {**outputs, name: over, "gating_output": logits}
+        message = f"{name}: expected memory of its own, got memory shared with gating_output"
+        refused(router.topk_softmax, arguments, ({}, ValueError, f"topk_softmax: {message}"))
+    over = bias.view(torch.int32).flatten()[: T * K].view(T, K)
+    arguments = {**outputs, _INDICES: over, "gating_output": logits, _BIAS: bias}
+    message = f"{_INDICES}: expected memory of its own, got memory shared with {_BIAS}"
+    refused(router.topk_softmax, arguments, ({}, ValueError, f"topk_softmax: {message}"))
+    assert torch.equal(logits, LOGITS)
+
+
+def test_groups_of_one_expert_are_refused_whatever_the_integer() -> None:
+    for groups in (E, np.int64(E)):
+        with pytest.raises(NotImplementedError, match="groups of 1"):
+            router.grouped_topk_op(LOGITS, groups, 3, 2, True, 1.0, torch.zeros(E), 1)
+
+
 _CHOOSING = (
     ({"topk": True}, TypeError, "topk: expected an integer, got bool"),
     ({"topk": 2.0}, TypeError, "topk: expected an integer, got float"),

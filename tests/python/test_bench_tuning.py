@@ -19,6 +19,7 @@ from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
 from tessera.tools.bench.shapes import Shape
 from tessera.tools.bench.tuning import layer_names, tuning
+from tessera.tools.routing_files import Options
 
 SHAPE = Shape(4, 8, 2, 8, skew="log", trace="a")
 # Each window's ids say which window it is.
@@ -43,7 +44,7 @@ def test_windows_are_those_of_the_log_without_its_warm_up(
     path = tmp_path / "a.jsonl"
     repeated = np.tile([[1, 2, 3]], (warm_up, 1))
     write_log(path, np.concatenate([tokens[:500], repeated, tokens[500:]]))
-    found = tuning([path], [1, 4, 256], [8], seed=3)
+    found = tuning([path], [1, 4, 256], [8], seed=3, options=Options())
     assert set(found.windows) == {("a", 1), ("a", 4), ("a", 256)}
     for (_, size), windows in found.windows.items():
         num_windows = 1000 // size
@@ -51,9 +52,9 @@ def test_windows_are_those_of_the_log_without_its_warm_up(
         every = tokens[: num_windows * size].reshape(num_windows, size, 3)
         which = [np.flatnonzero((every == window).all(axis=(1, 2)))[0] for window in windows]
         assert which == sorted(set(which))
-    again = tuning([path], [1], [8], seed=3).windows["a", 1]
+    again = tuning([path], [1], [8], seed=3, options=Options()).windows["a", 1]
     np.testing.assert_array_equal(again, found.windows["a", 1])
-    other = tuning([path], [1], [8], seed=4).windows["a", 1]
+    other = tuning([path], [1], [8], seed=4, options=Options()).windows["a", 1]
     assert (other != again).any()
 
 
@@ -62,7 +63,7 @@ def test_a_log_that_is_too_short_for_all_windows_is_refused(tmp_path: Path, toke
     write_log(path, tokens[:7])
     message = r"^--tokens: a: no windows of 8 tokens or more: it has 7$"
     with pytest.raises(ValueError, match=message):
-        tuning([path], [8, 16], None, seed=0)
+        tuning([path], [8, 16], None, seed=0, options=Options())
 
 
 def test_layers_are_told_apart() -> None:
