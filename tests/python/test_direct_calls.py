@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -147,6 +149,16 @@ def test_interrupts_are_passed_on() -> None:
     assert (found[0].as_subclass(torch.Tensor) == POISON).all()
 
 
+@pytest.fixture
+def without_collections() -> Iterator[None]:
+    """A collection would free objects of other tests, which have references to None."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_collections")
 def test_references_are_given_back() -> None:
     found = outputs()
     counted = [*found, *ARGUMENTS, *ALL_ARGUMENTS, True, False, torch.Tensor]
