@@ -224,27 +224,23 @@ TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   }
 }
 
-TEST(FusedExpertsPolicy, TilesOfHalfTheRowsKeepMoreMultiprocessorsBusy) {
-  // A token of 8 experts has 8 blocks, each of 2 * 256 / 128 = 4 tiles: 32 of 132, so 64 of half.
-  const Sizes token{.tokens = 1, .experts = 256, .hidden = 7168, .intermediate = 256};
-  const auto rows = [](const Sizes& sizes, int num_sms, Activation activation = Activation::kSilu) {
-    return gate_up_rows_of_swap_ab(problem_of(sizes, activation), num_sms);
+TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
+  const auto tiles = [](const Sizes& sizes) {
+    const SwapAbTiling& found = kSwapAbTilings[swap_ab_tiling(problem_of(sizes))];
+    return std::vector<int>{found.pairs, found.gate_up_rows, found.down_rows};
   };
-  EXPECT_EQ(rows(token, kSms), 64);
-  EXPECT_EQ(rows(token, 64), 64);
-  EXPECT_EQ(rows(token, 63), 128);
-  EXPECT_EQ(describe_plan(kSwapAb, problem_of(token), kSms),
-            "32x128 tiles, of the gate-up product 16x64");
-  EXPECT_EQ(describe_plan(kSwapAb, problem_of(token), 63), "32x128 tiles");
-  // Without a gate there are half as many rows.
-  EXPECT_EQ(rows(token, 32, Activation::kRelu2NoMul), 64);
-  EXPECT_EQ(rows(token, 31, Activation::kRelu2NoMul), 128);
-  // Two tokens of 8 experts have 16 pairs, for which there is room, and three have not.
-  EXPECT_EQ(rows({.tokens = 2, .experts = 256, .intermediate = 256}, kSms), 64);
-  EXPECT_EQ(rows({.tokens = 3, .experts = 256, .intermediate = 64}, kSms), 128);
-  // Few experts have few blocks.
-  EXPECT_EQ(rows({.tokens = 2, .experts = 2, .intermediate = 1024}, kSms), 64);
-  EXPECT_EQ(rows({.tokens = 2, .experts = 16, .intermediate = 1024}, kSms), 128);
+  using Tiles = std::vector<int>;
+  // A token of 8 experts has 8 pairs.
+  EXPECT_EQ(tiles({.tokens = 1, .experts = 256, .intermediate = 511}), (Tiles{8, 32, 128}));
+  EXPECT_EQ(tiles({.tokens = 1, .experts = 256, .intermediate = 512}), (Tiles{8, 64, 64}));
+  EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 256}), (Tiles{16, 64, 128}));
+  EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 4096}), (Tiles{16, 64, 128}));
+  EXPECT_EQ(tiles({.tokens = 3, .experts = 256, .intermediate = 256}), (Tiles{32, 128, 128}));
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 1, .intermediate = 512})), "8x64 tiles");
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 2, .intermediate = 512})),
+            "16x128 tiles, of the gate-up product 16x64");
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 64, .intermediate = 512})),
+            "32x128 tiles");
 }
 
 }  // namespace

@@ -21,8 +21,8 @@ TEST(FusedExpertsWorkspaces, CallsOfOrdinarySizeAreOneChunk) {
   EXPECT_EQ(chunk({.tokens = 0}), 1);
   EXPECT_EQ(chunk({.tokens = 1}), 1);
   EXPECT_EQ(chunk({.tokens = 4096, .hidden = 2048, .intermediate = 768}), 4096);
-  EXPECT_EQ(describe_plan(3, problem_of({.tokens = 4096}), kSms), "128x128 tiles");
-  EXPECT_EQ(describe_plan(0, problem_of({.tokens = 0}), kSms), "16x64 tiles");
+  EXPECT_EQ(describe_plan(3, problem_of({.tokens = 4096})), "128x128 tiles");
+  EXPECT_EQ(describe_plan(0, problem_of({.tokens = 0})), "16x64 tiles");
 }
 
 TEST(FusedExpertsWorkspaces, ChunksAreAsLargeAsTheirBytesAllow) {
@@ -32,9 +32,9 @@ TEST(FusedExpertsWorkspaces, ChunksAreAsLargeAsTheirBytesAllow) {
   EXPECT_LE(tokens * per_token, kMaxChunkBytes);
   EXPECT_GT((tokens + 1) * per_token, kMaxChunkBytes);
   const std::int64_t chunks = (131072 + tokens - 1) / tokens;
-  EXPECT_EQ(describe_plan(3, problem_of(sizes), kSms), "128x128 tiles, " + std::to_string(chunks) +
-                                                           " chunks of " + std::to_string(tokens) +
-                                                           " tokens");
+  EXPECT_EQ(describe_plan(3, problem_of(sizes)), "128x128 tiles, " + std::to_string(chunks) +
+                                                     " chunks of " + std::to_string(tokens) +
+                                                     " tokens");
   // Rows are padded to whole words.
   EXPECT_EQ(chunk({.tokens = 131072, .hidden = 7161, .intermediate = 2041}), tokens);
 }

@@ -255,22 +255,24 @@ class Chunk {
     Status status = launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
                            "the counters of tiles");
     if (!status.ok()) return status;
-    return launch(prepared_swap_ab_kernel(is_bfloat16(problem_), args.gate_up.operands),
-                  properties_in(context_).available_sms, kSwapAbThreads, kSwapAbSharedBytes, &args,
-                  "the layer");
+    const std::size_t tiling = swap_ab_tiling(problem_);
+    return launch(prepared_swap_ab_kernel(is_bfloat16(problem_), tiling),
+                  properties_in(context_).available_sms, kSwapAbThreads,
+                  swap_ab_shared_bytes(tiling), &args, "the layer");
   }
 
   CUresult describe(ProductKind kind, SwapAbProduct* product) const {
-    const int tile_rows =
-        kind == ProductKind::kGateUp
-            ? gate_up_rows_of_swap_ab(problem_, properties_in(context_).available_sms)
-            : kSwapAbRows;
+    const SwapAbTiling& tiling = kSwapAbTilings[swap_ab_tiling(problem_)];
+    const int tile_rows = kind == ProductKind::kGateUp ? tiling.gate_up_rows : tiling.down_rows;
     ProductArgs& args = product->args;
     args = args_of(kind, tile_rows);
-    product->operands = tile_rows / kSwapAbOperandRows;
+    product->tile_rows = tile_rows;
     const std::int64_t tile_bytes = std::int64_t{2} * tile_rows * args.depth;
+    const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
+    const std::int64_t share = blocks * args.num_columns / properties_in(context_).available_sms;
     const std::int64_t run =
-        std::min<std::int64_t>((kSwapAbTakeBytes - 1) / tile_bytes + 1, args.num_columns);
+        std::clamp<std::int64_t>((kSwapAbTakeBytes - 1) / tile_bytes + 1, 1,
+                                 std::clamp<std::int64_t>(share, 1, args.num_columns));
     product->run = static_cast<std::int32_t>(run);
     product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
     return encode_runs(args, tile_rows, is_bfloat16(problem_), problem_.num_experts,
@@ -358,8 +360,8 @@ struct StrategyImplementation {
                                                                       : Status(&kNotPreferred);
   }
 
-  static std::string plan(const FusedExpertsProblem& problem, const Context& context) {
-    return describe_plan(kStrategy, problem, properties_in(context).available_sms);
+  static std::string plan(const FusedExpertsProblem& problem, const Context&) {
+    return describe_plan(kStrategy, problem);
   }
 
   static constexpr core::Implementation descriptor(std::string_view name) {

@@ -19,6 +19,9 @@ constexpr std::int64_t kMinPairsOfLongWgmma = 2;
 /// The mean up to which operands are exchanged: half of a block, so that few experts have two,
 /// which would read their weights again.
 constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
+/// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
+/// gate-up product's are so many that they need not be halved.
+constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -136,22 +139,27 @@ bool has_plain_ids(const FusedExpertsProblem& problem) {
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 
-int gate_up_rows_of_swap_ab(const FusedExpertsProblem& problem, int num_sms) {
+std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
   const std::int64_t pairs = tokens_per_chunk(problem) * problem.top_k;
-  const std::int64_t blocks = std::min(pairs, problem.num_experts);
-  const std::int64_t tiles = (problem.num_gate_up_rows() + kSwapAbRows - 1) / kSwapAbRows;
-  return pairs <= kSwapAbHalfPairs && 2 * blocks * tiles <= num_sms ? kSwapAbHalfRows : kSwapAbRows;
+  std::size_t tiling = 0;
+  while (tiling + 1 < kSwapAbTilings.size() && pairs <= kSwapAbTilings[tiling + 1].pairs) ++tiling;
+  const bool has_many_rows = problem.intermediate_size >= kMinIntermediateOfHalfTiles;
+  return tiling + 1 == kSwapAbTilings.size() && has_many_rows ? tiling - 1 : tiling;
 }
 
-std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem,
-                          int num_sms) {
+std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem) {
   const std::int64_t tokens = tokens_per_chunk(problem);
   const std::int64_t chunks = (problem.num_tokens + tokens - 1) / tokens;
-  std::string shape = std::to_string(pairs_per_block(strategy)) + "x" +
-                      std::to_string(columns_per_tile(strategy)) + " tiles";
-  if (strategy == kSwapAb && gate_up_rows_of_swap_ab(problem, num_sms) == kSwapAbHalfRows) {
-    shape += ", of the gate-up product " + std::to_string(kSwapAbHalfPairs) + "x" +
-             std::to_string(kSwapAbHalfRows);
+  const auto tiles = [](int pairs, int columns) {
+    return std::to_string(pairs) + "x" + std::to_string(columns);
+  };
+  std::string shape = tiles(pairs_per_block(strategy), columns_per_tile(strategy)) + " tiles";
+  if (strategy == kSwapAb) {
+    const SwapAbTiling& tiling = kSwapAbTilings[swap_ab_tiling(problem)];
+    shape = tiles(tiling.pairs, tiling.down_rows) + " tiles";
+    if (tiling.gate_up_rows != tiling.down_rows) {
+      shape += ", of the gate-up product " + tiles(tiling.pairs, tiling.gate_up_rows);
+    }
   }
   if (chunks <= 1) return shape;
   return shape + ", " + std::to_string(chunks) + " chunks of " + std::to_string(tokens) + " tokens";

@@ -45,13 +45,21 @@ constexpr bool is_for_90a(ProductStrategy strategy) { return strategy >= kWgmma;
 inline constexpr int kWgmmaPairs = 128;
 inline constexpr int kWgmmaColumns = 256;
 
-/// The tile of the kernel that exchanges operands. It sorts at most so many pairs, and pairs of so
-/// many experts.
-inline constexpr int kSwapAbPairs = 32;
-inline constexpr int kSwapAbRows = 128;
-/// With half of the rows, a tile has room for half of the pairs.
-inline constexpr int kSwapAbHalfRows = kSwapAbRows / 2;
-inline constexpr int kSwapAbHalfPairs = kSwapAbPairs / 2;
+/// The tiles of a kernel that exchanges operands.
+struct SwapAbTiling {
+  int pairs;         ///< of a block; only the kernel of the largest blocks takes calls of more
+  int gate_up_rows;  ///< of the weights
+  int down_rows;
+};
+/// By falling number of pairs. With few, tiles of fewer rows keep more multiprocessors busy.
+inline constexpr std::array<SwapAbTiling, 4> kSwapAbTilings{{
+    {32, 128, 128},
+    {16, 64, 128},
+    {8, 64, 64},
+    {8, 32, 128},  // for products that have few rows, or short ones
+}};
+inline constexpr int kSwapAbPairs = kSwapAbTilings.front().pairs;
+/// It sorts at most so many pairs, and pairs of so many experts.
 inline constexpr int kSwapAbMaxPairs = 2048;
 inline constexpr int kSwapAbMaxExperts = 512;
 
@@ -60,7 +68,7 @@ constexpr int pairs_per_block(ProductStrategy strategy) {
   return strategy == kWgmma ? kWgmmaPairs : kProductTiles[strategy].pairs;
 }
 constexpr int columns_per_tile(ProductStrategy strategy) {
-  if (strategy == kSwapAb) return kSwapAbRows;
+  if (strategy == kSwapAb) return kSwapAbTilings.front().gate_up_rows;
   return strategy == kWgmma ? kWgmmaColumns : kProductTiles[strategy].columns;
 }
 
@@ -111,12 +119,10 @@ struct FusedExpertsWorkspace {
 /// Whether align_block_size can read the ids as they are.
 bool has_plain_ids(const core::FusedExpertsProblem& problem);
 
-/// Rows of a tile of the gate-up product with exchanged operands: kSwapAbRows, or half of them
-/// where tiles of all would keep at most half of the multiprocessors busy.
-int gate_up_rows_of_swap_ab(const core::FusedExpertsProblem& problem, int num_sms);
+/// The index of a problem's tiling with exchanged operands.
+std::size_t swap_ab_tiling(const core::FusedExpertsProblem& problem);
 
 /// "64x128 tiles, 2 chunks of 8192 tokens"
-std::string describe_plan(ProductStrategy strategy, const core::FusedExpertsProblem& problem,
-                          int num_sms);
+std::string describe_plan(ProductStrategy strategy, const core::FusedExpertsProblem& problem);
 
 }  // namespace tessera::cuda

@@ -29,11 +29,11 @@ Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16) {
           .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0]};
 }
 
-Kernel prepared_swap_ab_kernel(bool bfloat16, int gate_up_operands) {
-  static PreparedContexts prepared[2][kSwapAbOperands];
-  return {.function = swap_ab_kernel(bfloat16, gate_up_operands),
+Kernel prepared_swap_ab_kernel(bool bfloat16, std::size_t tiling) {
+  static PreparedContexts prepared[2][kSwapAbTilings.size()];
+  return {.function = swap_ab_kernel(bfloat16, tiling),
           .needs_shared_memory = true,
-          .prepared = &prepared[bfloat16 ? 1 : 0][gate_up_operands - 1]};
+          .prepared = &prepared[bfloat16 ? 1 : 0][tiling]};
 }
 
 Kernel prepared_swap_ab_clear_kernel() {
@@ -76,8 +76,8 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
       if (Status s = load(kernel, "the sum over slots"); !s.ok()) return s;
     }
     if (has_wgmma(device_id)) {
-      for (const int operands : {1, kSwapAbOperands}) {
-        const Kernel kernel = prepared_swap_ab_kernel(bfloat16, operands);
+      for (std::size_t tiling = 0; tiling < kSwapAbTilings.size(); ++tiling) {
+        const Kernel kernel = prepared_swap_ab_kernel(bfloat16, tiling);
         if (Status s = load(kernel, "the layer"); !s.ok()) return s;
       }
     }

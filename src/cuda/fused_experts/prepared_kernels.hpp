@@ -16,7 +16,7 @@ Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess acc
                                std::size_t tile);
 Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16);
 Kernel prepared_swap_ab_clear_kernel();
-Kernel prepared_swap_ab_kernel(bool bfloat16, int gate_up_operands);
+Kernel prepared_swap_ab_kernel(bool bfloat16, std::size_t tiling);
 Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots);
 Kernel prepared_pairs_kernel();
 

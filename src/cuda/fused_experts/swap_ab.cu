@@ -10,7 +10,9 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <array>
 #include <cstdint>
+#include <utility>
 
 #include "cuda/fused_experts/mma.cuh"
 #include "cuda/fused_experts/swap_ab.hpp"
@@ -25,18 +27,18 @@ namespace tessera::cuda {
 namespace {
 
 /// Copies the weights of all tiles, by one warp.
-template <int kGateUpOperands>
-__device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared shared) {
-  Taken taken(args, shared);
-  SwapAbStage at;
+template <std::size_t kTiling>
+__device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared<kTiling> shared) {
+  Taken<kTiling> taken(args, shared);
+  typename SwapAbShared<kTiling>::Stage at;
   while (true) {
     const SwapAbTiles tiles = taken.read();
     taken.release();
     if (tiles.step == SwapAbStep::kEnd) return;
     if (tiles.step == SwapAbStep::kCombine) continue;
     const SwapAbProduct& product = product_of(args, tiles.step);
-    with_operands<kGateUpOperands>(tiles.step, [&]<int kOperands>() {
-      using Steps = SwapAbSteps<kOperands>;
+    with_rows<kTiling>(tiles.step, [&]<int kRows>() {
+      using Steps = SwapAbSteps<kRows>;
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
         const std::int32_t output = tiles.first_output + tile * outputs_of(product);
         for (std::int32_t begin = 0; begin < product.args.depth; begin += Steps::kDepth) {
@@ -59,10 +61,10 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
 }
 
 /// The warps that gather the rows of pairs, of x or of the intermediate.
-template <int kGateUpOperands>
+template <std::size_t kTiling>
 class RowsGatherer {
  public:
-  __device__ __forceinline__ RowsGatherer(const SwapAbArgs& args, SwapAbShared shared)
+  __device__ __forceinline__ RowsGatherer(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared), taken_(args, shared) {}
 
   __device__ __forceinline__ void run() {
@@ -83,7 +85,8 @@ class RowsGatherer {
 
  private:
   static constexpr int kLinesAtOnce = static_cast<int>(kGatherThreads) / 8;
-  static constexpr int kLines = (kSwapAbPairs + kLinesAtOnce - 1) / kLinesAtOnce;
+  static constexpr std::uint32_t kStepBytes = SwapAbLayout<kTiling>::kStepRowBytes;
+  static constexpr int kLines = (SwapAbLayout<kTiling>::kPairs + kLinesAtOnce - 1) / kLinesAtOnce;
 
   __device__ static int thread() { return static_cast<int>(threadIdx.x - 32 * (kCopyingWarp + 1)); }
   __device__ static int word() { return thread() % 8; }
@@ -102,15 +105,15 @@ class RowsGatherer {
                    std::int64_t{divide(pair, args.slots_per_row)} * args.row_stride +
                    word() * kWordElements;
     }
-    with_operands<kGateUpOperands>(tiles.step, [&]<int kOperands>() {
-      using Steps = SwapAbSteps<kOperands>;
+    with_rows<kTiling>(tiles.step, [&]<int kRows>() {
+      using Steps = SwapAbSteps<kRows>;
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
         for (std::int32_t begin = 0; begin < args.depth; begin += Steps::kDepth) {
           wait(shared_.empty(at_), at_.parity ^ 1);
 #pragma unroll
           for (int step = 0; step < Steps::kNumber; ++step) {
-            copy_words(sources, shared_.rows(at_) + step * Steps::kRowBytes,
-                       begin + step * kStageDepth, args.depth);
+            copy_words(sources, shared_.rows(at_) + step * kStepBytes, begin + step * kStageDepth,
+                       args.depth);
           }
           arrive_after_copies(shared_.full(at_));
           at_.advance();
@@ -134,9 +137,9 @@ class RowsGatherer {
   }
 
   const SwapAbArgs& args_;
-  SwapAbShared shared_;
-  Taken taken_;
-  SwapAbStage at_;
+  SwapAbShared<kTiling> shared_;
+  Taken<kTiling> taken_;
+  typename SwapAbShared<kTiling>::Stage at_;
 };
 
 __global__ void __launch_bounds__(kSwapAbClearThreads)
@@ -150,8 +153,9 @@ __global__ void __launch_bounds__(kSwapAbClearThreads)
   }
 }
 
-__device__ __forceinline__ void init_barriers(SwapAbShared shared) {
-  for (SwapAbStage at; at.parity == 0; at.advance()) {
+template <std::size_t kTiling>
+__device__ __forceinline__ void init_barriers(SwapAbShared<kTiling> shared) {
+  for (typename SwapAbShared<kTiling>::Stage at; at.parity == 0; at.advance()) {
     init_barrier(shared.full(at), 1 + kGatherThreads);
     init_barrier(shared.empty(at), kWarpsOfGroup);
   }
@@ -163,11 +167,11 @@ __device__ __forceinline__ void init_barriers(SwapAbShared shared) {
   fence_barriers();
 }
 
-template <typename T, int kGateUpOperands>
+template <typename T, std::size_t kTiling>
 __global__ void __launch_bounds__(kSwapAbThreads, 1)
     swap_ab_layer(const __grid_constant__ SwapAbArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
-  const SwapAbShared shared{memory};
+  const SwapAbShared<kTiling> shared{memory};
   pdl_launch_dependents();
   if (threadIdx.x == 0) init_barriers(shared);
   if (threadIdx.x == 32 * kCopyingWarp) {
@@ -186,13 +190,13 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
   sort_pairs(args, shared);
   pdl_wait();
   if (warp < kMultiplyWarps) {
-    Multiplier<T, kGateUpOperands>(args, shared).run();
+    Multiplier<T, kTiling>(args, shared).run();
   } else if (warp == kTakingWarp) {
     if (threadIdx.x % 32 == 0) take_tiles(args, shared, taken);
   } else if (warp == kCopyingWarp) {
-    copy_weights<kGateUpOperands>(args, shared);
+    copy_weights<kTiling>(args, shared);
   } else {
-    RowsGatherer<kGateUpOperands>(args, shared).run();
+    RowsGatherer<kTiling>(args, shared).run();
   }
 }
 
@@ -200,13 +204,14 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
 
 const void* swap_ab_clear_kernel() { return reinterpret_cast<const void*>(&swap_ab_clear); }
 
-const void* swap_ab_kernel(bool is_bfloat16, int gate_up_operands) {
-  const auto of = [&]<typename T>() {
-    return gate_up_operands == 1
-               ? reinterpret_cast<const void*>(&swap_ab_layer<T, 1>)
-               : reinterpret_cast<const void*>(&swap_ab_layer<T, kSwapAbOperands>);
+const void* swap_ab_kernel(bool is_bfloat16, std::size_t tiling) {
+  const auto of = [&]<typename T, std::size_t... kTilings>(std::index_sequence<kTilings...>) {
+    const std::array<const void*, kSwapAbTilings.size()> kernels{
+        reinterpret_cast<const void*>(&swap_ab_layer<T, kTilings>)...};
+    return kernels[tiling];
   };
-  return is_bfloat16 ? of.operator()<__nv_bfloat16>() : of.operator()<__half>();
+  constexpr std::make_index_sequence<kSwapAbTilings.size()> kAll;
+  return is_bfloat16 ? of.operator()<__nv_bfloat16>(kAll) : of.operator()<__half>(kAll);
 }
 
 }  // namespace tessera::cuda

@@ -4,8 +4,11 @@
 
 #include <cuda.h>
 
+#include <algorithm>
+#include <array>
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/fused_experts/policy.hpp"
@@ -13,10 +16,10 @@
 
 namespace tessera::cuda {
 
-/// Rows of the weights that one wgmma multiplies. A tile has two such operands, or one in a gate-up
-/// product of few tiles. With a gate, rows of gate and of up take turns in runs.
-inline constexpr int kSwapAbOperandRows = kSwapAbHalfRows;
-inline constexpr int kSwapAbOperands = kSwapAbRows / kSwapAbOperandRows;
+/// Rows of the weights that one wgmma multiplies. A tile has two such operands, or one, of which it
+/// may use half. With a gate, rows of gate and of up take turns in runs.
+inline constexpr int kSwapAbOperandRows = 64;
+inline constexpr int kSwapAbOperands = 2;
 inline constexpr int kSwapAbRun = 8;
 
 /// Two groups multiply in turns, each with a warpgroup for each operand. Then come a warp that
@@ -25,32 +28,25 @@ inline constexpr int kSwapAbGroups = 2;
 inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
 inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
-/// The stages have room for 128 KiB of weights. A stage holds several steps of kStageDepth elements
-/// of each row of a tile, in 128-byte lines: of the weights, then of the pairs. More stages of one
-/// step each make calls with few pairs 1 to 3% slower, as each stage has barriers of its own.
-inline constexpr std::uint32_t kSwapAbOperandBytes = kSwapAbOperandRows * kStageDepth * 2;
-inline constexpr std::uint32_t kSwapAbStages = 4;
-inline constexpr std::uint32_t kSwapAbWeightBytes = (std::uint32_t{128} << 10) / kSwapAbStages;
-inline constexpr std::uint32_t kSwapAbRowBytes = std::uint32_t{8} << 10;
-inline constexpr std::uint32_t kSwapAbStageBytes = kSwapAbWeightBytes + kSwapAbRowBytes;
+/// The weights of a stage: several steps of kStageDepth elements of each row of a tile, in 128-byte
+/// lines. More stages of one step each make calls with few pairs 1 to 3% slower, as each stage has
+/// barriers of its own.
+inline constexpr std::uint32_t kSwapAbWeightBytes = std::uint32_t{32} << 10;
+inline constexpr std::uint32_t kSwapAbLineBytes = kStageDepth * 2;
 
-/// A stage of a tile of so many operands.
-template <int kOperands>
+/// A stage of a tile of so many rows.
+template <int kRows>
 struct SwapAbSteps {
-  static constexpr std::uint32_t kWeightBytes = kOperands * kSwapAbOperandBytes;  ///< of a step
+  static constexpr std::uint32_t kWeightBytes = kRows * kSwapAbLineBytes;  ///< of a step
   static constexpr int kNumber = kSwapAbWeightBytes / kWeightBytes;
   static constexpr int kDepth = kNumber * kStageDepth;
-  static constexpr std::uint32_t kRowBytes = kSwapAbRowBytes / kNumber;  ///< of a step
-  static constexpr int kMaxPairs = kRowBytes / (kStageDepth * 2);
 };
-static_assert(SwapAbSteps<kSwapAbOperands>::kMaxPairs == kSwapAbPairs);
-static_assert(SwapAbSteps<1>::kMaxPairs == kSwapAbHalfPairs);
 
-/// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
-/// banks.
-inline constexpr int kSwapAbSumStride = kSwapAbRows + 4;
+/// Of 227 KiB, the most that a CTA can have.
+inline constexpr std::size_t kSwapAbMaxSharedBytes = std::size_t{226} * 1024;
 
-/// A CTA takes neighbouring tiles at once until their weights have this size, if there are so many.
+/// A CTA takes neighbouring tiles at once until their weights have this size, if there are so many
+/// for each CTA.
 inline constexpr std::int64_t kSwapAbTakeBytes = std::int64_t{128} << 10;
 
 /// A block: pairs of one expert, which a tile multiplies.
@@ -59,35 +55,65 @@ struct SwapAbBlock {
   std::uint16_t first;  ///< in the list of pairs by expert
   std::uint16_t num_pairs;
 };
-inline constexpr std::size_t kSwapAbMaxBlocks =
-    (kSwapAbMaxPairs + kSwapAbMaxExperts * (kSwapAbPairs - 1)) / kSwapAbPairs;
 
-/// How the dynamic shared memory is divided.
+/// What the kernel of a tiling has in shared memory, and how that is divided.
+template <std::size_t kTiling>
 struct SwapAbLayout {
-  static constexpr Section<unsigned char> kStages{0,
-                                                  std::size_t{kSwapAbStages} * kSwapAbStageBytes};
-  static constexpr Section<float> kSums{
-      kStages.end, std::size_t{kSwapAbGroups} * kSwapAbPairs* kSwapAbSumStride};
-  static constexpr Section<float> kWeightsOfPairs{kSums.end,
-                                                  std::size_t{kSwapAbGroups} * kSwapAbPairs};
+  static constexpr SwapAbTiling kTiles = kSwapAbTilings[kTiling];
+  static constexpr int kPairs = kTiles.pairs;
+  static constexpr int kGateUpRows = kTiles.gate_up_rows;
+  static constexpr int kDownRows = kTiles.down_rows;
+  /// Kernels with smaller blocks run calls that have no more pairs than a block.
+  static constexpr bool kHasManyPairs = kPairs == kSwapAbPairs;
+  static constexpr std::size_t kMaxPairs = kHasManyPairs ? kSwapAbMaxPairs : kPairs;
+  static constexpr std::size_t kMaxExperts = kHasManyPairs ? kSwapAbMaxExperts : 0;
+  static constexpr std::size_t kMaxBlocks =
+      kHasManyPairs ? (kMaxPairs + kMaxExperts * (kPairs - 1)) / kPairs : kPairs;
+
+  /// After the weights of a stage come the rows of the pairs, for as many steps.
+  static constexpr std::uint32_t kStepRowBytes = kPairs * kSwapAbLineBytes;
+  static constexpr std::uint32_t kStageBytes =
+      kSwapAbWeightBytes +
+      std::max(SwapAbSteps<kGateUpRows>::kNumber, SwapAbSteps<kDownRows>::kNumber) * kStepRowBytes;
+  /// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
+  /// banks.
+  static constexpr int kSumStride = std::max(kGateUpRows, kDownRows) + 4;
+  static constexpr std::size_t kOtherBytes =
+      std::size_t{kSwapAbGroups} * kPairs * (kSumStride + 1) * sizeof(float) +
+      kMaxExperts * sizeof(std::int32_t) + kMaxBlocks * sizeof(SwapAbBlock) +
+      kMaxPairs * sizeof(std::uint16_t) + 512;  // barriers, and what sorting needs
+  static constexpr std::uint32_t kStages =
+      std::min<std::size_t>(6, (kSwapAbMaxSharedBytes - kOtherBytes) / kStageBytes);
+
+  static constexpr Section<unsigned char> kRing{0, std::size_t{kStages} * kStageBytes};
+  static constexpr Section<float> kSums{kRing.end, std::size_t{kSwapAbGroups} * kPairs* kSumStride};
+  static constexpr Section<float> kWeightsOfPairs{kSums.end, std::size_t{kSwapAbGroups} * kPairs};
   static constexpr Section<std::uint64_t> kBarriers{kWeightsOfPairs.end,
-                                                    2 * kSwapAbStages + 2 + kSwapAbGroups};
+                                                    2 * kStages + 2 + kSwapAbGroups};
   static constexpr Section<std::uint32_t> kTaken{kBarriers.end, 1};
   static constexpr Section<std::uint32_t> kNumBlocks{kTaken.end, 1};
   static constexpr Section<std::int32_t> kWarpSums{kNumBlocks.end, 32};
-  static constexpr Section<std::int32_t> kCounts{kWarpSums.end, kSwapAbMaxExperts};
-  static constexpr Section<SwapAbBlock> kBlocks{kCounts.end, kSwapAbMaxBlocks};
-  static constexpr Section<std::uint16_t> kPairs{kBlocks.end, kSwapAbMaxPairs};
+  static constexpr Section<std::int32_t> kCounts{kWarpSums.end, kMaxExperts};
+  static constexpr Section<SwapAbBlock> kBlocks{kCounts.end, kMaxBlocks};
+  static constexpr Section<std::uint16_t> kListOfPairs{kBlocks.end, kMaxPairs};
+  static constexpr std::size_t kBytes = kListOfPairs.end;
+  static_assert(kBytes <= kSwapAbMaxSharedBytes);
 };
-inline constexpr std::size_t kSwapAbSharedBytes = SwapAbLayout::kPairs.end;
-static_assert(kSwapAbSharedBytes + 1024 <= std::size_t{227} * 1024);
+
+/// The dynamic shared memory of the kernel of a tiling.
+constexpr std::size_t swap_ab_shared_bytes(std::size_t tiling) {
+  return []<std::size_t... kTilings>(std::size_t index, std::index_sequence<kTilings...>) {
+    return std::array{SwapAbLayout<kTilings>::kBytes...}[index];
+  }
+  (tiling, std::make_index_sequence<kSwapAbTilings.size()>{});
+}
 
 struct SwapAbProduct {
   /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of kStageDepth.
   CUtensorMap weights;
   ProductArgs args;  ///< num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots
-  std::int32_t operands;  ///< of a tile: kSwapAbOperands, or 1
-  std::int32_t run;       ///< tiles that are taken at once
+  std::int32_t tile_rows;  ///< of the weights
+  std::int32_t run;        ///< tiles that are taken at once
   std::uint32_t takes_per_block;
 };
 
@@ -111,14 +137,15 @@ struct SwapAbCounters {
 /// follow it in the stream.
 inline constexpr int kSwapAbClearThreads = 256;
 
-/// A persistent kernel of kSwapAbThreads threads, a CTA for each multiprocessor. They are null if
+/// A persistent kernel of kSwapAbThreads threads and swap_ab_shared_bytes() of dynamic shared
+/// memory, a CTA for each multiprocessor. They are null if
 /// this build has no code for compute capability 9.0a.
 #if TESSERA_HAS_90A
 const void* swap_ab_clear_kernel();
-const void* swap_ab_kernel(bool is_bfloat16, int gate_up_operands);
+const void* swap_ab_kernel(bool is_bfloat16, std::size_t tiling);
 #else
 inline const void* swap_ab_clear_kernel() { return nullptr; }
-inline const void* swap_ab_kernel(bool, int) { return nullptr; }
+inline const void* swap_ab_kernel(bool, std::size_t) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

@@ -13,61 +13,59 @@
 
 namespace tessera::cuda {
 
-using SwapAbStage = PipelineCursor<kSwapAbStages>;
-
 /// The shared memory of a CTA.
+template <std::size_t kTiling>
 struct SwapAbShared {
+  using Layout = SwapAbLayout<kTiling>;
+  using Stage = PipelineCursor<Layout::kStages>;
+
   unsigned char* memory;  ///< a multiple of 1024
 
-  __device__ __forceinline__ std::uint32_t weights(const SwapAbStage& at) const {
-    return shared_address(memory) + at.stage * kSwapAbStageBytes;
+  __device__ __forceinline__ std::uint32_t weights(const Stage& at) const {
+    return shared_address(memory) + at.stage * Layout::kStageBytes;
   }
-  __device__ __forceinline__ std::uint32_t rows(const SwapAbStage& at) const {
+  __device__ __forceinline__ std::uint32_t rows(const Stage& at) const {
     return weights(at) + kSwapAbWeightBytes;
   }
   __device__ __forceinline__ float* sums(int group) const {
-    return carve(memory, SwapAbLayout::kSums) + group * kSwapAbPairs * kSwapAbSumStride;
+    return carve(memory, Layout::kSums) + group * Layout::kPairs * Layout::kSumStride;
   }
   __device__ __forceinline__ float* weights_of_pairs(int group) const {
-    return carve(memory, SwapAbLayout::kWeightsOfPairs) + group * kSwapAbPairs;
+    return carve(memory, Layout::kWeightsOfPairs) + group * Layout::kPairs;
   }
-  __device__ __forceinline__ std::uint32_t full(const SwapAbStage& at) const {
-    return barrier(at.stage);
+  __device__ __forceinline__ std::uint32_t full(const Stage& at) const { return barrier(at.stage); }
+  __device__ __forceinline__ std::uint32_t empty(const Stage& at) const {
+    return barrier(Layout::kStages + at.stage);
   }
-  __device__ __forceinline__ std::uint32_t empty(const SwapAbStage& at) const {
-    return barrier(kSwapAbStages + at.stage);
+  __device__ __forceinline__ std::uint32_t taken_full() const {
+    return barrier(2 * Layout::kStages);
   }
-  __device__ __forceinline__ std::uint32_t taken_full() const { return barrier(2 * kSwapAbStages); }
   __device__ __forceinline__ std::uint32_t taken_empty() const {
-    return barrier(2 * kSwapAbStages + 1);
+    return barrier(2 * Layout::kStages + 1);
   }
   /// It is the turn of a group to multiply.
   __device__ __forceinline__ std::uint32_t turn(int group) const {
-    return barrier(2 * kSwapAbStages + 2 + group);
+    return barrier(2 * Layout::kStages + 2 + group);
   }
   /// The number of what was taken last.
   __device__ __forceinline__ volatile std::uint32_t& taken() const {
-    return *carve(memory, SwapAbLayout::kTaken);
+    return *carve(memory, Layout::kTaken);
   }
   __device__ __forceinline__ ScanStorage& scan() const {
-    return *reinterpret_cast<ScanStorage*>(carve(memory, SwapAbLayout::kWarpSums));
+    return *reinterpret_cast<ScanStorage*>(carve(memory, Layout::kWarpSums));
   }
   __device__ __forceinline__ std::uint32_t& num_blocks() const {
-    return *carve(memory, SwapAbLayout::kNumBlocks);
+    return *carve(memory, Layout::kNumBlocks);
   }
-  __device__ __forceinline__ std::int32_t* counts() const {
-    return carve(memory, SwapAbLayout::kCounts);
-  }
-  __device__ __forceinline__ SwapAbBlock* blocks() const {
-    return carve(memory, SwapAbLayout::kBlocks);
-  }
+  __device__ __forceinline__ std::int32_t* counts() const { return carve(memory, Layout::kCounts); }
+  __device__ __forceinline__ SwapAbBlock* blocks() const { return carve(memory, Layout::kBlocks); }
   __device__ __forceinline__ std::uint16_t* pairs() const {
-    return carve(memory, SwapAbLayout::kPairs);
+    return carve(memory, Layout::kListOfPairs);
   }
 
  private:
   __device__ __forceinline__ std::uint32_t barrier(std::uint32_t i) const {
-    return shared_address(carve(memory, SwapAbLayout::kBarriers) + i);
+    return shared_address(carve(memory, Layout::kBarriers) + i);
   }
 };
 
@@ -88,7 +86,9 @@ __device__ __forceinline__ std::int32_t expert_of(const SwapAbArgs& args, int pa
 }
 
 /// sort_pairs() for as many pairs as a block has room for, by one warp, with a pair in each lane.
-__device__ __forceinline__ void sort_few_pairs(const SwapAbArgs& args, SwapAbShared shared) {
+template <std::size_t kTiling>
+__device__ __forceinline__ void sort_few_pairs(const SwapAbArgs& args,
+                                               SwapAbShared<kTiling> shared) {
   static_assert(kSwapAbPairs == 32);
   if (threadIdx.x < 32) {
     const auto lane = static_cast<int>(threadIdx.x);
@@ -117,7 +117,9 @@ __device__ __forceinline__ void sort_few_pairs(const SwapAbArgs& args, SwapAbSha
 /// Sorts the pairs that count by expert, and divides them into blocks, by the whole CTA. All CTAs
 /// get the same blocks: the pairs of an expert that has several are in ascending order. Ends with a
 /// barrier.
-__device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared shared) {
+template <std::size_t kTiling>
+__device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared<kTiling> shared) {
+  if constexpr (!SwapAbLayout<kTiling>::kHasManyPairs) return sort_few_pairs(args, shared);
   if (args.gate_up.args.num_pairs <= kSwapAbPairs) return sort_few_pairs(args, shared);
   constexpr int kPairsPerThread = (kSwapAbMaxPairs + kSwapAbThreads - 1) / kSwapAbThreads;
   constexpr int kExpertsPerThread = (kSwapAbMaxExperts + kSwapAbThreads - 1) / kSwapAbThreads;

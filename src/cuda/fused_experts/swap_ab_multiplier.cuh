@@ -18,14 +18,17 @@ namespace tessera::cuda {
 /// multiplies while the other writes. Each warpgroup of a group multiplies one operand; of a tile
 /// with one, the second passes the stages on. With few pairs, most of the time of a wgmma is
 /// latency, and the two warpgroups overlap theirs.
-template <typename T, int kGateUpOperands>
+template <typename T, std::size_t kTiling>
 class Multiplier {
  public:
-  __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared shared)
+  __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared), taken_(args, shared), turn_parity_(group() == 0 ? 1 : 0) {}
 
   __device__ __forceinline__ void run() {
     int group_of_tile = 0;
+    // What this CTA may take of the down product before it has rows for it: a share of its own.
+    std::uint32_t share =
+        (shared_.num_blocks() * args_.down.takes_per_block + gridDim.x - 1) / gridDim.x;
     while (true) {
       const SwapAbTiles tiles = taken_.read();
       if (tiles.step == SwapAbStep::kEnd) return;
@@ -38,12 +41,19 @@ class Multiplier {
       // The next tiles are taken once the last weights of these are nearly on the way, 2 stages
       // before, which hides the time that it takes; and, unless these are a single stage, not
       // before rows are there, so that a CTA that waits for rows takes no tiles that others could
-      // compute.
+      // compute. It takes tiles of its share at once, so that their weights come meanwhile.
       const std::int32_t num_stages = num_stages_of(tiles.step);
-      constexpr auto kAhead = static_cast<std::int32_t>(kSwapAbStages) + 2;
+      constexpr auto kAhead = static_cast<std::int32_t>(Layout::kStages) + 2;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;
-      const std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
-      if ((group_of_tile ^ release_at / num_stages % 2) != group()) taken_.release();
+      std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
+      const bool is_of_share = tiles.step == SwapAbStep::kDown && share > 1;
+      if (is_of_share) {
+        --share;
+        release_at = -1;
+      }
+      if (is_of_share || (group_of_tile ^ release_at / num_stages % 2) != group()) {
+        taken_.release();
+      }
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile, group_of_tile ^= 1) {
         if (group_of_tile == group()) {
           compute(tiles, tile, release_at - tile * num_stages);
@@ -57,6 +67,9 @@ class Multiplier {
   }
 
  private:
+  using Layout = SwapAbLayout<kTiling>;
+  using Stage = typename SwapAbShared<kTiling>::Stage;
+
   __device__ static int group() { return static_cast<int>(threadIdx.x) / kSwapAbGroupThreads; }
   __device__ static int thread() { return static_cast<int>(threadIdx.x) % kSwapAbGroupThreads; }
   __device__ static int operand() { return thread() / kWarpgroupThreads; }
@@ -85,8 +98,8 @@ class Multiplier {
   /// Stages of a tile.
   __device__ __forceinline__ std::int32_t num_stages_of(SwapAbStep step) const {
     const std::int32_t depth = product_of(args_, step).args.depth;
-    return with_operands<kGateUpOperands>(step, [&]<int kOperands>() {
-      constexpr int kDepth = SwapAbSteps<kOperands>::kDepth;
+    return with_rows<kTiling>(step, [&]<int kRows>() {
+      constexpr int kDepth = SwapAbSteps<kRows>::kDepth;
       return (depth + kDepth - 1) / kDepth;
     });
   }
@@ -127,15 +140,15 @@ class Multiplier {
   /// if there is one. There is code for some numbers of columns, doubling.
   template <int kColumns>
   __device__ __forceinline__ void multiply(const SwapAbTiles& tiles, std::int32_t release_at) {
-    if constexpr (kColumns < kSwapAbPairs) {
+    if constexpr (kColumns < Layout::kPairs) {
       if (tiles.num_pairs > kColumns) return multiply<2 * kColumns>(tiles, release_at);
     }
     const std::int32_t num_stages = num_stages_of(tiles.step);
-    with_operands<kGateUpOperands>(tiles.step, [&]<int kOperands>() {
-      if (operand() >= kOperands) {
+    with_rows<kTiling>(tiles.step, [&]<int kRows>() {
+      if (operand() * kSwapAbOperandRows >= kRows) {
         pass_stages(num_stages, release_at);
-      } else if constexpr (kColumns <= SwapAbSteps<kOperands>::kMaxPairs) {
-        multiply_stages<kColumns, kOperands>(num_stages, release_at);
+      } else {
+        multiply_stages<kColumns, kRows>(num_stages, release_at);
       }
     });
   }
@@ -151,16 +164,16 @@ class Multiplier {
     give_turn();
   }
 
-  template <int kColumns, int kOperands>
+  template <int kColumns, int kRows>
   __device__ __forceinline__ void multiply_stages(std::int32_t num_stages,
                                                   std::int32_t release_at) {
     float sums[kColumns / 2] = {};
-    SwapAbStage previous;
+    Stage previous;
     for (std::int32_t stage = 0; stage < num_stages; ++stage) {
       if (stage == release_at) taken_.release();
       wait(shared_.full(at_), at_.parity);
       fence_async_proxy();  // for what cp.async wrote
-      multiply_stage<kColumns, kOperands>(stage == 0, sums);
+      multiply_stage<kColumns, kRows>(stage == 0, sums);
       wgmma_wait<1>();
       if (stage > 0) release(previous);
       previous = at_;
@@ -176,15 +189,18 @@ class Multiplier {
     if (lane() == 0) arrive(shared_.turn(group() ^ 1));
   }
 
-  template <int kColumns, int kOperands>
+  template <int kColumns, int kRows>
   __device__ __forceinline__ void multiply_stage(bool is_first, float (&sums)[kColumns / 2]) const {
-    using Steps = SwapAbSteps<kOperands>;
+    using Steps = SwapAbSteps<kRows>;
+    // Of a tile of 32 rows, wgmma also multiplies the 32 lines after them, whatever they hold:
+    // nothing reads those sums.
     wgmma_fence();
 #pragma unroll
     for (int step = 0; step < Steps::kNumber; ++step) {
-      const std::uint64_t weights = tile_descriptor(
-          shared_.weights(at_) + step * Steps::kWeightBytes + operand() * kSwapAbOperandBytes);
-      const std::uint64_t rows = tile_descriptor(shared_.rows(at_) + step * Steps::kRowBytes);
+      const std::uint64_t weights =
+          tile_descriptor(shared_.weights(at_) + step * Steps::kWeightBytes +
+                          operand() * kSwapAbOperandRows * kSwapAbLineBytes);
+      const std::uint64_t rows = tile_descriptor(shared_.rows(at_) + step * Layout::kStepRowBytes);
 #pragma unroll
       for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
         constexpr int kWordsPerWgmma = 2;
@@ -195,12 +211,12 @@ class Multiplier {
     wgmma_commit();
   }
 
-  __device__ __forceinline__ void release(const SwapAbStage& at) const {
+  __device__ __forceinline__ void release(const Stage& at) const {
     if (lane() == 0) arrive(shared_.empty(at));
   }
 
   __device__ __forceinline__ float* sums_of(int pair) const {
-    return shared_.sums(group()) + pair * kSwapAbSumStride;
+    return shared_.sums(group()) + pair * Layout::kSumStride;
   }
 
   template <int kSums>
@@ -263,9 +279,9 @@ class Multiplier {
   }
 
   const SwapAbArgs& args_;
-  SwapAbShared shared_;
-  Taken taken_;
-  SwapAbStage at_;
+  SwapAbShared<kTiling> shared_;
+  Taken<kTiling> taken_;
+  Stage at_;
   std::uint32_t turn_parity_;
 };
 

@@ -25,19 +25,20 @@ struct SwapAbTiles {
   std::int32_t num_pairs;
 };
 
-/// Calls `function` with the number of operands of a step's tiles as a template argument, so that
-/// the loops over stages have no branch for it.
-template <int kGateUpOperands, typename Function>
-__device__ __forceinline__ auto with_operands(SwapAbStep step, Function function) {
-  if constexpr (kGateUpOperands != kSwapAbOperands) {
-    if (step == SwapAbStep::kGateUp) return function.template operator()<kGateUpOperands>();
+/// Calls `function` with the rows of a step's tiles as a template argument, so that the loops over
+/// stages have no branch for it.
+template <std::size_t kTiling, typename Function>
+__device__ __forceinline__ auto with_rows(SwapAbStep step, Function function) {
+  constexpr SwapAbTiling kTiles = kSwapAbTilings[kTiling];
+  if constexpr (kTiles.gate_up_rows != kTiles.down_rows) {
+    if (step == SwapAbStep::kGateUp) return function.template operator()<kTiles.gate_up_rows>();
   }
-  return function.template operator()<kSwapAbOperands>();
+  return function.template operator()<kTiles.down_rows>();
 }
 
 /// Outputs of a tile.
 __device__ __forceinline__ std::int32_t outputs_of(const SwapAbProduct& product) {
-  return outputs_of(product.args, product.operands * kSwapAbOperandRows);
+  return outputs_of(product.args, product.tile_rows);
 }
 
 __device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
@@ -46,8 +47,9 @@ __device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
          (args.num_combine_parts + kSwapAbOperands - 1) / kSwapAbOperands;
 }
 
-__device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args, SwapAbShared shared,
-                                                std::uint32_t taken) {
+template <std::size_t kTiling>
+__device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args,
+                                                SwapAbShared<kTiling> shared, std::uint32_t taken) {
   const auto in_product = [&](SwapAbStep step, const SwapAbProduct& product) -> SwapAbTiles {
     const std::uint32_t number = taken / product.takes_per_block;
     const std::uint32_t first_tile =
@@ -106,7 +108,8 @@ __device__ __forceinline__ std::uint32_t take(const SwapAbArgs& args) {
 
 /// One thread publishes what it has taken, and takes more once that is released, until nothing is
 /// left.
-__device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared shared,
+template <std::size_t kTiling>
+__device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared<kTiling> shared,
                                            std::uint32_t taken) {
   const std::uint32_t end = num_to_take(args, shared.num_blocks());
   for (std::uint32_t parity = 0;; parity ^= 1) {
@@ -119,9 +122,10 @@ __device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared 
 }
 
 /// What take_tiles took, as every other thread reads it.
+template <std::size_t kTiling>
 class Taken {
  public:
-  __device__ __forceinline__ Taken(const SwapAbArgs& args, SwapAbShared shared)
+  __device__ __forceinline__ Taken(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared) {}
 
   /// The next tiles, which are to be released before others can be taken.
@@ -135,7 +139,7 @@ class Taken {
 
  private:
   const SwapAbArgs& args_;
-  SwapAbShared shared_;
+  SwapAbShared<kTiling> shared_;
   std::uint32_t parity_ = 0;
 };
 
