@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from page_cpu import cpu_section
+from page_engine import engine_section
 from page_expert_product import expert_product_section
 from page_fused_experts import fused_experts_section
 from page_fused_experts_combine import fused_experts_combine_sections
@@ -47,6 +48,7 @@ def page() -> str:
     """The whole page."""
     parts = [
         INTRODUCTION,
+        engine_section(),
         h200_section(),
         reports_section(),
         *ops_sections(),

@@ -50,6 +50,7 @@ NOT_RUN = {
     r"scripts/build\.sh .*": "builds the C++ tests; `make test` does that and runs them",
     r"cmake .*": "tests/install/install_test.cmake builds, installs and uses the library",
     r"\.venv/bin/python bench/fused_experts_policy\.py .*": "needs a GPU",
+    r"python bench/engine/.*": "needs vLLM and a GPU; test_bench_engine.py has made-up engines",
     r"\.venv/bin/python bench/.*": "tests/python/test_bench_page.py runs it",
     r"(\w+=\w+ )*pip (install|wheel) .*": "changes this environment; .ci/run installs the package",
     r".*vllm serve .*|.*sglang\.launch_server.*": "needs the engine, a model and a GPU",
