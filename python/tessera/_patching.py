@@ -21,8 +21,18 @@ _REFUSALS = (NotImplementedError, TypeError, ValueError)
 
 
 class _Patch(NamedTuple):
+    owner: Any  # a module, or the class that has the method
+    attribute: str
     original: Function
     replacement: Function
+    serves: bool
+
+    def put(self, old: Function, new: Function) -> None:
+        """Replace one of both by the other, a function in every module that refers to it."""
+        if isinstance(self.owner, ModuleType):
+            _rebind(old, new)
+        else:
+            setattr(self.owner, self.attribute, new)
 
 
 class Patches:
@@ -44,14 +54,22 @@ class Patches:
     @property
     def names(self) -> list[str]:
         """Full names of the functions that have a replacement or a hook."""
-        return [".".join(key) for key in self._patches]
+        served = (key for key, patch in self._patches.items() if patch is None or patch.serves)
+        return [".".join(key) for key in served]
+
+    @property
+    def short_names(self) -> list[str]:
+        """The same names without their modules, each once."""
+        served = (key for key, patch in self._patches.items() if patch is None or patch.serves)
+        return list(dict.fromkeys(name for _, name in served))
 
     def replace(
         self, module: ModuleType, name: str, parameters: Sequence[str], serve: Function
     ) -> bool:
         """Let `serve` handle the calls of a function, in every module that refers to it.
 
-        A function that does not exist, or has other first parameters, is left alone.
+        `name` may be that of a method, such as "Class.method". A function that does not exist, or
+        has other first parameters, is left alone.
 
         Returns:
             Whether something changed: a function is replaced only once.
@@ -59,10 +77,32 @@ class Patches:
         original = self._original(module, name, parameters)
         if original is None:
             return False
-        replacement = self._replacement(original, serve)
-        _rebind(original, replacement)
-        self._patches[module.__name__, name] = _Patch(original, replacement)
+        replacement = self._replacement(f"{module.__name__}.{name}", original, serve)
+        self._put(module, name, original, replacement, serves=True)
         return True
+
+    def watch(
+        self,
+        module: ModuleType,
+        name: str,
+        parameters: Sequence[str],
+        describe: Callable[..., str],
+    ) -> None:
+        """Log what `describe` says about the calls of a function, every message once.
+
+        The function, which is named and left alone as by `replace`, stays the package's own.
+        """
+        original = self._original(module, name, parameters)
+        if original is None:
+            return
+
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            if self.active:
+                self._log_once(logging.INFO, describe(*args, **kwargs))
+            return original(*args, **kwargs)
+
+        self._put(module, name, original, watched, serves=False)
 
     def hook(
         self,
@@ -76,7 +116,8 @@ class Patches:
         original = self._original(module, name, parameters)
         if original is None:
             return False
-        register(f"{module.__name__}.{name}", self._replacement(original, serve))
+        full_name = f"{module.__name__}.{name}"
+        register(full_name, self._replacement(full_name, original, serve))
         self._patches[module.__name__, name] = None
         return True
 
@@ -86,11 +127,24 @@ class Patches:
         self.active = False
         for key, patch in list(self._patches.items()):
             if patch is not None:
-                _rebind(patch.replacement, patch.original)
+                patch.put(patch.replacement, patch.original)
                 del self._patches[key]
         return served
 
-    def _replacement(self, original: Function, serve: Function) -> Function:
+    def _put(
+        self,
+        module: ModuleType,
+        name: str,
+        original: Function,
+        replacement: Function,
+        *,
+        serves: bool,
+    ) -> None:
+        patch = _Patch(*_place(module, name), original, replacement, serves)
+        patch.put(original, replacement)
+        self._patches[module.__name__, name] = patch
+
+    def _replacement(self, name: str, original: Function, serve: Function) -> Function:
         from torch.compiler import is_compiling
 
         @functools.wraps(original)
@@ -102,8 +156,8 @@ class Patches:
                 except InvalidRoutingError:
                     raise  # not a refusal: the call has run, and the original must not get bad ids
                 except _REFUSALS as refusal:
-                    name = f"{original.__module__}.{original.__name__}"
-                    self._warn_once(f"{name} gets a call that Tessera refuses: {refusal}")
+                    message = f"{name} gets a call that Tessera refuses: {refusal}"
+                    self._log_once(logging.WARNING, message)
             return original(*args, **kwargs)
 
         return replacement
@@ -115,19 +169,20 @@ class Patches:
         key = (module.__name__, name)
         if key in self._patches:
             return None
-        function: Function | None = getattr(module, name, None)
+        function: Function | None = getattr(*_place(module, name), None)
         names = [] if function is None else list(inspect.signature(function).parameters)
         if names[: len(parameters)] != list(parameters):
             expected, got = ", ".join(parameters), ", ".join(names) or "no such function"
-            self._warn_once(f"{'.'.join(key)} is left alone: expected ({expected}), got ({got})")
+            message = f"{'.'.join(key)} is left alone: expected ({expected}), got ({got})"
+            self._log_once(logging.WARNING, message)
             return None
         return function
 
-    def _warn_once(self, message: str) -> None:
+    def _log_once(self, level: int, message: str) -> None:
         reason = re.sub(r"\d+", "#", message)  # the same reason occurs with many sizes
         if reason not in self._reasons:
             self._reasons.add(reason)
-            self._logger.warning(message)
+            self._logger.log(level, message)
 
 
 def by_name(serve: Function, parameters: Sequence[str]) -> Function:
@@ -139,6 +194,12 @@ def by_name(serve: Function, parameters: Sequence[str]) -> Function:
         return serve(**dict(zip(parameters, args, strict=False)), **kwargs)
 
     return call
+
+
+def _place(module: ModuleType, name: str) -> tuple[Any, str]:
+    """Where a name such as "function" or "Class.method" is: the owner, and its attribute."""
+    owner, _, attribute = name.rpartition(".")
+    return (getattr(module, owner, None) if owner else module), attribute
 
 
 def _rebind(old: object, new: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,10 +26,10 @@ def use_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Non
     from tessera._patching import Patches
 
     for engine in ("vllm", "sglang"):
-        monkeypatch.delenv(f"TESSERA_{engine.upper()}", raising=False)
+        for variable in (f"TESSERA_{engine.upper()}", f"TESSERA_{engine.upper()}_EXPERTS"):
+            monkeypatch.delenv(variable, raising=False)
         adapter = importlib.import_module(f"tessera.{engine}")
-        logger = logging.getLogger(f"tessera.{engine}")
-        monkeypatch.setattr(adapter, "_patches", Patches(logger))
+        monkeypatch.setattr(adapter, "_patches", Patches(adapter._logger))
     forget_engines()
     engine_ops.calls.clear()
 

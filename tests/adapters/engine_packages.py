@@ -17,7 +17,8 @@ import pytest
 STANDINS = Path(__file__).with_name("standins")
 FAMILY = re.compile(
     r"(batched_|)moe_(lora_|)align_block_size|topk_(softmax|sigmoid|hash_softplus_sqrt)"
-    r"|(fused|grouped)_topk|moe_(sum|permute|unpermute)"
+    r"|(fused|grouped)_topk|moe_(sum|permute|unpermute)|fused_experts_impl|TritonExperts\.apply"
+    r"|FusedMoE(Modular)?Kernel\.__init__"
 )
 
 
@@ -46,15 +47,21 @@ def version(folder: Path, package: str) -> str:
 def signatures(file: Path) -> dict[str, dict[str, str | None]]:
     """The parameters of each served function in the file, with their defaults as written."""
     found = {}
+    functions = []
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef) and FAMILY.fullmatch(node.name):
+        owner = f"{node.name}." if isinstance(node, ast.ClassDef) else ""
+        for each in node.body if isinstance(node, ast.ClassDef) else [node]:
+            if isinstance(each, ast.FunctionDef):
+                functions.append((owner + each.name, each))
+    for name, node in functions:
+        if FAMILY.fullmatch(name):
             names = [argument.arg for argument in node.args.args]
             defaults = [ast.unparse(default) for default in node.args.defaults]
             parameters: dict[str, str | None] = dict.fromkeys(names)
             parameters.update(zip(names[len(names) - len(defaults) :], defaults, strict=True))
             for argument, default in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True):
                 parameters[argument.arg] = None if default is None else ast.unparse(default)
-            found[node.name] = parameters  # of overloads, the last
+            found[name] = parameters  # of overloads, the last
     return found
 
 

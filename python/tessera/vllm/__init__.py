@@ -1,9 +1,9 @@
 """Tessera in vLLM's place, in this process: `install()`, `uninstall()`, and vLLM's plugin.
 
 vLLM's ops for alignment, routing and rows are replaced in `vllm._custom_ops`, where vLLM looks them
-up, and its Python functions of routing and permuting where they are defined; calls that Tessera
-refuses go to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported before
-`install()` is called.
+up, and its Python functions of routing, permuting and experts where they are defined; calls that
+Tessera refuses go to vLLM's own. docs/vllm.md has the details. Neither torch nor vLLM is imported
+before `install()` is called.
 """
 
 from __future__ import annotations
@@ -12,17 +12,20 @@ import functools
 import importlib
 import logging
 import os
+from types import ModuleType
 
 from tessera._patching import Patches
 
-_logger = logging.getLogger("tessera.vllm")
+# A child of vLLM's logger, which shows INFO; of other loggers vLLM shows warnings.
+_logger = logging.getLogger("vllm.tessera")
 _patches = Patches(_logger)
 
 
 def install(*, wrapper: bool = False) -> list[str]:
     """Let Tessera serve vLLM's ops in this process; may be called any number of times.
 
-    Does nothing if the environment variable TESSERA_VLLM is 0.
+    Does nothing if the environment variable TESSERA_VLLM is 0, and leaves the functions that
+    compute experts alone if TESSERA_VLLM_EXPERTS is.
 
     Args:
         wrapper: also replace the Python function `moe_align_block_size` around the op, in every
@@ -41,7 +44,8 @@ def install(*, wrapper: bool = False) -> list[str]:
         version = str(importlib.import_module("vllm").__version__)
         custom_ops = importlib.import_module("vllm._custom_ops")
         from tessera.vllm import serving
-        from tessera.vllm.generations import generation_of
+        from tessera.vllm.experts import describe_kernel
+        from tessera.vllm.generations import EXPERTS, KERNEL, generation_of
         from tessera.vllm.wrapper import moe_align_block_size
 
         generation = generation_of(version)
@@ -49,14 +53,17 @@ def install(*, wrapper: bool = False) -> list[str]:
         for name, parameters in generation.ops.items():
             serve = serving.op(name, generation)
             replaced.append(_patches.replace(custom_ops, name, parameters, serve))
+        serves_experts = os.environ.get("TESSERA_VLLM_EXPERTS") != "0"
         for (path, name), parameters in generation.functions.items():
-            try:
-                module = importlib.import_module(path)
-            except Exception as error:  # importing another package's module may raise anything
-                _logger.warning("%s.%s is left alone: %s", path, name, error)
+            if name in EXPERTS and not serves_experts:
                 continue
-            serve = serving.function(name, parameters)
-            replaced.append(_patches.replace(module, name, parameters, serve))
+            if (module := _imported(path, name)) is not None:
+                serve = serving.function(name, parameters)
+                replaced.append(_patches.replace(module, name, parameters, serve))
+        if serves_experts and generation.kernel is not None:
+            path, name = generation.kernel
+            if (module := _imported(path, name)) is not None:
+                _patches.watch(module, name, KERNEL, describe_kernel)
         if wrapper:
             module = importlib.import_module(
                 "vllm.model_executor.layers.fused_moe.moe_align_block_size"
@@ -67,10 +74,21 @@ def install(*, wrapper: bool = False) -> list[str]:
             )
         if any(replaced) or not _patches.active:
             _logger.info(
-                "vLLM %s: Tessera serves %s", version, ", ".join(_patches.names) or "nothing"
+                "vLLM %s: Tessera serves %s; TESSERA_VLLM=0 turns it off",
+                version,
+                ", ".join(_patches.short_names) or "nothing",
             )
         _patches.active = True
         return _patches.names
+
+
+def _imported(path: str, name: str) -> ModuleType | None:
+    """A module of vLLM; None if it cannot be imported, which may raise anything."""
+    try:
+        return importlib.import_module(path)
+    except Exception as error:
+        _logger.warning("%s.%s is left alone: %s", path, name, error)
+        return None
 
 
 def uninstall() -> None:

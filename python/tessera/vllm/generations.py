@@ -74,14 +74,54 @@ _UNPERMUTE = (
     "expert_first_token_offset",
 )
 
+_EXPERTS = ("hidden_states", "w1", "w2", "topk_weights", "topk_ids")
+_EXPERTS_OPTIONS = ("activation", "apply_router_weight_on_input")
+_QUANTISED = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16")
+_EXPERTS_LAST = (
+    "per_channel_quant",
+    "global_num_experts",
+    "expert_map",
+    "w1_scale",
+    "w2_scale",
+    "w1_zp",
+    "w2_zp",
+    "a1_scale",
+    "a2_scale",
+    "block_shape",
+)
+_MXFP4 = ("use_mxfp4_w4a4", *_EXPERTS_LAST)
+_OCP_MX = ("ocp_mx_scheme", *_EXPERTS_LAST)
+_BIASES = ("w1_bias", "w2_bias")
+_APPLY = (
+    "self",
+    "output",
+    *_EXPERTS,
+    "activation",
+    "global_num_experts",
+    "expert_map",
+    "a1q_scale",
+    "a2_scale",
+    "workspace13",
+    "workspace2",
+    "expert_tokens_meta",
+    "apply_router_weight_on_input",
+)
+
 _FUSED_MOE = "vllm.model_executor.layers.fused_moe"
 _IN_FUSED_MOE = f"{_FUSED_MOE}.fused_moe"
 _IN_PERMUTE = f"{_FUSED_MOE}.moe_permute_unpermute"
 _IN_FUSED_TOPK = f"{_FUSED_MOE}.router.fused_topk_router"
 _IN_GROUPED_TOPK = f"{_FUSED_MOE}.router.grouped_topk_router"
+_IN_TRITON = f"{_FUSED_MOE}.experts.triton_moe"
+_IN_KERNEL = f"{_FUSED_MOE}.modular_kernel"
+
+# The functions that compute experts.
+EXPERTS = ("fused_experts_impl", "TritonExperts.apply")
+# The first parameters of `kernel`; the last is the object with `apply`.
+KERNEL = ("self", "prepare_finalize", "fused_experts")
 
 Parameters = tuple[str, ...]
-# A module, and the name of a function that it defines.
+# A module, and the name of a function or method that it defines.
 Function = tuple[str, str]
 
 
@@ -91,6 +131,8 @@ class Generation(NamedTuple):
     since: the version, major, minor and patch.
     ops: parameters of each served op in `vllm._custom_ops`.
     functions: parameters of each served Python function, with the module that defines it.
+    kernel: what makes the object that holds a layer's experts, of whichever backend; None where a
+        layer without expert parallelism has no such object.
     wrapper: parameters of the Python function around the first op.
     tail_expert: the value that `moe_align_block_size` writes to `experts_ids` past the last block.
         The other ops have always written -1.
@@ -100,6 +142,7 @@ class Generation(NamedTuple):
     since: tuple[int, int, int]
     ops: Mapping[str, Parameters]
     functions: Mapping[Function, Parameters]
+    kernel: Function | None = None
     wrapper: Parameters = _WRAPPER
     tail_expert: int = 0
     room_for_used_experts: bool = False
@@ -124,18 +167,35 @@ def _after(generation: Generation, change: _Change) -> Generation:
     )
 
 
+_IMPL = (_IN_FUSED_MOE, "fused_experts_impl")
+
 _FIRST = Generation(
     (0, 9, 2),
     {"moe_align_block_size": _ALIGN, "topk_softmax": _TOPK, "moe_sum": _SUM},
     {
         (_IN_FUSED_MOE, "fused_topk"): _FUSED_TOPK,
         (_IN_FUSED_MOE, "grouped_topk"): (*_GROUPED_TOPK, "e_score_correction_bias"),
+        _IMPL: (*_EXPERTS, "inplace", *_EXPERTS_OPTIONS, *_QUANTISED, *_EXPERTS_LAST),
     },
 )
 _CHANGES = (
     _Change(
+        (0, 10, 0),
+        functions={_IMPL: (*_EXPERTS, "inplace", *_EXPERTS_OPTIONS, *_QUANTISED, *_MXFP4)},
+    ),
+    _Change(
         (0, 10, 1),
         functions={
+            _IMPL: (
+                *_EXPERTS,
+                "inplace",
+                "activation",
+                "is_act_and_mul",
+                "apply_router_weight_on_input",
+                *_QUANTISED,
+                *_MXFP4,
+                *_BIASES,
+            ),
             (_IN_PERMUTE, "moe_permute"): _ALIGNED_PERMUTE,
             (_IN_PERMUTE, "moe_unpermute"): _UNPERMUTE,
         },
@@ -148,7 +208,17 @@ _CHANGES = (
         },
     ),
     _Change(
+        (0, 11, 0),
+        functions={
+            _IMPL: (*_EXPERTS, "inplace", *_EXPERTS_OPTIONS, *_QUANTISED, *_MXFP4, *_BIASES),
+            (_IN_FUSED_MOE, "TritonExperts.apply"): _APPLY,
+        },
+    ),
+    _Change(
         (0, 11, 1),
+        functions={
+            _IMPL: (*_EXPERTS, "inplace", *_EXPERTS_OPTIONS, *_QUANTISED, *_OCP_MX, *_BIASES),
+        },
         ops={
             "batched_moe_align_block_size": _BATCHED,
             "moe_lora_align_block_size": _LORA,
@@ -176,13 +246,27 @@ _CHANGES = (
             (_IN_FUSED_TOPK, "fused_topk"): (*_FUSED_TOPK, "scoring_func"),
             (_IN_GROUPED_TOPK, "grouped_topk"): _SCALED_GROUPED_TOPK,
         },
+        others={"kernel": (_IN_KERNEL, "FusedMoEModularKernel.__init__")},
     ),
     _Change(
         (0, 16, 0),
         functions={(_IN_PERMUTE, "moe_permute"): (*_PERMUTE, "permuted_hidden_states")},
     ),
-    _Change((0, 17, 0), others={"tail_expert": -1}),
+    _Change(
+        (0, 17, 0), others={"tail_expert": -1, "kernel": (_IN_KERNEL, "FusedMoEKernel.__init__")}
+    ),
     _Change((0, 20, 0), ops={"topk_hash_softplus_sqrt": _HASH_TOPK}),
+    _Change(
+        (0, 21, 0),
+        functions={
+            (_IN_FUSED_MOE, "TritonExperts.apply"): None,
+            (_IN_TRITON, "TritonExperts.apply"): _APPLY,
+        },
+    ),
+    _Change(
+        (0, 23, 0),
+        functions={_IMPL: (*_EXPERTS, *_EXPERTS_OPTIONS, *_QUANTISED, *_OCP_MX, *_BIASES)},
+    ),
     _Change(
         (0, 23, 0),
         functions={(_IN_PERMUTE, "moe_permute"): (*_PERMUTE, "permuted_hidden_states", "scratch")},

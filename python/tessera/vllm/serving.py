@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 
 from tessera._patching import Function, by_name
-from tessera.vllm import ops, router, rows
+from tessera.vllm import experts, ops, router, rows
 from tessera.vllm.generations import Generation, Parameters
 
 _OPS: dict[str, Function] = {
@@ -19,6 +19,8 @@ _OPS: dict[str, Function] = {
     "moe_sum": rows.moe_sum,
 }
 _FUNCTIONS: dict[str, Function] = {
+    "fused_experts_impl": experts.fused_experts_impl,
+    "TritonExperts.apply": experts.triton_experts_apply,
     "fused_topk": router.fused_topk,
     "grouped_topk": router.grouped_topk,
     "moe_permute": rows.moe_permute,

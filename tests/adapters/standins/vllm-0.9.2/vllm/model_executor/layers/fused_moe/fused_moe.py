@@ -1,6 +1,7 @@
 import torch
 from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
 
+import engine_experts
 import engine_router
 
 
@@ -42,4 +43,41 @@ def grouped_topk(
         bias=e_score_correction_bias,
         num_groups=num_expert_group,
         topk_group=topk_group,
+    )
+
+
+def fused_experts_impl(
+    hidden_states,
+    w1,
+    w2,
+    topk_weights,
+    topk_ids,
+    inplace=False,
+    activation="silu",
+    apply_router_weight_on_input=False,
+    use_fp8_w8a8=False,
+    use_int8_w8a8=False,
+    use_int8_w8a16=False,
+    use_int4_w4a16=False,
+    per_channel_quant=False,
+    global_num_experts=-1,
+    expert_map=None,
+    w1_scale=None,
+    w2_scale=None,
+    w1_zp=None,
+    w2_zp=None,
+    a1_scale=None,
+    a2_scale=None,
+    block_shape=None,
+):
+    return engine_experts.implement(
+        hidden_states,
+        w1,
+        w2,
+        topk_weights,
+        topk_ids,
+        inplace=inplace,
+        activation=activation,
+        apply_router_weight_on_input=apply_router_weight_on_input,
+        expert_map=expert_map,
     )

@@ -1,0 +1,222 @@
+"""vLLM's expert computations, served by `fused_experts`.
+
+Each function has the parameters and meaning of vLLM's, of all its versions together. A call that
+Tessera cannot serve raises TypeError, ValueError or NotImplementedError before anything is written.
+The workspace of `fused_experts` comes from torch, so that vLLM's memory profiler sees it, and under
+the capture of a CUDA graph from the graph's pool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import tessera
+from tessera._engine_router import engine_names, refuse
+from tessera._plain_tensor import check_plain
+
+APPLY = "TritonExperts.apply"
+IMPL = "fused_experts_impl"
+
+# vLLM's names of the arguments, by Tessera's.
+_NAMES = {"x": "hidden_states", "w13": "w1", "w13_bias": "w1_bias"}
+# Names that vLLM takes for others.
+_ALIASES = {"gelu_pytorch_tanh": "gelu_tanh"}
+# What LoRA replaces in a single object, until vLLM 0.19.
+_DECORATED_BY_LORA = ("activation", "moe_sum")
+
+
+def check_experts(experts: Any) -> None:
+    """Refuse objects whose `apply` does more than to compute unquantised experts.
+
+    Raises:
+        NotImplementedError: it is of a subclass, such as those that emulate quantisation; has
+            quantised activations or weights; LoRA adapters; or a hook before the sum.
+    """
+    kind = type(experts).__name__
+    if kind != "TritonExperts":
+        raise NotImplementedError(f"{APPLY}: self: expected TritonExperts, got {kind}")
+    config = experts.quant_config
+    for name in ("quant_dtype", "weight_quant_dtype"):
+        if (dtype := getattr(config, name, None)) is not None:
+            raise NotImplementedError(f"{APPLY}: {name}: expected no quantisation, got {dtype}")
+    if getattr(experts, "_lora_context", None) is not None or any(
+        name in vars(experts) for name in _DECORATED_BY_LORA
+    ):
+        raise NotImplementedError(f"{APPLY}: self: expected experts without LoRA, got some with it")
+    refuse(APPLY, post_gemm2_hook=getattr(experts, "post_gemm2_hook", None))
+
+
+def describe_kernel(
+    self: object, prepare_finalize: object, fused_experts: Any, *rest: object, **options: object
+) -> str:
+    """Say whether Tessera serves the experts that a layer's kernel is made with."""
+    name = type(fused_experts).__name__
+    try:
+        check_experts(fused_experts)
+    except NotImplementedError as refusal:
+        reason = str(refusal).rpartition(": ")[2]
+        return f"vLLM's backend for experts is {name}, not served by Tessera: {reason}"
+    return f"vLLM's backend for experts is {name}, served by Tessera"
+
+
+def _swiglu(experts: Any) -> tuple[Any, float, float]:
+    """The limit, None if there is none, alpha and beta of activations that have them."""
+    if (config := getattr(experts, "activation_config", None)) is not None:
+        return config.clamp_limit, config.alpha, config.beta
+    config = experts.quant_config
+    alpha, beta = getattr(config, "gemm1_alpha", None), getattr(config, "gemm1_beta", None)
+    return (
+        getattr(config, "gemm1_clamp_limit", None),
+        1.0 if alpha is None else alpha,
+        0.0 if beta is None else beta,
+    )
+
+
+def _activation(experts: Any, activation: Any) -> dict[str, Any]:
+    """The activation as `fused_experts` takes it; vLLM has an enumeration, or until 0.16 names."""
+    name = getattr(activation, "value", activation)
+    if name not in ("silu", "swigluoai_uninterleave"):
+        return {"activation": name}
+    limit, alpha, beta = _swiglu(experts)
+    if name == "silu":
+        if limit is None:
+            return {"activation": name}
+        alpha, beta = 1.0, 0.0  # with which the other one is this one, limited
+    elif limit is None:
+        raise ValueError(f"{APPLY}: clamp_limit: expected a number for {name}, got None")
+    return {
+        "activation": "swigluoai_uninterleave",
+        "swiglu_alpha": alpha,
+        "swiglu_beta": beta,
+        "swiglu_limit": float(limit),
+    }
+
+
+def _signed(topk_ids: torch.Tensor) -> torch.Tensor:
+    """The ids of experts have the same bits in both types of 32 bits."""
+    return topk_ids.view(torch.int32) if topk_ids.dtype == torch.uint32 else topk_ids
+
+
+@engine_names(APPLY, **_NAMES)
+def triton_experts_apply(
+    self: Any,
+    output: torch.Tensor,
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: Any,
+    global_num_experts: int,
+    expert_map: torch.Tensor | None,
+    a1q_scale: torch.Tensor | None,
+    a2_scale: torch.Tensor | None,
+    workspace13: torch.Tensor,
+    workspace2: torch.Tensor,
+    expert_tokens_meta: object,
+    apply_router_weight_on_input: bool,
+) -> None:
+    """The method `TritonExperts.apply`: the experts of a layer that is not quantised.
+
+    Args:
+        self: the TritonExperts, with the biases and parameters of the activation.
+        output: [T, H] of the type of `hidden_states`; it may lie in `workspace13`.
+        hidden_states: float16 or bfloat16 [T, H].
+        w1: [E, N, H]: gate rows, then up rows.
+        w2: [E, H, F].
+        topk_weights: float16, bfloat16 or float32 [T, k].
+        topk_ids: int32, uint32 or int64 [T, k]; ids that no expert here has add nothing.
+        activation: its name, or an enumeration's member with the name as value.
+        global_num_experts: number of experts on all ranks; not needed.
+        expert_map: int32, the local number of each global expert.
+        a1q_scale: not served; None.
+        a2_scale: not served; None.
+        workspace13: not needed, as the next two.
+        workspace2: not needed.
+        expert_tokens_meta: not needed.
+        apply_router_weight_on_input: the weights are in `hidden_states`, where vLLM's step before
+            this one has multiplied them in.
+    """
+    check_experts(self)
+    refuse(APPLY, a1q_scale=a1q_scale, a2_scale=a2_scale)
+    check_plain(APPLY, "hidden_states", hidden_states)
+    check_plain(APPLY, "output", output)
+    check_plain(APPLY, "topk_ids", topk_ids)
+    options = _activation(self, activation)
+    config = self.quant_config
+    if apply_router_weight_on_input:
+        topk_weights = torch.ones_like(topk_weights)
+    tessera.fused_experts(
+        hidden_states,
+        w1,
+        w2,
+        topk_weights,
+        _signed(topk_ids),
+        expert_map=expert_map,
+        w13_bias=config.w1_bias,
+        w2_bias=config.w2_bias,
+        out=output,
+        **options,
+    )
+
+
+@engine_names(IMPL, **_NAMES)
+def fused_experts_impl(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    inplace: bool = False,
+    activation: str = "silu",
+    is_act_and_mul: bool = True,
+    apply_router_weight_on_input: bool = False,
+    global_num_experts: int = -1,
+    expert_map: torch.Tensor | None = None,
+    w1_bias: torch.Tensor | None = None,
+    w2_bias: torch.Tensor | None = None,
+    **quantisation: object,
+) -> torch.Tensor:
+    """The Python function `fused_experts_impl`, which is behind vLLM's op `fused_experts`.
+
+    Args:
+        hidden_states: float16 or bfloat16 [T, H]; on the host float32, too.
+        w1: [E, N, H]: gate rows, then up rows.
+        w2: [E, H, F].
+        topk_weights: float16, bfloat16 or float32 [T, k].
+        topk_ids: int32, uint32 or int64 [T, k]; ids that no expert here has add nothing.
+        inplace: write to `hidden_states`, and return it.
+        activation: its name.
+        is_act_and_mul: the activation has a gate; in vLLM 0.10 it can be False.
+        apply_router_weight_on_input: scale the first product; needs k = 1, and no `w1_bias`.
+        global_num_experts: number of experts on all ranks; not needed.
+        expert_map: int32, the local number of each global expert.
+        w1_bias: [E, N].
+        w2_bias: [E, H].
+        quantisation: types, scales, zero points and blocks of quantised weights; none is served.
+
+    Returns:
+        [T, H], of the type of `hidden_states`.
+    """
+    refuse(IMPL, **quantisation)
+    if apply_router_weight_on_input:
+        # vLLM scales the bias, too.
+        refuse(IMPL, w1_bias=w1_bias)
+    check_plain(IMPL, "hidden_states", hidden_states)
+    check_plain(IMPL, "topk_ids", topk_ids)
+    activation = _ALIASES.get(activation, activation)
+    result: torch.Tensor = tessera.fused_experts(
+        hidden_states,
+        w1,
+        w2,
+        topk_weights,
+        _signed(topk_ids),
+        activation=activation if is_act_and_mul else f"{activation}_no_mul",
+        expert_map=expert_map,
+        w13_bias=w1_bias,
+        w2_bias=w2_bias,
+        apply_router_weight_on_input=apply_router_weight_on_input,
+    )
+    return hidden_states.copy_(result) if inplace else result
