@@ -237,6 +237,7 @@ _CHANGES = (
             "room_for_used_experts": True,
         },
     ),
+    _Change((0, 14, 0), others={"kernel": (_IN_KERNEL, "FusedMoEModularKernel.__init__")}),
     _Change(
         (0, 15, 0),
         ops={"topk_softmax": _BIASED_TOPK, "topk_sigmoid": _BIASED_TOPK},
@@ -246,7 +247,6 @@ _CHANGES = (
             (_IN_FUSED_TOPK, "fused_topk"): (*_FUSED_TOPK, "scoring_func"),
             (_IN_GROUPED_TOPK, "grouped_topk"): _SCALED_GROUPED_TOPK,
         },
-        others={"kernel": (_IN_KERNEL, "FusedMoEModularKernel.__init__")},
     ),
     _Change(
         (0, 16, 0),

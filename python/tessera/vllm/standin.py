@@ -12,13 +12,21 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 
-from tessera.vllm import ops
+from tessera.vllm import layer, ops, router, rows
 from tessera.vllm.call_forms import CallableModule
 from tessera.vllm.functions import batched_moe_align_block_size, moe_align_block_size, round_up
 
 
 class _Platform:
-    """The part of `vllm.platforms.current_platform` that tests of the op use."""
+    """The part of `vllm.platforms.current_platform` that tests of the functions use."""
+
+    @staticmethod
+    def is_cuda() -> bool:
+        return torch.version.cuda is not None
+
+    @staticmethod
+    def is_cuda_alike() -> bool:
+        return _Platform.is_cuda() or _Platform.is_rocm()
 
     @staticmethod
     def is_rocm() -> bool:
@@ -32,7 +40,14 @@ class _Platform:
             torch.manual_seed(seed)
 
 
-# Every module that can be imported, and the names in it besides its submodules.
+# What the package `fused_moe` has of its module of the same name.
+_LAYER: dict[str, object] = {
+    name: getattr(layer, name)
+    for name in ("fused_experts", "fused_moe", "fused_topk", "grouped_topk")
+}
+
+# Every module that can be imported, and the names in it besides its submodules, which do not hide
+# them: in vLLM, too, `fused_moe` in the package of this name is the function.
 CONTENTS: dict[str, dict[str, object]] = {
     "vllm": {},
     "vllm._custom_ops": {
@@ -40,10 +55,20 @@ CONTENTS: dict[str, dict[str, object]] = {
         # The value past the last block is 0, as in vLLM of mid-2025.
         "moe_align_block_size": partial(ops.moe_align_block_size, tail_expert=0),
         "moe_lora_align_block_size": ops.moe_lora_align_block_size,
+        "moe_sum": rows.moe_sum,
+        "topk_softmax": router.topk_softmax,
     },
     "vllm.model_executor": {},
     "vllm.model_executor.layers": {},
-    "vllm.model_executor.layers.fused_moe": {},
+    "vllm.model_executor.layers.fused_moe": _LAYER,
+    "vllm.model_executor.layers.fused_moe.fused_moe": {
+        **_LAYER,
+        "fused_experts_impl": layer.fused_experts,  # with the same first parameters
+        "inplace_fused_experts": layer.inplace_fused_experts,
+        "modular_triton_fused_moe": layer.modular_triton_fused_moe,
+        "moe_align_block_size": moe_align_block_size,
+        "outplace_fused_experts": layer.outplace_fused_experts,
+    },
     "vllm.model_executor.layers.fused_moe.moe_align_block_size": {
         "batched_moe_align_block_size": batched_moe_align_block_size,
         "moe_align_block_size": moe_align_block_size,
@@ -84,13 +109,13 @@ def provide() -> None:
     """Let this process import vLLM's modules of the op from this stand-in."""
     for name, contents in CONTENTS.items():
         parent, _, own_name = name.rpartition(".")
-        module = (_CallableStandIn if own_name in contents else _StandIn)(name)
+        module = (_CallableStandIn if own_name == "moe_align_block_size" else _StandIn)(name)
         # All are packages, so that `from module import x` asks the finder for missing names.
         module.__spec__ = ModuleSpec(name, None, origin="Tessera's stand-in", is_package=True)
         module.__path__ = []
         module.__dict__.update(contents)
         sys.modules[name] = module
         if parent:
-            setattr(sys.modules[parent], own_name, module)
+            vars(sys.modules[parent]).setdefault(own_name, module)
     finder: Any = _Refusal()
     sys.meta_path.insert(0, finder)

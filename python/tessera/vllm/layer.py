@@ -1,0 +1,325 @@
+"""vLLM's functions of `fused_moe.py` of mid-2025, served by Tessera, on the CPU as on a GPU.
+
+Names, parameters and meaning are those of vLLM 0.9.2. Quantised weights are not served: a call with
+a flag, scale or block of one raises NotImplementedError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from tessera._engine_router import check_integer, engine_names, refuse
+from tessera.vllm import experts, router
+
+Routing = Callable[..., tuple[torch.Tensor, torch.Tensor]]
+
+
+def fused_topk(
+    hidden_states: torch.Tensor,
+    gating_output: torch.Tensor,
+    topk: int,
+    renormalize: bool,
+    indices_type: torch.dtype | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """Choose by softmax: weights float32 [T, k], ids [T, k], and the indices vLLM's op has."""
+    return router.fused_topk(hidden_states, gating_output, topk, renormalize, indices_type)
+
+
+def grouped_topk(
+    hidden_states: torch.Tensor,
+    gating_output: torch.Tensor,
+    topk: int,
+    renormalize: bool,
+    num_expert_group: int = 0,
+    topk_group: int = 0,
+    scoring_func: str = "softmax",
+    e_score_correction_bias: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """Choose among the experts of the best groups: weights float32 [T, k], ids int32 [T, k]."""
+    return router.grouped_topk(
+        hidden_states,
+        gating_output,
+        topk,
+        renormalize,
+        num_expert_group,
+        topk_group,
+        scoring_func,
+        e_score_correction_bias=e_score_correction_bias,
+    )
+
+
+@engine_names("fused_experts")
+def fused_experts(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    inplace: bool = False,
+    activation: str = "silu",
+    apply_router_weight_on_input: bool = False,
+    use_fp8_w8a8: bool = False,
+    use_int8_w8a8: bool = False,
+    use_int8_w8a16: bool = False,
+    use_int4_w4a16: bool = False,
+    per_channel_quant: bool = False,
+    global_num_experts: int = -1,
+    expert_map: torch.Tensor | None = None,
+    w1_scale: torch.Tensor | None = None,
+    w2_scale: torch.Tensor | None = None,
+    w1_zp: torch.Tensor | None = None,
+    w2_zp: torch.Tensor | None = None,
+    a1_scale: torch.Tensor | None = None,
+    a2_scale: torch.Tensor | None = None,
+    block_shape: list[int] | None = None,
+    allow_deep_gemm: bool = False,
+    allow_cutlass_block_scaled_grouped_gemm: bool = False,
+) -> torch.Tensor:
+    """Run the chosen experts, as `tessera.fused_experts`.
+
+    Args:
+        hidden_states: float16, bfloat16 or, on the CPU, float32 [T, H].
+        w1: [E, 2 F, H]: gate rows, then up rows. Rows may lie apart.
+        w2: [E, H, F], likewise.
+        topk_weights: float16, bfloat16 or float32 [T, k].
+        topk_ids: int32, uint32 or int64 [T, k].
+        inplace: write to `hidden_states`, and return it.
+        activation: "silu", "gelu", or another one that `tessera.fused_experts` has.
+        apply_router_weight_on_input: scale the first product; needs k = 1.
+        use_fp8_w8a8: not served; False.
+        use_int8_w8a8: likewise, as the next three.
+        use_int8_w8a16: likewise.
+        use_int4_w4a16: likewise.
+        per_channel_quant: likewise.
+        global_num_experts: number of experts on all ranks; not needed.
+        expert_map: int32, the local number of each global expert.
+        w1_scale: not served; None.
+        w2_scale: likewise, as the next five.
+        w1_zp: likewise.
+        w2_zp: likewise.
+        a1_scale: likewise.
+        a2_scale: likewise.
+        block_shape: likewise.
+        allow_deep_gemm: only matters for fp8, as the last one.
+        allow_cutlass_block_scaled_grouped_gemm: likewise.
+
+    Returns:
+        [T, H], of the type of `hidden_states`.
+    """
+    return experts.fused_experts_impl(
+        hidden_states,
+        w1,
+        w2,
+        topk_weights,
+        topk_ids,
+        inplace=inplace,
+        activation=activation,
+        apply_router_weight_on_input=apply_router_weight_on_input,
+        use_fp8_w8a8=use_fp8_w8a8,
+        use_int8_w8a8=use_int8_w8a8,
+        use_int8_w8a16=use_int8_w8a16,
+        use_int4_w4a16=use_int4_w4a16,
+        per_channel_quant=per_channel_quant,
+        expert_map=expert_map,
+        w1_scale=w1_scale,
+        w2_scale=w2_scale,
+        w1_zp=w1_zp,
+        w2_zp=w2_zp,
+        a1_scale=a1_scale,
+        a2_scale=a2_scale,
+        block_shape=block_shape,
+    )
+
+
+def inplace_fused_experts(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *options: Any,
+    **named: Any,
+) -> None:
+    """The same, writing to `hidden_states`; without an argument `inplace`."""
+    fused_experts(hidden_states, w1, w2, topk_weights, topk_ids, True, *options, **named)
+
+
+def outplace_fused_experts(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *options: Any,
+    **named: Any,
+) -> torch.Tensor:
+    """The same, writing to a new tensor; without an argument `inplace`."""
+    return fused_experts(hidden_states, w1, w2, topk_weights, topk_ids, False, *options, **named)
+
+
+def fused_moe(
+    hidden_states: torch.Tensor,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    gating_output: torch.Tensor,
+    topk: int,
+    renormalize: bool,
+    inplace: bool = False,
+    activation: str = "silu",
+    use_grouped_topk: bool = False,
+    num_expert_group: int | None = None,
+    topk_group: int | None = None,
+    custom_routing_function: Routing | None = None,
+    use_fp8_w8a8: bool = False,
+    use_int8_w8a8: bool = False,
+    use_int8_w8a16: bool = False,
+    use_int4_w4a16: bool = False,
+    per_channel_quant: bool = False,
+    global_num_experts: int = -1,
+    expert_map: torch.Tensor | None = None,
+    w1_scale: torch.Tensor | None = None,
+    w2_scale: torch.Tensor | None = None,
+    w1_zp: torch.Tensor | None = None,
+    w2_zp: torch.Tensor | None = None,
+    a1_scale: torch.Tensor | None = None,
+    a2_scale: torch.Tensor | None = None,
+    block_shape: list[int] | None = None,
+) -> torch.Tensor:
+    """Choose experts, and run them.
+
+    Args:
+        hidden_states: float16, bfloat16 or, on the CPU, float32 [T, H].
+        w1: [E, 2 F, H].
+        w2: [E, H, F].
+        gating_output: float16, bfloat16 or float32 [T, E], with a map [T, G].
+        topk: experts per token.
+        renormalize: divide the weights of a token by their sum.
+        inplace: write to `hidden_states`, and return it.
+        activation: as of `fused_experts`.
+        use_grouped_topk: choose by `grouped_topk` with the next two rather than by `fused_topk`.
+        num_expert_group: groups of neighbouring experts.
+        topk_group: groups of a token that stay.
+        custom_routing_function: chooses, given the hidden states, the logits, `topk` and
+            `renormalize`; it returns weights and ids.
+        use_fp8_w8a8: not served; False.
+        use_int8_w8a8: likewise, as the next three.
+        use_int8_w8a16: likewise.
+        use_int4_w4a16: likewise.
+        per_channel_quant: likewise.
+        global_num_experts: number of experts on all ranks; not needed.
+        expert_map: int32 [G], the local number of each global expert.
+        w1_scale: not served; None.
+        w2_scale: likewise, as the next five.
+        w1_zp: likewise.
+        w2_zp: likewise.
+        a1_scale: likewise.
+        a2_scale: likewise.
+        block_shape: likewise.
+
+    Returns:
+        [T, H], of the type of `hidden_states`.
+    """
+    if use_grouped_topk:
+        for name, groups in (("num_expert_group", num_expert_group), ("topk_group", topk_group)):
+            check_integer("fused_moe", name, groups, 1, 2**31 - 1)
+        chosen: tuple[torch.Tensor, ...] = grouped_topk(
+            hidden_states,
+            gating_output,
+            topk,
+            renormalize,
+            num_expert_group or 0,
+            topk_group or 0,
+        )
+    elif custom_routing_function is None:
+        chosen = fused_topk(hidden_states, gating_output, topk, renormalize)
+    else:
+        chosen = custom_routing_function(hidden_states, gating_output, topk, renormalize)
+    return fused_experts(
+        hidden_states,
+        w1,
+        w2,
+        chosen[0],
+        chosen[1],
+        inplace,
+        activation,
+        use_fp8_w8a8=use_fp8_w8a8,
+        use_int8_w8a8=use_int8_w8a8,
+        use_int8_w8a16=use_int8_w8a16,
+        use_int4_w4a16=use_int4_w4a16,
+        per_channel_quant=per_channel_quant,
+        expert_map=expert_map,
+        w1_scale=w1_scale,
+        w2_scale=w2_scale,
+        w1_zp=w1_zp,
+        w2_zp=w2_zp,
+        a1_scale=a1_scale,
+        a2_scale=a2_scale,
+        block_shape=block_shape,
+    )
+
+
+def modular_triton_fused_moe(
+    use_fp8_w8a8: bool,
+    use_int8_w8a8: bool,
+    use_int8_w8a16: bool,
+    use_int4_w4a16: bool,
+    per_act_token_quant: bool,
+    block_shape: list[int] | None = None,
+) -> Callable[..., torch.Tensor]:
+    """VLLM's modular kernel over `TritonExperts`; all arguments are False or None.
+
+    Returns:
+        A function of the parameters that the kernel's `forward` has, which are those of
+        `fused_experts` in another order.
+    """
+    refuse(
+        "modular_triton_fused_moe",
+        use_fp8_w8a8=use_fp8_w8a8,
+        use_int8_w8a8=use_int8_w8a8,
+        use_int8_w8a16=use_int8_w8a16,
+        use_int4_w4a16=use_int4_w4a16,
+        per_act_token_quant=per_act_token_quant,
+        block_shape=block_shape,
+    )
+
+    def forward(
+        hidden_states: torch.Tensor,
+        w1: torch.Tensor,
+        w2: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        inplace: bool = False,
+        activation: str = "silu",
+        global_num_experts: int = -1,
+        expert_map: torch.Tensor | None = None,
+        w1_scale: torch.Tensor | None = None,
+        w2_scale: torch.Tensor | None = None,
+        w1_zp: torch.Tensor | None = None,
+        w2_zp: torch.Tensor | None = None,
+        a1_scale: torch.Tensor | None = None,
+        a2_scale: torch.Tensor | None = None,
+        apply_router_weight_on_input: bool = False,
+    ) -> torch.Tensor:
+        return fused_experts(
+            hidden_states,
+            w1,
+            w2,
+            topk_weights,
+            topk_ids,
+            inplace,
+            activation,
+            apply_router_weight_on_input,
+            global_num_experts=global_num_experts,
+            expert_map=expert_map,
+            w1_scale=w1_scale,
+            w2_scale=w2_scale,
+            w1_zp=w1_zp,
+            w2_zp=w2_zp,
+            a1_scale=a1_scale,
+            a2_scale=a2_scale,
+        )
+
+    return forward
