@@ -29,11 +29,16 @@ ALIGN = {
 NAMES = ("fused_topk", "grouped_topk", "biased_grouped_topk")
 ROUTERS = [f"{LAYERS}.topk.{name}" for name in NAMES]
 SERVED = {
-    "0.5.5": ["sgl_kernel.moe_align_block_size", *ROUTERS],
+    "0.5.5": [
+        "sgl_kernel.moe_align_block_size",
+        *ROUTERS,
+        f"{LAYERS}.fused_moe_triton.fused_moe.fused_experts_impl",
+    ],
     "0.5.23": [
         "sglang.kernels.ops.moe.moe_align_block_size",
         "sglang.kernels.ops.moe.moe_align.moe_align_block_size",
         *ROUTERS,
+        f"{LAYERS}.moe_runner.triton_utils.fused_moe.fused_experts_impl",
     ],
 }
 E, B = 8, 4
@@ -172,7 +177,8 @@ def test_install_again_changes_nothing(version: str, caplog: pytest.LogCaptureFi
     assert replacement is not original
     assert inspect.signature(replacement) == signature
     assert [each.getMessage() for each in caplog.records] == [
-        f"SGLang {version}: Tessera serves {', '.join(SERVED[version])}"
+        f"SGLang {version}: Tessera serves moe_align_block_size, {', '.join(NAMES)}, "
+        "fused_experts_impl; TESSERA_SGLANG=0 turns it off"
     ]
     tessera.sglang.uninstall()
     tessera.sglang.uninstall()

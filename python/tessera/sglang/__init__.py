@@ -1,9 +1,9 @@
 """Tessera in SGLang's place, in this process: `install()`, `uninstall()`, and SGLang's plugin.
 
-The alignment op and the functions of `topk.py` are replaced. In SGLang's op the pairs that expert
-parallelism has filtered out, with id -1, form a group of their own, the first, which `num_experts`
-includes. docs/sglang.md has the details. Neither torch nor SGLang is imported before `install()` is
-called.
+The alignment op, the functions of `topk.py` and the one that computes the experts are replaced. In
+SGLang's op the pairs that expert parallelism has filtered out, with id -1, form a group of their
+own, the first, which `num_experts` includes. docs/sglang.md has the details. Neither torch nor
+SGLang is imported before `install()` is called.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import importlib
 import inspect
 import logging
 import os
+from contextlib import suppress
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tessera._patching import Function, Patches, by_name
 
 _logger = logging.getLogger("tessera.sglang")
 _patches = Patches(_logger)
+# The line of the start, while it could not be logged.
+_untold: list[str] = []
 
 _OP = "moe_align_block_size"
 # The first parameters of the op in every supported version, from SGLang 0.4.10 on.
@@ -45,7 +48,46 @@ class _Target(NamedTuple):
 
 def _targets() -> list[_Target]:
     """The functions of this SGLang that are served."""
-    return [*_alignment(), *_routers()]
+    targets = [*_alignment(), *_routers(), *_experts()]
+    return [target._replace(serve=_telling(target.serve)) for target in targets]
+
+
+def _telling(serve: Function) -> Function:
+    """The function, which logs the line of the start at its first call if that was not possible.
+
+    SGLang calls its plugins before it sets its logging up, so that their INFO is lost.
+    """
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _untold:
+            with suppress(IndexError):  # another thread has told it
+                _logger.info(_untold.pop())
+        return serve(*args, **kwargs)
+
+    return call
+
+
+def _experts() -> list[_Target]:
+    """The function of SGLang's Triton backend for experts that are not quantised."""
+    if os.environ.get("TESSERA_SGLANG_EXPERTS") == "0":
+        return []
+    from tessera.sglang import experts
+
+    for path in experts.MODULES:
+        try:
+            module = importlib.import_module(path)
+        except Exception as error:  # importing another package's module may raise anything
+            if isinstance(error, ModuleNotFoundError) and path.startswith(str(error.name)):
+                continue  # other versions have it
+            _logger.warning("%s.%s is left alone: %s", path, experts.NAME, error)
+            return []
+        function = getattr(module, experts.NAME, None)
+        names = [] if function is None else list(inspect.signature(function).parameters)
+        parameters = experts.parameters_of(names)
+        serve = by_name(experts.fused_experts_impl, parameters)
+        return [_Target(module, experts.NAME, parameters, serve)]
+    _logger.warning("%s is left alone: no module of this SGLang has it", experts.NAME)
+    return []
 
 
 def _routers() -> list[_Target]:
@@ -96,16 +138,20 @@ def _switched_off() -> bool:
 def _start() -> None:
     if not _patches.active:
         version = importlib.import_module("sglang").__version__
-        _logger.info(
-            "SGLang %s: Tessera serves %s", version, ", ".join(_patches.names) or "nothing"
-        )
+        served = ", ".join(_patches.short_names) or "nothing"
+        line = f"SGLang {version}: Tessera serves {served}; TESSERA_SGLANG=0 turns it off"
+        if _logger.isEnabledFor(logging.INFO):
+            _logger.info(line)
+        else:
+            _untold[:] = [line]
     _patches.active = True
 
 
 def install() -> list[str]:
     """Let Tessera serve SGLang's functions in this process; may be called any number of times.
 
-    Does nothing if the environment variable TESSERA_SGLANG is 0.
+    Does nothing if the environment variable TESSERA_SGLANG is 0, and leaves the function that
+    computes the experts alone if TESSERA_SGLANG_EXPERTS is.
 
     Returns:
         Full names of the functions that are replaced.
@@ -125,6 +171,7 @@ def install() -> list[str]:
 def uninstall() -> None:
     """Restore SGLang's own functions; does nothing if it was not replaced."""
     with _patches.lock:
+        _untold.clear()
         if names := _patches.restore():
             _logger.info("SGLang's own functions are back: %s", ", ".join(names))
 
