@@ -13,10 +13,10 @@ ROLES = {
     r"moe_gemm|MoeFCGemm|grouped_gemm|moe_wna16|m_grouped|bmm_.*moe",
     "combine": r"tessera.*(combine|moe_sum|moe_unpermute)|moe_sum|finalizeMoe|moe_unpermute",
     "align": r"tessera.*(wide_kernel|few_kernel|grid_kernel|one_cta_kernel|cluster_kernel|"
-    r"redundant_kernel|batched_kernel|lora_kernel|moe_permute)|moe_align|count_and_sort|"
-    r"moe_permute|expandInputRows|batched_moe_align",
+    r"redundant_kernel|batched_kernel|lora_kernel|moe_permute)|moe_(lora_)?align|count_and_sort|"
+    r"moe_permute|expandInputRows|shuffleInputRows",
     "router": r"tessera.*select_experts|topk_?(gating|softmax|sigmoid)|grouped_topk|"
-    r"moe_?softmax|moe_?topk",
+    r"moe_?(softmax|sigmoid|topk)",
     "activation": r"act_and_mul|silu|swiglu|gelu|doActivation",
     "attention": r"flash(?!infer)|fmha|attention|attn|reshape_and_cache|rotary|prepare_varlen|"
     r"paged_|scheduler_metadata",

@@ -223,6 +223,8 @@ def test_roles_of_kernels(engine: Callable[[str], Any]) -> None:
         "void vllm::moe::topkGating<8, 128, 4>(float const*)": "router",
         "void vllm::moe::moe_align_block_size_kernel<int>(int*)": "align",
         "void vllm::moe::count_and_sort_expert_tokens_kernel<int>(int*)": "align",
+        "void vllm::moe::moe_lora_align_block_size_kernel<int>(int*)": "align",
+        "void vllm::moe::moeSigmoid<256, float>(float const*, bool const*)": "router",
         "void vllm::moe::moe_sum_kernel<c10::BFloat16, 8>(float*)": "combine",
         "void vllm::act_and_mul_kernel<c10::BFloat16>(float*)": "activation",
         "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::Fwd>>(A)": "attention",
@@ -253,7 +255,6 @@ def test_requests_have_mixed_lengths(engine: Callable[[str], Any]) -> None:
     assert (min(prompts), min(answers)) == (1, 1)
     assert 1000 < max(prompts) <= program.MAX_PROMPT
     assert 200 < max(answers) <= program.MAX_GENERATED
-    assert len(set(prompts)) > 300
     command = program.server_command(Path("model"), 8000, "decode-graphs")
     assert "--no-enable-prefix-caching" in command
     assert "--skip-tokenizer-init" in command
