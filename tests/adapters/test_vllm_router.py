@@ -159,6 +159,24 @@ def test_fused_topk_chooses_the_same(version: str) -> None:
     assert_serves([functools.partial(call, **each) for each in options])
 
 
+def test_the_default_router_chooses_the_same(use_engine: UseEngine) -> None:
+    use_engine(STANDINS / "vllm-0.24.0")
+    make = module_of("0.24.0", "fused_topk").FusedTopKRouter
+
+    def call(renormalize: bool, indices_type: Any, scoring: str) -> Any:
+        chosen_by = make(K, scoring, renormalize)
+        return chosen_by._compute_routing(
+            random(T, 8), random(T, E), indices_type, input_ids=torch.arange(T)
+        )
+
+    options = combinations(
+        renormalize=(False, True),
+        indices_type=(None, torch.int64, torch.uint32),
+        scoring=("softmax", "sigmoid"),
+    )
+    assert_serves([functools.partial(call, **each) for each in options])
+
+
 def test_grouped_topk_chooses_the_same(version: str) -> None:
     module = module_of(version, "grouped_topk")
     scale = () if version == "0.9.2" else (2.5,)

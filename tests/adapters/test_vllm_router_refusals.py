@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -169,6 +170,22 @@ _IDS_TYPE = "indices_type: expected int32, uint32 or int64, got"
 def test_fused_topk_refuses(refusal: Refusal) -> None:
     arguments = {"hidden_states": X, "gating_output": LOGITS, "topk": 2, "renormalize": True}
     refused(router.fused_topk, arguments, refusal)
+
+
+def test_the_default_router_refuses() -> None:
+    def route(**options: Any) -> None:
+        chosen_by = SimpleNamespace(**{"top_k": 2, "renormalize": True, "scoring_func": "softmax"})
+        logits = options.pop("router_logits", LOGITS)
+        vars(chosen_by).update(options)
+        router.compute_routing(chosen_by, X, logits, None)
+
+    name = "FusedTopKRouter._compute_routing"
+    with pytest.raises(ValueError, match=f"^{name}: scoring_func: expected one of softmax, sigmo"):
+        route(scoring_func="tanh")
+    with pytest.raises(ValueError, match=f"^{name}: top_k: expected an integer in"):
+        route(top_k=E + 1)
+    with pytest.raises(TypeError, match=f"^{name}: router_logits"):
+        route(router_logits=[[1.0]])
 
 
 @pytest.mark.parametrize("bias", [None, torch.zeros(E)])

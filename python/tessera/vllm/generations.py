@@ -64,6 +64,7 @@ _SUM = ("input", "output")
 _FUSED_TOPK = ("hidden_states", "gating_output", "topk", "renormalize", "indices_type")
 _GROUPED_TOPK = (*_FUSED_TOPK[:4], "num_expert_group", "topk_group", "scoring_func")
 _SCALED_GROUPED_TOPK = (*_GROUPED_TOPK, "routed_scaling_factor", "e_score_correction_bias")
+_COMPUTE_ROUTING = ("self", "hidden_states", "router_logits", "indices_type")
 _PERMUTE = ("hidden_states", "a1q_scale", "topk_ids", "n_expert", "n_local_expert", "expert_map")
 _ALIGNED_PERMUTE = (*_PERMUTE, "align_block_size", "fill_invalid_expert")
 _UNPERMUTE = (
@@ -245,6 +246,7 @@ _CHANGES = (
             (_IN_FUSED_MOE, "fused_topk"): None,
             (_IN_FUSED_MOE, "grouped_topk"): None,
             (_IN_FUSED_TOPK, "fused_topk"): (*_FUSED_TOPK, "scoring_func"),
+            (_IN_FUSED_TOPK, "FusedTopKRouter._compute_routing"): _COMPUTE_ROUTING,
             (_IN_GROUPED_TOPK, "grouped_topk"): _SCALED_GROUPED_TOPK,
         },
     ),
@@ -286,7 +288,10 @@ _CHANGES = (
             "topk_hash_softplus_sqrt": (*_HASH_TOPK, "is_padding"),
         },
         # It takes the padding of the batch from vLLM's context, and passes it to the ops.
-        functions={(_IN_FUSED_TOPK, "fused_topk"): None},
+        functions={
+            (_IN_FUSED_TOPK, "fused_topk"): None,
+            (_IN_FUSED_TOPK, "FusedTopKRouter._compute_routing"): None,
+        },
     ),
     _Change(
         (0, 30, 0),

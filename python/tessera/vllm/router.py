@@ -7,6 +7,8 @@ or NotImplementedError before anything is written.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tessera._engine_router import (
@@ -17,6 +19,8 @@ from tessera._engine_router import (
     select_new,
 )
 from tessera._plain_tensor import check_tensor
+
+COMPUTE_ROUTING = "FusedTopKRouter._compute_routing"
 
 # The scores that the op `grouped_topk` computes itself, by its number of them.
 _GROUPED_SIGMOID = 1
@@ -257,4 +261,37 @@ def fused_topk(
         renormalize=renormalize,
         indices_type=indices_type,
         with_indices=True,
+    )
+
+
+@engine_names(COMPUTE_ROUTING, scoring="scoring_func")
+def compute_routing(
+    self: Any,
+    hidden_states: torch.Tensor,
+    router_logits: torch.Tensor,
+    indices_type: torch.dtype | None = None,
+    *,
+    input_ids: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, ...]:
+    """The method of vLLM's default router, which needs no `token_expert_indices` of `fused_topk`.
+
+    Args:
+        self: the router, with `top_k`, `renormalize` and `scoring_func`, "softmax" or "sigmoid".
+        hidden_states: [T, ...]; only its number of tokens matters.
+        router_logits: float16, bfloat16 or float32 [T, E].
+        indices_type: type of the ids: int32, uint32 or int64; None stands for int32.
+        input_ids: not needed.
+
+    Returns:
+        topk_weights float32 [T, k] and topk_ids [T, k].
+    """
+    _check_scoring(COMPUTE_ROUTING, self.scoring_func)
+    return select_new(
+        COMPUTE_ROUTING,
+        hidden_states,
+        router_logits,
+        self.top_k,
+        scoring=self.scoring_func,
+        renormalize=self.renormalize,
+        indices_type=indices_type,
     )

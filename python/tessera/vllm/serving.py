@@ -22,6 +22,7 @@ _FUNCTIONS: dict[str, Function] = {
     "fused_experts_impl": experts.fused_experts_impl,
     "TritonExperts.apply": experts.triton_experts_apply,
     "fused_topk": router.fused_topk,
+    router.COMPUTE_ROUTING: router.compute_routing,
     "grouped_topk": router.grouped_topk,
     "moe_permute": rows.moe_permute,
     "moe_unpermute": rows.moe_unpermute,

@@ -24,3 +24,20 @@ def fused_topk(
         renormalize=renormalize,
     )
     return topk_weights, topk_ids, token_expert_indices
+
+
+class FusedTopKRouter:
+    def __init__(self, top_k, scoring_func="softmax", renormalize=True):
+        self.top_k = top_k
+        self.scoring_func = scoring_func
+        self.renormalize = renormalize
+
+    def _compute_routing(self, hidden_states, router_logits, indices_type, *, input_ids=None):
+        return fused_topk(
+            hidden_states=hidden_states,
+            gating_output=router_logits,
+            topk=self.top_k,
+            renormalize=self.renormalize,
+            indices_type=indices_type,
+            scoring_func=self.scoring_func,
+        )[:2]
