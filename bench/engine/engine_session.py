@@ -31,7 +31,7 @@ CASES = {
 # Under the profiler: one step of prefill, and fewer steps of decoding.
 PROFILED_SEQUENCES, PROFILED_STEPS = 4, 32
 # Of the comparison of values: prompts, their tokens, generated tokens, prompts of a small batch.
-PROMPTS, PROMPT_TOKENS, GENERATED, SMALL_BATCH = 64, 128, 64, 8
+PROMPTS, PROMPT_TOKENS, GENERATED, SMALL_BATCH = 64, 128, 64, 3
 
 
 def num_tokens(case: str) -> int:
