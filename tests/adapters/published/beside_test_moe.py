@@ -1,9 +1,8 @@
 """What vLLM's own test of its layer imports besides the functions that Tessera's stand-in serves.
 
 For `tests/kernels/moe/test_moe.py` of vLLM 0.9.2, beside which `run.py` puts this file as its
-conftest. Results are compared to the references that vLLM's are: `torch_moe` and the loop over
-experts, written here from their formulas. Tests of quantised weights and of a whole model do not
-run.
+conftest. The reference, with which vLLM's file also compares another one, is a loop over experts.
+Tests of quantised weights and of a whole model do not run.
 """
 
 from __future__ import annotations
@@ -22,23 +21,6 @@ from vllm.model_executor.layers import fused_moe
 _RUN = ("test_fused_moe", "test_moe_align_block_size_opcheck", "test_moe_sum")
 
 
-def _experts(
-    x: Any, w1: Any, w2: Any, weights: Any, ids: Any, expert_map: Any, accumulate: Any
-) -> Any:
-    """The experts in the type of `x`, summed over each token's slots in another."""
-    if expert_map is not None:
-        ids = expert_map[ids]
-    output = torch.zeros(x.shape, dtype=accumulate, device=x.device)
-    for expert in range(len(w1)):
-        tokens, slots = (ids == expert).nonzero(as_tuple=True)
-        if len(tokens):
-            gate, up = (x[tokens] @ w1[expert].T).chunk(2, -1)
-            y = (torch.nn.functional.silu(gate) * up) @ w2[expert].T
-            scaled = y.to(accumulate) * weights[tokens, slots, None].to(accumulate)
-            output.index_add_(0, tokens, scaled)
-    return output.to(x.dtype)
-
-
 def torch_moe(
     a: Any,
     w1: Any,
@@ -48,25 +30,20 @@ def torch_moe(
     global_num_experts: int = -1,
     expert_map: Any = None,
 ) -> Any:
-    weights, ids = score.softmax(-1, dtype=torch.float32).topk(topk)
-    return _experts(a, w1, w2, weights, ids, expert_map, torch.float32)
-
-
-def iterative_moe(
-    hidden_states: Any,
-    w1: Any,
-    w2: Any,
-    gating_output: Any,
-    topk: int,
-    global_num_experts: int,
-    expert_map: Any = None,
-    renormalize: bool = False,
-) -> Any:
-    weights, ids = gating_output.softmax(-1, dtype=torch.float32).topk(topk)
-    if renormalize:
-        weights = weights / weights.sum(-1, keepdim=True)
-    dtype = hidden_states.dtype
-    return _experts(hidden_states, w1, w2, weights.to(dtype), ids, expert_map, dtype)
+    """The experts in the type of `a`, one after the other, added up in float32."""
+    # Of equal scores the first, which torch's topk promises nowhere, and gives on a GPU.
+    scores = score.softmax(-1, dtype=torch.float32).sort(dim=-1, descending=True, stable=True)
+    weights, ids = (each[:, :topk] for each in scores)
+    if expert_map is not None:
+        ids = expert_map[ids]
+    output = torch.zeros(a.shape, dtype=torch.float32, device=a.device)
+    for expert in range(len(w1)):
+        tokens, slots = (ids == expert).nonzero(as_tuple=True)
+        if len(tokens):
+            gate, up = (a[tokens] @ w1[expert].T).chunk(2, -1)
+            y = (torch.nn.functional.silu(gate) * up) @ w2[expert].T
+            output.index_add_(0, tokens, y.float() * weights[tokens, slots, None])
+    return output.to(a.dtype)
 
 
 class _Anything(ModuleType):
@@ -94,7 +71,7 @@ _PROVIDED: dict[str, dict[str, Any]] = {
         "VllmConfig": lambda: SimpleNamespace(scheduler_config=SimpleNamespace()),
         "set_current_vllm_config": contextlib.nullcontext,
     },
-    f"{fused_moe.__name__}.moe_torch_iterative": {"fused_moe": iterative_moe},
+    f"{fused_moe.__name__}.moe_torch_iterative": {"fused_moe": torch_moe},
 }
 _UNUSED = (
     "transformers",
