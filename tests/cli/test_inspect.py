@@ -262,3 +262,67 @@ def test_a_log_whose_name_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["inspect", str(path), "--html", str(html), "--pictures", str(pictures)]) == 0
     assert "a?.npy" in html.read_text()
     assert sorted(pictures.iterdir())
+
+
+def test_many_layers_are_told_by_means_and_the_most_uneven(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = np.stack([np.argsort(np.random.default_rng(i).random((64, 8))) for i in range(20)], 1)
+    ids = ids[:, :, :2].copy()
+    ids[:, 11] = [0, 1]
+    ids[::2, 11] = [1, 0]
+    np.save(tmp_path / "ids.npy", ids)
+    axes = ["--axes", "tokens,layers,top_k"]
+    out = shown(capsys, tmp_path / "ids.npy", "--keep-repeated", *axes)
+    rows = [line.split() for line in out.partition("The means")[0].splitlines() if line]
+    rows = rows[[row[0] for row in rows].index("layer") + 1 :]
+    assert rows[0][0] == "mean"
+    assert len(rows) == 1 + 8
+    assert "11" in [row[0] for row in rows]
+    assert "The means of all 20 layers, and the 8 most uneven;" in out
+
+
+def test_the_same_layers_of_several_files_are_told_with_their_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / folder / "log.jsonl" for folder in ("old", "new")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(META + ROUTE % (0, [1, 3]) * 3 + ROUTE % (5, [2, 3]) * 3)
+    out = shown(capsys, *paths)
+    lines = out.splitlines()
+    assert lines[0] == "a [b] model: 4 experts, top 2, 4 layers"
+    places = [lines.index(name) for name in ("old/log.jsonl", "new/log.jsonl")]
+    for place in places:
+        assert [line.split()[0] for line in lines[place + 1 : place + 4]] == ["layer", "0", "5"]
+    assert "Layer 0 of old/log.jsonl: dead experts 0, 2." in lines
+    # One advice over the layers of both files.
+    (model,) = json.loads(shown(capsys, *paths, "--json"))["models"]
+    (alone,) = json.loads(shown(capsys, paths[0], "--json"))["models"]
+    assert model["advice"] == alone["advice"]
+    assert [layer["log"] for layer in model["layers"]] == [0, 0, 1, 1]
+
+
+def test_advice_is_over_the_layers_of_all_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / name for name in ("a.npy", "b.npy")]
+    ids = np.argsort(np.random.default_rng(1).random((256, 16)))[:, :2]
+    np.save(paths[0], ids)
+
+    def model(*arguments: object) -> dict[str, object]:
+        document = json.loads(shown(capsys, *paths, "--json", "--experts", "16", *arguments))
+        (one,) = document["models"]
+        found: dict[str, object] = one
+        return found
+
+    np.save(paths[1], (ids[::-1] + 1) % 16)
+    layers = model("--files", "layers")
+    assert [layer["layer"] for layer in layers["layers"]] == ["a", "b"]  # type: ignore[attr-defined]
+    assert len(layers["advice"]) == 17  # type: ignore[arg-type]
+    ranks = model("--files", "ranks")
+    (layer,) = ranks["layers"]  # type: ignore[misc]
+    assert (layer["num_tokens"], layer["drift"]) == (512, None)
+    assert ranks["name"] == "a.npy and 1 more"
+    out = shown(capsys, *paths, "--files", "ranks")
+    assert "ranks of one model, file after file, so without drift over time:" in out

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.tools.inspection.drift import drift_figures
 from tessera.tools.inspection.ranks import rank_figures
 
 BATCH_SIZES = [2**i for i in range(17)]
@@ -56,7 +57,13 @@ def layer_of(ids: np.ndarray, num_experts: int, layer: int | None, log: int = 0)
         "batches": [_batch(ids, num_experts, size) for size in BATCH_SIZES],
         "num_held_out": len(ids) - middle,
         "ranks": rank_figures(*halves),
+        "drift": drift_figures(_slices(ids, num_experts), -(-len(ids) // 10), len(ids)),
     }
+
+
+def _slices(ids: np.ndarray, num_experts: int) -> np.ndarray:
+    parts = [ids[i : i + -(-len(ids) // 10)] for i in range(0, len(ids), -(-len(ids) // 10))]
+    return np.stack([np.bincount(one.ravel(), minlength=num_experts) for one in parts])
 
 
 def _gini(counts: np.ndarray) -> float:

@@ -151,8 +151,8 @@ def test_files_of_one_name_without_a_model_are_apart(tmp_path: Path) -> None:
         np.save(path, np.array([[0, largest]]))
     models = inspect_logs(paths)["models"]
     assert [(one["name"], one["num_experts"]) for one in models] == [
-        ("ids.npy", 4),
-        ("ids.npy", 10),
+        ("x/ids.npy", 4),
+        ("y/ids.npy", 10),
     ]
 
 

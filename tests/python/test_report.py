@@ -187,7 +187,7 @@ def test_loads_ranks_and_repeated_rows(page: ReportPage) -> None:
 def test_figures_say_what_they_show(page: ReportPage) -> None:
     model = one_layer()["models"][0]
     layer = model["layers"][0]
-    padding, cost, load, by_load, heat, ranks = page.drawings
+    padding, cost, load, by_load, heat, ranks, _, _ = page.drawings
     share = layer["batches"][8]["blocks"]
     assert (
         f"Batches of 256: {share[0]['padding_share']:.0%} at block size 8, "
@@ -289,7 +289,7 @@ def test_one_expert_has_no_ranks(tmp_path: Path) -> None:
     document["models"][0]["layers"][0] |= {"ranks": [], "num_held_out": 0}
     page = read(document, tmp_path)
     assert "Expert parallelism" not in page.definitions
-    assert len(page.drawings) == 5
+    assert len(page.drawings) == 7
     assert {link[1:] for link in page.links} <= set(page.ids)
 
 
@@ -337,6 +337,8 @@ def test_pictures_are_whole_files_named_by_what_they_show(tmp_path: Path) -> Non
         "load_sorted.svg",
         "load_over_layers.svg",
         "ranks.svg",
+        "drift_ranks.svg",
+        "drift.svg",
     ]
     for path in paths:
         root = ET.parse(path).getroot()

@@ -48,7 +48,7 @@ def test_without_a_held_out_half(tmp_path: Path) -> None:
         "Every placement is judged on all tokens, 1,000. In hindsight: balanced by the loads of "
         "the tokens that judge. Balanced: too few tokens to hold out."
     ) in page.text
-    assert "over the mean, on all tokens. 2 ranks: contiguous" in page.drawings[-1]
+    assert "over the mean, on all tokens. 2 ranks: contiguous" in page.drawings[-3]
 
 
 def test_the_picture_says_which_tokens_judge(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,13 +14,16 @@ from tessera.cli.picture import load_picture
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.tools.inspection.limits import NO_TOKENS
 from tessera.tools.inspection.load import HOT_OVER_MEAN
+from tessera.tools.report.drift import READING, drift_of
 from tessera.tools.report.paragraphs import paragraphs
 from tessera.tools.report.tables import advice, comparison, layer_names
 from tessera.tools.report.words import plural, top_k_words
-from tessera.tools.routing_files import layer_name
+from tessera.tools.routing_files.several import file_names
 
 _PICTURE_WIDTH = 16
 _WIDTH = 80  # every table fits into this width
+_MAX_LAYERS_SHOWN = 16  # of more, the most uneven, and the means
+_FEW_LAYERS_SHOWN = 8
 _MAX_HOT_SHOWN = 2
 _MAX_SKIPPED_SHOWN = 3
 _MAX_NOTES_SHOWN = 4
@@ -29,18 +33,19 @@ def print_summary(document: Document) -> None:
     """Print the summary, as wide as the terminal, or 80 columns in a pipe."""
     console = Console(highlight=False)
     for model in document["models"]:
-        layers = model["layers"]
-        shown = {layer["log"] for layer in layers}
+        names = layer_names(document, model)
+        shown = {layer["log"] for layer in model["layers"]}
         of_model = [log for index, log in enumerate(document["logs"]) if index in shown]
         _print_head(console, model, of_model)
-        _print_load(console, layers, document["logs"])
+        _print_load(console, model, names, document["logs"])
         if model["top_k"]:
             _print_padding(console, model)
         else:
             console.print(f"Missing: {NO_TOKENS[0].lower()}{NO_TOKENS[1:]}\n")
         _print_ranks(console, model)
+        _print_drift(console, model, names)
         console.print("What this says", style="bold")
-        for paragraph in paragraphs(model, layer_names(document, model)):
+        for paragraph in paragraphs(model, names):
             console.print(f"[bold]{paragraph.subject}:[/] {escape(paragraph.text)}")
         console.print()
     if any(model["advice"] for model in document["models"]):
@@ -115,13 +120,50 @@ def _width(columns: Sequence[Column]) -> int:
     return sum(widths) + len(widths) - 1
 
 
-def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) -> None:
+def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequence[Log]) -> None:
+    layers = model["layers"]
+    if len({layer["layer"] for layer in layers}) == len(layers):
+        _print_load_table(console, layers)
+    else:  # the same layers in several files
+        for index, file in enumerate(file_names([Path(log["file"]) for log in logs])):
+            of_file = [layer for layer in layers if layer["log"] == index]
+            if of_file:
+                console.print(escape(file), style="bold")
+                _print_load_table(console, of_file)
+    most = layers[0]["load"]["max_entropy_bits"]
+    console.print(
+        f"Entropy in bits, at most {most:.2f}; Gini 0 is even; hot is {HOT_OVER_MEAN:g} x the mean "
+        "or more; dead has no token."
+    )
+    notes = [
+        escape(note)
+        for name, layer in zip(names, layers, strict=True)
+        for note in _notes("" if len(layers) == 1 and layer["layer"] is None else name, layer)
+    ]
+    for note in notes[:_MAX_NOTES_SHOWN]:
+        console.print(note)
+    if len(notes) > _MAX_NOTES_SHOWN:
+        console.print(f"So in {len(notes) - _MAX_NOTES_SHOWN} more places; --json has them all.")
+    console.print()
+
+
+def _print_load_table(console: Console, layers: Sequence[Layer]) -> None:
     table = _table("layer", "tokens", "entropy", "Gini", "max/mean")
     table.add_column("load by expert", no_wrap=True)
     table.add_column("hot (x mean)")
     table.add_column("dead", justify="right", no_wrap=True)
     picture_width = _PICTURE_WIDTH + max(0, min(console.width - _WIDTH, 3 * _PICTURE_WIDTH))
-    for layer in layers:
+    shown = list(layers)
+    if len(layers) > _MAX_LAYERS_SHOWN:
+        uneven = sorted(layers, key=lambda layer: -layer["load"]["max_over_mean"])
+        shown = [layer for layer in layers if layer in uneven[:_FEW_LAYERS_SHOWN]]
+        loads = [layer["load"] for layer in layers]
+        means = [
+            sum(one[figure] for one in loads) / len(loads)
+            for figure in ("entropy_bits", "gini", "max_over_mean")
+        ]
+        table.add_row("mean", "", *(f"{mean:.2f}" for mean in means))
+    for layer in shown:
         load = layer["load"]
         hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
         more = len(hot) - _MAX_HOT_SHOWN
@@ -136,23 +178,17 @@ def _print_load(console: Console, layers: Sequence[Layer], logs: Sequence[Log]) 
             str(len(load["dead_experts"])),
         )
     _print_table(console, table)
-    most = layers[0]["load"]["max_entropy_bits"]
-    console.print(
-        f"Entropy in bits, at most {most:.2f}; Gini 0 is even; hot is {HOT_OVER_MEAN:g} x the mean "
-        "or more; dead has no token."
-    )
-    notes = [escape(note) for layer in layers for note in _notes(layer)]
-    for note in notes[:_MAX_NOTES_SHOWN]:
-        console.print(note)
-    if len(notes) > _MAX_NOTES_SHOWN:
-        console.print(f"So in {len(notes) - _MAX_NOTES_SHOWN} more places; --json has them all.")
-    console.print()
+    if len(shown) < len(layers):
+        console.print(
+            f"The means of all {len(layers)} layers, and the {len(shown)} most uneven; the others "
+            "are in --html and --json."
+        )
 
 
-def _notes(layer: Layer) -> list[str]:
-    """Notes on a layer."""
+def _notes(name: str, layer: Layer) -> list[str]:
+    """Notes on a layer, which begin with its name if it has one."""
     notes = []
-    where = "" if layer["layer"] is None else f"{layer_name(layer['layer'])}: "
+    where = f"{name}: " if name else ""
     where = where[:1].upper() + where[1:]
     with_repeated = layer["load_with_repeated"]
     if with_repeated is not None:
@@ -218,4 +254,30 @@ def _print_ranks(console: Console, model: Model) -> None:
         table.add_row(str(num_ranks), *(f"{row[name].mean:.2f}" for name in compared.placements))
     _print_table(console, table)
     console.print(compared.reading)
+    console.print()
+
+
+def _print_drift(console: Console, model: Model, names: Sequence[str]) -> None:
+    found = drift_of(model, names)
+    if found is None:
+        return
+    console.print(f"Drift, distances of the load of {found.windows}", style="bold")
+    table = _table()
+    table.add_column("layer")
+    for title in ("neighbours", "largest", "first-last", "by chance"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("moved most (x mean)", no_wrap=True)
+    for row in [found.mean] * (found.num_layers > 1) + found.most:
+        table.add_row(
+            escape(row.name),
+            f"{row.between:.3f}",
+            f"{row.largest:.3f}",
+            f"{row.first_to_last:.3f}",
+            f"{row.by_chance:.3f}",
+            ", ".join(row.moved[:2]),
+        )
+    _print_table(console, table)
+    if found.num_layers > len(found.most):
+        console.print(f"The {len(found.most)} layers with the most drift of {found.num_layers}.")
+    console.print(READING)
     console.print()

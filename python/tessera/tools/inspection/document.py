@@ -114,6 +114,42 @@ class Ranks(TypedDict):
     all_tokens: InHindsight
 
 
+class MovedExpert(TypedDict):
+    """An expert whose share of the load moves most; `shares` has one for each window."""
+
+    expert: int
+    shares: list[float]
+
+
+class PlacedByFirst(TypedDict):
+    """Largest over mean load of the ranks in each window.
+
+    balanced: by a placement balanced by the loads of the first window.
+    """
+
+    num_ranks: int
+    balanced: list[float]
+    contiguous: list[float]
+
+
+class Drift(TypedDict):
+    """How a layer's load differs between consecutive windows of its tokens.
+
+    Distances are total variation distances between shares of the load.
+
+    window_tokens: tokens in each window.
+    between: of each window and the next one.
+    by_chance: of two random samples of the same load, as large as a window.
+    """
+
+    window_tokens: list[int]
+    between: list[float]
+    first_to_last: float
+    by_chance: float
+    experts: list[MovedExpert]
+    placed_by_first: PlacedByFirst
+
+
 class Layer(TypedDict):
     """One layer of one log; `log` indexes `Document.logs`.
 
@@ -126,6 +162,7 @@ class Layer(TypedDict):
     num_unused: slots without an expert in the other rows.
     num_held_out: tokens of the second half, on which `Ranks.held_out` is judged; 0 if there are too
         few to hold out, or only one expert.
+    drift: None if there are too few tokens for windows, or they are in no order.
     """
 
     log: int
@@ -143,6 +180,7 @@ class Layer(TypedDict):
     batches: list[Batch]
     num_held_out: int
     ranks: list[Ranks]
+    drift: Drift | None
 
 
 class Cost(TypedDict):

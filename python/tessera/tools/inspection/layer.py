@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tessera.routing_log import LayerKey
 from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, Batch, Layer
+from tessera.tools.inspection.drift import drift_figures
 from tessera.tools.inspection.load import hot_experts, load_figures, max_over_mean
 from tessera.tools.inspection.ranks import rank_figures
 from tessera.tools.inspection.repeated import RepeatedRows, Runs
@@ -88,10 +89,13 @@ class LayerSums:
         counts = np.bincount(cells, minlength=(end - first) * self.width)
         self._slice_counts[first:end] += counts.reshape(end - first, self.width)
 
-    def figures(self, num_experts: int, excluded: Excluded | None = None) -> Layer:
+    def figures(
+        self, num_experts: int, excluded: Excluded | None = None, *, in_order: bool = True
+    ) -> Layer:
         """The layer's part of the document; all counted ids are below `num_experts`.
 
-        `excluded`: what of the layer was left out before.
+        `excluded`: what of the layer was left out before. `in_order`: the rows came in the order of
+        time, as far as their files have one.
 
         Raises:
             ValueError: no id was counted.
@@ -136,6 +140,9 @@ class LayerSums:
             ],
             "num_held_out": self.num_tokens - half * self._slice_tokens if holds_out else 0,
             "ranks": ranks,
+            "drift": drift_figures(slices, self._slice_tokens, self.num_tokens)
+            if in_order
+            else None,
         }
 
     def _batch(self, size: int) -> Batch:
@@ -169,6 +176,7 @@ def load_layer(log: int, layer: LayerKey, counts: npt.NDArray[np.int64]) -> Laye
         "batches": [],
         "num_held_out": 0,
         "ranks": ranks,
+        "drift": None,
     }
 
 

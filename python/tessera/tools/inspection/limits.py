@@ -9,8 +9,8 @@ from tessera.tools.inspection.ranks import BALANCED, CONTIGUOUS
 from tessera.tools.inspection.repeated import SHORTEST_RUN
 
 NO_TOKENS = (
-    "Loads are without tokens: batches, padding, the block size to use, repeated rows, and a "
-    "placement that is judged on later tokens than it is made by need the ids of tokens."
+    "Loads are without tokens: batches, padding, the block size to use, repeated rows, drift, "
+    "and a placement that is judged on later tokens than it is made by need the ids of tokens."
 )
 
 
@@ -21,6 +21,8 @@ def limits(
     of_tokens = [
         "A batch is taken to be consecutive tokens of a log. An engine mixes requests, and its "
         "batches may meet more experts than that, or fewer.",
+        "Drift compares windows of consecutive tokens of a log: over time, if that is the log's "
+        "order.",
         "Batches larger than a layer's tokens are extrapolated: every expert gets its share.",
         "The cost model was fitted on one GPU, an H200, and one kernel; others may prefer other "
         "block sizes, 8 among them, which is not advised here: measure what matters.",

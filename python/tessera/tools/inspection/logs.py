@@ -13,17 +13,9 @@ from tessera.tools.inspection.advice import COST_MODEL, advice
 from tessera.tools.inspection.document import Document, Layer, Log, Model
 from tessera.tools.inspection.layer import LayerSums, load_layer
 from tessera.tools.inspection.limits import limits
-from tessera.tools.routing_files import (
-    STANDARD_INPUT,
-    Loads,
-    Options,
-    Rows,
-    largest_id,
-    layer_name,
-    open_routing,
-)
+from tessera.tools.routing_files import Loads, Options, Rows, largest_id, layer_name
 from tessera.tools.routing_files.reading import is_chosen, require_chosen
-from tessera.tools.routing_files.several import joined
+from tessera.tools.routing_files.several import and_more, file_names, open_several
 
 # Maximum number of experts in all layers together; each takes some 220 bytes.
 MAX_TOTAL_EXPERTS = 1 << 20
@@ -34,8 +26,9 @@ _FIRST_WIDTH = 64
 class _Source:
     """A file with rows of tokens, and its counts."""
 
-    def __init__(self, index: int, path: Path, rows: Rows) -> None:
+    def __init__(self, index: int, path: Path, name: str, rows: Rows) -> None:
         self.path = path
+        self.name = name
         self.rows = rows
         self.layers: dict[LayerKey, LayerSums] = {}
         self.top_k: dict[LayerKey, int] = {}
@@ -101,12 +94,12 @@ def inspect_logs(
     options = options or Options()
     sources: list[_Source | Loads] = []
     room = MAX_TOTAL_EXPERTS
-    opened = [open_routing(path, options, progress) for path in paths]
+    names = file_names(paths)
     if together is not None:
-        opened = [joined(opened, together, options)]
-    for index, found in enumerate(opened):
+        names = [and_more(names)]
+    for index, found in enumerate(open_several(paths, options, together, progress)):
         if isinstance(found, Rows):
-            source = _Source(index, paths[index], found)
+            source = _Source(index, paths[index], names[index], found)
             source.read(keep_repeated, room)
             room -= source.total_width()
             sources.append(source)
@@ -118,7 +111,7 @@ def inspect_logs(
     with_rows = [one for one in sources if isinstance(one, _Source)]
     for index, one in enumerate(sources):
         if isinstance(one, Loads):
-            log, models[index, "loads"] = _of_loads(index, one, options)
+            log, models[index, "loads"] = _of_loads(index, one, names[index], options)
         else:
             log = _log(one, with_rows, options)
             _add_layers(models, one, log)
@@ -139,10 +132,6 @@ def inspect_logs(
     }
 
 
-def _file_name(path: Path) -> str:
-    return "standard input" if path == STANDARD_INPUT else path.name
-
-
 def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: Log) -> None:
     for layer, sums in source.layers.items():
         top_k = source.top_k[layer]
@@ -152,7 +141,7 @@ def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: L
         model = models.setdefault(
             key,
             {
-                "name": log["model_id"] or _file_name(source.path),
+                "name": log["model_id"] or source.name,
                 "num_experts": log["num_experts"],
                 "top_k": top_k,
                 "least_top_k": least,
@@ -167,7 +156,9 @@ def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: L
 
 def _figures(source: _Source, sums: LayerSums, num_experts: int) -> Layer:
     try:
-        return sums.figures(num_experts, source.rows.excluded[sums.layer])
+        return sums.figures(
+            num_experts, source.rows.excluded[sums.layer], in_order=source.rows.in_order
+        )
     except ValueError as error:
         where = "" if sums.layer is None else f"{layer_name(sums.layer)}: "
         raise ValueError(f"{source.rows.name}: {where}{error}") from None
@@ -201,7 +192,7 @@ def _log(source: _Source, sources: Sequence[_Source], options: Options) -> Log:
     }
 
 
-def _of_loads(index: int, loads: Loads, options: Options) -> tuple[Log, Model]:
+def _of_loads(index: int, loads: Loads, name: str, options: Options) -> tuple[Log, Model]:
     require_chosen(loads.name, set(loads.layers), options)
     layers = {layer: one for layer, one in loads.layers.items() if is_chosen(layer, options)}
     num_experts = max(len(counts) for counts in layers.values())
@@ -232,7 +223,7 @@ def _of_loads(index: int, loads: Loads, options: Options) -> tuple[Log, Model]:
         "notes": loads.notes,
     }
     model: Model = {
-        "name": Path(loads.name).name,
+        "name": name,
         "num_experts": num_experts,
         "top_k": 0,
         "least_top_k": 0,

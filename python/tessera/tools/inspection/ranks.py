@@ -46,15 +46,15 @@ def _held_out(
     placement = balanced_placement(first_half, num_ranks)
     return {
         **_in_hindsight(second_half, num_ranks),
-        "balanced": _imbalance(second_half, placement, num_ranks),
+        "balanced": imbalance(second_half, placement, num_ranks),
     }
 
 
 def _in_hindsight(counts: npt.NDArray[np.int64], num_ranks: int) -> InHindsight:
     contiguous = contiguous_placement(len(counts), num_ranks)
     return {
-        "contiguous": _imbalance(counts, contiguous, num_ranks),
-        "in_hindsight": _imbalance(counts, balanced_placement(counts, num_ranks), num_ranks),
+        "contiguous": imbalance(counts, contiguous, num_ranks),
+        "in_hindsight": imbalance(counts, balanced_placement(counts, num_ranks), num_ranks),
     }
 
 
@@ -82,9 +82,10 @@ def balanced_placement(loads: npt.NDArray[np.int64], num_ranks: int) -> npt.NDAr
     return ranks
 
 
-def _imbalance(
+def imbalance(
     counts: npt.NDArray[np.int64], placement: npt.NDArray[np.int64], num_ranks: int
 ) -> float:
+    """Largest over mean load of the ranks, from the numbers of ids and the ranks of the experts."""
     loads = np.zeros(num_ranks, np.int64)
     np.add.at(loads, placement, counts)
     return max_over_mean(loads)

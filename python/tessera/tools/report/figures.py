@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass
 
 from tessera.tools.inspection.document import Document, Model
+from tessera.tools.report.drift_figures import drift_figures
 from tessera.tools.report.line_figures import costs, padding, ranks
 from tessera.tools.report.load_figures import load_over_layers, loads
 from tessera.tools.report.plot import Figure
@@ -18,16 +19,17 @@ _DRAWN_LAYERS = 4  # the most uneven layers, for which bars are drawn
 class ModelFigures:
     """The figures of one model, by the report's parts; with one expert there are no ranks.
 
-    Of loads without tokens there is nothing on block sizes.
+    Of loads without tokens there is nothing on block sizes and drift.
     """
 
     block_size: tuple[Figure, ...]
     load: tuple[Figure, ...]
     ranks: tuple[Figure, ...]
+    drift: tuple[Figure, ...]
 
     def all(self) -> tuple[Figure, ...]:
         """All figures in the report's order."""
-        return (*self.block_size, *self.load, *self.ranks)
+        return (*self.block_size, *self.load, *self.ranks, *self.drift)
 
 
 def model_figures(document: Document, model: Model) -> ModelFigures:
@@ -43,4 +45,5 @@ def model_figures(document: Document, model: Model) -> ModelFigures:
         block_size=(padding(model), costs(model)) if model["top_k"] else (),
         load=(*itertools.chain(*drawn), load_over_layers(model, names)),
         ranks=(ranks(compared),) if compared else (),
+        drift=drift_figures(model, names),
     )

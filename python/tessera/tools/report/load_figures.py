@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Sequence
 
 from tessera.tools.inspection.document import Layer, Model
@@ -11,7 +10,7 @@ from tessera.tools.inspection.load import HOT_OVER_MEAN
 from tessera.tools.report.drawing import Drawing
 from tessera.tools.report.plot import LEFT, NARROW, RIGHT, WIDE, Figure, Plot, round_step
 from tessera.tools.report.tables import over_mean
-from tessera.tools.report.words import number, percent, times
+from tessera.tools.report.words import number, percent, slug, times
 
 _NARROW_EXPERTS = 128  # up to this many fit on a phone
 _HEAT_EDGES = (0.25, 0.5, 1.0, 2.0, 4.0)
@@ -30,7 +29,7 @@ def loads(layer: Layer, layer_name: str, alone: bool) -> tuple[Figure, Figure]:
     """
     ratios, found = over_mean(layer), layer["load"]
     by_load = sorted(range(len(ratios)), key=lambda expert: -ratios[expert])
-    end = "" if alone else "_" + re.sub("[^a-z0-9]+", "_", layer_name.lower())
+    end = "" if alone else f"_{slug(layer_name)}"
     hot = ", ".join(f"{one['expert']} ({times(one['over_mean'])})" for one in found["hot_experts"])
     dead = ", ".join(map(str, found["dead_experts"][:10])) or "none"
     dead += " and more" if len(found["dead_experts"]) > 10 else ""
@@ -133,7 +132,7 @@ def load_over_layers(model: Model, names: Sequence[str]) -> Figure:
     rows = [""] * len(_HEAT_NAMES)  # paths in units of cells, which the transformation scales
     for row, layer in enumerate(layers):
         expert = 0
-        for heat, run in itertools.groupby(map(_heat, over_mean(layer))):
+        for heat, run in itertools.groupby(map(heat_of, over_mean(layer))):
             length = len(list(run))
             rows[heat] += f"M{expert} {row}.5h{length}"
             expert += length
@@ -145,10 +144,7 @@ def load_over_layers(model: Model, names: Sequence[str]) -> Figure:
     drawing.rect(left, top, column * num_experts, cell * len(layers), "frame")
     _expert_axis(drawing, left, column, num_experts, bottom)
     drawing.text((left + width - RIGHT) / 2, bottom + 36, "expert", "middle")
-    for heat, words in enumerate(_HEAT_NAMES):
-        x = (width - NARROW) / 2 + 8 + 55 * heat
-        drawing.rect(x, bottom + 52, 54, 14, f"heat-{heat}")
-        drawing.text(x + 27, bottom + 82, words, "middle")
+    heat_legend(drawing, bottom)
     said = [
         f"{name}: at most {times(layer['load']['max_over_mean'])}, "
         f"{number(len(layer['load']['dead_experts']))} dead"
@@ -164,5 +160,14 @@ def load_over_layers(model: Model, names: Sequence[str]) -> Figure:
     )
 
 
-def _heat(ratio: float) -> int:
+def heat_of(ratio: float) -> int:
+    """The class of a load over the mean, by which it is shaded."""
     return 1 + sum(ratio >= edge for edge in _HEAT_EDGES) if ratio else 0
+
+
+def heat_legend(drawing: Drawing, bottom: float) -> None:
+    """What the shades mean, below a heat map that ends at `bottom`."""
+    for heat, words in enumerate(_HEAT_NAMES):
+        x = (drawing.width - NARROW) / 2 + 8 + 55 * heat
+        drawing.rect(x, bottom + 52, 54, 14, f"heat-{heat}")
+        drawing.text(x + 27, bottom + 82, words, "middle")

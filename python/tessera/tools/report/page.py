@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from tessera.tools.inspection.document import Document, Model
 from tessera.tools.report.drawing import STYLE
+from tessera.tools.report.drift import READING, drift_of
 from tessera.tools.report.figures import model_figures
 from tessera.tools.report.paragraphs import paragraphs
 from tessera.tools.report.plot import Figure
@@ -41,6 +42,7 @@ def page(document: Document) -> str:
     text: str = environment.get_template("page.html.j2").render(
         document=document,
         models=models,
+        drift_reading=READING,
         style=Markup(STYLE.read_text(encoding="utf-8") + style),
     )
     return text
@@ -60,6 +62,7 @@ def _model(document: Document, model: Model) -> dict[str, Any]:
         "advice": rows,
         "advice_starts": [run[0].batch_size for run in advice_runs(rows)],
         "comparison": comparison(model),
+        "drift": drift_of(model, names),
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tessera.tools.inspection.document import Layer, Model
+from tessera.tools.report.drift import drift_words
 from tessera.tools.report.tables import Comparison, advice, advice_runs, comparison, on_all_tokens
 from tessera.tools.report.words import number, percent, plural, times
 
@@ -30,6 +31,8 @@ def paragraphs(model: Model, names: Sequence[str]) -> list[Paragraph]:
     compared, whole = comparison(model), on_all_tokens(model)
     if compared and whole:
         said.append(Paragraph("Expert parallelism", _ranks(compared, whole)))
+    if model["top_k"]:
+        said.append(Paragraph("Drift", drift_words(model, names)))
     return said + _left_out(layers)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePath
+from pathlib import Path
 from typing import Literal, cast
 
 from tessera.tools.inspection.advice import blocks_over
 from tessera.tools.inspection.document import Document, Layer, Model
 from tessera.tools.report.words import number, plural
 from tessera.tools.routing_files import layer_name
+from tessera.tools.routing_files.several import file_names
 
 Placement = Literal["contiguous", "balanced", "in_hindsight"]
 PLACEMENTS: dict[Placement, str] = {
@@ -188,7 +189,8 @@ def _over_layers(ratios: Sequence[float]) -> Imbalance:
 def layer_names(document: Document, model: Model) -> list[str]:
     """A name for each layer of the model: its number, its file, or both if needed."""
     layers = model["layers"]
-    files = [PurePath(document["logs"][layer["log"]]["file"]).name for layer in layers]
+    of_logs = file_names([Path(log["file"]) for log in document["logs"]])
+    files = [of_logs[layer["log"]] for layer in layers]
     numbers = [layer["layer"] for layer in layers]
     return [
         file

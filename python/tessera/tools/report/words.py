@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from tessera.tools.inspection.document import Model
 
 
@@ -25,6 +27,11 @@ def times(ratio: float) -> str:
 def plural(count: float, noun: str) -> str:
     """A count with its noun: `1 layer`, `12 layers`."""
     return f"{number(count)} {noun}" + ("" if count == 1 else "s")
+
+
+def slug(name: str) -> str:
+    """A layer's name as a part of a file's name."""
+    return re.sub("[^a-z0-9]+", "_", name.lower())
 
 
 def top_k_words(model: Model) -> str:

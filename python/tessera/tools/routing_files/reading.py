@@ -74,6 +74,8 @@ class Rows:
     form = ""
     # Rows that name an expert twice have been refused already.
     is_checked = False
+    # Whether a layer's rows come in the order of time, as far as the file has one.
+    in_order = True
 
     def __init__(self, file: File, options: Options) -> None:
         self.file = file

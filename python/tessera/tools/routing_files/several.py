@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from tessera.routing_log import LayerKey
+from tessera.routing_log import LayerKey, Progress
+from tessera.tools.routing_files import STANDARD_INPUT, open_routing
 from tessera.tools.routing_files.options import Options
 from tessera.tools.routing_files.reading import Excluded, Loads, Rows
 
@@ -16,28 +18,57 @@ RANKS, LAYERS = "ranks", "layers"
 TOGETHER = (RANKS, LAYERS)
 
 
-def joined(files: Sequence[Rows | Loads], how: str, options: Options) -> Rows:
-    """The rows of all files, one file after the other.
+def open_several(
+    paths: Sequence[Path], options: Options, how: str | None, progress: Progress | None = None
+) -> list[Rows | Loads]:
+    """Recognise files by their content: one for each, or one for all of them.
 
     Args:
-        files: at least one.
-        how: `RANKS`, whose layers of the same name are one; or `LAYERS`, a layer each.
-        options: how they are read.
+        paths: at least one.
+        options: how to read them.
+        how: None, or `RANKS`, whose layers of the same name are one, file after file; or `LAYERS`,
+            a layer each. Loads of ranks are added up.
+        progress: called now and then with the number of bytes read since the last call.
 
     Raises:
-        ValueError: one of them holds no tokens.
+        ValueError: a file cannot be read, or holds loads, where another one holds tokens.
     """
-    rows = [one for one in files if isinstance(one, Rows)]
-    for one in files:
-        if isinstance(one, Loads):
-            raise ValueError(f"{one.name}: --files {how}: expected ids of tokens, got loads")
-    return _Joined(rows, how, options)
+    opened = [open_routing(path, options, progress) for path in paths]
+    if how is None:
+        return opened
+    rows = [one for one in opened if isinstance(one, Rows)]
+    loads = [one for one in opened if isinstance(one, Loads)]
+    if not rows:
+        return [_joined_loads(loads, _stems(paths), how)]
+    if loads:
+        raise ValueError(f"{loads[0].name}: --files {how}: expected ids of tokens, got loads")
+    return [_Joined(rows, how, options)]
+
+
+def file_names(paths: Sequence[Path]) -> list[str]:
+    """Names of files for tables: with as many of their folders as tell them apart."""
+    return [
+        "standard input" if path == STANDARD_INPUT else _shortest(path, paths) for path in paths
+    ]
+
+
+def _shortest(path: Path, paths: Sequence[Path]) -> str:
+    for length in range(1, len(path.parts)):
+        if sum(other.parts[-length:] == path.parts[-length:] for other in paths) == 1:
+            return "/".join(path.parts[-length:])
+    return str(path)
 
 
 class _Joined(Rows):
     def __init__(self, files: Sequence[Rows], how: str, options: Options) -> None:
         super().__init__(files[0].file, options)
-        self.name = ", ".join(one.name for one in files)
+        names = [one.name for one in files]
+        self.name = and_more(names)
+        self.in_order = how == LAYERS or len(files) == 1
+        if len(files) > 1:
+            order = "" if self.in_order else ", file after file, so without drift over time"
+            self.notes.append(f"{how} of one model{order}: {', '.join(names)}")
+        self._stems = dict(zip(files, _stems([one.file.path for one in files]), strict=True))
         self.form = files[0].form
         self._files = files
         self._how = how
@@ -59,8 +90,7 @@ class _Joined(Rows):
     def _named(self, rows: Rows, layer: LayerKey) -> LayerKey:
         if self._how == RANKS:
             return layer
-        stem = rows.file.path.stem
-        return stem if layer is None else f"{stem} layer {layer}"
+        return _in_file(self._stems[rows], layer)
 
     def _agree(self, rows: Rows, *, is_first: bool) -> None:
         if is_first:
@@ -86,3 +116,42 @@ class _Joined(Rows):
         for layer, least in rows.least_top_k.items():
             name = self._named(rows, layer)
             self.least_top_k[name] = min(least, self.least_top_k.get(name, least))
+
+
+def _joined_loads(files: Sequence[Loads], stems: Sequence[str], how: str) -> Loads:
+    names = [one.name for one in files]
+    layers: dict[LayerKey, npt.NDArray[np.int64]] = {}
+    for one, stem in zip(files, stems, strict=True):
+        for layer, counts in one.layers.items():
+            name = layer if how == RANKS else _in_file(stem, layer)
+            before = layers.setdefault(name, np.zeros_like(counts))
+            if len(before) != len(counts):
+                raise ValueError(
+                    f"{one.name}: --files {how}: expected the loads of {len(before)} experts, as "
+                    f"before, got {len(counts)}"
+                )
+            layers[name] = before + counts
+    notes = [note for one in files for note in one.notes]
+    if len(files) > 1:
+        notes.insert(0, f"{how} of one model: {', '.join(names)}")
+    num_lines = sum(one.num_lines for one in files)
+    return Loads(and_more(names), files[0].form, layers, num_lines, list(dict.fromkeys(notes)))
+
+
+def and_more(names: Sequence[str]) -> str:
+    """Stands for all files in one name."""
+    return names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+
+
+def _in_file(stem: str, layer: LayerKey) -> str:
+    return stem if layer is None else f"{stem} layer {layer}"
+
+
+def _stems(paths: Sequence[Path]) -> list[str]:
+    """Names of files without suffixes, and with folders where only these tell them apart."""
+    plain = [path.with_suffix("") if path.suffix.lower() == ".gz" else path for path in paths]
+    stems = [path.stem for path in plain]
+    return [
+        stem if stems.count(stem) == 1 else str(path)
+        for path, stem in zip(paths, stems, strict=True)
+    ]
