@@ -151,6 +151,7 @@ def document_of(models: list[dict[str, Any]], logs: list[dict[str, Any]]) -> Any
         "version": "0.1.0",
         "logs": logs,
         "models": models,
+        "comparison": None,
         "limits": ["The windows are of consecutive tokens, as the log holds them."],
         "cost_model": {
             "formula": "num_blocks * (block_size + weight_rows)",

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from tessera.cli.inputs import refuse_repeated
+from tessera.cli.inspect_comparison import print_comparison
 from tessera.cli.inspect_summary import print_summary
 from tessera.cli.integers import integer
 from tessera.cli.paths import nonempty_path
@@ -69,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="several files are ranks, or layers, of one model (default: models of their own, "
         "unless they name the same one)",
     )
+    add(
+        "--compare",
+        action="store_true",
+        help="show two logs side by side: before and after a change, or two models",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -81,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
             reading_options(args),
             together=args.files,
             keep_repeated=args.keep_repeated,
+            compared=args.compare,
             progress=progress,
         )
     contents: dict[Path, Content] = {}
@@ -92,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(document, indent=2))
     else:
-        print_summary(document)
+        show = print_comparison if args.compare else print_summary
+        show(document)
     print_written(list(contents), beside_json=args.json)
     return 0
 
@@ -100,6 +108,10 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> None:
     """Before anything is read, refuse options without effect, and files that cannot be written."""
     refuse_repeated("LOG", args.logs)
+    if args.compare and len(args.logs) != 2:
+        raise ValueError(f"--compare: expected two LOG, got {len(args.logs)}")
+    if args.compare and args.files is not None:
+        raise ValueError("--compare: expected no --files beside it, which makes one of all LOG")
     outputs = []
     if args.html is not None:
         outputs.append(Output("--html", args.html))

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
-from rich.text import Text
 
 from tessera.cli.picture import load_picture
+from tessera.cli.tables import WIDTH, number_table, print_table
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.tools.inspection.limits import NO_TOKENS
 from tessera.tools.inspection.load import HOT_OVER_MEAN
@@ -21,7 +20,6 @@ from tessera.tools.report.words import plural, top_k_words
 from tessera.tools.routing_files.several import file_names
 
 _PICTURE_WIDTH = 16
-_WIDTH = 80  # every table fits into this width
 _MAX_LAYERS_SHOWN = 16  # of more, the most uneven, and the means
 _FEW_LAYERS_SHOWN = 8
 _MAX_HOT_SHOWN = 2
@@ -67,57 +65,25 @@ def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
         f"{top_k_words(model)}, {plural(layers, 'layer')}"
     )
     for log in logs:
-        skipped = log["num_skipped"]
-        if log["num_experts_source"] == "largest id + 1":
-            console.print(
-                f"{escape(log['file'])} does not give the number of experts: "
-                f"{log['num_experts']} is the largest id + 1"
-            )
-        for note in log["notes"]:
-            console.print(f"{escape(log['file'])}: {escape(note)}")
-        if skipped:
-            lines = plural(skipped, "bad line")
-            console.print(f"{lines} skipped, the first of them:", style="yellow")
-            for message in log["skipped"][:_MAX_SKIPPED_SHOWN]:
-                console.print(f"  {escape(message)}")
+        print_reading(console, log)
     console.print()
 
 
-def _table(*titles: str) -> Table:
-    """A table of these columns of numbers, without lines."""
-    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
-    for title in titles:
-        table.add_column(title, justify="right", no_wrap=True)
-    return table
-
-
-def _print_table(console: Console, table: Table) -> None:
-    """Print a table; on a narrow terminal as several, each beginning with the first column.
-
-    Cut to the width, its columns would lose digits.
-    """
-    key, *columns = table.columns
-    groups = [[key, *columns]]
-    if console.width < _WIDTH:
-        groups = [[key]]
-        for column in columns:
-            if len(groups[-1]) > 1 and _width([*groups[-1], column]) > console.width:
-                groups.append([key])
-            groups[-1].append(column)
-    for group in groups:
-        part = _table()
-        for column in group:
-            part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
-        for cells in zip(*(column.cells for column in group), strict=True):
-            part.add_row(*cells)
-        console.print(part)
-
-
-def _width(columns: Sequence[Column]) -> int:
-    """The width of the columns side by side, in characters."""
-    cells = [[column.header, *column.cells] for column in columns]
-    widths = [max(Text.from_markup(str(cell)).cell_len for cell in one) for one in cells]
-    return sum(widths) + len(widths) - 1
+def print_reading(console: Console, log: Log) -> None:
+    """Print what there is to say on how a log was read."""
+    skipped = log["num_skipped"]
+    if log["num_experts_source"] == "largest id + 1":
+        console.print(
+            f"{escape(log['file'])} does not give the number of experts: "
+            f"{log['num_experts']} is the largest id + 1"
+        )
+    for note in log["notes"]:
+        console.print(f"{escape(log['file'])}: {escape(note)}")
+    if skipped:
+        lines = plural(skipped, "bad line")
+        console.print(f"{lines} skipped, the first of them:", style="yellow")
+        for message in log["skipped"][:_MAX_SKIPPED_SHOWN]:
+            console.print(f"  {escape(message)}")
 
 
 def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequence[Log]) -> None:
@@ -148,11 +114,11 @@ def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequ
 
 
 def _print_load_table(console: Console, layers: Sequence[Layer]) -> None:
-    table = _table("layer", "tokens", "entropy", "Gini", "max/mean")
+    table = number_table("layer", "tokens", "entropy", "Gini", "max/mean")
     table.add_column("load by expert", no_wrap=True)
     table.add_column("hot (x mean)")
     table.add_column("dead", justify="right", no_wrap=True)
-    picture_width = _PICTURE_WIDTH + max(0, min(console.width - _WIDTH, 3 * _PICTURE_WIDTH))
+    picture_width = _PICTURE_WIDTH + max(0, min(console.width - WIDTH, 3 * _PICTURE_WIDTH))
     shown = list(layers)
     if len(layers) > _MAX_LAYERS_SHOWN:
         uneven = sorted(layers, key=lambda layer: -layer["load"]["max_over_mean"])
@@ -177,7 +143,7 @@ def _print_load_table(console: Console, layers: Sequence[Layer]) -> None:
             (" ".join(hot[:_MAX_HOT_SHOWN]) or "none") + (f" +{more}" if more > 0 else ""),
             str(len(load["dead_experts"])),
         )
-    _print_table(console, table)
+    print_table(console, table)
     if len(shown) < len(layers):
         console.print(
             f"The means of all {len(layers)} layers, and the {len(shown)} most uneven; the others "
@@ -222,7 +188,7 @@ def _shortened(numbers: Sequence[int]) -> str:
 
 def _print_padding(console: Console, model: Model) -> None:
     console.print("Padding, percent of slots, by batch and block size", style="bold")
-    table = _table("tokens", "experts", *map(str, BLOCK_SIZES), "use", "blocks")
+    table = number_table("tokens", "experts", *map(str, BLOCK_SIZES), "use", "blocks")
     for row in advice(model):
         cells = [
             f"[bold green]*{100 * share:.1f}[/]" if size == row.block_size else f"{100 * share:.1f}"
@@ -235,7 +201,7 @@ def _print_padding(console: Console, model: Model) -> None:
             str(row.block_size),
             f"{row.blocks[row.block_size]:,.1f}",
         )
-    _print_table(console, table)
+    print_table(console, table)
     console.print(
         "* the block size to use, and blocks of it in a layer; experts: with a token; ~ larger "
         "than a layer's tokens, from their shares. A row is the mean over the full batches of that "
@@ -249,10 +215,10 @@ def _print_ranks(console: Console, model: Model) -> None:
     if compared is None:
         return
     console.print("Expert parallelism, largest over mean load of the ranks", style="bold")
-    table = _table("ranks", *compared.placements.values())
+    table = number_table("ranks", *compared.placements.values())
     for num_ranks, row in compared.rows.items():
         table.add_row(str(num_ranks), *(f"{row[name].mean:.2f}" for name in compared.placements))
-    _print_table(console, table)
+    print_table(console, table)
     console.print(compared.reading)
     console.print()
 
@@ -262,7 +228,7 @@ def _print_drift(console: Console, model: Model, names: Sequence[str]) -> None:
     if found is None:
         return
     console.print(f"Drift, distances of the load of {found.windows}", style="bold")
-    table = _table()
+    table = number_table()
     table.add_column("layer")
     for title in ("neighbours", "largest", "first-last", "by chance"):
         table.add_column(title, justify="right", no_wrap=True)
@@ -276,7 +242,7 @@ def _print_drift(console: Console, model: Model, names: Sequence[str]) -> None:
             f"{row.by_chance:.3f}",
             ", ".join(row.moved[:2]),
         )
-    _print_table(console, table)
+    print_table(console, table)
     if found.num_layers > len(found.most):
         console.print(f"The {len(found.most)} layers with the most drift of {found.num_layers}.")
     console.print(READING)

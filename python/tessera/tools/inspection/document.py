@@ -214,6 +214,81 @@ class Model(TypedDict):
     advice: list[Advice]
 
 
+class ComparedRanks(TypedDict):
+    """Largest over mean load of the ranks on all tokens, mean over the layers."""
+
+    num_ranks: int
+    contiguous: float
+    in_hindsight: float
+
+
+class ComparedSide(TypedDict):
+    """Figures of one of two logs, over the layers that both have.
+
+    num_tokens, num_pairs, num_hot, num_dead: sums over the layers; the others are means.
+    num_hot: experts with at least twice the mean load.
+    largest_max_over_mean: of the most uneven layer.
+    sorted_over_mean: load over the mean load of the experts, the hottest of each layer first.
+    advice: over these layers; empty if one of the logs has loads without tokens.
+    """
+
+    name: str
+    num_experts: int
+    num_tokens: int
+    num_pairs: int
+    entropy_bits: float
+    max_entropy_bits: float
+    gini: float
+    max_over_mean: float
+    largest_max_over_mean: float
+    num_hot: int
+    num_dead: int
+    sorted_over_mean: list[float]
+    ranks: list[ComparedRanks]
+    advice: list[Advice]
+
+
+class ComparedLayer(TypedDict):
+    """Total variation distance of a layer's load in two logs, and what chance alone makes."""
+
+    layer: int | str | None
+    distance: float
+    by_chance: float
+
+
+class ChangedExpert(TypedDict):
+    """An expert whose share of its layer's load changed most."""
+
+    layer: int | str | None
+    expert: int
+    first: float
+    second: float
+
+
+class PlacedRanks(TypedDict):
+    """Imbalance of a placement balanced by the first log, on the second; mean over the layers."""
+
+    num_ranks: int
+    on_second: float
+
+
+class Comparison(TypedDict):
+    """Two logs side by side.
+
+    num_layers: layers that both have.
+    layers, experts, placed_by_first: empty if the logs have different numbers of experts.
+    notes: what is not compared, in sentences.
+    """
+
+    first: ComparedSide
+    second: ComparedSide
+    num_layers: int
+    layers: list[ComparedLayer]
+    experts: list[ChangedExpert]
+    placed_by_first: list[PlacedRanks]
+    notes: list[str]
+
+
 class CostModel(TypedDict):
     """The model behind the advice."""
 
@@ -223,10 +298,11 @@ class CostModel(TypedDict):
 
 
 class Document(TypedDict):
-    """The complete result of an inspection."""
+    """The complete result of an inspection; `comparison` is None if none was asked for."""
 
     version: str
     logs: list[Log]
     models: list[Model]
+    comparison: Comparison | None
     limits: list[str]
     cost_model: CostModel

@@ -10,6 +10,7 @@ import numpy as np
 from tessera.info import version
 from tessera.routing_log import LayerKey, Progress
 from tessera.tools.inspection.advice import COST_MODEL, advice
+from tessera.tools.inspection.comparison import compare
 from tessera.tools.inspection.document import Document, Layer, Log, Model
 from tessera.tools.inspection.layer import LayerSums, load_layer
 from tessera.tools.inspection.limits import limits
@@ -76,6 +77,7 @@ def inspect_logs(
     *,
     together: str | None = None,
     keep_repeated: bool = False,
+    compared: bool = False,
     progress: Progress | None = None,
 ) -> Document:
     """Read files of routing, and compute the document.
@@ -85,6 +87,7 @@ def inspect_logs(
         options: how to read them.
         together: what the files are parts of one model as, one of `several.TOGETHER`; None if each
             is a model of its own, or names it.
+        compared: also compare the logs, of which there are two.
         keep_repeated: also count runs of equal rows as traffic.
         progress: called now and then with the number of bytes read since the last call.
 
@@ -122,6 +125,7 @@ def inspect_logs(
         "version": version(),
         "logs": logs,
         "models": list(models.values()),
+        "comparison": compare(logs, names, list(models.values())) if compared else None,
         "limits": limits(
             logs,
             keep_repeated,

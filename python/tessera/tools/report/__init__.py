@@ -10,7 +10,9 @@ from pathlib import Path
 
 from tessera.tools.inspection.document import Document
 from tessera.tools.output_files import write_files
+from tessera.tools.report.compared import comparison_figures
 from tessera.tools.report.figures import model_figures
+from tessera.tools.report.plot import Figure
 
 
 def require() -> None:
@@ -57,14 +59,18 @@ def html(document: Document) -> bytes:
 def pictures(document: Document, folder: Path) -> dict[Path, bytes]:
     """The files of `write_pictures` and their contents."""
     found = {}
+    compared = document["comparison"]
+    for figure in comparison_figures(compared) if compared else ():
+        found[folder / f"{figure.name}.svg"] = _content(figure)
     for place, model in enumerate(document["models"]):
         start = f"{place}_{_slug(model['name'])}_" if len(document["models"]) > 1 else ""
         for figure in model_figures(document, model).all():
-            path = folder / f"{start}{figure.name}.svg"
-            found[path] = figure.drawing.svg(figure.alternative, standalone=True).encode(
-                errors="replace"
-            )
+            found[folder / f"{start}{figure.name}.svg"] = _content(figure)
     return found
+
+
+def _content(figure: Figure) -> bytes:
+    return figure.drawing.svg(figure.alternative, standalone=True).encode(errors="replace")
 
 
 def _slug(name: str) -> str:

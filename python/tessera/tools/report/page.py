@@ -8,7 +8,17 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from tessera.tools.inspection.document import Document, Model
+from tessera.tools.inspection.document import Comparison, Document, Model
+from tessera.tools.report.compared import READING as COMPARED_READING
+from tessera.tools.report.compared import (
+    advice_rows,
+    comparison_figures,
+    expert_rows,
+    figure_rows,
+    findings,
+    rank_rows,
+    sides,
+)
 from tessera.tools.report.drawing import STYLE
 from tessera.tools.report.drift import READING, drift_of
 from tessera.tools.report.figures import model_figures
@@ -42,6 +52,7 @@ def page(document: Document) -> str:
     text: str = environment.get_template("page.html.j2").render(
         document=document,
         models=models,
+        comparison=_comparison(document["comparison"]),
         drift_reading=READING,
         style=Markup(STYLE.read_text(encoding="utf-8") + style),
     )
@@ -63,6 +74,23 @@ def _model(document: Document, model: Model) -> dict[str, Any]:
         "advice_starts": [run[0].batch_size for run in advice_runs(rows)],
         "comparison": comparison(model),
         "drift": drift_of(model, names),
+    }
+
+
+def _comparison(compared: Comparison | None) -> dict[str, Any] | None:
+    if compared is None:
+        return None
+    return {
+        "num_layers": compared["num_layers"],
+        "notes": compared["notes"],
+        "sides": sides(compared),
+        "findings": findings(compared),
+        "figures": comparison_figures(compared),
+        "rows": figure_rows(compared),
+        "ranks": rank_rows(compared),
+        "experts": expert_rows(compared),
+        "advice": advice_rows(compared),
+        "reading": COMPARED_READING,
     }
 
 

@@ -1,0 +1,48 @@
+"""Tables of numbers in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+WIDTH = 80  # every table fits into this width
+
+
+def number_table(*titles: str) -> Table:
+    """A table of these columns of numbers, without lines."""
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for title in titles:
+        table.add_column(title, justify="right", no_wrap=True)
+    return table
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; on a narrow terminal as several, each beginning with the first column.
+
+    Cut to the width, its columns would lose digits.
+    """
+    key, *columns = table.columns
+    groups = [[key, *columns]]
+    if console.width < WIDTH:
+        groups = [[key]]
+        for column in columns:
+            if len(groups[-1]) > 1 and _width([*groups[-1], column]) > console.width:
+                groups.append([key])
+            groups[-1].append(column)
+    for group in groups:
+        part = number_table()
+        for column in group:
+            part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
+        for cells in zip(*(column.cells for column in group), strict=True):
+            part.add_row(*cells)
+        console.print(part)
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """The width of the columns side by side, in characters."""
+    cells = [[column.header, *column.cells] for column in columns]
+    widths = [max(Text.from_markup(str(cell)).cell_len for cell in one) for one in cells]
+    return sum(widths) + len(widths) - 1
