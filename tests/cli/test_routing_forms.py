@@ -238,3 +238,115 @@ def test_what_is_timed_has_an_expert_in_every_slot(tmp_path: Path, command: Comm
     ):
         err = command("bench", "--device", "cpu", *words, "--log", path)[2]
         assert "topk_ids: expected an expert in every slot, since not everything that is" in err
+
+
+@pytest.fixture
+def measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """The requests of tessera bench, none of which is measured; or the message that refuses it."""
+    from tessera.cli import bench
+
+    def run(*arguments: object) -> list[Any]:
+        seen: list[Any] = []
+
+        def stop(request: Any, name: str) -> Any:
+            seen.append(request)
+            raise ValueError("seen")
+
+        monkeypatch.setattr(bench, "_measure", stop)
+        code, _, err = command("bench", "--device", "cpu", *arguments)
+        assert code == 2
+        return seen or [err.removeprefix("tessera bench: ").rstrip("\n")]
+
+    return run
+
+
+def test_bench_reads_several_files_as_one_model(
+    tmp_path: Path, measured: Callable[..., list[Any]], command: Command
+) -> None:
+    paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    np.save(paths[0], IDS[:200])
+    np.save(paths[1], IDS[200:])
+    for words, num_tokens in ((["--tokens", "256"], 256), (["--op", "fused_experts"], 1)):
+        (request,) = measured("--log", *paths, "--files", "ranks", *words)
+        names = {shape.trace for shape in request.shapes}
+        assert names == {"a and 1 more"}
+        ids = request.windows["a and 1 more", num_tokens]
+        rows = {tuple(row) for row in IDS.tolist()}
+        assert all(tuple(row) in rows for row in ids.reshape(-1, 4).tolist())
+    (request,) = measured("--log", *paths, "--files", "layers", "--tokens", "64")
+    assert {shape.trace for shape in request.shapes} == {"a", "b"}
+    (request,) = measured("--log", *paths, "--tokens", "64")
+    assert {shape.trace for shape in request.shapes} == {"a", "b"}
+    (message,) = measured("--log", *paths, "--files", "ranks", "--tokens", "512")
+    assert "no windows of 512 tokens" in message
+    assert measured("--files", "ranks") == ["--files: expected --log beside it"]
+    np.save(paths[1], IDS[:, :2])
+    ends = "b.npy: --files ranks: expected 4 ids for each token, as before, got 2\n"
+    for words in (["inspect"], ["bench", "--log"]):
+        assert command(*words, *paths, "--files", "ranks")[2].endswith(ends)
+
+
+@pytest.mark.parametrize("words", [["--op", "fused_experts"], ["--preset", "report"], []])
+def test_bench_chooses_experts_from_logits(
+    words: list[str], tmp_path: Path, measured: Callable[..., list[Any]]
+) -> None:
+    path = tmp_path / "logits.npy"
+    logits = np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32)
+    np.save(path, logits)
+    words = [*words, *(["--json", str(tmp_path / "new")] if "report" in words else [])]
+    (message,) = measured("--log", path, *words)
+    assert message.startswith(f"{path}: router logits [300, 16]: expected --top-k, the number of")
+    (request,) = measured("--log", path, *words, "--top-k", "3", "--experts", "16")
+    shapes = [shape for shape in request.shapes if shape.trace]
+    assert {(shape.num_experts, shape.top_k) for shape in shapes} == {(16, 3)}
+    ids = next(iter(request.windows.values())).reshape(-1, 3)
+    chosen = {tuple(sorted(row)) for row in np.argsort(-logits, axis=1)[:, :3].tolist()}
+    assert {tuple(sorted(row)) for row in ids.tolist()} <= chosen
+
+
+def test_bench_takes_the_reading_options_for_every_op(
+    tmp_path: Path, measured: Callable[..., list[Any]]
+) -> None:
+    path = tmp_path / "log.jsonl"
+    lines = [f'{{"layer": {layer}, "topk_ids": {row.tolist()}}}' for layer in (0, 3) for row in IDS]
+    path.write_text("\n".join([*lines, "no json", ""]))
+    for words in ([], ["--op", "fused_experts"]):
+        assert "log.jsonl:601: " in measured("--log", path, *words)[0]
+        options = ["--skip-bad-lines", "--layer", "3", "--experts", "32", *words]
+        (request,) = measured("--log", path, *options)
+        assert {shape.num_experts for shape in request.shapes} == {32}
+        assert len({shape.trace for shape in request.shapes}) == 1
+    assert measured("--op", "fused_experts", "--top-k", "2") == [
+        "--op fused_experts: expected no --top-k beside it"
+    ]
+
+
+def test_loads_of_ranks_are_added_up(
+    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    paths = [tmp_path / f"rank{rank}.jsonl" for rank in range(2)]
+    for rank, path in enumerate(paths):
+        path.write_text(json.dumps({"layer": 3, "tokens_per_expert": [4, rank, 0, 9]}) + "\n")
+    (model,) = inspected(*paths, "--files", "ranks")["models"]
+    assert [(one["layer"], one["expert_counts"]) for one in model["layers"]] == [(3, [8, 1, 0, 18])]
+    (model,) = inspected(*paths, "--files", "layers")["models"]
+    assert [one["layer"] for one in model["layers"]] == ["rank0 layer 3", "rank1 layer 3"]
+    paths[1].write_text(json.dumps({"layer": 3, "tokens_per_expert": [4, 1]}) + "\n")
+    assert (
+        "rank1.jsonl: --files ranks: expected the loads of 4 experts, as before, got 2"
+        in (command("inspect", *paths, "--files", "ranks")[2])
+    )
+    np.save(paths[1].with_suffix(".npy"), IDS)
+    err = command("inspect", paths[0], paths[1].with_suffix(".npy"), "--files", "ranks")[2]
+    assert "rank0.jsonl: --files ranks: expected ids of tokens, got loads" in err
+
+
+def test_files_of_one_name_as_layers(
+    tmp_path: Path, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    paths = [tmp_path / folder / "ids.npy" for folder in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        np.save(path, IDS)
+    (model,) = inspected(*paths, "--files", "layers")["models"]
+    assert [one["layer"] for one in model["layers"]] == [str(path) for path in paths]

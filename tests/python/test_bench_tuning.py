@@ -18,8 +18,9 @@ from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.ops.align_block_size import OP
 from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
 from tessera.tools.bench.shapes import Shape
-from tessera.tools.bench.tuning import layer_names, tuning
+from tessera.tools.bench.tuning import tuning
 from tessera.tools.routing_files import Options
+from tessera.tools.routing_files.several import layer_names
 
 SHAPE = Shape(4, 8, 2, 8, skew="log", trace="a")
 # Each window's ids say which window it is.
@@ -68,9 +69,17 @@ def test_a_log_that_is_too_short_for_all_windows_is_refused(tmp_path: Path, toke
 
 def test_layers_are_told_apart() -> None:
     one, other, third = Path("x/a.jsonl"), Path("y/a.jsonl"), Path("x/b.npy")
-    assert layer_names([(one, 4)]) == ["a"]
-    assert layer_names([(one, 0), (third, None), (one, 1)]) == ["a layer 0", "b", "a layer 1"]
-    assert layer_names([(one, 4), (other, 4)]) == ["x/a.jsonl", "y/a.jsonl"]
+    assert layer_names([one], None, [(0, 4)]) == ["a"]
+    layers = [(0, 0), (1, None), (0, 1)]
+    assert layer_names([one, third], None, layers) == ["a layer 0", "b", "a layer 1"]
+    assert layer_names([one, other], None, [(0, 4), (1, 4)]) == ["x/a.jsonl", "y/a.jsonl"]
+    assert layer_names([one, third], "ranks", [(0, 4)]) == ["a and 1 more"]
+    layers = [(0, 4), (0, 5)]
+    assert layer_names([one, third], "ranks", layers) == [
+        "a and 1 more layer 4",
+        "a and 1 more layer 5",
+    ]
+    assert layer_names([one, third], "layers", [(0, "a"), (0, "b")]) == ["a", "b"]
 
 
 def fake(run: Callable[[Problem], Any], kind: Any = "tessera") -> Contender:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 import tessera
-from tessera.cli.bench_models import model_shapes
+from tessera.cli.bench_models import model_shapes, whole_layers
 from tessera.cli.inputs import refuse_repeated, require_memory
 from tessera.cli.integers import MAX_INT, seed
 from tessera.cli.paths import nonempty_path
@@ -43,18 +43,17 @@ from tessera.tools.bench.shapes import (
     product,
     varied,
 )
-from tessera.tools.bench.tuning import Tuning, layer_names, tuning
+from tessera.tools.bench.tuning import Tuning, tuning
 from tessera.tools.bench.tuning_report import print_tuning
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
-from tessera.tools.routing_files import STANDARD_INPUT, Options, largest_id
-from tessera.tools.routing_files.whole import read_filled
+from tessera.tools.routing_files import STANDARD_INPUT
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "burst", "sustained", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
 _SHAPE_OPTIONS = ("tokens", "experts", "top_k", "block_size", *_VARIANT_OPTIONS)
 _OF_MODELS = ("tokens", "skew")
+_OF_READING = ("experts", "top_k")  # with --log they say how to read it
 _NOT_OF_LOGS = ("preset", *_VARIANT_OPTIONS, "method", "plot")
-_WHOLE_LAYER_BLOCK_SIZE = 128
 _MODEL_PRESETS = tuple(
     name
     for op in OPS.values()
@@ -147,7 +146,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "how to read it. With --preset report: whole layers, each compared with uniform ids of the "
         f"same sizes. With --op fused_experts: its tokens and its numbers. {FORMS}",
     )
-    add_reading_options(parser)
+    add_reading_options(parser, several=True)
     variants = parser.add_argument_group("variants of every shape")
     some = "some of %s (default: %s)"
     for name, known in (("--skew", SKEWS), ("--dtype", DTYPES), ("--map", MAPS)):
@@ -197,16 +196,19 @@ def run(args: argparse.Namespace) -> int:
     op = _op(args, device)
     found = None
     if args.preset == "report":
-        _require_alone(
-            "--preset report", args, (*_SHAPE_OPTIONS, "op", "model", "method", "peers", "plot")
-        )
+        others = [name for name in _SHAPE_OPTIONS if not (args.log and name in _OF_READING)]
+        _require_alone("--preset report", args, (*others, "op", "model", "method", "peers", "plot"))
         if args.json is None:
             raise ValueError("--preset report: expected --json FOLDER")
         requests = report_requests(
-            device, *_whole_layers(args.log, reading_options(args)), args.seed, args.commit
+            device,
+            *whole_layers(args.log, reading_options(args), args.files),
+            args.seed,
+            args.commit,
         )
     elif op.num_sets is not None:
-        others = [name for name in _SHAPE_OPTIONS if name not in _OF_MODELS]
+        known = _OF_MODELS + (_OF_READING if args.log else ())
+        others = [name for name in _SHAPE_OPTIONS if name not in known]
         _require_alone(f"--op {op.name}", args, (*others, "plot"))
         requests = {"": [_request(args, device, op, *model_shapes(args, op))]}
     elif args.log:
@@ -299,27 +301,16 @@ def _require_alone(option: str, args: argparse.Namespace, others: Sequence[str])
             raise ValueError(f"{option}: expected no --{name.replace('_', '-')} beside it")
 
 
-def _whole_layers(
-    paths: Sequence[Path], options: Options
-) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
-    """Shapes of layers, each after its uniform twin; and one window per layer, with all its ids."""
-    logs = [(path, read_filled(path, options)) for path in paths]
-    layers = [(path, log, number) for path, log in logs for number in log.layers]
-    names = layer_names([(path, number) for path, _, number in layers])
-    shapes, windows = [], {}
-    for name, (_, log, number) in zip(names, layers, strict=True):
-        ids = log.layers[number]
-        num_experts = log.num_experts or largest_id(ids) + 1
-        uniform = Shape(len(ids), num_experts, ids.shape[1], _WHOLE_LAYER_BLOCK_SIZE)
-        shapes += [uniform, uniform.of_log(name)]
-        windows[name, len(ids)] = ids[None]
-    return shapes, windows
-
-
 def _inspected(args: argparse.Namespace) -> Tuning:
     with reading_bar(2 * args.log) as progress:  # in two passes
         return tuning(
-            args.log, args.tokens, args.block_size, args.seed, reading_options(args), progress
+            args.log,
+            args.tokens,
+            args.block_size,
+            args.seed,
+            reading_options(args),
+            args.files,
+            progress,
         )
 
 

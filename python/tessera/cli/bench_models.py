@@ -1,22 +1,26 @@
-"""The options of `tessera bench` that vary the shapes of an op with the sizes of models."""
+"""Shapes of `tessera bench` with the sizes of models, or with the ids of logs."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tessera.cli.reading_options import reading_options
+from tessera.routing_log import LayerKey
 from tessera.tools.bench.op import Op
-from tessera.tools.bench.tuning import layer_names
-from tessera.tools.routing_files import largest_id
-from tessera.tools.routing_files.whole import read_filled
+from tessera.tools.bench.shapes import Shape
+from tessera.tools.routing_files import Options, largest_id
+from tessera.tools.routing_files.several import layer_names
+from tessera.tools.routing_files.whole import Routing, read_filled
 
 _SKEWS = ("uniform", "zipf")
+_WHOLE_LAYER_BLOCK_SIZE = 128
 
 Windows = dict[tuple[str, int], npt.NDArray[np.int32]]
 
@@ -55,16 +59,29 @@ def model_shapes(args: argparse.Namespace, op: Op) -> tuple[list[Any], Windows]:
     return _with_ids_of_logs(args, shapes, op.num_sets)
 
 
+def named_layers(
+    paths: Sequence[Path], options: Options, together: str | None
+) -> list[tuple[str, Routing, LayerKey]]:
+    """The layers of files that have an expert in every slot: a name, the file, and the layer.
+
+    Raises:
+        ValueError: a file cannot be read, or an id is not that of an expert.
+    """
+    files = read_filled(paths, options, together)
+    layers = [(number, layer) for number, file in enumerate(files) for layer in file.layers]
+    names = layer_names(paths, together, layers)
+    return [
+        (name, files[number], layer) for name, (number, layer) in zip(names, layers, strict=True)
+    ]
+
+
 def _with_ids_of_logs(
     args: argparse.Namespace, shapes: list[Any], num_sets: Callable[[int], int]
 ) -> tuple[list[Any], Windows]:
-    options = reading_options(args)
-    logs = [(path, read_filled(path, options)) for path in args.log]
-    layers = [(path, log, number) for path, log in logs for number in log.layers]
-    names = layer_names([(path, number) for path, _, number in layers])
+    layers = named_layers(args.log, reading_options(args), args.files)
     found, windows = [], {}
     for shape in shapes:
-        for name, (_, log, number) in zip(names, layers, strict=True):
+        for name, log, number in layers:
             ids = log.layers[number]
             length = shape.num_tokens * num_sets(shape.num_tokens)
             if length > len(ids):
@@ -81,3 +98,17 @@ def _with_ids_of_logs(
         raise ValueError(f"--log: expected a layer of {least} tokens or more, got {longest}")
     # Shapes with the same weights become neighbours.
     return sorted(found, key=lambda shape: (shape.model, shape.num_experts)), windows
+
+
+def whole_layers(
+    paths: Sequence[Path], options: Options, together: str | None
+) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
+    """Shapes of layers, each after its uniform twin; and one window per layer, with all its ids."""
+    shapes, windows = [], {}
+    for name, log, number in named_layers(paths, options, together):
+        ids = log.layers[number]
+        num_experts = log.num_experts or largest_id(ids) + 1
+        uniform = Shape(len(ids), num_experts, ids.shape[1], _WHOLE_LAYER_BLOCK_SIZE)
+        shapes += [uniform, uniform.of_log(name)]
+        windows[name, len(ids)] = ids[None]
+    return shapes, windows

@@ -18,7 +18,6 @@ from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
 from tessera.tools.output_files import Content, Output, check_outputs, print_written, write_files
 from tessera.tools.routing_files import STANDARD_INPUT
-from tessera.tools.routing_files.several import TOGETHER
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,13 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the report's pictures as SVG files",
     )
     add("--force", action="store_true", help="overwrite the files of --html and --pictures")
-    add_reading_options(parser)
-    add(
-        "--files",
-        choices=TOGETHER,
-        help="several files are ranks, or layers, of one model (default: models of their own, "
-        "unless they name the same one)",
-    )
+    add_reading_options(parser, several=True)
     add(
         "--compare",
         action="store_true",

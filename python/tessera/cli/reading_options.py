@@ -8,17 +8,27 @@ from typing import Any
 from tessera.cli.integers import integer
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS
 from tessera.tools.routing_files import AXES, PHASES, Options
+from tessera.tools.routing_files.several import TOGETHER
 
 FORMS = (
     "a routing log (.jsonl), ids as .npy or .npz, or another of the forms that engines write; "
     "- for standard input"
 )
 # By the names of the arguments; those that a command has for more than files are not among them.
-_OF_FILES = ("skip_bad_lines", "layer", "axes", "packed", "zero_experts", "phase", "num_layers")
+_OF_FILES = (
+    "skip_bad_lines",
+    "layer",
+    "axes",
+    "packed",
+    "zero_experts",
+    "phase",
+    "num_layers",
+    "files",
+)
 
 
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the options, but for --experts and --top-k."""
+def add_reading_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Declare the options, but for --experts and --top-k; `several`: of commands on many files."""
     group = parser.add_argument_group("reading files", "For what the content leaves open.")
     add = group.add_argument
     add("--skip-bad-lines", action="store_true", help="skip and count bad lines of logs")
@@ -47,6 +57,13 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="layers in base64 of int32 without a shape; with --top-k",
     )
+    if several:
+        add(
+            "--files",
+            choices=TOGETHER,
+            help="several files are ranks, or layers, of one model (default: models of their own, "
+            "unless they name the same one)",
+        )
 
 
 def given_options(args: argparse.Namespace) -> list[str]:
@@ -54,7 +71,7 @@ def given_options(args: argparse.Namespace) -> list[str]:
     return [
         f"--{name.replace('_', '-')}"
         for name in _OF_FILES
-        if getattr(args, name) not in (None, False)
+        if getattr(args, name, None) not in (None, False)
     ]
 
 

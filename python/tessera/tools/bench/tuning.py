@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from tessera.tools.bench.shapes import Shape
 from tessera.tools.inspection import Document, inspect_logs
 from tessera.tools.inspection.document import BATCH_SIZES, BLOCK_SIZES, Advice, Layer
 from tessera.tools.inspection.repeated import RepeatedRows
-from tessera.tools.routing_files import Options, layer_name
+from tessera.tools.routing_files import Options, Rows
+from tessera.tools.routing_files.several import layer_names
 from tessera.tools.routing_files.whole import rows_of
 
 WINDOW_SIZES = tuple(size for size in BATCH_SIZES if size <= 4096)
@@ -56,6 +56,7 @@ def tuning(
     block_sizes: Sequence[int] | None,
     seed: int,
     options: Options,
+    together: str | None = None,
     progress: Progress | None = None,
 ) -> Tuning:
     """Inspect logs, and take a sample of their windows: consecutive tokens without warm-up.
@@ -69,6 +70,7 @@ def tuning(
             and its neighbours.
         seed: of the sample.
         options: how to read the files.
+        together: what the files are parts of one model as, as in `inspect_logs`.
         progress: called now and then with the bytes read since its last call.
 
     Raises:
@@ -76,22 +78,22 @@ def tuning(
     """
     _require_known("--tokens", window_sizes, BATCH_SIZES)
     _require_known("--block-size", block_sizes, BLOCK_SIZES)
-    for path in paths:
-        rows_of(path, options)
-    inspection = inspect_logs(paths, options, progress=progress)
+    rows_of(paths, options, together)
+    inspection = inspect_logs(paths, options, together=together, progress=progress)
     layers = [(model, layer) for model in inspection["models"] for layer in model["layers"]]
-    names = layer_names([(paths[layer["log"]], layer["layer"]) for _, layer in layers])
+    names = layer_names(paths, together, [(layer["log"], layer["layer"]) for _, layer in layers])
     samples = {}
     found = Tuning(inspection, [], [], {}, [], {})
     for name, (model, layer) in zip(names, layers, strict=True):
+        file = inspection["logs"][layer["log"]]["file"]
         if layer["num_invalid_ids"]:
             raise ValueError(
-                f"{paths[layer['log']]}: topk_ids: expected ids in [0, {model['num_experts']}), "
+                f"{file}: topk_ids: expected ids in [0, {model['num_experts']}), "
                 f"got {layer['num_invalid_ids']} others"
             )
         if layer["num_unused"] or model["least_top_k"] < model["top_k"]:
             raise ValueError(
-                f"{paths[layer['log']]}: topk_ids: expected an expert in every slot, since not "
+                f"{file}: topk_ids: expected an expert in every slot, since not "
                 f"everything that is timed takes -1, got {layer['num_unused']} slots without one, "
                 f"and {model['least_top_k']} to {model['top_k']} ids for a token"
             )
@@ -117,26 +119,10 @@ def tuning(
                 found.figures.append(_figures(layer, advice, block_size))
     if not found.shapes:
         raise ValueError(f"--tokens: {found.left_out[0]}")
-    for log, path in enumerate(paths):
-        for number, tokens in _traffic(path, options, progress):
+    for log, rows in enumerate(rows_of(paths, options, together, progress)):
+        for number, tokens in _traffic(rows):
             samples[log, number].add(tokens)
     return found
-
-
-def layer_names(layers: Sequence[tuple[Path, LayerKey]]) -> list[str]:
-    """A name for each layer of each log: its file, as short as possible, and its number if needed.
-
-    Args:
-        layers: the log, and the number of the layer; None where the log has no numbers.
-    """
-    paths = dict.fromkeys(path for path, _ in layers)
-    files_with_stem = Counter(path.stem for path in paths)
-    layers_of_log = Counter(path for path, _ in layers)
-    return [
-        (path.stem if files_with_stem[path.stem] == 1 else str(path))
-        + (f" {layer_name(number)}" if layers_of_log[path] > 1 else "")
-        for path, number in layers
-    ]
 
 
 def _require_known(option: str, values: Sequence[int] | None, known: Sequence[int]) -> None:
@@ -199,12 +185,10 @@ def _chosen(num_windows: int, seed: int) -> npt.NDArray[np.int64]:
     return np.sort(random.choice(num_windows, min(num_windows, MAX_WINDOWS), replace=False))
 
 
-def _traffic(
-    path: Path, options: Options, progress: Progress | None
-) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
+def _traffic(rows: Rows) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
     """A layer and its next tokens, without those that an inspection excludes."""
     repeated: dict[LayerKey, RepeatedRows] = {}
-    for layer, rows in rows_of(path, options, progress).pieces():
-        yield layer, repeated.setdefault(layer, RepeatedRows()).split(rows)[0]
+    for layer, ids in rows.pieces():
+        yield layer, repeated.setdefault(layer, RepeatedRows()).split(ids)[0]
     for layer, rest in repeated.items():
         yield layer, rest.rest()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from tessera.routing_log import LayerKey, Progress
 from tessera.tools.routing_files import STANDARD_INPUT, open_routing
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import Excluded, Loads, Rows
+from tessera.tools.routing_files.reading import Excluded, Loads, Rows, layer_name
 
 RANKS, LAYERS = "ranks", "layers"
 # None of these: every file is a model of its own, unless its log names the same model as another.
@@ -49,6 +50,26 @@ def file_names(paths: Sequence[Path]) -> list[str]:
     """Names of files for tables: with as many of their folders as tell them apart."""
     return [
         "standard input" if path == STANDARD_INPUT else _shortest(path, paths) for path in paths
+    ]
+
+
+def layer_names(
+    paths: Sequence[Path], how: str | None, layers: Sequence[tuple[int, LayerKey]]
+) -> list[str]:
+    """A name for each layer, as short as possible: that of its file, and its own if needed.
+
+    Args:
+        paths: the files.
+        how: as in `open_several`.
+        layers: the number of the file, among those that `open_several` returns, and the layer.
+    """
+    if how == LAYERS:  # which are named by their files
+        return [str(layer) for _, layer in layers]
+    stems = _stems(paths) if how is None else [and_more(_stems(paths))]
+    layers_of_file = Counter(file for file, _ in layers)
+    return [
+        stems[file] + (f" {layer_name(layer)}" if layers_of_file[file] > 1 else "")
+        for file, layer in layers
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import LayerKey, Progress, widened
-from tessera.tools.routing_files import Loads, Options, Rows, layer_name, open_routing
+from tessera.tools.routing_files import Loads, Options, Rows, layer_name
 from tessera.tools.routing_files.reading import NO_EXPERT, OUTSIDE
+from tessera.tools.routing_files.several import open_several
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,51 @@ def read_whole(path: Path, options: Options, progress: Progress | None = None) -
     Raises:
         ValueError: the file cannot be read, or holds no ids of tokens.
     """
-    rows = rows_of(path, options, progress)
+    return _whole(rows_of([path], options, progress=progress)[0])
+
+
+def read_filled(paths: Sequence[Path], options: Options, together: str | None) -> list[Routing]:
+    """Read all rows of files that have an expert in every slot, as what is timed needs it.
+
+    Raises:
+        ValueError: a file cannot be read, or an id is not that of an expert.
+    """
+    found = [_whole(rows) for rows in rows_of(paths, options, together)]
+    for routing in found:
+        for layer, ids in routing.layers.items():
+            num_wrong = int(np.count_nonzero((ids == NO_EXPERT) | (ids == OUTSIDE)))
+            if num_wrong:
+                where = "" if layer is None else f"{layer_name(layer)}: "
+                raise ValueError(
+                    f"{routing.name}: {where}topk_ids: expected an expert in every slot, since not "
+                    f"everything that is timed takes -1, got {num_wrong} slots without one"
+                )
+    return found
+
+
+def rows_of(
+    paths: Sequence[Path],
+    options: Options,
+    together: str | None = None,
+    progress: Progress | None = None,
+) -> list[Rows]:
+    """The rows of files, as they stream; `together` as in `open_several`.
+
+    Raises:
+        ValueError: a file cannot be read, or holds no ids of tokens.
+    """
+    found = []
+    for one in open_several(paths, options, together, progress):
+        if isinstance(one, Loads):
+            raise ValueError(
+                f"{one.name}: expected ids of tokens, got loads, which are without tokens: tessera "
+                "inspect shows what needs none: load, ranks and placement"
+            )
+        found.append(one)
+    return found
+
+
+def _whole(rows: Rows) -> Routing:
     pieces: dict[LayerKey, list[npt.NDArray[np.int32]]] = {}
     for layer, ids in rows.pieces():
         pieces.setdefault(layer, []).append(ids)
@@ -55,40 +101,6 @@ def read_whole(path: Path, options: Options, progress: Progress | None = None) -
         rows.expert_map,
         [*rows.notes, *_left_out(rows), *_skipped(rows)],
     )
-
-
-def read_filled(path: Path, options: Options) -> Routing:
-    """Read all rows of a file that has an expert in every slot, as what is timed needs it.
-
-    Raises:
-        ValueError: the file cannot be read, or an id is not that of an expert.
-    """
-    routing = read_whole(path, options)
-    for layer, ids in routing.layers.items():
-        wrong = (ids == NO_EXPERT) | (ids == OUTSIDE)
-        if wrong.any():
-            where = "" if layer is None else f"{layer_name(layer)}: "
-            raise ValueError(
-                f"{routing.name}: {where}topk_ids: expected an expert in every slot, since not "
-                f"everything that is timed takes -1, got "
-                f"{np.count_nonzero(wrong)} slots without one"
-            )
-    return routing
-
-
-def rows_of(path: Path, options: Options, progress: Progress | None = None) -> Rows:
-    """The rows of a file, as they stream.
-
-    Raises:
-        ValueError: the file cannot be read, or holds no ids of tokens.
-    """
-    found = open_routing(path, options, progress)
-    if isinstance(found, Loads):
-        raise ValueError(
-            f"{found.name}: expected ids of tokens, got loads, which are without tokens: tessera "
-            "inspect shows what needs none: load, ranks and placement"
-        )
-    return found
 
 
 def _left_out(rows: Rows) -> list[str]:
