@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import io
 import json
 import sys
@@ -200,20 +199,22 @@ def test_warm_up_alone_is_not_taken_for_loads(tmp_path: Path, command: Command) 
     assert "expected traffic, got nothing but repeated rows" in err
 
 
+def test_parquet_without_the_extra(
+    tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and more")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    err = command("inspect", tmp_path / "a.parquet")[2]
+    assert "which reads Parquet, is not installed: pip install pyarrow" in err
+
+
 def test_parquet(
     tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
 ) -> None:
-    path = tmp_path / "a.parquet"
-    if importlib.util.find_spec("pyarrow") is None:
-        path.write_bytes(b"PAR1 and more")
-        assert (
-            "which reads Parquet, is not installed: pip install pyarrow"
-            in (command("inspect", path)[2])
-        )
-        return
-    import pyarrow
+    pyarrow = pytest.importorskip("pyarrow", reason="pyarrow is not installed")
     from pyarrow import parquet
 
+    path = tmp_path / "a.parquet"
     layers = [layer for layer in range(3) for _ in IDS]
     rows = [row for layer in range(3) for row in MODEL[:, layer].tolist()]
     parquet.write_table(pyarrow.table({"layer": layers, "topk_ids": rows}), path)
