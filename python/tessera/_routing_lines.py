@@ -15,7 +15,8 @@ MAX_TOP_K = 1_024
 MAX_LINE_BYTES = 1 << 20
 
 _MAX_LAYER = 2**31 - 1
-_ID_KEYS = ("topk_ids", "topk_experts")
+# The last one is that of Megatron-LM's router trace.
+_ID_KEYS = ("topk_ids", "topk_experts", "top_indices")
 
 LayerKey = int | str | None
 # A layer and its ids, a list for each token.
@@ -115,7 +116,11 @@ def routes(record: dict[str, Any], num_experts: int, *, zero_experts: bool = Fal
         raise ValueError("layer: missing")
     if key is None:
         raise ValueError("topk_ids: missing")
-    return [(_layer(record["layer"]), _rows(key, record[key], num_experts, zero_experts))]
+    layer = _layer(record["layer"])
+    # Megatron-LM numbers the layers of its heads for multi-token prediction (MTP) anew.
+    if _is_integer(record.get("mtp_idx")):
+        layer = f"mtp {record['mtp_idx']} layer {layer}"
+    return [(layer, _rows(key, record[key], num_experts, zero_experts))]
 
 
 def _layer(layer: Any) -> LayerKey:

@@ -351,3 +351,26 @@ def test_files_of_one_name_as_layers(
         np.save(path, IDS)
     (model,) = inspected(*paths, "--files", "layers")["models"]
     assert [one["layer"] for one in model["layers"]] == [str(path) for path in paths]
+
+
+def test_router_trace_of_megatron(
+    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    paths = [tmp_path / f"router_trace_rank{rank}.jsonl" for rank in range(2)]
+    for rank, path in enumerate(paths):
+        with path.open("w") as file:
+            for step, rows in enumerate(np.split(IDS, 3)):
+                record = {"step": step, "stage": "pre_dispatch", "block": "decoder", "layer": 1}
+                record |= {"rank": rank, "num_tokens": 100, "topk": 4, "top_indices": rows.tolist()}
+                for extra in ({}, {"block": "mtp", "mtp_idx": 0}):
+                    file.write(json.dumps(record | extra) + "\n")
+    counts = np.bincount(IDS.reshape(-1), minlength=16)
+    (model,) = inspected(paths[0])["models"]
+    layers = ["mtp 0 layer 1", 1]
+    assert {one["layer"]: one["expert_counts"] for one in model["layers"]} == dict.fromkeys(
+        layers, counts.tolist()
+    )
+    (model,) = inspected(*paths, "--files", "ranks", "--layer", "mtp 0 layer 1")["models"]
+    assert [one["expert_counts"] for one in model["layers"]] == [(2 * counts).tolist()]
+    document = json.loads(command("align", paths[1], "--json", "--layer", 1)[1])
+    assert [one["expert_counts"] for one in document["workloads"]] == [counts.tolist()]

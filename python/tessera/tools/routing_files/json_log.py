@@ -18,7 +18,7 @@ NAME = (
     '{"type": "route", "layer": 0, "topk_ids": [3, 1]}, as JSONL'
 )
 OPTIONS: tuple[str, ...] = ("skip_bad_lines", "zero_experts")
-_KEYS = re.compile(rb'"(topk_ids|topk_experts)"\s*:|"type"\s*:\s*"(route|meta)"')
+_KEYS = re.compile(rb'"(topk_ids|topk_experts|top_indices)"\s*:|"type"\s*:\s*"(route|meta)"')
 
 
 def recognise(file: File) -> int:
