@@ -136,6 +136,23 @@ def test_a_row_that_names_an_expert_twice(tmp_path: Path, command: Command) -> N
     )
 
 
+def test_rows_that_all_repeat_an_id_are_no_loads(
+    tmp_path: Path, command: Command, inspected: Callable[..., dict[str, Any]]
+) -> None:
+    path = tmp_path / "ids.npy"
+    twice = np.concatenate([IDS, IDS], axis=1)
+    for array in (twice, np.stack([twice, twice[::-1], (twice + 1) % 16], axis=1)):
+        np.save(path, array)
+        err = command("inspect", path)[2]
+        assert "row 0: topk_ids: expected different experts, got" in err
+    # Eight experts: counts of the same tokens in each layer.
+    loads = np.random.default_rng(1).multinomial(400, [1 / 8] * 8, size=(50, 4))
+    for shape, num_layers in (((50, 4, 8), 4), ((100, 8), 100)):
+        np.save(path, np.resize(loads, shape))
+        (model,) = inspected(path)["models"]
+        assert (model["top_k"], len(model["layers"])) == (0, num_layers)
+
+
 def test_a_file_of_torch_that_would_run_code(tmp_path: Path, command: Command) -> None:
     torch = pytest.importorskip("torch")
     path = tmp_path / "records.pt"

@@ -50,7 +50,7 @@ def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
     if rows.min() < 0:
         return "ids"
     share = repeats_an_id(rows.astype(np.int64)).mean()
-    if share > 0.5 and width >= 8:
+    if share > 0.5 and width >= 8 and _may_be_loads(rows, shape):
         return "loads"
     if share == 0.0 and width <= _MOST_TOP_K:
         # Every layer counts the same tokens.
@@ -64,6 +64,17 @@ def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
             return "loads"
         return "ids"
     return "loads" if width > _MOST_TOP_K and len(rows) < _MOST_EXPERTS else "ids"
+
+
+def _may_be_loads(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> bool:
+    """Whether rows that repeat numbers are loads of experts, rather than ids that are wrong."""
+    if shape[-1] > _MOST_TOP_K:
+        return True
+    if len(shape) == 2:
+        return shape[0] <= MOST_LAYERS
+    # The layers of a step count the same tokens.
+    sums = rows.sum(axis=1)
+    return bool((sums[1:] == sums[:-1]).mean() > 0.5) if len(sums) > 1 else True
 
 
 def _are_counts(numbers: npt.NDArray[np.int64], length: int) -> bool:

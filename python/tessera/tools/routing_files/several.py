@@ -171,7 +171,7 @@ def _in_file(stem: str, layer: LayerKey) -> str:
 def _stems(paths: Sequence[Path]) -> list[str]:
     """Names of files without suffixes, and with folders where only these tell them apart."""
     plain = [path.with_suffix("") if path.suffix.lower() == ".gz" else path for path in paths]
-    stems = [path.stem for path in plain]
+    stems = ["standard input" if path == STANDARD_INPUT else path.stem for path in plain]
     return [
         stem if stems.count(stem) == 1 else str(path)
         for path, stem in zip(paths, stems, strict=True)
