@@ -17,12 +17,13 @@ pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is no
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from report_documents import many_layers, one_layer, two_models
+from report_documents import compared, many_layers, one_layer, two_models
 from tessera.tools.report import write_html, write_pictures
 
 DOCUMENTS: dict[str, Callable[[], Any]] = {
     "one_layer": one_layer,
     "two_models": two_models,
+    "compared": compared,
     "many_layers": lambda: many_layers(num_layers=20, num_experts=160),
 }
 PHONE, DESKTOP = 390, 1280

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera.tools.inspection.comparison import compare
 from tessera.tools.inspection.drift import drift_figures
 from tessera.tools.inspection.ranks import rank_figures
 
@@ -193,6 +194,20 @@ def many_layers(num_layers: int = 60, num_experts: int = 512) -> Any:
     return document_of(
         [model_of("maker/large", layers, 8)], [log_of("large.jsonl", "maker/large", num_experts)]
     )
+
+
+def compared() -> Any:
+    """Two logs of a model with two layers, side by side."""
+    layers = [
+        layer_of(skewed_ids(500, 60, 4, seed=2 * log + layer), 60, layer, log=log)
+        for log in range(2)
+        for layer in range(2)
+    ]
+    logs = [log_of("old.jsonl", "m", 60), log_of("new.jsonl", "m", 60)]
+    models: list[Any] = [model_of("m", layers, 4)]
+    document = document_of(models, logs)
+    document["comparison"] = compare(logs, ["old.jsonl", "new.jsonl"], models)  # type: ignore[arg-type]
+    return document
 
 
 def two_models() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -83,7 +84,7 @@ def test_windows_are_the_sixteenths_of_the_log() -> None:
 @pytest.mark.parametrize("skew", [0.0, 1.2])
 @pytest.mark.parametrize("num_ids", [64, 1000, 100_000])
 def test_what_chance_makes(num_ids: int, skew: float) -> None:
-    shares = (1.0 + np.arange(64)) ** -skew
+    shares: Any = (1.0 + np.arange(64)) ** -skew
     shares /= shares.sum()
     rng = np.random.default_rng(3)
     one, other = (rng.multinomial(num_ids, shares, size=200) / num_ids for _ in range(2))
@@ -92,10 +93,10 @@ def test_what_chance_makes(num_ids: int, skew: float) -> None:
 
 
 def test_a_load_that_does_not_move_is_said_to_be_chance() -> None:
-    steady = model_of("m", [layer_of(skewed_ids(5000, 16, 2, seed=1), 16, 0)], 2)
+    steady: Any = model_of("m", [layer_of(skewed_ids(5000, 16, 2, seed=1), 16, 0)], 2)
     assert "That is hardly more: no drift, or windows too short" in drift_words(steady, ["layer 0"])
     moving = np.concatenate([skewed_ids(500, 16, 2, seed=seed, skew=1.5) for seed in range(10)])
-    model = model_of("m", [layer_of(moving, 16, 0)], 2)
+    model: Any = model_of("m", [layer_of(moving, 16, 0)], 2)
     text = drift_words(model, ["layer 0"])
     assert text.startswith("Over 10 windows of 500 tokens the load of neighbouring windows differs")
     assert "hardly more" not in text
@@ -147,7 +148,7 @@ def test_without_windows_the_report_says_what_drift_needs() -> None:
 
 def test_the_same_layers_of_files_of_one_name_are_told_apart() -> None:
     layers = [layer_of(skewed_ids(200, 8, 2, seed=i), 8, 3, log=i) for i in range(2)]
-    document = {
+    document: Any = {
         **one_layer(),
         "models": [model_of("m", layers, 2)],
         "logs": [log_of(f"{folder}/log.jsonl", "m", 8) for folder in ("old", "new")],
