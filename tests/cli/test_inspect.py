@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -310,18 +311,17 @@ def test_advice_is_over_the_layers_of_all_files(
     ids = np.argsort(np.random.default_rng(1).random((256, 16)))[:, :2]
     np.save(paths[0], ids)
 
-    def model(*arguments: object) -> dict[str, object]:
+    def model(*arguments: object) -> Any:
         document = json.loads(shown(capsys, *paths, "--json", "--experts", "16", *arguments))
         (one,) = document["models"]
-        found: dict[str, object] = one
-        return found
+        return one
 
     np.save(paths[1], (ids[::-1] + 1) % 16)
     layers = model("--files", "layers")
-    assert [layer["layer"] for layer in layers["layers"]] == ["a", "b"]  # type: ignore[attr-defined]
-    assert len(layers["advice"]) == 17  # type: ignore[arg-type]
+    assert [layer["layer"] for layer in layers["layers"]] == ["a", "b"]
+    assert len(layers["advice"]) == 17
     ranks = model("--files", "ranks")
-    (layer,) = ranks["layers"]  # type: ignore[misc]
+    (layer,) = ranks["layers"]
     assert (layer["num_tokens"], layer["drift"]) == (512, None)
     assert ranks["name"] == "a.npy and 1 more"
     out = shown(capsys, *paths, "--files", "ranks")

@@ -127,8 +127,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Path]:
         np.save(
             made[page] / "routed_experts.npy", np.array(rows, np.int16)[:, None, :].repeat(2, 1)
         )
-        for rank in ("rank0.jsonl", "rank1.jsonl"):
-            (made[page] / rank).write_bytes((made[page] / "routing.jsonl").read_bytes())
+        for name in ("rank0.jsonl", "rank1.jsonl", "before.jsonl", "after.jsonl"):
+            (made[page] / name).write_bytes((made[page] / "routing.jsonl").read_bytes())
         (made[page] / "records").mkdir()
         if importlib.util.find_spec("torch") is not None:
             record_as_sglang(made[page] / "records/expert_distribution_recorder_1_0.pt")
