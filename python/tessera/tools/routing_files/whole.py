@@ -110,8 +110,15 @@ def _left_out(rows: Rows) -> list[str]:
         "rows without any expert left out": sum(e.num_empty for e in excluded),
         "slots without an expert": sum(e.num_unused for e in excluded),
     }
-    return [f"{count:,} {what}" for what, count in counts.items() if count]
+    return [f"{count:,} {_singular(what, count)}" for what, count in counts.items() if count]
 
 
 def _skipped(rows: Rows) -> list[str]:
-    return [f"{rows.num_skipped:,} bad lines skipped"] if rows.num_skipped else []
+    number = rows.num_skipped
+    return [f"{number:,} {_singular('bad lines skipped', number)}"] if number else []
+
+
+def _singular(what: str, count: int) -> str:
+    for noun in ("row", "slot", "line"):
+        what = what.replace(f"{noun}s", noun) if count == 1 else what
+    return what
