@@ -12,7 +12,7 @@ import msgspec
 MAX_EXPERTS = 65_536
 MAX_LAYERS = 1_024
 MAX_TOP_K = 1_024
-MAX_LINE_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 22
 
 _MAX_LAYER = 2**31 - 1
 # The last one is that of Megatron-LM's router trace.

@@ -132,8 +132,8 @@ BROKEN: list[tuple[list[bytes], str]] = [
         "this line: it may have been cut off",
     ),
     (
-        [*lines(META), b"{" + b" " * 2**20],
-        "log:2: expected a line of at most 1048576 bytes, got a longer one",
+        [*lines(META), b"{" + b" " * MAX_LINE_BYTES],
+        "log:2: expected a line of at most 4194304 bytes, got a longer one",
     ),
     (lines(META, route([1] * 1025)), "log:2: topk_ids: expected at most 1024 integers, got 1025"),
     (
