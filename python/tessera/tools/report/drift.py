@@ -161,7 +161,8 @@ def drift_words(model: Model, names: Sequence[str]) -> str:
     )
     if mean.first_to_last < _ABOVE_CHANCE * mean.by_chance:
         text += " That is hardly more: no drift, or windows too short to show it."
-    text += _moves(*found.shown[0], model["num_experts"], several)
+    else:
+        text += _moves(*found.shown[0], model["num_experts"], several)
     text += (
         f" A placement on {plural(placed.num_ranks, 'rank')} balanced by the first window has "
         f"{times(placed.balanced[0])} the mean load on the busiest rank there, and "
