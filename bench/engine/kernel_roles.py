@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 ROLES = {
     "experts": r"tessera.*(product|swap_ab|find_experts)|fused_moe_kernel|fused_moe::|"
     r"moe_gemm|MoeFCGemm|grouped_gemm|moe_wna16|m_grouped|bmm_.*moe",
-    "combine": r"tessera.*(combine|moe_sum|moe_unpermute)|moe_sum|finalizeMoe|moe_unpermute",
+    "combine": r"tessera.*(combine|moe_sum|moe_unpermute)|moe_sum|finalizeMoe|moe_unpermute|"
+    r"native::reduce_kernel.*sum_functor",  # of more than 4 slots vLLM's moe_sum is torch's sum
     "align": r"tessera.*(wide_kernel|few_kernel|grid_kernel|one_cta_kernel|cluster_kernel|"
     r"redundant_kernel|batched_kernel|lora_kernel|moe_permute)|moe_(lora_)?align|count_and_sort|"
     r"moe_permute|expandInputRows|shuffleInputRows",

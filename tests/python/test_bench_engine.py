@@ -226,6 +226,7 @@ def test_roles_of_kernels(engine: Callable[[str], Any]) -> None:
         "void vllm::moe::moe_lora_align_block_size_kernel<int>(int*)": "align",
         "void vllm::moe::moeSigmoid<256, float>(float const*, bool const*)": "router",
         "void vllm::moe::moe_sum_kernel<c10::BFloat16, 8>(float*)": "combine",
+        "void at::native::reduce_kernel<128, 4, sum_functor<c10::BFloat16>>(A)": "combine",
         "void vllm::act_and_mul_kernel<c10::BFloat16>(float*)": "activation",
         "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::Fwd>>(A)": "attention",
         "void vllm::reshape_and_cache_flash_kernel<__nv_bfloat16>(A)": "attention",
