@@ -230,7 +230,6 @@ def test_roles_of_kernels(engine: Callable[[str], Any]) -> None:
         "void vllm::act_and_mul_kernel<c10::BFloat16>(float*)": "activation",
         "void cutlass::device_kernel<flash::enable_sm90_or_later<flash::Fwd>>(A)": "attention",
         "void vllm::reshape_and_cache_flash_kernel<__nv_bfloat16>(A)": "attention",
-        "void vllm::fused_add_rms_norm_kernel<c10::BFloat16>(A)": "rest",
         "nvjet_tst_128x64_64x8_2x1_v_bz_TNT": "rest",
         "Memcpy DtoH (Device -> Pinned)": "copies",
     }
