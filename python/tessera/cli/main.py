@@ -37,7 +37,8 @@ class _Version(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="tessera",
-        description="The Mixture-of-Experts layer in inference: router, alignment, experts, combination.",
+        description="The Mixture-of-Experts layer in inference: router, alignment, experts, "
+        "combination.",
         epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, verify "
         "--impl reached no verdict in its time.",
     )
