@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -20,19 +20,19 @@ Function = Callable[..., Any]
 _REFUSALS = (NotImplementedError, TypeError, ValueError)
 
 
+class Target(NamedTuple):
+    """A function of another package, or a method, such as "Class.method", and what serves it."""
+
+    module: ModuleType
+    name: str
+    parameters: Sequence[str]  # the first ones that it must have
+    serve: Function
+
+
 class _Patch(NamedTuple):
-    owner: Any  # a module, or the class that has the method
-    attribute: str
     original: Function
     replacement: Function
     serves: bool
-
-    def put(self, old: Function, new: Function) -> None:
-        """Replace one of both by the other, a function in every module that refers to it."""
-        if isinstance(self.owner, ModuleType):
-            _rebind(old, new)
-        else:
-            setattr(self.owner, self.attribute, new)
 
 
 class Patches:
@@ -63,86 +63,74 @@ class Patches:
         served = (key for key, patch in self._patches.items() if patch is None or patch.serves)
         return list(dict.fromkeys(name for _, name in served))
 
-    def replace(
-        self, module: ModuleType, name: str, parameters: Sequence[str], serve: Function
-    ) -> bool:
-        """Let `serve` handle the calls of a function, in every module that refers to it.
+    def replace(self, targets: Iterable[Target], watched: Iterable[Target] = ()) -> bool:
+        """Let `serve` handle the calls of functions, in every module that refers to one.
 
-        `name` may be that of a method, such as "Class.method". A function that does not exist, or
-        has other first parameters, is left alone.
+        A function that does not exist, or has other first parameters, is left alone.
+
+        Args:
+            targets: the functions.
+            watched: functions that stay the package's own. `serve` describes a call of one, and
+                every such message is logged once.
 
         Returns:
-            Whether something changed: a function is replaced only once.
+            Whether one of `targets` changed: a function is replaced only once.
         """
-        original = self._original(module, name, parameters)
-        if original is None:
-            return False
-        replacement = self._replacement(f"{module.__name__}.{name}", original, serve)
-        self._put(module, name, original, replacement, serves=True)
-        return True
+        added: dict[tuple[str, str], _Patch] = {}
+        for target in targets:
+            if (original := self._original(target)) is not None:
+                replacement = self._replacement(_full_name(target), original, target.serve)
+                added[_key(target)] = _Patch(original, replacement, serves=True)
+        is_changed = bool(added)
+        for target in watched:
+            if (original := self._original(target)) is not None:
+                replacement = self._watching(_full_name(target), original, target.serve)
+                added[_key(target)] = _Patch(original, replacement, serves=False)
+        _rebind([(key, patch.original, patch.replacement) for key, patch in added.items()])
+        self._patches |= added
+        return is_changed
 
-    def watch(
-        self,
-        module: ModuleType,
-        name: str,
-        parameters: Sequence[str],
-        describe: Callable[..., str],
-    ) -> None:
-        """Log what `describe` says about the calls of a function, every message once.
-
-        The function, which is named and left alone as by `replace`, stays the package's own.
-        """
-        original = self._original(module, name, parameters)
-        if original is None:
-            return
-
-        @functools.wraps(original)
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            if self.active:
-                self._log_once(logging.INFO, describe(*args, **kwargs))
-            return original(*args, **kwargs)
-
-        self._put(module, name, original, watched, serves=False)
-
-    def hook(
-        self,
-        module: ModuleType,
-        name: str,
-        parameters: Sequence[str],
-        serve: Function,
-        register: Callable[[str, Function], object],
-    ) -> bool:
+    def hook(self, target: Target, register: Callable[[str, Function], object]) -> bool:
         """Like `replace`, but calls `register` with the function's full name and replacement."""
-        original = self._original(module, name, parameters)
+        original = self._original(target)
         if original is None:
             return False
-        full_name = f"{module.__name__}.{name}"
-        register(full_name, self._replacement(full_name, original, serve))
-        self._patches[module.__name__, name] = None
+        name = _full_name(target)
+        register(name, self._replacement(name, original, target.serve))
+        self._patches[_key(target)] = None
         return True
 
-    def restore(self) -> list[str]:
-        """Restore every original; returns the names of the functions that Tessera served."""
+    def restore(self, names: Collection[str] | None = None) -> list[str]:
+        """Restore the originals of these names, such as "Class.method", or all and stay inactive.
+
+        Returns:
+            The full names of all functions that Tessera served.
+        """
         served = self.names if self.active else []
-        self.active = False
-        for key, patch in list(self._patches.items()):
-            if patch is not None:
-                patch.put(patch.replacement, patch.original)
-                del self._patches[key]
+        if names is None:
+            self.active = False
+        removed = {
+            key: patch
+            for key, patch in self._patches.items()
+            if patch is not None and (names is None or key[1] in names)
+        }
+        _rebind([(key, patch.replacement, patch.original) for key, patch in removed.items()])
+        for key in removed:
+            del self._patches[key]
         return served
 
-    def _put(
-        self,
-        module: ModuleType,
-        name: str,
-        original: Function,
-        replacement: Function,
-        *,
-        serves: bool,
-    ) -> None:
-        patch = _Patch(*_place(module, name), original, replacement, serves)
-        patch.put(original, replacement)
-        self._patches[module.__name__, name] = patch
+    def _watching(self, name: str, original: Function, describe: Callable[..., str]) -> Function:
+        @functools.wraps(original)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if self.active:
+                try:
+                    self._log_once(logging.INFO, describe(*args, **kwargs))
+                except Exception as error:  # what is only described must not fail
+                    self._log_once(logging.WARNING, f"{name} cannot be described: {error!r}")
+            return result
+
+        return watched
 
     def _replacement(self, name: str, original: Function, serve: Function) -> Function:
         from torch.compiler import is_compiling
@@ -162,18 +150,15 @@ class Patches:
 
         return replacement
 
-    def _original(
-        self, module: ModuleType, name: str, parameters: Sequence[str]
-    ) -> Function | None:
+    def _original(self, target: Target) -> Function | None:
         """The function, if it has the expected parameters and is not served yet."""
-        key = (module.__name__, name)
-        if key in self._patches:
+        if _key(target) in self._patches:
             return None
-        function: Function | None = getattr(*_place(module, name), None)
+        function: Function | None = getattr(*_place(target.module, target.name), None)
         names = [] if function is None else list(inspect.signature(function).parameters)
-        if names[: len(parameters)] != list(parameters):
-            expected, got = ", ".join(parameters), ", ".join(names) or "no such function"
-            message = f"{'.'.join(key)} is left alone: expected ({expected}), got ({got})"
+        if names[: len(target.parameters)] != list(target.parameters):
+            expected, got = ", ".join(target.parameters), ", ".join(names) or "no such function"
+            message = f"{_full_name(target)} is left alone: expected ({expected}), got ({got})"
             self._log_once(logging.WARNING, message)
             return None
         return function
@@ -202,10 +187,32 @@ def _place(module: ModuleType, name: str) -> tuple[Any, str]:
     return (getattr(module, owner, None) if owner else module), attribute
 
 
-def _rebind(old: object, new: object) -> None:
-    """Replace `old` by `new` in every module, under whatever name."""
+def _key(target: Target) -> tuple[str, str]:
+    return target.module.__name__, target.name
+
+
+def _full_name(target: Target) -> str:
+    return ".".join(_key(target))
+
+
+def _rebind(changes: Sequence[tuple[tuple[str, str], Function, Function]]) -> None:
+    """Replace functions by others, given their module, name, old and new one.
+
+    A function is replaced in every module, under whatever name; a method in its class, unless
+    another package has replaced it there.
+    """
+    new_of: dict[int, Function] = {}
+    for (module, name), old, new in changes:
+        if "." not in name:
+            new_of[id(old)] = new
+            continue
+        owner, attribute = _place(sys.modules[module], name)
+        if owner is not None and vars(owner).get(attribute) is old:
+            setattr(owner, attribute, new)
+    if not new_of:
+        return
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             for name, value in list(vars(module).items()):
-                if value is old:
+                if (new := new_of.get(id(value))) is not None:
                     setattr(module, name, new)

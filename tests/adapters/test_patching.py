@@ -11,7 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
-from tessera._patching import Patches  # noqa: E402
+from tessera._patching import Patches, Target  # noqa: E402
 from tessera._plain_tensor import check_plain  # noqa: E402
 
 LOGGER = logging.getLogger("tessera.test")
@@ -41,7 +41,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def patches(package: ModuleType) -> Patches:
     found = Patches(LOGGER)
-    assert found.replace(package, "double", ["x"], served)
+    assert found.replace([Target(package, "double", ["x"], served)])
     found.active = True
     return found
 
@@ -66,12 +66,64 @@ def test_replacement_that_another_package_wraps_becomes_idle(
     assert package.double(torch.ones(3)).tolist() == [3, 3, 3]
 
 
+class Layer:
+    def double(self, x: Any) -> Any:
+        return x * 2
+
+
+@pytest.fixture
+def layers(package: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Patches:
+    """The method is served, and the constructor is watched."""
+    kind = type("Layer", (Layer,), {"double": Layer.double, "__init__": lambda self, n: None})
+    monkeypatch.setitem(package.__dict__, "Layer", kind)
+    found = Patches(LOGGER)
+    found.replace(
+        [Target(package, "Layer.double", ["self", "x"], lambda self, x: served(x))],
+        [Target(package, "Layer.__init__", ["self", "n"], lambda self, n: f"{n + 1} layers")],
+    )
+    found.active = True
+    return found
+
+
+def test_methods_are_replaced_and_restored(package: ModuleType, layers: Patches) -> None:
+    kind = package.__dict__["Layer"]
+    assert layers.names == ["package.Layer.double"]
+    assert kind(1).double(torch.ones(3)).item() == 3
+    layers.restore(["Layer.double"])
+    assert (layers.names, layers.active) == ([], True)
+    assert kind(1).double(torch.ones(3)).tolist() == [2, 2, 2]
+    assert vars(kind)["double"] is Layer.double
+
+
+def test_methods_that_another_package_wraps_stay_wrapped(
+    package: ModuleType, layers: Patches
+) -> None:
+    kind = package.__dict__["Layer"]
+    replacement = kind.double
+    kind.double = lambda self, x: replacement(self, x) + 1
+    layers.restore()
+    assert kind(1).double(torch.ones(3)).tolist() == [3, 3, 3]
+
+
+def test_what_is_watched_never_fails(
+    package: ModuleType, layers: Patches, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    kind = package.__dict__["Layer"]
+    kind(1), kind("one"), kind("one")
+    with pytest.raises(TypeError, match="missing 1 required positional argument"):
+        kind()
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == "2 layers"
+    assert second.startswith("package.Layer.__init__ cannot be described: TypeError(")
+
+
 def test_other_errors_are_not_swallowed(package: ModuleType) -> None:
     def fails(x: Any) -> None:
         raise RuntimeError("out of memory")
 
     patches = Patches(LOGGER)
-    patches.replace(package, "double", ["x"], fails)
+    patches.replace([Target(package, "double", ["x"], fails)])
     patches.active = True
     with pytest.raises(RuntimeError, match="out of memory"):
         package.double(torch.ones(3))
@@ -101,7 +153,7 @@ def test_a_reason_is_told_once_whatever_its_numbers(
         raise ValueError(f"expected 3 elements, got {x.numel()}")
 
     patches = Patches(LOGGER)
-    patches.replace(package, "double", ["x"], refuses)
+    patches.replace([Target(package, "double", ["x"], refuses)])
     patches.active = True
     assert [package.double(torch.ones(n)).numel() for n in (5, 6)] == [5, 6]
     assert [record.getMessage() for record in caplog.records] == [

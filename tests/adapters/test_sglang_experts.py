@@ -214,8 +214,12 @@ def test_environment_leaves_the_experts_alone(
     assert caplog.text == ""
     monkeypatch.delenv("TESSERA_SGLANG_EXPERTS")
     assert f"{module.__name__}.fused_experts_impl" in tessera.sglang.install()
-    tessera.sglang.uninstall()
+    monkeypatch.setenv("TESSERA_SGLANG_EXPERTS", "0")
+    assert tessera.sglang.install() == replaced
     assert module.fused_experts_impl is original
+    monkeypatch.setenv("TESSERA_SGLANG", "0")
+    assert tessera.sglang.install() == []
+    assert tessera.sglang._patches.names == []
 
 
 def test_function_with_unknown_parameters_is_left_alone(

@@ -34,6 +34,8 @@ from experts_calls import (  # noqa: E402
     random,
     reference,
 )
+from tessera.vllm import experts  # noqa: E402
+from tessera.vllm.generations import EXPERTS  # noqa: E402
 
 UseEngine = Callable[[Path], None]
 
@@ -269,6 +271,39 @@ def test_uninstall_gives_the_originals_back(with_class: str) -> None:
     assert kind.apply is not originals[0]
 
 
+def test_class_of_the_same_name_is_not_served(with_class: str) -> None:
+    tessera.vllm.install()
+    kind = type("TritonExperts", (experts_of(with_class),), {"__module__": "another.plugin"})
+    with pytest.raises(NotImplementedError, match="expected vLLM's own TritonExperts, got that of"):
+        experts.check_experts(kind(quant_config()))
+
+
+def test_switches_are_read_at_every_install(
+    with_class: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = experts_of(with_class)
+    original = kind.apply
+    served = tessera.vllm.install()
+    monkeypatch.setenv("TESSERA_VLLM_EXPERTS", "0")
+    left = tessera.vllm.install()
+    assert kind.apply is original
+    assert [name for name in served if name not in left] == [
+        name for name in served if name.endswith(EXPERTS)
+    ]
+    monkeypatch.setenv("TESSERA_VLLM", "0")
+    assert tessera.vllm.install() == []
+    monkeypatch.delenv("TESSERA_VLLM")
+    monkeypatch.delenv("TESSERA_VLLM_EXPERTS")
+    assert tessera.vllm.install() == served
+
+
+def test_inference_tensors_are_not_written_outside_of_inference() -> None:
+    with torch.inference_mode():
+        call = layer()
+    with pytest.raises(ValueError, match="inplace: expected False for an inference tensor"):
+        experts.fused_experts_impl(*call.values(), inplace=True)
+
+
 @pytest.mark.parametrize("newer", ["0.24.0", "0.33.0"])
 def test_backend_that_vllm_chose_is_told_once(
     use_engine: UseEngine, caplog: pytest.LogCaptureFixture, newer: str
@@ -284,12 +319,12 @@ def test_backend_that_vllm_chose_is_told_once(
     class FlashInferExperts:
         pass
 
-    experts = experts_of(newer)(quant_config())
+    plain = experts_of(newer)(quant_config())
     fp8 = experts_of(newer)(quant_config(quant_dtype=torch.float8_e4m3fn))
-    for each in (experts, FlashInferExperts(), experts, fp8, FlashInferExperts(), fp8):
+    for each in (plain, FlashInferExperts(), plain, fp8, FlashInferExperts(), fp8):
         assert kernel("prepare", each).fused_experts is each
     assert [each.getMessage() for each in caplog.records] == [
-        "vLLM's backend for experts is TritonExperts, served by Tessera",
+        "vLLM's backend for experts is TritonExperts, served by Tessera, but for calls it refuses",
         "vLLM's backend for experts is FlashInferExperts, not served by Tessera: expected "
         "TritonExperts, got FlashInferExperts",
         "vLLM's backend for experts is TritonExperts, not served by Tessera: expected no "

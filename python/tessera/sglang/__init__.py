@@ -14,10 +14,9 @@ import inspect
 import logging
 import os
 from contextlib import suppress
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
-from tessera._patching import Function, Patches, by_name
+from tessera._patching import Function, Patches, Target, by_name
 
 _logger = logging.getLogger("tessera.sglang")
 _patches = Patches(_logger)
@@ -39,14 +38,7 @@ _PARAMETERS = (
 _COMPILED_PARAMETERS = (*_PARAMETERS[:4], "expert_ids", *_PARAMETERS[5:])
 
 
-class _Target(NamedTuple):
-    module: ModuleType
-    name: str
-    parameters: tuple[str, ...]
-    serve: Function
-
-
-def _targets() -> list[_Target]:
+def _targets() -> list[Target]:
     """The functions of this SGLang that are served."""
     targets = [*_alignment(), *_routers(), *_experts()]
     return [target._replace(serve=_telling(target.serve)) for target in targets]
@@ -67,12 +59,13 @@ def _telling(serve: Function) -> Function:
     return call
 
 
-def _experts() -> list[_Target]:
+def _experts() -> list[Target]:
     """The function of SGLang's Triton backend for experts that are not quantised."""
-    if os.environ.get("TESSERA_SGLANG_EXPERTS") == "0":
-        return []
     from tessera.sglang import experts
 
+    if os.environ.get("TESSERA_SGLANG_EXPERTS") == "0":
+        _patches.restore([experts.NAME])
+        return []
     for path in experts.MODULES:
         try:
             module = importlib.import_module(path)
@@ -85,12 +78,12 @@ def _experts() -> list[_Target]:
         names = [] if function is None else list(inspect.signature(function).parameters)
         parameters = experts.parameters_of(names)
         serve = by_name(experts.fused_experts_impl, parameters)
-        return [_Target(module, experts.NAME, parameters, serve)]
+        return [Target(module, experts.NAME, parameters, serve)]
     _logger.warning("%s is left alone: no module of this SGLang has it", experts.NAME)
     return []
 
 
-def _routers() -> list[_Target]:
+def _routers() -> list[Target]:
     """The functions of SGLang's `topk.py`."""
     from tessera.sglang import router
 
@@ -104,11 +97,11 @@ def _routers() -> list[_Target]:
         function = getattr(module, name, None)
         names = [] if function is None else list(inspect.signature(function).parameters)
         parameters, serve = router.serving(name, names)
-        targets.append(_Target(module, name, parameters, by_name(serve, parameters)))
+        targets.append(Target(module, name, parameters, by_name(serve, parameters)))
     return targets
 
 
-def _alignment() -> list[_Target]:
+def _alignment() -> list[Target]:
     """The modules where this SGLang looks up its alignment op."""
     from tessera.sglang import ops
 
@@ -116,21 +109,22 @@ def _alignment() -> list[_Target]:
         kernels = importlib.import_module("sglang.kernels.ops.moe")
     except ModuleNotFoundError:
         return [
-            _Target(
+            Target(
                 importlib.import_module("sgl_kernel"), _OP, _PARAMETERS, ops.moe_align_block_size
             )
         ]
-    targets = [_Target(kernels, _OP, _PARAMETERS, ops.moe_align_block_size)]
+    targets = [Target(kernels, _OP, _PARAMETERS, ops.moe_align_block_size)]
     try:
         compiled = importlib.import_module("sglang.kernels.ops.moe.moe_align")
     except ImportError:  # a platform without that backend
         return targets
-    return [*targets, _Target(compiled, _OP, _COMPILED_PARAMETERS, ops.compiled_at_run_time)]
+    return [*targets, Target(compiled, _OP, _COMPILED_PARAMETERS, ops.compiled_at_run_time)]
 
 
 def _switched_off() -> bool:
     off = os.environ.get("TESSERA_SGLANG") == "0"
     if off:
+        uninstall()
         _logger.info("TESSERA_SGLANG is 0: SGLang is left as it is")
     return off
 
@@ -150,8 +144,8 @@ def _start() -> None:
 def install() -> list[str]:
     """Let Tessera serve SGLang's functions in this process; may be called any number of times.
 
-    Does nothing if the environment variable TESSERA_SGLANG is 0, and leaves the function that
-    computes the experts alone if TESSERA_SGLANG_EXPERTS is.
+    If the environment variable TESSERA_SGLANG is 0, SGLang's own functions serve every call, as
+    after `uninstall()`; if TESSERA_SGLANG_EXPERTS is, its own function computes the experts.
 
     Returns:
         Full names of the functions that are replaced.
@@ -162,8 +156,7 @@ def install() -> list[str]:
     if _switched_off():
         return []
     with _patches.lock:
-        for target in _targets():
-            _patches.replace(*target)
+        _patches.replace(_targets())
         _start()
         return _patches.names
 
@@ -188,7 +181,7 @@ def plugin() -> None:
         register = functools.partial(hooks.HookRegistry.register, hook_type=hooks.HookType.REPLACE)
         with _patches.lock:
             for target in _targets():
-                _patches.hook(*target, register)
+                _patches.hook(target, register)
             _start()
     except Exception:
         _logger.exception("SGLang runs without Tessera")

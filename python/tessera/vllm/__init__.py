@@ -14,7 +14,7 @@ import logging
 import os
 from types import ModuleType
 
-from tessera._patching import Patches
+from tessera._patching import Patches, Target
 
 # A child of vLLM's logger, which shows INFO; of other loggers vLLM shows warnings.
 _logger = logging.getLogger("vllm.tessera")
@@ -24,8 +24,8 @@ _patches = Patches(_logger)
 def install(*, wrapper: bool = False) -> list[str]:
     """Let Tessera serve vLLM's ops in this process; may be called any number of times.
 
-    Does nothing if the environment variable TESSERA_VLLM is 0, and leaves the functions that
-    compute experts alone if TESSERA_VLLM_EXPERTS is.
+    If the environment variable TESSERA_VLLM is 0, vLLM's own functions serve every call, as after
+    `uninstall()`; if TESSERA_VLLM_EXPERTS is, its own functions compute experts.
 
     Args:
         wrapper: also replace the Python function `moe_align_block_size` around the op, in every
@@ -38,6 +38,7 @@ def install(*, wrapper: bool = False) -> list[str]:
         ImportError: vLLM cannot be imported.
     """
     if os.environ.get("TESSERA_VLLM") == "0":
+        uninstall()
         _logger.info("TESSERA_VLLM is 0: vLLM is left as it is")
         return []
     with _patches.lock:
@@ -48,31 +49,32 @@ def install(*, wrapper: bool = False) -> list[str]:
         from tessera.vllm.generations import EXPERTS, KERNEL, generation_of
         from tessera.vllm.wrapper import moe_align_block_size
 
-        generation = generation_of(version)
-        replaced = []
-        for name, parameters in generation.ops.items():
-            serve = serving.op(name, generation)
-            replaced.append(_patches.replace(custom_ops, name, parameters, serve))
         serves_experts = os.environ.get("TESSERA_VLLM_EXPERTS") != "0"
+        if not serves_experts:
+            _patches.restore(EXPERTS)
+        generation = generation_of(version)
+        targets = [
+            Target(custom_ops, name, parameters, serving.op(name, generation))
+            for name, parameters in generation.ops.items()
+        ]
         for (path, name), parameters in generation.functions.items():
             if name in EXPERTS and not serves_experts:
                 continue
             if (module := _imported(path, name)) is not None:
                 serve = serving.function(name, parameters)
-                replaced.append(_patches.replace(module, name, parameters, serve))
+                targets.append(Target(module, name, parameters, serve))
+        watched = []
         if serves_experts and generation.kernel is not None:
             path, name = generation.kernel
             if (module := _imported(path, name)) is not None:
-                _patches.watch(module, name, KERNEL, describe_kernel)
+                watched = [Target(module, name, KERNEL, describe_kernel)]
         if wrapper:
             module = importlib.import_module(
                 "vllm.model_executor.layers.fused_moe.moe_align_block_size"
             )
             serve = functools.partial(moe_align_block_size, generation=generation)
-            replaced.append(
-                _patches.replace(module, "moe_align_block_size", generation.wrapper, serve)
-            )
-        if any(replaced) or not _patches.active:
+            targets.append(Target(module, "moe_align_block_size", generation.wrapper, serve))
+        if _patches.replace(targets, watched) or not _patches.active:
             _logger.info(
                 "vLLM %s: Tessera serves %s; TESSERA_VLLM=0 turns it off",
                 version,

@@ -15,6 +15,7 @@ import torch
 import tessera
 from tessera._engine_router import engine_names, refuse
 from tessera._plain_tensor import check_plain
+from tessera.vllm.generations import TRITON_MODULES
 
 APPLY = "TritonExperts.apply"
 IMPL = "fused_experts_impl"
@@ -34,9 +35,13 @@ def check_experts(experts: Any) -> None:
         NotImplementedError: it is of a subclass, such as those that emulate quantisation; has
             quantised activations or weights; LoRA adapters; or a hook before the sum.
     """
-    kind = type(experts).__name__
-    if kind != "TritonExperts":
-        raise NotImplementedError(f"{APPLY}: self: expected TritonExperts, got {kind}")
+    kind = type(experts)
+    if kind.__name__ != "TritonExperts":
+        raise NotImplementedError(f"{APPLY}: self: expected TritonExperts, got {kind.__name__}")
+    if kind.__module__ not in TRITON_MODULES:
+        raise NotImplementedError(
+            f"{APPLY}: self: expected vLLM's own TritonExperts, got that of {kind.__module__}"
+        )
     config = experts.quant_config
     for name in ("quant_dtype", "weight_quant_dtype"):
         if (dtype := getattr(config, name, None)) is not None:
@@ -58,7 +63,7 @@ def describe_kernel(
     except NotImplementedError as refusal:
         reason = str(refusal).rpartition(": ")[2]
         return f"vLLM's backend for experts is {name}, not served by Tessera: {reason}"
-    return f"vLLM's backend for experts is {name}, served by Tessera"
+    return f"vLLM's backend for experts is {name}, served by Tessera, but for calls it refuses"
 
 
 def _swiglu(experts: Any) -> tuple[Any, float, float]:
@@ -206,6 +211,8 @@ def fused_experts_impl(
         refuse(IMPL, w1_bias=w1_bias)
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
+    if inplace and hidden_states.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{IMPL}: inplace: expected False for an inference tensor, got True")
     activation = _ALIASES.get(activation, activation)
     result: torch.Tensor = tessera.fused_experts(
         hidden_states,

@@ -116,6 +116,8 @@ _IN_GROUPED_TOPK = f"{_FUSED_MOE}.router.grouped_topk_router"
 _IN_TRITON = f"{_FUSED_MOE}.experts.triton_moe"
 _IN_KERNEL = f"{_FUSED_MOE}.modular_kernel"
 
+# Where versions define TritonExperts.
+TRITON_MODULES = (_IN_FUSED_MOE, _IN_TRITON)
 # The functions that compute experts.
 EXPERTS = ("fused_experts_impl", "TritonExperts.apply")
 # The first parameters of `kernel`; the last is the object with `apply`.
