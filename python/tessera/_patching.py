@@ -181,7 +181,7 @@ def by_name(serve: Function, parameters: Sequence[str]) -> Function:
     return call
 
 
-def _place(module: ModuleType, name: str) -> tuple[Any, str]:
+def _place(module: ModuleType | None, name: str) -> tuple[Any, str]:
     """Where a name such as "function" or "Class.method" is: the owner, and its attribute."""
     owner, _, attribute = name.rpartition(".")
     return (getattr(module, owner, None) if owner else module), attribute
@@ -202,11 +202,11 @@ def _rebind(changes: Sequence[tuple[tuple[str, str], Function, Function]]) -> No
     another package has replaced it there.
     """
     new_of: dict[int, Function] = {}
-    for (module, name), old, new in changes:
+    for (path, name), old, new in changes:
         if "." not in name:
             new_of[id(old)] = new
             continue
-        owner, attribute = _place(sys.modules[module], name)
+        owner, attribute = _place(sys.modules.get(path), name)
         if owner is not None and vars(owner).get(attribute) is old:
             setattr(owner, attribute, new)
     if not new_of:
@@ -214,5 +214,5 @@ def _rebind(changes: Sequence[tuple[tuple[str, str], Function, Function]]) -> No
     for module in list(sys.modules.values()):
         if isinstance(module, ModuleType):
             for name, value in list(vars(module).items()):
-                if (new := new_of.get(id(value))) is not None:
-                    setattr(module, name, new)
+                if (replacement := new_of.get(id(value))) is not None:
+                    setattr(module, name, replacement)
