@@ -4,7 +4,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$")
   set(avx2 -mavx2 -mfma -mf16c)
   set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512dq -mavx512vl)
   set_source_files_properties(src/cpu/fused_experts_avx2.cpp src/cpu/moe_sum_avx2.cpp
-    src/cpu/select_experts_avx2.cpp
+    src/cpu/quantize_fp8_avx2.cpp src/cpu/select_experts_avx2.cpp
     PROPERTIES COMPILE_OPTIONS "${avx2}")
   set_source_files_properties(src/cpu/fused_experts_avx512.cpp src/cpu/moe_sum_avx512.cpp
     PROPERTIES COMPILE_OPTIONS "${avx512}")

@@ -16,6 +16,8 @@
 #include "moe_sum_checker.hpp"
 #include "moe_unpermute_cases.hpp"
 #include "moe_unpermute_checker.hpp"
+#include "quantize_fp8_cases.hpp"
+#include "quantize_fp8_checker.hpp"
 #include "random_case.hpp"
 #include "select_and_align_cases.hpp"
 #include "select_and_align_checker.hpp"
@@ -76,6 +78,8 @@ constexpr OpContract kContracts[] = {
                                                                                kMoeSumRules),
     contract_of<MoeUnpermuteArgs, moe_unpermute_cases, random_moe_unpermute_case,
                 check_moe_unpermute>("moe_unpermute", kMoeUnpermuteRules),
+    contract_of<QuantizeFp8Args, quantize_fp8_cases, random_quantize_fp8_case, check_quantize_fp8>(
+        "quantize_fp8", kQuantizeFp8Rules),
     contract_of<SelectAndAlignArgs, select_and_align_cases, random_select_and_align_case,
                 check_select_and_align>("select_and_align", kSelectAndAlignRules),
     contract_of<SelectExpertsArgs, select_experts_cases, random_select_experts_case,

@@ -48,6 +48,7 @@ std::span<const OpEntry> all_ops() noexcept {
                                     ops::kMoePermute,
                                     ops::kMoeSum,
                                     ops::kMoeUnpermute,
+                                    ops::kQuantizeFp8,
                                     ops::kFusedExperts,
                                     ops::kSelectExperts,
                                     ops::kFusedMoe,

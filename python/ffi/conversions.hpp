@@ -163,6 +163,7 @@ class Arguments {
           TVM_FFI_THROW(TypeError) << "a required array is None";
         } else {
           new (&view(argument)) TensorView(view_of(value));  // a copy would wait for the fields
+          if (argument.dtypes == dtypes::kFloat8E4m3) take_bits(&view(argument));
         }
         return;
       case Argument::Kind::kInt64:
@@ -214,6 +215,13 @@ class Arguments {
   }
 
  private:
+  /// NumPy and CuPy have no float8, and hold its bits as uint8.
+  static void take_bits(TensorView* view) {
+    if (view->dtype.code == kDLUInt && view->dtype.bits == 8) {
+      view->dtype.code = dtypes::kFloat8E4m3Code;
+    }
+  }
+
   /// Refuses a NaN, which in C++ stands for "not given", and what float32 has no value near to.
   float float_of(const Argument& argument, double value) {
     const auto found = static_cast<float>(value);

@@ -9,7 +9,13 @@ assert not tessera.contract_violations(topk_ids, blocks, block_size=128, num_exp
 """
 
 from tessera import _starting  # noqa: F401  # before what takes long to import
-from tessera._results import AlignedBlocks, PermutedTokens, SelectedAndAligned, SelectedExperts
+from tessera._results import (
+    AlignedBlocks,
+    PermutedTokens,
+    QuantizedFp8,
+    SelectedAndAligned,
+    SelectedExperts,
+)
 from tessera.contract import Violation, contract_violations
 from tessera.info import Backend, Implementation, backends, build, explain, version
 from tessera.ops.align_block_size import align_block_size
@@ -27,6 +33,7 @@ from tessera.ops.lora_align_block_size import lora_align_block_size, lora_contra
 from tessera.ops.moe_permute import moe_permute, moe_permute_contract_violations
 from tessera.ops.moe_sum import moe_sum, moe_sum_contract_violations
 from tessera.ops.moe_unpermute import moe_unpermute, moe_unpermute_contract_violations
+from tessera.ops.quantize_fp8 import quantize_fp8, quantize_fp8_contract_violations
 from tessera.ops.select_and_align import (
     select_and_align,
     select_and_align_contract_violations,
@@ -42,6 +49,7 @@ __all__ = [
     "Implementation",
     "InvalidRoutingError",
     "PermutedTokens",
+    "QuantizedFp8",
     "RoutingStatistics",
     "SelectedAndAligned",
     "SelectedExperts",
@@ -67,6 +75,8 @@ __all__ = [
     "moe_sum_contract_violations",
     "moe_unpermute",
     "moe_unpermute_contract_violations",
+    "quantize_fp8",
+    "quantize_fp8_contract_violations",
     "select_and_align",
     "select_and_align_contract_violations",
     "select_experts",

@@ -18,6 +18,9 @@ from tessera._outputs import Layout
 
 _INT32 = np.dtype(np.int32)
 
+# Types that NumPy and CuPy lack, and those that hold their bits.
+_BITS = {"float8_e4m3fn": "uint8"}
+
 
 class _ForwardMode:
     """Forward-mode autograd: torch.autograd.forward_ad, once a call was given a tensor of torch."""
@@ -33,7 +36,7 @@ FORWARD_MODE = _ForwardMode()
 
 
 def _empty_like_numpy(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
-    return np.empty(shape, like.dtype if dtype is None else dtype)
+    return np.empty(shape, like.dtype if dtype is None else _BITS.get(dtype, dtype))
 
 
 def _never_on_device(like: object, length: Any) -> Any:
@@ -78,7 +81,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         if dtype is None:
             return like.new_empty(shape)
         # NumPy takes half of the time, but an array of no elements has strides of 0 there.
-        if like.is_cpu and 0 not in shape:
+        if like.is_cpu and 0 not in shape and dtype not in _BITS:
             return from_numpy(np.empty(shape, dtype))
         return like.new_empty(shape, dtype=getattr(torch, dtype))
 
@@ -185,7 +188,9 @@ def _cupy_framework(cupy: Any) -> Framework:
         lambda array: array.size,
         lambda array: array.device.id,
         lambda like, length: empty(like, length, cupy.int32),
-        lambda like, shape, dtype: empty(like, shape, dtype or like.dtype),
+        lambda like, shape, dtype: empty(
+            like, shape, like.dtype if dtype is None else _BITS.get(dtype, dtype)
+        ),
         lambda like, length: empty(like, length, cupy.int8),
         slices,
         zeros_int64,
@@ -216,7 +221,7 @@ def _dlpack_framework(kind: type) -> Framework:
         if cuda_index(like) == HOST:
             # An array need not have a dtype beside the one that DLPack exports.
             exported = like if hasattr(like, "dtype") else load().as_tensor(like)
-            return np.empty(shape, exported.dtype if dtype is None else dtype)
+            return np.empty(shape, exported.dtype if dtype is None else _BITS.get(dtype, dtype))
         return empty(like, 0)  # which says why not
 
     def zeros_int64(like: Any, length: int) -> Any:
@@ -272,7 +277,7 @@ def _jax_framework(jax: Any, kind: type) -> Framework:
             return zeros(shape, kind, device=like.device)
         if kind.kind != "V":
             return np.empty(shape, kind)
-        # NumPy does not export bfloat16.
+        # NumPy exports neither bfloat16 nor float8.
         return zeros(shape, kind, device=like.device).block_until_ready()
 
     # JAX may read memory only after it was written, so the array is imported anew.

@@ -65,9 +65,26 @@ class PermutedTokens(NamedTuple, Generic[Array_co]):
     inverse: Array_co
 
 
+class QuantizedFp8(NamedTuple, Generic[Array_co]):
+    """Outputs of `quantize_fp8`.
+
+    values: float8_e4m3fn [T, H], or its bits as uint8 in frameworks without that type.
+    scales: float32, one for each group: values times scales is about x.
+    """
+
+    values: Array_co
+    scales: Array_co
+
+
 _BY_OUTPUTS: dict[tuple[str, ...], Any] = {
     kind._fields: kind
-    for kind in (AlignedBlocks, PermutedTokens, SelectedAndAligned, SelectedExperts)
+    for kind in (
+        AlignedBlocks,
+        PermutedTokens,
+        QuantizedFp8,
+        SelectedAndAligned,
+        SelectedExperts,
+    )
 }
 
 

@@ -21,6 +21,8 @@ class TorchOp(NamedTuple):
     # Shapes of the outputs for SymInts, which the core cannot take. A test compares these formulas
     # with the core.
     shapes: Callable[[Mapping[str, Any]], tuple[Shape, ...]]
+    # By parameter, what makes of the function's argument one that a schema of torch can have.
+    conversions: Mapping[str, Callable[[Any], Any]] = {}
 
 
 TORCH_OPS: dict[str, TorchOp] = {}

@@ -169,6 +169,9 @@ def call_in_graph(name: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     """A call of one of Tessera's functions as calls of the ops, for Dynamo to trace."""
     registered = _REGISTERED[name]
     refuse_bool_threads(name, kwargs.get("num_threads"))
+    for parameter, convert in registered.torch_op.conversions.items():
+        if parameter in kwargs:
+            kwargs[parameter] = convert(kwargs[parameter])
     if out is None:
         outputs = registered.packet.default(*args, **kwargs)
         return registered.op.result_type(*outputs) if registered.op.num_outputs > 1 else outputs

@@ -65,11 +65,14 @@ class CaseArray(NamedTuple):
         strides = tuple(size * step for step in self.strides)
         return np.ndarray(self.shape, f"u{size}", memory, _BESIDE, strides)
 
-    def argument(self, memory: Any) -> Any:
-        """It as the library takes it, in the middle of bytes of NumPy or torch."""
+    def argument(self, memory: Any, *, takes_bits: bool = False) -> Any:
+        """It as the library takes it, in the middle of bytes of NumPy or torch.
+
+        `takes_bits`: of a type that NumPy does not have, its bits will do.
+        """
         if isinstance(memory, np.ndarray):
             array = self.words(memory).view(self._bits)
-            if self.is_bits:
+            if self.is_bits and not takes_bits:
                 return load().function("with_dtype")(load().as_tensor(array), self.dtype)
             return array
         import torch
@@ -171,7 +174,9 @@ def _workspace_bytes(op: Op, call: CaseCall, implementation: str, cuda_index: in
 
 def _arguments(op: Op, call: CaseCall, memory: dict[str, Any]) -> list[Any]:
     return [
-        value.argument(memory[row.name]) if isinstance(value, CaseArray) else value
+        value.argument(memory[row.name], takes_bits=row.dtypes == ("float8_e4m3fn",))
+        if isinstance(value, CaseArray)
+        else value
         for row, value in zip(op.arguments, call.values, strict=True)
     ]
 

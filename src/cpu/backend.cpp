@@ -9,6 +9,7 @@
 #include "cpu/moe_permute.hpp"
 #include "cpu/moe_sum.hpp"
 #include "cpu/moe_unpermute.hpp"
+#include "cpu/quantize_fp8.hpp"
 #include "cpu/select_and_align.hpp"
 #include "cpu/select_experts.hpp"
 
@@ -54,6 +55,13 @@ constexpr core::Implementation kMoeUnpermute[] = {
                    moe_unpermute_avx2_refusal>("cpu/avx2"),
     implementation<core::MoeUnpermuteProblem, moe_unpermute_portable>("cpu/portable"),
     implementation<core::MoeUnpermuteProblem, moe_unpermute_reference>("cpu/reference"),
+};
+
+constexpr core::Implementation kQuantizeFp8[] = {
+    implementation<core::QuantizeFp8Problem, quantize_fp8_avx2, nullptr, quantize_fp8_avx2_refusal>(
+        "cpu/avx2"),
+    implementation<core::QuantizeFp8Problem, quantize_fp8_portable>("cpu/portable"),
+    implementation<core::QuantizeFp8Problem, quantize_fp8_reference>("cpu/reference"),
 };
 
 constexpr core::Implementation kFusedExperts[] = {
@@ -113,6 +121,7 @@ constexpr core::OpImplementations kOps[] = {
     {"moe_permute", kMoePermute},
     {"moe_sum", kMoeSum},
     {"moe_unpermute", kMoeUnpermute},
+    {"quantize_fp8", kQuantizeFp8},
     {"fused_experts", kFusedExperts},
     {"select_experts", kSelectExperts},
     {"fused_moe", kFusedMoe},

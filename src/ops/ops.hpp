@@ -13,6 +13,7 @@ extern const OpEntry kLoraAlignBlockSize;
 extern const OpEntry kMoePermute;
 extern const OpEntry kMoeSum;
 extern const OpEntry kMoeUnpermute;
+extern const OpEntry kQuantizeFp8;
 extern const OpEntry kSelectAndAlign;
 extern const OpEntry kSelectExperts;
 

@@ -25,6 +25,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     },
     "moe_sum": {"T": 16, "k": 8, "H": 7168, "dtype": "bfloat16"},
     "moe_unpermute": {"M": 128, "H": 7168, "T": 16, "k": 8, "dtype": "bfloat16"},
+    "quantize_fp8": {"T": 16, "H": 7168, "dtype": "bfloat16"},
     "fused_experts": {"T": 16, "H": 7168, "E": 8, "F": 2048, "k": 2, "dtype": "bfloat16"},
     "select_experts": {"T": 16, "E": 256, "top_k": 8, "dtype": "bfloat16"},
     "fused_moe": {"T": 16, "H": 7168, "E": 8, "F": 2048, "top_k": 2, "dtype": "bfloat16"},
@@ -250,8 +251,8 @@ def test_the_short_form_refuses_what_it_does_not_take() -> None:
             (
                 words,
                 "--explain: OP: expected one of align_block_size, batched_align_block_size, "
-                "lora_align_block_size, moe_permute, moe_sum, moe_unpermute, fused_experts, "
-                "select_experts, fused_moe, select_and_align, or three integers, "
+                "lora_align_block_size, moe_permute, moe_sum, moe_unpermute, quantize_fp8, "
+                "fused_experts, select_experts, fused_moe, select_and_align, or three integers, "
                 f"num_ids, num_experts, block_size, got '{words[0]}'\n",
             )
             for words in (["moe"], ["1e3", "64", "128"], ["N=1", "block_size=2"], ["", "T=1"])

@@ -258,6 +258,7 @@ def test_shapes_for_symbols_are_those_of_outputs(name: str) -> None:
             "top_k": rows,
             "rows": torch.zeros(rows, block_size),
             "inverse": ids,
+            "group": "1x128",
         }
         parameters = inspect.signature(torch_op.function).parameters
         arguments = {key: value for key, value in values.items() if key in parameters}

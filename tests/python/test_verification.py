@@ -23,6 +23,7 @@ CASES = {
     "moe_permute": "rows_apart_fp32",  # of which a call writes all rows
     "moe_sum": "rows_apart_fp32",
     "moe_unpermute": "rows_apart_fp32",
+    "quantize_fp8": "rows_apart/given_fp16",
     "fused_experts": "rows_apart_unaligned",
     "select_experts": "rows_apart_fp32",
     "fused_moe": "rows_apart_unaligned",

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "select_and_align T=64 E=128 k=8 block_size=16 dtype=bfloat16; "
         "moe_permute T=16 H=7168 k=8 num_experts=64 block_size=1 dtype=bfloat16; moe_unpermute "
         "M=128 H=7168 T=16 k=8 dtype=bfloat16; moe_sum T=16 k=8 H=7168 dtype=bfloat16; "
+        "quantize_fp8 T=64 H=7168 group=1x128 dtype=bfloat16; "
         "fused_experts T=64 H=2048 E=128 F=768 k=8 dtype=bfloat16, and fused_moe likewise. Three "
         "integers without an op's name, such as 8192 64 128, are num_ids, num_experts and "
         "block_size of align_block_size",
