@@ -52,6 +52,13 @@ writes, so that it moves as many. **Peer** is torch:
 `(rows[inverse] * topk_weights[..., None]).sum(1)`, which sums in another order, and so has other
 last bits.
 """,
+    "quantize_fp8": """\
+## quantize_fp8
+
+A shape is tokens x hidden size, the group and the data type of `x`; all scales are computed.
+**Copy** is torch's copy of half as many bytes as the op reads and writes, so that it moves as many;
+`x` counts as read once. **Peer** is torch: the formula of the op's page, an operation at a time.
+""",
     "select_experts": """\
 ## select_experts
 

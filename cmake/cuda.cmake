@@ -109,6 +109,8 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/moe_sum/launch.cpp
   src/cuda/moe_unpermute/kernel.cu
   src/cuda/moe_unpermute/launch.cpp
+  src/cuda/quantize_fp8/kernel.cu
+  src/cuda/quantize_fp8/launch.cpp
   src/cuda/select_and_align/launch.cpp
   src/cuda/select_experts/launch.cpp
   src/cuda/select_experts/parts.cu

@@ -16,8 +16,6 @@ constexpr std::int32_t kMagnitude = 0x7fffffff;
 constexpr std::int32_t kInfinityBits = 0x7f800000;
 constexpr std::int32_t kLargestFp8Bits = 0x43e00000;         // 448
 constexpr std::int32_t kSmallestNormalFp8Bits = 0x3c800000;  // 2^-6
-/// Its unit in the last place is 2^-9, of which all subnormals of float8_e4m3fn are multiples.
-constexpr float kSubnormalRounder = 0x1p14F;
 
 template <typename Isa, typename T>
 void widen_columns(const T* x, float* to) {
@@ -56,19 +54,23 @@ std::int32_t largest_magnitude(const T* x, std::int64_t num_columns) {
   return of_all;
 }
 
-/// The bits of the nearest value of float8_e4m3fn. All cases are computed, and one is taken.
+/// The bits of the nearest value of float8_e4m3fn. Without branches, which keep compilers from
+/// vectorising.
 inline std::int32_t fp8_bits(float value) {
   const auto bits = __builtin_bit_cast(std::int32_t, value);
   const std::int32_t magnitude = bits & kMagnitude;
-  // The exponent's bias is 120 less, the mantissa 20 bits shorter.
-  const std::int32_t normal = (magnitude - (120 << 23) + 0x7ffff + (magnitude >> 20 & 1)) >> 20;
-  const float sum = __builtin_bit_cast(float, magnitude) + kSubnormalRounder;
-  const std::int32_t subnormal =
-      __builtin_bit_cast(std::int32_t, sum) - __builtin_bit_cast(std::int32_t, kSubnormalRounder);
-  std::int32_t result = magnitude < kSmallestNormalFp8Bits ? subnormal : normal;
-  result = magnitude < kLargestFp8Bits ? result : 0x7e;
-  result |= bits >> 24 & 0x80;
-  return magnitude > kInfinityBits ? 0x7f : result;
+  const std::int32_t clamped = magnitude < kLargestFp8Bits ? magnitude : kLargestFp8Bits;
+  // Values from 2^e on are multiples of 2^(e - 3), as are the floats from 2^(e + 20) on, to which
+  // the sum is rounded. All subnormals are multiples of 2^-9.
+  std::int32_t exponent = clamped & kInfinityBits;
+  exponent = exponent < kSmallestNormalFp8Bits ? kSmallestNormalFp8Bits : exponent;
+  const std::int32_t rounder = exponent + (20 << 23);
+  const float sum = __builtin_bit_cast(float, clamped) + __builtin_bit_cast(float, rounder);
+  const std::int32_t units = __builtin_bit_cast(std::int32_t, sum) - rounder;
+  // 8 units are the hidden bit, which adds 1 to the exponent of all but subnormals.
+  const std::int32_t rounded = ((exponent - kSmallestNormalFp8Bits) >> 20) + units;
+  const std::int32_t is_nan = (kInfinityBits - magnitude) >> 31;  // all bits, or none
+  return (is_nan & 0x7f) | (~is_nan & (rounded | (bits >> 24 & 0x80)));
 }
 
 template <typename Isa, typename T>

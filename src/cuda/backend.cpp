@@ -12,6 +12,7 @@
 #include "cuda/moe_permute/launch.hpp"
 #include "cuda/moe_sum/launch.hpp"
 #include "cuda/moe_unpermute/launch.hpp"
+#include "cuda/quantize_fp8/launch.hpp"
 #include "cuda/select_and_align/launch.hpp"
 #include "cuda/select_experts/launch.hpp"
 #include "tessera/export.h"
@@ -63,6 +64,7 @@ Status warmup(DLDevice device) {
   if (Status s = load_moe_permute_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_moe_sum_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_moe_unpermute_kernels(kOp, device.device_id, current); !s.ok()) return s;
+  if (Status s = load_quantize_fp8_kernels(kOp, device.device_id, current); !s.ok()) return s;
   if (Status s = load_select_experts_kernels(kOp, device.device_id, current); !s.ok()) return s;
   return load_fused_experts_kernels(kOp, device.device_id, current);
 }
@@ -81,6 +83,7 @@ extern "C" TESSERA_API const tessera::core::Backend* tessera_cuda_backend() {
       {"moe_permute", moe_permute_implementations()},
       {"moe_sum", moe_sum_implementations()},
       {"moe_unpermute", moe_unpermute_implementations()},
+      {"quantize_fp8", quantize_fp8_implementations()},
       {"select_and_align", select_and_align_implementations()},
       {"select_experts", select_experts_implementations()},
   };

@@ -309,12 +309,13 @@ def test_the_report_measures_what_the_page_shows() -> None:
         "moe_permute.json",
         "moe_sum.json",
         "moe_unpermute.json",
+        "quantize_fp8.json",
         "select_experts.json",
         "fused_moe.json",
         "select_and_align.json",
     ]
     assert all(request.commit == "abc" for of_file in found.values() for request in of_file)
-    assert [len(of_file) for of_file in found.values()] == 8 * [1] + [2, 1, 1, 1, 1, 1, 1]
+    assert [len(of_file) for of_file in found.values()] == 8 * [1] + [2, 1, 1, 1, 1, 1, 1, 1]
     assert list(found["headline.json"][0].methods) == ["graph", "chain", "l2"]
     assert list(found["grid.json"][0].methods) == ["graph", "chain"]
     for request, op in zip(found["family.json"], ("batched", "lora"), strict=True):
@@ -336,7 +337,7 @@ def test_the_report_measures_what_the_page_shows() -> None:
     assert {shape.shift_bytes for shape in found["addresses.json"][0].shapes} >= {0, 4, 4096}
     on_cpu = report_requests("cpu", [Shape(5, 8, 2, 128), log], {}, 0, None)
     names = ["cpu", "cpu_python", "cpu_family", "cpu_moe_permute", "cpu_moe_sum"]
-    names += ["cpu_moe_unpermute", "cpu_fused_experts", "cpu_select_experts"]
+    names += ["cpu_moe_unpermute", "cpu_quantize_fp8", "cpu_fused_experts", "cpu_select_experts"]
     names += ["cpu_fused_moe", "cpu_select_and_align"]
     assert list(on_cpu) == [f"{name}.json" for name in names]
     assert [list(request.methods) for request in on_cpu["cpu_family.json"]] == 2 * [["call"]]

@@ -167,6 +167,35 @@ def test_moe_permute_eager_compiled_and_in_a_graph(dtype: str, block_size: int) 
     assert_right(captured)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("group", ["tensor", "row", 128, (128, 128)])
+def test_quantize_fp8_eager_compiled_and_in_a_graph(dtype: str, group: Any) -> None:
+    import torch
+
+    random = torch.Generator(device="cuda").manual_seed(0)
+    x = torch.randn((300, 2560), generator=random, device="cuda").to(getattr(torch, dtype))
+
+    def assert_right(found: Any, **options: Any) -> None:
+        expected = tessera.quantize_fp8(x.cpu(), group=group, **options)
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape
+            assert torch.equal(one.cpu().view(torch.uint8), other.view(torch.uint8))
+        assert tessera.quantize_fp8_contract_violations(x, found, group=group, **options) == []
+
+    assert_right(tessera.quantize_fp8(x, group=group))
+    assert_right(tessera.quantize_fp8(x, group=group, use_ue8m0=True), use_ue8m0=True)
+    layer = lambda array: tessera.quantize_fp8(array, group=group)  # noqa: E731
+    assert_right(torch.compile(layer, fullgraph=True, backend="aot_eager")(x))
+    given = tessera.quantize_fp8(x, group=group, scale=tessera.quantize_fp8(x, group=group).scales)
+    assert_right(given)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = tessera.quantize_fp8(x, group=group)
+    x.mul_(3)
+    graph.replay()
+    assert_right(captured)
+
+
 @pytest.mark.parametrize("num_tokens", [1, 8, 9, 64, 256, 257, 3000])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_select_and_align_eager_compiled_and_in_a_graph(dtype: str, num_tokens: int) -> None:

@@ -15,6 +15,7 @@ from tessera.tools.bench.ops import (
     moe_permute,
     moe_sum,
     moe_unpermute,
+    quantize_fp8,
     select_and_align,
     select_experts,
 )
@@ -29,6 +30,7 @@ OPS: dict[str, Op] = {
         moe_permute.OP,
         moe_sum.OP,
         moe_unpermute.OP,
+        quantize_fp8.OP,
         dataclasses.replace(fused_experts.OP, cuda=fused_experts_cuda.OP),
         select_experts.OP,
         fused_moe.OP,

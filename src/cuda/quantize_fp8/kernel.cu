@@ -1,0 +1,307 @@
+#include <cstdint>
+
+#include "cuda/parts/floats.cuh"
+#include "cuda/parts/fp8.cuh"
+#include "cuda/parts/pdl.cuh"
+#include "cuda/parts/warp.cuh"
+#include "cuda/quantize_fp8/kernel.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using Args = QuantizeFp8KernelArgs;
+
+constexpr int kThreads = kQuantizeFp8Threads;
+constexpr int kWarps = kThreads / 32;
+
+template <typename T, int kElements>
+struct alignas(kElements * sizeof(T)) Word {
+  T elements[kElements];
+};
+
+/// Bits of the magnitude of a finite number, else 0. Magnitudes are in the order of their bits.
+__device__ __forceinline__ std::uint32_t finite_magnitude(float value) {
+  const std::uint32_t bits = __float_as_uint(value) & 0x7fffffff;
+  return bits < 0x7f800000 ? bits : 0;
+}
+
+template <typename T, int kElements>
+__device__ __forceinline__ std::uint32_t largest_in(const Word<T, kElements>& word) {
+  std::uint32_t largest = 0;
+#pragma unroll
+  for (int i = 0; i < kElements; ++i) {
+    largest = max(largest, finite_magnitude(to_float(word.elements[i])));
+  }
+  return largest;
+}
+
+/// The largest number of a CTA, in all of its threads.
+__device__ __forceinline__ std::uint32_t largest_of_cta(std::uint32_t largest) {
+  __shared__ std::uint32_t of_warps[kWarps];
+  largest = __reduce_max_sync(kAllLanes, largest);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = largest;
+  __syncthreads();
+#pragma unroll
+  for (int i = 0; i < kWarps; ++i) largest = max(largest, of_warps[i]);
+  __syncthreads();  // the next call may write
+  return largest;
+}
+
+/// Rules 1 and 2 of the contract, for the bits of the largest magnitude.
+__device__ __forceinline__ float scale_for(std::uint32_t largest, bool use_ue8m0) {
+  const float scale = __fdiv_rn(fmaxf(__uint_as_float(largest), 1e-10F), 448.0F);
+  // A normal number: a mantissa rounds up into the exponent.
+  return use_ue8m0 ? __uint_as_float((__float_as_uint(scale) + 0x7fffff) & 0x7f800000) : scale;
+}
+
+/// The rows of a call in words.
+template <typename T, int kElements>
+class Rows {
+ public:
+  using W = Word<T, kElements>;
+
+  __device__ explicit Rows(const Args& args) : args_(args) {}
+
+  __device__ __forceinline__ W load(std::int64_t row, std::uint32_t word) const {
+    return reinterpret_cast<const W*>(static_cast<const char*>(args_.x) +
+                                      row * args_.x_stride)[word];
+  }
+
+  __device__ __forceinline__ void quantize(const W& word, float scale, std::int64_t row,
+                                           std::uint32_t index) const {
+    const auto quotient = [&](int i) { return __fdiv_rn(to_float(word.elements[i]), scale); };
+    Word<std::uint8_t, kElements> bytes;
+    if constexpr (kElements == 1) {
+      bytes.elements[0] = static_cast<std::uint8_t>(fp8x2_bits(quotient(0), 0));
+    } else {
+#pragma unroll
+      for (int i = 0; i < kElements; i += 2) {
+        const std::uint32_t two = fp8x2_bits(quotient(i), quotient(i + 1));
+        bytes.elements[i] = static_cast<std::uint8_t>(two);
+        bytes.elements[i + 1] = static_cast<std::uint8_t>(two >> 8);
+      }
+    }
+    reinterpret_cast<Word<std::uint8_t, kElements>*>(args_.values +
+                                                     row * args_.values_stride)[index] = bytes;
+  }
+
+ private:
+  const Args& args_;
+};
+
+/// The words of one row from `first` on, kQuantizeFp8Words per thread, in registers.
+template <typename T, int kElements>
+class Part {
+ public:
+  __device__ __forceinline__ Part(const Args& args, std::int64_t row, std::uint32_t first)
+      : args_(args), row_(row), first_(first + threadIdx.x) {
+#pragma unroll
+    for (int i = 0; i < kQuantizeFp8Words; ++i) {
+      words_[i] = {};
+      if (is_in_row(i)) words_[i] = Rows<T, kElements>(args_).load(row_, index(i));
+    }
+  }
+
+  __device__ __forceinline__ std::uint32_t largest() const {
+    std::uint32_t largest = 0;
+#pragma unroll
+    for (const auto& word : words_) largest = max(largest, largest_in(word));
+    return largest;
+  }
+
+  __device__ __forceinline__ void quantize(float scale) const {
+#pragma unroll
+    for (int i = 0; i < kQuantizeFp8Words; ++i) {
+      if (is_in_row(i)) Rows<T, kElements>(args_).quantize(words_[i], scale, row_, index(i));
+    }
+  }
+
+ private:
+  __device__ __forceinline__ std::uint32_t index(int i) const { return first_ + i * kThreads; }
+  __device__ __forceinline__ bool is_in_row(int i) const { return index(i) < args_.words_per_row; }
+
+  const Args& args_;
+  std::int64_t row_;
+  std::uint32_t first_;
+  Word<T, kElements> words_[kQuantizeFp8Words];
+};
+
+constexpr std::uint32_t kWordsPerPart = kThreads * kQuantizeFp8Words;
+
+template <typename T, int kElements>
+__global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ Args args) {
+  pdl_launch_dependents();
+  pdl_wait();
+  for (std::int64_t row = blockIdx.x; row < args.num_tokens; row += gridDim.x) {
+    // The first part stays in registers; few rows are longer.
+    const Part<T, kElements> first(args, row, 0);
+    float scale;
+    if (args.scale != nullptr) {
+      scale = args.scale[row];
+    } else {
+      std::uint32_t largest = first.largest();
+      for (std::uint32_t next = kWordsPerPart; next < args.words_per_row; next += kWordsPerPart) {
+        largest = max(largest, Part<T, kElements>(args, row, next).largest());
+      }
+      scale = scale_for(largest_of_cta(largest), args.use_ue8m0);
+    }
+    if (threadIdx.x == 0) args.scales[row] = scale;
+    first.quantize(scale);
+    for (std::uint32_t next = kWordsPerPart; next < args.words_per_row; next += kWordsPerPart) {
+      Part<T, kElements>(args, row, next).quantize(scale);
+    }
+  }
+}
+
+template <typename T, int kElements>
+__global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__ Args args) {
+  pdl_launch_dependents();
+  pdl_wait();
+  constexpr int kTeam = quantize_fp8_threads_per_group(kElements);
+  constexpr int kWords = kQuantizeFp8Side / kElements / kTeam;  // per thread
+  const Rows<T, kElements> rows(args);
+  for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
+    const std::int64_t row = part / args.parts_per_row;
+    const std::int64_t column =
+        part % args.parts_per_row * (kThreads / kTeam) + threadIdx.x / kTeam;  // of the scales
+    const bool has_group = column < args.grid_columns;  // all threads of the warp take part below
+    const auto word_of = [&](int i) {
+      return static_cast<std::uint32_t>(column * (kTeam * kWords)) + i * kTeam +
+             threadIdx.x % kTeam;
+    };
+    Word<T, kElements> words[kWords];
+    std::uint32_t largest = 0;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      words[i] = {};
+      if (has_group && word_of(i) < args.words_per_row) words[i] = rows.load(row, word_of(i));
+      largest = max(largest, largest_in(words[i]));
+    }
+#pragma unroll
+    for (int lanes = kTeam / 2; lanes > 0; lanes /= 2) {
+      largest = max(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
+    }
+    if (!has_group) continue;
+    const std::int64_t group = row * args.grid_columns + column;
+    const float scale =
+        args.scale != nullptr ? args.scale[group] : scale_for(largest, args.use_ue8m0);
+    if (threadIdx.x % kTeam == 0) args.scales[group] = scale;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      if (word_of(i) < args.words_per_row) rows.quantize(words[i], scale, row, word_of(i));
+    }
+  }
+}
+
+template <typename T, int kElements>
+__global__ void __launch_bounds__(kThreads) block_kernel(const __grid_constant__ Args args) {
+  pdl_launch_dependents();
+  pdl_wait();
+  constexpr int kWords = kQuantizeFp8Side / kElements;  // of a block's row
+  constexpr int kRowStep = kThreads / kWords;
+  const Rows<T, kElements> rows(args);
+  for (std::int64_t block = blockIdx.x; block < args.num_parts; block += gridDim.x) {
+    const auto word =
+        static_cast<std::uint32_t>(block % args.grid_columns * kWords) + threadIdx.x % kWords;
+    const std::int64_t first_row =
+        block / args.grid_columns * kQuantizeFp8Side + threadIdx.x / kWords;
+    // Of the rows that this thread has a word of.
+    const std::int64_t end_row =
+        word < args.words_per_row
+            ? min(args.num_tokens, (block / args.grid_columns + 1) * kQuantizeFp8Side)
+            : first_row;
+    float scale;
+    if (args.scale != nullptr) {
+      scale = args.scale[block];
+    } else {
+      std::uint32_t largest = 0;
+#pragma unroll 4
+      for (std::int64_t row = first_row; row < end_row; row += kRowStep) {
+        largest = max(largest, largest_in(rows.load(row, word)));
+      }
+      scale = scale_for(largest_of_cta(largest), args.use_ue8m0);
+    }
+    if (threadIdx.x == 0) args.scales[block] = scale;
+    for (std::int64_t row = first_row; row < end_row; row += kRowStep) {
+      rows.quantize(rows.load(row, word), scale, row, word);
+    }
+  }
+}
+
+/// Calls `visit` with a row and the first word of each part of this CTA.
+template <typename Visit>
+__device__ __forceinline__ void for_each_part(const Args& args, const Visit& visit) {
+  for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
+    visit(part / args.parts_per_row,
+          static_cast<std::uint32_t>(part % args.parts_per_row) * kWordsPerPart);
+  }
+}
+
+template <typename T, int kElements>
+__global__ void __launch_bounds__(kThreads) largest_kernel(const __grid_constant__ Args args) {
+  pdl_launch_dependents();
+  pdl_wait();
+  std::uint32_t largest = 0;
+  for_each_part(args, [&](std::int64_t row, std::uint32_t first) {
+    largest = max(largest, Part<T, kElements>(args, row, first).largest());
+  });
+  largest = largest_of_cta(largest);
+  if (threadIdx.x == 0) args.largest[blockIdx.x] = largest;
+}
+
+template <typename T, int kElements>
+__global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant__ Args args) {
+  pdl_launch_dependents();
+  pdl_wait();
+  float scale;
+  if (args.scale != nullptr) {
+    scale = args.scale[0];
+  } else {
+    std::uint32_t largest = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < args.num_largest; i += kThreads) {
+      largest = max(largest, args.largest[i]);
+    }
+    scale = scale_for(largest_of_cta(largest), args.use_ue8m0);
+  }
+  if (blockIdx.x == 0 && threadIdx.x == 0) args.scales[0] = scale;
+  for_each_part(args, [&](std::int64_t row, std::uint32_t first) {
+    Part<T, kElements>(args, row, first).quantize(scale);
+  });
+}
+
+template <typename T, int kElements>
+const void* kernel_of(QuantizeFp8Kernel kernel) {
+  switch (kernel) {
+    case QuantizeFp8Kernel::kRow:
+      return reinterpret_cast<const void*>(&row_kernel<T, kElements>);
+    case QuantizeFp8Kernel::k1x128:
+      return reinterpret_cast<const void*>(&group_kernel<T, kElements>);
+    case QuantizeFp8Kernel::k128x128:
+      return reinterpret_cast<const void*>(&block_kernel<T, kElements>);
+    case QuantizeFp8Kernel::kLargest:
+      return reinterpret_cast<const void*>(&largest_kernel<T, kElements>);
+    default:
+      return reinterpret_cast<const void*>(&tensor_kernel<T, kElements>);
+  }
+}
+
+template <typename T>
+const void* kernel_of(QuantizeFp8Kernel kernel, bool has_vectors) {
+  constexpr int kElements = kQuantizeFp8VectorBytes / static_cast<int>(sizeof(T));
+  return has_vectors ? kernel_of<T, kElements>(kernel) : kernel_of<T, 1>(kernel);
+}
+
+}  // namespace
+
+const void* quantize_fp8_kernel(QuantizeFp8Kernel kernel, QuantizeFp8Type type, bool has_vectors) {
+  switch (type) {
+    case QuantizeFp8Type::kFloat16:
+      return kernel_of<__half>(kernel, has_vectors);
+    case QuantizeFp8Type::kBfloat16:
+      return kernel_of<__nv_bfloat16>(kernel, has_vectors);
+    default:
+      return kernel_of<float>(kernel, has_vectors);
+  }
+}
+
+}  // namespace tessera::cuda

@@ -1,0 +1,117 @@
+// What the launcher of quantize_fp8 and its kernels share, and how a launch is planned. No CUDA
+// headers, so that it can be tested without a GPU.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/quantize_fp8_problem.hpp"
+
+namespace tessera::cuda {
+
+/// The arguments of all kernels. A word is kQuantizeFp8VectorBytes of x, or a single element.
+/// Strides are in bytes.
+struct QuantizeFp8KernelArgs {
+  const void* x;
+  const float* scale;  ///< null: the scales are computed
+  std::uint8_t* values;
+  float* scales;
+  std::uint32_t* largest;  ///< [num_largest] of the largest magnitudes of parts of x, for kTensor
+  std::int32_t num_largest;
+  bool use_ue8m0;
+  std::uint32_t words_per_row;
+  std::uint32_t parts_per_row;  ///< what one CTA takes of a row at a time
+  std::int64_t num_parts;       ///< of all rows; kernels for blocks: blocks
+  std::int64_t num_tokens;
+  std::int64_t grid_columns;  ///< of the scales
+  std::int64_t x_stride;
+  std::int64_t values_stride;
+};
+
+enum class QuantizeFp8Kernel : std::uint8_t {
+  kRow,      ///< a CTA per row
+  k1x128,    ///< a CTA per part of a row; 16 or 32 of its threads per group
+  k128x128,  ///< a CTA per block
+  kLargest,  ///< the largest magnitude of the parts of each CTA
+  kTensor,   ///< the scale from these, and the values
+};
+inline constexpr int kNumQuantizeFp8Kernels = 5;
+
+enum class QuantizeFp8Type : std::uint8_t { kFloat16, kBfloat16, kFloat32 };
+inline constexpr int kNumQuantizeFp8Types = 3;
+
+/// A kernel for CTAs of kQuantizeFp8Threads threads. A CTA whose work is done takes the next.
+const void* quantize_fp8_kernel(QuantizeFp8Kernel kernel, QuantizeFp8Type type, bool has_vectors);
+inline constexpr int kQuantizeFp8Threads = 256;
+inline constexpr int kQuantizeFp8VectorBytes = 16;
+/// Words of a row that a thread loads at once.
+inline constexpr int kQuantizeFp8Words = 4;
+
+/// Columns of a group or a block, and rows of a block.
+inline constexpr int kQuantizeFp8Side = 128;
+
+/// CTAs that share a tensor: enough for all multiprocessors, and few enough for each CTA to read
+/// what all have found.
+inline constexpr std::int64_t kQuantizeFp8TensorCtas = 1024;
+inline constexpr std::int64_t kQuantizeFp8MaxCtas = std::int64_t{1} << 30;
+
+struct QuantizeFp8Plan {
+  QuantizeFp8Kernel kernel;
+  QuantizeFp8Type type;
+  bool has_vectors;
+  std::uint32_t words_per_row;
+  std::uint32_t parts_per_row;
+  std::int64_t num_parts;
+  std::int64_t num_ctas;
+};
+
+/// Threads that share a group of 128 columns.
+constexpr int quantize_fp8_threads_per_group(int elements_per_word) {
+  return elements_per_word == 1 ? 32 : kQuantizeFp8Side / elements_per_word;
+}
+
+/// Plans vectors if every row of x and of the values starts at a multiple of their size, and
+/// consists of whole words.
+inline QuantizeFp8Plan plan_quantize_fp8(const core::QuantizeFp8Problem& p) {
+  const auto divided = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+  const std::int64_t element_bytes = p.dtype.bits / 8;
+  const std::int64_t elements = kQuantizeFp8VectorBytes / element_bytes;
+  QuantizeFp8Plan plan{};
+  plan.type = p.dtype.code == kDLBfloat ? QuantizeFp8Type::kBfloat16
+              : p.dtype.bits == 16      ? QuantizeFp8Type::kFloat16
+                                        : QuantizeFp8Type::kFloat32;
+  plan.has_vectors = reinterpret_cast<std::uintptr_t>(p.x) % kQuantizeFp8VectorBytes == 0 &&
+                     reinterpret_cast<std::uintptr_t>(p.values) % elements == 0 &&
+                     (p.x_stride | p.values_stride | p.hidden_size) % elements == 0;
+  const std::int64_t elements_per_word = plan.has_vectors ? elements : 1;
+  const std::int64_t words = p.hidden_size / elements_per_word;
+  plan.words_per_row = static_cast<std::uint32_t>(words);
+  std::int64_t parts_per_row = 1;
+  std::int64_t max_ctas = kQuantizeFp8MaxCtas;
+  switch (p.group) {
+    case Fp8Group::kTensor:
+      plan.kernel = QuantizeFp8Kernel::kTensor;
+      parts_per_row = divided(words, kQuantizeFp8Threads * kQuantizeFp8Words);
+      max_ctas = kQuantizeFp8TensorCtas;
+      break;
+    case Fp8Group::kRow:
+      plan.kernel = QuantizeFp8Kernel::kRow;
+      break;
+    case Fp8Group::k1x128:
+      plan.kernel = QuantizeFp8Kernel::k1x128;
+      parts_per_row =
+          divided(p.grid_columns(), kQuantizeFp8Threads / quantize_fp8_threads_per_group(
+                                                              static_cast<int>(elements_per_word)));
+      break;
+    case Fp8Group::k128x128:
+      plan.kernel = QuantizeFp8Kernel::k128x128;
+      break;
+  }
+  plan.parts_per_row = static_cast<std::uint32_t>(parts_per_row);
+  plan.num_parts =
+      p.group == Fp8Group::k128x128 ? p.num_scales() : p.num_tokens * plan.parts_per_row;
+  plan.num_ctas = std::min(plan.num_parts, max_ctas);
+  return plan;
+}
+
+}  // namespace tessera::cuda

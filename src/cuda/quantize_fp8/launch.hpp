@@ -1,0 +1,20 @@
+// The implementation of quantize_fp8 on CUDA devices.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "core/implementation.hpp"
+#include "cuda/driver.hpp"
+#include "tessera/status.hpp"
+
+namespace tessera::cuda {
+
+/// The one implementation: a single launch, or two for the computed scale of a whole tensor, which
+/// need a workspace of a few KiB.
+std::span<const core::Implementation> quantize_fp8_implementations();
+
+/// Loads the code of the kernels into the current context, which must be one of the device.
+Status load_quantize_fp8_kernels(std::string_view op, int device_id, const CurrentContext& context);
+
+}  // namespace tessera::cuda
