@@ -209,6 +209,14 @@ typedef enum tessera_scoring {
   TESSERA_SCORING_SQRT_SOFTPLUS = 2
 } tessera_scoring;
 
+/* Values of the argument "group" of quantize_fp8; quantize_fp8.hpp has their elements. */
+typedef enum tessera_fp8_group {
+  TESSERA_FP8_TENSOR = 0,
+  TESSERA_FP8_ROW = 1,
+  TESSERA_FP8_1X128 = 2,
+  TESSERA_FP8_128X128 = 3
+} tessera_fp8_group;
+
 /* Values of the argument "activation" of fused_experts and fused_moe; fused_experts.hpp has the
  * formulas. */
 typedef enum tessera_activation {

@@ -210,7 +210,7 @@ def test_the_checker_bites(rules: list[str], output: int, place: tuple[int, ...]
         (
             {"group": "channel"},
             ValueError,
-            "group: expected one of tensor, row, 1x128, 128x128, got channel",
+            "group: expected 'tensor', 'row', 128 or (128, 128), got 'channel'",
         ),
         (
             {"scale": np.ones((1, 2), np.float32)},

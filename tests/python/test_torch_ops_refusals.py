@@ -61,6 +61,19 @@ def meta(*shape: int, dtype: Any = torch.float32) -> Any:
             "moe_permute: block_size: expected an integer in [1, 2147483647], got -1",
         ),
         (lambda: ops.moe_permute(ROWS[0], IDS, 9), "moe_permute: x.ndim: expected 2, got 1"),
+        (lambda: ops.quantize_fp8(ROWS[0], "row"), "quantize_fp8: x.ndim: expected 2, got 1"),
+        (
+            lambda: ops.quantize_fp8(ROWS, "64"),
+            "quantize_fp8: group: expected one of tensor, row, 1x128, 128x128, got 64",
+        ),
+        (
+            lambda: ops.quantize_fp8(meta(4, 8), "64"),
+            "quantize_fp8: group: expected 'tensor', 'row', 128 or (128, 128), got '64'",
+        ),
+        (
+            lambda: ops.quantize_fp8(ROWS, "row", meta(4, 1)),
+            "quantize_fp8: scale: expected a tensor on cpu, as x, got one on meta",
+        ),
         (lambda: ops.moe_sum(ROWS[0]), "moe_sum: input.ndim: expected 3, got 1"),
     ],
 )

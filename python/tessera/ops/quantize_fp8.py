@@ -17,6 +17,9 @@ Array = TypeVar("Array")
 
 _OP = Op("quantize_fp8")
 
+# Names in the table, which are also those of `torch.ops`.
+_GROUPS = ("tensor", "row", "1x128", "128x128")
+
 
 def quantize_fp8(
     x: Array,
@@ -82,11 +85,12 @@ def quantize_fp8(
     return result
 
 
-def _group_name(group: object) -> Any:
-    """The name of a group in the table; the core refuses unknown names."""
+def _group_name(group: object) -> str:
+    """The name of a group in the table."""
     if isinstance(group, str):
-        return group
-    if isinstance(group, int) and not isinstance(group, bool):
+        if group in _GROUPS:
+            return group
+    elif isinstance(group, int) and not isinstance(group, bool):
         if group == 128:
             return "1x128"
     elif not isinstance(group, (tuple, list)):
@@ -131,7 +135,7 @@ def _scales_shape(shape: Any, group: str) -> Shape:
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
     shape = tuple(arguments["x"].shape)
-    return (shape, _scales_shape(shape, arguments["group"]))
+    return (shape, _scales_shape(shape, _group_name(arguments["group"])))
 
 
 register(TorchOp(_OP, quantize_fp8, _eagerly, _shapes, {"group": _group_name}))

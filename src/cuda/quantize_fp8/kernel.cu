@@ -126,7 +126,7 @@ class Part {
   Word<T, kElements> words_[kQuantizeFp8Words];
 };
 
-constexpr std::uint32_t kWordsPerPart = kThreads * kQuantizeFp8Words;
+constexpr std::uint32_t kWordsPerPart = kQuantizeFp8WordsPerPart;
 
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ Args args) {

@@ -44,8 +44,10 @@ inline constexpr int kNumQuantizeFp8Types = 3;
 const void* quantize_fp8_kernel(QuantizeFp8Kernel kernel, QuantizeFp8Type type, bool has_vectors);
 inline constexpr int kQuantizeFp8Threads = 256;
 inline constexpr int kQuantizeFp8VectorBytes = 16;
-/// Words of a row that a thread loads at once.
+/// Words of a row that a thread, and that a CTA loads at once.
 inline constexpr int kQuantizeFp8Words = 4;
+inline constexpr std::int64_t kQuantizeFp8WordsPerPart =
+    std::int64_t{kQuantizeFp8Threads} * kQuantizeFp8Words;
 
 /// Columns of a group or a block, and rows of a block.
 inline constexpr int kQuantizeFp8Side = 128;
@@ -91,7 +93,7 @@ inline QuantizeFp8Plan plan_quantize_fp8(const core::QuantizeFp8Problem& p) {
   switch (p.group) {
     case Fp8Group::kTensor:
       plan.kernel = QuantizeFp8Kernel::kTensor;
-      parts_per_row = divided(words, kQuantizeFp8Threads * kQuantizeFp8Words);
+      parts_per_row = divided(words, kQuantizeFp8WordsPerPart);
       max_ctas = kQuantizeFp8TensorCtas;
       break;
     case Fp8Group::kRow:
