@@ -24,11 +24,9 @@
 //  4. values[t][h] = e4m3(float32(x[t][h] / scale)): a division, not a product with a rounded
 //     reciprocal. The sign of a zero is kept. Where the quotient is a NaN, the value is the
 //     positive NaN, 0x7F.
-//  5. So a NaN stays a NaN and an infinity becomes 448 with its sign, neither changes a scale, and
-//  a
+//  5. So a NaN stays a NaN and an infinity becomes 448 with its sign; neither changes a scale. A
 //     group of zeros becomes zeros with the scale of rule 1.
-//  6. The op is a pure function of its inputs, to the last bit: on every backend, in every run and
-//  on
+//  6. The op is a pure function of its inputs, to the last bit: on every backend, in every run, on
 //     any number of threads. With kRow and k1x128 a token's output does not depend on the other
 //     tokens. On the host a call computes in the default floating-point environment, whatever the
 //     caller's is, and leaves the caller's as it was.
