@@ -98,6 +98,10 @@ def test_two_outputs_are_two_files(refused: Refused) -> None:
     assert refused("inspect", "log.jsonl", "--html", "pictures/load.svg", *pictures) == (
         f"--pictures: {same} --html writes, got pictures"
     )
+    for name in ("new", "new/pictures"):  # neither a file nor a folder can be there for both
+        assert refused("inspect", "log.jsonl", "--html", "new", "--pictures", name) == (
+            f"--pictures: {same} --html writes, got {name}"
+        )
     Path("pictures", "load.svg").touch()
     Path("a.html").symlink_to("pictures/load.svg")
     Path("b.html").hardlink_to("pictures/load.svg")

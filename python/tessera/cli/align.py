@@ -30,7 +30,7 @@ from tessera.cli.reading_options import (
 )
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
-from tessera.tools.routing_files import STANDARD_INPUT, layer_name
+from tessera.tools.routing_files import layer_name
 
 # Defaults of synthetic ids.
 _DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}
@@ -96,9 +96,7 @@ def run(args: argparse.Namespace) -> int:
     written = [] if args.output is None else [args.output]
     # Commands read files by their suffix.
     outputs = [Output("--output", path, file_suffix=".npz") for path in written]
-    check_outputs(
-        outputs, [] if args.file in (None, STANDARD_INPUT) else [args.file], force=args.force
-    )
+    check_outputs(outputs, [] if args.file is None else [args.file], force=args.force)
     load_library()
     cuda_index = chosen_device(args.device)
     if args.num_threads is not None and cuda_index != HOST:

@@ -46,7 +46,6 @@ from tessera.tools.bench.shapes import (
 from tessera.tools.bench.tuning import Tuning, tuning
 from tessera.tools.bench.tuning_report import print_tuning
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
-from tessera.tools.routing_files import STANDARD_INPUT
 
 _METHODS = ("graph", "chain", "l2", "eager", "cold", "burst", "sustained", "call")
 _VARIANT_OPTIONS = ("skew", "dtype", "map", "shift")
@@ -280,8 +279,7 @@ def _check_files(args: argparse.Namespace) -> None:
         raise ValueError("--force: expected --json or --plot beside it")
     if not args.log and (given := given_options(args)):
         raise ValueError(f"{given[0]}: expected --log beside it")
-    inputs = [path for path in args.log if path != STANDARD_INPUT]
-    check_outputs(outputs, inputs, force=args.force)
+    check_outputs(outputs, args.log, force=args.force)
 
 
 def _device(name: str, op: Op) -> str:

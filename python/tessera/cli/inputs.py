@@ -18,8 +18,8 @@ from tessera.cli.progress_bars import reading_bar
 from tessera.contract import synthetic_topk_ids
 from tessera.routing_log import LayerKey
 from tessera.tools.inspection.repeated import SHORTEST_RUN, RepeatedRows
-from tessera.tools.output_files import is_same_file
-from tessera.tools.routing_files import Options, largest_id
+from tessera.tools.output_files import is_input
+from tessera.tools.routing_files import STANDARD_INPUT, Options, largest_id
 from tessera.tools.routing_files.whole import read_whole
 
 # Memory limits of a control group, in versions 2 and 1, as a container sees them.
@@ -119,10 +119,11 @@ def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
     """Refuse a file that is given twice, also under different spellings or through links."""
     for place, path in enumerate(paths):
         for other in paths[:place]:
-            if is_same_file(path, other):
+            if path == other or is_input(path, other) or is_input(other, path):
+                known = "standard input" if other == STANDARD_INPUT else other
                 raise ValueError(
                     f"{name}: expected every file once, got {path}"
-                    + (" twice" if path == other else f", which is {other}")
+                    + (" twice" if path == other else f", which is {known}")
                 )
 
 

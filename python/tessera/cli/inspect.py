@@ -112,9 +112,9 @@ def _check(args: argparse.Namespace) -> None:
         outputs.append(Output("--pictures", args.pictures, suffix=".svg"))
     if args.force and not outputs:
         raise ValueError("--force: expected --html or --pictures beside it")
-    files = [log for log in args.logs if log != STANDARD_INPUT]
-    check_outputs(outputs, files, force=args.force)
-    for log in files:
-        log.stat()
+    check_outputs(outputs, args.logs, force=args.force)
+    for log in args.logs:
+        if log != STANDARD_INPUT:
+            log.stat()
     if args.html is not None:
         report.require()

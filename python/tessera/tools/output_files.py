@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from tessera.tools.routing_files.source import STANDARD_INPUT
+
 # The content of a file, or a function that writes it to an open file.
 Content = bytes | Callable[[IO[bytes]], object]
 
@@ -33,7 +35,8 @@ def check_outputs(outputs: Sequence[Output], inputs: Sequence[Path], *, force: b
 
     Args:
         outputs: files and folders to write.
-        inputs: files to read, which no output may be, also not through links.
+        inputs: files to read, which no output may be, also not through links; `STANDARD_INPUT`
+            stands for the file that is open there.
         force: other files may be overwritten.
 
     Raises:
@@ -118,12 +121,23 @@ def is_same_file(one: Path, other: Path) -> bool:
     return os.path.realpath(one) == os.path.realpath(other)
 
 
+def is_input(path: Path, read: Path) -> bool:
+    """Whether a path leads to the file that an input reads, which may be `STANDARD_INPUT`."""
+    if read != STANDARD_INPUT:
+        return is_same_file(path, read)
+    if sys.stdin is None:  # closed: its descriptor may be that of any file by now
+        return False
+    with suppress(OSError):
+        return os.path.samestat(path.stat(), os.fstat(0))
+    return False
+
+
 def _check_file(output: Output, inputs: Sequence[Path], force: bool) -> None:
     option, path, _, suffix = output
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got the folder {path}")
     for read in inputs:
-        if is_same_file(path, read):
+        if is_input(path, read):
             raise ValueError(f"{option}: expected another file than the input {read}, got {path}")
     folder = path.parent
     if not folder.is_dir():
@@ -146,7 +160,7 @@ def _check_folder(output: Output, inputs: Sequence[Path], force: bool) -> None:
     held = list(path.iterdir()) if path.is_dir() else []
     for file in held:
         for read in inputs:
-            if file.suffix == suffix and is_same_file(file, read):
+            if file.suffix == suffix and is_input(file, read):
                 raise ValueError(
                     f"{option}: expected a folder without the input {read}, got {path}, where "
                     f"{file.name} is that file"
@@ -161,6 +175,10 @@ def _collide(one: Output, other: Output) -> bool:
         return is_same_file(one.path, other.path)
     file, folder = (other, one) if one.suffix else (one, other)
     target = Path(os.path.realpath(file.path))
+    if is_same_file(file.path, folder.path):
+        return True
+    if target in Path(os.path.realpath(folder.path)).parents:  # a folder beneath a file
+        return True
     if target.suffix == folder.suffix and is_same_file(target.parent, folder.path):
         return True
     held = folder.path.iterdir() if folder.path.is_dir() else ()

@@ -57,6 +57,8 @@ class File:
     def _stored(self, progress: Progress | None) -> BinaryIO:
         if self.path != STANDARD_INPUT and (not self.path.exists() or not _is_pipe(self.path)):
             return open_log(self.path, progress)
+        if self.path == STANDARD_INPUT and sys.stdin is None:
+            raise ValueError(f"{self.name}: expected a file or a pipe, got a closed one")
         if self.path not in _copies:
             copy = tempfile.NamedTemporaryFile(prefix="tessera-")  # noqa: SIM115
             if self.path == STANDARD_INPUT:
