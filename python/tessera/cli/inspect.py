@@ -18,6 +18,7 @@ from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
 from tessera.tools.output_files import Content, Output, check_outputs, print_written, write_files
 from tessera.tools.routing_files import STANDARD_INPUT
+from tessera.tools.routing_files.responses import MAX_RESPONSE_BYTES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Logs are streamed: memory use does not depend on their length, and stays below 1 GB "
         f"for every accepted log: {MAX_EXPERTS:,} experts, {MAX_LAYERS:,} layers, "
-        f"{MAX_TOP_K:,} ids per token, {MAX_LINE_BYTES:,} bytes per line. "
+        f"{MAX_TOP_K:,} ids per token, {MAX_LINE_BYTES:,} bytes per line, "
+        f"{MAX_RESPONSE_BYTES:,} bytes per response. "
         "Exit codes: 0, all is well; 2, bad usage or input."
     )
     add = parser.add_argument

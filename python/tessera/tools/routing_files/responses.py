@@ -27,8 +27,9 @@ NAME = (
     "(base64 of int32 with --num-layers and --top-k)"
 )
 OPTIONS: tuple[str, ...] = ("skip_bad_lines", "zero_experts", "phase", "num_layers", "top_k")
-# Of a document or a line, which is held as a whole.
-MAX_RESPONSE_BYTES = 1 << 25
+# Of a document or a line, which is held as a whole: as objects of Python up to 36 times as large.
+MAX_RESPONSE_BYTES = 1 << 24
+_PART_TOKENS = 1 << 12
 _KEYS = dict(zip(PHASES, ("prompt_routed_experts", "routed_experts"), strict=True))
 _IN_TEXT = re.compile(rb'"(prompt_)?routed_experts"\s*:')
 
@@ -48,44 +49,56 @@ class _ResponseRows(Rows):
 
     def read(self) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
         num_found = 0
-        for place, record in self._records():
-            for phase, key, value in _values(record):
+        for place, document in self._documents():
+            # Only arrays outlive a document: as objects of Python, two of them would be too large.
+            for ids in self._arrays(place, document):
                 num_found += 1
-                if self.options.phase not in (None, phase):
+                if ids is None:  # of the other phase
                     continue
-                ids = self._array(f"{place}: {key}", value)
                 self.num_lines += len(ids)
                 for layer in range(ids.shape[1]):
                     yield layer, ids[:, layer]
         if not num_found:
             raise ValueError(f"{self.name}: expected routed_experts, got none but null")
 
-    def _records(self) -> Iterator[tuple[str, Any]]:
+    def _documents(self) -> Iterator[tuple[str, bytes]]:
         """The documents, each with its place: one a line, or one that is the whole file."""
         with self.file.open() as stream:
             number = 0
             while line := stream.readline(MAX_RESPONSE_BYTES + 1):
                 number += 1
+                # Before it is parsed, which takes longer than to read it.
+                self._require_short(number, line)
                 if number == 1:
                     line = line.removeprefix(b"\xef\xbb\xbf")
-                if number == 1 and not _is_document(line):
-                    line += stream.read(MAX_RESPONSE_BYTES + 1)
-                if len(line) > MAX_RESPONSE_BYTES:
-                    raise ValueError(
-                        f"{self.name}:{number}: expected a document of at most "
-                        f"{MAX_RESPONSE_BYTES} bytes, got a longer one"
-                    )
-                if not line.strip():
-                    continue
-                place = f"{self.name}:{number}"
-                try:
-                    yield place, _decoded(line)
-                except (ValueError, RecursionError) as error:
-                    message = f"{place}: expected JSON ({error})"
-                    if not self.options.skip_bad_lines:
-                        raise ValueError(message) from None
-                    self.num_skipped += 1
-                    self.skipped.append(message)
+                    if not _is_document(line):
+                        line += stream.read(MAX_RESPONSE_BYTES + 1 - len(line))
+                        self._require_short(number, line)
+                if line.strip():
+                    yield f"{self.name}:{number}", line
+
+    def _require_short(self, number: int, document: bytes) -> None:
+        if len(document) > MAX_RESPONSE_BYTES:
+            raise ValueError(
+                f"{self.name}:{number}: expected a document of at most {MAX_RESPONSE_BYTES} bytes, "
+                "got a longer one"
+            )
+
+    def _arrays(self, place: str, document: bytes) -> list[npt.NDArray[Any] | None]:
+        """The arrays of a document; None for one of a phase that is not read."""
+        try:
+            record = _decoded(document)
+        except (ValueError, RecursionError) as error:
+            message = f"{place}: expected JSON ({error})"
+            if not self.options.skip_bad_lines:
+                raise ValueError(message) from None
+            self.num_skipped += 1
+            self.skipped.append(message)
+            return []
+        return [
+            self._array(f"{place}: {key}", value) if self.options.phase in (None, phase) else None
+            for phase, key, value in _values(record)
+        ]
 
     def _array(self, place: str, value: Any) -> npt.NDArray[Any]:
         ids = self._decoded(place, value) if isinstance(value, str) else _nested(place, value)
@@ -107,7 +120,7 @@ class _ResponseRows(Rows):
                 ids: npt.NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
                 return ids
         except Exception as error:  # NumPy's parser of headers may raise any exception
-            reason = str(error).splitlines()[:1]
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(f"{place}: expected base64 of an array ({reason})") from None
         layers, top_k = self.options.num_layers, self.options.top_k
         if layers is None or top_k is None:
@@ -123,8 +136,12 @@ class _ResponseRows(Rows):
 
 
 def _nested(place: str, value: Any) -> npt.NDArray[Any]:
-    try:
+    if not isinstance(value, list):
         return np.array(value)
+    # In parts, since NumPy holds something for each of the lists while it converts them.
+    parts = (value[first : first + _PART_TOKENS] for first in range(0, len(value), _PART_TOKENS))
+    try:
+        return np.concatenate([np.array(part) for part in parts] or [np.array(value)])
     except (ValueError, OverflowError):
         raise ValueError(
             f"{place}: expected [tokens, layers, top_k], got lists of different lengths"
