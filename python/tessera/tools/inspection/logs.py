@@ -56,11 +56,7 @@ class _Source:
             sums.close()
 
     def _check_width(self, room: int) -> None:
-        if self.total_width() > room:
-            raise ValueError(
-                f"{self.rows.name}: layers: expected at most {MAX_TOTAL_EXPERTS} experts in all "
-                "layers of all logs together, got more"
-            )
+        _require_room(self.rows.name, self.total_width(), room)
 
     @property
     def model(self) -> str | Path:
@@ -107,6 +103,9 @@ def inspect_logs(
             room -= source.total_width()
             sources.append(source)
         else:
+            width = sum(map(len, found.layers.values()))
+            _require_room(found.name, width, room)
+            room -= width
             sources.append(found)
 
     logs: list[Log] = []
@@ -134,6 +133,14 @@ def inspect_logs(
         ),
         "cost_model": COST_MODEL,
     }
+
+
+def _require_room(name: str, width: int, room: int) -> None:
+    if width > room:
+        raise ValueError(
+            f"{name}: layers: expected at most {MAX_TOTAL_EXPERTS} experts in all layers of all "
+            "logs together, got more"
+        )
 
 
 def _add_layers(models: dict[tuple[object, ...], Model], source: _Source, log: Log) -> None:

@@ -130,6 +130,8 @@ def _guess(file: File) -> str:
         return "a pickle, which is not read since it may run code"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return "JSON without topk_ids or another key of a routing log"
+    if b"\0" not in head and b"\r" in head and b"\n" not in head:
+        return "text whose lines end with CR instead of LF"
     if b"\0" not in head and b"," in head.split(b"\n")[0]:
         return "text with commas"
     kind = {".npy": "not as an .npy begins", ".npz": "not as an .npz begins"}

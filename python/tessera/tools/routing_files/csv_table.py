@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, LayerKey, bounded_lines
+from tessera.routing_log import (
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    MAX_LINE_BYTES,
+    LayerKey,
+    bounded_lines,
+)
 from tessera.tools.routing_files.kinds import kind_of
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import Loads, Rows
+from tessera.tools.routing_files.reading import MAX_LOAD, Loads, Rows
 from tessera.tools.routing_files.source import File
 
 NAME = (
@@ -32,8 +38,7 @@ def recognise(file: File) -> int:
     """How sure it is, in percent, that the file has this form."""
     if b"\0" in file.head or file.head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):
         return 0
-    first = file.head.split(b"\n")[0]
-    names = [cell.strip().lower() for cell in _cells(first.decode(errors="replace"))]
+    names = _header(file)
     if any(name in _EXPERT for name in names):
         return 80
     is_table = len(names) > 1 and all(_is_number(name) for name in names[1:])
@@ -46,8 +51,7 @@ def read(file: File, options: Options) -> Rows | Loads:
     Raises:
         ValueError: a row is wrong, or the numbers are neither ids nor loads.
     """
-    first = file.head.split(b"\n")[0].decode(errors="replace")
-    header = [cell.strip().lower() for cell in _cells(first)]
+    header = _header(file)
     if any(name in _EXPERT for name in header):
         return _pairs(file, header)
     sample = np.array([row for _, row in zip(range(_SAMPLE_ROWS), _numbers(file), strict=False)])
@@ -59,6 +63,15 @@ def read(file: File, options: Options) -> Rows | Loads:
     if len(sample) == _SAMPLE_ROWS:
         raise ValueError(f"{file.name}: expected loads of at most {MAX_LAYERS} layers, got more")
     return Loads(file.name, NAME, dict(enumerate(sample)), len(sample))
+
+
+def _header(file: File) -> list[str]:
+    """The cells of the first line; none if it is no line of a table."""
+    first = file.head.split(b"\n")[0].decode(errors="replace")
+    try:
+        return [cell.strip().lower() for cell in _cells(first)]
+    except csv.Error:
+        return []
 
 
 def _cells(line: str) -> list[str]:
@@ -79,18 +92,33 @@ def _rows(file: File) -> Iterator[tuple[int, list[str]]]:
     """The numbers and cells of the lines that are not empty."""
     with file.open() as stream:
         for number, line in enumerate(bounded_lines(stream), start=1):
-            if line.strip():
+            if len(line) > MAX_LINE_BYTES:
+                raise ValueError(
+                    f"{file.name}:{number}: expected a line of at most {MAX_LINE_BYTES} bytes, got "
+                    "a longer one"
+                )
+            if not line.strip():
+                continue
+            try:
                 yield number, _cells(line.decode("utf-8", errors="replace"))
+            except csv.Error as error:
+                reason = "CR within it" if b"\r" in line.rstrip(b"\r\n") else error
+                raise ValueError(
+                    f"{file.name}:{number}: expected a line of a table ({reason})"
+                ) from None
 
 
 def _whole(file: File, number: int, cell: str) -> int:
+    expected = "an integer"
     try:
         value = float(cell)
-        if value == int(value) and abs(value) < 2**53:
-            return int(value)
+        if value == int(value):
+            if abs(value) < MAX_LOAD:
+                return int(value)
+            expected = f"an integer below {MAX_LOAD}"
     except (ValueError, OverflowError):
         pass
-    raise ValueError(f"{file.name}:{number}: expected an integer, got {cell[:40]!r}")
+    raise ValueError(f"{file.name}:{number}: expected {expected}, got {cell[:40]!r}")
 
 
 def _numbers(file: File) -> Iterator[list[int]]:
@@ -135,7 +163,7 @@ def _pairs(file: File, header: list[str]) -> Loads:
         name = None if layer_at is None else cells[layer_at].strip()
         layer = int(name) if name is not None and name.isdecimal() else name
         loads = found.setdefault(layer, {})
-        loads[expert] = loads.get(expert, 0) + count
+        loads[expert] = min(loads.get(expert, 0) + count, MAX_LOAD)
         if len(found) > MAX_LAYERS:
             raise ValueError(f"{file.name}:{number}: expected at most {MAX_LAYERS} layers")
     if not found:

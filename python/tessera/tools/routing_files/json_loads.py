@@ -10,7 +10,7 @@ import numpy.typing as npt
 from tessera._routing_lines import MAX_EXPERTS, MAX_LAYERS, decode
 from tessera.routing_log import LayerKey, bounded_lines
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import Loads
+from tessera.tools.routing_files.reading import MAX_LOAD, Loads
 from tessera.tools.routing_files.source import File
 
 NAME = 'loads as JSONL, such as Megatron-LM\'s {"layer": 0, "tokens_per_expert": [47, 16]}'
@@ -47,7 +47,7 @@ def read(file: File, options: Options) -> Loads:
                     raise ValueError(f"layer: expected at most {MAX_LAYERS} layers, got more")
             except ValueError as error:
                 raise ValueError(f"{file.name}:{number}: {error}") from None
-            layers[layer] = layers.get(layer, 0) + counts
+            layers[layer] = np.minimum(layers.get(layer, 0) + counts, MAX_LOAD)
             num_steps += 1
     notes = [f"the loads are sums over {num_steps} lines"] if num_steps > len(layers) else []
     return Loads(file.name, NAME, layers, number, notes)
@@ -62,8 +62,8 @@ def _loads(record: dict[str, object]) -> tuple[LayerKey, npt.NDArray[np.int64]]:
         raise ValueError(f"{key}: expected a list of 1 to {MAX_EXPERTS} counts")
     for value in values:
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not is_number or value != value or not 0 <= value < 2**53 or value != int(value):
-            raise ValueError(f"{key}: expected counts of 0 or more, got {value}")
+        if not is_number or value != value or not 0 <= value < MAX_LOAD or value != int(value):
+            raise ValueError(f"{key}: expected counts in [0, {MAX_LOAD}), got {value}")
     layer = record.get("layer", record.get("layer_id"))
     if isinstance(layer, str) and layer.isdecimal():
         layer = int(layer)

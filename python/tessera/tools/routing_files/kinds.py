@@ -30,7 +30,8 @@ def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
         rows = rows.astype(np.int64)
     elif rows.dtype.kind == "u":
         minus_one = rows == np.iinfo(rows.dtype).max
-        rows = np.where(minus_one, -1, rows.astype(np.int64))
+        signed = np.minimum(rows, np.uint64(np.iinfo(np.int64).max)).astype(np.int64)
+        rows = np.where(minus_one, -1, signed)
     else:
         rows = rows.astype(np.int64)
     rows = rows[(rows > 0).any(axis=1)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import LayerKey
-from tessera.tools.routing_files.arrays import tables_of
+from tessera.tools.routing_files.arrays import Array, tables_of
 from tessera.tools.routing_files.ids_array import whole_numbers
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import Loads
+from tessera.tools.routing_files.reading import MAX_LOAD, Loads
 from tessera.tools.routing_files.source import File
 
 NAME = "loads [layers, experts], [steps, layers, experts] or [experts], as of EPLB, as .npy or .npz"
@@ -29,17 +31,28 @@ def read(file: File, options: Options) -> Loads:
     """
     layers: dict[LayerKey, npt.NDArray[np.int64]] = {}
     for name, array in tables_of(file).items():
-        counts = np.concatenate([whole_numbers(array, one) for one in array.slices()])
-        if counts.size and counts.min() < 0:
-            raise array.refuse("counts of 0 or more", int(counts.min()))
-        counts = counts.astype(np.int64)
-        if counts.ndim == 3:
-            counts = counts.sum(axis=0)
+        num_axes = len(array.shape)
+        # Steps, and what a name stands for as one layer, are added up.
+        num_summed = max(0, num_axes - 2) if name is None else num_axes - 1
+        pieces = (_counts(array, one) for one in array.slices())
+        if num_summed:
+            total = np.zeros(array.shape[num_summed:])
+            for piece in pieces:
+                total += piece.sum(axis=tuple(range(num_summed)), dtype=np.float64)
+            counts = np.minimum(total, MAX_LOAD).astype(np.int64)
+        else:
+            counts = np.concatenate([*pieces])
         if counts.ndim == 1:
             layers[name] = counts
-        elif name is not None:
-            layers[name] = counts.sum(axis=0)
         else:
             layers |= dict(enumerate(counts))
     num_lines = sum(array.shape[0] for array in tables_of(file).values())
     return Loads(file.name, NAME, layers, num_lines)
+
+
+def _counts(array: Array, piece: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    counts = whole_numbers(array, piece)
+    for extreme in (counts.min(initial=0), counts.max(initial=0)):
+        if not 0 <= extreme < MAX_LOAD:
+            raise array.refuse(f"counts in [0, {MAX_LOAD})", int(extreme))
+    return counts.astype(np.int64)

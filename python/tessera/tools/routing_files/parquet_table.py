@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, LayerKey
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import Loads, Rows
+from tessera.tools.routing_files.reading import MAX_LOAD, Loads, Rows
 from tessera.tools.routing_files.source import File, seekable
 
 NAME = (
@@ -80,12 +80,13 @@ def _loads(file: File) -> Loads:
                     f"{file.name}: row {number}: expert: expected an integer in "
                     f"[0, {MAX_EXPERTS}), got {expert}"
                 )
-            if not isinstance(count, int) or count < 0:
+            if not isinstance(count, int) or not 0 <= count < MAX_LOAD:
                 raise ValueError(
-                    f"{file.name}: row {number}: count: expected 0 or more, got {count}"
+                    f"{file.name}: row {number}: count: expected an integer in [0, {MAX_LOAD}), "
+                    f"got {count}"
                 )
             loads = found.setdefault(layer, {})
-            loads[expert] = loads.get(expert, 0) + count
+            loads[expert] = min(loads.get(expert, 0) + count, MAX_LOAD)
         num_rows += len(experts)
         if len(found) > MAX_LAYERS:
             raise ValueError(f"{file.name}: layer: expected at most {MAX_LAYERS}, got more")

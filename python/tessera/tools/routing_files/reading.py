@@ -19,6 +19,9 @@ from tessera.tools.routing_files.source import File
 NO_EXPERT = -1
 # Stands for ids outside the experts of a file that gives their number, whatever they are.
 OUTSIDE = 2**31 - 1
+# The loads of a layer add up to less, so that they are exact in floating point. Readers cut larger
+# ones off there, before they would overflow.
+MAX_LOAD = 2**53
 
 # What a broken file raises while it is unpacked.
 BROKEN = (zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, RuntimeError)
@@ -45,6 +48,9 @@ class Loads:
     """The number of ids of each expert, layer by layer, of a file that holds no tokens.
 
     layers: int64 [experts] each.
+
+    Raises:
+        ValueError: the loads of a layer add up to `MAX_LOAD` or more.
     """
 
     name: str
@@ -52,6 +58,15 @@ class Loads:
     layers: dict[LayerKey, npt.NDArray[np.int64]]
     num_lines: int
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for layer, counts in self.layers.items():
+            if counts.sum(dtype=np.float64) >= MAX_LOAD:
+                where = "" if layer is None else f"{layer_name(layer)}: "
+                raise ValueError(
+                    f"{self.name}: {where}expected loads that add up to less than {MAX_LOAD}, got "
+                    "more"
+                )
 
 
 class Rows:

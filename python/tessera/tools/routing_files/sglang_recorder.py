@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tessera.routing_log import LayerKey
 from tessera.tools.routing_files.arrays import ZIP
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import Loads, Rows
+from tessera.tools.routing_files.reading import MAX_LOAD, Loads, Rows
 from tessera.tools.routing_files.source import File, seekable
 
 NAME = (
@@ -77,14 +77,16 @@ def _loaded(file: File) -> Any:
 
 def _loads(file: File, tensor: Any) -> Loads:
     counts = np.asarray(tensor)
-    if counts.ndim == 3:
-        counts = counts.sum(axis=0)
+    if counts.ndim == 3 and counts.dtype.kind in "iuf":
+        counts = counts.sum(axis=0, dtype=np.float64)
     if counts.ndim != 2 or counts.dtype.kind not in "iuf" or 0 in counts.shape or counts.min() < 0:
         raise ValueError(
             f"{file.name}: logical_count: expected counts [steps, layers, experts], got "
             f"{list(counts.shape)} of {counts.dtype}"
         )
-    layers: dict[LayerKey, npt.NDArray[np.int64]] = dict(enumerate(counts.astype(np.int64)))
+    layers: dict[LayerKey, npt.NDArray[np.int64]] = dict(
+        enumerate(np.minimum(counts, MAX_LOAD).astype(np.int64))
+    )
     num_steps = len(tensor) if len(tensor.shape) == 3 else 1
     notes = [f"the loads are sums over {num_steps} steps"] if num_steps > 1 else []
     return Loads(file.name, NAME, layers, num_steps, notes)
