@@ -30,6 +30,7 @@ from tessera.cli.reading_options import (
 )
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
+from tessera.tools.printable import printable
 from tessera.tools.routing_files import layer_name
 
 # Defaults of synthetic ids.
@@ -283,13 +284,13 @@ def _median_us(call: Callable[[], Any], wait: Callable[[], None]) -> float:
 
 def _print(source: Input, reports: list[dict[str, Any]]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"input     {source.title}")
+    console.print(f"input     {printable(source.title)}")
     if source.note:
-        console.print(f"note      {source.note}")
+        console.print(f"note      {printable(source.note)}")
     for report in reports:
         console.print()
         if report["layer"] is not None:
-            console.print(f"layer     {report['layer']}")
+            console.print(f"layer     {printable(str(report['layer']))}")
         _print_report(console, report)
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from rich.console import Console
-from rich.markup import escape
 
 from tessera.cli.inspect_summary import print_reading
-from tessera.cli.tables import number_table, print_table
+from tessera.cli.tables import number_table, print_table, visible
 from tessera.tools.inspection.document import Comparison, Document
 from tessera.tools.report.compared import (
     READING,
@@ -26,7 +25,7 @@ def print_comparison(document: Document) -> None:
     assert compared is not None
     console = Console(highlight=False)
     for side in sides(compared):
-        console.print(escape(side), style="bold")
+        console.print(visible(side), style="bold")
     for log in document["logs"]:
         print_reading(console, log)
     _print_load(console, compared)
@@ -34,9 +33,9 @@ def print_comparison(document: Document) -> None:
     _print_advice(console, compared)
     console.print("\nWhat this says", style="bold")
     for sentence in findings(compared):
-        console.print(escape(sentence))
+        console.print(visible(sentence))
     for note in compared["notes"]:
-        console.print(escape(f"- {note}"))
+        console.print(visible(f"- {note}"))
     console.print(READING)
 
 
@@ -57,7 +56,7 @@ def _print_load(console: Console, compared: Comparison) -> None:
         table = number_table("expert", "first", "second", "change")
         table.add_column("layer")
         for layer, row in changed:
-            table.add_row(*row, escape(layer) or "-")
+            table.add_row(*row, visible(layer) or "-")
         print_table(console, table)
 
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from tessera.cli.picture import load_picture
-from tessera.cli.tables import WIDTH, number_table, print_table
+from tessera.cli.tables import WIDTH, number_table, print_table, visible
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.tools.inspection.limits import NO_TOKENS
 from tessera.tools.inspection.load import HOT_OVER_MEAN
@@ -44,7 +43,7 @@ def print_summary(document: Document) -> None:
         _print_drift(console, model, names)
         console.print("What this says", style="bold")
         for paragraph in paragraphs(model, names):
-            console.print(f"[bold]{paragraph.subject}:[/] {escape(paragraph.text)}")
+            console.print(f"[bold]{paragraph.subject}:[/] {visible(paragraph.text)}")
         console.print()
     if any(model["advice"] for model in document["models"]):
         cost_model = document["cost_model"]
@@ -61,7 +60,7 @@ def print_summary(document: Document) -> None:
 def _print_head(console: Console, model: Model, logs: Sequence[Log]) -> None:
     layers = len(model["layers"])
     console.print(
-        f"[bold]{escape(model['name'])}[/bold]: {model['num_experts']} experts, "
+        f"[bold]{visible(model['name'])}[/bold]: {model['num_experts']} experts, "
         f"{top_k_words(model)}, {plural(layers, 'layer')}"
     )
     for log in logs:
@@ -74,16 +73,16 @@ def print_reading(console: Console, log: Log) -> None:
     skipped = log["num_skipped"]
     if log["num_experts_source"] == "largest id + 1":
         console.print(
-            f"{escape(log['file'])} does not give the number of experts: "
+            f"{visible(log['file'])} does not give the number of experts: "
             f"{log['num_experts']} is the largest id + 1"
         )
     for note in log["notes"]:
-        console.print(f"{escape(log['file'])}: {escape(note)}")
+        console.print(f"{visible(log['file'])}: {visible(note)}")
     if skipped:
         lines = plural(skipped, "bad line")
         console.print(f"{lines} skipped, the first of them:", style="yellow")
         for message in log["skipped"][:_MAX_SKIPPED_SHOWN]:
-            console.print(f"  {escape(message)}")
+            console.print(f"  {visible(message)}")
 
 
 def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequence[Log]) -> None:
@@ -94,7 +93,7 @@ def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequ
         for index, file in enumerate(file_names([Path(log["file"]) for log in logs])):
             of_file = [layer for layer in layers if layer["log"] == index]
             if of_file:
-                console.print(escape(file), style="bold")
+                console.print(visible(file), style="bold")
                 _print_load_table(console, of_file)
     most = layers[0]["load"]["max_entropy_bits"]
     console.print(
@@ -102,7 +101,7 @@ def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequ
         "or more; dead has no token."
     )
     notes = [
-        escape(note)
+        visible(note)
         for name, layer in zip(names, layers, strict=True)
         for note in _notes("" if len(layers) == 1 and layer["layer"] is None else name, layer)
     ]
@@ -134,7 +133,7 @@ def _print_load_table(console: Console, layers: Sequence[Layer]) -> None:
         hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
         more = len(hot) - _MAX_HOT_SHOWN
         table.add_row(
-            "-" if layer["layer"] is None else escape(str(layer["layer"])),
+            "-" if layer["layer"] is None else visible(str(layer["layer"])),
             f"{layer['num_tokens']:,}" if layer["num_tokens"] else "-",
             f"{load['entropy_bits']:.2f}",
             f"{load['gini']:.2f}",
@@ -235,7 +234,7 @@ def _print_drift(console: Console, model: Model, names: Sequence[str]) -> None:
     table.add_column("moved most (x mean)", no_wrap=True)
     for row in [found.mean] * (found.num_layers > 1) + found.most:
         table.add_row(
-            escape(row.name),
+            visible(row.name),
             f"{row.between:.3f}",
             f"{row.largest:.3f}",
             f"{row.first_to_last:.3f}",

@@ -15,6 +15,7 @@ from importlib import metadata
 from typing import NoReturn
 
 from tessera import _starting
+from tessera.tools.printable import printable
 
 _COMMANDS = ("info", "align", "inspect", "verify", "bench")
 
@@ -23,7 +24,7 @@ class _Parser(argparse.ArgumentParser):
     """Prints usage errors in one line, like all other errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\n")
+        self.exit(2, f"{self.prog}: {printable(message)}\n")
 
 
 class _Version(argparse.Action):
@@ -84,5 +85,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         message = f"{named}{error.strerror}" if error.strerror else str(error)
     except (RuntimeError, TypeError, ValueError) as error:
         message = str(error)
-    print(f"{program}: {message}", file=sys.stderr)
+    print(f"{program}: {printable(message)}", file=sys.stderr)
     return 2

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
+from tessera.tools.printable import printable
+
 WIDTH = 80  # every table fits into this width
+
+
+def visible(text: str) -> str:
+    """Text from a file, of which nothing is markup or moves the cursor."""
+    return escape(printable(text))
 
 
 def number_table(*titles: str) -> Table:

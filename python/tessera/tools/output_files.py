@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from tessera.tools.printable import printable
 from tessera.tools.routing_files.source import STANDARD_INPUT
 
 # The content of a file, or a function that writes it to an open file.
@@ -111,7 +112,7 @@ def write_files(contents: Mapping[Path, Content], *, force: bool) -> None:
 def print_written(paths: Sequence[Path], *, beside_json: bool) -> None:
     """Print what was written, to stdout unless that carries a JSON document."""
     for path in paths:
-        print(f"wrote {path}", file=sys.stderr if beside_json else sys.stdout)
+        print(f"wrote {printable(str(path))}", file=sys.stderr if beside_json else sys.stdout)
 
 
 def is_same_file(one: Path, other: Path) -> bool:

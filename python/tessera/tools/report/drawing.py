@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from html import escape
 from pathlib import Path
 
+from tessera.tools.printable import printable
+
 STYLE = Path(__file__).with_name("figure.css")
 _MARGIN = 12  # around a drawing that is a separate file
 
@@ -22,7 +24,7 @@ class Drawing:
     ) -> None:
         """A rectangle; `title` is shown when the mouse rests on it."""
         place = f'x="{_px(x)}" y="{_px(y)}" width="{_px(width)}" height="{_px(height)}"'
-        end = f"><title>{escape(title)}</title></rect>" if title else "/>"
+        end = f"><title>{escape(printable(title))}</title></rect>" if title else "/>"
         self._elements.append(f'<rect class="{kind}" {place}{end}')
 
     def line(self, points: Iterable[tuple[float, float]], kind: str) -> None:
@@ -38,7 +40,7 @@ class Drawing:
     def text(self, x: float, y: float, content: str, kind: str = "") -> None:
         """One line of text; `kind` has its alignment: nothing, `middle` or `end`."""
         place = f'x="{_px(x)}" y="{_px(y)}"'
-        self._elements.append(f'<text class="{kind}" {place}>{escape(content)}</text>')
+        self._elements.append(f'<text class="{kind}" {place}>{escape(printable(content))}</text>')
 
     def marker(self, x: float, y: float, shape: int, kind: str) -> None:
         """A small marker that distinguishes lines: circle, square, triangle, diamond, cross."""
@@ -57,7 +59,7 @@ class Drawing:
 
     def svg(self, alternative: str, standalone: bool) -> str:
         """The complete element; `alternative` describes in words what it shows."""
-        label = f'role="img" aria-label="{escape(alternative)}"'
+        label = f'role="img" aria-label="{escape(printable(alternative))}"'
         body = "".join(self._elements)
         if not standalone:
             box = f"0 0 {self.width} {self.height}"

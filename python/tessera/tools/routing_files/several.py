@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import LayerKey, Progress
+from tessera.tools.printable import printable
 from tessera.tools.routing_files import STANDARD_INPUT, open_routing
 from tessera.tools.routing_files.options import Options
 from tessera.tools.routing_files.reading import Excluded, Loads, Rows, layer_name
@@ -58,17 +59,19 @@ def layer_names(
 ) -> list[str]:
     """A name for each layer, as short as possible: that of its file, and its own if needed.
 
+    They are for tables, and printable.
+
     Args:
         paths: the files.
         how: as in `open_several`.
         layers: the number of the file, among those that `open_several` returns, and the layer.
     """
     if how == LAYERS:  # which are named by their files
-        return [str(layer) for _, layer in layers]
+        return [printable(str(layer)) for _, layer in layers]
     stems = _stems(paths) if how is None else [and_more(_stems(paths))]
     layers_of_file = Counter(file for file, _ in layers)
     return [
-        stems[file] + (f" {layer_name(layer)}" if layers_of_file[file] > 1 else "")
+        printable(stems[file] + (f" {layer_name(layer)}" if layers_of_file[file] > 1 else ""))
         for file, layer in layers
     ]
 
