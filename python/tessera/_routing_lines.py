@@ -15,6 +15,8 @@ MAX_TOP_K = 1_024
 MAX_LINE_BYTES = 1 << 22
 
 _MAX_LAYER = 2**31 - 1
+# What Python's `json` refuses as well, with advice for programmers.
+LONG_NUMBER = "expected numbers of at most 4,300 digits, got a longer one"
 # The last one is that of Megatron-LM's router trace.
 _ID_KEYS = ("topk_ids", "topk_experts", "top_indices")
 
@@ -50,6 +52,8 @@ def decode(line: bytes) -> dict[str, Any]:
         raise ValueError(f"expected UTF-8, got byte {line[error.start]:#04x}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"expected JSON, got {error.msg} at column {error.colno}{cut}") from None
+    except ValueError:
+        raise ValueError(LONG_NUMBER) from None
     except RecursionError:
         raise ValueError("expected a JSON object, got one nested too deeply") from None
     if not isinstance(record, dict):
@@ -64,6 +68,10 @@ def _is_integer(value: object) -> bool:
 def _shown(value: object) -> str:
     text = json.dumps(value)
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _keys(record: dict[str, Any]) -> str:
+    return _shown(", ".join(record)) if record else "no keys"
 
 
 def is_meta(record: dict[str, Any]) -> bool:
@@ -111,23 +119,29 @@ def routes(record: dict[str, Any], num_experts: int, *, zero_experts: bool = Fal
         ]
     key = next((one for one in _ID_KEYS if one in record), None)
     if key is None and "type" not in record:
-        raise ValueError("type: expected 'route', got null")
+        raise ValueError(f"topk_ids: missing in a line that has {_keys(record)}")
     if "layer" not in record:
         raise ValueError("layer: missing")
     if key is None:
         raise ValueError("topk_ids: missing")
-    layer = _layer(record["layer"])
+    layer = layer_key(record["layer"])
     # Megatron-LM numbers the layers of its heads for multi-token prediction (MTP) anew.
     if _is_integer(record.get("mtp_idx")):
         layer = f"mtp {record['mtp_idx']} layer {layer}"
     return [(layer, _rows(key, record[key], num_experts, zero_experts))]
 
 
-def _layer(layer: Any) -> LayerKey:
+def layer_key(layer: Any) -> int | str:
+    """A layer's number, also as text, or its name.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if isinstance(layer, str) and layer:
         if not layer.isdecimal():
             return layer
-        layer = int(layer)
+        if len(layer) <= len(str(_MAX_LAYER)):
+            layer = int(layer)
     if not _is_integer(layer) or not 0 <= layer <= _MAX_LAYER:
         raise ValueError(
             f"layer: expected an integer in [0, {_MAX_LAYER}] or a name, got {_shown(layer)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -52,6 +53,9 @@ NONE = "expected one of these forms, got "
         ("x.txt", "x" * LONG, f"{NONE}content that begins with b'xxxxxxxx', which none has: "),
         ("x.csv", "1," * 9 + "1" * LONG, f"{NONE}text with commas: "),
         ("spaces.gz", gzip.compress(b" " * LONG), f"{NONE}content that begins with b'        '"),
+        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}")), f"{NONE}gzip within gzip, of which"),
+        ("a.jsonl", b"\x97\n" * 9, f"{NONE}content that begins with b'\\x97\\n"),
+        ("a.jsonl", b"\0\0\n", f"{NONE}content that begins with b'\\x00"),
         ("cr.csv", "a\rb\r1,2\r", f"{NONE}text whose lines end with CR instead of LF: "),
         ("cr.csv", "expert,count\r1,2\r", f"{NONE}text whose lines end with CR instead of LF: "),
     ],
@@ -99,3 +103,104 @@ def test_sums_of_counts_have_a_limit(refused: Refused) -> None:
     assert refused("a.csv", "expert,count\n" + f"1,{most}\n" * 3000) == f"a.csv: {message}"
     steps = np.full((3000, 4, 64), most)
     assert refused("a.npy", steps) == f"a.npy: layer 0: {message}"
+
+
+LINE = '{"layer": 0, "topk_ids": [1, 2]}\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            '{"layer": 0, "tokens_per_expert": [4, 5]}',
+            'topk_ids: missing in a line that has "layer, tokens_per_expert"',
+        ),
+        ("{}", "topk_ids: missing in a line that has no keys"),
+        (
+            '{"layer": 0, "topk_ids": [%s]}' % ("9" * 5000),
+            "expected numbers of at most 4,300 digits, got a longer one",
+        ),
+        ('{"layer": "%s", "topk_ids": [1]}' % ("9" * 5000), "layer: expected an integer in "),
+    ],
+)
+def test_lines_of_a_log(line: str, message: str, refused: Refused) -> None:
+    assert refused("a.jsonl", f"{LINE}{line}\n").startswith(f"a.jsonl:2: {message}")
+
+
+def test_base64_that_is_none(refused: Refused) -> None:
+    assert refused("a.json", '{"routed_experts": "AAAA!!!!"}') == (
+        "a.json:1: routed_experts: expected base64 of an array (Only base64 data is allowed)"
+    )
+
+
+def test_long_numbers_in_other_forms(refused: Refused) -> None:
+    digits = "9" * 5000
+    longer = "expected numbers of at most 4,300 digits, got a longer one"
+    loads = '{"layer": 0, "tokens_per_expert": [%s]}'
+    assert refused("a.jsonl", loads % digits) == f"a.jsonl:1: {longer}"
+    layer = '{"layer": "%s", "tokens_per_expert": [4, 5]}'
+    response = '{"routed_experts": [[[%s]]]}'
+    for name, content in (
+        ("a.jsonl", layer % digits),
+        ("a.json", response % digits),
+        ("a.csv", f"layer,expert,count\n{digits},1,2\n"),
+    ):
+        message = refused(name, content)
+        assert message.startswith(f"{name}:") and "set_int_max" not in message
+
+
+def test_logits_that_are_integers(refused: Refused) -> None:
+    logits = np.random.default_rng(1).integers(-128, 127, (300, 64))
+    for dtype in (np.int8, np.int32):
+        assert refused("a.npy", logits.astype(dtype)).startswith(
+            f"a.npy: router logits [300, 64], of {np.dtype(dtype)}, a quarter or more of them "
+            "below -1: expected --top-k"
+        )
+
+
+def test_a_message_has_the_ids_of_the_file(refused: Refused) -> None:
+    ids = np.array([[5, 5, 70000, -3]])
+    assert refused("a.npy", ids, "--experts", "8") == (
+        "a.npy: row 0: topk_ids: expected different experts, got [5, 5, 70000, -3]"
+    )
+
+
+@pytest.mark.parametrize(
+    ("array", "options", "what"),
+    [
+        (np.zeros((300, 64), bool), [], "0 in the map of every expert"),
+        (np.full((300, 64), np.nan), ["--top-k", "2"], "NaN or -inf, from which nothing can be"),
+        (np.full((300, 64), -np.inf), ["--top-k", "2"], "NaN or -inf, from which nothing can be"),
+        (np.full((300, 8), -1), [], "-1, which is no expert"),
+    ],
+)
+def test_rows_without_any_expert(
+    array: np.ndarray, options: list[str], what: str, refused: Refused
+) -> None:
+    assert refused("a.npy", array, *options).startswith(f"a.npy: no routing: every row is {what}")
+
+
+def test_logits_of_nan_are_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logits = np.random.default_rng(1).normal(size=(300, 16))
+    logits[:40], logits[40:50], logits[60, 3:], logits[70] = np.nan, -np.inf, np.nan, 1e300
+    np.save(tmp_path / "a.npy", logits)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert main(["inspect", str(tmp_path / "a.npy"), "--top-k", "2", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (model,) = json.loads(out)["models"]
+    (layer,) = model["layers"]
+    assert (layer["num_tokens"], layer["num_empty"]) == (250, 50)
+    assert sum(layer["expert_counts"]) == 500
+
+
+@pytest.mark.parametrize("number", [1e30, np.inf, np.nan])
+def test_numbers_in_floating_point_that_are_no_ids(number: float, refused: Refused) -> None:
+    ids = np.array([[1.0, 2.0], [3.0, number]])
+    np.savez("a.npz", topk_ids=ids)
+    assert refused("a.npz", Path("a.npz").read_bytes()) == (
+        "a.npz: topk_ids: expected integers, got float64"
+    )

@@ -88,7 +88,7 @@ BROKEN: list[tuple[list[bytes], str]] = [
         lines(META, {"type": "meta", "model_id": "other"}),
         "log:2: type: expected 'route', got \"meta\": a second log begins here, of another model",
     ),
-    (lines(META, {"kind": "event"}), "log:2: type: expected 'route', got null"),
+    (lines(META, {"kind": "event"}), 'log:2: topk_ids: missing in a line that has "kind"'),
     (lines(META, [1]), "log:2: expected a JSON object, got [1]"),
     (lines(META, {"type": "route", "layer": 0}), "log:2: topk_ids: missing"),
     (lines(META, {"type": "route", "topk_ids": [1]}), "log:2: layer: missing"),

@@ -126,6 +126,8 @@ def _guess(file: File) -> str:
         return "an array of NumPy of another data type or shape"
     if head.startswith(b"PK\3\4"):
         return "a zip archive without arrays of ids"
+    if head.startswith(b"\x1f\x8b"):
+        return "gzip within gzip, of which one is unpacked"
     if head.startswith(b"\x80"):
         return "a pickle, which is not read since it may run code"
     if head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] in (b"{", b"["):

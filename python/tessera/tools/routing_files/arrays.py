@@ -197,7 +197,7 @@ def tables_of(file: File) -> dict[LayerKey, Array]:
 
 
 def _layer_of(name: str) -> LayerKey:
-    number = re.fullmatch(r"(?:model\.)?(?:layers?|l)?[._-]?(\d+)(?:\.topk_ids)?", name.lower())
+    number = re.fullmatch(r"(?:model\.)?(?:layers?|l)?[._-]?(\d{1,9})(?:\.topk_ids)?", name.lower())
     return name if number is None else int(number[1])
 
 

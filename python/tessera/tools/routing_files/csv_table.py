@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tessera._routing_lines import layer_key
 from tessera.routing_log import (
     MAX_EXPERTS,
     MAX_LAYERS,
@@ -16,9 +17,9 @@ from tessera.routing_log import (
     LayerKey,
     bounded_lines,
 )
-from tessera.tools.routing_files.kinds import kind_of
+from tessera.tools.routing_files.kinds import MAX_LOAD, kind_of
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import MAX_LOAD, Loads, Rows
+from tessera.tools.routing_files.reading import Loads, Rows
 from tessera.tools.routing_files.source import File
 
 NAME = (
@@ -160,8 +161,10 @@ def _pairs(file: File, header: list[str]) -> Loads:
                 f"{file.name}:{number}: expected an expert in [0, {MAX_EXPERTS}) and a count of 0 "
                 f"or more, got {expert} and {count}"
             )
-        name = None if layer_at is None else cells[layer_at].strip()
-        layer = int(name) if name is not None and name.isdecimal() else name
+        try:
+            layer = None if layer_at is None else layer_key(cells[layer_at].strip())
+        except ValueError as error:
+            raise ValueError(f"{file.name}:{number}: {error}") from None
         loads = found.setdefault(layer, {})
         loads[expert] = min(loads.get(expert, 0) + count, MAX_LOAD)
         if len(found) > MAX_LAYERS:

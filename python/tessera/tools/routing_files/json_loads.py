@@ -7,10 +7,11 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from tessera._routing_lines import MAX_EXPERTS, MAX_LAYERS, decode
+from tessera._routing_lines import MAX_EXPERTS, MAX_LAYERS, decode, layer_key
 from tessera.routing_log import LayerKey, bounded_lines
+from tessera.tools.routing_files.kinds import MAX_LOAD
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import MAX_LOAD, Loads
+from tessera.tools.routing_files.reading import Loads
 from tessera.tools.routing_files.source import File
 
 NAME = 'loads as JSONL, such as Megatron-LM\'s {"layer": 0, "tokens_per_expert": [47, 16]}'
@@ -65,8 +66,4 @@ def _loads(record: dict[str, object]) -> tuple[LayerKey, npt.NDArray[np.int64]]:
         if not is_number or value != value or not 0 <= value < MAX_LOAD or value != int(value):
             raise ValueError(f"{key}: expected counts in [0, {MAX_LOAD}), got {value}")
     layer = record.get("layer", record.get("layer_id"))
-    if isinstance(layer, str) and layer.isdecimal():
-        layer = int(layer)
-    if layer is not None and (isinstance(layer, bool) or not isinstance(layer, (int, str))):
-        raise ValueError(f"layer: expected an integer or a name, got {layer}")
-    return layer, np.array(values).astype(np.int64)
+    return None if layer is None else layer_key(layer), np.array(values).astype(np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +27,15 @@ def recognise(file: File) -> int:
     if _KEYS.search(file.head):
         return 80
     # What a log was meant to be, so that the message has the line.
-    return 20 if file.suffix in (".jsonl", ".ndjson") else 0
+    return 20 if file.suffix in (".jsonl", ".ndjson") and _is_text(file.head) else 0
+
+
+def _is_text(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)  # which may end within a character
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in head
 
 
 def read(file: File, options: Options) -> Rows:

@@ -13,6 +13,9 @@ from tessera.routing_log import MAX_EXPERTS, repeats_an_id
 _MOST_TOP_K = 32
 MOST_LAYERS = 128
 _MOST_EXPERTS = 4096
+# The loads of a layer add up to less, so that they are exact in floating point. Readers cut larger
+# ones off there, before they would overflow.
+MAX_LOAD = 2**53
 
 
 def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
@@ -25,7 +28,8 @@ def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
     if rows.dtype == np.bool_:
         return "map"
     if rows.dtype.kind == "f":
-        if not np.isfinite(rows).all() or (rows != np.rint(rows)).any():
+        is_id_or_count = np.abs(rows) < MAX_LOAD  # false of NaN
+        if not is_id_or_count.all() or (rows != np.rint(rows)).any():
             return "logits"
         rows = rows.astype(np.int64)
     elif rows.dtype.kind == "u":
@@ -34,6 +38,9 @@ def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
         rows = np.where(minus_one, -1, signed)
     else:
         rows = rows.astype(np.int64)
+    # Of ids a few may be negative, whatever a framework means by that.
+    if rows.shape[1] > 1 and (rows < -1).mean() > 0.25:
+        return "logits"
     rows = rows[(rows > 0).any(axis=1)]
     if not len(rows):
         return "zeros"

@@ -10,8 +10,9 @@ import numpy.typing as npt
 from tessera.routing_log import LayerKey
 from tessera.tools.routing_files.arrays import Array, tables_of
 from tessera.tools.routing_files.ids_array import whole_numbers
+from tessera.tools.routing_files.kinds import MAX_LOAD
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import MAX_LOAD, Loads
+from tessera.tools.routing_files.reading import Loads
 from tessera.tools.routing_files.source import File
 
 NAME = "loads [layers, experts], [steps, layers, experts] or [experts], as of EPLB, as .npy or .npz"

@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, LayerKey
+from tessera.tools.routing_files.kinds import MAX_LOAD
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import MAX_LOAD, Loads, Rows
+from tessera.tools.routing_files.reading import Loads, Rows
 from tessera.tools.routing_files.source import File, seekable
 
 NAME = (

@@ -13,15 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_TOP_K, LayerKey, repeats_an_id
+from tessera.tools.routing_files.kinds import MAX_LOAD
 from tessera.tools.routing_files.options import Options
 from tessera.tools.routing_files.source import File
 
 NO_EXPERT = -1
 # Stands for ids outside the experts of a file that gives their number, whatever they are.
 OUTSIDE = 2**31 - 1
-# The loads of a layer add up to less, so that they are exact in floating point. Readers cut larger
-# ones off there, before they would overflow.
-MAX_LOAD = 2**53
 
 # What a broken file raises while it is unpacked.
 BROKEN = (zipfile.BadZipFile, zlib.error, gzip.BadGzipFile, EOFError, RuntimeError)
@@ -87,6 +85,8 @@ class Rows:
     """
 
     form = ""
+    # What a row without any expert is in the file.
+    without_experts = "-1, which is no expert"
     # Rows that name an expert twice have been refused already.
     is_checked = False
     # Whether a layer's rows come in the order of time, as far as the file has one.
@@ -169,7 +169,7 @@ class Rows:
         if not routed:
             what = "zeros, as of a dense layer or of tokens that were not recorded"
             if not any(one.num_unrecorded for one in self.excluded.values()):
-                what = "-1, which is no expert"
+                what = self.without_experts
             raise ValueError(f"{self.name}: no routing: every row is {what}")
         for layer, one in self.excluded.items():
             if one.num_unrecorded + one.num_empty == one.num_rows:
@@ -200,7 +200,7 @@ class Rows:
             excluded.num_empty += len(cleaned) - int(np.count_nonzero(routed))
             cleaned, rows = cleaned[routed], rows[routed]
             excluded.num_unused += int(np.count_nonzero(cleaned == NO_EXPERT))
-        self._check(layer, cleaned, rows)
+        self._check(layer, cleaned, rows, ids[rows - first_row])
         return cleaned
 
     def _ids(
@@ -252,7 +252,14 @@ class Rows:
             self.notes.append(note)
         return found
 
-    def _check(self, layer: LayerKey, ids: npt.NDArray[np.int32], rows: npt.NDArray[Any]) -> None:
+    def _check(
+        self,
+        layer: LayerKey,
+        ids: npt.NDArray[np.int32],
+        rows: npt.NDArray[Any],
+        stored: npt.NDArray[Any],
+    ) -> None:
+        """Refuse wrong ids; `rows` are their places, and `stored` what the file has there."""
         known = self.known_experts
         if not self.is_checked:
             repeated = repeats_an_id(ids)
@@ -260,7 +267,7 @@ class Rows:
                 place = int(np.flatnonzero(repeated)[0])
                 raise ValueError(
                     f"{self.place(layer, int(rows[place]))}: topk_ids: expected different experts, "
-                    f"got {shortened(ids[place])}"
+                    f"got {shortened(stored[place])}"
                 )
         if known is not None and ids.shape[1] > known:
             most = int((ids != NO_EXPERT).sum(axis=1).max(initial=0))

@@ -17,7 +17,9 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from tessera._routing_lines import LONG_NUMBER
 from tessera.routing_log import LayerKey
+from tessera.tools.routing_files.kinds import MAX_LOAD
 from tessera.tools.routing_files.options import PHASES, Options
 from tessera.tools.routing_files.reading import Rows
 from tessera.tools.routing_files.source import File
@@ -108,7 +110,7 @@ class _ResponseRows(Rows):
                 f"{list(ids.shape)} of {ids.dtype}"
             )
         if ids.dtype.kind == "f":
-            if (ids != np.rint(ids)).any():
+            if not ((np.abs(ids) < MAX_LOAD) & (ids == np.rint(ids))).all():
                 raise ValueError(f"{place}: expected integers, got {ids.dtype}")
             ids = ids.astype(np.int64)
         return ids
@@ -177,4 +179,10 @@ def _decoded(line: bytes) -> Any:
     try:
         return msgspec.json.decode(line)
     except msgspec.DecodeError:
+        pass
+    try:
         return json.loads(line)  # which takes NaN
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise
+    except ValueError:
+        raise ValueError(LONG_NUMBER) from None

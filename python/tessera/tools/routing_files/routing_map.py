@@ -31,6 +31,7 @@ def read(file: File, options: Options) -> Rows:
 
 class _MapRows(Rows):
     form = NAME
+    without_experts = "0 in the map of every expert"
 
     def __init__(self, file: File, options: Options) -> None:
         super().__init__(file, options)

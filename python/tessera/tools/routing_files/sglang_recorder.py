@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from tessera.routing_log import LayerKey
 from tessera.tools.routing_files.arrays import ZIP
+from tessera.tools.routing_files.kinds import MAX_LOAD
 from tessera.tools.routing_files.options import Options
-from tessera.tools.routing_files.reading import MAX_LOAD, Loads, Rows
+from tessera.tools.routing_files.reading import Loads, Rows
 from tessera.tools.routing_files.source import File, seekable
 
 NAME = (
