@@ -197,10 +197,16 @@ def test_logits_of_nan_are_left_out_and_counted(
     assert sum(layer["expert_counts"]) == 500
 
 
-@pytest.mark.parametrize("number", [1e30, np.inf, np.nan])
-def test_numbers_in_floating_point_that_are_no_ids(number: float, refused: Refused) -> None:
-    ids = np.array([[1.0, 2.0], [3.0, number]])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("number", [0.5, 1e30, np.inf, np.nan])
+def test_numbers_in_floating_point_that_are_no_ids(
+    number: float, dtype: type, refused: Refused
+) -> None:
+    with np.errstate(over="ignore"):
+        ids = np.array([[1.0, 2.0], [3.0, number]]).astype(dtype)
     np.savez("a.npz", topk_ids=ids)
+    name = np.dtype(dtype).name
     assert refused("a.npz", Path("a.npz").read_bytes()) == (
-        "a.npz: topk_ids: expected integers, got float64"
+        f"a.npz: topk_ids: expected integers, got {name}"
     )
+    assert refused("a.npy", ids).startswith("a.npy: router logits [2, 2]: expected --top-k")

@@ -16,7 +16,7 @@ from tessera.tools.routing_files.arrays import (
     expert_map_of,
     tables_of,
 )
-from tessera.tools.routing_files.kinds import MAX_LOAD, MOST_LAYERS
+from tessera.tools.routing_files.kinds import MOST_LAYERS, are_whole
 from tessera.tools.routing_files.options import AXES, PHASES, Options
 from tessera.tools.routing_files.reading import Rows
 from tessera.tools.routing_files.source import File
@@ -119,7 +119,6 @@ def whole_numbers(array: Array, piece: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """
     if piece.dtype.kind in "iu":
         return piece
-    is_float = piece.dtype.kind == "f"
-    if is_float and ((np.abs(piece) < MAX_LOAD) & (piece == np.rint(piece))).all():
+    if piece.dtype.kind == "f" and are_whole(piece):
         return piece.astype(np.int64)
     raise array.refuse("integers", array.dtype)

@@ -28,8 +28,7 @@ def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
     if rows.dtype == np.bool_:
         return "map"
     if rows.dtype.kind == "f":
-        is_id_or_count = np.abs(rows) < MAX_LOAD  # false of NaN
-        if not is_id_or_count.all() or (rows != np.rint(rows)).any():
+        if not are_whole(rows):
             return "logits"
         rows = rows.astype(np.int64)
     elif rows.dtype.kind == "u":
@@ -45,6 +44,12 @@ def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
     if not len(rows):
         return "zeros"
     return _kind(rows, shape)
+
+
+def are_whole(numbers: npt.NDArray[Any]) -> bool:
+    """Whether numbers in floating point are ids or counts: integers, and none that is too large."""
+    # A limit in float64, since float16 has none so large. Comparisons with NaN are false.
+    return bool(((np.abs(numbers) < np.float64(MAX_LOAD)) & (numbers == np.rint(numbers))).all())
 
 
 def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from tessera._routing_lines import LONG_NUMBER
 from tessera.routing_log import LayerKey
-from tessera.tools.routing_files.kinds import MAX_LOAD
+from tessera.tools.routing_files.kinds import are_whole
 from tessera.tools.routing_files.options import PHASES, Options
 from tessera.tools.routing_files.reading import Rows
 from tessera.tools.routing_files.source import File
@@ -110,7 +110,7 @@ class _ResponseRows(Rows):
                 f"{list(ids.shape)} of {ids.dtype}"
             )
         if ids.dtype.kind == "f":
-            if not ((np.abs(ids) < MAX_LOAD) & (ids == np.rint(ids))).all():
+            if not are_whole(ids):
                 raise ValueError(f"{place}: expected integers, got {ids.dtype}")
             ids = ids.astype(np.int64)
         return ids
