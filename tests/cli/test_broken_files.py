@@ -52,8 +52,16 @@ NONE = "expected one of these forms, got "
     [
         ("x.txt", "x" * LONG, f"{NONE}content that begins with b'xxxxxxxx', which none has: "),
         ("x.csv", "1," * 9 + "1" * LONG, f"{NONE}text with commas: "),
-        ("spaces.gz", gzip.compress(b" " * LONG), f"{NONE}content that begins with b'        '"),
-        ("a.jsonl.gz", gzip.compress(gzip.compress(b"{}")), f"{NONE}gzip within gzip, of which"),
+        (
+            "spaces.gz",
+            gzip.compress(b" " * LONG, mtime=0),
+            f"{NONE}content that begins with b'        '",
+        ),
+        (
+            "a.jsonl.gz",
+            gzip.compress(gzip.compress(b"{}", mtime=0), mtime=0),
+            f"{NONE}gzip within gzip, of which",
+        ),
         ("a.jsonl", b"\x97\n" * 9, f"{NONE}content that begins with b'\\x97\\n"),
         ("a.jsonl", b"\0\0\n", f"{NONE}content that begins with b'\\x00"),
         ("cr.csv", "a\rb\r1,2\r", f"{NONE}text whose lines end with CR instead of LF: "),
@@ -210,3 +218,15 @@ def test_numbers_in_floating_point_that_are_no_ids(
         f"a.npz: topk_ids: expected integers, got {name}"
     )
     assert refused("a.npy", ids).startswith("a.npy: router logits [2, 2]: expected --top-k")
+
+
+def test_repeated_rows_are_told_with_ids_of_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = np.random.default_rng(1).random((300, 64)).argsort(axis=1)[:, :4]
+    ids[:100] = [5, 70000, 3, -3]
+    np.save(tmp_path / "a.npy", ids)
+    assert main(["inspect", str(tmp_path / "a.npy"), "--experts", "64", "--json"]) == 0
+    (model,) = json.loads(capsys.readouterr().out)["models"]
+    (run,) = model["layers"][0]["repeated"]
+    assert (run["num_tokens"], run["topk_ids"]) == (100, [5, 3])

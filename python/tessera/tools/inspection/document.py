@@ -28,7 +28,10 @@ class Log(TypedDict):
 
 
 class RepeatedRun(TypedDict):
-    """Equal consecutive rows; `first_token` counts from the layer's first row."""
+    """Equal consecutive rows; `first_token` counts from the layer's first row.
+
+    topk_ids: without those outside the experts.
+    """
 
     first_token: int
     num_tokens: int

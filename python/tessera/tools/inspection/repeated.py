@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from tessera.routing_log import widened
 from tessera.tools.inspection.document import RepeatedRun
+from tessera.tools.routing_files.reading import OUTSIDE
 
 # Shorter runs may be traffic: with one id per token, some tens of equal rows are not unusual.
 SHORTEST_RUN = 64
@@ -83,7 +84,7 @@ class RepeatedRows:
                     {
                         "first_token": int(token),
                         "num_tokens": int(length),
-                        "topk_ids": row.tolist(),
+                        "topk_ids": row[row != OUTSIDE].tolist(),
                     }
                 )
         self._num_closed += int(runs.lengths.sum())
