@@ -230,3 +230,22 @@ def test_repeated_rows_are_told_with_ids_of_the_file(
     (model,) = json.loads(capsys.readouterr().out)["models"]
     (run,) = model["layers"][0]["repeated"]
     assert (run["num_tokens"], run["topk_ids"]) == (100, [5, 3])
+
+
+def test_loads_have_the_limits_of_logs(refused: Refused) -> None:
+    counts = np.random.default_rng(1).integers(100, 9999, (1025, 64))
+    assert refused("a.npy", counts) == "a.npy: expected loads of at most 1024 layers, got 1025"
+    counts = np.random.default_rng(1).integers(100, 9999, (2, 65537))
+    assert refused("a.npy", counts) == "a.npy: expected at most 65536 experts, got 65537"
+
+
+def test_loads_share_the_limit_of_experts_over_all_logs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, np.random.default_rng(1).integers(100, 9999, (17, 65536)))
+    assert main(["inspect", str(path)]) == 2
+    assert capsys.readouterr().err == (
+        f"tessera inspect: {path}: layers: expected at most 1048576 experts in all layers of all "
+        "logs together, got more\n"
+    )

@@ -48,7 +48,8 @@ class Loads:
     layers: int64 [experts] each.
 
     Raises:
-        ValueError: the loads of a layer add up to `MAX_LOAD` or more.
+        ValueError: there are too many layers or experts, or the loads of a layer add up to
+            `MAX_LOAD` or more.
     """
 
     name: str
@@ -58,6 +59,14 @@ class Loads:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        count = len(self.layers)
+        if count > MAX_LAYERS:
+            raise ValueError(
+                f"{self.name}: expected loads of at most {MAX_LAYERS} layers, got {count}"
+            )
+        most = max(map(len, self.layers.values()), default=0)
+        if most > MAX_EXPERTS:
+            raise ValueError(f"{self.name}: expected at most {MAX_EXPERTS} experts, got {most}")
         for layer, counts in self.layers.items():
             if counts.sum(dtype=np.float64) >= MAX_LOAD:
                 where = "" if layer is None else f"{layer_name(layer)}: "
