@@ -43,8 +43,8 @@ def test_ids_that_are_no_integers(refused: Refused, ids: list[Any], got: str) ->
 
 @pytest.mark.parametrize("largest", [2**30, 2**40, 2**63 - 2])
 def test_ids_that_are_too_large_for_experts(refused: Refused, largest: int) -> None:
-    assert refused(topk_ids=np.array([0, largest])) == (
-        f"tessera align: ids.npz: row 1: topk_ids: expected ids below 65536, got {largest}: give "
+    assert refused(topk_ids=np.array([0, 1, largest])) == (
+        f"tessera align: ids.npz: row 2: topk_ids: expected ids below 65536, got {largest}: give "
         "--experts for larger ids to be left out"
     )
     assert main(["align", "ids.npz", "--experts", "4"]) == 0

@@ -216,15 +216,21 @@ def test_numpy_files_that_are_refused(tmp_path: Path) -> None:
         "row 0: topk_ids: expected ids below 65536, got 65536: give --experts for "
     )
     assert npy(np.array([[-1]])) == "no routing: every row is -1, which is no expert"
-    assert npy(np.array([[-2]])) == "no id to take the number of experts from: give --experts"
+    negative = "row 0: topk_ids: expected ids of experts, or -1 for none, got -2"
+    assert npy(np.array([[-2]])) == negative
     assert npz(topk_ids=[["a"]]) == "topk_ids: expected integers, got <U1"
     one = "num_experts: expected one integer, got "
     assert npz(topk_ids=[[1]], num_experts=[1, 2]) == one + "[2] of int64"
     assert npz(topk_ids=[[1]], num_experts=0) == (
         "num_experts: expected an integer in [1, 65536], got 0"
     )
-    assert npz(topk_ids=[[9]], num_experts=4) == "topk_ids: expected ids in [0, 4), got none"
-    assert refused(tmp_path / "x.npy", num_experts=1).endswith(" expected ids in [0, 1), got none")
+    assert npz(topk_ids=[[9]], num_experts=4) == (
+        "topk_ids: expected ids in [0, 4), got 1 of 1 outside: the number of experts is too small, "
+        "or these are no ids"
+    )
+    layers = {"layer0": [[0, 1], [1, 2]], "layer1": [[9]], "num_experts": 4}
+    assert npz(**layers) == "layer 1: topk_ids: expected ids in [0, 4), got none"
+    assert refused(tmp_path / "x.npy", num_experts=1).endswith(negative)
     assert npz(topk_ids=[[0, 1, 2]], num_experts=2) == (
         "topk_ids: expected at most as many ids for each token as experts, 2, got 3"
     )

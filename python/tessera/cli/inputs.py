@@ -107,7 +107,7 @@ def read_input(path: Path, options: Options) -> Input:
     with reading_bar([path]) as progress:
         routing = read_whole(path, options, progress)
     layers = routing.layers
-    count, note = _known_experts(path, routing.num_experts, list(layers.values()))
+    count, note = _known_experts(routing.num_experts, list(layers.values()))
     workloads = [
         Workload(ids, count, routing.expert_map, layer=layer) for layer, ids in layers.items()
     ]
@@ -127,15 +127,11 @@ def refuse_repeated(name: str, paths: Sequence[Path]) -> None:
                 )
 
 
-def _known_experts(
-    path: Path, num_experts: int | None, arrays: list[npt.NDArray[Any]]
-) -> tuple[int, str]:
+def _known_experts(num_experts: int | None, arrays: list[npt.NDArray[Any]]) -> tuple[int, str]:
     """The number of experts, and a note if it is taken from the ids or there is warm-up."""
     if num_experts is not None:
         return num_experts, _repeated_note(arrays)
-    count = 1 + max((largest_id(ids) for ids in arrays), default=-1)
-    if count == 0:
-        raise ValueError(f"{path}: no id to take the number of experts from: give --experts")
+    count = 1 + max(largest_id(ids) for ids in arrays)
     origin = f"the file does not give the number of experts: {count} is its largest id + 1"
     return count, "; ".join(filter(None, [origin, _repeated_note(arrays)]))
 

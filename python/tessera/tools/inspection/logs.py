@@ -186,10 +186,6 @@ def _log(source: _Source, sources: Sequence[_Source], options: Options) -> Log:
             for other in sources
             if other.rows.known_experts is None and other.model == source.model
         )
-        if num_experts == 0:
-            raise ValueError(
-                f"{rows.name}: no id to take the number of experts from: give --experts"
-            )
     return {
         "file": rows.name,
         "model_id": rows.model_id,

@@ -64,7 +64,12 @@ class Array:
     @cached_property
     def kind(self) -> str:
         """What the elements are: see `kind_of`."""
-        return _BY_NAME.get(self.name) or self._kind_by_content()
+        return _BY_NAME[self.name] if self.tells_kind else self._kind_by_content()
+
+    @property
+    def tells_kind(self) -> bool:
+        """Whether the name says what the elements are."""
+        return self.name in _BY_NAME
 
     def _kind_by_content(self) -> str:
         if self.dtype.kind not in "biuf" or len(self.shape) not in (1, 2, 3):
@@ -176,10 +181,10 @@ def arrays_of(file: File) -> dict[str, Array]:
 class _Unnamed(Array):
     """The array of an .npy: its name says nothing about its kind."""
 
-    @cached_property
-    def kind(self) -> str:
-        """What the elements are: see `kind_of`."""
-        return self._kind_by_content()
+    @property
+    def tells_kind(self) -> bool:
+        """Whether the name says what the elements are."""
+        return False
 
 
 @functools.lru_cache(maxsize=16)

@@ -17,7 +17,7 @@ from tessera.routing_log import (
     LayerKey,
     bounded_lines,
 )
-from tessera.tools.routing_files.kinds import MAX_LOAD, kind_of
+from tessera.tools.routing_files.kinds import MAX_LOAD, kind_of, loads_note
 from tessera.tools.routing_files.options import Options
 from tessera.tools.routing_files.reading import Loads, Rows
 from tessera.tools.routing_files.source import File
@@ -58,7 +58,11 @@ def read(file: File, options: Options) -> Rows | Loads:
     sample = np.array([row for _, row in zip(range(_SAMPLE_ROWS), _numbers(file), strict=False)])
     kind = kind_of(sample, (len(sample), sample.shape[-1])) if sample.ndim == 2 else ""
     if kind in ("ids", "zeros"):
-        return _TableRows(file, options)
+        rows = _TableRows(file, options)
+        if options.num_experts is None:
+            note = loads_note(sample, sample.shape, "a row for each layer, expert and count")
+            rows.notes += [note] if note else []
+        return rows
     if kind != "loads":
         raise ValueError(f"{file.name}: expected a table of ids or of loads, got another: {kind}")
     if len(sample) == _SAMPLE_ROWS:

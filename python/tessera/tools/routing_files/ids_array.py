@@ -16,7 +16,7 @@ from tessera.tools.routing_files.arrays import (
     expert_map_of,
     tables_of,
 )
-from tessera.tools.routing_files.kinds import MOST_LAYERS, are_whole
+from tessera.tools.routing_files.kinds import MOST_LAYERS, are_whole, loads_note
 from tessera.tools.routing_files.options import AXES, PHASES, Options
 from tessera.tools.routing_files.reading import Rows
 from tessera.tools.routing_files.source import File
@@ -74,6 +74,7 @@ class _ArrayRows(Rows):
             piece = whole_numbers(array, piece)
             if len(shape) < 3:
                 rows = piece.reshape(len(piece), array.width)
+                self._say_if_open(array, rows)
                 self.num_lines += len(rows)
                 yield layer, rows
             elif is_layers_first:
@@ -85,6 +86,11 @@ class _ArrayRows(Rows):
                 for number in range(shape[1]):
                     yield number, piece[:, number]
             first += len(piece)
+
+    def _say_if_open(self, array: Array, rows: npt.NDArray[Any]) -> None:
+        if self.known_experts is None and not array.tells_kind:
+            note = loads_note(rows, array.shape, "an .npz with the name logical_count")
+            self.notes += [note] if note and note not in self.notes else []
 
 
 def layers_first(array: Array, options: Options, notes: list[str]) -> bool:

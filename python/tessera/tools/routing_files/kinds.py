@@ -16,6 +16,8 @@ _MOST_EXPERTS = 4096
 # The loads of a layer add up to less, so that they are exact in floating point. Readers cut larger
 # ones off there, before they would overflow.
 MAX_LOAD = 2**53
+# Fewer numbers in a row are not taken for loads.
+_LEAST_EXPERTS = 8
 
 
 def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
@@ -52,6 +54,17 @@ def are_whole(numbers: npt.NDArray[Any]) -> bool:
     return bool(((np.abs(numbers) < np.float64(MAX_LOAD)) & (numbers == np.rint(numbers))).all())
 
 
+def loads_note(rows: npt.NDArray[Any], shape: tuple[int, ...], how: str) -> str:
+    """A note on rows that are read as ids, if they may be loads; `how` says loads instead."""
+    is_small = len(shape) == 2 and shape[0] <= MOST_LAYERS and shape[1] >= _LEAST_EXPERTS
+    if not is_small or rows.min() < 0:
+        return ""
+    return (
+        f"{list(shape)} is read as ids [tokens, top_k], but may be loads [layers, experts]: "
+        f"{how} says loads, --experts says ids"
+    )
+
+
 def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
     width, largest = rows.shape[1], int(rows.max())
     if largest >= MAX_EXPERTS and _are_packed(rows):
@@ -63,7 +76,7 @@ def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
     if rows.min() < 0:
         return "ids"
     share = repeats_an_id(rows.astype(np.int64)).mean()
-    if share > 0.5 and width >= 8 and _may_be_loads(rows, shape):
+    if share > 0.5 and width >= _LEAST_EXPERTS and _may_be_loads(rows, shape):
         return "loads"
     if share == 0.0 and width <= _MOST_TOP_K:
         # Every layer counts the same tokens.
@@ -73,7 +86,7 @@ def _kind(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> str:
             and len(np.unique(np.sort(rows, axis=1), axis=0)) > 1
         )
         are_few = int(np.prod(shape[:-1])) <= _MOST_EXPERTS
-        if are_few and width >= 8 and (is_sum_equal or largest >= _MOST_EXPERTS):
+        if are_few and width >= _LEAST_EXPERTS and (is_sum_equal or largest >= _MOST_EXPERTS):
             return "loads"
         return "ids"
     return "loads" if width > _MOST_TOP_K and len(rows) < _MOST_EXPERTS else "ids"

@@ -116,6 +116,8 @@ class Rows:
         self.least_top_k: dict[LayerKey, int] = {}
         self._read_layers: set[LayerKey] = set()
         self._largest_stored = 0
+        self._num_ids = 0
+        self._num_outside = 0
 
     @property
     def known_experts(self) -> int | None:
@@ -180,6 +182,13 @@ class Rows:
             if not any(one.num_unrecorded for one in self.excluded.values()):
                 what = self.without_experts
             raise ValueError(f"{self.name}: no routing: every row is {what}")
+        # A few are faults of a recording; so many, a wrong number or no ids.
+        if 2 * self._num_outside >= self._num_ids:
+            raise ValueError(
+                f"{self.name}: topk_ids: expected ids in [0, {self.known_experts}), got "
+                f"{self._num_outside:,} of {self._num_ids:,} outside: the number of experts is too "
+                "small, or these are no ids"
+            )
         for layer, one in self.excluded.items():
             if one.num_unrecorded + one.num_empty == one.num_rows:
                 self.notes.append(
@@ -210,6 +219,8 @@ class Rows:
             cleaned, rows = cleaned[routed], rows[routed]
             excluded.num_unused += int(np.count_nonzero(cleaned == NO_EXPERT))
         self._check(layer, cleaned, rows, ids[rows - first_row])
+        self._num_ids += int(np.count_nonzero(cleaned != NO_EXPERT))
+        self._num_outside += int(np.count_nonzero(cleaned == OUTSIDE))
         return cleaned
 
     def _ids(
@@ -224,13 +235,19 @@ class Rows:
             wide[ids > np.iinfo(np.int64).max] = OUTSIDE
         if ids.dtype.kind == "u":
             wide[self._is_minus_one(layer, ids)] = NO_EXPERT
+        if (wide < NO_EXPERT).any():
+            row, slot = np.argwhere(wide < NO_EXPERT)[0]
+            raise ValueError(
+                f"{self.place(layer, int(rows[row]))}: topk_ids: expected ids of experts, or "
+                f"{NO_EXPERT} for none, got {ids[row, slot]}"
+            )
         limit = MAX_EXPERTS if known is None else known
-        bad = (wide >= limit) | (wide < NO_EXPERT)
+        bad = wide >= limit
         if bad.any():
             if self.options.zero_experts and known is not None:
                 wide[wide >= limit] = NO_EXPERT
-            elif known is None and (wide >= limit).any():
-                row, slot = np.argwhere(wide >= limit)[0]
+            elif known is None:
+                row, slot = np.argwhere(bad)[0]
                 raise ValueError(
                     f"{self.place(layer, int(rows[row]))}: topk_ids: expected ids below "
                     f"{MAX_EXPERTS}, got {ids[row, slot]}: give --experts for larger ids to be "

@@ -1,0 +1,84 @@
+"""Files that are hardly routing, and options that hardly apply: refused, or read with a note."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tessera.cli.main import main
+from tessera.contract import synthetic_topk_ids
+
+IDS = synthetic_topk_ids(300, 64, 8, seed=1)
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = main([str(one) for one in arguments])
+        out, err = capsys.readouterr()
+        return code, " ".join(out.split()), err
+
+    return run
+
+
+def written(path: Path, array: npt.NDArray[np.integer]) -> Path:
+    if path.suffix == ".csv":
+        np.savetxt(path, array, fmt="%d", delimiter=",")
+    else:
+        np.save(path, array)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_a_negative_number_is_no_id(suffix: str, tmp_path: Path, command: Command) -> None:
+    differences = np.random.default_rng(0).integers(-5000, 5000, (4, 64))
+    path = written(tmp_path / f"a{suffix}", differences)
+    ids = IDS.astype(np.int64)
+    ids[7, 2] = -2
+    other = written(tmp_path / f"b{suffix}", ids)
+    for words in (["inspect"], ["align"], ["bench", "--log"]):
+        code, out, err = command(*words, path)
+        assert (code, out) == (2, "")
+        first = next(int(one) for one in differences[0] if one < -1)
+        assert f"row 0: topk_ids: expected ids of experts, or -1 for none, got {first}\n" in err
+        assert f"{other}: row 7: topk_ids: expected ids of experts, or" in command(*words, other)[2]
+
+
+def test_half_of_the_ids_outside_the_experts(tmp_path: Path, command: Command) -> None:
+    path = written(tmp_path / "a.npy", IDS)
+    code, out, err = command("inspect", path, "--experts", 24)
+    assert (code, out) == (2, "")
+    num_outside = int((IDS >= 24).sum())
+    assert 2 * num_outside >= IDS.size
+    assert f"expected ids in [0, 24), got {num_outside:,} of 2,400 outside: the number of " in err
+    code, out, _ = command("inspect", path, "--experts", 40)
+    assert code == 0 and f"{int((IDS >= 40).sum())} ids outside the experts left out." in out
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [
+        (".npy", "an .npz with the name logical_count"),
+        (".csv", "a row for each layer, expert and count"),
+    ],
+)
+def test_ids_that_may_be_loads(suffix: str, how: str, tmp_path: Path, command: Command) -> None:
+    loads = np.stack([np.random.default_rng(seed).permutation(66)[:8] for seed in range(4)])
+    path = written(tmp_path / f"a{suffix}", loads)
+    note = (
+        "[4, 8] is read as ids [tokens, top_k], but may be loads [layers, experts]: "
+        f"{how} says loads, --experts says ids"
+    )
+    for name in ("inspect", "align"):
+        assert note in command(name, path)[1]
+        assert "may be loads" not in command(name, path, "--experts", 66)[1]
+    long = written(tmp_path / f"b{suffix}", IDS)
+    assert "may be loads" not in command("inspect", long)[1]
+    np.savez(tmp_path / "c.npz", logical_count=loads)
+    assert "8 experts, loads without tokens, 4 layers" in command("inspect", tmp_path / "c.npz")[1]
