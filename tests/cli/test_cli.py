@@ -180,7 +180,8 @@ def test_align_saves_what_it_can_read_again(tmp_path: Path) -> None:
     done = run("align", "in.npz", "--block-size", 2, "--output", "out.npz", "--json", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "wrote out.npz\n")
     first = json.loads(done.stdout)
-    assert first["workloads"][0]["num_dropped"] == 1
+    counted = [first["workloads"][0][name] for name in ("num_ids", "num_unused", "num_dropped")]
+    assert counted == [5, 1, 0]
     expected = tessera.align_block_size(ids, block_size=2, num_experts=4, expert_map=expert_map)
     with np.load(tmp_path / "out.npz") as saved:
         assert sorted(saved) == sorted(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,3 +83,22 @@ def test_ids_that_may_be_loads(suffix: str, how: str, tmp_path: Path, command: C
     assert "may be loads" not in command("inspect", long)[1]
     np.savez(tmp_path / "c.npz", logical_count=loads)
     assert "8 experts, loads without tokens, 4 layers" in command("inspect", tmp_path / "c.npz")[1]
+
+
+def test_slots_without_an_id_are_neither_ids_nor_dropped(tmp_path: Path, command: Command) -> None:
+    rows = [row[: 4 + place % 4].tolist() for place, row in enumerate(IDS[:100])]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(f'{{"layer": 0, "topk_ids": {row}}}\n' for row in rows))
+    assert "550 ids (100 tokens, top 4 to 7), 64 experts ->" in command("align", path)[1]
+    assert "dropped" not in command("align", path)[1]
+    assert "top 4 to 7" in command("inspect", path)[1]
+    ids = IDS.copy()
+    ids[:, 6:] = -1
+    path = written(tmp_path / "b.npy", ids)
+    code, out, _ = command("align", path, "--experts", 60)
+    num_dropped = int((ids >= 60).sum())
+    assert code == 0 and num_dropped
+    assert "1800 ids (300 x 8 slots, 600 without one), 60 experts ->" in out
+    assert f", {num_dropped} ids dropped contract: holds" in out
+    (found,) = json.loads(command("align", path, "--experts", 60, "--json")[1])["workloads"]
+    assert (found["num_ids"], found["num_unused"], found["num_dropped"]) == (1800, 600, num_dropped)

@@ -32,6 +32,7 @@ from tessera.tools.bench.compositions import numpy_composition, torch_compositio
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 from tessera.tools.printable import printable
 from tessera.tools.routing_files import layer_name
+from tessera.tools.routing_files.reading import NO_EXPERT
 
 # Defaults of synthetic ids.
 _DEFAULTS: dict[str, Any] = {"tokens": 4096, "top_k": 2, "distribution": "uniform", "seed": 0}
@@ -197,15 +198,19 @@ def _align(
         with working(f"timing{of_layer}", is_timed=True):
             times = _times(workload, cuda_index, result, args)
     num_slots = int(result.num_tokens_post_pad[0])
+    # Files have -1 where there is no id, which the op drops.
+    num_unused = int(np.count_nonzero(ids == NO_EXPERT))
     report = {
         "layer": workload.layer,
         "device": device_name(cuda_index),
         "implementation": next(one.name for one in implementations if one.selected),
         "shape": list(ids.shape),
-        "num_ids": ids.size,
+        "least_top_k": workload.least_top_k,
+        "num_ids": ids.size - num_unused,
+        "num_unused": num_unused,
         "num_experts": num_experts,
         "block_size": args.block_size,
-        "num_dropped": int(dropped[0]),
+        "num_dropped": int(dropped[0]) - num_unused,
         "num_blocks": num_slots // args.block_size,
         "num_tokens_post_pad": num_slots,
         "capacity": len(result.sorted_token_ids),
@@ -294,6 +299,14 @@ def _print(source: Input, reports: list[dict[str, Any]]) -> None:
         _print_report(console, report)
 
 
+def _shape_words(report: dict[str, Any]) -> str:
+    """The rows and their lengths: `100 x 8`, `100 tokens, top 4 to 7`."""
+    if report["least_top_k"] not in (None, report["shape"][-1]):
+        return f"{report['shape'][0]} tokens, top {report['least_top_k']} to {report['shape'][1]}"
+    shape = " x ".join(map(str, report["shape"]))
+    return shape + (f" slots, {report['num_unused']} without one" if report["num_unused"] else "")
+
+
 def _print_report(console: Console, report: dict[str, Any]) -> None:
     ids, slots = report["num_ids"], report["num_tokens_post_pad"]
     counts = np.array(report["expert_counts"])
@@ -301,7 +314,7 @@ def _print_report(console: Console, report: dict[str, Any]) -> None:
     dropped = report["num_dropped"]
     console.print(f"device    {report['device']}, {report['implementation']}")
     console.print(
-        f"sizes     {ids} ids ({' x '.join(map(str, report['shape']))}), {len(counts)} experts -> "
+        f"sizes     {ids} ids ({_shape_words(report)}), {len(counts)} experts -> "
         f"{report['num_blocks']} blocks of {report['block_size']} = {slots} slots "
         f"(capacity {report['capacity']})" + (f", {dropped} ids dropped" if dropped else "")
     )

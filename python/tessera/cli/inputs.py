@@ -28,12 +28,17 @@ _MEMORY_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.lim
 
 @dataclass(frozen=True)
 class Workload:
-    """One call's inputs; `layer` is None unless a file names it."""
+    """One call's inputs.
+
+    layer: None unless a file names it.
+    least_top_k: ids of the row with the fewest, None if rows have as many slots each.
+    """
 
     topk_ids: npt.NDArray[Any]
     num_experts: int
     expert_map: npt.NDArray[Any] | None = None
     layer: LayerKey = None
+    least_top_k: int | None = None
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ def read_input(path: Path, options: Options) -> Input:
     layers = routing.layers
     count, note = _known_experts(routing.num_experts, list(layers.values()))
     workloads = [
-        Workload(ids, count, routing.expert_map, layer=layer) for layer, ids in layers.items()
+        Workload(ids, count, routing.expert_map, layer, routing.least_top_k.get(layer))
+        for layer, ids in layers.items()
     ]
     title = routing.name if routing.model_id is None else f"{routing.name} ({routing.model_id})"
     return Input(title, workloads, "; ".join(filter(None, [note, *routing.notes])))

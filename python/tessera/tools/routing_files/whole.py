@@ -23,6 +23,7 @@ class Routing:
     name: stands for the file in messages.
     num_experts: from the options, else from the file; None if neither gives it.
     layers: by layer, int32 [tokens, top_k]; -1 for no expert.
+    least_top_k: by layer, ids of the row with the fewest, where rows differ.
     expert_map: int32 [experts], or None.
     notes: sentences about how it was read, and what was left out.
     """
@@ -31,6 +32,7 @@ class Routing:
     model_id: str | None
     num_experts: int | None
     layers: dict[LayerKey, npt.NDArray[np.int32]]
+    least_top_k: dict[LayerKey, int]
     expert_map: npt.NDArray[Any] | None
     notes: list[str]
 
@@ -98,6 +100,7 @@ def _whole(rows: Rows) -> Routing:
         rows.model_id,
         rows.known_experts,
         layers,
+        rows.least_top_k,
         rows.expert_map,
         [*rows.notes, *_left_out(rows), *_skipped(rows)],
     )
