@@ -246,18 +246,6 @@ def test_parquet(
     assert "expected a Parquet file (" in command("inspect", path)[2]
 
 
-def test_what_is_timed_has_an_expert_in_every_slot(tmp_path: Path, command: Command) -> None:
-    path = tmp_path / "ids.npy"
-    np.save(path, np.where(IDS == 3, -1, IDS))
-    for words in (
-        ["--op", "fused_experts"],
-        ["--preset", "report", "--json", tmp_path / "new"],
-        [],
-    ):
-        err = command("bench", "--device", "cpu", *words, "--log", path)[2]
-        assert "topk_ids: expected an expert in every slot, since not everything that is" in err
-
-
 @pytest.fixture
 def measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
     """The requests of tessera bench, none of which is measured; or the message that refuses it."""
@@ -276,6 +264,21 @@ def measured(command: Command, monkeypatch: pytest.MonkeyPatch) -> Callable[...,
         return seen or [err.removeprefix("tessera bench: ").rstrip("\n")]
 
     return run
+
+
+def test_slots_without_an_expert_are_timed_by_align_block_size_alone(
+    tmp_path: Path, measured: Callable[..., list[Any]]
+) -> None:
+    path = tmp_path / "ids.npy"
+    ids = np.where(IDS == 3, -1, IDS)
+    np.save(path, ids)
+    (request,) = measured("--log", path, "--tokens", "256")
+    assert -1 in request.windows["ids", 256]
+    request, *_ = measured("--preset", "report", "--json", tmp_path / "new", "--log", path)
+    assert (request.windows["ids", 300] == ids).all()
+    (message,) = measured("--op", "fused_experts", "--log", path)
+    assert "topk_ids: expected an expert in every slot, since not everything that is" in message
+    assert message.endswith(" slots without one: --op align_block_size times them")
 
 
 def test_bench_reads_several_files_as_one_model(

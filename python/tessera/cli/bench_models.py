@@ -17,7 +17,7 @@ from tessera.tools.bench.op import Op
 from tessera.tools.bench.shapes import Shape
 from tessera.tools.routing_files import Options, largest_id
 from tessera.tools.routing_files.several import layer_names
-from tessera.tools.routing_files.whole import Routing, read_filled
+from tessera.tools.routing_files.whole import Routing, read_experts
 
 _SKEWS = ("uniform", "zipf")
 _WHOLE_LAYER_BLOCK_SIZE = 128
@@ -60,14 +60,14 @@ def model_shapes(args: argparse.Namespace, op: Op) -> tuple[list[Any], Windows]:
 
 
 def named_layers(
-    paths: Sequence[Path], options: Options, together: str | None
+    paths: Sequence[Path], options: Options, together: str | None, *, in_every_slot: bool
 ) -> list[tuple[str, Routing, LayerKey]]:
-    """The layers of files that have an expert in every slot: a name, the file, and the layer.
+    """The layers of files, read as by `read_experts`: a name, the file, and the layer.
 
     Raises:
         ValueError: a file cannot be read, or an id is not that of an expert.
     """
-    files = read_filled(paths, options, together)
+    files = read_experts(paths, options, together, in_every_slot=in_every_slot)
     layers = [(number, layer) for number, file in enumerate(files) for layer in file.layers]
     names = layer_names(paths, together, layers)
     return [
@@ -78,7 +78,7 @@ def named_layers(
 def _with_ids_of_logs(
     args: argparse.Namespace, shapes: list[Any], num_sets: Callable[[int], int]
 ) -> tuple[list[Any], Windows]:
-    layers = named_layers(args.log, reading_options(args), args.files)
+    layers = named_layers(args.log, reading_options(args), args.files, in_every_slot=True)
     found, windows = [], {}
     for shape in shapes:
         for name, log, number in layers:
@@ -105,7 +105,7 @@ def whole_layers(
 ) -> tuple[list[Shape], dict[tuple[str, int], npt.NDArray[np.int32]]]:
     """Shapes of layers, each after its uniform twin; and one window per layer, with all its ids."""
     shapes, windows = [], {}
-    for name, log, number in named_layers(paths, options, together):
+    for name, log, number in named_layers(paths, options, together, in_every_slot=False):
         ids = log.layers[number]
         num_experts = log.num_experts or largest_id(ids) + 1
         uniform = Shape(len(ids), num_experts, ids.shape[1], _WHOLE_LAYER_BLOCK_SIZE)

@@ -103,6 +103,7 @@ def _refuse_all_but_plain_int32(shape: Shape) -> str:
 def _prepare_torch(problem: Problem) -> TimedCall:
     import torch
 
+    problem.require_experts("it indexes by them")
     ids = torch.from_numpy(problem.topk_ids)
     expert_map = None if problem.expert_map is None else torch.from_numpy(problem.expert_map)
     shape = problem.shape

@@ -51,6 +51,7 @@ def _prepare_tessera_out(problem: Problem) -> TimedCall:
 
 
 def _prepare_torch(problem: Problem) -> TimedCall:
+    problem.require_experts("it indexes by them")
     ids, shape, num_slots = problem.topk_ids, problem.shape, problem.num_slots
     rest = (shape.block_size, shape.num_experts, num_slots, problem.expert_map)
     return TimedCall.of(lambda: torch_composition(ids, *rest), ids)
@@ -77,7 +78,9 @@ def _refuse_shift(shape: Shape) -> str:
 
 
 def _native_contenders() -> list[Contender]:
-    floors = floor_contenders(lambda problem: (problem.topk_ids, problem.empty_outputs()))
+    floors = floor_contenders(
+        lambda problem: (problem.topk_ids.clamp(min=0), problem.empty_outputs())
+    )
     if why := floors[0].unavailable:
         names: list[tuple[str, Kind]] = [("textbook", "peer"), ("cub_radix", "peer")]
         empty = absent("empty kernel", "cost", why)
@@ -159,6 +162,7 @@ def _prepare_textbook(problem: Problem) -> TimedCall:
 
 
 def _prepare_cub_radix(problem: Problem) -> TimedCall:
+    problem.require_experts("it sorts by as many bits as experts have")
     library = native_library(CUDA_LIBRARY)
     function = library.function("cub_radix", release_gil=False)
     size = library.function("cub_radix_workspace_bytes")
@@ -211,6 +215,7 @@ def _vllm() -> Contender:
         return absent("vllm", "peer", str(error))
 
     def prepare(problem: Problem) -> TimedCall:
+        problem.require_experts("it counts them in front of its counters")
         ids, shape, expert_map = problem.topk_ids, problem.shape, problem.expert_map
         return TimedCall.of(
             lambda: align(ids, shape.block_size, shape.num_experts, expert_map), ids
@@ -232,6 +237,7 @@ def _sgl_kernel() -> Contender:
     def prepare(problem: Problem) -> TimedCall:
         import torch
 
+        problem.require_experts("it makes a group of them")
         # SGLang calls it with one more expert, for ids of -1.
         ids, block_size = problem.topk_ids, problem.shape.block_size
         num_experts = problem.shape.num_experts + 1

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from tessera._device import HOST
 from tessera._outputs import REFERENCE, output_sizes
 from tessera.contract import Violation, contract_violations, synthetic_topk_ids
+from tessera.tools.bench.contender import NotTimedError
 from tessera.tools.bench.shapes import Shape
 
 # Windows measured per size of a log: enough for a mean, and few enough for a CUDA graph.
@@ -46,6 +47,15 @@ class Problem:
             "num_experts": self.shape.num_experts,
             "expert_map": self.expert_map,
         }
+
+    def require_experts(self, why: str) -> None:
+        """Refuse a contender that takes no ids of -1, as logs have them.
+
+        Raises:
+            NotTimedError: there are such ids.
+        """
+        if (self.host_ids < 0).any():
+            raise NotTimedError(f"takes no ids of -1: {why}")
 
     def empty_outputs(self) -> tuple[Any, Any, Any]:
         """Arrays to write to: `outputs`, or new uninitialised ones."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tessera.routing_log import LayerKey, Progress
+from tessera.routing_log import LayerKey, Progress, widened
 from tessera.tools.bench.problem import MAX_WINDOWS
 from tessera.tools.bench.shapes import Shape
 from tessera.tools.inspection import Document, inspect_logs
@@ -29,9 +29,11 @@ class Tuning:
 
     shapes: each a layer, the tokens of a window, and a block size.
     figures: for each shape, the figures known without measuring.
-    windows: by the shapes' `trace` and `num_tokens`, int32 [windows, tokens, top_k].
+    windows: by the shapes' `trace` and `num_tokens`, int32 [windows, tokens, top_k]; -1 for no
+        expert.
     left_out: sentences about window sizes longer than a layer.
-    layers: by the shapes' `trace`, the numbers of tokens, top k, experts and repeated rows.
+    layers: by the shapes' `trace`, the numbers of tokens, top k, the least of it, experts, repeated
+        rows, and slots without an expert.
     """
 
     inspection: Document
@@ -91,17 +93,13 @@ def tuning(
                 f"{file}: topk_ids: expected ids in [0, {model['num_experts']}), "
                 f"got {layer['num_invalid_ids']} others"
             )
-        if layer["num_unused"] or model["least_top_k"] < model["top_k"]:
-            raise ValueError(
-                f"{file}: topk_ids: expected an expert in every slot, since not "
-                f"everything that is timed takes -1, got {layer['num_unused']} slots without one, "
-                f"and {model['least_top_k']} to {model['top_k']} ids for a token"
-            )
         found.layers[name] = {
             "num_tokens": layer["num_tokens"],
             "num_repeated": layer["num_repeated"],
             "num_experts": model["num_experts"],
             "top_k": model["top_k"],
+            "least_top_k": model["least_top_k"],
+            "num_unused": layer["num_unused"],
         }
         sizes = [size for size in window_sizes or WINDOW_SIZES if size <= layer["num_tokens"]]
         if missing := {*(window_sizes or WINDOW_SIZES)} - {*sizes}:
@@ -162,6 +160,7 @@ class _Sample:
 
     def __init__(self, num_tokens: int, top_k: int, sizes: Sequence[int], seed: int) -> None:
         self._num_seen = 0
+        self._top_k = top_k
         self._starts = {size: _chosen(num_tokens // size, seed) * size for size in sizes}
         self.windows = {
             size: np.zeros((len(starts), size, top_k), np.int32)
@@ -169,7 +168,8 @@ class _Sample:
         }
 
     def add(self, tokens: npt.NDArray[Any]) -> None:
-        """Take the next tokens, [tokens, top_k]."""
+        """Take the next tokens, [tokens, top_k], or fewer ids of each."""
+        tokens = widened(tokens, self._top_k)
         first, end = self._num_seen, self._num_seen + len(tokens)
         for size, starts in self._starts.items():
             for window, start in zip(self.windows[size], starts.tolist(), strict=True):

@@ -12,6 +12,7 @@ from rich.table import Table
 from tessera.tools.bench.judgement import best, speeds
 from tessera.tools.bench.problem import MAX_WINDOWS
 from tessera.tools.bench.report import cell, kinds_of, print_head, print_remarks, rows
+from tessera.tools.report.words import plural
 
 
 def print_tuning(console: Console, document: Mapping[str, Any]) -> None:
@@ -42,7 +43,11 @@ def print_tuning(console: Console, document: Mapping[str, Any]) -> None:
 
 def _layer_text(document: Mapping[str, Any], name: str) -> str:
     layer = document["layers"][name]
-    text = f"{layer['num_tokens']} tokens, top {layer['top_k']} of {layer['num_experts']} experts"
+    least = f"{layer['least_top_k']} to " if layer["least_top_k"] < layer["top_k"] else ""
+    text = f"{layer['num_tokens']} tokens, top {least}{layer['top_k']} of {layer['num_experts']}"
+    text += " experts"
+    if layer["num_unused"]:
+        text += f"; {plural(layer['num_unused'], 'slot')} without an expert"
     if layer["num_repeated"]:
         text += f"; without {layer['num_repeated']} rows of warm-up"
     return text

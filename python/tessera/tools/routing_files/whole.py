@@ -46,21 +46,35 @@ def read_whole(path: Path, options: Options, progress: Progress | None = None) -
     return _whole(rows_of([path], options, progress=progress)[0])
 
 
-def read_filled(paths: Sequence[Path], options: Options, together: str | None) -> list[Routing]:
-    """Read all rows of files that have an expert in every slot, as what is timed needs it.
+def read_experts(
+    paths: Sequence[Path], options: Options, together: str | None, *, in_every_slot: bool
+) -> list[Routing]:
+    """Read all rows of files whose ids are all those of experts.
+
+    Args:
+        paths: the files.
+        options: how to read them.
+        together: as in `open_several`.
+        in_every_slot: also refuse slots without an expert.
 
     Raises:
-        ValueError: a file cannot be read, or an id is not that of an expert.
+        ValueError: a file cannot be read, or has such ids or slots.
     """
     found = [_whole(rows) for rows in rows_of(paths, options, together)]
     for routing in found:
         for layer, ids in routing.layers.items():
-            num_wrong = int(np.count_nonzero((ids == NO_EXPERT) | (ids == OUTSIDE)))
-            if num_wrong:
-                where = "" if layer is None else f"{layer_name(layer)}: "
+            where = f"{routing.name}: " + ("" if layer is None else f"{layer_name(layer)}: ")
+            if num_outside := int(np.count_nonzero(ids == OUTSIDE)):
                 raise ValueError(
-                    f"{routing.name}: {where}topk_ids: expected an expert in every slot, since not "
-                    f"everything that is timed takes -1, got {num_wrong} slots without one"
+                    f"{where}topk_ids: expected ids in [0, {routing.num_experts}), got "
+                    f"{num_outside} others"
+                )
+            num_unused = int(np.count_nonzero(ids == NO_EXPERT))
+            if num_unused and in_every_slot:
+                raise ValueError(
+                    f"{where}topk_ids: expected an expert in every slot, since not everything that "
+                    f"is timed takes -1, got {num_unused} slots without one: --op align_block_size "
+                    "times them"
                 )
     return found
 
