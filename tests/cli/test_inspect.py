@@ -166,8 +166,9 @@ def test_numpy_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, tmp_path / "ids.npy")
     assert out.startswith("ids.npy: 3 experts, top 2, 1 layer\n")
     assert "1 slot without an expert." in out
-    np.save(tmp_path / "ids.npy", np.array([[0, -2], [0, 2]]))
-    assert "1 ids outside the experts left out." in shown(capsys, tmp_path / "ids.npy")
+    np.save(tmp_path / "ids.npy", np.array([[0, 1], [0, 2]]))
+    out = shown(capsys, tmp_path / "ids.npy", "--experts", 2)
+    assert "1 id outside the experts left out." in out
 
 
 def test_a_bar_for_large_files(

@@ -107,6 +107,31 @@ def test_a_load_that_does_not_move_is_said_to_be_chance() -> None:
     assert f"{ratios[-1]:.2f}× in the last." in text
 
 
+@pytest.mark.parametrize(
+    ("num_tokens", "words"),
+    [
+        (1024, "16 windows of 64 tokens the"),
+        (1078, "8 windows of 128 tokens (the last: 182) the"),
+        (1088, "9 windows of 128 tokens (the last: 64) the"),
+    ],
+)
+def test_windows_are_equal_but_for_the_last(num_tokens: int, words: str) -> None:
+    model: Any = model_of("m", [layer(skewed_ids(num_tokens, 16, 2, seed=1), 16)], 2)
+    windows = model["layers"][0]["drift"]["window_tokens"]
+    assert sum(windows) == num_tokens and len(set(windows[:-1])) == 1
+    assert drift_words(model, ["layer 0"]).startswith(f"Over {words} load of neighbouring")
+
+
+def test_a_placement_of_an_expert_on_each_rank_is_not_judged() -> None:
+    for num_experts, is_judged in ((8, False), (9, True)):
+        document = one_layer()
+        ids = skewed_ids(2000, num_experts, 2, seed=1)
+        document["models"] = [model_of("m", [layer_of(ids, num_experts, 0)], 2)]
+        page = ReportPage(html(document).decode())
+        assert ("balanced by the first window" in page.definitions["Drift"]) == is_judged
+        assert ("What a placement loses over the windows" in html(document).decode()) == is_judged
+
+
 def test_many_layers_are_told_by_their_mean_and_the_most_drifting() -> None:
     document = many_layers(num_layers=12, num_experts=64)
     model = document["models"][0]

@@ -174,7 +174,8 @@ def _notes(name: str, layer: Layer) -> list[str]:
             number = layer[count]  # type: ignore[literal-required]
             notes.append(f"{where}{plural(number, noun)} {rest}")
     if layer["num_invalid_ids"]:
-        notes.append(f"{where}{layer['num_invalid_ids']:,} ids outside the experts left out.")
+        outside = plural(layer["num_invalid_ids"], "id")
+        notes.append(f"{where}{outside} outside the experts left out.")
     dead = layer["load"]["dead_experts"]
     if dead:
         notes.append(f"{where}dead experts {_shortened(dead)}.")

@@ -158,8 +158,9 @@ def findings(compared: Comparison) -> list[str]:
             text += f" Most differ: {listed}."
         said.append(text)
     placed = {one["num_ranks"]: one["on_second"] for one in compared["placed_by_first"]}
-    if placed:
-        ranks = _TOLD_RANKS if _TOLD_RANKS in placed else max(placed)
+    ranks = _TOLD_RANKS if _TOLD_RANKS in placed else max(placed, default=0)
+    # With an expert for each rank, no placement is better than another.
+    if placed and ranks < compared["first"]["num_experts"]:
         row = next(one for one in compared["second"]["ranks"] if one["num_ranks"] == ranks)
         said.append(
             f"A placement on {ranks} ranks balanced by the first log has {times(placed[ranks])} "

@@ -61,7 +61,8 @@ class DriftOfModel:
     most: the layers with the most drift from the first window to the last.
     shown: the same layers with their names.
     num_layers, num_without: layers with drift, and those with too few tokens.
-    placed: means over the layers with the most windows.
+    placed: means over the layers with the most windows; None with an expert for each rank, where
+        no placement is better than another.
     """
 
     windows: str
@@ -70,7 +71,7 @@ class DriftOfModel:
     shown: list[tuple[str, Drift]]
     num_layers: int
     num_without: int
-    placed: Placed
+    placed: Placed | None
 
 
 def drift_of(model: Model, names: Sequence[str]) -> DriftOfModel | None:
@@ -101,7 +102,7 @@ def drift_of(model: Model, names: Sequence[str]) -> DriftOfModel | None:
         shown=shown,
         num_layers=len(found),
         num_without=len(layers) - len(found),
-        placed=_placed(drifts),
+        placed=_placed(drifts, num_experts),
     )
 
 
@@ -126,10 +127,12 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _windows(drifts: Sequence[Drift]) -> str:
-    """The windows of all layers: their numbers, and tokens in each."""
+    """The windows of all layers: their numbers, and tokens in each and in the last."""
     numbers = [len(drift["window_tokens"]) for drift in drifts]
     tokens = [drift["window_tokens"][0] for drift in drifts]
-    return f"{_range(numbers)} windows of {_range(tokens)} tokens"
+    last = [drift["window_tokens"][-1] for drift in drifts]
+    words = f"{_range(numbers)} windows of {_range(tokens)} tokens"
+    return words if last == tokens else f"{words} (the last: {_range(last)})"
 
 
 def _range(values: Sequence[int]) -> str:
@@ -137,9 +140,11 @@ def _range(values: Sequence[int]) -> str:
     return number(low) if low == high else f"{number(low)} to {number(high)}"
 
 
-def _placed(drifts: Sequence[Drift]) -> Placed:
+def _placed(drifts: Sequence[Drift], num_experts: int) -> Placed | None:
     most = max(len(drift["window_tokens"]) for drift in drifts)
     layers = [one["placed_by_first"] for one in drifts if len(one["window_tokens"]) == most]
+    if layers[0]["num_ranks"] == num_experts:
+        return None
     return Placed(
         layers[0]["num_ranks"],
         [_mean(values) for values in zip(*(one["balanced"] for one in layers), strict=True)],
@@ -163,12 +168,13 @@ def drift_words(model: Model, names: Sequence[str]) -> str:
         text += " That is hardly more: no drift, or windows too short to show it."
     else:
         text += _moves(*found.shown[0], model["num_experts"], several)
-    text += (
-        f" A placement on {plural(placed.num_ranks, 'rank')} balanced by the first window has "
-        f"{times(placed.balanced[0])} the mean load on the busiest rank there, and "
-        f"{times(_mean(placed.balanced[1:]))} in the later windows; the contiguous one "
-        f"{times(_mean(placed.contiguous[1:]))}."
-    )
+    if placed is not None:
+        text += (
+            f" A placement on {plural(placed.num_ranks, 'rank')} balanced by the first window has "
+            f"{times(placed.balanced[0])} the mean load on the busiest rank there, and "
+            f"{times(_mean(placed.balanced[1:]))} in the later windows; the contiguous one "
+            f"{times(_mean(placed.contiguous[1:]))}."
+        )
     if found.num_without:
         text += f" Too few tokens for windows in {plural(found.num_without, 'layer')}."
     return text

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tessera.tools.inspection.document import Drift, Model
 from tessera.tools.report.drawing import Drawing
-from tessera.tools.report.drift import DriftOfModel, drift_of
+from tessera.tools.report.drift import DriftOfModel, Placed, drift_of
 from tessera.tools.report.load_figures import heat_legend, heat_of
 from tessera.tools.report.plot import LEFT, NARROW, RIGHT, Figure, Plot, round_step
 from tessera.tools.report.words import number, plural, slug, times
@@ -21,13 +21,13 @@ def drift_figures(model: Model, names: Sequence[str]) -> tuple[Figure, ...]:
         return ()
     alone = len(names) == 1
     maps = [_heat_map(name, drift, model["num_experts"], alone) for name, drift in found.shown]
-    return (_placements(found), *maps)
+    return (*([] if found.placed is None else [_placements(found, found.placed)]), *maps)
 
 
-def _placements(found: DriftOfModel) -> Figure:
-    balanced, contiguous = found.placed.balanced, found.placed.contiguous
+def _placements(found: DriftOfModel, placed: Placed) -> Figure:
+    balanced, contiguous = placed.balanced, placed.contiguous
     drawing = Drawing(NARROW, 290)
-    words = f"busiest of {plural(found.placed.num_ranks, 'rank')}, load over the mean"
+    words = f"busiest of {plural(placed.num_ranks, 'rank')}, load over the mean"
     drawing.text(0, 14, words)
     above = max(*balanced, *contiguous) - 1
     plot = Plot(drawing, LEFT, 30, NARROW - 124, 250, max(above, 0.1) * 1.08)
