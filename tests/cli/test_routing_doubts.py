@@ -102,3 +102,50 @@ def test_slots_without_an_id_are_neither_ids_nor_dropped(tmp_path: Path, command
     assert f", {num_dropped} ids dropped contract: holds" in out
     (found,) = json.loads(command("align", path, "--experts", 60, "--json")[1])["workloads"]
     assert (found["num_ids"], found["num_unused"], found["num_dropped"]) == (1800, 600, num_dropped)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "--axes: does nothing to arrays of less than three axes"),
+        (["--phase", "prompt"], "--phase: does nothing to ids without prompt_routed_experts and "),
+    ],
+)
+def test_options_that_change_nothing(
+    words: list[str], message: str, tmp_path: Path, command: Command
+) -> None:
+    path = written(tmp_path / "a.npy", IDS)
+    words = words or ["--axes", "tokens,layers,top_k"]
+    for name in (["inspect"], ["align"], ["bench", "--log"]):
+        code, out, err = command(*name, path, *words)
+        assert (code, out) == (2, "") and f"{path}: {message}" in err
+
+
+def test_an_option_given_twice(
+    tmp_path: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "a.npy", np.stack([IDS, IDS], axis=1))
+    for words in (["inspect"], ["align"], ["bench", "--log"]):
+        for option, value in (("--experts", "64"), ("--axes", "tokens,layers,top_k")):
+            with pytest.raises(SystemExit) as exited:
+                main([*words, str(path), option, value, option, value])
+            assert exited.value.code == 2
+            message = f"tessera {words[0]}: argument {option}: expected it once\n"
+            assert capsys.readouterr().err == message
+    assert command("inspect", path, "--layer", 0, "--layer", 1)[0] == 0
+
+
+def test_phases(tmp_path: Path, command: Command) -> None:
+    path = tmp_path / "a.npz"
+    ids = IDS.reshape(50, 6, 8)
+    np.savez(path, prompt_routed_experts=ids[:9], routed_experts=ids[9:])
+    sizes = "tokens: 9 of prompt, 41 of generation; "
+    assert sizes + "--phase reads one of them" in command("inspect", path)[1]
+    out = command("inspect", path, "--phase", "generation")[1]
+    assert sizes + "only those of generation are read" in out
+    responses = tmp_path / "b.json"
+    responses.write_text(json.dumps({"routed_experts": ids.tolist()}))
+    code, _, err = command("inspect", responses, "--phase", "prompt")
+    assert code == 2
+    assert "b.json: --phase: expected generation, since there is no other, got prompt\n" in err
+    assert command("inspect", responses, "--phase", "generation")[0] == 0

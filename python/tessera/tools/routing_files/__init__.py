@@ -23,6 +23,7 @@ from tessera.tools.routing_files import (
     routing_map,
     sglang_recorder,
 )
+from tessera.tools.routing_files.arrays import tables_of
 from tessera.tools.routing_files.options import AXES, PHASES, Options
 from tessera.tools.routing_files.reading import BROKEN, Loads, Rows, largest_id, layer_name
 from tessera.tools.routing_files.source import STANDARD_INPUT, File
@@ -110,6 +111,8 @@ def _refuse_unused(file: File, form: Format, options: Options) -> None:
         if is_given and field.name not in (*form.OPTIONS, "num_experts", "layers"):
             option = field.name.replace("_", "-")
             raise ValueError(f"{file.name}: --{option}: does nothing to {form.NAME}")
+    if options.axes is not None and all(len(one.shape) < 3 for one in tables_of(file).values()):
+        raise ValueError(f"{file.name}: --axes: does nothing to arrays of less than three axes")
 
 
 def _unknown(file: File) -> str:

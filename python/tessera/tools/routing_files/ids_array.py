@@ -35,8 +35,26 @@ def recognise(file: File) -> int:
 
 
 def read(file: File, options: Options) -> Rows:
-    """The rows of a file of this form."""
+    """The rows of a file of this form.
+
+    Raises:
+        ValueError: `--phase` is given, but the file does not have both.
+    """
+    phases = _phases(file)
+    if options.phase is not None and len(phases) < 2:
+        raise ValueError(
+            f"{file.name}: --phase: does nothing to ids without prompt_routed_experts and "
+            "routed_experts"
+        )
     return _ArrayRows(file, options)
+
+
+def _phases(file: File) -> dict[str, Array]:
+    """The arrays of prompt and generation, of a file that has the prompt's."""
+    arrays = arrays_of(file)
+    names = dict(zip(PHASES, ("prompt_routed_experts", "routed_experts"), strict=True))
+    found = {phase: arrays[name] for phase, name in names.items() if name in arrays}
+    return found if PHASES[0] in found else {}
 
 
 class _ArrayRows(Rows):
@@ -46,20 +64,19 @@ class _ArrayRows(Rows):
         self.num_experts = declared_experts(self.file)
         self.expert_map = expert_map_of(self.file)
         tables = tables_of(self.file)
-        arrays = arrays_of(self.file)
-        if "prompt_routed_experts" in arrays:
-            yield from self._phases(arrays)
+        if phases := _phases(self.file):
+            yield from self._of_phases(phases)
             return
         for layer, array in tables.items():
             yield from self._table(layer, array)
 
-    def _phases(self, arrays: dict[str, Array]) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
-        names = dict(zip(PHASES, ("prompt_routed_experts", "routed_experts"), strict=True))
-        found = {phase: arrays[name] for phase, name in names.items() if name in arrays}
+    def _of_phases(self, found: dict[str, Array]) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
         sizes = ", ".join(f"{array.shape[0]:,} of {phase}" for phase, array in found.items())
-        self.notes.append(f"tokens: {sizes}; --phase reads one of them")
+        read = self.options.phase
+        how = f"only those of {read} are read" if read else "--phase reads one of them"
+        self.notes.append(f"tokens: {sizes}" + (f"; {how}" if len(found) > 1 else ""))
         for phase, array in found.items():
-            if self.options.phase in (None, phase):
+            if read in (None, phase):
                 yield from self._table(None, array)
 
     def _table(self, layer: LayerKey, array: Array) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:

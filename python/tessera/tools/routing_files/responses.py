@@ -50,18 +50,23 @@ class _ResponseRows(Rows):
     form = NAME
 
     def read(self) -> Iterator[tuple[LayerKey, npt.NDArray[Any]]]:
-        num_found = 0
+        found: set[str] = set()
         for place, document in self._documents():
             # Only arrays outlive a document: as objects of Python, two of them would be too large.
-            for ids in self._arrays(place, document):
-                num_found += 1
+            for phase, ids in self._arrays(place, document):
+                found.add(phase)
                 if ids is None:  # of the other phase
                     continue
                 self.num_lines += len(ids)
                 for layer in range(ids.shape[1]):
                     yield layer, ids[:, layer]
-        if not num_found:
+        if not found:
             raise ValueError(f"{self.name}: expected routed_experts, got none but null")
+        if self.options.phase is not None and self.options.phase not in found:
+            raise ValueError(
+                f"{self.name}: --phase: expected {found.pop()}, since there is no other, got "
+                f"{self.options.phase}"
+            )
 
     def _documents(self) -> Iterator[tuple[str, bytes]]:
         """The documents, each with its place: one a line, or one that is the whole file."""
@@ -86,8 +91,8 @@ class _ResponseRows(Rows):
                 "got a longer one"
             )
 
-    def _arrays(self, place: str, document: bytes) -> list[npt.NDArray[Any] | None]:
-        """The arrays of a document; None for one of a phase that is not read."""
+    def _arrays(self, place: str, document: bytes) -> list[tuple[str, npt.NDArray[Any] | None]]:
+        """The arrays of a document with their phases; None for one that is not read."""
         try:
             record = _decoded(document)
         except (ValueError, RecursionError) as error:
@@ -98,9 +103,12 @@ class _ResponseRows(Rows):
             self.skipped.append(message)
             return []
         return [
-            self._array(f"{place}: {key}", value) if self.options.phase in (None, phase) else None
+            (phase, self._array(f"{place}: {key}", value) if self._reads(phase) else None)
             for phase, key, value in _values(record)
         ]
+
+    def _reads(self, phase: str) -> bool:
+        return self.options.phase in (None, phase)
 
     def _array(self, place: str, value: Any) -> npt.NDArray[Any]:
         ids = self._decoded(place, value) if isinstance(value, str) else _nested(place, value)
