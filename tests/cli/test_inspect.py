@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import tessera
 from recorded_logs import OLMOE, QWEN, recorded
 from tessera.cli import progress_bars
 from tessera.cli.main import main
+from tessera.contract import synthetic_topk_ids
 
 META = '{"type": "meta", "model_id": "a [b] model", "num_experts": 4}\n'
 ROUTE = '{"type": "route", "layer": %d, "topk_ids": %s}\n'
@@ -327,3 +329,44 @@ def test_advice_is_over_the_layers_of_all_files(
     assert ranks["name"] == "a.npy and 1 more"
     out = shown(capsys, *paths, "--files", "ranks")
     assert "ranks of one model, file after file, so without drift over time:" in out
+
+
+def test_a_long_name_of_a_layer_is_whole_and_takes_no_room_of_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"model.layers.{number}.mlp.experts" for number in range(3)]
+    lines = [
+        json.dumps({"layer": name, "topk_ids": row})
+        for name in (*names, 3)
+        for row in synthetic_topk_ids(100, 64, 6, zipf=True, seed=1).tolist()
+    ]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    out = shown(capsys, tmp_path / "a.jsonl", "--experts", 65)
+    (table,) = re.findall(r"^ *layer tokens .*\n(?:.+\n)+?(?=Entropy)", out, re.MULTILINE)
+    head, *rows = table.splitlines()
+    words = "layer tokens entropy Gini max/mean load by expert hot (x mean) dead"
+    assert " ".join(head.split()) == words
+    width = len(head[: head.index(" tokens")])
+    folded = "".join(row[:width].strip() for row in rows)
+    assert folded == "".join(names) + "3"
+    assert [row[width:].split()[0] for row in rows if row[width:].strip()] == ["100"] * 4
+    assert "\nmodel.layers.0.mlp.experts: dead experts " in out
+    assert "\nLayer 3: dead experts " in out
+
+
+def test_a_model_of_48_layers_takes_two_screens(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layers = [synthetic_topk_ids(2000, 128, 8, zipf=True, seed=seed) for seed in range(48)]
+    np.savez(tmp_path / "a.npz", routed_experts=np.stack(layers, axis=1))
+    out = shown(capsys, tmp_path / "a.npz", "--experts", 128)
+    assert len(out.splitlines()) <= 115
+
+
+def test_rows_of_one_expert_are_summed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"0,{expert},{10 + expert}" for expert in range(8)]
+    (tmp_path / "a.csv").write_text("\n".join(["layer,expert,count", *rows, *rows[:3]]))
+    out = " ".join(shown(capsys, tmp_path / "a.csv").split())
+    assert "a.csv: the loads are sums over 11 rows " in out
+    (tmp_path / "a.csv").write_text("\n".join(["layer,expert,count", *rows]))
+    assert "sums over" not in " ".join(shown(capsys, tmp_path / "a.csv").split())

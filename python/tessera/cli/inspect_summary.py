@@ -154,7 +154,8 @@ def _notes(name: str, layer: Layer) -> list[str]:
     """Notes on a layer, which begin with its name if it has one."""
     notes = []
     where = f"{name}: " if name else ""
-    where = where[:1].upper() + where[1:]
+    if isinstance(layer["layer"], int):  # otherwise it is a name, of a layer or a file
+        where = where[:1].upper() + where[1:]
     with_repeated = layer["load_with_repeated"]
     if with_repeated is not None:
         first = layer["repeated"][0]

@@ -30,7 +30,8 @@ def number_table(*titles: str) -> Table:
 def print_table(console: Console, table: Table) -> None:
     """Print a table; on a narrow terminal as several, each beginning with the first column.
 
-    Cut to the width, its columns would lose digits.
+    Cut to the width, its columns would lose digits. The first column, which may hold long names, is
+    folded into what the others leave.
     """
     key, *columns = table.columns
     groups = [[key, *columns]]
@@ -42,7 +43,11 @@ def print_table(console: Console, table: Table) -> None:
             groups[-1].append(column)
     for group in groups:
         part = number_table()
-        for column in group:
+        room = console.width - (_width(group[1:]) + 1 if len(group) > 1 else 0)
+        least = Text(str(key.header)).cell_len
+        width = min(_width([key]), max(room, least))
+        part.add_column(key.header, justify=key.justify, width=width, overflow="fold")
+        for column in group[1:]:
             part.add_column(column.header, justify=column.justify, no_wrap=column.no_wrap)
         for cells in zip(*(column.cells for column in group), strict=True):
             part.add_row(*cells)

@@ -57,10 +57,15 @@ def compare(logs: Sequence[Log], names: Sequence[str], models: Sequence[Model]) 
         if any(log["num_experts_source"] == "largest id + 1" for log in logs):
             text += "; where a number is the largest id + 1, --experts gives the right one"
         notes.append(text)
-    for name, layers in zip(names, (first, second), strict=True):
-        if not all(layer["batches"] for layer in layers):
-            notes.append(f"block sizes are not compared: {name} has loads without tokens")
-    has_tokens = all(layer["batches"] for layer in (*first, *second))
+    of_loads = [
+        name
+        for name, layers in zip(names, (first, second), strict=True)
+        if not all(layer["batches"] for layer in layers)
+    ]
+    if of_loads:
+        have = f"{' and '.join(of_loads)} {'have' if len(of_loads) > 1 else 'has'}"
+        notes.append(f"block sizes are not compared: {have} loads without tokens")
+    has_tokens = not of_loads
     return {
         "first": _side(names[0], num_experts[0], first, has_tokens),
         "second": _side(names[1], num_experts[1], second, has_tokens),

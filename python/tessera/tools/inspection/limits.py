@@ -19,13 +19,12 @@ def limits(
 ) -> list[str]:
     """Sentences that apply to these logs, of which some have tokens, or some have loads alone."""
     of_tokens = [
-        "A batch is taken to be consecutive tokens of a log. An engine mixes requests, and its "
-        "batches may meet more experts than that, or fewer.",
-        "Drift compares windows of consecutive tokens of a log: over time, if that is the log's "
-        "order.",
-        "Batches larger than a layer's tokens are extrapolated: every expert gets its share.",
+        "A batch is consecutive tokens of a log. An engine mixes requests: its batches may meet "
+        "more experts, or fewer.",
+        "Drift is one over time if the log is in the order of time.",
+        "Batches larger than a layer are extrapolated: every expert gets its share.",
         "The cost model was fitted on one GPU, an H200, and one kernel; others may prefer other "
-        "block sizes, 8 among them, which is not advised here: measure what matters.",
+        "block sizes, also 8, which is not advised here: measure what matters.",
     ]
     repeated = (
         f"Runs of {SHORTEST_RUN} or more equal rows are counted as traffic, as asked for."
@@ -34,9 +33,8 @@ def limits(
     )
     ranks = (
         "Imbalance over ranks counts ids, for placements without copies of experts. Contiguous: "
-        f"{CONTIGUOUS}. Balanced: {BALANCED}. The loads are counted on the first half of a layer's "
-        "tokens, and the placement is judged on the second half. In hindsight, the loads are "
-        "counted on the second half itself, which nobody knows in advance."
+        f"{CONTIGUOUS}. Balanced: {BALANCED}, by the loads of the first half of a layer's tokens, "
+        "and judged on the second; in hindsight: by those of the second, which nobody knows before."
     )
     if not has_tokens:
         ranks = (

@@ -13,10 +13,8 @@ from tessera.tools.inspection.load import max_over_mean
 # Descriptions of the two placements, for readers of the figures.
 CONTIGUOUS = "neighbours together, as in vLLM's linear placement"
 BALANCED = (
-    "by falling load, each to the least loaded rank with room, which is R. L. Graham's "
-    "longest-processing-time rule (Bounds on Multiprocessing Timing Anomalies, SIAM Journal on "
-    "Applied Mathematics 17, 1969) with equal numbers of experts on every rank, as in the balanced "
-    "packing of DeepSeek's EPLB"
+    "by falling load, each to the least loaded rank with room (R. L. Graham's rule of the longest "
+    "processing time, 1969, with equal numbers of experts on every rank, as in DeepSeek's EPLB)"
 )
 
 

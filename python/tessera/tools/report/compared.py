@@ -34,8 +34,10 @@ def figure_rows(compared: Comparison) -> list[Row]:
     """The figures of both logs; means over the layers that both have."""
     first, second = compared["first"], compared["second"]
     several = compared["num_layers"] > 1
-    rows = [
-        _counts("tokens", first["num_tokens"], second["num_tokens"]),
+    rows = []
+    if first["num_tokens"] or second["num_tokens"]:  # loads have none
+        rows.append(_counts("tokens", first["num_tokens"], second["num_tokens"]))
+    rows += [
         _counts("pairs", first["num_pairs"], second["num_pairs"]),
         _plain(
             "entropy / log2 E",

@@ -149,7 +149,7 @@ def _pairs(file: File, header: list[str]) -> Loads:
     expert_at, layer_at, count_at = column(_EXPERT), column(_LAYER), column(_COUNT)
     assert expert_at is not None
     found: dict[LayerKey, dict[int, int]] = {}
-    num_lines = 0
+    num_lines, num_rows = 0, 0
     for number, cells in _rows(file):
         num_lines = number
         if number == 1:
@@ -171,6 +171,7 @@ def _pairs(file: File, header: list[str]) -> Loads:
             raise ValueError(f"{file.name}:{number}: {error}") from None
         loads = found.setdefault(layer, {})
         loads[expert] = min(loads.get(expert, 0) + count, MAX_LOAD)
+        num_rows += 1
         if len(found) > MAX_LAYERS:
             raise ValueError(f"{file.name}:{number}: expected at most {MAX_LAYERS} layers")
     if not found:
@@ -181,6 +182,8 @@ def _pairs(file: File, header: list[str]) -> Loads:
         layers[layer] = np.zeros(num_experts, np.int64)
         layers[layer][list(loads)] = list(loads.values())
     notes = [f"the file does not give the number of experts: {num_experts} is its largest id + 1"]
+    if num_rows > sum(map(len, found.values())):
+        notes.append(f"the loads are sums over {num_rows} rows")
     return Loads(file.name, NAME, layers, num_lines, notes)
 
 

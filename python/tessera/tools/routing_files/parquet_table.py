@@ -97,6 +97,8 @@ def _loads(file: File) -> Loads:
         layers[layer] = np.zeros(num_experts, np.int64)
         layers[layer][list(loads)] = list(loads.values())
     notes = [f"the file does not give the number of experts: {num_experts} is its largest id + 1"]
+    if num_rows > sum(map(len, found.values())):
+        notes.append(f"the loads are sums over {num_rows} rows")
     return Loads(file.name, NAME, layers, num_rows, notes)
 
 
