@@ -149,3 +149,41 @@ def test_phases(tmp_path: Path, command: Command) -> None:
     assert code == 2
     assert "b.json: --phase: expected generation, since there is no other, got prompt\n" in err
     assert command("inspect", responses, "--phase", "generation")[0] == 0
+
+
+def test_ranks_whose_rows_differ_in_length(tmp_path: Path, command: Command) -> None:
+    def log(name: str, lengths: list[int]) -> Path:
+        rows = [row[:length].tolist() for row, length in zip(IDS, lengths, strict=False)]
+        lines = [json.dumps({"layer": 0, "topk_ids": row}) for row in rows]
+        (tmp_path / name).write_text("\n".join(lines))
+        return tmp_path / name
+
+    differ, wider = log("a.jsonl", [4, 5, 7, 6] * 20), log("b.jsonl", [3, 8] * 20)
+    fixed = [log(f"{length}.jsonl", [length] * 40) for length in (6, 5)]
+    for paths, words in (
+        ([differ], "4 to 7"),
+        ([differ, wider], "3 to 8"),
+        ([wider, differ], "3 to 8"),
+    ):
+        assert f"top {words}, 1 layer" in command("inspect", *paths, "--files", "ranks")[1]
+    assert "top 3 to 8, 1 layer" in command("inspect", fixed[0], wider, "--files", "ranks")[1]
+    copy = log("copy.jsonl", [6] * 40)
+    assert "top 6, 1 layer" in command("inspect", fixed[0], copy, "--files", "ranks")[1]
+    code, _, err = command("inspect", fixed[0], copy, fixed[1], "--files", "ranks")
+    assert code == 2 and "expected 6 ids for each token, as before, got 5" in err
+    code, out, err = command(
+        *(
+            "bench",
+            "--device",
+            "cpu",
+            "--peers",
+            "none",
+            "--log",
+            differ,
+            wider,
+            "--files",
+            "ranks",
+        ),
+        *("--tokens", 64, "--block-size", 16),
+    )
+    assert (code, err) == (0, "") and "120 tokens, top 3 to 8 of" in out

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tessera.routing_log import LayerKey, Progress
+from tessera.routing_log import LayerKey, Progress, widened
 from tessera.tools.printable import printable
 from tessera.tools.routing_files import STANDARD_INPUT, open_routing
 from tessera.tools.routing_files.options import Options
@@ -97,19 +97,33 @@ class _Joined(Rows):
         self._files = files
         self._how = how
         self._top_k: dict[LayerKey, int] = {}
+        # 0 for layers whose rows differ in length.
+        self._fixed_top_k: dict[LayerKey, int] = {}
 
     def pieces(self) -> Iterator[tuple[LayerKey, npt.NDArray[np.int32]]]:
         for number, rows in enumerate(self._files):
+            top_k: dict[LayerKey, int] = {}
             for layer, ids in rows.pieces():
                 self._agree(rows, is_first=number == 0)
-                name = self._named(rows, layer)
-                if self._top_k.setdefault(name, ids.shape[1]) != ids.shape[1]:
-                    raise ValueError(
-                        f"{rows.name}: --files {self._how}: expected {self._top_k[name]} ids for "
-                        f"each token, as before, got {ids.shape[1]}"
-                    )
+                name, top_k[layer] = self._named(rows, layer), ids.shape[1]
+                ids = widened(ids, self._top_k.get(name, 0))
+                self._top_k[name] = ids.shape[1]
                 yield name, ids
+            for layer, most in top_k.items():
+                self._take_top_k(rows, layer, most)
             self._take(rows)
+
+    def _take_top_k(self, rows: Rows, layer: LayerKey, most: int) -> None:
+        name, least = self._named(rows, layer), rows.least_top_k.get(layer, most)
+        fixed = self._fixed_top_k.setdefault(name, most)
+        if least < most:
+            self._fixed_top_k[name] = 0
+        elif fixed not in (0, most):
+            raise ValueError(
+                f"{rows.name}: --files {self._how}: expected {fixed} ids for each token, as "
+                f"before, got {most}"
+            )
+        self.least_top_k[name] = min(least, self.least_top_k.get(name, least))
 
     def _named(self, rows: Rows, layer: LayerKey) -> LayerKey:
         if self._how == RANKS:
@@ -137,9 +151,6 @@ class _Joined(Rows):
             one.num_empty += excluded.num_empty
             one.num_unused += excluded.num_unused
             one.num_rows += excluded.num_rows
-        for layer, least in rows.least_top_k.items():
-            name = self._named(rows, layer)
-            self.least_top_k[name] = min(least, self.least_top_k.get(name, least))
 
 
 def _joined_loads(files: Sequence[Loads], stems: Sequence[str], how: str) -> Loads:
