@@ -19,7 +19,7 @@ import pytest
 import tessera
 from tessera.tools.bench import cuda, methods
 from tessera.tools.bench.compositions import torch_composition
-from tessera.tools.bench.contender import TimedCall
+from tessera.tools.bench.contender import NotTimedError, TimedCall
 from tessera.tools.bench.problem import MAX_WINDOWS, Problem, make_problem
 from tessera.tools.bench.shapes import Shape
 
@@ -32,10 +32,10 @@ SHAPES = [
 ]
 
 
-def on_torch(shape: Shape) -> Problem:
+def on_torch(shape: Shape, ids: np.ndarray | None = None) -> Problem:
     """The problem with torch tensors instead of NumPy arrays, all on the host."""
     torch = pytest.importorskip("torch")
-    problem = make_problem(shape, "cpu", seed=1)
+    problem = make_problem(shape, "cpu", 1, ids)
     tensors = {
         name: None if array is None else torch.from_numpy(array)
         for name, array in (("topk_ids", problem.topk_ids), ("expert_map", problem.expert_map))
@@ -106,6 +106,21 @@ def test_engines_are_called_as_they_call_themselves(
     assert (cuda._vllm().version, cuda._sgl_kernel().version) == ("", "1.2.3")
     assert cuda._sgl_kernel().refusal(SHAPES[2]) == "takes int32 ids only, not int64"
     assert cuda._vllm().refusal(Shape(1, 1, 1, 1, shift_bytes=0)) == "allocates its own outputs"
+
+
+def test_who_takes_no_ids_of_minus_one_is_left_out(engines: list[tuple[Any, ...]]) -> None:
+    shape = Shape(2, 4, 2, 8)
+    with_unused = on_torch(shape, np.array([[0, 3], [1, -1]]))
+    prepared = (
+        cuda._prepare_torch,
+        cuda._prepare_cub_radix,
+        cuda._vllm().prepare,
+        cuda._sgl_kernel().prepare,
+    )
+    for prepare in prepared:
+        with pytest.raises(NotTimedError, match=r"^takes no ids of -1: it "):
+            prepare(with_unused)
+    assert engines == []
 
 
 def test_engines_that_changed_say_so(
