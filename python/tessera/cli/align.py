@@ -24,6 +24,7 @@ from tessera.cli.picture import load_picture, share_picture
 from tessera.cli.progress_bars import load_library, working
 from tessera.cli.reading_options import (
     FORMS,
+    Once,
     add_reading_options,
     given_options,
     reading_options,
@@ -57,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--tokens", type=integer(1), metavar="N", help=f"synthetic tokens {synthetic['tokens']}")
     add(
         "--experts",
+        action=Once,
         type=integer(1),
         metavar="E",
         help="number of experts (default: 64 for synthetic ids; for a file the number in it, else "
@@ -64,6 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--top-k",
+        action=Once,
         type=integer(1),
         metavar="K",
         help=f"synthetic ids per token, of different experts {synthetic['top_k']}; or to choose by "

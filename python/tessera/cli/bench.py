@@ -21,6 +21,7 @@ from tessera.cli.paths import nonempty_path
 from tessera.cli.progress_bars import counting_bar, load_library, reading_bar
 from tessera.cli.reading_options import (
     FORMS,
+    Once,
     add_reading_options,
     given_options,
     reading_options,
@@ -108,9 +109,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     lists = parser.add_argument_group("shapes", "Lists are comma-separated; all combinations run.")
     lists.add_argument("--tokens", type=_integers(1), metavar="N,..", help="tokens (default: 4096)")
-    lists.add_argument("--experts", type=_integers(1), metavar="E,..", help="(default: 64)")
+    lists.add_argument(
+        "--experts", action=Once, type=_integers(1), metavar="E,..", help="(default: 64)"
+    )
     lists.add_argument(
         "--top-k",
+        action=Once,
         type=_integers(1),
         metavar="K,..",
         help="ids per token, of different experts (default: 2)",

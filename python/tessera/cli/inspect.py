@@ -12,7 +12,7 @@ from tessera.cli.inspect_summary import print_summary
 from tessera.cli.integers import integer
 from tessera.cli.paths import nonempty_path
 from tessera.cli.progress_bars import load_library, reading_bar
-from tessera.cli.reading_options import FORMS, add_reading_options, reading_options
+from tessera.cli.reading_options import FORMS, Once, add_reading_options, reading_options
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_LINE_BYTES, MAX_TOP_K
 from tessera.tools import report
 from tessera.tools.inspection import inspect_logs
@@ -40,12 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--experts",
+        action=Once,
         type=integer(1, MAX_EXPERTS),
         metavar="E",
         help="number of experts (default: the log's number, else its model's largest id + 1)",
     )
     add(
         "--top-k",
+        action=Once,
         type=integer(1, MAX_TOP_K),
         metavar="K",
         help="experts to choose for each token, of router logits",

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from tessera import _starting
 from tessera.tools.printable import printable
@@ -20,30 +20,8 @@ from tessera.tools.printable import printable
 _COMMANDS = ("info", "align", "inspect", "verify", "bench")
 
 
-class _Once(argparse.Action):
-    """Stores a value, as argparse does, but refuses an option that is given again."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        given = vars(namespace).setdefault("_given", set())
-        if self.option_strings and self.dest in given:
-            raise argparse.ArgumentError(self, "expected it once")
-        given.add(self.dest)
-        setattr(namespace, self.dest, values)
-
-
 class _Parser(argparse.ArgumentParser):
     """Prints usage errors in one line, like all other errors."""
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.register("action", None, _Once)
-        self.register("action", "store", _Once)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}\n")

@@ -27,6 +27,22 @@ _OF_FILES = (
 )
 
 
+class Once(argparse.Action):
+    """Stores the value of an option that is given once; argparse would take the last of several."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value."""
+        if getattr(namespace, self.dest) is not None:
+            raise argparse.ArgumentError(self, "expected it once")
+        setattr(namespace, self.dest, values)
+
+
 def add_reading_options(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
     """Declare the options, but for --experts and --top-k; `several`: of commands on many files."""
     group = parser.add_argument_group("reading files", "For what the content leaves open.")
@@ -40,6 +56,7 @@ def add_reading_options(parser: argparse.ArgumentParser, *, several: bool = Fals
     )
     add(
         "--axes",
+        action=Once,
         choices=AXES,
         metavar="AXES",
         help=f"the axes of an array of three: {' or '.join(AXES)}",
@@ -50,9 +67,15 @@ def add_reading_options(parser: argparse.ArgumentParser, *, several: bool = Fals
         action="store_true",
         help="ids from the number of experts on stand for no expert",
     )
-    add("--phase", choices=PHASES, help="only the tokens of this phase (default: both)")
+    add(
+        "--phase",
+        action=Once,
+        choices=PHASES,
+        help="only the tokens of this phase (default: both)",
+    )
     add(
         "--num-layers",
+        action=Once,
         type=integer(1, MAX_LAYERS),
         metavar="N",
         help="layers in base64 of int32 without a shape; with --top-k",
@@ -60,6 +83,7 @@ def add_reading_options(parser: argparse.ArgumentParser, *, several: bool = Fals
     if several:
         add(
             "--files",
+            action=Once,
             choices=TOGETHER,
             help="several files are ranks, or layers, of one model (default: models of their own, "
             "unless they name the same one)",
