@@ -39,7 +39,7 @@ def kind_of(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
         rows = np.where(minus_one, -1, signed)
     else:
         rows = rows.astype(np.int64)
-    # Of ids a few may be negative, whatever a framework means by that.
+    # A few negative ids are refused with their places; so many are none.
     if rows.shape[1] > 1 and (rows < -1).mean() > 0.25:
         return "logits"
     rows = rows[(rows > 0).any(axis=1)]
