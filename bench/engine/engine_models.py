@@ -7,6 +7,7 @@ ones in every process.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 from pathlib import Path
@@ -128,8 +129,8 @@ MODELS = {
     ),
 }
 
-# What of vLLM is compiled and captured: its default, eager, or neither compiled nor captured but
-# for decoding, where a start takes seconds and the order of the kernels is that of the code.
+# What vLLM compiles and captures: its defaults; nothing; or nothing but graphs for decoding, with
+# which an engine starts within seconds, and its kernels run in the order of the code.
 EXECUTIONS: dict[str, dict[str, Any]] = {
     "decode-graphs": {
         "compilation_config": {
@@ -165,6 +166,23 @@ VARIANTS = {
     "router": {"TESSERA_VLLM_EXPERTS": "0"},
     "tessera": {},
 }
+
+
+def argument_parser(description: str | None, *, execution: str) -> argparse.ArgumentParser:
+    """The options that the measurements share; `execution` is the default of its option."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("model", choices=MODELS, help="whose shape the model has")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        required=True,
+        help="results, bench/results/engine/NAME.json for the page; overwritten",
+    )
+    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
+    parser.add_argument("--layers", type=int, help="instead of the model's usual number here")
+    parser.add_argument("--execution", choices=EXECUTIONS, default=execution)
+    return parser
 
 
 def environment_of(variant: str, inherited: dict[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from engine_models import (
     EXECUTIONS,
     MODELS,
     VARIANTS,
+    argument_parser,
     environment_of,
     write_config,
 )
@@ -224,18 +225,7 @@ class Run:
 
 def main() -> None:
     """Start the server, send, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=MODELS, help="whose shape the model has")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        required=True,
-        help="results, bench/results/engine/NAME.json for the page; overwritten",
-    )
-    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
-    parser.add_argument("--layers", type=int, help="instead of the model's usual number here")
-    parser.add_argument("--execution", choices=EXECUTIONS, default="default")
+    parser = argument_parser(__doc__, execution="default")
     parser.add_argument("--variant", choices=VARIANTS, default="tessera")
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--concurrency", type=int, default=64, help="requests at a time")

@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_models import ENGINE_OPTIONS, EXECUTIONS, MODELS, VARIANTS, environment_of
+from engine_models import (
+    ENGINE_OPTIONS,
+    EXECUTIONS,
+    MODELS,
+    VARIANTS,
+    argument_parser,
+    environment_of,
+)
 from engine_process import run
 from engine_session import CASES, GENERATED, MARK, PROMPT_TOKENS, PROMPTS, SMALL_BATCH, num_tokens
 from value_differences import greedy_agreement, logprob_differences
@@ -179,18 +186,7 @@ class Measurement:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("model", choices=MODELS, help="whose shape the model has")
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        required=True,
-        help="results, bench/results/engine/NAME.json for the page; overwritten",
-    )
-    parser.add_argument("--commit", metavar="REV", help="what to record where git cannot tell")
-    parser.add_argument("--layers", type=int, help="instead of the model's usual number here")
-    parser.add_argument("--execution", choices=EXECUTIONS, default="decode-graphs")
+    parser = argument_parser(__doc__, execution="decode-graphs")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--turns", type=int, default=2, help="engines of each variant")

@@ -18,7 +18,7 @@ def logprob_differences(
 
     Args:
         ours: log-probabilities of the prompts' tokens, [prompts, tokens].
-        theirs: those of the same tokens.
+        theirs: another run's log-probabilities of the same tokens, in the same shape.
     """
     difference = ours - theirs
     quantiles = np.quantile(np.abs(difference), QUANTILES)
@@ -37,7 +37,7 @@ def greedy_agreement(
 
     Args:
         ours: the tokens generated for each prompt.
-        theirs: those of another run, as many.
+        theirs: the tokens that another run generated, equally many for each prompt.
     """
     lengths = [len(tokens) for tokens in ours]
     equal = [
