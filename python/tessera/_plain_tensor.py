@@ -98,3 +98,13 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
         steps = zip(tensor.shape, tensor.stride(), strict=True)
         length = 1 + sum((size - 1) * step for size, step in steps)
     return begin, begin + length * tensor.element_size()
+
+
+def check_inplace(op: str, tensor: torch.Tensor) -> None:
+    """Refuse to write in place to an inference tensor outside of inference mode: torch raises then.
+
+    Raises:
+        ValueError: so it is.
+    """
+    if tensor.is_inference() and not torch.is_inference_mode_enabled():
+        raise ValueError(f"{op}: inplace: expected False for an inference tensor, got True")

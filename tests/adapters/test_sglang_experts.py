@@ -222,6 +222,13 @@ def test_environment_leaves_the_experts_alone(
     assert tessera.sglang._patches.names == []
 
 
+def test_inference_tensors_are_not_written_outside_of_inference() -> None:
+    with torch.inference_mode():
+        call = layer()
+    with pytest.raises(ValueError, match="inplace: expected False for an inference tensor"):
+        experts.fused_experts_impl(**call, inplace=True)
+
+
 def test_function_with_unknown_parameters_is_left_alone(
     newest: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,7 @@ import torch
 
 import tessera
 from tessera._engine_router import engine_names, refuse
-from tessera._plain_tensor import check_plain, check_tensor
+from tessera._plain_tensor import check_inplace, check_plain, check_tensor
 
 NAME = "fused_experts_impl"
 # Where it is from SGLang 0.5.13 on, and before.
@@ -164,7 +164,9 @@ def fused_experts_impl(
         refuse(NAME, b1=b1)  # SGLang scales the bias, too
     check_plain(NAME, "hidden_states", hidden_states)
     check_plain(NAME, "topk_ids", topk_ids)
-    if not inplace:
+    if inplace:
+        check_inplace(NAME, hidden_states)
+    else:
         _refuse_symmetric_memory()
     if routed_scaling_factor not in (None, 1.0):
         if apply_router_weight_on_input:

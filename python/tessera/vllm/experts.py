@@ -14,7 +14,7 @@ import torch
 
 import tessera
 from tessera._engine_router import engine_names, refuse
-from tessera._plain_tensor import check_plain
+from tessera._plain_tensor import check_inplace, check_plain
 from tessera.vllm.generations import TRITON_MODULES
 
 APPLY = "TritonExperts.apply"
@@ -211,8 +211,8 @@ def fused_experts_impl(
         refuse(IMPL, w1_bias=w1_bias)
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
-    if inplace and hidden_states.is_inference() and not torch.is_inference_mode_enabled():
-        raise ValueError(f"{IMPL}: inplace: expected False for an inference tensor, got True")
+    if inplace:
+        check_inplace(IMPL, hidden_states)
     activation = _ALIASES.get(activation, activation)
     result: torch.Tensor = tessera.fused_experts(
         hidden_states,
