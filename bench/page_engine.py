@@ -18,11 +18,11 @@ INTRODUCTION = f"""\
 ## In a running vLLM
 
 `bench/engine/throughput.py` starts vLLM on models with random weights, without Tessera, with its
-alignment and router, and with its experts too. The layers are those of the named model, fewer of
-them. Here the figures are tokens per second, and **higher is better**: of the prompts for prefill,
-of the generated tokens for decoding. A ratio is Tessera's tokens per second over those of vLLM
-alone. No case may be slower than {TARGET["no_case_below"]} times vLLM, and an engine may start at
-most {TARGET["start_s"]["must"]} s later.
+alignment and router, and with its experts too. Each model has layers of the named model's sizes,
+but fewer layers. Here the figures are tokens per second, and **higher is better**. Prefill counts
+the tokens of the prompts, decoding the generated ones. A ratio divides Tessera's tokens per second
+by those of vLLM alone. No case may be slower than {TARGET["no_case_below"]} times vLLM, and an
+engine may start at most {TARGET["start_s"]["must"]} s later.
 """
 EXECUTIONS = {
     "decode-graphs": "CUDA graphs for decoding, nothing compiled",

@@ -135,7 +135,7 @@ std::vector<std::uint32_t> draw_x(const Case& c, RandomNumbers& random) {
     bool is_zero = false;
     for (std::int64_t column = 0; column < c.hidden_size; ++column) {
       if (column % 32 == 0 && c.zeros > 0) {
-        // Whole groups of 128 columns at times, so that scales are those of zeros.
+        // Sometimes a whole group of 128 columns, which then gets the scale of zeros.
         is_zero = column % 128 == 0 ? random.one_in(c.zeros) : is_zero || random.one_in(c.zeros);
       }
       std::uint32_t bits =
