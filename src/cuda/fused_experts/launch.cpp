@@ -240,9 +240,11 @@ class Chunk {
 
   /// All steps by one kernel, once its counters are clear.
   Status swap_ab() const {
+    const std::size_t tiling = swap_ab_tiling(problem_);
+    const SwapAbTiling& tiles = kSwapAbTilings[tiling];
     SwapAbArgs args{};
-    CUresult error = describe(ProductKind::kGateUp, &args.gate_up);
-    if (error == CUDA_SUCCESS) error = describe(ProductKind::kDown, &args.down);
+    CUresult error = describe(ProductKind::kGateUp, tiles.gate_up_rows, &args.gate_up);
+    if (error == CUDA_SUCCESS) error = describe(ProductKind::kDown, tiles.down_rows, &args.down);
     if (error != CUDA_SUCCESS) return refuse_tensor_map("the products", error);
     args.combine = combination();
     args.num_combine_parts =
@@ -255,15 +257,12 @@ class Chunk {
     Status status = launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
                            "the counters of tiles");
     if (!status.ok()) return status;
-    const std::size_t tiling = swap_ab_tiling(problem_);
     return launch(prepared_swap_ab_kernel(is_bfloat16(problem_), tiling),
                   properties_in(context_).available_sms, kSwapAbThreads,
                   swap_ab_shared_bytes(tiling), &args, "the layer");
   }
 
-  CUresult describe(ProductKind kind, SwapAbProduct* product) const {
-    const SwapAbTiling& tiling = kSwapAbTilings[swap_ab_tiling(problem_)];
-    const int tile_rows = kind == ProductKind::kGateUp ? tiling.gate_up_rows : tiling.down_rows;
+  CUresult describe(ProductKind kind, int tile_rows, SwapAbProduct* product) const {
     ProductArgs& args = product->args;
     args = args_of(kind, tile_rows);
     product->tile_rows = tile_rows;
@@ -271,8 +270,8 @@ class Chunk {
     const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
     const std::int64_t share = blocks * args.num_columns / properties_in(context_).available_sms;
     const std::int64_t run =
-        std::clamp<std::int64_t>((kSwapAbTakeBytes - 1) / tile_bytes + 1, 1,
-                                 std::clamp<std::int64_t>(share, 1, args.num_columns));
+        std::min({(kSwapAbTakeBytes - 1) / tile_bytes + 1, std::max<std::int64_t>(share, 1),
+                  static_cast<std::int64_t>(args.num_columns)});
     product->run = static_cast<std::int32_t>(run);
     product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
     return encode_runs(args, tile_rows, is_bfloat16(problem_), problem_.num_experts,
