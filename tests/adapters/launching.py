@@ -12,7 +12,7 @@ LAUNCHER = [sys.executable, "-m", "tessera.vllm"]
 
 
 def launch(
-    folder: Path, *arguments: str, path: Sequence[Path] = ()
+    folder: Path, *arguments: str, path: Sequence[Path] = (), stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run it in a folder; `path` holds further folders to import from."""
     paths = [*map(str, path), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -20,6 +20,7 @@ def launch(
     return subprocess.run(
         [*LAUNCHER, *arguments],
         cwd=folder,
+        input=stdin,
         env=variables | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
         text=True,

@@ -185,6 +185,40 @@ def test_a_program_finds_what_python_gives_it(tmp_path: Path, how: str) -> None:
     }
 
 
+FAILING = """
+import sys
+def fail():
+    print(sys.argv, repr(sys.path[0]), __name__, "__file__" in globals())
+    raise KeyError("wrong")
+fail()
+"""
+
+
+@needs_torch
+@no_vllm
+@pytest.mark.parametrize("how", ["script.py", "-", "module"])
+def test_a_traceback_begins_in_the_program(tmp_path: Path, how: str) -> None:
+    file = tmp_path / ("script.py" if how != "module" else "module.py")
+    file.write_text(FAILING)
+    program = ["-m", "module"] if how == "module" else [how]
+    done = launch(tmp_path, "--device", "cpu", *program, "-x", stdin=FAILING)
+    shown = {"script.py": "script.py", "-": "<stdin>", "module": str(file)}[how]
+    first, frame, *rest, last = done.stderr.splitlines()
+    assert (done.returncode, first) == (1, "Traceback (most recent call last):")
+    assert frame == f'  File "{shown}", line 6, in <module>'
+    assert sum(line.startswith("  File ") for line in rest) == 1 and last == "KeyError: 'wrong'"
+    told = "['-', '-x'] '' __main__ False" if how == "-" else "__main__ True"
+    assert told in done.stdout
+
+
+@needs_torch
+@no_vllm
+def test_a_syntax_error_has_no_traceback(tmp_path: Path) -> None:
+    done = launch(tmp_path, "--device", "cpu", "-", stdin="def (\n")
+    assert done.returncode == 1
+    assert done.stderr.startswith('  File "<stdin>", line 1\n')
+
+
 @needs_torch
 @no_vllm
 def test_without_a_gpu_the_launcher_names_the_way_out(tmp_path: Path) -> None:
@@ -214,6 +248,10 @@ def test_without_a_gpu_the_launcher_names_the_way_out(tmp_path: Path) -> None:
             ["-m", "missing.part"],
             "-m: expected the name of a module, got 'missing.part' (No module named 'missing')",
         ),
+        (
+            ["-m", "package"],
+            "-m: expected the name of a module, got 'package'",
+        ),
         (["--device"], "argument --device: expected one argument"),
         (["--dev", "cpu", "script.py"], "unrecognized arguments: --dev"),
         (
@@ -227,6 +265,8 @@ def test_what_cannot_be_started_is_told_in_one_line(
     tmp_path: Path, arguments: list[str], message: str
 ) -> None:
     (tmp_path / "script.py").touch()
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__init__.py").touch()
     done = run_program([*LAUNCHER, *arguments], cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == f"tessera.vllm: {message}\n"
@@ -236,7 +276,7 @@ def test_help() -> None:
     done = run_program([*LAUNCHER, "--help"])
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
-        "usage: python -m tessera.vllm [--device DEVICE] (SCRIPT | -m MODULE) [ARGUMENT ...]\n"
+        "usage: python -m tessera.vllm [--device DEVICE] (SCRIPT | - | -m MODULE) [ARGUMENT ...]\n"
     )
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import re
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType, TracebackType
 from typing import NoReturn
 
 import tessera
@@ -30,10 +32,11 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        usage=f"{_PROGRAM} [--device DEVICE] (SCRIPT | -m MODULE) [ARGUMENT ...]",
+        usage=f"{_PROGRAM} [--device DEVICE] (SCRIPT | - | -m MODULE) [ARGUMENT ...]",
         description="Runs a Python program in which Tessera serves vLLM's moe_align_block_size and "
         "its siblings, whether vLLM is installed or not.",
-        epilog="Arguments after SCRIPT or MODULE are passed to the program.",
+        epilog="A program - is read from standard input. Arguments after SCRIPT, - or MODULE are "
+        "passed to the program.",
         allow_abbrev=False,
     )
     parser.add_argument(
@@ -47,9 +50,13 @@ def _parser() -> argparse.ArgumentParser:
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The launcher's own arguments, and the program with its arguments."""
     start = 0
-    while start < len(arguments) and arguments[start].startswith("-") and arguments[start] != "-m":
+    while start < len(arguments) and re.match("-(?!m?$)", arguments[start]):
         start += 2 if arguments[start] == "--device" else 1
     return list(arguments[:start]), list(arguments[start:])
+
+
+def _safe_path() -> bool:
+    return bool(getattr(sys.flags, "safe_path", sys.flags.isolated))
 
 
 def _find(program: list[str]) -> None:
@@ -60,11 +67,15 @@ def _find(program: list[str]) -> None:
     """
     if not program:
         raise ValueError("SCRIPT: expected a file, or -m MODULE, got nothing; see --help")
+    if program[0] == "-":
+        if not _safe_path():
+            sys.path[0] = ""
+        return
     if program[0] != "-m":
         script = Path(program[0])
         if not script.is_file():
             raise ValueError(f"SCRIPT: expected a file, got {program[0]!r}")
-        if not getattr(sys.flags, "safe_path", sys.flags.isolated):
+        if not _safe_path():
             sys.path[0] = str(script.resolve().parent)
         return
     if len(program) == 1:
@@ -72,6 +83,8 @@ def _find(program: list[str]) -> None:
     refusal = f"-m: expected the name of a module, got {program[1]!r}"
     try:
         spec = importlib.util.find_spec(program[1])
+        if spec and spec.submodule_search_locations is not None:  # a package
+            spec = importlib.util.find_spec(f"{program[1]}.__main__")
     except ModuleNotFoundError as error:
         raise ValueError(f"{refusal} ({error})") from None
     if spec is None:
@@ -141,9 +154,29 @@ def _run(program: list[str]) -> None:
     if program[0] == "-m":
         sys.argv = program[1:]
         runpy.run_module(program[1], run_name="__main__", alter_sys=True)
+        return
+    sys.argv = program
+    if program[0] == "-":
+        code = compile(sys.stdin.buffer.read(), "<stdin>", "exec", dont_inherit=True)
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(code, vars(sys.modules["__main__"]))
     else:
-        sys.argv = program
         runpy.run_path(program[0], run_name="__main__")
+
+
+def _hide_launcher() -> None:
+    """Let the traceback of an error in the program begin with the program's own frames."""
+    show = sys.excepthook
+
+    def show_program(
+        kind: type[BaseException], error: BaseException, frames: TracebackType | None
+    ) -> None:
+        ours = (_run.__code__.co_filename, runpy.run_path.__code__.co_filename)
+        while frames is not None and frames.tb_frame.f_code.co_filename in ours:
+            frames = frames.tb_next
+        show(kind, error.with_traceback(frames), frames)
+
+    sys.excepthook = show_program
 
 
 def main() -> None:
@@ -163,6 +196,7 @@ def main() -> None:
         from tessera.vllm.device import redirect_to_cpu
 
         redirect_to_cpu()
+    _hide_launcher()
     _run(program)
 
 
