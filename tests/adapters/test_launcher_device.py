@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launching import TIMED, output
+from launching import TIMED, launch, output
 
 pytestmark = [
     pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed"),
@@ -34,6 +34,12 @@ tensors = {
     "of another": x.new_empty(3, device="cuda"),
     "to": x.to("cuda"),
     "to a device": x.to(torch.device("cuda"), torch.int32, non_blocking=True),
+    "to a number": x.to(0),
+    "pinned when made": torch.randn(2, pin_memory=True),
+    "of a number": torch.zeros(2, device=torch.device(0)),
+    "a module to a number": torch.nn.Linear(2, 2).to(0).weight,
+    "by a generator": torch.rand(2, generator=torch.Generator(device="cuda:0").manual_seed(1)),
+    "of a type": torch.cuda.FloatTensor(2),
     "cuda": x.cuda(),
     "cuda of a number": x.cuda(0, non_blocking=True),
     "pinned": x.pin_memory(),
@@ -47,6 +53,13 @@ tensors["of the default device"] = torch.zeros(2)
 assert {name for name, tensor in tensors.items() if tensor.device.type != "cpu"} == set()
 assert torch.equal(tensors["cuda"], x) and tensors["to a device"].dtype == torch.int32
 assert torch.zeros(1, device="meta").device.type == "meta"
+assert isinstance(torch.Generator("cuda"), torch.Generator)
+assert isinstance(torch.default_generator, torch.Generator)
+assert torch.device("cuda", 1).index == 1 and x.record_stream(torch.cuda.Stream()) is None
+for dtype in (torch.bfloat16, torch.float16, None):
+    with torch.autocast("cuda", dtype, True):
+        product = torch.ones(2, 2, device="cuda") @ torch.ones(2, 2, device="cuda")
+    assert product.dtype == (dtype or torch.float16)
 """
     assert output(tmp_path, script, "--device", "cpu") == ""
 
@@ -76,3 +89,109 @@ assert torch.equal(torch.rand(2), first)
 print(torch.cuda.get_device_name())
 """
     assert output(tmp_path, script, "--device", "cpu") == "CPU, in place of a GPU\n"
+
+
+SAVE = """
+import torch
+x = torch.arange(4)
+torch.save(x, "cpu.pt")
+torch.serialization.register_package(0, lambda storage: "cuda:0", lambda storage, location: None)
+torch.save(x, "gpu.pt")
+"""
+
+
+def test_files_are_loaded_onto_the_cpu(tmp_path: Path) -> None:
+    output(tmp_path, SAVE, "--device", "cpu")
+    script = """
+import torch
+for file in ("cpu.pt", "gpu.pt"):
+    for where in (None, "cuda", "cuda:0", torch.device("cuda"), {"cuda:0": "cuda:1"},
+                  {"cpu": "cuda", "cuda:0": "cpu"}, lambda storage, location: None):
+        for weights_only in (True, False):
+            x = torch.load(file, map_location=where, weights_only=weights_only)
+            assert x.tolist() == [0, 1, 2, 3] and x.device.type == "cpu", (file, where)
+assert torch.load("cpu.pt", map_location="meta").device.type == "meta"
+"""
+    assert output(tmp_path, script, "--device", "cpu") == ""
+
+
+def test_questions_about_the_gpu_have_answers(tmp_path: Path) -> None:
+    script = """
+import torch
+cuda = torch.cuda
+properties = cuda.get_device_properties("cuda:0")
+free, total = cuda.mem_get_info(0)
+assert 0 < free <= total == properties.total_memory
+assert properties.name == cuda.get_device_name() and properties.multi_processor_count > 0
+assert (properties.major, properties.minor) == cuda.get_device_capability(0) == (0, 0)
+assert not hasattr(properties, "warp_size")
+assert cuda.is_bf16_supported() and not cuda.is_current_stream_capturing()
+cuda.reset_peak_memory_stats("cuda:0")
+assert cuda.max_memory_allocated("cuda:0") == 0 == cuda.memory_stats()["allocated_bytes.all.peak"]
+assert "no memory" in cuda.memory_summary("cuda:0") == cuda.memory.memory_summary(abbreviated=True)
+assert issubclass(cuda.device, object) and issubclass(cuda.device_of, cuda.device)
+assert isinstance(cuda.device("cuda"), cuda.device) and not isinstance(0, cuda.device)
+stream = cuda.Stream(device="cuda", priority=-1)
+stream.wait_stream(cuda.current_stream())
+with cuda.stream(stream), cuda.stream(None), cuda.device_of(torch.ones(1)), cuda.nvtx.range("x"):
+    event = stream.record_event(cuda.Event(enable_timing=True))
+cuda.current_stream().wait_event(event)
+cuda.default_stream("cuda:0").synchronize()
+assert isinstance(stream, cuda.Stream) and isinstance(event, cuda.streams.Event) and stream.query()
+before = cuda.get_rng_state("cuda:0")
+for arguments in ({"devices": [0]}, {}, {"devices": ["cuda:0"], "device_type": "cuda"}):
+    with torch.random.fork_rng(**arguments):
+        torch.rand(1, device="cuda")
+    assert torch.equal(cuda.get_rng_state(), before)
+cuda.set_rng_state_all(cuda.get_rng_state_all())
+torch.cuda.profiler.start(), torch.cuda.profiler.stop()
+"""
+    assert output(tmp_path, script, "--device", "cpu") == ""
+
+
+def test_what_needs_a_gpu_is_refused_in_one_line(tmp_path: Path) -> None:
+    script = """
+import threading, torch
+def shown(call):
+    try:
+        call()
+    except (RuntimeError, AttributeError) as error:
+        print(type(error).__name__, error)
+for name in ("CUDAGraph", "MemPool", "cudart", "graph", "utilization", "memory_snapshot"):
+    shown(getattr(torch.cuda, name))
+shown(torch.cuda.graphs.CUDAGraph)
+assert not isinstance(3, torch.cuda.CUDAGraph)
+shown(lambda: torch.cuda.get_device_properties(0).L2_cache_size)
+for thread in [threading.Thread(target=shown, args=[torch.cuda._lazy_init])]:
+    thread.start()
+    thread.join()
+"""
+    refused = "needs a GPU; tessera.vllm --device cpu runs this program on the CPU"
+    graph, *others, field, thread = output(tmp_path, script, "--device", "cpu").splitlines()
+    assert graph == others[-1] == f"RuntimeError torch.cuda.CUDAGraph: {refused}"
+    assert [line.partition(": ")[2] for line in others] == [refused] * 6
+    properties = "torch.cuda.get_device_properties"
+    assert field == f"AttributeError L2_cache_size of {properties}: {refused}"
+    assert thread == f"RuntimeError CUDA: {refused}, and redirects the main thread only"
+
+
+def test_profilers_and_compilers_take_the_cpu(tmp_path: Path) -> None:
+    script = """
+import torch
+from torch.profiler import ProfilerActivity, profile
+for activities in (None, [ProfilerActivity.CUDA], [ProfilerActivity.CPU, ProfilerActivity.CUDA]):
+    with profile(activities=activities) as times:
+        torch.ones(3, device="cuda").sum()
+    assert "aten::sum" in times.key_averages().table(sort_by="cuda_time_total")
+with torch.autograd.profiler.profile(use_device="cuda") as times:
+    torch.ones(3, device="cuda").sum()
+assert any(event.key == "aten::sum" for event in times.key_averages())
+compiled = torch.compile(lambda x: x * 2 + 1, fullgraph=True)
+assert compiled(torch.ones(2, device="cuda")).tolist() == [3, 3]
+"""
+    (tmp_path / "script.py").write_text(script)
+    done = launch(tmp_path, "--device", "cpu", "script.py")
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    # Versions of torch tell in a few lines when a profiler starts; for a GPU's events that it could
+    # not record it has hundreds.
+    assert "CUDA event" not in done.stderr and len(done.stderr.splitlines()) < 12

@@ -13,7 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from oracle import expected_blocks  # noqa: E402
-from tessera.vllm import device, standin  # noqa: E402
+from tessera.vllm import cuda_on_cpu, standin  # noqa: E402
 from tessera.vllm.call_forms import accept_both_forms  # noqa: E402
 from tessera.vllm.functions import (  # noqa: E402
     batched_moe_align_block_size,
@@ -252,5 +252,6 @@ def test_the_page_names_what_there_is() -> None:
     listed["vllm.model_executor.layers.fused_moe"].remove("moe_align_block_size")
     listed["vllm.platforms"] &= {"current_platform"}
     assert listed == {module: set(names) for module, names in standin.CONTENTS.items() if names}
-    listing = page.partition("these work: ")[2].partition(".\n")[0]
-    assert re.findall(r"`(\w+)`", listing) == sorted(device.CUDA, key=str.lower)
+    table = page.partition("| of `torch.cuda` |")[2].partition("\n\n")[0]
+    served = " ".join(line.split("|")[1] for line in table.splitlines()[2:])
+    assert sorted(re.findall(r"`(\w+)`", served)) == sorted(cuda_on_cpu.CUDA)

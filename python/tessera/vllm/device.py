@@ -1,20 +1,29 @@
-"""Runs programs written for a GPU on the CPU: redirects their tensors and synchronisation."""
+"""Runs programs written for a GPU on the CPU: redirects what they give torch as a CUDA device."""
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import re
-import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from tessera.vllm import cuda_on_cpu
+
+# Functions that take the number of a device, and where.
+_DEVICE_AT = {torch.device: 0, torch.Tensor.to: 1, torch._C._nn._parse_to: 0}
 
 
 def _on_cpu(value: Any) -> Any:
     """The value, or the CPU's name if it is a CUDA device or the name of one."""
     named = isinstance(value, (str, torch.device)) and re.fullmatch(r"cuda(:\d+)?", str(value))
     return "cpu" if named else value
+
+
+def _number_on_cpu(value: Any) -> Any:
+    return "cpu" if isinstance(value, int) and not isinstance(value, bool) else _on_cpu(value)
 
 
 class _OnCpu(TorchFunctionMode):  # type: ignore[misc]  # it has no type if torch is absent
@@ -26,61 +35,74 @@ class _OnCpu(TorchFunctionMode):  # type: ignore[misc]  # it has no type if torc
         if function in (torch.Tensor.cuda, torch.Tensor.pin_memory):
             return args[0]
         kwargs = {name: _on_cpu(value) for name, value in (kwargs or {}).items()}
-        if isinstance(kwargs.get("device"), int):
-            kwargs["device"] = "cpu"
-        return function(*map(_on_cpu, args), **kwargs)
+        if "device" in kwargs:
+            kwargs["device"] = _number_on_cpu(kwargs["device"])
+        kwargs.pop("pin_memory", None)
+        args = [*map(_on_cpu, args)]
+        if (at := _DEVICE_AT.get(function, len(args))) < len(args):
+            args[at] = _number_on_cpu(args[at])
+        return function(*args, **kwargs)
 
 
-class _Event:
-    """A `torch.cuda.Event` for work that is done as soon as it is requested."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        self._seconds = 0.0
-
-    def record(self, stream: object = None) -> None:
-        self._seconds = time.perf_counter()
-
-    def elapsed_time(self, end: _Event) -> float:
-        return (end._seconds - self._seconds) * 1e3
-
-    def query(self) -> bool:
-        return True
-
-    def synchronize(self) -> None:
-        pass
-
-    def wait(self, stream: object = None) -> None:
-        pass
+_TorchGenerator = torch.Generator
 
 
-def _always(value: object) -> Any:
-    return lambda *args, **kwargs: value
+class _Generators(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return isinstance(value, _TorchGenerator)
 
 
-def _seed(seed: int) -> None:
-    torch.default_generator.manual_seed(seed)
+class _Generator(metaclass=_Generators):
+    """`torch.Generator`, whose argument no mode sees; its instances are torch's own."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        return _TorchGenerator(_on_cpu(device))
 
 
-# The members of `torch.cuda` that work; all others behave as on a machine without a GPU.
-CUDA: dict[str, Any] = {
-    "current_device": _always(0),
-    "device": _always(contextlib.nullcontext()),
-    "device_count": _always(1),
-    "empty_cache": _always(None),
-    "Event": _Event,
-    "get_device_name": _always("CPU, in place of a GPU"),
-    "is_available": _always(True),
-    "manual_seed": _seed,
-    "manual_seed_all": _seed,
-    "set_device": _always(None),
-    "synchronize": _always(None),
-}
+def _fork_rng(function: Any, devices: Any = None, enabled: bool = True, **kwargs: Any) -> Any:
+    return function([], enabled)  # that of the CPU is always forked
+
+
+def _autocast(
+    function: Any, self: Any, device_type: Any, dtype: Any = None, *args: Any, **kwargs: Any
+) -> None:
+    if _on_cpu(device_type) != device_type:
+        device_type, dtype = "cpu", dtype or torch.float16  # which a GPU's default is
+    function(self, device_type, dtype, *args, **kwargs)
+
+
+def _profile(function: Any, *args: Any, **kwargs: Any) -> None:
+    if kwargs.get("use_cuda") or kwargs.get("use_device") == "cuda":
+        kwargs |= {"use_cuda": False, "use_device": None, "use_cpu": True}
+    function(*args, **kwargs)
+
+
+def _replace(owner: Any, name: str, replacement: Callable[..., Any]) -> None:
+    """Let a function of torch that no mode sees be one that gets it as the first argument."""
+    function = getattr(owner, name)
+
+    @functools.wraps(function)
+    def replaced(*args: Any, **kwargs: Any) -> Any:
+        return replacement(function, *args, **kwargs)
+
+    setattr(owner, name, replaced)
 
 
 def redirect_to_cpu() -> None:
     """From now on, let this thread use the CPU wherever it asks torch for a CUDA device."""
-    set_default_device = torch.set_default_device
-    torch.set_default_device = lambda device: set_default_device(_on_cpu(device))
-    for name, value in CUDA.items():
-        setattr(torch.cuda, name, value)
+    _replace(torch, "set_default_device", lambda function, device: function(_number_on_cpu(device)))
+    _replace(torch.random, "fork_rng", _fork_rng)
+    if hasattr(torch, "accelerator"):  # which asks torch.cuda, but needs a GPU
+        _replace(torch.accelerator, "is_available", lambda function: False)
+    _replace(torch.Tensor, "record_stream", lambda function, tensor, stream: None)
+    _replace(torch.autocast, "__init__", _autocast)
+    _replace(torch.autograd.profiler.profile, "__init__", _profile)
+    # What a file, or `map_location`, places on a GPU stays where it was read.
+    torch.serialization.register_package(
+        19,  # before torch's own for CUDA, which has 20
+        lambda storage: None,
+        lambda storage, location: storage if _on_cpu(location) != location else None,
+    )
+    torch.Generator = _Generator
+    cuda_on_cpu.provide()
     _OnCpu().__enter__()
