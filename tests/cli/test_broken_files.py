@@ -169,7 +169,8 @@ def test_logits_that_are_integers(refused: Refused) -> None:
 def test_a_message_has_the_ids_of_the_file(refused: Refused) -> None:
     ids = np.array([[5, 5, 70000, 80000]])
     assert refused("a.npy", ids, "--experts", "8") == (
-        "a.npy: row 0: topk_ids: expected different experts, got [5, 5, 70000, 80000]"
+        "a.npy: row 0: topk_ids: expected different experts, got [5, 5, 70000, 80000]; tessera "
+        "inspect --loads reads loads of experts"
     )
 
 

@@ -62,27 +62,66 @@ def test_half_of_the_ids_outside_the_experts(tmp_path: Path, command: Command) -
     assert code == 0 and f"{int((IDS >= 40).sum())} ids outside the experts left out." in out
 
 
-@pytest.mark.parametrize(
-    ("suffix", "how"),
-    [
-        (".npy", "an .npz with the name logical_count"),
-        (".csv", "a row for each layer, expert and count"),
-    ],
-)
-def test_ids_that_may_be_loads(suffix: str, how: str, tmp_path: Path, command: Command) -> None:
-    loads = np.stack([np.random.default_rng(seed).permutation(66)[:8] for seed in range(4)])
-    path = written(tmp_path / f"a{suffix}", loads)
+LOADS = np.stack([np.random.default_rng(seed).permutation(1000)[:8] for seed in range(4)])
+REPEATED = np.where(np.arange(8) == 5, LOADS[:, 3:4], LOADS)
+AS_LOADS = "8 experts, loads without tokens, 4 layers"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_ids_that_may_be_loads(suffix: str, tmp_path: Path, command: Command) -> None:
+    path = written(tmp_path / f"a{suffix}", LOADS)
     note = (
         "[4, 8] is read as ids [tokens, top_k], but may be loads [layers, experts]: "
-        f"{how} says loads, --experts says ids"
+        "tessera inspect --loads reads loads, --experts says ids"
     )
     for name in ("inspect", "align"):
         assert note in command(name, path)[1]
-        assert "may be loads" not in command(name, path, "--experts", 66)[1]
+        assert "may be loads" not in command(name, path, "--experts", 1000)[1]
     long = written(tmp_path / f"b{suffix}", IDS)
     assert "may be loads" not in command("inspect", long)[1]
-    np.savez(tmp_path / "c.npz", logical_count=loads)
-    assert "8 experts, loads without tokens, 4 layers" in command("inspect", tmp_path / "c.npz")[1]
+    assert AS_LOADS in command("inspect", path, "--loads")[1]
+    np.savez(tmp_path / "c.npz", logical_count=LOADS)
+    assert AS_LOADS in command("inspect", tmp_path / "c.npz")[1]
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_numbers_that_are_no_ids_may_be_loads(
+    suffix: str, tmp_path: Path, command: Command
+) -> None:
+    path = written(tmp_path / f"a{suffix}", REPEATED[:, 2:6])
+    hint = "; tessera inspect --loads reads loads of experts\n"
+    for words in (["inspect"], ["align"], ["bench", "--log"], ["inspect", "--experts", 4]):
+        code, out, err = command(*words, path)
+        assert (code, out) == (2, "") and err.endswith(hint)
+    assert AS_LOADS.replace("8", "4") in command("inspect", path, "--loads")[1]
+    ids = IDS.copy()
+    ids[7, 2] = ids[7, 3]
+    code, _, err = command("inspect", written(tmp_path / f"b{suffix}", ids))
+    assert code == 2 and "expected different experts" in err and "loads" not in err
+
+
+def test_what_is_told_to_be_loads(tmp_path: Path, command: Command) -> None:
+    small = LOADS % 2  # as one-hot maps are
+    for name, array in (("steps", np.stack([REPEATED, REPEATED])), ("small", small)):
+        path = written(tmp_path / f"{name}.npy", array)
+        assert AS_LOADS in command("inspect", path, "--loads")[1]
+    steps = command("inspect", tmp_path / "steps.npy")[2]
+    assert "--axes" in steps and steps.endswith("--loads reads loads of experts\n")
+    path = tmp_path / "layers.npz"
+    np.savez(path, layer0=LOADS[0], layer1=LOADS[1])
+    note = "[8] is read as ids [tokens], but may be loads [experts]: tessera inspect --loads reads"
+    assert note in command("inspect", path)[1]
+    assert AS_LOADS.replace("4", "2") in command("inspect", path, "--loads")[1]
+    # What a file says itself stands.
+    np.savez(path, topk_ids=LOADS)
+    assert "--loads: does nothing to ids" in command("inspect", path, "--loads")[2]
+    assert "may be loads" not in command("inspect", path)[1]
+    path.write_text('{"topk_ids": [1, 2]}\n')
+    assert "--loads: does nothing to routing logs" in command("inspect", path, "--loads")[2]
+    for suffix in (".npy", ".csv"):
+        path = written(tmp_path / f"a{suffix}", np.where(LOADS[2, 3] == LOADS, -1, LOADS))
+        code, out, err = command("inspect", path, "--loads")
+        assert (code, out) == (2, "") and err.endswith(", got -1\n")
 
 
 def test_slots_without_an_id_are_neither_ids_nor_dropped(tmp_path: Path, command: Command) -> None:

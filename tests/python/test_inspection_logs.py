@@ -210,7 +210,8 @@ def test_numpy_files_that_are_refused(tmp_path: Path) -> None:
     assert npy(np.zeros((2, 2))).startswith("no routing: every row is zeros, as of a dense layer")
     assert "an array of Python objects, which only unpickling would read" in npy(np.array([[{}]]))
     assert npy(np.ones((2, 3), int, order="F")) == (
-        "row 0: topk_ids: expected different experts, got [1, 1, 1]"
+        "row 0: topk_ids: expected different experts, got [1, 1, 1]; tessera inspect --loads reads "
+        "loads of experts"
     )
     assert npy(np.array([[65536]])).startswith(
         "row 0: topk_ids: expected ids below 65536, got 65536: give --experts for "

@@ -53,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="experts to choose for each token, of router logits",
     )
     add(
+        "--loads",
+        action="store_true",
+        help="integers are loads [layers, experts] rather than ids [tokens, top_k]",
+    )
+    add(
         "--keep-repeated",
         action="store_true",
         help="count long runs of equal rows, such as an engine's warm-up, as traffic",

@@ -117,6 +117,7 @@ def reading_options(args: argparse.Namespace) -> Options:
         top_k=_one("--top-k", args.top_k),
         axes=args.axes,
         packed=args.packed,
+        loads=getattr(args, "loads", False),  # of tessera inspect alone
         zero_experts=args.zero_experts,
         phase=args.phase,
         num_layers=args.num_layers,

@@ -92,6 +92,9 @@ def open_routing(path: Path, options: Options, progress: Progress | None = None)
     try:
         if not file.head:
             raise ValueError(f"{file.name}: expected a routing log, got an empty file")
+        if options.loads and loads_array.may_be_told(file):
+            _refuse_unused(file, loads_array, options)
+            return loads_array.read(file, options)
         sure = [one.recognise(file) for one in FORMATS]
         best = max(sure)
         if not best:

@@ -17,7 +17,7 @@ from tessera.routing_log import (
     LayerKey,
     bounded_lines,
 )
-from tessera.tools.routing_files.kinds import MAX_LOAD, kind_of, loads_note
+from tessera.tools.routing_files.kinds import MAX_LOAD, kind_of, loads_note, may_hold_loads
 from tessera.tools.routing_files.options import Options
 from tessera.tools.routing_files.reading import Loads, Rows
 from tessera.tools.routing_files.source import File
@@ -26,7 +26,7 @@ NAME = (
     "tables as CSV: a row for each layer and expert, with columns expert and, if known, layer and "
     "count; or numbers alone, loads [layers, experts] or ids [tokens, top_k]"
 )
-OPTIONS: tuple[str, ...] = ("zero_experts",)
+OPTIONS: tuple[str, ...] = ("loads", "zero_experts")
 _DELIMITERS = (",", "\t", ";")
 _EXPERT = ("expert", "expert_id", "expert_idx")
 _LAYER = ("layer", "layer_id", "layer_idx")
@@ -57,10 +57,14 @@ def read(file: File, options: Options) -> Rows | Loads:
         return _pairs(file, header)
     sample = np.array([row for _, row in zip(range(_SAMPLE_ROWS), _numbers(file), strict=False)])
     kind = kind_of(sample, (len(sample), sample.shape[-1])) if sample.ndim == 2 else ""
+    if options.loads and sample.min(initial=0) < 0:
+        raise ValueError(f"{file.name}: --loads: expected no negative number, got {sample.min()}")
+    kind = "loads" if options.loads else kind
     if kind in ("ids", "zeros"):
         rows = _TableRows(file, options)
+        rows.may_be_loads = may_hold_loads(sample.shape)
         if options.num_experts is None:
-            note = loads_note(sample, sample.shape, "a row for each layer, expert and count")
+            note = loads_note(sample, sample.shape)
             rows.notes += [note] if note else []
         return rows
     if kind != "loads":

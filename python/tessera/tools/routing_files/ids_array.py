@@ -16,7 +16,13 @@ from tessera.tools.routing_files.arrays import (
     expert_map_of,
     tables_of,
 )
-from tessera.tools.routing_files.kinds import MOST_LAYERS, are_whole, loads_note
+from tessera.tools.routing_files.kinds import (
+    MOST_LAYERS,
+    OR_LOADS,
+    are_whole,
+    loads_note,
+    may_hold_loads,
+)
 from tessera.tools.routing_files.options import AXES, PHASES, Options
 from tessera.tools.routing_files.reading import Rows
 from tessera.tools.routing_files.source import File
@@ -85,6 +91,7 @@ class _ArrayRows(Rows):
             raise array.refuse(
                 "[tokens, top_k] or [tokens, layers, top_k], at least one of each", list(shape)
             )
+        self.may_be_loads = not array.tells_kind and may_hold_loads(shape)
         is_layers_first = len(shape) == 3 and layers_first(array, self.options, self.notes)
         first = 0
         for piece in array.slices():
@@ -106,7 +113,7 @@ class _ArrayRows(Rows):
 
     def _say_if_open(self, array: Array, rows: npt.NDArray[Any]) -> None:
         if self.known_experts is None and not array.tells_kind:
-            note = loads_note(rows, array.shape, "an .npz with the name logical_count")
+            note = loads_note(rows, array.shape)
             self.notes += [note] if note and note not in self.notes else []
 
 
@@ -129,8 +136,10 @@ def layers_first(array: Array, options: Options, notes: list[str]) -> bool:
             "layers; --axes overrides that"
         )
         return True
+    or_loads = OR_LOADS if array.kind == "ids" and not array.tells_kind else ""
     raise array.refuse(
-        f"--axes {AXES[0]} or --axes {AXES[1]}, since the shape leaves it open", list(array.shape)
+        f"--axes {AXES[0]} or --axes {AXES[1]}, since the shape leaves it open",
+        f"{list(array.shape)}{or_loads}",
     )
 
 

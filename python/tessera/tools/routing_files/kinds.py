@@ -16,6 +16,10 @@ _MOST_EXPERTS = 4096
 # The loads of a layer add up to less, so that they are exact in floating point. Readers cut larger
 # ones off there, before they would overflow.
 MAX_LOAD = 2**53
+# A list of more numbers is not taken for the loads of a layer.
+_MOST_LISTED = 1024
+# The end of a message about numbers that are no ids, but may be loads.
+OR_LOADS = "; tessera inspect --loads reads loads of experts"
 # Fewer numbers in a row are not taken for loads.
 _LEAST_EXPERTS = 8
 
@@ -54,14 +58,23 @@ def are_whole(numbers: npt.NDArray[Any]) -> bool:
     return bool(((np.abs(numbers) < np.float64(MAX_LOAD)) & (numbers == np.rint(numbers))).all())
 
 
-def loads_note(rows: npt.NDArray[Any], shape: tuple[int, ...], how: str) -> str:
-    """A note on rows that are read as ids, if they may be loads; `how` says loads instead."""
-    is_small = len(shape) == 2 and shape[0] <= MOST_LAYERS and shape[1] >= _LEAST_EXPERTS
-    if not is_small or rows.min() < 0:
+def may_hold_loads(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape may be loads [layers, experts] or [steps, layers, experts]."""
+    return len(shape) > 1 and shape[-2] <= MOST_LAYERS and shape[-1] > 1
+
+
+def loads_note(rows: npt.NDArray[Any], shape: tuple[int, ...]) -> str:
+    """A note on rows that are read as ids, if they may be loads."""
+    if len(shape) == 1:
+        is_open, ids, loads = shape[0] <= _MOST_LISTED, "[tokens]", "[experts]"
+    else:
+        is_open = len(shape) == 2 and may_hold_loads(shape)
+        ids, loads = "[tokens, top_k]", "[layers, experts]"
+    if not is_open or shape[-1] < _LEAST_EXPERTS or rows.min() < 0:
         return ""
     return (
-        f"{list(shape)} is read as ids [tokens, top_k], but may be loads [layers, experts]: "
-        f"{how} says loads, --experts says ids"
+        f"{list(shape)} is read as ids {ids}, but may be loads {loads}: tessera inspect --loads "
+        "reads loads, --experts says ids"
     )
 
 
@@ -105,7 +118,7 @@ def _may_be_loads(rows: npt.NDArray[np.int64], shape: tuple[int, ...]) -> bool:
 
 def _are_counts(numbers: npt.NDArray[np.int64], length: int) -> bool:
     """Whether a list of numbers has a number for each expert, rather than one for each token."""
-    return length <= 1024 and int(numbers.max()) >= max(_MOST_EXPERTS, 4 * length)
+    return length <= _MOST_LISTED and int(numbers.max()) >= max(_MOST_EXPERTS, 4 * length)
 
 
 def _are_packed(rows: npt.NDArray[np.int64]) -> bool:

@@ -16,12 +16,25 @@ from tessera.tools.routing_files.reading import Loads
 from tessera.tools.routing_files.source import File
 
 NAME = "loads [layers, experts], [steps, layers, experts] or [experts], as of EPLB, as .npy or .npz"
-OPTIONS: tuple[str, ...] = ()
+OPTIONS: tuple[str, ...] = ("loads",)
 
 
 def recognise(file: File) -> int:
     """How sure it is, in percent, that the file has this form."""
     return 90 if {array.kind for array in tables_of(file).values()} == {"loads"} else 0
+
+
+def may_be_told(file: File) -> bool:
+    """Whether `--loads` says what the arrays of a file are: no name does, and they are integers."""
+    tables = tables_of(file).values()
+    names = {array.kind for array in tables if array.tells_kind}
+    kinds = {array.kind for array in tables}
+    return (
+        bool(kinds)
+        and kinds <= {"ids", "loads", "map", "packed", "zeros"}
+        and names <= {"loads"}
+        and all(0 not in array.shape for array in tables)
+    )
 
 
 def read(file: File, options: Options) -> Loads:

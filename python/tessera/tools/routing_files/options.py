@@ -18,6 +18,7 @@ class Options:
     top_k: `--top-k`, ids to choose for each token, where a file holds the router's logits.
     axes: `--axes`, one of `AXES`.
     packed: `--packed`, the upper 16 bits of an integer are the id.
+    loads: `--loads`, the numbers are loads [layers, experts] rather than ids.
     zero_experts: `--zero-experts`, ids from the number of experts on stand for no expert.
     phase: `--phase`, one of `PHASES`; None for both.
     num_layers: `--num-layers`, of base64 without a shape.
@@ -29,6 +30,7 @@ class Options:
     top_k: int | None = None
     axes: str | None = None
     packed: bool = False
+    loads: bool = False
     zero_experts: bool = False
     phase: str | None = None
     num_layers: int | None = None

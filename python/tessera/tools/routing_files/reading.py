@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tessera.routing_log import MAX_EXPERTS, MAX_LAYERS, MAX_TOP_K, LayerKey, repeats_an_id
-from tessera.tools.routing_files.kinds import MAX_LOAD
+from tessera.tools.routing_files.kinds import MAX_LOAD, OR_LOADS
 from tessera.tools.routing_files.options import Options
 from tessera.tools.routing_files.source import File
 
@@ -98,6 +98,8 @@ class Rows:
     without_experts = "-1, which is no expert"
     # Rows that name an expert twice have been refused already.
     is_checked = False
+    # Whether the numbers may be loads of experts, as far as the file says.
+    may_be_loads = False
     # Whether a layer's rows come in the order of time, as far as the file has one.
     in_order = True
 
@@ -118,6 +120,10 @@ class Rows:
         self._largest_stored = 0
         self._num_ids = 0
         self._num_outside = 0
+
+    @property
+    def _or_loads(self) -> str:
+        return OR_LOADS if self.may_be_loads else ""
 
     @property
     def known_experts(self) -> int | None:
@@ -187,7 +193,7 @@ class Rows:
             raise ValueError(
                 f"{self.name}: topk_ids: expected ids in [0, {self.known_experts}), got "
                 f"{self._num_outside:,} of {self._num_ids:,} outside: the number of experts is too "
-                "small, or these are no ids"
+                f"small, or these are no ids{self._or_loads}"
             )
         for layer, one in self.excluded.items():
             if one.num_unrecorded + one.num_empty == one.num_rows:
@@ -251,7 +257,7 @@ class Rows:
                 raise ValueError(
                     f"{self.place(layer, int(rows[row]))}: topk_ids: expected ids below "
                     f"{MAX_EXPERTS}, got {ids[row, slot]}: give --experts for larger ids to be "
-                    "left out"
+                    f"left out{self._or_loads}"
                 )
             else:
                 wide[bad] = OUTSIDE
@@ -293,7 +299,7 @@ class Rows:
                 place = int(np.flatnonzero(repeated)[0])
                 raise ValueError(
                     f"{self.place(layer, int(rows[place]))}: topk_ids: expected different experts, "
-                    f"got {shortened(stored[place])}"
+                    f"got {shortened(stored[place])}{self._or_loads}"
                 )
         if known is not None and ids.shape[1] > known:
             most = int((ids != NO_EXPERT).sum(axis=1).max(initial=0))
