@@ -310,9 +310,31 @@ def test_no_command_and_help() -> None:
     assert "slots in a block (default: 128)" in " ".join(shown.stdout.split())
 
 
-def test_a_reader_may_leave() -> None:
-    done = run_program(["sh", "-c", f"{TESSERA} verify --cases random:1:9 --json | true"])
-    assert done.stderr == ""
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--help",
+        "--version",
+        "inspect --help",
+        "info",
+        "info --json",
+        "info --explain moe_sum T=2 k=8 H=16 dtype=float32",
+        "align --tokens 9",
+        "align --tokens 9 --json",
+        "inspect a.npy",
+        "inspect a.npy --json",
+        "inspect a.npy b.npy --compare",
+        "verify --cases random:1:9",
+        "bench --device cpu --tokens 1 --peers none",
+    ],
+)
+def test_a_reader_may_leave(words: str, tmp_path: Path) -> None:
+    for name in ("a.npy", "b.npy"):
+        np.save(tmp_path / name, np.arange(8000).reshape(1000, 8) % 64)
+    # The reader has gone before the program prints.
+    command = f"({TESSERA} {words}; echo $? >code) | true"
+    done = run_program(["sh", "-c", command], cwd=tmp_path)
+    assert ((tmp_path / "code").read_text(), done.stdout, done.stderr) == ("141\n", "", "")
 
 
 def test_verify() -> None:

@@ -29,6 +29,7 @@ from tessera.cli.reading_options import (
     given_options,
     reading_options,
 )
+from tessera.cli.tables import StandardOutput
 from tessera.tools.bench.compositions import numpy_composition, torch_composition
 from tessera.tools.output_files import Output, check_outputs, print_written, write_files
 from tessera.tools.printable import printable
@@ -291,7 +292,7 @@ def _median_us(call: Callable[[], Any], wait: Callable[[], None]) -> float:
 
 
 def _print(source: Input, reports: list[dict[str, Any]]) -> None:
-    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console = StandardOutput(highlight=False, markup=False, soft_wrap=True)
     console.print(f"input     {printable(source.title)}")
     if source.note:
         console.print(f"note      {printable(source.note)}")

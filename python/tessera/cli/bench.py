@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 
 import tessera
 from tessera.cli.bench_models import model_shapes, whole_layers
@@ -26,6 +25,7 @@ from tessera.cli.reading_options import (
     given_options,
     reading_options,
 )
+from tessera.cli.tables import StandardOutput
 from tessera.tools.bench.driver import ContractBrokenError, Request, joined, measure
 from tessera.tools.bench.op import AnyShape, Op
 from tessera.tools.bench.ops import OPS
@@ -231,7 +231,7 @@ def run(args: argparse.Namespace) -> int:
             require_drawable(args.plot, shapes, methods)
         requests = {"": [_request(args, device, op, shapes, {})]}
     # Wider than any table: a narrower terminal wraps the lines, and nothing is cut off.
-    console = Console(highlight=False, markup=False, soft_wrap=True, width=1000)
+    console = StandardOutput(highlight=False, markup=False, soft_wrap=True, width=1000)
     try:
         for name, parts in requests.items():
             documents = [_measure(request, name) for request in parts]

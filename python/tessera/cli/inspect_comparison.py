@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from tessera.cli.inspect_summary import print_reading
-from tessera.cli.tables import number_table, print_table, visible
+from tessera.cli.tables import StandardOutput, number_table, print_table, visible
 from tessera.tools.inspection.document import Comparison, Document
 from tessera.tools.report.compared import (
     READING,
@@ -23,7 +23,7 @@ def print_comparison(document: Document) -> None:
     """Print the comparison, as wide as the terminal, or 80 columns in a pipe."""
     compared = document["comparison"]
     assert compared is not None
-    console = Console(highlight=False)
+    console = StandardOutput(highlight=False)
     for side in sides(compared):
         console.print(visible(side), style="bold")
     for log in document["logs"]:

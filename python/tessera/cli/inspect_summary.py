@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tessera.cli.picture import load_picture
-from tessera.cli.tables import WIDTH, number_table, print_table, visible
+from tessera.cli.tables import WIDTH, StandardOutput, number_table, print_table, visible
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.tools.inspection.limits import NO_TOKENS
 from tessera.tools.inspection.load import HOT_OVER_MEAN
@@ -28,7 +28,7 @@ _MAX_NOTES_SHOWN = 4
 
 def print_summary(document: Document) -> None:
     """Print the summary, as wide as the terminal, or 80 columns in a pipe."""
-    console = Console(highlight=False)
+    console = StandardOutput(highlight=False)
     for model in document["models"]:
         names = layer_names(document, model)
         shown = {layer["log"] for layer in model["layers"]}

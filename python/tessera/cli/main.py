@@ -1,7 +1,8 @@
 """Entry point of `tessera` and `python -m tessera`.
 
 Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, `verify --impl` reached no
-verdict in its time.
+verdict in its time; as shells report signals: 130, Ctrl-C; 141, the reader of stdout has left; 143,
+SIGTERM.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from tessera import _starting
 from tessera.tools.printable import printable
 
+_ENDED = "130 and 143: Ctrl-C and SIGTERM; 141: the reader of the output left, as head does."
+_READER_LEFT = 141
 _COMMANDS = ("info", "align", "inspect", "verify", "bench")
 
 
@@ -25,6 +28,10 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {printable(message)}\n")
+
+    def print_help(self, file: Any = None) -> None:
+        """Print the help; argparse would ignore that its reader has left."""
+        print(self.format_help(), end="", file=file, flush=True)
 
 
 class _Version(argparse.Action):
@@ -41,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The Mixture-of-Experts layer in inference: router, alignment, experts, "
         "combination.",
         epilog="Exit codes: 0, all is well; 1, a check failed; 2, bad usage or input; 3, verify "
-        "--impl reached no verdict in its time.",
+        f"--impl reached no verdict in its time. {_ENDED}",
     )
     parser.add_argument("-V", "--version", action=_Version, nargs=0, help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -54,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
             description=summary,
         )
         module.add_arguments(command)
+        if command.epilog:
+            command.epilog += f" {_ENDED}"
         command.set_defaults(run=module.run)
     return parser
 
@@ -73,9 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _starting.guard()  # for exit handlers of other modules
         return code
     except BrokenPipeError:
-        # The reader has closed the pipe, like `head`; the interpreter must not flush to it at exit.
+        # The interpreter must not flush to the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return _READER_LEFT
     except KeyboardInterrupt:
         return _starting.INTERRUPTED
     except MemoryError:

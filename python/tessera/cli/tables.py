@@ -1,4 +1,4 @@
-"""Tables of numbers in a terminal."""
+"""Standard output, and tables of numbers in it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,14 @@ from rich.text import Text
 from tessera.tools.printable import printable
 
 WIDTH = 80  # every table fits into this width
+
+
+class StandardOutput(Console):
+    """Standard output; that its reader has closed it is for the program, as for `print`."""
+
+    def on_broken_pipe(self) -> None:
+        """Leave the exception, instead of ending the program with exit code 1."""
+        raise  # rich calls it while it handles the exception
 
 
 def visible(text: str) -> str:
