@@ -109,6 +109,14 @@ def test_against_numpy(
     assert again.values.tobytes() == found.values.tobytes()
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint8, np.array])
+def test_integers_of_any_type_name_groups(kind: Any) -> None:
+    x = np.ones((130, 300), np.float32)
+    assert tessera.quantize_fp8(x, group=kind(128)).scales.shape == (130, 3)
+    for group in ((kind(128), 128), [128, kind(128)]):
+        assert tessera.quantize_fp8(x, group=group).scales.shape == (2, 3)
+
+
 def outputs() -> tuple[Any, Any]:
     return np.full((2, 3), 99, np.uint8), np.full((2, 1), 99, np.float32)
 
@@ -207,6 +215,26 @@ def test_the_checker_bites(rules: list[str], output: int, place: tuple[int, ...]
             TypeError,
             "group: expected a string, 128 or (128, 128), got float",
         ),
+        *(
+            (
+                {"group": group},
+                TypeError,
+                f"group: expected a string, 128 or (128, 128), got {got}",
+            )
+            for group, got in (
+                (True, "bool"),
+                (np.float32(128), "float32"),
+                (None, "NoneType"),
+                ((128.0, 128), "(128.0, 128)"),
+                ((128, True), "(128, True)"),
+                ([128, None], "[128, None]"),
+            )
+        ),
+        (
+            {"group": (128,)},
+            ValueError,
+            "group: expected 'tensor', 'row', 128 or (128, 128), got (128,)",
+        ),
         (
             {"group": "channel"},
             ValueError,
@@ -283,10 +311,10 @@ def test_compiled(dynamic: bool, group: Any) -> None:
 
     torch.compiler.reset()  # its limit of recompilations counts those of the other groups
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True, dynamic=dynamic)
-    for tokens in (2, 130):
-        x = torch.randn(tokens, 300)
+    for tokens, hidden in ((2, 300), (130, 300), (0, 300), (3, 0)):
+        x = torch.randn(tokens, hidden)
         for got, want in zip(compiled(x), tessera.quantize_fp8(x, group=group), strict=True):
-            assert got.shape == want.shape
+            assert (got.shape, got.stride()) == (want.shape, want.stride())
             assert torch.equal(got.view(torch.uint8), want.view(torch.uint8))
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from tessera._call import call
@@ -90,17 +92,24 @@ def _group_name(group: object) -> str:
     if isinstance(group, str):
         if group in _GROUPS:
             return group
-    elif isinstance(group, int) and not isinstance(group, bool):
-        if group == 128:
-            return "1x128"
-    elif not isinstance(group, (tuple, list)):
-        got = type(group).__name__
-        raise TypeError(f"{_OP.name}: group: expected a string, 128 or (128, 128), got {got}")
-    elif tuple(group) == (128, 128):
-        return "128x128"
+    elif isinstance(group, (tuple, list)):
+        if [_length(one, group) for one in group] == [128, 128]:
+            return "128x128"
+    elif _length(group, type(group).__name__) == 128:
+        return "1x128"
     raise ValueError(
         f"{_OP.name}: group: expected 'tensor', 'row', 128 or (128, 128), got {group!r}"
     )
+
+
+def _length(value: Any, got: object) -> int:
+    """An integer of any type; `got` is told of anything else."""
+    if type(value) is int:  # all that a trace needs
+        return value
+    if not isinstance(value, bool):
+        with suppress(TypeError):
+            return operator.index(value)
+    raise TypeError(f"{_OP.name}: group: expected a string, 128 or (128, 128), got {got}")
 
 
 def _eagerly(
