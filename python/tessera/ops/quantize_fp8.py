@@ -50,9 +50,9 @@ def quantize_fp8(
         group: the elements that share a scale: "tensor", all; "row", a row (a token, or an output
             channel of weights); 128, 128 columns of a row; (128, 128), blocks of weights. The last
             group of a row or a column holds what is left. In `torch.ops` the last two are "1x128"
-            and "128x128".
-        scale: float32, contiguous, of the shape of `scales`: the scales to use, whatever they are.
-            None: they are computed.
+            and "128x128", which are taken here too.
+        scale: float32, contiguous, of the shape of `scales`, or with one axis; for "tensor" any
+            array of one element. The scales to use, whatever they are; None: they are computed.
         use_ue8m0: round computed scales up to powers of two; not with `scale`.
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None and 0 stand
             for that, or, where it is unset, for the cores of this process. Never changes the
