@@ -80,7 +80,7 @@ def test_summary_of_recorded_logs(capsys: pytest.CaptureFixture[str]) -> None:
     out = shown(capsys, recorded(QWEN[1]))
     assert max(map(len, out.splitlines())) <= 80
     words = " ".join(out.split())
-    assert "does not give the number of experts: 60 is the largest id + 1" in words
+    assert "the number of experts is not given: 60 is the largest id + 1" in words
     assert (
         "Layer 12: 8,448 repeated rows left out as warm-up (8,448 from token 0 on are "
         "13, 15, 56, 34). With them max/mean would be 10.23." in words
@@ -329,6 +329,32 @@ def test_advice_is_over_the_layers_of_all_files(
     assert ranks["name"] == "a.npy and 1 more"
     out = shown(capsys, *paths, "--files", "ranks")
     assert "ranks of one model, file after file, so without drift over time:" in out
+    assert "a.npy and 1 more: the number of experts is not given: 16 is" in " ".join(out.split())
+
+
+def test_tables_give_a_layer_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = synthetic_topk_ids(600, 16, 4, seed=1)
+    np.save(tmp_path / "a.npy", ids)
+    np.savez(tmp_path / "b.npz", layer3=ids, layer4=ids[::-1])
+    for file, names in (("a.npy", ["-"]), ("b.npz", ["3", "4"])):
+        out = shown(capsys, tmp_path / file)
+        load = re.search(r"^layer tokens(.*\n)+?(?=Entropy)", out, re.MULTILINE)
+        drift = re.search(r"^layer +neighbours(.*\n)+?(?=Distances)", out, re.MULTILINE)
+        assert load and drift
+        for table in (load, drift):
+            rows = [line.split()[0] for line in table[0].splitlines()[1:]]
+            assert sorted(name for name in rows if name != "mean") == names
+
+
+def test_a_pipe_is_called_by_its_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    read, write = os.pipe()
+    os.write(write, b'{"layer": 0, "topk_ids": [1, 2]}\n' * 3)
+    os.close(write)
+    pipe = f"/dev/fd/{read}"
+    np.save(tmp_path / "a.npy", [[1, 2], [0, 1]])
+    out = shown(capsys, tmp_path / "a.npy", pipe, "--compare")
+    assert f"Second: {pipe}, 3 experts\n" in out
+    os.close(read)
 
 
 def test_a_long_name_of_a_layer_is_whole_and_takes_no_room_of_others(

@@ -40,7 +40,7 @@ def print_summary(document: Document) -> None:
         else:
             console.print(f"Missing: {NO_TOKENS[0].lower()}{NO_TOKENS[1:]}\n")
         _print_ranks(console, model)
-        _print_drift(console, model, names)
+        _print_drift(console, model, _in_tables(model["layers"], names))
         console.print("What this says", style="bold")
         for paragraph in paragraphs(model, names):
             console.print(f"[bold]{paragraph.subject}:[/] {visible(paragraph.text)}")
@@ -73,7 +73,7 @@ def print_reading(console: Console, log: Log) -> None:
     skipped = log["num_skipped"]
     if log["num_experts_source"] == "largest id + 1":
         console.print(
-            f"{visible(log['file'])} does not give the number of experts: "
+            f"{visible(log['file'])}: the number of experts is not given: "
             f"{log['num_experts']} is the largest id + 1"
         )
     for note in log["notes"]:
@@ -85,9 +85,23 @@ def print_reading(console: Console, log: Log) -> None:
             console.print(f"  {visible(message)}")
 
 
+def _are_told_apart(layers: Sequence[Layer]) -> bool:
+    """Whether no two layers have the same name, as those of several files may."""
+    return len({layer["layer"] for layer in layers}) == len(layers)
+
+
+def _own_name(layer: Layer) -> str:
+    return "-" if layer["layer"] is None else str(layer["layer"])
+
+
+def _in_tables(layers: Sequence[Layer], names: Sequence[str]) -> Sequence[str]:
+    """What tables without headings of files call the layers."""
+    return [*map(_own_name, layers)] if _are_told_apart(layers) else names
+
+
 def _print_load(console: Console, model: Model, names: Sequence[str], logs: Sequence[Log]) -> None:
     layers = model["layers"]
-    if len({layer["layer"] for layer in layers}) == len(layers):
+    if _are_told_apart(layers):
         _print_load_table(console, layers)
     else:  # the same layers in several files
         for index, file in enumerate(file_names([Path(log["file"]) for log in logs])):
@@ -133,7 +147,7 @@ def _print_load_table(console: Console, layers: Sequence[Layer]) -> None:
         hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
         more = len(hot) - _MAX_HOT_SHOWN
         table.add_row(
-            "-" if layer["layer"] is None else visible(str(layer["layer"])),
+            visible(_own_name(layer)),
             f"{layer['num_tokens']:,}" if layer["num_tokens"] else "-",
             f"{load['entropy_bits']:.2f}",
             f"{load['gini']:.2f}",

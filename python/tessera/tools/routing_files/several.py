@@ -76,7 +76,14 @@ def layer_names(
     ]
 
 
+def _is_descriptor(path: Path) -> bool:
+    """Whether only the whole path is a name, such as the shell's /dev/fd/63 for a pipe."""
+    return path.is_relative_to("/dev")
+
+
 def _shortest(path: Path, paths: Sequence[Path]) -> str:
+    if _is_descriptor(path):
+        return str(path)
     for length in range(1, len(path.parts)):
         if sum(other.parts[-length:] == path.parts[-length:] for other in paths) == 1:
             return "/".join(path.parts[-length:])
@@ -185,7 +192,14 @@ def _in_file(stem: str, layer: LayerKey) -> str:
 def _stems(paths: Sequence[Path]) -> list[str]:
     """Names of files without suffixes, and with folders where only these tell them apart."""
     plain = [path.with_suffix("") if path.suffix.lower() == ".gz" else path for path in paths]
-    stems = ["standard input" if path == STANDARD_INPUT else path.stem for path in plain]
+    stems = [
+        "standard input"
+        if path == STANDARD_INPUT
+        else str(path)
+        if _is_descriptor(path)
+        else path.stem
+        for path in plain
+    ]
     return [
         stem if stems.count(stem) == 1 else str(path)
         for path, stem in zip(paths, stems, strict=True)
