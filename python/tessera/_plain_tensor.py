@@ -37,11 +37,12 @@ def check_plain(
         num_axes: number of its axes; None: any.
 
     Raises:
-        TypeError: the tensor is none, an instance of a subclass, sparse or on meta, or has another
-            data type.
+        TypeError: the tensor is none, an instance of a subclass but for parameters of modules,
+            sparse or on meta, or has another data type.
         ValueError: it is elsewhere, or has another number of axes.
     """
-    if type(tensor) is not torch.Tensor:
+    # A module's parameter is a tensor like any other; other subclasses may have no memory.
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         raise TypeError(
             f"{op}: {name}: expected a torch.Tensor with memory, got {type(tensor).__name__}"
         )

@@ -74,6 +74,33 @@ def test_in_place() -> None:
     assert torch.equal(call["hidden_states"], expected)
 
 
+def parameters(call: dict[str, Any], *, grad: bool = False) -> dict[str, Any]:
+    """The tensors as a module has them."""
+    return {
+        name: torch.nn.Parameter(each.clone(), requires_grad=grad and each.is_floating_point())
+        for name, each in call.items()
+    }
+
+
+def test_parameters_of_modules() -> None:
+    expected = functions.fused_experts(**layer())
+    for found in in_every_form(parameters(layer())):
+        assert torch.equal(found, expected) and type(found) is torch.Tensor
+    call = parameters(layer())
+    assert functions.fused_experts(**call, inplace=True) is call["hidden_states"]
+    assert torch.equal(call["hidden_states"], expected)
+    logits = random(T, E, dtype=torch.float32)
+    hidden = call["hidden_states"]
+    found = functions.fused_topk(hidden, torch.nn.Parameter(logits, requires_grad=False), 2, True)
+    for one, other in zip(found, functions.fused_topk(hidden, logits, 2, True), strict=True):
+        assert torch.equal(one, other)
+    followed = parameters(layer(), grad=True)
+    with pytest.raises(ValueError, match="hidden_states: expected a tensor that autograd does not"):
+        functions.fused_experts(**followed)
+    with torch.no_grad():
+        assert torch.equal(functions.fused_experts(**followed), expected)
+
+
 def chosen(hidden_states: Any, logits: Any, top_k: int, renormalize: bool, **options: Any) -> Any:
     return engine_router.choose(logits, top_k, renormalize=renormalize, **options)
 
