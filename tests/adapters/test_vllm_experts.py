@@ -30,7 +30,7 @@ from experts_calls import (  # noqa: E402
     random,
     reference,
 )
-from tessera.vllm import experts  # noqa: E402
+from tessera.vllm import experts, serving  # noqa: E402
 from tessera.vllm.generations import generation_of  # noqa: E402
 
 UseEngine = Callable[[Path], None]
@@ -90,10 +90,31 @@ def test_function_is_served(version: str, case: str) -> None:
     found = implementation()(**call, **options)
     assert engine_ops.calls == []
     close(found, expected)
-    if "inplace" in options:
+    if "inplace" in options and (version != "0.12.0" or torch.__version__ < (2, 9)):
         assert found is call["hidden_states"]
     else:
         assert torch.equal(call["hidden_states"], given)
+
+
+@pytest.mark.parametrize(
+    ("version", "ignored"),
+    [("0.11.0", False), ("0.11.1", True), ("0.15.1", True), ("0.16.0", False), ("0.22.0", False)],
+)
+def test_versions_that_never_write_in_place(
+    version: str, ignored: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = generation_of(version)
+    (parameters,) = (
+        names for (_, name), names in generation.functions.items() if name == experts.IMPL
+    )
+    for newest, written in (((2, 9, 0), not ignored), ((2, 8, 1), True)):
+        monkeypatch.setattr(torch, "__version__", newest)
+        serve = serving.function(experts.IMPL, parameters, generation)
+        call = layer()
+        given = call["hidden_states"].clone()
+        found = serve(*call.values(), inplace=True)
+        assert (found is call["hidden_states"]) == written
+        assert torch.equal(call["hidden_states"], given) == (not written)
 
 
 def test_function_of_vllm_0_10_without_a_gate() -> None:

@@ -61,7 +61,7 @@ def install(*, wrapper: bool = False) -> list[str]:
             if name in EXPERTS and not serves_experts:
                 continue
             if (module := _imported(path, name)) is not None:
-                serve = serving.function(name, parameters)
+                serve = serving.function(name, parameters, generation)
                 targets.append(Target(module, name, parameters, serve))
         watched = []
         if serves_experts and generation.kernel is not None:

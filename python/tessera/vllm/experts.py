@@ -182,6 +182,7 @@ def fused_experts_impl(
     expert_map: torch.Tensor | None = None,
     w1_bias: torch.Tensor | None = None,
     w2_bias: torch.Tensor | None = None,
+    ignores_inplace: bool = False,
     **quantisation: object,
 ) -> torch.Tensor:
     """The Python function `fused_experts_impl`, which is behind vLLM's op `fused_experts`.
@@ -192,7 +193,7 @@ def fused_experts_impl(
         w2: [E, H, F].
         topk_weights: float16, bfloat16 or float32 [T, k].
         topk_ids: int32, uint32 or int64 [T, k]; ids that no expert here has add nothing.
-        inplace: write to `hidden_states`, and return it.
+        inplace: write to `hidden_states`, and return it; not with `ignores_inplace`.
         activation: its name.
         is_act_and_mul: the activation has a gate; in vLLM 0.10 it can be False.
         apply_router_weight_on_input: scale the first product; needs k = 1, and no `w1_bias`.
@@ -200,6 +201,7 @@ def fused_experts_impl(
         expert_map: int32, the local number of each global expert.
         w1_bias: [E, N].
         w2_bias: [E, H].
+        ignores_inplace: of Tessera; the installed vLLM writes to a new tensor.
         quantisation: types, scales, zero points and blocks of quantised weights; none is served.
 
     Returns:
@@ -211,6 +213,7 @@ def fused_experts_impl(
         refuse(IMPL, w1_bias=w1_bias)
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
+    inplace = inplace and not ignores_inplace
     if inplace:
         check_inplace(IMPL, hidden_states)
     activation = _ALIASES.get(activation, activation)

@@ -140,6 +140,8 @@ class Generation(NamedTuple):
     tail_expert: the value that `moe_align_block_size` writes to `experts_ids` past the last block.
         The other ops have always written -1.
     room_for_used_experts: the wrapper allocates for min(N, E) experts rather than E.
+    ignores_inplace: with torch 2.9 and newer `fused_experts_impl` writes to a new tensor, whatever
+        `inplace` says.
     """
 
     since: tuple[int, int, int]
@@ -149,6 +151,7 @@ class Generation(NamedTuple):
     wrapper: Parameters = _WRAPPER
     tail_expert: int = 0
     room_for_used_experts: bool = False
+    ignores_inplace: bool = False
 
 
 class _Change(NamedTuple):
@@ -228,6 +231,7 @@ _CHANGES = (
             "topk_softmax": (*_TOPK, "renormalize"),
             "grouped_topk": _GROUPED_TOPK_OP,
         },
+        others={"ignores_inplace": True},
     ),
     _Change(
         (0, 13, 0),
@@ -255,6 +259,7 @@ _CHANGES = (
     _Change(
         (0, 16, 0),
         functions={(_IN_PERMUTE, "moe_permute"): (*_PERMUTE, "permuted_hidden_states")},
+        others={"ignores_inplace": False},
     ),
     _Change(
         (0, 17, 0), others={"tail_expert": -1, "kernel": (_IN_KERNEL, "FusedMoEKernel.__init__")}

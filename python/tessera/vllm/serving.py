@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 
+import torch
+
 from tessera._patching import Function, by_name
 from tessera.vllm import experts, ops, router, rows
 from tessera.vllm.generations import Generation, Parameters
@@ -37,9 +39,11 @@ def op(name: str, generation: Generation) -> Function:
     return serve
 
 
-def function(name: str, parameters: Parameters) -> Function:
+def function(name: str, parameters: Parameters, generation: Generation) -> Function:
     """The function that serves a Python function of vLLM, which has these parameters."""
     serve = _FUNCTIONS[name]
+    if name == experts.IMPL and generation.ignores_inplace and torch.__version__ >= (2, 9):
+        serve = functools.partial(serve, ignores_inplace=True)
     if name == "moe_permute" and "fill_invalid_expert" in parameters:
         serve = functools.partial(serve, returns_experts=True)
     return by_name(serve, parameters)
