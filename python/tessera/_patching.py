@@ -17,7 +17,11 @@ from tessera.strict import InvalidRoutingError
 Function = Callable[..., Any]
 
 # Errors that Tessera raises for calls outside its domain, before anything is written.
-_REFUSALS = (NotImplementedError, TypeError, ValueError)
+REFUSALS = (NotImplementedError, TypeError, ValueError)
+
+
+class LeftToOriginalError(NotImplementedError):
+    """The original serves a call, and nothing is said: it calls what Tessera serves, or may."""
 
 
 class Target(NamedTuple):
@@ -143,7 +147,9 @@ class Patches:
                     return serve(*args, **kwargs)
                 except InvalidRoutingError:
                     raise  # not a refusal: the call has run, and the original must not get bad ids
-                except _REFUSALS as refusal:
+                except LeftToOriginalError:
+                    pass
+                except REFUSALS as refusal:
                     message = f"{name} gets a call that Tessera refuses: {refusal}"
                     self._log_once(logging.WARNING, message)
             return original(*args, **kwargs)

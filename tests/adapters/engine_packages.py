@@ -18,7 +18,8 @@ STANDINS = Path(__file__).with_name("standins")
 FAMILY = re.compile(
     r"(batched_|)moe_(lora_|)align_block_size|topk_(softmax|sigmoid|hash_softplus_sqrt)"
     r"|(fused|grouped)_topk|moe_(sum|permute|unpermute)|fused_experts_impl|TritonExperts\.apply"
-    r"|FusedMoE(Modular)?Kernel\.__init__"
+    r"|FusedMoE(Modular)?Kernel\.__init__|FusedMoEKernelModularImpl\._fused_experts"
+    r"|FusedTopKRouter\._compute_routing"
 )
 
 

@@ -14,9 +14,11 @@ import torch
 
 import tessera
 from tessera._engine_router import engine_names, refuse
+from tessera._patching import REFUSALS, LeftToOriginalError
 from tessera._plain_tensor import check_inplace, check_plain
 from tessera.vllm.generations import TRITON_MODULES
 
+KERNEL_EXPERTS = "FusedMoEKernelModularImpl._fused_experts"
 APPLY = "TritonExperts.apply"
 IMPL = "fused_experts_impl"
 
@@ -165,6 +167,76 @@ def triton_experts_apply(
         out=output,
         **options,
     )
+
+
+def kernel_experts(
+    self: Any,
+    in_dtype: torch.dtype,
+    a1q: torch.Tensor,
+    a1q_scale: torch.Tensor | None,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    activation: Any,
+    global_num_experts: int,
+    local_num_experts: int,
+    expert_map: torch.Tensor | None,
+    apply_router_weight_on_input: bool,
+    expert_tokens_meta: object,
+    output_alias: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The method around `TritonExperts.apply` that allocates its workspaces and its output.
+
+    vLLM copies that output to the one of the layer, `output_alias`, unless it is the same tensor.
+    Here it is, where nothing else is done to it; all other calls are left to vLLM's method.
+
+    Args:
+        self: vLLM's kernel: its experts, and what happens before and after them.
+        in_dtype: of the output.
+        a1q: as `hidden_states` of `TritonExperts.apply`.
+        a1q_scale: as there, and the arguments of the same names likewise.
+        w1: as there.
+        w2: as there.
+        topk_weights: as there.
+        topk_ids: as there.
+        activation: as there.
+        global_num_experts: as there.
+        local_num_experts: E; not needed.
+        expert_map: as there.
+        apply_router_weight_on_input: as there.
+        expert_tokens_meta: as there.
+        output_alias: [T, H], the output of the layer.
+
+    Returns:
+        `output_alias`.
+    """
+    finalizes = type(self.prepare_finalize).__name__ != "MoEPrepareAndFinalizeNoDPEPModular"
+    if finalizes or output_alias is None or output_alias.dtype != in_dtype:
+        raise LeftToOriginalError
+    try:
+        triton_experts_apply(
+            self.fused_experts,
+            output_alias,
+            a1q,
+            w1,
+            w2,
+            topk_weights,
+            topk_ids,
+            activation,
+            global_num_experts,
+            expert_map,
+            a1q_scale,
+            getattr(self.fused_experts, "a2_scale", None),
+            output_alias,
+            output_alias,
+            expert_tokens_meta,
+            apply_router_weight_on_input,
+        )
+    except REFUSALS:
+        # vLLM's method calls `apply`, which says why.
+        raise LeftToOriginalError from None
+    return output_alias
 
 
 @engine_names(IMPL, **_NAMES)

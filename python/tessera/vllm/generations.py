@@ -107,6 +107,20 @@ _APPLY = (
     "expert_tokens_meta",
     "apply_router_weight_on_input",
 )
+_KERNEL_EXPERTS = (
+    "self",
+    "in_dtype",
+    "a1q",
+    "a1q_scale",
+    *_EXPERTS[1:],
+    "activation",
+    "global_num_experts",
+    "local_num_experts",
+    "expert_map",
+    "apply_router_weight_on_input",
+    "expert_tokens_meta",
+    "output_alias",
+)
 
 _FUSED_MOE = "vllm.model_executor.layers.fused_moe"
 _IN_FUSED_MOE = f"{_FUSED_MOE}.fused_moe"
@@ -119,7 +133,11 @@ _IN_KERNEL = f"{_FUSED_MOE}.modular_kernel"
 # Where versions define TritonExperts.
 TRITON_MODULES = (_IN_FUSED_MOE, _IN_TRITON)
 # The functions that compute experts.
-EXPERTS = ("fused_experts_impl", "TritonExperts.apply")
+EXPERTS = (
+    "fused_experts_impl",
+    "TritonExperts.apply",
+    "FusedMoEKernelModularImpl._fused_experts",
+)
 # The first parameters of `kernel`; the last is the object with `apply`.
 KERNEL = ("self", "prepare_finalize", "fused_experts")
 
@@ -270,6 +288,7 @@ _CHANGES = (
         functions={
             (_IN_FUSED_MOE, "TritonExperts.apply"): None,
             (_IN_TRITON, "TritonExperts.apply"): _APPLY,
+            (_IN_KERNEL, "FusedMoEKernelModularImpl._fused_experts"): _KERNEL_EXPERTS,
         },
     ),
     _Change(

@@ -21,8 +21,9 @@ _OPS: dict[str, Function] = {
     "moe_sum": rows.moe_sum,
 }
 _FUNCTIONS: dict[str, Function] = {
-    "fused_experts_impl": experts.fused_experts_impl,
-    "TritonExperts.apply": experts.triton_experts_apply,
+    experts.IMPL: experts.fused_experts_impl,
+    experts.APPLY: experts.triton_experts_apply,
+    experts.KERNEL_EXPERTS: experts.kernel_experts,
     "fused_topk": router.fused_topk,
     router.COMPUTE_ROUTING: router.compute_routing,
     "grouped_topk": router.grouped_topk,
