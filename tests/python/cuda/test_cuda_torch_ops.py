@@ -172,6 +172,7 @@ def test_moe_permute_eager_compiled_and_in_a_graph(dtype: str, block_size: int) 
 def test_quantize_fp8_eager_compiled_and_in_a_graph(dtype: str, group: Any) -> None:
     import torch
 
+    torch._dynamo.reset()  # which recompiles one function for eight of these cases at most
     random = torch.Generator(device="cuda").manual_seed(0)
     x = torch.randn((300, 2560), generator=random, device="cuda").to(getattr(torch, dtype))
 
