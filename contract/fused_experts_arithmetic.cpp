@@ -67,14 +67,15 @@ bool is_power_of_two(double value) {
 }
 
 /// Whether float32 holds scale * w * v for all terms and the bias, and every sum of some of them.
-/// `magnitude` is the sum of the magnitudes of all of them.
+/// `magnitude` is the sum of the magnitudes of all of them, `smallest` a magnitude from which on
+/// nothing that a term is computed from is subnormal.
 bool is_sum_exact(std::span<const double> w, const BoundedVector& vector, double scale, double bias,
-                  double magnitude) {
+                  double magnitude, double smallest) {
   if (vector.has_errors() || !is_power_of_two(scale) || !vector.is_normal(scale)) return false;
   if (magnitude == 0) return true;
   // The smallest quantum with magnitude <= 2^24 quantum.
   const double quantum = std::ldexp(1.0, std::ilogb(magnitude) + 1 - 24);
-  if (quantum < kTiny || (bias != 0 && std::abs(bias) < kTiny)) return false;
+  if (quantum < smallest || (bias != 0 && std::abs(bias) < kTiny)) return false;
   // Of magnitude 2^24 or less, so that int32 holds them if they are whole.
   const auto is_whole = [](double quanta) {
     return static_cast<double>(static_cast<std::int32_t>(quanta)) == quanta;
@@ -194,7 +195,8 @@ double given_or(float value, float otherwise) { return std::isnan(value) ? other
 
 }  // namespace
 
-void BoundedVector::assign(std::span<const Bounded> elements) {
+void BoundedVector::assign(std::span<const Bounded> elements, double largest_scale) {
+  largest_scale_ = largest_scale;
   values_.clear();
   errors_.clear();
   magnitude_ = 0;
@@ -220,13 +222,14 @@ std::span<double> WeightRow::resize(std::size_t size) {
   return weights_;
 }
 
-void WeightRow::finish() {
+void WeightRow::finish(double largest_scale) {
+  largest_scale_ = largest_scale;
   magnitude_ = 0;
   for (const double weight : weights_) magnitude_ += std::abs(weight);
 }
 
 Bounded product(const WeightRow& row, const BoundedVector& vector, double scale, double bias,
-                std::int64_t num_roundings) {
+                const ProductRule& rule) {
   const std::span<const double> w = row.weights();
   const Sums sums = multiply(w, vector.values());
   const double value = scale * sums.product + bias;
@@ -241,14 +244,25 @@ Bounded product(const WeightRow& row, const BoundedVector& vector, double scale,
   const double largest_scale = std::max(1.0, std::abs(scale));
   const double magnitude = std::abs(scale) * terms + std::abs(bias);
   const auto length = static_cast<double>(w.size());
+  // M / K of the contract.
+  const double factors = rule.has_scales
+                             ? 0x1p18 * (1 + std::abs(scale)) * (1 + row.largest_scale()) *
+                                   (1 + vector.largest_scale())
+                             : 0;
+  const double smallest = rule.has_scales ? kTiny * factors : kTiny;
   double error = 0;
-  if (!is_sum_exact(w, vector, scale, bias, magnitude)) {
-    error = std::abs(scale) * from_errors + gamma(num_roundings) * magnitude +
-            4 * kTiny * largest_scale * (length + row.magnitude() + vector.magnitude() + terms) +
+  if (rule.accumulation > 0 || !is_sum_exact(w, vector, scale, bias, magnitude, smallest)) {
+    const double subnormal =
+        rule.has_scales
+            ? 8 * kTiny * length * factors
+            : 4 * kTiny * largest_scale * (length + row.magnitude() + vector.magnitude() + terms);
+    error = std::abs(scale) * from_errors + gamma(rule.num_roundings) * magnitude +
+            rule.accumulation * std::abs(scale) * terms + subnormal +
             length * 0x1p-52 * magnitude;  // for the sums of this function
   }
-  const bool may_overflow = !(largest_scale * terms + std::abs(bias) + error <= kMaxFloat32) ||
-                            std::abs(scale) * vector.magnitude() > kMaxFloat32;
+  const bool may_overflow =
+      !(largest_scale * terms + std::abs(bias) + error <= kMaxFloat32) ||
+      (rule.has_scales ? length * factors : std::abs(scale) * vector.magnitude()) > kMaxFloat32;
   return may_overflow ? kUnbounded : Bounded{value, error};
 }
 

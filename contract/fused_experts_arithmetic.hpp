@@ -24,7 +24,8 @@ inline constexpr Bounded kUnbounded{0, std::numeric_limits<double>::infinity()};
 /// The values and errors of a vector that rows of weights are multiplied with.
 class BoundedVector {
  public:
-  void assign(std::span<const Bounded> elements);
+  /// The elements are products with scales of this magnitude at most, if there are any.
+  void assign(std::span<const Bounded> elements, double largest_scale = 0);
 
   const double* values() const { return values_.data(); }
   const double* errors() const { return errors_.data(); }
@@ -32,6 +33,7 @@ class BoundedVector {
   bool has_errors() const { return has_errors_; }
   bool has_nan() const { return has_nan_; }
   bool is_unbounded() const { return is_unbounded_; }
+  double largest_scale() const { return largest_scale_; }
   /// Whether nothing is subnormal, also once multiplied by `scale`.
   bool is_normal(double scale) const;
 
@@ -40,6 +42,7 @@ class BoundedVector {
   std::vector<double> errors_;
   double magnitude_ = 0;  // sum of |value| + error
   double smallest_ = 0;   // magnitude other than 0
+  double largest_scale_ = 0;
   bool has_errors_ = false;
   bool has_nan_ = false;
   bool is_unbounded_ = false;
@@ -50,20 +53,29 @@ class WeightRow {
  public:
   /// Elements of the row, to be filled in; then call `finish`.
   std::span<double> resize(std::size_t size);
-  void finish();
+  /// The elements are products with scales of this magnitude at most, if there are any.
+  void finish(double largest_scale = 0);
 
+  double largest_scale() const { return largest_scale_; }
   std::span<const double> weights() const { return weights_; }
   double magnitude() const { return magnitude_; }
 
  private:
   std::vector<double> weights_;
   double magnitude_ = 0;  // sum of |weight|
+  double largest_scale_ = 0;
 };
 
-/// scale * sum of row * vector + bias, where float32 rounds each term at most `num_roundings`
-/// times. `row` and `vector` have the same length.
+/// How a product is computed.
+struct ProductRule {
+  std::int64_t num_roundings;  ///< by float32 of each term, at most
+  bool has_scales = false;     ///< row and vector are in float8_e4m3fn, with scales
+  double accumulation = 0;     ///< the error of tensor cores: alpha of the contract
+};
+
+/// scale * sum of row * vector + bias. `row` and `vector` have the same length.
 Bounded product(const WeightRow& row, const BoundedVector& vector, double scale, double bias,
-                std::int64_t num_roundings);
+                const ProductRule& rule);
 
 /// The activation of a call.
 struct ActivationRule {

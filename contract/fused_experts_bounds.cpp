@@ -11,6 +11,7 @@
 #include "arrays.hpp"
 #include "float_bits.hpp"
 #include "fused_experts_arithmetic.hpp"
+#include "fused_experts_operands.hpp"
 #include "random_numbers.hpp"
 
 namespace tessera::contract {
@@ -31,43 +32,6 @@ struct Sizes {
   std::int64_t rows;
   std::int64_t intermediate;
   std::int64_t top_k;
-};
-
-/// Elements of a floating-point array as doubles.
-class FloatReader {
- public:
-  explicit FloatReader(const TensorView& view) : view_(view), format_(format_of(view.dtype)) {
-    if (format_.bits == 32) return;
-    values_.resize(std::size_t{1} << 16);
-    for (std::uint32_t bits = 0; bits < values_.size(); ++bits) {
-      values_[bits] = static_cast<float>(value_of(format_, bits));
-    }
-  }
-
-  double at(std::int64_t index) const {
-    if (format_.bits == 32) return double{static_cast<const float*>(view_.data)[index]};
-    return double{values_[static_cast<const std::uint16_t*>(view_.data)[index]]};
-  }
-
-  /// Reads elements `stride` apart.
-  void read(std::int64_t begin, std::int64_t stride, std::span<double> elements) const {
-    if (format_.bits == 32) {
-      const auto* const from = static_cast<const float*>(view_.data) + begin;
-      for (std::size_t i = 0; i < elements.size(); ++i) {
-        elements[i] = double{from[static_cast<std::int64_t>(i) * stride]};
-      }
-    } else {
-      const auto* const from = static_cast<const std::uint16_t*>(view_.data) + begin;
-      for (std::size_t i = 0; i < elements.size(); ++i) {
-        elements[i] = double{values_[from[static_cast<std::int64_t>(i) * stride]]};
-      }
-    }
-  }
-
- private:
-  TensorView view_;
-  FloatFormat format_;
-  std::vector<float> values_;  // by the bits of an element of 16
 };
 
 /// Which pairs count.
@@ -117,10 +81,11 @@ class Bounds {
         pairs_(args),
         sizes_(args),
         rule_(args),
-        format_(format_of(args.x.dtype)),
-        x_(args.x),
-        w13_(args.w13),
-        w2_(args.w2),
+        format_(format_of(args.output.dtype)),
+        hidden_(args),
+        intermediate_(args),
+        w13_(args, args.w13, args.w13_scale),
+        w2_(args, args.w2, args.w2_scale),
         router_weights_(args.topk_weights) {}
 
   void for_each(const VisitBound& visit) const {
@@ -144,6 +109,15 @@ class Bounds {
   }
 
  private:
+  bool has_scales() const { return has_fp8_weights(args_); }
+
+  /// Of one of the two products with weights.
+  ProductRule rule_of(std::int64_t num_roundings) const {
+    // The arrays are on the host by now; this one's device is where the call ran.
+    const bool has_tensor_cores = has_scales() && args_.output.device.device_type != kDLCPU;
+    return {num_roundings, has_scales(), has_tensor_cores ? kFp8AccumulationError : 0};
+  }
+
   std::int64_t work_of_pair(std::int64_t num_columns) const {
     return sizes_.rows * sizes_.hidden + num_columns * sizes_.intermediate;
   }
@@ -242,14 +216,6 @@ class Bounds {
     return pairs;
   }
 
-  /// Row `row` of an expert's weights.
-  static void read_row(const FloatReader& reader, const TensorView& weights, std::int64_t expert,
-                       std::int64_t row, WeightRow* result) {
-    reader.read(expert * weights.strides[0] + row * weights.strides[1], weights.strides[2],
-                result->resize(static_cast<std::size_t>(weights.shape[2])));
-    result->finish();
-  }
-
   static double bias_of(const TensorView& bias, std::int64_t expert, std::int64_t row) {
     if (!bias.given()) return 0;
     return value_of(format_of(bias.dtype), float_bits_at(bias, expert * bias.strides[0] + row));
@@ -269,15 +235,7 @@ class Bounds {
 
   void first_product(std::span<const std::int64_t> tokens, std::span<Pair* const> by_expert) const {
     std::vector<BoundedVector> x(tokens.size());
-    std::vector<double> values(static_cast<std::size_t>(sizes_.hidden));
-    std::vector<Bounded> elements(values.size());
-    for (std::size_t i = 0; i < tokens.size(); ++i) {
-      x_.read(tokens[i] * args_.x.strides[0], 1, values);
-      std::ranges::transform(values, elements.begin(), [](double value) {
-        return Bounded{value, 0};
-      });
-      x[i].assign(elements);
-    }
+    for (std::size_t i = 0; i < tokens.size(); ++i) hidden_.read(tokens[i], &x[i]);
     const bool interleaved = rule_.activation == Activation::kSwigluoai;
     const bool gated = has_gate(rule_.activation);
     std::array<WeightRow, 2> rows;
@@ -287,16 +245,17 @@ class Bounds {
                                interleaved ? 2 * f + 1 : sizes_.intermediate + f};
         std::array<double, 2> biases{};
         for (std::size_t i = 0; i < (gated ? 2U : 1U); ++i) {
-          read_row(w13_, args_.w13, expert, at[i], &rows[i]);
+          w13_.read(expert, at[i], &rows[i]);
           biases[i] = bias_of(args_.w13_bias, expert, at[i]);
         }
         for (Pair* const pair : pairs) {
           const double v = args_.apply_router_weight_on_input ? pair->router_weight : 1;
           const auto g = [&](std::size_t i) {
-            return product(rows[i], x[pair->token], v, biases[i], sizes_.hidden + 3);
+            return product(rows[i], x[pair->token], v, biases[i],
+                           rule_of(sizes_.hidden + (has_scales() ? 4 : 3)));
           };
-          pair->intermediate.push_back(
-              rounded_activation(rule_, g(0), gated ? g(1) : Bounded{}, format_));
+          pair->intermediate.push_back(rounded_activation(rule_, g(0), gated ? g(1) : Bounded{},
+                                                          has_scales() ? kFloat32Format : format_));
         }
       }
     });
@@ -310,15 +269,18 @@ class Bounds {
     std::vector<BoundedVector> activated;
     for_each_expert(by_expert, [&](std::int64_t expert, std::span<Pair* const> pairs) {
       activated.resize(pairs.size());
-      for (std::size_t i = 0; i < pairs.size(); ++i) activated[i].assign(pairs[i]->intermediate);
+      for (std::size_t i = 0; i < pairs.size(); ++i) {
+        intermediate_.assign(pairs[i]->intermediate, &activated[i]);
+      }
       for (const std::int64_t column : columns) {
-        read_row(w2_, args_.w2, expert, column, &row);
+        w2_.read(expert, column, &row);
         const double bias = bias_of(args_.w2_bias, expert, column);
         for (std::size_t i = 0; i < pairs.size(); ++i) {
-          y.assign(std::array{product(row, activated[i], 1, bias, sizes_.intermediate + 1)});
+          y.assign(std::array{product(row, activated[i], 1, bias,
+                                      rule_of(sizes_.intermediate + (has_scales() ? 4 : 1)))});
           weight.resize(1)[0] = args_.apply_router_weight_on_input ? 1 : pairs[i]->router_weight;
           weight.finish();
-          pairs[i]->row.push_back(kept_or_rounded(product(weight, y, 1, 0, 1), format_));
+          pairs[i]->row.push_back(kept_or_rounded(product(weight, y, 1, 0, {1}), format_));
         }
       }
     });
@@ -339,7 +301,7 @@ class Bounds {
         elements.clear();
         for (const Pair& pair : of_token) elements.push_back(pair.row[i]);
         terms.assign(elements);
-        visit(tokens[token], columns[i], product(ones, terms, 1, 0, sizes_.top_k));
+        visit(tokens[token], columns[i], product(ones, terms, 1, 0, {sizes_.top_k}));
       }
       begin = end;
     }
@@ -350,9 +312,10 @@ class Bounds {
   const Sizes sizes_;
   const ActivationRule rule_;
   const FloatFormat format_;
-  const FloatReader x_;
-  const FloatReader w13_;
-  const FloatReader w2_;
+  const HiddenStates hidden_;
+  const Intermediate intermediate_;
+  const WeightRows w13_;
+  const WeightRows w2_;
   const FloatReader router_weights_;
 };
 

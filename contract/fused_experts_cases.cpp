@@ -12,6 +12,8 @@ namespace {
 using Case = FusedExpertsCase;
 using enum Activation;
 using enum ExpertRouting;
+using enum ExpertScales;
+using enum HiddenScales;
 using enum ExpertValues;
 
 constexpr FloatFormat kBf16 = kBfloat16Format;
@@ -123,6 +125,44 @@ std::vector<Case> make_table() {
       sized({20, 2, 16, 64, 48}, {.name = "special", .values = kSpecial}),
       sized({20, 2, 16, 64, 48}, {.name = "special_relu2_fp32", .activation = kRelu2NoMul, .format = kFp32, .values = kSpecial}),
       sized({20, 2, 16, 64, 48}, {.name = "special_swigluoai_fp16", .activation = kSwigluoai, .format = kFp16, .values = kSpecial}),
+
+      // Weights in float8_e4m3fn: sizes with whole blocks, with rests, and with less than one.
+      sized({5, 4, 8, 512, 256}, {.name = "fp8_blocks", .scales = kBlocks}),
+      sized({5, 4, 8, 512, 256}, {.name = "fp8_blocks_exact", .values = kExact, .scales = kBlocks, .use_ue8m0 = true}),
+      sized({3, 2, 4, 320, 192}, {.name = "fp8_blocks_192", .format = kFp32, .scales = kBlocks}),
+      sized({3, 2, 4, 200, 320}, {.name = "fp8_blocks_320", .format = kFp32, .w13_bias = true, .w2_bias = true, .scales = kBlocks, .zero_groups = true}),
+      sized({2, 2, 3, 256, 704}, {.name = "fp8_blocks_704", .format = kFp16, .scales = kBlocks, .use_ue8m0 = true}),
+      sized({4, 2, 3, 130, 129}, {.name = "fp8_blocks_129", .activation = kSwigluoai, .format = kFp32, .w13_bias = true, .scales = kBlocks}),
+      sized({4, 2, 3, 320, 192}, {.name = "fp8_blocks_uninterleave", .activation = kSwigluoaiUninterleave, .scales = kBlocks}),
+      sized({4, 2, 3, 320, 192}, {.name = "fp8_blocks_no_mul", .activation = kGeluNoMul, .format = kFp32, .scales = kBlocks}),
+      sized({4, 3, 5, 64, 48}, {.name = "fp8_less_than_a_block", .scales = kBlocks}),
+      sized({1, 1, 1, 1, 1}, {.name = "fp8_one_of_all", .scales = kBlocks}),
+      sized({0, 2, 4, 64, 32}, {.name = "fp8_no_tokens", .scales = kPerRow}),
+      sized({4, 3, 5, 320, 192}, {.name = "fp8_x_in_groups", .format = kFp32, .scales = kBlocks, .hidden = kFp8Rows}),
+      sized({4, 3, 5, 320, 192}, {.name = "fp8_x_in_groups_exact", .activation = kRelu2NoMul, .values = kExact, .scales = kBlocks, .hidden = kFp8Rows, .use_ue8m0 = true}),
+      sized({6, 3, 5, 192, 144}, {.name = "fp8_rows", .scales = kPerRow}),
+      sized({6, 3, 5, 192, 144}, {.name = "fp8_rows_fp32", .format = kFp32, .w13_bias = true, .w2_bias = true, .scales = kPerRow}),
+      sized({6, 3, 5, 67, 45}, {.name = "fp8_rows_static", .activation = kGeluTanh, .format = kFp32, .scales = kPerRow, .hidden = kStatic}),
+      sized({6, 3, 5, 96, 64}, {.name = "fp8_rows_x", .format = kFp16, .w13_bias = true, .w2_bias = true, .scales = kPerRow, .hidden = kFp8Rows}),
+      sized({6, 3, 5, 96, 64}, {.name = "fp8_rows_ue8m0", .format = kFp32, .scales = kPerRow, .use_ue8m0 = true}),
+      sized({6, 3, 5, 96, 64}, {.name = "fp8_experts", .format = kFp32, .scales = kPerExpert}),
+      sized({6, 3, 5, 96, 64}, {.name = "fp8_experts_static", .activation = kRelu2NoMul, .format = kFp32, .values = kExact, .w2_bias = true, .scales = kPerExpert, .hidden = kStatic}),
+      sized({6, 3, 5, 96, 64}, {.name = "fp8_experts_x", .activation = kRelu2NoMul, .values = kExact, .scales = kPerExpert, .hidden = kFp8Single, .use_ue8m0 = true}),
+      sized({6, 3, 5, 96, 64}, {.name = "fp8_experts_x_static", .format = kFp32, .scales = kPerExpert, .hidden = kFp8Static}),
+      sized({9, 1, 5, 160, 144}, {.name = "fp8_weight_on_input", .format = kFp32, .w13_bias = true, .weight_on_input = true, .scales = kBlocks}),
+      sized({20, 3, 4, 160, 64}, {.name = "fp8_expert_map", .format = kFp32, .int64_ids = true, .num_global_experts = 12, .scales = kBlocks}),
+      sized({20, 3, 16, 64, 48}, {.name = "fp8_empty_experts", .format = kFp32, .routing = kFew, .scales = kPerRow}),
+      sized({9, 3, 4, 160, 144}, {.name = "fp8_rows_apart", .format = kFp32, .w13_bias = true, .w2_bias = true, .gap = 3, .scales = kBlocks}),
+      sized({9, 3, 4, 160, 144}, {.name = "fp8_transposed", .activation = kSwigluoai, .w13_bias = true, .w2_bias = true, .transposed = true, .scales = kBlocks}),
+      sized({60, 2, 3, 160, 144}, {.name = "fp8_many_tokens", .routing = kHot, .scales = kBlocks, .hidden = kFp8Rows}),
+      sized({9, 3, 4, 256, 48}, {.name = "fp8_cancelling", .format = kFp32, .values = kCancelling, .scales = kBlocks}),
+      sized({9, 3, 4, 64, 48}, {.name = "fp8_large", .values = kLarge, .scales = kPerExpert}),
+      sized({9, 3, 4, 160, 48}, {.name = "fp8_zero", .values = kZero, .w2_bias = true, .scales = kBlocks}),
+      sized({9, 3, 4, 64, 48}, {.name = "fp8_subnormal", .values = kSubnormal, .scales = kPerRow}),
+      sized({20, 2, 16, 160, 48}, {.name = "fp8_special", .values = kSpecial, .scales = kBlocks}),
+      sized({20, 2, 16, 160, 48}, {.name = "fp8_special_relu2", .activation = kRelu2NoMul, .format = kFp32, .values = kSpecial, .scales = kPerRow, .use_ue8m0 = true}),
+      sized({20, 2, 16, 160, 48}, {.name = "fp8_special_x", .values = kSpecial, .scales = kBlocks, .hidden = kFp8Rows}),
+      sized({4, 2, 3, 256, 48}, {.name = "fp8_ties", .format = kFp32, .scales = kBlocks, .has_ties = true}),
   };
 }
 // clang-format on
@@ -183,6 +223,18 @@ FusedExpertsCase random_fused_experts_case(std::uint64_t seed, std::int64_t max_
     c.swiglu_alpha = parameters[random.below(std::ssize(parameters))];
     c.swiglu_beta = parameters[random.below(std::ssize(parameters))];
     c.swiglu_limit = limits[random.below(std::ssize(limits))];
+  }
+  if (random.one_in(3)) {
+    c.scales = static_cast<ExpertScales>(1 + random.below(3));
+    const HiddenScales of_blocks[] = {kComputed, kComputed, kFp8Rows};
+    const HiddenScales others[] = {kComputed, kStatic, kFp8Rows, kFp8Single, kFp8Static};
+    c.hidden = c.scales == kBlocks ? of_blocks[random.below(std::ssize(of_blocks))]
+                                   : others[random.below(std::ssize(others))];
+    const bool computes = c.hidden != kStatic && c.hidden != kFp8Static;
+    c.use_ue8m0 = computes && random.one_in(3);
+    c.zero_groups = random.one_in(8);
+    // As a size query of the C API says.
+    if (c.hidden >= kFp8Rows) c.format = kBf16;
   }
   return c;
 }

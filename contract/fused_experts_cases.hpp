@@ -36,8 +36,25 @@ enum class ExpertValues {
 };
 inline constexpr int kNumExpertValues = 7;
 
+/// The scales of weights in float8_e4m3fn.
+enum class ExpertScales {
+  kNoScales,  ///< weights have the case's format
+  kPerExpert,
+  kPerRow,
+  kBlocks,
+};
+
+/// The scales of hidden states and of the intermediate, where weights have scales.
+enum class HiddenScales {
+  kComputed,
+  kStatic,     ///< given for the quantisation of both; not with blocks
+  kFp8Rows,    ///< x in float8_e4m3fn, with scales of its rows or groups
+  kFp8Single,  ///< x in float8_e4m3fn, with one scale; not with blocks
+  kFp8Static,  ///< the same, with a scale for the intermediate
+};
+
 /// Weights of experts that no pair uses, rows of x and weights of pairs that do not count, and gaps
-/// between rows are NaN.
+/// between rows are NaN, and so are scales of either.
 struct FusedExpertsCase {
   std::string name = {};  ///< unique
   std::int64_t num_tokens = 0;
@@ -46,7 +63,7 @@ struct FusedExpertsCase {
   std::int64_t hidden_size = 1;
   std::int64_t intermediate_size = 1;
   Activation activation = Activation::kSilu;
-  FloatFormat format = kBfloat16Format;
+  FloatFormat format = kBfloat16Format;        ///< of all floats but what the next and `scales` say
   FloatFormat router_format = kFloat32Format;  ///< of topk_weights
   ExpertValues values = ExpertValues::kOrdinary;
   ExpertRouting routing = ExpertRouting::kUniform;
@@ -61,6 +78,11 @@ struct FusedExpertsCase {
   float swiglu_alpha = kNotGiven;
   float swiglu_beta = kNotGiven;
   float swiglu_limit = kNotGiven;
+  ExpertScales scales = ExpertScales::kNoScales;
+  HiddenScales hidden = HiddenScales::kComputed;
+  bool use_ue8m0 = false;
+  bool zero_groups = false;  ///< every other 128 hidden states are 0
+  bool has_ties = false;     ///< hidden states lie half a step of float8_e4m3fn from a value
 };
 
 /// The table, written by hand and small enough to read and to run everywhere.

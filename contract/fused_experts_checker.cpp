@@ -10,8 +10,10 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "float8_values.hpp"
 #include "float_bits.hpp"
 #include "fused_experts_bounds.hpp"
+#include "fused_experts_operands.hpp"
 
 namespace tessera::contract {
 namespace {
@@ -75,8 +77,9 @@ class Checker : private ViolationCollector {
   std::vector<Violation> run() {
     check_arrays();
     if (none()) check_numbers();
+    if (none()) check_scales();
     if (none()) {
-      check_rows("output", args_.output, args_.x.dtype, args_.x.shape[0], args_.x.shape[1]);
+      check_rows("output", args_.output, output_dtype(), args_.x.shape[0], args_.x.shape[1]);
     }
     if (!none()) return in_order(kFusedExpertsRules);
     const DefaultFloatEnvironment environment;
@@ -88,21 +91,23 @@ class Checker : private ViolationCollector {
  private:
   void check_arrays() {
     const TensorView& x = args_.x;
-    if (!is_float(x.dtype) || !has_rows(x, 2) || x.shape[1] == 0) {
-      invalid_input("x", "[T, H] float16, bfloat16 or float32 values in contiguous rows",
+    if (!(is_float(x.dtype) || is_fp8(x)) || !has_rows(x, 2) || x.shape[1] == 0) {
+      invalid_input("x",
+                    "[T, H] float16, bfloat16, float32 or float8_e4m3fn values in contiguous rows",
                     describe_axes(x));
       return;
     }
     const TensorView& w13 = args_.w13;
     const TensorView& w2 = args_.w2;
     const std::int64_t hidden = x.shape[1];
-    if (!same(w13.dtype, x.dtype) || !has_rows_or_is_transposed(w13) || w13.shape[0] == 0 ||
-        w13.shape[2] != hidden) {
-      invalid_input("w13", "[E, N, H] values of the data type of x, contiguous along H or N",
-                    describe_axes(w13));
-    } else if (!same(w2.dtype, x.dtype) || !has_rows_or_is_transposed(w2) ||
+    if (!(same(w13.dtype, x.dtype) || is_fp8(w13)) || !has_rows_or_is_transposed(w13) ||
+        w13.shape[0] == 0 || w13.shape[2] != hidden) {
+      invalid_input(
+          "w13", "[E, N, H] values of the data type of x or float8_e4m3fn, contiguous along H or N",
+          describe_axes(w13));
+    } else if (!same(w2.dtype, w13.dtype) || !has_rows_or_is_transposed(w2) ||
                w2.shape[0] != w13.shape[0] || w2.shape[1] != hidden || w2.shape[2] == 0) {
-      invalid_input("w2", "[E, H, F] values of the data type of x, contiguous along F or H",
+      invalid_input("w2", "[E, H, F] values of the data type of w13, contiguous along F or H",
                     describe_axes(w2));
     }
     const TensorView& weights = args_.topk_weights;
@@ -127,12 +132,26 @@ class Checker : private ViolationCollector {
 
   void check_bias(const char* name, const TensorView& bias, std::int64_t length) {
     if (!bias.given()) return;
-    if (!same(bias.dtype, args_.x.dtype) || !has_rows(bias, 2) ||
+    if (!same(bias.dtype, output_dtype()) || !has_rows(bias, 2) ||
         !has_shape(bias, {args_.w13.shape[0], length})) {
-      invalid_input(name,
-                    "[E, rows of its product] values of the data type of x, in contiguous rows",
-                    describe_axes(bias));
+      invalid_input(
+          name,
+          "[E, rows of its product] values of the data type of the output, in contiguous rows",
+          describe_axes(bias));
     }
+  }
+
+  static bool is_fp8(const TensorView& view) { return same(view.dtype, kFloat8E4m3); }
+
+  /// Any float's with x in float8_e4m3fn.
+  DLDataType output_dtype() const {
+    if (!is_fp8(args_.x)) return args_.x.dtype;
+    return is_float(args_.output.dtype) ? args_.output.dtype : kFloat32;
+  }
+
+  void check_scales() {
+    const ScaleFault fault = fault_of_scales(args_);
+    if (fault.name != nullptr) invalid_input(fault.name, fault.expected, "others");
   }
 
   void check_numbers() {
@@ -206,7 +225,7 @@ class Checker : private ViolationCollector {
   }
 
   const FusedExpertsArgs& args_;
-  const FloatFormat format_ = format_of(args_.x.dtype);
+  const FloatFormat format_ = format_of(args_.output.dtype);
 };
 
 }  // namespace
@@ -217,7 +236,7 @@ std::vector<Violation> check_fused_experts(const FusedExpertsArgs& args) {
 
 double fused_experts_bound_used(const FusedExpertsArgs& args) {
   const DefaultFloatEnvironment environment;
-  const FloatFormat format = format_of(args.x.dtype);
+  const FloatFormat format = format_of(args.output.dtype);
   double used = 0;
   for_each_bound(args, [&](std::int64_t token, std::int64_t column, Bounded sum) {
     const std::uint32_t bits = float_bits_at(args.output, token * args.output.strides[0] + column);

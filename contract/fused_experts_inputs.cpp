@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "arrays.hpp"
+#include "float_array.hpp"
 #include "fused_experts_cases.hpp"
 #include "random_floats.hpp"
 #include "random_numbers.hpp"
@@ -17,104 +18,23 @@ namespace {
 
 using Case = FusedExpertsCase;
 
-/// An array of floating-point numbers whose rows may lie apart, NaN until filled in.
-class FloatArray {
- public:
-  FloatArray(FloatFormat format, std::initializer_list<std::int64_t> shape, std::int64_t gap)
-      : format_(format) {
-    std::ranges::copy(shape, shape_.begin());
-    const auto ndim = static_cast<int>(shape.size());
-    std::int64_t step = 1;
-    std::int64_t last = 0;
-    bool is_empty = false;
-    for (int i = ndim - 1; i >= 0; --i) {
-      const auto axis = static_cast<std::size_t>(i);
-      strides_[axis] = step;
-      last += (shape_[axis] - 1) * step;
-      is_empty |= shape_[axis] == 0;
-      step = step * shape_[axis] + gap;
-    }
-    // All bits set is a NaN in every format.
-    if (!is_empty) memory_.assign(static_cast<std::size_t>((last + 1) * width()), std::byte{0xff});
-  }
-
-  std::int64_t stride(std::size_t axis) const { return strides_[axis]; }
-  FloatFormat format() const { return format_; }
-
-  std::uint32_t get(std::int64_t index) const {
-    std::uint32_t bits = 0;
-    std::memcpy(&bits, memory_.data() + index * width(), static_cast<std::size_t>(width()));
-    return bits;
-  }
-  void set(std::int64_t index, std::uint32_t bits) {
-    std::memcpy(memory_.data() + index * width(), &bits, static_cast<std::size_t>(width()));
-  }
-
-  /// For a number that the format holds.
-  void set_value(std::int64_t index, double value) { set(index, bits_of(format_, value)); }
-
-  std::vector<std::byte>& memory() { return memory_; }
-
- private:
-  std::int64_t width() const { return format_.bits / 8; }
-
-  FloatFormat format_;
-  std::array<std::int64_t, 3> shape_{};
-  std::array<std::int64_t, 3> strides_{};
-  std::vector<std::byte> memory_;
-};
-
-/// Fills rows with numbers of one kind, fast enough for the weights of a model.
-class Filler {
- public:
-  /// Numbers of magnitude 2^`exponent` or less; small multiples of half of that if `is_exact`.
-  Filler(std::uint64_t seed, int exponent, bool is_exact)
-      : state_(seed), exponent_(exponent), is_exact_(is_exact) {}
-
-  void fill(FloatArray* array, std::int64_t begin, std::int64_t length) {
-    std::byte* const at = array->memory().data() + begin * (array->format().bits / 8);
-    const float scale = std::ldexp(1.0F, is_exact_ ? exponent_ - 1 : exponent_ - 31);
-    for (std::int64_t i = 0; i < length; ++i) {
-      const float value = static_cast<float>(next()) * scale;
-      const auto bits = std::bit_cast<std::uint32_t>(value);
-      if (array->format().bits == 32) {
-        std::memcpy(at + 4 * i, &bits, 4);
-      } else {
-        const auto half = static_cast<std::uint16_t>(
-            array->format().precision == kBfloat16Format.precision ? bits >> 16 : float16(bits));
-        std::memcpy(at + 2 * i, &half, 2);
-      }
-    }
-  }
-
- private:
-  std::int32_t next() {
-    // The upper bits of a linear congruential generator with Knuth's constants.
-    state_ = state_ * 6364136223846793005U + 1442695040888963407U;
-    if (is_exact_) return static_cast<std::int32_t>((state_ >> 32) * 5 >> 32) - 2;
-    return static_cast<std::int32_t>(state_ >> 32);
-  }
-
-  /// A float32 cut down to float16; 0 instead of a subnormal.
-  static std::uint32_t float16(std::uint32_t bits) {
-    const std::uint32_t magnitude = bits & 0x7fffffff;
-    constexpr std::uint32_t kBias = (127 - 15) << 23;
-    constexpr std::uint32_t kSmallestNormal = kBias + (1 << 23);
-    return (bits >> 16 & 0x8000) | (magnitude < kSmallestNormal ? 0 : (magnitude - kBias) >> 13);
-  }
-
-  std::uint64_t state_;
-  int exponent_;
-  bool is_exact_;
-};
-
 /// The exponent of a weight's scale that keeps a sum over `length` as large as its terms.
 int weight_exponent(std::int64_t length) {
   return -(std::bit_width(static_cast<std::uint64_t>(length)) - 1) / 2;
 }
 
+bool is_fp8(const Case& c) { return c.scales != ExpertScales::kNoScales; }
+
+/// Whether x is given in float8_e4m3fn.
+bool is_x_fp8(const Case& c) { return is_fp8(c) && c.hidden >= HiddenScales::kFp8Rows; }
+
+/// Elements in float8_e4m3fn are as large as this, which their scales make up for.
+constexpr int kFp8Exponent = 8;
+
 /// The exponent of the largest hidden states.
 int hidden_exponent(const Case& c) {
+  // A quantised intermediate has a bound up to about 2^100.
+  if (c.values == ExpertValues::kLarge && is_fp8(c)) return 12;
   if (c.values == ExpertValues::kLarge) return c.format.max_exponent == 15 ? 6 : 60;
   if (c.values == ExpertValues::kSubnormal) return c.format.min_exponent();
   return 1;
@@ -211,6 +131,7 @@ class Inputs {
     args.swiglu_alpha = c_.swiglu_alpha;
     args.swiglu_beta = c_.swiglu_beta;
     args.swiglu_limit = c_.swiglu_limit;
+    args.use_ue8m0 = c_.use_ue8m0;
     args.x = hidden_states();
     args.w13 = weights(num_rows, c_.hidden_size, c_.values == ExpertValues::kCancelling);
     args.w2 = weights(c_.hidden_size, size, false);
@@ -219,6 +140,14 @@ class Inputs {
     if (!map_.empty()) args.expert_map = made_.input(map_);
     if (c_.w13_bias) args.w13_bias = bias(num_rows);
     if (c_.w2_bias) args.w2_bias = bias(c_.hidden_size);
+    if (is_fp8(c_)) {
+      args.w13_scale = weight_scales(num_rows, c_.hidden_size, has_halves());
+      args.w2_scale = weight_scales(c_.hidden_size, size, false);
+      args.x_scale = hidden_scales();
+      if (c_.hidden == HiddenScales::kStatic || c_.hidden == HiddenScales::kFp8Static) {
+        args.intermediate_scale = made_.input(bytes_of_floats({drawn_scale(-8)}), kFloat32, {1});
+      }
+    }
     args.output = strided(output(dtype_of(c_.format), {c_.num_tokens, c_.hidden_size}),
                           {c_.hidden_size + c_.gap, 1});
     return made_.finish();
@@ -240,17 +169,29 @@ class Inputs {
 
   bool draws_special() { return c_.values == ExpertValues::kSpecial && random_.one_in(8); }
 
+  bool has_halves() const {
+    return has_gate(c_.activation) && c_.activation != Activation::kSwigluoai;
+  }
+
+  bool is_token_used(std::int64_t token) const {
+    const auto first = experts_.begin() + token * c_.top_k;
+    return std::any_of(first, first + c_.top_k, [](std::int64_t e) { return e >= 0; });
+  }
+
   TensorView hidden_states() {
-    FloatArray x(c_.format, {c_.num_tokens, c_.hidden_size}, c_.gap);
-    Filler values = filler(hidden_exponent(c_));
+    const FloatFormat format = is_x_fp8(c_) ? kFloat8Format : c_.format;
+    FloatArray x(format, {c_.num_tokens, c_.hidden_size}, c_.gap);
+    Filler values = filler(is_x_fp8(c_) && !is_exact() ? kFp8Exponent : hidden_exponent(c_));
     for (std::int64_t t = 0; t < c_.num_tokens; ++t) {
-      const auto first = experts_.begin() + t * c_.top_k;
-      if (std::all_of(first, first + c_.top_k, [](std::int64_t e) { return e < 0; })) continue;
+      if (!is_token_used(t)) continue;
       const std::int64_t row = t * x.stride(0);
       values.fill(&x, row, c_.hidden_size);
       for (std::int64_t h = 0; h < c_.hidden_size; ++h) {
-        if (c_.values == ExpertValues::kZero) x.set(row + h, 0);
-        if (c_.values == ExpertValues::kSubnormal) {
+        if (c_.values == ExpertValues::kZero || (c_.zero_groups && (h / 128 + t) % 2 == 0)) {
+          x.set(row + h, 0);
+        }
+        if (c_.has_ties) x.set_value(row + h, tie(h));
+        if (c_.values == ExpertValues::kSubnormal && !is_x_fp8(c_)) {
           x.set(row + h, float_with_exponent(c_.format, 0, 1, random_));
         }
         if (c_.values == ExpertValues::kCancelling && h % 2 == 1) {
@@ -259,17 +200,91 @@ class Inputs {
       }
       if (draws_special()) x.set_value(row + random_.below(c_.hidden_size), special(&random_));
     }
-    return made_.input(std::move(x.memory()), dtype_of(c_.format), {c_.num_tokens, c_.hidden_size},
-                       {x.stride(0), 1});
+    return made_.input(std::move(x.memory()), is_x_fp8(c_) ? kFloat8E4m3 : dtype_of(c_.format),
+                       {c_.num_tokens, c_.hidden_size}, {x.stride(0), 1});
+  }
+
+  /// With a scale of 1 + 2^-23: 448 times that, and halves of steps of float8_e4m3fn, whose
+  /// quotients lie just below a tie, where a rounded reciprocal does not.
+  double tie(std::int64_t h) {
+    constexpr double kScale = 1 + 0x1p-23;
+    if (h % 128 == 0) return 448 * kScale;
+    const auto exponent = static_cast<int>(random_.below(8));
+    return std::ldexp(static_cast<double>(17 + 2 * random_.below(8)), exponent - 4);
+  }
+
+  static std::vector<std::byte> bytes_of_floats(const std::vector<float>& values) {
+    std::vector<std::byte> bytes(values.size() * sizeof(float));
+    if (!values.empty()) std::memcpy(bytes.data(), values.data(), bytes.size());
+    return bytes;
+  }
+
+  /// About 2^`exponent`; a power of two where sums have to be exact.
+  float drawn_scale(int exponent) {
+    if (is_exact()) return std::ldexp(1.0F, exponent + static_cast<int>(random_.below(3)));
+    if (draws_special()) return static_cast<float>(special(&random_));
+    return std::ldexp(1 + static_cast<float>(random_.below(1 << 23)) * 0x1p-23F, exponent);
+  }
+
+  TensorView weight_scales(std::int64_t rows, std::int64_t columns, bool in_halves) {
+    const auto blocks = [](std::int64_t length) { return (length + 127) / 128; };
+    std::int64_t scale_rows = 1;
+    std::int64_t scale_columns = 1;
+    if (c_.scales == ExpertScales::kPerRow) scale_rows = rows;
+    if (c_.scales == ExpertScales::kBlocks) {
+      scale_rows = in_halves ? 2 * blocks(rows / 2) : blocks(rows);
+      scale_columns = blocks(columns);
+    }
+    const int exponent = weight_exponent(columns) - (is_exact() ? 0 : kFp8Exponent);
+    std::vector<float> scales;
+    for (std::int64_t e = 0; e < c_.num_experts; ++e) {
+      const bool is_used = is_used_[static_cast<std::size_t>(e)];
+      for (std::int64_t i = 0; i < scale_rows * scale_columns; ++i) {
+        const bool is_ordinary = c_.values != ExpertValues::kSpecial || !random_.one_in(4);
+        scales.push_back(
+            !is_used ? std::numeric_limits<float>::quiet_NaN()
+            : is_ordinary
+                ? std::ldexp(1.0F + 0.125F * static_cast<float>(is_exact() ? 0 : random_.below(8)),
+                             exponent + static_cast<int>(random_.below(3)))
+                : drawn_scale(exponent));
+      }
+    }
+    if (c_.scales == ExpertScales::kPerExpert) {
+      return made_.input(bytes_of_floats(scales), kFloat32, {c_.num_experts});
+    }
+    return made_.input(bytes_of_floats(scales), kFloat32,
+                       {c_.num_experts, scale_rows, scale_columns});
+  }
+
+  TensorView hidden_scales() {
+    const int exponent = is_exact() ? (is_x_fp8(c_) ? -1 : -4) : hidden_exponent(c_) - kFp8Exponent;
+    switch (c_.hidden) {
+      case HiddenScales::kComputed:
+        return {};
+      case HiddenScales::kFp8Rows: {
+        const std::int64_t columns =
+            c_.scales == ExpertScales::kBlocks ? (c_.hidden_size + 127) / 128 : 1;
+        std::vector<float> scales;
+        for (std::int64_t i = 0; i < c_.num_tokens * columns; ++i) {
+          scales.push_back(is_token_used(i / columns) ? drawn_scale(exponent)
+                                                      : std::numeric_limits<float>::quiet_NaN());
+        }
+        return made_.input(bytes_of_floats(scales), kFloat32, {c_.num_tokens, columns});
+      }
+      default:
+        return made_.input(bytes_of_floats({drawn_scale(exponent)}), kFloat32, {1});
+    }
   }
 
   TensorView weights(std::int64_t rows, std::int64_t columns, bool cancel) {
     const std::int64_t outer = c_.transposed ? columns : rows;
     const std::int64_t inner = c_.transposed ? rows : columns;
-    FloatArray w(c_.format, {c_.num_experts, outer, inner}, c_.gap);
+    FloatArray w(is_fp8(c_) ? kFloat8Format : c_.format, {c_.num_experts, outer, inner}, c_.gap);
     const std::int64_t row_stride = c_.transposed ? 1 : w.stride(1);
     const std::int64_t column_stride = c_.transposed ? w.stride(1) : 1;
-    Filler values = filler(1 + weight_exponent(columns));
+    Filler values = filler(!is_fp8(c_)  ? 1 + weight_exponent(columns)
+                           : is_exact() ? 1
+                                        : kFp8Exponent);
     for (std::int64_t e = 0; e < c_.num_experts; ++e) {
       if (!is_used_[static_cast<std::size_t>(e)]) continue;
       const std::int64_t begin = e * w.stride(0);
@@ -277,7 +292,7 @@ class Inputs {
       for (std::int64_t row = 0; cancel && row < rows; ++row) {
         for (std::int64_t column = 1; column < columns; column += 2) {
           const std::int64_t at = begin + row * row_stride + column * column_stride;
-          w.set(at, w.get(at - column_stride) ^ c_.format.sign_bit() ^ random_bits(random_, 1));
+          w.set(at, w.get(at - column_stride) ^ w.format().sign_bit() ^ random_bits(random_, 1));
         }
       }
       if (draws_special()) {
@@ -286,8 +301,8 @@ class Inputs {
             special(&random_));
       }
     }
-    return made_.input(std::move(w.memory()), dtype_of(c_.format), {c_.num_experts, rows, columns},
-                       {w.stride(0), row_stride, column_stride});
+    return made_.input(std::move(w.memory()), is_fp8(c_) ? kFloat8E4m3 : dtype_of(c_.format),
+                       {c_.num_experts, rows, columns}, {w.stride(0), row_stride, column_stride});
   }
 
   TensorView router_weights() {

@@ -143,6 +143,10 @@ FusedMoeCase random_fused_moe_case(std::uint64_t seed, std::int64_t max_elements
   c.name = random_case_name(seed, max_elements);
   c.routing = random_select_experts_case(seed, max_elements);
   c.experts = random_fused_experts_case(seed, max_elements);
+  // The op has no scales.
+  c.experts.scales = ExpertScales::kNoScales;
+  c.experts.hidden = HiddenScales::kComputed;
+  c.experts.use_ue8m0 = false;
   c.experts.top_k = std::min(c.experts.top_k, num_routed(c.experts));
   c.experts.num_tokens = std::min(c.experts.num_tokens,
                                   std::max<std::int64_t>(1, max_elements / num_routed(c.experts)));

@@ -9,66 +9,23 @@
 #include <string>
 
 #include "arrays.hpp"
+#include "float8_values.hpp"
 #include "float_bits.hpp"
 
 namespace tessera::contract {
 namespace {
 
-constexpr DLDataType kFloat8E4m3{dtypes::kFloat8E4m3Code, 8, 1};
 constexpr std::int64_t kSide = 128;  // of a block
-constexpr int kNan = 0x7f;
-constexpr int kLargest = 0x7e;
-
-/// The value of the seven bits without the sign: 4 of the exponent, whose bias is 7, and 3 of the
-/// mantissa. There are no infinities, and one NaN.
-double magnitude_of(int bits) {
-  const int exponent = bits >> 3;
-  const int mantissa = bits & 7;
-  if (bits == kNan) return std::numeric_limits<double>::quiet_NaN();
-  return exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
-}
-
-double fp8_value_of(int bits) {
-  return (bits & 0x80) != 0 ? -magnitude_of(bits & 0x7f) : magnitude_of(bits & 0x7f);
-}
-
-/// All magnitudes but the NaN, ascending: the index of one is its bits.
-const std::array<double, kNan>& magnitudes() {
-  static const std::array<double, kNan> all = [] {
-    std::array<double, kNan> made{};
-    for (int bits = 0; bits < kNan; ++bits)
-      made[static_cast<std::size_t>(bits)] = magnitude_of(bits);
-    return made;
-  }();
-  return all;
-}
-
-/// The bits of the largest magnitude that is `magnitude` or less, which is no NaN.
-int below(double magnitude) {
-  const auto& all = magnitudes();
-  return static_cast<int>(std::ranges::upper_bound(all, magnitude) - all.begin()) - 1;
-}
-
-/// Rule 4 of the contract, for a quotient.
-int fp8_bits_of(double value) {
-  if (std::isnan(value)) return kNan;
-  const double magnitude = std::abs(value);
-  int bits = below(magnitude);
-  if (bits < kLargest) {
-    const double down = magnitude - magnitude_of(bits);
-    const double up = magnitude_of(bits + 1) - magnitude;
-    if (up < down || (up == down && bits % 2 == 1)) ++bits;
-  }
-  return bits | (std::signbit(value) ? 0x80 : 0);
-}
+constexpr int kNan = kFp8Nan;
+constexpr int kLargest = kLargestFp8;
 
 /// Whether `found` is one of the values around a quotient: both are the same if it is a value.
 bool is_around(double value, int found) {
   if (std::isnan(value)) return (found & 0x7f) == kNan;
   if ((found & 0x7f) == kNan) return false;
   const double magnitude = std::abs(value);
-  const int lower = below(magnitude);
-  const bool has_upper = lower < kLargest && magnitude_of(lower) != magnitude;
+  const int lower = largest_fp8_below(magnitude);
+  const bool has_upper = lower < kLargest && fp8_magnitude_of(lower) != magnitude;
   const int bits = found & 0x7f;
   const bool is_sign_right = ((found & 0x80) != 0) == std::signbit(value);
   return (is_sign_right || bits == 0) && (bits == lower || (has_upper && bits == lower + 1));
@@ -179,7 +136,7 @@ class Checker : private ViolationCollector {
         const double magnitude = std::abs(x_at(t, h));
         if (magnitude <= std::numeric_limits<float>::max()) amax = std::max(amax, magnitude);
       });
-      expected = scale_of(amax);
+      expected = static_cast<float>(fp8_scale_of(amax, args_.use_ue8m0));
     }
     const float found = static_cast<const float*>(args_.scales.data)[index];
     for_each_element([&](std::int64_t t, std::int64_t h) { check_element(t, h, expected, found); });
@@ -187,17 +144,6 @@ class Checker : private ViolationCollector {
       add("scales", "scales", index, double{expected}, double{found}, text_of_float(expected),
           text_of_float(found));
     }
-  }
-
-  /// float32 holds every quotient of two of its values that double does, once it is rounded again.
-  float scale_of(double amax) const {
-    const double least = rounded(kFloat32Format, 1e-10);
-    double scale = rounded(kFloat32Format, std::max(amax, least) / 448);
-    if (args_.use_ue8m0) {
-      const int exponent = std::ilogb(scale);
-      scale = std::ldexp(1.0, std::ldexp(1.0, exponent) == scale ? exponent : exponent + 1);
-    }
-    return static_cast<float>(scale);
   }
 
   void check_element(std::int64_t t, std::int64_t h, float scale, float written_scale) {

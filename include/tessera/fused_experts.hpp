@@ -20,6 +20,7 @@
 //
 //   output[t][h] = round(sum over the slots s that count, in ascending order, of p[h]).
 //
+// All arrays of floats but topk_weights have the data type of x, unless weights are in fp8 (below).
 // An implementation may add round(p[h]) in place of p[h]. On CUDA devices all do, which halves the
 // traffic between the second product and the sum; the CPU keeps p in float32.
 //
@@ -28,15 +29,48 @@
 //  3. Same call, same bits: in every run, and on any number of threads. On the CPU and on CUDA
 //     devices a token's bits also do not depend on the other tokens of the call, nor on its place
 //     among them; `batch_invariant` asks for that wherever the op runs.
-//  4. A row of x that no pair uses, the weights of an expert that no pair uses, elements between
-//     rows, and the router's weight of a pair that does not count may be NaN or infinite: they
-//     reach no output. A NaN that a counting pair multiplies makes the elements NaN that depend on
-//     it, whatever it is multiplied by: of w2, its column; else all elements of the token.
+//  4. A row of x that no pair uses, the weights of an expert that no pair uses, the scales of
+//     either, elements between rows, and the router's weight of a pair that does not count may be
+//     NaN or infinite: they reach no output. A NaN that a counting pair multiplies makes the
+//     elements NaN that depend on it, whatever it is multiplied by: of w2, its column; else all
+//     elements of the token.
 //  5. Elements between the rows of an output whose rows lie apart are not written.
 //  6. Any ids are safe: nothing is read or written out of bounds, also if another thread or stream
 //     changes the contents of inputs during the call; the output then has unspecified values.
 //  7. Bad arguments are refused before anything is written. T = 0 is valid; k, H, F and E are at
 //     least 1.
+//
+// WEIGHTS IN FP8 are float8_e4m3fn, each element with a scale in float32, by which it is
+// multiplied:
+//
+//   g[n] = v * sum over h of S13[n][h] * w13[e][n][h] * X[h] * q[t][h] + w13_bias[e][n]
+//   y[h] = sum over f of S2[h][f] * w2[e][h][f] * A[f] * b[f] + w2_bias[e][h]
+//
+// where q and b are x and a in float8_e4m3fn, with the scales X and A. With blocks(n) = ceil(n /
+// 128), scales are given for
+//
+//                           w13_scale               w2_scale
+//   each expert             [E]                     [E]
+//   each row                [E, N, 1]               [E, H, 1]
+//   blocks of 128 x 128     [E, R, blocks(H)]       [E, blocks(H), blocks(F)]
+//
+// of which w13 and w2 have the same. Block (i, j) has the rows from 128 i on and the columns from
+// 128 j on; the last ones hold what is left. Where gate rows and then up rows follow each other,
+// each of these halves has blocks of its own: R = 2 blocks(F), and scale row blocks(F) + i is that
+// of up rows from F + 128 i on. Else R = blocks(N). The shapes of both say which scales are given:
+// two lines have the same ones only if H = F = 1, and then mean the same.
+//
+//  a. x in float16, bfloat16 or float32 becomes (q, X) as by quantize_fp8, to the bit: with scales
+//     for blocks in groups of 128 of a row (Fp8Group::k1x128); else with one scale per token
+//     (kRow), or, where x_scale [1] is given, with that.
+//  b. x in float8_e4m3fn is q, and x_scale is X: with scales for blocks of shape [T, blocks(H)],
+//     else [T, 1] or [1]. Output and biases then have any one of the three types.
+//  c. a, in float32, becomes (b, A) likewise, F elements as a row of its own; where
+//     intermediate_scale [1] is given, with that. With x of rule a, x_scale and intermediate_scale
+//     are both given or neither; without x_scale [1] there is no intermediate_scale.
+//  d. use_ue8m0 makes computed scales powers of two, as in quantize_fp8.
+//  e. A NaN in a scale counts as a NaN in each element that it scales. In scales of x and a NaNs
+//     and infinities of their elements do not count; infinities become +-448.
 //
 // THE ERROR BOUND allows products and sums in float32, in any order. Let u = 2^-24 be its unit
 // roundoff, gamma(n) = n u / (1 - n u), and tiny = 2^-126, the smallest normal number: arithmetic
@@ -69,6 +103,29 @@
 // values that enter have no error, none of them is subnormal, v is a power of two, all terms (the
 // bias is one) are integer multiples of a power of two b >= tiny, and their magnitudes sum to
 // 2^24 b or less. A p' has no error if q is 0: where x holds p as well.
+//
+// With weights in fp8, q and X have one right value. Let K be H or F, and w13, x, w2 stand for the
+// products of elements and scales, in real numbers; the bound is the same but for this:
+//
+//   d(g[n]) = gamma(H + 4) (|v| sum |w13 x| + |w13_bias|) + alpha |v| sum |w13 x| + 8 tiny M,
+//     M = 2^18 K (1 + |v|) (1 + max |S13|) (1 + max |X|)
+//   a[f]: float32(), not round(), of both ends encloses a[f]. Let l[f] and h[f] be the smallest and
+//     the largest |a[f]| between them. Each scale A lies between the scales that quantize_fp8 has
+//     for an amax of max l[f] and of max h[f] of its group, and is a power of two with use_ue8m0,
+//     or it is intermediate_scale. So A b[f] is enclosed by the products of two ends of A, and the
+//     ends of e4m3(float32(a / A)) for all ends of a[f] and A; with use_ue8m0 by those of each
+//     power of two. Hence a whole step of float8_e4m3fn counts where a / A may lie on either side
+//     of a tie, and none elsewhere. m[f] and r[f] are the midpoint and the distance from it of what
+//     encloses A b[f]; infinities and, if they must be, NaNs are left out of a group's amax.
+//   d(y[h]) = sum |w2| r + gamma(F + 4) (sum |w2| (|m| + r) + |w2_bias|) + alpha sum |w2| (|m| + r)
+//               + 8 tiny M, with v = 1, S2 and A in M
+//   p[h] and s as above, with the data type of the output in place of that of x.
+//
+// alpha is 0 on the host, and kFp8AccumulationError on CUDA devices. The 4 of H + 4 are two
+// products with scales, one of them perhaps before the sum, that with v, and the bias; elements
+// multiply exactly. M / K is the largest product of factors of a term, of which elements have at
+// most 448. Sums that float32 holds exactly must be exact where alpha is 0, with b >= tiny M / K.
+// There is no bound where M may overflow float32, a scale is infinite, or intermediate_scale is 0.
 //
 // There is no bound where one of these values is infinite or may overflow float32, or round(a) or
 // round(p) may overflow the data type of x. A NaN in the bits of the output is any NaN.
@@ -130,21 +187,36 @@ inline constexpr float kDefaultSwigluAlpha = 1.702F;
 inline constexpr float kDefaultSwigluBeta = 1.0F;
 inline constexpr float kDefaultSwigluLimit = 7.0F;
 
+/// The largest error of tensor cores in a sum of products of float8_e4m3fn, as a share of the sum
+/// of their magnitudes over 128 terms, after which implementations add to a float32. On compute
+/// capability 9.0 wgmma is reported to align products to the largest of them, and to keep 13 bits
+/// below its first: 127 products that are just too small for that make 127 * 2^-13. Derived, not
+/// measured: a probe on the device has to confirm it.
+inline constexpr double kFp8AccumulationError = 0x1p-6;
+
 struct FusedExpertsArgs {
   // Inputs, on the context's device, aligned to their element size. The last axis of an array whose
   // rows may lie apart is contiguous, and each other axis steps over what the next ones hold.
   // Arrays of weights may also be transposed: contiguous along the axis before the last.
-  TensorView x;             ///< [T, H]; float16, bfloat16 or float32; rows may lie apart
-  TensorView w13;           ///< [E, N, H], of x's data type; rows apart or transposed
-  TensorView w2;            ///< [E, H, F], of x's data type; rows apart or transposed
+  TensorView x;             ///< [T, H]; float16, bfloat16, float32 or, with w13, float8_e4m3fn;
+                            ///< rows may lie apart
+  TensorView w13;           ///< [E, N, H]; of x's data type, or float8_e4m3fn; rows apart or
+                            ///< transposed
+  TensorView w2;            ///< [E, H, F], of w13's data type; rows apart or transposed
   TensorView topk_weights;  ///< [T, k]; float16, bfloat16 or float32; rows may lie apart
   TensorView topk_ids;      ///< [T, k]; int32 or int64; rows may lie apart
   TensorView expert_map;    ///< optional int32[G]: global expert -> row of w13, else remote
-  TensorView w13_bias;      ///< optional [E, N], of x's data type; rows may lie apart
-  TensorView w2_bias;       ///< optional [E, H], of x's data type; rows may lie apart
+  TensorView w13_bias;      ///< optional [E, N], of the output's data type; rows may lie apart
+  TensorView w2_bias;       ///< optional [E, H], of the output's data type; rows may lie apart
+  // With weights in float8_e4m3fn alone; contiguous float32.
+  TensorView w13_scale;           ///< then required; shapes: above
+  TensorView w2_scale;            ///< then required; shapes: above
+  TensorView x_scale;             ///< required if x is float8_e4m3fn, else optional
+  TensorView intermediate_scale;  ///< optional [1]
 
   // May not overlap another array of the call.
-  TensorView output;  ///< [T, H], of x's data type; rows may lie apart
+  TensorView output;  ///< [T, H]; of x's data type, or, if that is float8_e4m3fn, float16, bfloat16
+                      ///< or float32; rows may lie apart
 
   Activation activation = Activation::kSilu;
   bool apply_router_weight_on_input = false;  ///< needs k = 1
@@ -154,6 +226,7 @@ struct FusedExpertsArgs {
   float swiglu_alpha = kNotGiven;
   float swiglu_beta = kNotGiven;
   float swiglu_limit = kNotGiven;
+  bool use_ue8m0 = false;  ///< with weights in float8_e4m3fn, where a scale is computed
 };
 
 namespace fused_experts_schema {
@@ -172,19 +245,22 @@ inline constexpr const char* kSymbols[] = {"T", "H", "E", "N", "F", "k", "G"};
 using Args = FusedExpertsArgs;
 
 inline constexpr DtypeSet kFloats = dtypes::kFloat16 | dtypes::kBfloat16 | dtypes::kFloat32;
+inline constexpr DtypeSet kFloatsOrFp8 = kFloats | dtypes::kFloat8E4m3;
 inline constexpr DtypeSet kIds = dtypes::kInt32 | dtypes::kInt64;
 
 inline constexpr Argument kArguments[] = {
     TESSERA_ARGUMENT(Args, x)
-        .input(kFloats, axes(gives(kNumTokens), gives(kHiddenSize)))
+        .input(kFloatsOrFp8, axes(gives(kNumTokens), gives(kHiddenSize)))
         .with_rows_apart(),
     TESSERA_ARGUMENT(Args, w13)
-        .input(kFloats, axes(gives(kNumExperts), exactly(kNumRows), exactly(kHiddenSize)))
+        .input(kFloatsOrFp8, axes(gives(kNumExperts), exactly(kNumRows), exactly(kHiddenSize)))
         .with_dtype_of(0)
+        .or_dtype(dtypes::kFloat8E4m3)
         .with_rows_apart_or_transposed(),
     TESSERA_ARGUMENT(Args, w2)
-        .input(kFloats, axes(exactly(kNumExperts), exactly(kHiddenSize), gives(kIntermediateSize)))
-        .with_dtype_of(0)
+        .input(kFloatsOrFp8,
+               axes(exactly(kNumExperts), exactly(kHiddenSize), gives(kIntermediateSize)))
+        .with_dtype_of(1)
         .with_rows_apart_or_transposed(),
     TESSERA_ARGUMENT(Args, topk_weights)
         .input(kFloats, axes(exactly(kNumTokens), gives(kTopK)))
@@ -202,9 +278,14 @@ inline constexpr Argument kArguments[] = {
         .optional_input(kFloats, axes(exactly(kNumExperts), exactly(kHiddenSize)))
         .with_dtype_of(0)
         .with_rows_apart(),
+    TESSERA_ARGUMENT(Args, w13_scale).optional_input(dtypes::kFloat32, flat(any_length())),
+    TESSERA_ARGUMENT(Args, w2_scale).optional_input(dtypes::kFloat32, flat(any_length())),
+    TESSERA_ARGUMENT(Args, x_scale).optional_input(dtypes::kFloat32, flat(any_length())),
+    TESSERA_ARGUMENT(Args, intermediate_scale).optional_input(dtypes::kFloat32, flat(any_length())),
     TESSERA_ARGUMENT(Args, output)
         .output(kFloats, axes(exactly(kNumTokens), exactly(kHiddenSize)))
         .with_dtype_of(0)
+        .else_made_as(dtypes::kBfloat16)
         .with_rows_apart(),
     TESSERA_ARGUMENT(Args, activation).one_of(kActivationNames),
     TESSERA_ARGUMENT(Args, apply_router_weight_on_input),
@@ -212,6 +293,7 @@ inline constexpr Argument kArguments[] = {
     TESSERA_ARGUMENT(Args, swiglu_alpha),
     TESSERA_ARGUMENT(Args, swiglu_beta),
     TESSERA_ARGUMENT(Args, swiglu_limit),
+    TESSERA_ARGUMENT(Args, use_ue8m0),
 };
 
 }  // namespace fused_experts_schema

@@ -137,8 +137,13 @@ struct Argument {
   // Arrays.
   Role role = Role::kInput;
   DtypeSet dtypes = 0;
-  DLDataType first_dtype{};        ///< the first of them; most arguments have only one
-  std::int8_t same_dtype_as = -1;  ///< index of an earlier argument that it shares its dtype with
+  DLDataType first_dtype{};  ///< the first of them; most arguments have only one
+  /// Index of an earlier argument that it shares its dtype with, as far as `dtypes` has that.
+  std::int8_t same_dtype_as = -1;
+  DtypeSet other_dtypes = 0;  ///< of `dtypes`, what it may have instead
+  /// Of an output: what bindings make it of where `dtypes` lacks the shared one; one dtype, or
+  /// none.
+  DtypeSet made_as = 0;
   Layout layout = Layout::kContiguous;
   Extents extents;
   bool gives_symbols = false;  ///< whether one of the lengths gives a symbol its value
@@ -177,6 +182,18 @@ struct Argument {
   constexpr Argument with_dtype_of(std::int8_t argument) const {
     Argument changed = *this;
     changed.same_dtype_as = argument;
+    return changed;
+  }
+
+  constexpr Argument or_dtype(DtypeSet set) const {
+    Argument changed = *this;
+    changed.other_dtypes = set;
+    return changed;
+  }
+
+  constexpr Argument else_made_as(DtypeSet dtype) const {
+    Argument changed = *this;
+    changed.made_as = dtype;
     return changed;
   }
 
@@ -300,6 +317,14 @@ inline TensorView& view_in(void* args, const Argument& argument) {
 inline const TensorView& view_in(const void* args, const Argument& argument) {
   return *reinterpret_cast<const TensorView*>(static_cast<const std::byte*>(args) +
                                               argument.offset);
+}
+
+/// The data types that an array may have, by those of the arrays before it.
+inline DtypeSet allowed_dtypes(const Schema& schema, const Argument& argument, const void* args) {
+  if (argument.same_dtype_as < 0) return argument.dtypes;
+  const TensorView& other = view_in(args, schema.arguments[argument.same_dtype_as]);
+  const DtypeSet shared = dtypes::set_of(other.dtype) & argument.dtypes;
+  return shared != 0 ? shared | argument.other_dtypes : argument.dtypes;
 }
 
 /// 0 or 1 for a flag; the bits of a float32, as an int32.

@@ -170,7 +170,8 @@ void write_output(const OpEntry& op, const Argument& row, const void* args, cons
   if (row.same_dtype_as >= 0) {
     dtype = view_in(args, op.schema->arguments[row.same_dtype_as]).dtype;
   }
-  output->dtype = std::countr_zero(dtypes::set_of(dtype));
+  const DtypeSet shared = dtypes::set_of(dtype) & row.dtypes;
+  output->dtype = std::countr_zero(shared != 0 ? shared : row.made_as);
   output->ndim = std::max<int>(1, row.extents.ndim);
   for (int axis = 0; axis < TESSERA_MAX_AXES; ++axis) {
     const Length& length = row.extents.lengths[axis];

@@ -18,7 +18,7 @@
 namespace tessera::core {
 
 /// The largest size of a problem, the struct that an op passes to its implementations.
-inline constexpr std::size_t kMaxProblemBytes = 384;
+inline constexpr std::size_t kMaxProblemBytes = 640;
 
 /// An op with erased types, made by make_op(). `args` points to its argument struct, `problem` to
 /// the struct that its implementations take.

@@ -205,8 +205,11 @@ bool Validator::good_dtype(const Argument& argument, const TensorView& view) {
     return is_same(view.dtype, argument.first_dtype) ||
            (dtypes::set_of(view.dtype) & argument.dtypes) != 0 || fail_dtype(argument, view);
   }
+  const DtypeSet allowed = allowed_dtypes(schema_, argument, args_);
+  if ((dtypes::set_of(view.dtype) & allowed) != 0) return true;
   const Argument& other = schema_.arguments[argument.same_dtype_as];
-  return is_same(view.dtype, view_of(other).dtype) || fail_same_dtype(argument, view, other);
+  const bool is_shared = (dtypes::set_of(view_of(other).dtype) & allowed) != 0;
+  return is_shared ? fail_same_dtype(argument, view, other) : fail_dtype(argument, view);
 }
 
 bool Validator::good_axes(const Argument& argument, const TensorView& view) {
@@ -271,7 +274,8 @@ bool Validator::fail_dtype(const Argument& argument, const TensorView& view) {
 bool Validator::fail_same_dtype(const Argument& argument, const TensorView& view,
                                 const Argument& other) {
   return fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
-              to_string(view_of(other).dtype) + ", as " + other.name + " has",
+              to_string(view_of(other).dtype) + ", as " + other.name + " has" +
+                  (argument.other_dtypes == 0 ? "" : ", or " + names_of(argument.other_dtypes)),
               to_string(view.dtype));
 }
 

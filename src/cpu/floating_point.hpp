@@ -1,4 +1,4 @@
-// Conversions between float32 and the 16-bit floating-point types, and the floating-point
+// Conversions between float32 and the 16-bit floating-point types, from float8_e4m3fn, and the floating-point
 // environment in which results have the same bits everywhere.
 #pragma once
 
@@ -14,6 +14,9 @@ struct Float16 {
 };
 struct Bfloat16 {
   std::uint16_t bits;
+};
+struct Float8E4m3 {
+  std::uint8_t bits;
 };
 
 /// The NaN of results: positive, all bits of the mantissa set. Its upper half is the NaN of
@@ -34,6 +37,15 @@ inline float to_float(Float16 value) {
   // The exponent's bias is 112 less; multiplying by 2^112 makes subnormals normal.
   return std::bit_cast<float>(
       sign | std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p112F));
+}
+
+inline float to_float(Float8E4m3 value) {
+  const std::uint32_t sign = (value.bits & 0x80U) << 24;
+  const std::uint32_t magnitude = value.bits & 0x7fU;
+  if (magnitude == 0x7f) return std::bit_cast<float>(sign | kNanBits);
+  // The exponent's bias is 120 less; multiplying by 2^120 makes subnormals normal.
+  return std::bit_cast<float>(
+      sign | std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude << 20) * 0x1p120F));
 }
 
 /// Rounds to the nearest value of T, ties to even; every NaN becomes the NaN of results.

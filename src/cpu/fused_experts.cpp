@@ -31,17 +31,6 @@ constexpr std::int64_t kProductsPerThread = std::int64_t{1} << 19;
 
 constexpr std::uint32_t kNoPair = 0xffffffff;
 
-/// Hands out parts of memory, one after the other.
-struct Parts {
-  std::byte* next;
-  template <typename T = std::byte>
-  T* take(std::int64_t bytes) {
-    auto* const part = reinterpret_cast<T*>(next);
-    next += bytes;
-    return part;
-  }
-};
-
 const std::byte* offset(const void* data, std::int64_t elements, std::int64_t element_bytes) {
   return data == nullptr ? nullptr : static_cast<const std::byte*>(data) + elements * element_bytes;
 }
@@ -304,6 +293,9 @@ Status refusal(const ExpertKernelSet& set, const FusedExpertsProblem& p, bool ru
   if (!runs_here) {
     return Status(StatusCode::kUnsupported, std::string("needs a processor with ") + requirement);
   }
+  if (p.has_fp8_weights()) {
+    return Status(StatusCode::kUnsupported, "multiplies no float8_e4m3fn numbers");
+  }
   if (set.bfloat16 == nullptr) {
     return Status(StatusCode::kUnsupported, "was not built with this compiler");
   }
@@ -350,6 +342,9 @@ Status fused_experts_avx2_refusal(const FusedExpertsProblem& problem, const Cont
   return refusal(kAvx2ExpertKernels, problem, runs_here, "AVX2, FMA and F16C");
 }
 
+Status fused_experts_portable_refusal(const FusedExpertsProblem& problem, const Context&, bool) {
+  return refusal(kPortableExpertKernels, problem, true, "");
+}
 Status fused_experts_portable(const FusedExpertsProblem& problem, const Context& context) {
   return run(kPortableExpertKernels, problem, context);
 }

@@ -26,4 +26,15 @@ struct Workspace {
   }
 };
 
+/// Hands out parts of memory, one after the other.
+struct Parts {
+  std::byte* next;
+  template <typename T = std::byte>
+  T* take(std::int64_t bytes) {
+    auto* const part = reinterpret_cast<T*>(next);
+    next += bytes;
+    return part;
+  }
+};
+
 }  // namespace tessera::cpu

@@ -8,6 +8,7 @@
 #include "core/errors.hpp"
 #include "core/op.hpp"
 #include "ops/fused_experts.hpp"
+#include "ops/fused_experts_scales.hpp"
 #include "ops/ops.hpp"
 
 namespace tessera {
@@ -76,14 +77,16 @@ std::int64_t stride_of(const TensorView& view, int axis) {
   return view.given() && view.shape[axis] > 1 ? view.strides[axis] : 0;
 }
 
-ExpertWeights weights_of(const TensorView& view, const TensorView& bias) {
+ExpertWeights weights_of(const TensorView& view, const TensorView& bias,
+                         const core::ExpertScales& scales) {
   const bool is_transposed = view.shape[2] > 1 && view.strides[2] != 1;
   return {view.data,
           stride_of(view, 0),
           is_transposed ? 1 : stride_of(view, 1),
           is_transposed ? view.strides[2] : 1,
           bias.data,
-          stride_of(bias, 0)};
+          stride_of(bias, 0),
+          scales};
 }
 
 float given_or(float value, float otherwise) { return std::isnan(value) ? otherwise : value; }
@@ -98,8 +101,8 @@ FusedExpertsProblem ops::fused_experts_problem(const FusedExpertsArgs& args,
   problem.topk_ids = args.topk_ids.data;
   problem.expert_map = static_cast<const std::int32_t*>(args.expert_map.data);
   problem.output = args.output.data;
-  problem.w13 = weights_of(args.w13, args.w13_bias);
-  problem.w2 = weights_of(args.w2, args.w2_bias);
+  problem.w13 = weights_of(args.w13, args.w13_bias, scales_of_w13(args, symbols));
+  problem.w2 = weights_of(args.w2, args.w2_bias, scales_of_w2(args, symbols));
   problem.x_stride = stride_of(args.x, 0);
   problem.topk_weights_stride = stride_of(args.topk_weights, 0);
   problem.topk_ids_stride = stride_of(args.topk_ids, 0);
@@ -111,7 +114,10 @@ FusedExpertsProblem ops::fused_experts_problem(const FusedExpertsArgs& args,
       args.expert_map.given() ? symbols[kNumGlobalExperts] : symbols[kNumExperts];
   problem.intermediate_size = symbols[kIntermediateSize];
   problem.top_k = symbols[kTopK];
-  problem.dtype = args.x.dtype;
+  problem.is_x_fp8 = is_fp8(args.x.dtype);
+  problem.dtype = !problem.is_x_fp8     ? args.x.dtype
+                  : args.output.given() ? args.output.dtype
+                                        : DLDataType{kDLBfloat, 16, 1};
   problem.topk_weights_dtype = args.topk_weights.dtype;
   problem.topk_ids_dtype = args.topk_ids.dtype;
   problem.activation = args.activation;
@@ -120,23 +126,30 @@ FusedExpertsProblem ops::fused_experts_problem(const FusedExpertsArgs& args,
   problem.swiglu_alpha = given_or(args.swiglu_alpha, kDefaultSwigluAlpha);
   problem.swiglu_beta = given_or(args.swiglu_beta, kDefaultSwigluBeta);
   problem.swiglu_limit = given_or(args.swiglu_limit, kDefaultSwigluLimit);
+  problem.use_ue8m0 = args.use_ue8m0;
+  problem.x_scale = static_cast<const float*>(args.x_scale.data);
+  problem.x_scale_stride = args.x_scale.ndim == 2 ? args.x_scale.shape[1] : 0;
+  problem.intermediate_scale = static_cast<const float*>(args.intermediate_scale.data);
   return problem;
 }
 
 std::string ops::describe_experts(const FusedExpertsProblem& problem) {
+  constexpr const char* kScales[] = {"", ", fp8 with a scale per expert",
+                                     ", fp8 with a scale per row", ", fp8 with scales of blocks"};
   return std::to_string(problem.num_tokens) + " tokens, top_k " + std::to_string(problem.top_k) +
          ", " + std::to_string(problem.num_experts) + " experts, hidden size " +
          std::to_string(problem.hidden_size) + ", intermediate size " +
          std::to_string(problem.intermediate_size) + ", " + core::to_string(problem.dtype) + ", " +
-         name_of(problem.activation);
+         name_of(problem.activation) + kScales[static_cast<std::size_t>(problem.w13.scales.kind)] +
+         (problem.is_x_fp8 ? ", x in fp8" : "");
 }
 
 namespace {
 
 constexpr core::Op kOp =
     core::make_op<FusedExpertsArgs, FusedExpertsProblem, ops::fused_experts_sizes,
-                  ops::fused_experts_problem, ops::describe_experts>(kFusedExpertsSchema,
-                                                                     kOutOfMemory);
+                  ops::fused_experts_problem, ops::describe_experts, ops::good_scales>(
+        kFusedExpertsSchema, kOutOfMemory);
 
 }  // namespace
 

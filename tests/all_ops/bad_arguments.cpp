@@ -73,11 +73,10 @@ class Maker {
       add(argument, "of " + got, kType, ".dtype", got,
           [dtype](TensorView& view) { view.dtype = dtype; });
     };
-    const DLDataType given = view_in(call_.args(), argument).dtype;
+    const DtypeSet allowed = allowed_dtypes(*call_.op().schema, argument, call_.args());
     for (const dtypes::Dtype& candidate : dtypes::kAll) {
       const DtypeSet set = dtypes::set_of(candidate.dtype);
-      const bool is_another = argument.same_dtype_as >= 0 && set != dtypes::set_of(given);
-      if ((set & argument.dtypes) != 0 && !is_another) continue;
+      if ((set & allowed) != 0) continue;
       // DLPack names float8 by its code.
       add_dtype(candidate.dtype, set == dtypes::kFloat8E4m3 ? "" : candidate.name);
     }
@@ -144,7 +143,12 @@ class Maker {
     const TensorView& view = view_in(call_.args(), argument);
     for (int axis = 0; axis < argument.extents.ndim; ++axis) {
       if (view.shape[axis] <= 1) continue;  // its stride addresses nothing
-      const bool is_in_row = view.strides[axis] == 1;
+      // Elements of a row that has others beside it, or of one that only the last axis can be.
+      const int last = argument.extents.ndim - 1;
+      const bool may_be_transposed = argument.layout == Argument::Layout::kRowsApartOrTransposed;
+      const bool is_in_row =
+          view.strides[axis] == 1 &&
+          (axis != last ? view.shape[last] > 1 : !may_be_transposed || view.shape[last - 1] > 1);
       // Rows may be any distance apart, but may not share memory.
       std::int64_t least = view.strides[axis];
       if (argument.layout == Argument::Layout::kRowsApart && !is_in_row) {

@@ -77,7 +77,8 @@ TEST_P(CApi, GivesTheOutputsOfTheCppApi) {
       context.implementation = implementation;
       context.num_threads = 1 + static_cast<int>(seed % 3);
       GuardedCall cpp(made, seed), plain_c(made, seed);
-      ASSERT_TRUE(cpp.run(context).ok());
+      const Status by_cpp = cpp.run(context);
+      ASSERT_TRUE(by_cpp.ok()) << by_cpp.message();
       OpSizes sizes;
       ASSERT_TRUE(op().sizes(plain_c.args(), context, &sizes).ok());
       GuardedBuffer<std::byte> workspace(static_cast<std::int64_t>(sizes.workspace_bytes));
@@ -248,7 +249,8 @@ TEST_P(CApi, ArraysWithoutDataAndAxesAreLeftOut) {
     NamedCall call(op(), plain_c.args(), context);
     view_in(cpp.args(), argument) = {};
     const Status expected = op().call(cpp.args(), context);
-    EXPECT_EQ(expected.ok(), argument.is_optional());
+    // Other arguments may ask for an optional one.
+    EXPECT_TRUE(argument.is_optional() || !expected.ok());
     call.at(argument.name).data = nullptr;
     call.at(argument.name).ndim = 0;
     EXPECT_EQ(text(call.run()), text(expected));

@@ -24,7 +24,7 @@ Bounded product_of(const std::vector<double>& row, const std::vector<Bounded>& v
   weights.finish();
   BoundedVector values;
   values.assign(vector);
-  return product(weights, values, scale, bias, std::ssize(row) + 1);
+  return product(weights, values, scale, bias, {std::ssize(row) + 1});
 }
 
 TEST(FusedExpertsArithmetic, SumsThatFloat32HoldsAreExact) {

@@ -83,6 +83,7 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
 }
 
 const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& problem) {
+  if (problem.has_fp8_weights()) return "multiplies no float8_e4m3fn numbers";
   if (problem.dtype.bits != 16) return "multiplies float16 and bfloat16 alone";
   if (problem.num_experts > kAlignBlockSizeMaxExperts) return "aligns at most 2^30 experts";
   if (problem.top_k > kMaxChunkPairs) return "aligns at most 2^22 pairs of a token";
