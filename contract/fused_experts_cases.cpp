@@ -163,6 +163,7 @@ std::vector<Case> make_table() {
       sized({20, 2, 16, 160, 48}, {.name = "fp8_special_relu2", .activation = kRelu2NoMul, .format = kFp32, .values = kSpecial, .scales = kPerRow, .use_ue8m0 = true}),
       sized({20, 2, 16, 160, 48}, {.name = "fp8_special_x", .values = kSpecial, .scales = kBlocks, .hidden = kFp8Rows}),
       sized({4, 2, 3, 256, 48}, {.name = "fp8_ties", .format = kFp32, .scales = kBlocks, .has_ties = true}),
+      sized({4, 2, 3, 160, 48}, {.name = "fp8_tiny", .activation = kGeluNoMul, .format = kFp32, .scales = kBlocks, .is_tiny = true}),
   };
 }
 // clang-format on

@@ -82,6 +82,7 @@ struct FusedExpertsCase {
   HiddenScales hidden = HiddenScales::kComputed;
   bool use_ue8m0 = false;
   bool zero_groups = false;  ///< every other 128 hidden states are 0
+  bool is_tiny = false;      ///< all hidden states are below 1e-10
   bool has_ties = false;     ///< hidden states lie half a step of float8_e4m3fn from a value
 };
 

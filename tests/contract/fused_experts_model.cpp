@@ -7,6 +7,7 @@
 #include <cstring>
 #include <numbers>
 
+#include "float8_values.hpp"
 #include "float_bits.hpp"
 
 namespace tessera::contract {
@@ -38,7 +39,8 @@ FusedExpertsModel::Floats FusedExpertsModel::floats_of(const TensorView& view) {
     std::memcpy(&bits,
                 static_cast<const std::byte*>(view.data) + static_cast<std::size_t>(i) * width,
                 width);
-    floats.memory.push_back(static_cast<float>(value_of(format_of(view.dtype), bits)));
+    floats.memory.push_back(static_cast<float>(width == 1 ? fp8_value_of(static_cast<int>(bits))
+                                                          : value_of(format_of(view.dtype), bits)));
   }
   return floats;
 }
@@ -51,13 +53,15 @@ FusedExpertsModel::FusedExpertsModel(const FusedExpertsCase& c, std::uint64_t se
       w2_(floats_of(args_.w2)),
       w13_bias_(floats_of(args_.w13_bias)),
       w2_bias_(floats_of(args_.w2_bias)),
-      topk_weights_(floats_of(args_.topk_weights)) {
+      topk_weights_(floats_of(args_.topk_weights)),
+      fp8_(args_) {
   const std::int64_t stride = args_.x.shape[1] + c.gap;
   output_.resize(static_cast<std::size_t>(c.num_tokens * stride * (c.format.bits / 8)));
   args_.output.data = output_.data();
 }
 
-void FusedExpertsModel::run(Order order, Rows rows, Fault fault) {
+void FusedExpertsModel::run(Order order, Rows rows, Fault fault, Fp8Fault fp8_fault) {
+  fp8_.set(static_cast<Fp8Order>(order), fp8_fault);
   order_ = order;
   rows_ = rows;
   fault_ = fault;
@@ -104,8 +108,10 @@ float FusedExpertsModel::sum(std::int64_t length, const Term& term) const {
   return total;
 }
 
+FloatFormat FusedExpertsModel::format() const { return format_of(args_.output.dtype); }
+
 float FusedExpertsModel::round(double value) const {
-  return static_cast<float>(rounded(format_of(args_.x.dtype), value));
+  return static_cast<float>(rounded(format(), value));
 }
 
 std::int64_t FusedExpertsModel::expert_of(std::int64_t token, std::int64_t slot) const {
@@ -170,25 +176,40 @@ float FusedExpertsModel::activate(float gate, float up) const {
   return has_gate(args_.activation) ? factor * up : factor;
 }
 
-std::vector<float> FusedExpertsModel::intermediate(std::int64_t token, std::int64_t expert,
-                                                   float weight) const {
+float FusedExpertsModel::gate_up(std::int64_t token, std::int64_t expert, std::int64_t row,
+                                 float weight) const {
   const bool on_input =
       args_.apply_router_weight_on_input && fault_ != Fault::kWeighsOutputInsteadOfInput;
   const float before = on_input && order_ == Order::kBackward ? weight : 1;
   const float after = on_input && order_ != Order::kBackward ? weight : 1;
   std::int64_t hidden = args_.x.shape[1];
   if (fault_ == Fault::kIgnoresHiddenTail) hidden = hidden / 16 * 16;
-  const bool has_bias = args_.w13_bias.given();
-  const auto bias = [&](std::int64_t row) { return has_bias ? w13_bias_.at(expert, row, 0) : 0; };
-  const auto g = [&](std::int64_t row) {
-    float value =
-        after * sum(hidden, [&](std::int64_t h) {
-          const bool skipped = fault_ == Fault::kSkipsHiddenStep && h / 16 == 1;
-          return std::array{skipped ? 0 : w13_.at(expert, row, h), before * x_.at(token, h, 0)};
-        });
-    if (has_bias && fault_ != Fault::kBiasAfterActivation) value += bias(row);
-    return fault_ == Fault::kRoundsGateAndUp ? round(value) : value;
-  };
+  const bool has_bias = args_.w13_bias.given() && fault_ != Fault::kBiasAfterActivation;
+  const float bias = has_bias ? w13_bias_.at(expert, row, 0) : 0;
+  if (has_scales()) {
+    std::vector<float> x;
+    for (std::int64_t h = 0; h < hidden; ++h) x.push_back(x_.at(token, h, 0));
+    Fp8Elements elements = fp8_.hidden(token, x);
+    for (float& scale : elements.scales) scale *= before;
+    const auto weight_at = [&](std::int64_t h) { return w13_.at(expert, row, h); };
+    // Where the weight comes after the product, so does the bias.
+    if (after == 1) return fp8_.product(true, expert, row, elements, bias, weight_at);
+    return after * fp8_.product(true, expert, row, elements, 0, weight_at) + bias;
+  }
+  const float value = after * sum(hidden,
+                                  [&](std::int64_t h) {
+                                    const bool skipped =
+                                        fault_ == Fault::kSkipsHiddenStep && h / 16 == 1;
+                                    return std::array{skipped ? 0 : w13_.at(expert, row, h),
+                                                      before * x_.at(token, h, 0)};
+                                  }) +
+                      bias;
+  return fault_ == Fault::kRoundsGateAndUp ? round(value) : value;
+}
+
+std::vector<float> FusedExpertsModel::intermediate(std::int64_t token, std::int64_t expert,
+                                                   float weight) const {
+  const auto g = [&](std::int64_t row) { return gate_up(token, expert, row, weight); };
   const std::int64_t size = args_.w2.shape[2];
   std::vector<float> activated;
   for (std::int64_t f = 0; f < size; ++f) {
@@ -198,22 +219,37 @@ std::vector<float> FusedExpertsModel::intermediate(std::int64_t token, std::int6
     std::int64_t up_row = interleaved ? 2 * f + 1 : size + f;
     if (fault_ == Fault::kExchangesGateAndUp) std::swap(gate_row, up_row);
     float a = has_gate(args_.activation) ? activate(g(gate_row), g(up_row)) : activate(g(f), 0);
-    if (fault_ == Fault::kBiasAfterActivation) a += bias(gate_row);
+    if (fault_ == Fault::kBiasAfterActivation) a += w13_bias_.at(expert, gate_row, 0);
     if (fault_ == Fault::kRoundsTwice) {
-      FloatFormat format = format_of(args_.x.dtype);
-      format.precision += 2;
-      a = static_cast<float>(rounded(format, a));
+      FloatFormat finer = format();
+      finer.precision += 2;
+      a = static_cast<float>(rounded(finer, a));
     }
-    activated.push_back(fault_ == Fault::kDoesNotRoundIntermediate ? a : round(a));
+    const bool is_kept = has_scales() || fault_ == Fault::kDoesNotRoundIntermediate;
+    activated.push_back(is_kept ? a : round(a));
   }
   return activated;
+}
+
+float FusedExpertsModel::down(std::int64_t expert, std::int64_t row,
+                              const std::vector<float>& activated) const {
+  const float bias = args_.w2_bias.given() ? w2_bias_.at(expert, row, 0) : 0;
+  if (has_scales()) {
+    return fp8_.product(false, expert, row, fp8_.intermediate(activated), bias,
+                        [&](std::int64_t f) { return w2_.at(expert, row, f); });
+  }
+  std::int64_t size = args_.w2.shape[2];
+  if (fault_ == Fault::kIgnoresIntermediateTail) size = size / 16 * 16;
+  const float y = sum(size, [&](std::int64_t f) {
+    const bool skipped = fault_ == Fault::kSkipsIntermediateStep && f / 16 == 1;
+    return std::array{skipped ? 0 : w2_.at(expert, row, f), activated[static_cast<std::size_t>(f)]};
+  });
+  return fault_ == Fault::kBiasNotWeighted ? y : y + bias;
 }
 
 void FusedExpertsModel::run_token(std::int64_t token) {
   const std::int64_t top_k = args_.topk_ids.shape[1];
   const std::int64_t hidden = args_.x.shape[1];
-  std::int64_t size = args_.w2.shape[2];
-  if (fault_ == Fault::kIgnoresIntermediateTail) size = size / 16 * 16;
   std::vector<float> sums(static_cast<std::size_t>(hidden));
   bool counts = false;
   for (std::int64_t s = 0; s < top_k; ++s) {
@@ -232,15 +268,10 @@ void FusedExpertsModel::run_token(std::int64_t token) {
     float c = on_output || fault_ == Fault::kWeighsTwice ? weight : 1;
     if (on_output && fault_ == Fault::kWeighsTwice) c *= weight;
     for (std::int64_t h = 0; h < hidden; ++h) {
-      float y = sum(size, [&](std::int64_t f) {
-        const bool skipped = fault_ == Fault::kSkipsIntermediateStep && f / 16 == 1;
-        return std::array{skipped ? 0 : w2_.at(expert, h, f), a[static_cast<std::size_t>(f)]};
-      });
-      const float bias = args_.w2_bias.given() ? w2_bias_.at(expert, h, 0) : 0;
-      if (fault_ != Fault::kBiasNotWeighted) y += bias;
+      float y = down(expert, h, a);
       if (fault_ == Fault::kRoundsY) y = round(y);
       y *= c;
-      if (fault_ == Fault::kBiasNotWeighted) y += bias;
+      if (fault_ == Fault::kBiasNotWeighted) y += w2_bias_.at(expert, h, 0);
       float& sum = sums[static_cast<std::size_t>(h)];
       sum += rows_ == Rows::kRounded ? round(y) : y;
       if (fault_ == Fault::kRoundsSum) sum = round(sum);
@@ -251,7 +282,7 @@ void FusedExpertsModel::run_token(std::int64_t token) {
       for (float& sum : sums) sum += 0 * w13_.at(e, 0, 0);
     }
   }
-  const FloatFormat format = format_of(args_.x.dtype);
+  const FloatFormat format = this->format();
   for (std::int64_t h = 0; h < hidden; ++h) {
     const float sum = sums[static_cast<std::size_t>(h)];
     std::uint32_t bits = bits_of(format, rounded(format, sum));

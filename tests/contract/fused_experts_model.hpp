@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "fused_experts_cases.hpp"
+#include "fused_experts_fp8_model.hpp"
 #include "tessera/fused_experts.hpp"
 
 namespace tessera::contract {
@@ -64,7 +65,8 @@ class FusedExpertsModel {
   FusedExpertsArgs& args() { return args_; }
 
   /// Fills the output.
-  void run(Order order, Rows rows, Fault fault = Fault::kNone);
+  void run(Order order, Rows rows, Fault fault = Fault::kNone,
+           Fp8Fault fp8_fault = Fp8Fault::kNone);
 
  private:
   struct Floats {
@@ -80,7 +82,11 @@ class FusedExpertsModel {
   std::int64_t expert_of(std::int64_t token, std::int64_t slot) const;
   float phi(float z) const;
   float activate(float gate, float up) const;
+  bool has_scales() const { return args_.w13_scale.given(); }
+  FloatFormat format() const;
+  float gate_up(std::int64_t token, std::int64_t expert, std::int64_t row, float weight) const;
   std::vector<float> intermediate(std::int64_t token, std::int64_t expert, float weight) const;
+  float down(std::int64_t expert, std::int64_t row, const std::vector<float>& activated) const;
   void run_token(std::int64_t token);
 
   CaseArguments made_;
@@ -92,6 +98,7 @@ class FusedExpertsModel {
   Floats w13_bias_;
   Floats w2_bias_;
   Floats topk_weights_;
+  Fp8Model fp8_;
   Order order_ = Order::kForward;
   Rows rows_ = Rows::kFloat32;
   Fault fault_ = Fault::kNone;

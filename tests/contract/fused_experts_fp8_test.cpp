@@ -1,0 +1,64 @@
+// Faults of fused_experts with weights in float8_e4m3fn: each is found by a case of the table.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "fused_experts_checker.hpp"
+#include "fused_experts_model.hpp"
+
+namespace tessera::contract {
+namespace {
+
+struct Fp8FaultFound {
+  Fp8Fault fault;
+  const char* what;
+  const char* in;  ///< a case that finds it
+};
+
+constexpr Fp8FaultFound kFp8Faults[] = {
+    {Fp8Fault::kScalesOfFirstExpert, "ScalesOfFirstExpert", "fp8_blocks_192"},
+    {Fp8Fault::kScalesOfFirstExpert, "ScalesOfFirstExpertPerRow", "fp8_rows"},
+    {Fp8Fault::kScalesOfFirstExpert, "ScalesOfFirstExpertPerExpert", "fp8_experts"},
+    {Fp8Fault::kScalesExchanged, "ScalesExchanged", "fp8_blocks_704"},
+    {Fp8Fault::kScalesOfNextBlock, "ScalesOfNextBlock", "fp8_blocks"},
+    {Fp8Fault::kUpBlocksContinue, "UpBlocksContinue192", "fp8_blocks_192"},
+    {Fp8Fault::kUpBlocksContinue, "UpBlocksContinue320", "fp8_blocks_320"},
+    {Fp8Fault::kUpBlocksContinue, "UpBlocksContinue704", "fp8_blocks_704"},
+    {Fp8Fault::kOneScalePerToken, "OneScalePerToken", "fp8_blocks_192"},
+    {Fp8Fault::kRoundsIntermediate, "RoundsIntermediate", "fp8_blocks_192"},
+    {Fp8Fault::kRoundsIntermediate, "RoundsIntermediatePerRow", "fp8_rows_fp32"},
+    {Fp8Fault::kRoundsIntermediate, "RoundsIntermediateBfloat16", "fp8_blocks"},
+    {Fp8Fault::kKeepsIntermediate, "KeepsIntermediate", "fp8_blocks"},
+    {Fp8Fault::kReciprocal, "Reciprocal", "fp8_ties"},
+    {Fp8Fault::kIgnoresUe8m0, "IgnoresUe8m0", "fp8_blocks_704"},
+    {Fp8Fault::kIgnoresUe8m0, "IgnoresUe8m0OfIntermediate", "fp8_x_in_groups_exact"},
+    {Fp8Fault::kUe8m0RoundsDown, "Ue8m0RoundsDown", "fp8_rows_ue8m0"},
+    {Fp8Fault::kComputesGivenScales, "ComputesGivenScales", "fp8_rows_static"},
+    {Fp8Fault::kComputesGivenScales, "ComputesGivenScaleOfIntermediate", "fp8_experts_x_static"},
+    {Fp8Fault::kInfinityCounts, "InfinityCounts", "fp8_special"},
+    {Fp8Fault::kSmallerLeastScale, "SmallerLeastScale", "fp8_tiny"},
+    {Fp8Fault::kTruncates, "Truncates", "fp8_blocks"},
+    {Fp8Fault::kHidesNan, "HidesNan", "fp8_special"},
+    {Fp8Fault::kScalesBias, "ScalesBias", "fp8_rows_fp32"},
+};
+
+class FusedExpertsFp8Faults : public testing::TestWithParam<Fp8FaultFound> {};
+
+TEST_P(FusedExpertsFp8Faults, IsFound) {
+  const Fp8FaultFound& fault = GetParam();
+  const auto cases = fused_experts_cases();
+  const auto found = std::ranges::find(cases, std::string(fault.in), &FusedExpertsCase::name);
+  ASSERT_NE(found, cases.end());
+  FusedExpertsModel model(*found);
+  for (const Rows rows : {Rows::kFloat32, Rows::kRounded}) {
+    model.run(Order::kForward, rows, Fault::kNone, fault.fault);
+    EXPECT_FALSE(check_fused_experts(model.args()).empty()) << static_cast<int>(rows);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FusedExpertsFp8Faults, testing::ValuesIn(kFp8Faults),
+                         [](const auto& fault) { return fault.param.what; });
+
+}  // namespace
+}  // namespace tessera::contract
