@@ -55,7 +55,7 @@ struct ExpertWeights {
   std::int64_t column_stride;
   const void* bias;  ///< null: none; else [expert, row], of the output's type, contiguous rows
   std::int64_t bias_stride;
-  ExpertScales scales;
+  ExpertScales scales{};
 };
 
 /// A validated call: every pointer is good for its shape, and nothing overlaps. Strides are in

@@ -273,9 +273,11 @@ bool Validator::fail_dtype(const Argument& argument, const TensorView& view) {
 
 bool Validator::fail_same_dtype(const Argument& argument, const TensorView& view,
                                 const Argument& other) {
+  const DLDataType shared = view_of(other).dtype;
+  const DtypeSet others = argument.other_dtypes & ~dtypes::set_of(shared);
   return fail(StatusCode::kInvalidType, std::string(argument.name) + ".dtype",
-              to_string(view_of(other).dtype) + ", as " + other.name + " has" +
-                  (argument.other_dtypes == 0 ? "" : ", or " + names_of(argument.other_dtypes)),
+              to_string(shared) + ", as " + other.name + " has" +
+                  (others == 0 ? "" : ", or " + names_of(others)),
               to_string(view.dtype));
 }
 

@@ -138,9 +138,10 @@ class ScaleRules {
     if (!has_shape(args_.w13_scale, w13[index])) {
       return fail("w13_scale.shape", alternatives(w13), shape_text(args_.w13_scale));
     }
-    constexpr const char* kWhose[] = {" per expert", " per row", "s of blocks"};
+    constexpr const char* kWhose[] = {"per expert", "per row", "of blocks"};
     return has_shape(args_.w2_scale, w2[index]) ||
-           fail("w2_scale.shape", alternatives({w2[index]}) + ", as w13 has scale" + kWhose[index],
+           fail("w2_scale.shape",
+                alternatives({w2[index]}) + ", as w13 has scales " + kWhose[index],
                 shape_text(args_.w2_scale));
   }
 

@@ -146,6 +146,9 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
     EXPECT_EQ(limitation(tile, problem), nullptr);
     problem.dtype = kFloat32;
     EXPECT_STREQ(limitation(tile, problem), "multiplies float16 and bfloat16 alone");
+    problem = problem_of({});
+    problem.w13.scales.kind = core::WeightScales::kPerBlock;
+    EXPECT_STREQ(limitation(tile, problem), "multiplies no float8_e4m3fn numbers");
 
     if (tile != kSwapAb) {  // whose limits are lower, and tested below
       EXPECT_EQ(limitation(tile, problem_of({.experts = 1 << 30})), nullptr);
