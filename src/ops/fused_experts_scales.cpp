@@ -41,8 +41,13 @@ std::vector<Shape> shapes_of_w2_scale(const std::int64_t* symbols) {
           {experts, num_scale_blocks(hidden), num_scale_blocks(symbols[kIntermediateSize])}};
 }
 
+/// As the table reads the scales by their number, that must be the shape's.
 bool has_shape(const TensorView& view, const Shape& shape) {
-  return view.ndim == static_cast<std::int32_t>(shape.size()) &&
+  std::int64_t count = 1;
+  for (const std::int64_t length : shape) {
+    if (__builtin_mul_overflow(count, length, &count)) return false;
+  }
+  return view.ndim == static_cast<std::int32_t>(shape.size()) && view.num_elements == count &&
          std::equal(shape.begin(), shape.end(), view.shape);
 }
 
