@@ -50,7 +50,12 @@ bool can_be_named(const Argument& argument, const TensorView& view, DLDevice dev
   }
   const tessera_argument array = array_of(argument, view);
   if (array.data == nullptr && array.ndim == 0) return false;
-  if (argument.extents.ndim == 0) return view.contiguous || view.num_elements > 1;
+  if (argument.extents.ndim == 0) {
+    // Some ops also read the axes, which set_flat() loses if they have another number of elements.
+    const bool has_axes = view.ndim > 0 && view.ndim <= kMaxAxes;
+    return (view.contiguous || view.num_elements > 1) &&
+           (!has_axes || std::equal(view.shape, view.shape + view.ndim, array.shape));
+  }
   // All zero strides stand for contiguous rows.
   return std::ranges::any_of(array.strides, [](std::int64_t stride) { return stride != 0; });
 }

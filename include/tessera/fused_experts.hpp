@@ -238,9 +238,13 @@ enum Symbol : std::int8_t {
   kNumRows,
   kIntermediateSize,
   kTopK,
-  kNumGlobalExperts
+  kNumGlobalExperts,
+  kNumW13Scales,
+  kNumW2Scales,
+  kNumXScales
 };
-inline constexpr const char* kSymbols[] = {"T", "H", "E", "N", "F", "k", "G"};
+inline constexpr const char* kSymbols[] = {
+    "T", "H", "E", "N", "F", "k", "G", "num_w13_scales", "num_w2_scales", "num_x_scales"};
 
 using Args = FusedExpertsArgs;
 
@@ -278,10 +282,12 @@ inline constexpr Argument kArguments[] = {
         .optional_input(kFloats, axes(exactly(kNumExperts), exactly(kHiddenSize)))
         .with_dtype_of(0)
         .with_rows_apart(),
-    TESSERA_ARGUMENT(Args, w13_scale).optional_input(dtypes::kFloat32, flat(any_length())),
-    TESSERA_ARGUMENT(Args, w2_scale).optional_input(dtypes::kFloat32, flat(any_length())),
-    TESSERA_ARGUMENT(Args, x_scale).optional_input(dtypes::kFloat32, flat(any_length())),
-    TESSERA_ARGUMENT(Args, intermediate_scale).optional_input(dtypes::kFloat32, flat(any_length())),
+    TESSERA_ARGUMENT(Args, w13_scale)
+        .optional_input(dtypes::kFloat32, flat(exactly(kNumW13Scales))),
+    TESSERA_ARGUMENT(Args, w2_scale).optional_input(dtypes::kFloat32, flat(exactly(kNumW2Scales))),
+    TESSERA_ARGUMENT(Args, x_scale).optional_input(dtypes::kFloat32, flat(exactly(kNumXScales))),
+    TESSERA_ARGUMENT(Args, intermediate_scale)
+        .optional_input(dtypes::kFloat32, flat(constantly(1))),
     TESSERA_ARGUMENT(Args, output)
         .output(kFloats, axes(exactly(kNumTokens), exactly(kHiddenSize)))
         .with_dtype_of(0)

@@ -358,6 +358,6 @@ inline void set_number(void* args, const Argument& argument, std::int64_t value)
 }
 
 /// Symbols that a schema may have.
-inline constexpr std::size_t kMaxSymbols = 8;
+inline constexpr std::size_t kMaxSymbols = 10;
 
 }  // namespace tessera

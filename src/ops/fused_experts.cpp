@@ -67,7 +67,8 @@ bool ops::fused_experts_sizes(const FusedExpertsArgs& args, std::int64_t* symbol
          good_parameter("swiglu_beta", args.swiglu_beta, args.activation,
                         std::isfinite(args.swiglu_beta), "a finite number", check) &&
          good_parameter("swiglu_limit", args.swiglu_limit, args.activation, args.swiglu_limit > 0,
-                        "a positive number", check);
+                        "a positive number", check) &&
+         good_scale_shapes(args, symbols, check);
 }
 
 namespace {

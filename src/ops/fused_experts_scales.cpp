@@ -41,18 +41,24 @@ std::vector<Shape> shapes_of_w2_scale(const std::int64_t* symbols) {
           {experts, num_scale_blocks(hidden), num_scale_blocks(symbols[kIntermediateSize])}};
 }
 
-/// As the table reads the scales by their number, that must be the shape's.
 bool has_shape(const TensorView& view, const Shape& shape) {
-  std::int64_t count = 1;
-  for (const std::int64_t length : shape) {
-    if (__builtin_mul_overflow(count, length, &count)) return false;
-  }
-  return view.ndim == static_cast<std::int32_t>(shape.size()) && view.num_elements == count &&
+  return view.ndim == static_cast<std::int32_t>(shape.size()) &&
          std::equal(shape.begin(), shape.end(), view.shape);
 }
 
 /// One number, also without an axis.
-bool is_single(const TensorView& view) { return view.num_elements == 1 && view.ndim <= 1; }
+bool is_single(const TensorView& view) {
+  return view.ndim == 0 || (view.ndim == 1 && view.shape[0] == 1);
+}
+
+/// The number of scales, which the table compares with that of the array's elements.
+std::int64_t num_scales(const TensorView& view) {
+  std::int64_t count = 1;
+  for (int i = 0; i < std::min(view.ndim, kMaxAxes); ++i) {
+    if (__builtin_mul_overflow(count, view.shape[i], &count)) return -1;
+  }
+  return count;
+}
 
 WeightScales kind_of(const FusedExpertsArgs& args, const std::int64_t* symbols) {
   if (!is_fp8(args.w13.dtype)) return WeightScales::kNone;
@@ -102,11 +108,18 @@ std::string alternatives(const std::vector<Shape>& shapes) {
 class ScaleRules {
  public:
   ScaleRules(const FusedExpertsArgs& args, const std::int64_t* symbols, Validator* check)
-      : args_(args), symbols_(symbols), check_(*check) {}
+      : args_(args), symbols_(symbols), kind_(kind_of(args, symbols)), check_(*check) {}
 
-  bool good() {
-    if (!is_fp8(args_.w13.dtype)) return are_absent();
-    return good_weights() && good_x() && good_intermediate() && good_rest();
+  bool has_good_shapes() {
+    return kind_ == WeightScales::kNone ||
+           (good_weight_shapes() && good_x_shape() && good_intermediate_shape());
+  }
+
+  bool has_right_ones() {
+    if (kind_ == WeightScales::kNone) return are_absent();
+    return is_given("w13_scale", args_.w13_scale, " where w13 is float8_e4m3fn") &&
+           is_given("w2_scale", args_.w2_scale, " where w2 is float8_e4m3fn") && right_x() &&
+           right_intermediate() && right_rest();
   }
 
  private:
@@ -122,6 +135,47 @@ class ScaleRules {
     return view.given() || fail(name, "a float32 array" + where, "none");
   }
 
+  bool has_blocks() const { return kind_ == WeightScales::kPerBlock; }
+
+  bool good_weight_shapes() {
+    const std::vector<Shape> w13 = shapes_of_w13_scale(args_, symbols_);
+    const std::vector<Shape> w2 = shapes_of_w2_scale(symbols_);
+    const auto index = static_cast<std::size_t>(kind_) - 1;
+    if (args_.w13_scale.given() && !has_shape(args_.w13_scale, w13[index])) {
+      return fail("w13_scale.shape", alternatives(w13), shape_text(args_.w13_scale));
+    }
+    constexpr const char* kWhose[] = {"per expert", "per row", "of blocks"};
+    // Without those of w13 there is nothing to compare with.
+    return !args_.w2_scale.given() || !args_.w13_scale.given() ||
+           has_shape(args_.w2_scale, w2[index]) ||
+           fail("w2_scale.shape",
+                alternatives({w2[index]}) + ", as w13 has scales " + kWhose[index],
+                shape_text(args_.w2_scale));
+  }
+
+  bool good_x_shape() {
+    const TensorView& scale = args_.x_scale;
+    if (!scale.given()) return true;
+    const std::int64_t tokens = symbols_[kNumTokens];
+    if (!is_fp8(args_.x.dtype)) {
+      return has_blocks() || is_single(scale) ||
+             fail("x_scale.shape", "[1] where x is not float8_e4m3fn", shape_text(scale));
+    }
+    if (has_blocks()) {
+      const Shape shape{tokens, num_scale_blocks(symbols_[kHiddenSize])};
+      return has_shape(scale, shape) ||
+             fail("x_scale.shape", alternatives({shape}), shape_text(scale));
+    }
+    return is_single(scale) || has_shape(scale, {tokens, 1}) ||
+           fail("x_scale.shape", alternatives({{1}, {tokens, 1}}), shape_text(scale));
+  }
+
+  bool good_intermediate_shape() {
+    const TensorView& scale = args_.intermediate_scale;
+    return !scale.given() || is_single(scale) ||
+           fail("intermediate_scale.shape", "[1]", shape_text(scale));
+  }
+
   bool are_absent() {
     const std::string where = " where w13 is not float8_e4m3fn";
     return is_absent("w13_scale", args_.w13_scale, where) &&
@@ -131,58 +185,25 @@ class ScaleRules {
            (!args_.use_ue8m0 || fail("use_ue8m0", "false" + where, "true"));
   }
 
-  bool good_weights() {
-    if (!is_given("w13_scale", args_.w13_scale, " where w13 is float8_e4m3fn") ||
-        !is_given("w2_scale", args_.w2_scale, " where w2 is float8_e4m3fn")) {
-      return false;
+  bool right_x() {
+    if (is_fp8(args_.x.dtype)) {
+      return is_given("x_scale", args_.x_scale, " where x is float8_e4m3fn");
     }
-    kind_ = kind_of(args_, symbols_);
-    const std::vector<Shape> w13 = shapes_of_w13_scale(args_, symbols_);
-    const std::vector<Shape> w2 = shapes_of_w2_scale(symbols_);
-    const auto index = static_cast<std::size_t>(kind_) - 1;
-    if (!has_shape(args_.w13_scale, w13[index])) {
-      return fail("w13_scale.shape", alternatives(w13), shape_text(args_.w13_scale));
-    }
-    constexpr const char* kWhose[] = {"per expert", "per row", "of blocks"};
-    return has_shape(args_.w2_scale, w2[index]) ||
-           fail("w2_scale.shape",
-                alternatives({w2[index]}) + ", as w13 has scales " + kWhose[index],
-                shape_text(args_.w2_scale));
+    return !has_blocks() ||
+           is_absent("x_scale", args_.x_scale,
+                     " where x is not float8_e4m3fn and weights have scales of blocks");
   }
 
-  bool good_x() {
-    const bool in_blocks = kind_ == WeightScales::kPerBlock;
-    if (!is_fp8(args_.x.dtype)) {
-      if (in_blocks) {
-        return is_absent("x_scale", args_.x_scale,
-                         " where x is not float8_e4m3fn and weights have scales of blocks");
-      }
-      return !args_.x_scale.given() || is_single(args_.x_scale) ||
-             fail("x_scale.shape", "[1] where x is not float8_e4m3fn", shape_text(args_.x_scale));
-    }
-    if (!is_given("x_scale", args_.x_scale, " where x is float8_e4m3fn")) return false;
-    const std::int64_t tokens = symbols_[kNumTokens];
-    if (in_blocks) {
-      const Shape shape{tokens, num_scale_blocks(symbols_[kHiddenSize])};
-      return has_shape(args_.x_scale, shape) ||
-             fail("x_scale.shape", alternatives({shape}), shape_text(args_.x_scale));
-    }
-    return is_single(args_.x_scale) || has_shape(args_.x_scale, {tokens, 1}) ||
-           fail("x_scale.shape", alternatives({{1}, {tokens, 1}}), shape_text(args_.x_scale));
-  }
-
-  bool good_intermediate() {
+  bool right_intermediate() {
     const char* const name = "intermediate_scale";
     const TensorView& scale = args_.intermediate_scale;
-    if (!args_.x_scale.given() || !is_single(args_.x_scale) || kind_ == WeightScales::kPerBlock) {
+    if (!args_.x_scale.given() || !is_single(args_.x_scale) || has_blocks()) {
       return is_absent(name, scale, " where x_scale is not [1]");
     }
-    if (!is_fp8(args_.x.dtype) && !is_given(name, scale, " where x_scale is given")) return false;
-    return !scale.given() || is_single(scale) ||
-           fail("intermediate_scale.shape", "[1]", shape_text(scale));
+    return is_fp8(args_.x.dtype) || is_given(name, scale, " where x_scale is given");
   }
 
-  bool good_rest() {
+  bool right_rest() {
     if (args_.use_ue8m0 && args_.intermediate_scale.given()) {
       return fail("use_ue8m0", "false where all scales are given", "true");
     }
@@ -200,14 +221,21 @@ class ScaleRules {
 
   const FusedExpertsArgs& args_;
   const std::int64_t* symbols_;
+  const WeightScales kind_;
   Validator& check_;
-  WeightScales kind_ = WeightScales::kNone;
 };
 
 }  // namespace
 
+bool good_scale_shapes(const FusedExpertsArgs& args, std::int64_t* symbols, Validator* check) {
+  symbols[kNumW13Scales] = num_scales(args.w13_scale);
+  symbols[kNumW2Scales] = num_scales(args.w2_scale);
+  symbols[kNumXScales] = num_scales(args.x_scale);
+  return ScaleRules(args, symbols, check).has_good_shapes();
+}
+
 bool good_scales(const FusedExpertsArgs& args, const std::int64_t* symbols, Validator* check) {
-  return ScaleRules(args, symbols, check).good();
+  return ScaleRules(args, symbols, check).has_right_ones();
 }
 
 ExpertScales scales_of_w13(const FusedExpertsArgs& args, const std::int64_t* symbols) {
