@@ -163,7 +163,7 @@ class Arguments {
           TVM_FFI_THROW(TypeError) << "a required array is None";
         } else {
           new (&view(argument)) TensorView(view_of(value));  // a copy would wait for the fields
-          if (argument.dtypes == dtypes::kFloat8E4m3) take_bits(&view(argument));
+          if ((argument.dtypes & dtypes::kFloat8E4m3) != 0) take_bits(&view(argument));
         }
         return;
       case Argument::Kind::kInt64:

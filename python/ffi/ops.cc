@@ -194,6 +194,14 @@ std::string length_json(const Length& length) {
          ",\"constant\":" + std::to_string(length.constant) + "}";
 }
 
+std::string dtypes_json(DtypeSet set) {
+  std::vector<std::string> names;
+  for (int i = 0; i < dtypes::kNumDtypes; ++i) {
+    if ((set >> i & 1) != 0) names.push_back(dtypes::kAll[i].name);
+  }
+  return json_array(names, json_string);
+}
+
 std::string argument_json(const Argument& argument, const OpEntry& op) {
   constexpr const char* kKinds[] = {"array", "int64", "int32", "flag", "float32"};
   constexpr const char* kRoles[] = {"input", "optional_input", "output", "optional_output"};
@@ -211,15 +219,12 @@ std::string argument_json(const Argument& argument, const OpEntry& op) {
                 : json_string(op.schema->arguments[argument.row_length_of].name)) +
            "}";
   }
-  std::vector<std::string> names;
-  for (int i = 0; i < dtypes::kNumDtypes; ++i) {
-    if ((argument.dtypes >> i & 1) != 0) names.push_back(dtypes::kAll[i].name);
-  }
   const int ndim = argument.extents.ndim;
   const std::span<const Length> lengths(argument.extents.lengths, ndim == 0 ? 1 : ndim);
   return json + ",\"role\":" + json_string(kRoles[static_cast<int>(argument.role)]) +
-         ",\"ndim\":" + std::to_string(ndim) + ",\"dtypes\":" + json_array(names, json_string) +
-         ",\"same_dtype_as\":" +
+         ",\"ndim\":" + std::to_string(ndim) + ",\"dtypes\":" + dtypes_json(argument.dtypes) +
+         ",\"other_dtypes\":" + dtypes_json(argument.other_dtypes) +
+         ",\"made_as\":" + dtypes_json(argument.made_as) + ",\"same_dtype_as\":" +
          (argument.same_dtype_as < 0
               ? "null"
               : json_string(op.schema->arguments[argument.same_dtype_as].name)) +

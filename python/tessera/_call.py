@@ -22,7 +22,9 @@ from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op
 from tessera._outputs import (
+    NewOutput,
     call_sizes,
+    made_dtypes,
     new_outputs,
     require_outputs,
 )
@@ -120,12 +122,12 @@ def call(
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (source, *(others or op.no_others))
             cuda_index = framework.cuda_index(source)
-            outputs = tuple(
-                [
-                    framework.empty_like(source, shape, dtype)
-                    for shape, dtype in new_outputs(op, inputs, options, cuda_index)
-                ]
-            )
+            wanted = new_outputs(op, inputs, options, cuda_index)
+            if op.has_made and (made := made_dtypes(op, source)) is not None:
+                wanted = tuple(
+                    NewOutput(shape, dtype) for (shape, _), dtype in zip(wanted, made, strict=True)
+                )
+            outputs = tuple([framework.empty_like(source, shape, dtype) for shape, dtype in wanted])
             function, plain = op.call, op.plain
         missing = 0
         if framework.launch is not None:

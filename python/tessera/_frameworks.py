@@ -20,6 +20,7 @@ _INT32 = np.dtype(np.int32)
 
 # Types that NumPy and CuPy lack, and those that hold their bits.
 _BITS = {"float8_e4m3fn": "uint8"}
+_NOT_NUMPYS = ("bfloat16", *_BITS)
 
 
 class _ForwardMode:
@@ -81,7 +82,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         if dtype is None:
             return like.new_empty(shape)
         # NumPy takes half of the time, but an array of no elements has strides of 0 there.
-        if like.is_cpu and 0 not in shape and dtype not in _BITS:
+        if like.is_cpu and 0 not in shape and dtype not in _NOT_NUMPYS:
             return from_numpy(np.empty(shape, dtype))
         return like.new_empty(shape, dtype=getattr(torch, dtype))
 

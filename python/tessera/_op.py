@@ -39,7 +39,9 @@ class Argument(NamedTuple):
     role: str = ""
     ndim: int = 0  # 0: any number of axes, and `lengths` counts all elements
     dtypes: tuple[str, ...] = ()
-    same_dtype_as: str | None = None
+    same_dtype_as: str | None = None  # the argument whose type it has, if `dtypes` has that
+    other_dtypes: tuple[str, ...] = ()  # those of `dtypes` that it may have instead
+    made_as: tuple[str, ...] = ()  # the type of a new output where `dtypes` lacks the shared one
     lengths: tuple[Length, ...] = ()
 
     @property
@@ -72,7 +74,8 @@ class _Schema(NamedTuple):
 def _schemas() -> dict[str, _Schema]:
     def argument(fields: dict[str, Any]) -> Argument:
         lengths = tuple(Length(**length) for length in fields.pop("lengths", ()))
-        names = {name: tuple(fields.get(name, ())) for name in ("dtypes", "choices")}
+        listed = ("dtypes", "other_dtypes", "made_as", "choices")
+        names = {name: tuple(fields.get(name, ())) for name in listed}
         return Argument(**fields | names, lengths=lengths)
 
     return {
@@ -106,6 +109,7 @@ class Op:
     shaping: tuple[int, ...]  # indices of the inputs whose shapes give the lengths of outputs
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     has_floats: bool  # autograd could follow an input or a required output
+    has_made: bool  # a new output may have another data type than the first input
 
     direct: Any  # `Library.direct_call`
     # Each of these returns the missing bytes of workspace.
@@ -144,6 +148,7 @@ class Op:
             if any(length.bound == "gives" for length in row.lengths)
         )
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
+        self.has_made = any(row.made_as for row in self.outputs)
         self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))
 
         def function(name: str, *, releases_lock: bool) -> Any:

@@ -148,6 +148,16 @@ def new_outputs(
     return found
 
 
+def made_dtypes(op: Op, source: Any) -> tuple[str, ...] | None:
+    """The data types of new outputs that cannot have that of `source`; None where all can."""
+    dtype = getattr(source, "dtype", None)
+    if getattr(dtype, "itemsize", 0) != 1:  # quickly: most calls
+        return None
+    # NumPy and CuPy, which hold float8 as uint8, have no bfloat16 either.
+    has_bits = str(dtype) == "uint8"
+    return tuple("float32" if has_bits else row.made_as[0] for row in op.outputs)
+
+
 # A dictionary, because torch.compile warns of functools.lru_cache, if it is given an op's function
 # itself.
 _known_outputs: dict[Any, tuple[NewOutput, ...]] = {}

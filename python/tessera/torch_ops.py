@@ -16,7 +16,7 @@ import torch
 from tessera._arrays import refuse_followed, refuse_followed_inputs
 from tessera._device import HOST
 from tessera._op import Argument, refuse_bool_threads
-from tessera._outputs import REFERENCE, call_sizes
+from tessera._outputs import REFERENCE, call_sizes, made_dtypes
 from tessera._torch_registry import TORCH_OPS, Shape, TorchOp
 
 _library = torch.library.Library("tessera", "DEF")  # the ops live as long as this object
@@ -113,11 +113,22 @@ class _Registered:
     def empty_outputs(self, arguments: dict[str, Any]) -> tuple[torch.Tensor, ...]:
         """Tensors of their own, not parts of one: a functional op's outputs may not alias."""
         source = arguments[self.op.inputs[0].name]
+        made = made_dtypes(self.op, source) if self.op.has_made else None
+
+        def dtype_of(i: int, row: Argument) -> torch.dtype:
+            if made is not None:
+                name = made[i]
+            elif row.same_dtype_as:
+                return source.dtype
+            else:
+                name = row.dtypes[0]
+            return getattr(torch, name)
+
         return tuple(
-            source.new_empty(
-                shape, dtype=source.dtype if row.same_dtype_as else getattr(torch, row.dtypes[0])
+            source.new_empty(shape, dtype=dtype_of(i, row))
+            for i, (row, shape) in enumerate(
+                zip(self.op.outputs, self.shapes(arguments), strict=True)
             )
-            for row, shape in zip(self.op.outputs, self.shapes(arguments), strict=True)
         )
 
     def run(self, *values: Any) -> Any:

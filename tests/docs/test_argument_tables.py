@@ -53,13 +53,19 @@ def tabled(page: str) -> dict[str, tuple[str, ...]]:
 
 def expected(op: Op, row: Argument) -> tuple[str, str, str]:
     """Role, type, and shape or range of an argument, as a page has to give them."""
-    return ROLES[row.role], type_of(row), shape_of(op, row) if row.is_array else range_of(row)
+    return ROLES[row.role], type_of(op, row), shape_of(op, row) if row.is_array else range_of(row)
 
 
-def type_of(row: Argument) -> str:
+def type_of(op: Op, row: Argument) -> str:
     if not row.is_array:
         return "str" if row.choices else PYTHON_TYPES.get(row.kind, row.kind)
-    return f"as `{row.same_dtype_as}`" if row.same_dtype_as else ", ".join(row.dtypes)
+    own = ", ".join(row.dtypes)
+    if not row.same_dtype_as:
+        return own
+    (other,) = (one for one in op.arguments if one.name == row.same_dtype_as)
+    is_narrower = not set(other.dtypes) <= set(row.dtypes)
+    alternatives = row.other_dtypes + ((f"else {own}",) if is_narrower else ())
+    return ", ".join((f"as `{row.same_dtype_as}`", *alternatives))
 
 
 def shape_of(op: Op, row: Argument) -> str:

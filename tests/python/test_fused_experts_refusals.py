@@ -96,11 +96,11 @@ def test_shapes(bad: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("name", "dtype", "message"),
     [
-        ("x", "float64", "expected float16, bfloat16 or float32, got float64"),
-        ("x", "int32", "expected float16, bfloat16 or float32, got int32"),
-        ("w13", "float16", "expected float32, as x has, got float16"),
-        ("w13", "int8", "expected float32, as x has, got int8"),
-        ("w2", "float64", "expected float32, as x has, got float64"),
+        ("x", "float64", "expected float16, bfloat16, float32 or float8_e4m3fn, got float64"),
+        ("x", "int32", "expected float16, bfloat16, float32 or float8_e4m3fn, got int32"),
+        ("w13", "float16", "expected float32, as x has, or float8_e4m3fn, got float16"),
+        ("w13", "int8", "expected float32, as x has, or float8_e4m3fn, got int8"),
+        ("w2", "float64", "expected float32, as w13 has, got float64"),
         ("w13_bias", "float16", "expected float32, as x has, got float16"),
         ("w2_bias", "float16", "expected float32, as x has, got float16"),
         ("topk_weights", "float64", "expected float16, bfloat16 or float32, got float64"),

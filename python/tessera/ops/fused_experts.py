@@ -29,6 +29,11 @@ def fused_experts(
     expert_map: Any = None,
     w13_bias: Any = None,
     w2_bias: Any = None,
+    w13_scale: Any = None,
+    w2_scale: Any = None,
+    x_scale: Any = None,
+    intermediate_scale: Any = None,
+    use_ue8m0: bool = False,
     swiglu_alpha: float | None = None,
     swiglu_beta: float | None = None,
     swiglu_limit: float | None = None,
@@ -46,25 +51,43 @@ def fused_experts(
     `include/tessera/fused_experts.hpp` has the contract, with a bound on the error of each element.
     The bits of a token depend neither on the number of threads nor on the other tokens.
 
+    Weights may be float8_e4m3fn with scales, on the host so far: each token of `x`, and then its
+    activated elements in float32, are quantised inside the call as `quantize_fp8` does it, in
+    groups of 128 where the weights have scales of blocks, else each as one row. Arrays of
+    frameworks without that type hold its bits as uint8.
+
     All arrays are on one device, the host or a CUDA device, where the op runs. Autograd does not
     follow the call.
 
     Args:
-        x: float16, bfloat16 or, on the host, float32 [T, H]: the hidden states. Rows may lie apart
-            here and in all arrays but `expert_map`, with a contiguous last axis. NumPy has no
-            bfloat16 that it exports; torch and JAX have.
-        w13: [E, N, H] of the data type of `x`: gate rows, then up rows, N = 2 F; for "swigluoai"
-            they alternate; for an activation without a gate ("..._no_mul") N = F. May be a
-            transposed view, contiguous along N.
-        w2: [E, H, F] of the same type. May be a transposed view, contiguous along H.
+        x: float16, bfloat16 or, on the host, float32 [T, H]: the hidden states; or float8_e4m3fn,
+            with `w13` and `x_scale`. Rows may lie apart here and in all arrays but `expert_map` and
+            scales, with a contiguous last axis. NumPy has no bfloat16 that it exports; torch and
+            JAX have.
+        w13: [E, N, H] of the data type of `x`, or float8_e4m3fn: gate rows, then up rows, N = 2 F;
+            for "swigluoai" they alternate; for an activation without a gate ("..._no_mul") N = F.
+            May be a transposed view, contiguous along N.
+        w2: [E, H, F] of the type of `w13`. May be a transposed view, contiguous along H.
         topk_weights: float16, bfloat16 or float32 [T, k], k at least 1: the router's weights.
         topk_ids: int32 or int64 [T, k]: the router's experts.
         activation: "silu", "gelu", "gelu_tanh", "swigluoai", "swigluoai_uninterleave",
             "silu_no_mul", "gelu_no_mul", "gelu_tanh_no_mul" or "relu2_no_mul".
         expert_map: int32 [G]: ids are global experts, and this gives each one's row in `w13`; any
             value outside [0, E) marks an expert that lives elsewhere.
-        w13_bias: [E, N] of the type of `x`.
-        w2_bias: [E, H] of the type of `x`.
+        w13_bias: [E, N] of the type of the output.
+        w2_bias: [E, H] of the type of the output.
+        w13_scale: float32, contiguous, required with float8_e4m3fn weights: [E], one for each
+            expert; [E, N, 1], for each row; or [E, R, ceil(H / 128)], for each block of 128 x 128,
+            where R is ceil(N / 128), but 2 ceil(F / 128) where gate rows and then up rows follow
+            each other: each of these halves has blocks of its own, the last one perhaps partial.
+        w2_scale: likewise and of the same kind: [E], [E, H, 1] or [E, ceil(H / 128), ceil(F /
+            128)].
+        x_scale: float32, contiguous. Of an `x` in float8_e4m3fn, required: [T, ceil(H / 128)] with
+            scales of blocks, else [T, 1] or [1]. Of another `x`: [1], the scale to quantise it
+            with, given together with `intermediate_scale`; not with scales of blocks.
+        intermediate_scale: float32 [1], with an `x_scale` of [1]: the scale of the activated
+            elements; None: computed for each token and slot.
+        use_ue8m0: round the scales that the call computes up to powers of two.
         swiglu_alpha: of the two "swigluoai" activations; None stands for 1.702.
         swiglu_beta: likewise; None stands for 1.
         swiglu_limit: likewise; None stands for 7, infinity for no limit.
@@ -74,10 +97,12 @@ def fused_experts(
         num_threads: host threads to use at most, capped by TESSERA_NUM_THREADS; None and 0 stand
             for that, or, where it is unset, for the cores of this process. Never changes the
             result.
-        out: [T, H] of the data type of `x`, to write to. It may not overlap an input.
+        out: [T, H] of the data type of `x`, to write to; with `x` in float8_e4m3fn, float16,
+            bfloat16 or float32. It may not overlap an input.
 
     Returns:
-        `out` if given, else a new array [T, H] in the framework of `x`.
+        `out` if given, else a new array [T, H] in the framework of `x`, with its data type; with
+        `x` in float8_e4m3fn, bfloat16, or float32 in frameworks that lack it.
 
     Raises:
         TypeError: an argument has the wrong type. Nothing was written; so for all errors.
@@ -96,6 +121,11 @@ def fused_experts(
         "expert_map": expert_map,
         "w13_bias": w13_bias,
         "w2_bias": w2_bias,
+        "w13_scale": w13_scale,
+        "w2_scale": w2_scale,
+        "x_scale": x_scale,
+        "intermediate_scale": intermediate_scale,
+        "use_ue8m0": use_ue8m0,
         "swiglu_alpha": swiglu_alpha,
         "swiglu_beta": swiglu_beta,
         "swiglu_limit": swiglu_limit,
@@ -121,6 +151,11 @@ def _eagerly(
     expert_map: Any,
     w13_bias: Any,
     w2_bias: Any,
+    w13_scale: Any,
+    w2_scale: Any,
+    x_scale: Any,
+    intermediate_scale: Any,
+    use_ue8m0: bool,
     swiglu_alpha: float | None,
     swiglu_beta: float | None,
     swiglu_limit: float | None,
@@ -129,9 +164,10 @@ def _eagerly(
     num_threads: int | None,
     out: Any,
 ) -> Any:
-    others = (w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    arrays = (w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    others = (*arrays, w13_scale, w2_scale, x_scale, intermediate_scale)
     swiglu = (swiglu_alpha, swiglu_beta, swiglu_limit)
-    numbers = _numbers(activation, apply_router_weight_on_input, batch_invariant, swiglu)
+    numbers = _numbers(activation, apply_router_weight_on_input, batch_invariant, swiglu, use_ue8m0)
     threads = 0 if num_threads is None else num_threads
     return call(_OP, FRAMEWORKS[type(x)], x, others, numbers, out, threads)
 
@@ -141,9 +177,11 @@ def _numbers(
     apply_router_weight_on_input: bool,
     batch_invariant: bool,
     swiglu: tuple[float | None, ...],
+    use_ue8m0: bool,
 ) -> tuple[Any, ...]:
     """The numbers in the order of the table. A flag may be NumPy's, which the FFI does not take."""
-    return (activation, bool(apply_router_weight_on_input), bool(batch_invariant), *swiglu)
+    flags = (bool(apply_router_weight_on_input), bool(batch_invariant))
+    return (activation, *flags, *swiglu, bool(use_ue8m0))
 
 
 def _shapes(arguments: Mapping[str, Any]) -> tuple[Shape, ...]:
@@ -165,6 +203,11 @@ def fused_experts_contract_violations(
     expert_map: Any = None,
     w13_bias: Any = None,
     w2_bias: Any = None,
+    w13_scale: Any = None,
+    w2_scale: Any = None,
+    x_scale: Any = None,
+    intermediate_scale: Any = None,
+    use_ue8m0: bool = False,
     swiglu_alpha: float | None = None,
     swiglu_beta: float | None = None,
     swiglu_limit: float | None = None,
@@ -182,9 +225,10 @@ def fused_experts_contract_violations(
     Returns:
         At most one violation for each of the op's rules; none if the contract holds.
     """
-    inputs = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    arrays = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    inputs = (*arrays, w13_scale, w2_scale, x_scale, intermediate_scale)
     swiglu = (swiglu_alpha, swiglu_beta, swiglu_limit)
-    numbers = _numbers(activation, apply_router_weight_on_input, False, swiglu)
+    numbers = _numbers(activation, apply_router_weight_on_input, False, swiglu, use_ue8m0)
     return violations(_OP, inputs, output, numbers)
 
 
@@ -200,6 +244,11 @@ def fused_experts_bound_used(
     expert_map: Any = None,
     w13_bias: Any = None,
     w2_bias: Any = None,
+    w13_scale: Any = None,
+    w2_scale: Any = None,
+    x_scale: Any = None,
+    intermediate_scale: Any = None,
+    use_ue8m0: bool = False,
     swiglu_alpha: float | None = None,
     swiglu_beta: float | None = None,
     swiglu_limit: float | None = None,
@@ -218,9 +267,10 @@ def fused_experts_bound_used(
     Raises:
         ValueError: the op takes no such inputs, or has no such output.
     """
-    inputs = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    arrays = (x, w13, w2, topk_weights, topk_ids, expert_map, w13_bias, w2_bias)
+    inputs = (*arrays, w13_scale, w2_scale, x_scale, intermediate_scale)
     swiglu = (swiglu_alpha, swiglu_beta, swiglu_limit)
-    numbers = _numbers(activation, apply_router_weight_on_input, False, swiglu)
+    numbers = _numbers(activation, apply_router_weight_on_input, False, swiglu, use_ue8m0)
     for violation in violations(_OP, inputs, output, numbers):
         if violation.rule in ("valid_inputs", "output_sizes"):
             raise ValueError(f"{_OP.name}: {violation.message}")
