@@ -116,16 +116,18 @@
 //     ends of e4m3(float32(a / A)) for all ends of a[f] and A; with use_ue8m0 by those of each
 //     power of two. Hence a whole step of float8_e4m3fn counts where a / A may lie on either side
 //     of a tie, and none elsewhere. m[f] and r[f] are the midpoint and the distance from it of what
-//     encloses A b[f]; infinities and, if they must be, NaNs are left out of a group's amax.
+//     encloses A b[f]. What must be a NaN is left out of its group's amax; one a[f] without a bound
+//     leaves its group without one.
 //   d(y[h]) = sum |w2| r + gamma(F + 4) (sum |w2| (|m| + r) + |w2_bias|) + alpha sum |w2| (|m| + r)
 //               + 8 tiny M, with v = 1, S2 and A in M
 //   p[h] and s as above, with the data type of the output in place of that of x.
 //
-// alpha is 0 on the host, and kFp8AccumulationError on CUDA devices. The 4 of H + 4 are two
-// products with scales, one of them perhaps before the sum, that with v, and the bias; elements
-// multiply exactly. M / K is the largest product of factors of a term, of which elements have at
-// most 448. Sums that float32 holds exactly must be exact where alpha is 0, with b >= tiny M / K.
-// There is no bound where M may overflow float32, a scale is infinite, or intermediate_scale is 0.
+// alpha is 0 on the host, and kFp8AccumulationError on CUDA devices. Beside the H - 1 sums of
+// terms, H + 4 counts the products of an element with its scale, on either side, their product,
+// that with v, and the bias. M / K is the largest product of factors of a term, of which elements
+// have at most 448 each. Sums that float32 holds exactly must be exact where alpha is 0, with b >=
+// tiny M / K. There is no bound where M may overflow float32, a scale is infinite, or
+// intermediate_scale is 0.
 //
 // There is no bound where one of these values is infinite or may overflow float32, or round(a) or
 // round(p) may overflow the data type of x. A NaN in the bits of the output is any NaN.
