@@ -29,6 +29,20 @@ struct Avx2Floats {
   static Floats widen(const Float16* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
+  static Floats widen(const Float8E4m3* from) {
+    const __m128i halves = fp8_as_halves(from);
+    const __m128i magnitudes = _mm_and_si128(halves, _mm_set1_epi16(0x7fff));
+    const __m128i is_nan = _mm_cmpeq_epi16(magnitudes, _mm_set1_epi16(0x3f80));
+    const __m128i with_nan =
+        _mm_or_si128(halves, _mm_and_si128(is_nan, _mm_set1_epi16(kNanBits16)));
+    return _mm256_cvtph_ps(with_nan) * kFp8Factor;
+  }
+  /// What widen() gives, over kFp8Factor, of numbers that are no NaNs.
+  static Floats widen_quickly(const Float8E4m3* from) {
+    return _mm256_cvtph_ps(fp8_as_halves(from));
+  }
+  /// 2^8: the exponents of float16 have a bias of 15, those of float8_e4m3fn of 7.
+  static constexpr float kFp8Factor = 256;
 
   static void round(float* to, Floats values) { store(to, with_nan(values)); }
   static void round(Bfloat16* to, Floats values) {
@@ -50,6 +64,13 @@ struct Avx2Floats {
   }
 
  private:
+  static __m128i fp8_as_halves(const Float8E4m3* from) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    // The shift repeats the sign where float16 has one bit more of exponent.
+    const __m128i shifted = _mm_srai_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), bytes), 1);
+    return _mm_and_si128(shifted, _mm_set1_epi16(static_cast<std::int16_t>(0xbfff)));
+  }
+
   static Floats with_nan(Floats values) {
     const Floats nan = _mm256_castsi256_ps(_mm256_set1_epi32(kNanBits));
     return _mm256_blendv_ps(values, nan, _mm256_cmp_ps(values, values, _CMP_UNORD_Q));

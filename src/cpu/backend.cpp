@@ -74,8 +74,7 @@ constexpr core::Implementation kFusedExperts[] = {
     implementation<core::FusedExpertsProblem, fused_experts_avx2,
                    fused_experts_avx2_workspace_bytes, fused_experts_avx2_refusal>("cpu/avx2"),
     implementation<core::FusedExpertsProblem, fused_experts_portable,
-                   fused_experts_portable_workspace_bytes, fused_experts_portable_refusal>(
-        "cpu/portable"),
+                   fused_experts_portable_workspace_bytes>("cpu/portable"),
     implementation<core::FusedExpertsProblem, fused_experts_reference,
                    fused_experts_reference_workspace_bytes>("cpu/reference"),
 };

@@ -1,5 +1,5 @@
-// Conversions between float32 and the 16-bit floating-point types, from float8_e4m3fn, and the floating-point
-// environment in which results have the same bits everywhere.
+// Conversions between float32 and the 16-bit floating-point types, from float8_e4m3fn, and the
+// floating-point environment in which results have the same bits everywhere.
 #pragma once
 
 #include <bit>

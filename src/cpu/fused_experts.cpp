@@ -15,6 +15,7 @@
 #include "cpu/fused_experts_inputs.hpp"
 #include "cpu/fused_experts_kernels.hpp"
 #include "cpu/fused_experts_layout.hpp"
+#include "cpu/fused_experts_packed_fp8.hpp"
 #include "cpu/processor.hpp"
 #include "cpu/thread_pool.hpp"
 #include "cpu/workspace.hpp"
@@ -57,6 +58,12 @@ class Call {
       run_tasks(lease, num_blocks_ * num_panels, [&](std::int64_t task, Scratch& scratch) {
         activate(blocks_[task / num_panels], task % num_panels * kMaxActivated, scratch);
       });
+      if (p_.has_fp8_weights()) {
+        run_tasks(lease, num_pairs_, [&](std::int64_t position, Scratch& scratch) {
+          scratch.fp8.pack_activated(layout_.intermediate, kernels_.step,
+                                     reinterpret_cast<float*>(activated(position)));
+        });
+      }
       const std::int64_t columns = columns_per_task(lease.num_threads());
       const std::int64_t num_tasks = (p_.hidden_size + columns - 1) / columns;
       run_tasks(lease, num_tasks, [&](std::int64_t task, Scratch& scratch) {
@@ -68,8 +75,9 @@ class Call {
  private:
   /// One thread's part of the workspace.
   struct Scratch {
-    Scratch(const FusedExpertsLayout& layout, std::byte* memory) {
-      Parts parts{memory};
+    Scratch(const FusedExpertsProblem& problem, const FusedExpertsLayout& layout, std::byte* memory)
+        : fp8(problem, Parts{memory}) {
+      Parts parts{memory + layout.fp8_bytes};
       tokens = parts.take(layout.tokens_bytes);
       weights = parts.take(layout.weights_bytes);
       partial_sums = parts.take(layout.partial_bytes);
@@ -77,6 +85,8 @@ class Call {
       up = parts.take<float>(layout.gate_up_bytes / 2);
       down = parts.take<float>(layout.down_bytes);
     }
+    PackedFp8 fp8;
+    const float* row_scales[2 * kMaxActivated];
     std::byte* tokens;
     const TokenBlock* packed = nullptr;  ///< the block whose rows of x are in `tokens`
     std::byte* weights;
@@ -106,7 +116,7 @@ class Call {
     std::atomic<std::int64_t> next_task{0};
     const auto work = [&](int thread) {
       const DefaultFloatingPoint environment;
-      Scratch scratch(layout_, threads_ + thread * layout_.thread_bytes);
+      Scratch scratch(p_, layout_, threads_ + thread * layout_.thread_bytes);
       for (;;) {
         const std::int64_t task = next_task.fetch_add(1, std::memory_order_relaxed);
         if (task >= num_tasks) return;
@@ -130,10 +140,10 @@ class Call {
     }
     std::sort(keys_, end);
     num_blocks_ = 0;
-    const std::int64_t num_pairs = end - keys_;
-    for (std::int64_t first = 0, last = 0; first < num_pairs; first = last) {
+    num_pairs_ = end - keys_;
+    for (std::int64_t first = 0, last = 0; first < num_pairs_; first = last) {
       const std::int64_t expert = expert_at(first);
-      for (; last < num_pairs && expert_at(last) == expert; ++last) {
+      for (; last < num_pairs_ && expert_at(last) == expert; ++last) {
         positions_[pair_at(last)] = static_cast<std::uint32_t>(last);
       }
       // Blocks of about the same size.
@@ -195,17 +205,22 @@ class Call {
     scratch.packed = &block;
     for (std::int64_t i = 0; i < block.num_pairs; ++i) {
       const std::int64_t token = first_token_ + pair_at(block.first_pair + i) / p_.top_k;
-      kernels_.pack(offset(p_.x, token * p_.x_stride, kernels_.element_bytes), 0, p_.hidden_size,
-                    layout_.hidden,
-                    scratch.tokens + i * layout_.hidden.width * kernels_.packed_bytes);
+      std::byte* const packed = scratch.tokens + i * layout_.hidden.width * kernels_.packed_bytes;
+      if (p_.has_fp8_weights()) {
+        scratch.fp8.pack_token(token, layout_.hidden, kernels_.step,
+                               reinterpret_cast<float*>(packed));
+      } else {
+        kernels_.pack(offset(p_.x, token * p_.x_stride, kernels_.element_bytes), 0, p_.hidden_size,
+                      layout_.hidden, packed);
+      }
     }
   }
 
   void multiply_gate_up(const TokenBlock& block, std::int64_t first_row, std::int64_t num_rows,
                         std::int64_t stride, float* sums, Scratch& scratch) {
-    kernels_.multiply({rows_of(p_.w13, block.expert, first_row, num_rows), layout_.hidden,
-                       scratch.tokens, block.num_pairs, sums, stride, scratch.weights,
-                       scratch.partial_sums});
+    kernels_.multiply({rows_of(p_.w13, block.expert, first_row, num_rows, scratch.row_scales),
+                       layout_.hidden, scratch.tokens, block.num_pairs, sums, stride,
+                       scratch.weights, scratch.partial_sums});
   }
 
   /// Columns [first, first + size) of the output.
@@ -213,8 +228,8 @@ class Call {
     constexpr std::int64_t kColumns = FusedExpertsLayout::kColumns;
     for (std::int64_t i = 0; i < num_blocks_; ++i) {
       const TokenBlock& block = blocks_[i];
-      kernels_.multiply({rows_of(p_.w2, block.expert, first, size), layout_.intermediate,
-                         activated(block.first_pair), block.num_pairs,
+      kernels_.multiply({rows_of(p_.w2, block.expert, first, size, scratch.row_scales),
+                         layout_.intermediate, activated(block.first_pair), block.num_pairs,
                          scratch.down + block.first_pair * kColumns, kColumns, scratch.weights,
                          scratch.partial_sums});
     }
@@ -238,11 +253,19 @@ class Call {
     return activated_ + position * layout_.intermediate.width * kernels_.packed_bytes;
   }
 
+  /// Writes where each row's scales are.
   WeightRows rows_of(const ExpertWeights& weights, std::int64_t expert, std::int64_t first,
-                     std::int64_t num_rows) const {
+                     std::int64_t num_rows, const float** row_scales) const {
+    for (std::int64_t row = 0; p_.has_fp8_weights() && row < num_rows; ++row) {
+      row_scales[row] = weights.scales.of_row(expert, first + row);
+    }
     const std::int64_t element = expert * weights.expert_stride + first * weights.row_stride;
-    return {offset(weights.data, element, kernels_.element_bytes), weights.row_stride,
-            weights.column_stride, num_rows};
+    return {offset(weights.data, element, kernels_.weight_bytes),
+            weights.row_stride,
+            weights.column_stride,
+            num_rows,
+            row_scales,
+            weights.scales.num_columns > 1};
   }
 
   const void* bias_of(const ExpertWeights& weights, std::int64_t expert, std::int64_t row) const {
@@ -265,12 +288,15 @@ class Call {
 
   std::int64_t first_token_ = 0;
   std::int64_t num_tokens_ = 0;
+  std::int64_t num_pairs_ = 0;
   std::int64_t num_blocks_ = 0;
 };
 
 const ExpertKernels* kernels_for(const ExpertKernelSet& set, const FusedExpertsProblem& p) {
-  if (p.dtype.code == kDLBfloat) return set.bfloat16;
-  return p.dtype.bits == 16 ? set.float16 : set.float32;
+  const bool is_fp8 = p.has_fp8_weights();
+  if (p.dtype.code == kDLBfloat) return is_fp8 ? set.fp8_bfloat16 : set.bfloat16;
+  if (p.dtype.bits == 16) return is_fp8 ? set.fp8_float16 : set.float16;
+  return is_fp8 ? set.fp8_float32 : set.float32;
 }
 
 Status run(const ExpertKernelSet& set, const FusedExpertsProblem& p, const Context& context) {
@@ -292,9 +318,6 @@ Status refusal(const ExpertKernelSet& set, const FusedExpertsProblem& p, bool ru
                const char* requirement) {
   if (!runs_here) {
     return Status(StatusCode::kUnsupported, std::string("needs a processor with ") + requirement);
-  }
-  if (p.has_fp8_weights()) {
-    return Status(StatusCode::kUnsupported, "multiplies no float8_e4m3fn numbers");
   }
   if (set.bfloat16 == nullptr) {
     return Status(StatusCode::kUnsupported, "was not built with this compiler");
@@ -342,9 +365,6 @@ Status fused_experts_avx2_refusal(const FusedExpertsProblem& problem, const Cont
   return refusal(kAvx2ExpertKernels, problem, runs_here, "AVX2, FMA and F16C");
 }
 
-Status fused_experts_portable_refusal(const FusedExpertsProblem& problem, const Context&, bool) {
-  return refusal(kPortableExpertKernels, problem, true, "");
-}
 Status fused_experts_portable(const FusedExpertsProblem& problem, const Context& context) {
   return run(kPortableExpertKernels, problem, context);
 }

@@ -35,8 +35,6 @@ Status fused_experts_avx2_refusal(const core::FusedExpertsProblem& problem, cons
 Status fused_experts_portable(const core::FusedExpertsProblem& problem, const Context& context);
 std::size_t fused_experts_portable_workspace_bytes(const core::FusedExpertsProblem& problem,
                                                    const Context& context);
-Status fused_experts_portable_refusal(const core::FusedExpertsProblem& problem,
-                                      const Context& context, bool forced);
 
 /// Follows the contract literally, one token after the other, on the calling thread.
 Status fused_experts_reference(const core::FusedExpertsProblem& problem, const Context& context);

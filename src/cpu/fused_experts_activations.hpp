@@ -133,14 +133,14 @@ void scale_and_bias(float scale, const void* bias, std::int64_t size, float* g) 
   }
 }
 
-template <typename Format>
+/// `Bias` is the data type of the biases.
+template <typename Format, typename Bias>
 void activate(const ActivatedRow& row) {
   using Isa = typename Format::Isa;
-  using Element = typename Format::Element;
   const bool is_interleaved = row.activation == Activation::kSwigluoai;
   const bool has_up = is_interleaved || row.up != nullptr;
-  scale_and_bias<Isa, Element>(row.scale, row.gate_bias, is_interleaved ? 2 * row.size : row.size,
-                               row.gate);
+  scale_and_bias<Isa, Bias>(row.scale, row.gate_bias, is_interleaved ? 2 * row.size : row.size,
+                            row.gate);
   const float* gate = row.gate;
   const float* up = row.up;
   alignas(64) float separate[2][kMaxActivated];
@@ -153,14 +153,14 @@ void activate(const ActivatedRow& row) {
     gate = separate[0];
     up = separate[1];
   } else if (has_up) {
-    scale_and_bias<Isa, Element>(row.scale, row.up_bias, row.size, row.up);
+    scale_and_bias<Isa, Bias>(row.scale, row.up_bias, row.size, row.up);
   }
   alignas(64) float values[kMaxActivated];
   for (std::int64_t i = 0; i < row.size; i += Isa::kLanes) {
     const typename Isa::Floats m = has_up ? Isa::load(up + i) : typename Isa::Floats{};
     Isa::store(values + i, Functions<Isa>::activate(Isa::load(gate + i), m, row));
   }
-  Element rounded[kMaxActivated];
+  typename Format::Element rounded[kMaxActivated];
   round_elements<Isa>(values, row.size, rounded);
   pack<Format>(rounded, row.first, row.size, row.layout, row.packed);
 }
@@ -190,11 +190,26 @@ constexpr ExpertKernels kernels_of() {
   using Isa = typename Format::Isa;
   using Element = typename Format::Element;
   return {sizeof(Element),
+          sizeof(Element),
           sizeof(typename Format::Packed),
           Format::kStep,
           pack<Format>,
           multiply<Format>,
-          activate<Format>,
+          activate<Format, Element>,
+          add_scaled<Isa, Element>,
+          round_row<Isa, Element>};
+}
+
+/// With weights in float8_e4m3fn. Element is the data type of the rest.
+template <typename Isa, typename Element>
+constexpr ExpertKernels fp8_kernels_of() {
+  return {sizeof(Element),
+          sizeof(Float8E4m3),
+          sizeof(float),
+          Isa::kLanes,
+          pack<Widened<Isa, Element>>,
+          multiply<Fp8Weights<Isa>>,
+          activate<Widened<Isa, float>, Element>,
           add_scaled<Isa, Element>,
           round_row<Isa, Element>};
 }

@@ -34,10 +34,14 @@ struct Avx2 : Avx2Floats {
 constinit const ExpertKernels kFloat32 = kernels_of<Widened<Avx2, float>>();
 constinit const ExpertKernels kBfloat16 = kernels_of<Widened<Avx2, Bfloat16>>();
 constinit const ExpertKernels kFloat16 = kernels_of<Widened<Avx2, Float16>>();
+constinit const ExpertKernels kFp8Float32 = fp8_kernels_of<Avx2, float>();
+constinit const ExpertKernels kFp8Bfloat16 = fp8_kernels_of<Avx2, Bfloat16>();
+constinit const ExpertKernels kFp8Float16 = fp8_kernels_of<Avx2, Float16>();
 
 }  // namespace
 
-constinit const ExpertKernelSet kAvx2ExpertKernels{&kFloat32, &kBfloat16, &kFloat16};
+constinit const ExpertKernelSet kAvx2ExpertKernels{&kFloat32,    &kBfloat16,    &kFloat16,
+                                                   &kFp8Float32, &kFp8Bfloat16, &kFp8Float16};
 
 }  // namespace tessera::cpu
 

@@ -27,7 +27,8 @@ constinit const ExpertKernels kBfloat16 = kernels_of<Bfloat16Pairs>();
 
 }  // namespace
 
-constinit const ExpertKernelSet kAvx512Bf16ExpertKernels{nullptr, &kBfloat16, nullptr};
+constinit const ExpertKernelSet kAvx512Bf16ExpertKernels{nullptr, &kBfloat16, nullptr,
+                                                         nullptr, nullptr,    nullptr};
 
 }  // namespace tessera::cpu
 

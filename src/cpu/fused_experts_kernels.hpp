@@ -22,6 +22,9 @@ struct WeightRows {
   std::int64_t row_stride;
   std::int64_t column_stride;
   std::int64_t num_rows;
+  // Of weights in float8_e4m3fn.
+  const float* const* scales;  ///< of each row: one for each block of `layout`, or one alone
+  bool has_scale_per_block;
 };
 
 /// sums[token * sums_stride + row] = the product of each row with each token.
@@ -36,8 +39,9 @@ struct PanelProduct {
   void* partial_sums;        ///< partial_sums_bytes(num_tokens)
 };
 
-/// What becomes of the sums of one pair: scale * sums + bias, the activation, and its rounding to
-/// the data type of x. Arrays of bias are null or hold elements bias_stride apart.
+/// What becomes of the sums of one pair: scale * sums + bias, the activation, and, unless it is to
+/// be quantised, its rounding to the data type of x. Arrays of bias are null or hold elements
+/// bias_stride apart.
 struct ActivatedRow {
   Activation activation;
   float alpha;
@@ -55,7 +59,8 @@ struct ActivatedRow {
 };
 
 struct ExpertKernels {
-  std::int64_t element_bytes;  ///< of the data type of x
+  std::int64_t element_bytes;  ///< of the data type of x; with scales, of what is in no fp8
+  std::int64_t weight_bytes;   ///< of an element of the weights
   std::int64_t packed_bytes;   ///< of an element of a packed vector
   std::int64_t step;           ///< elements of a vector register; widths are multiples of it
   void (*pack)(const void* elements, std::int64_t first, std::int64_t size,
@@ -89,6 +94,10 @@ struct ExpertKernelSet {
   const ExpertKernels* float32;
   const ExpertKernels* bfloat16;
   const ExpertKernels* float16;
+  // With weights in float8_e4m3fn, by the data type of the output.
+  const ExpertKernels* fp8_float32;
+  const ExpertKernels* fp8_bfloat16;
+  const ExpertKernels* fp8_float16;
 };
 
 extern const ExpertKernelSet kAvx512Bf16ExpertKernels;

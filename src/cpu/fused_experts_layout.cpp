@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/dispatch.hpp"
+#include "cpu/fused_experts_packed_fp8.hpp"
 #include "cpu/thread_pool.hpp"
 #include "cpu/workspace.hpp"
 
@@ -19,8 +20,12 @@ std::int64_t cache_lines(std::int64_t bytes) {
   return divide_up(bytes, kLine) * kLine;
 }
 
-/// Blocks of about the same width; the stride is still open.
-PackedLayout packed_layout(std::int64_t length, const ExpertKernels& kernels) {
+/// Blocks of about the same width, or those of the scales; the stride is still open.
+PackedLayout packed_layout(std::int64_t length, const core::FusedExpertsProblem& p,
+                           const ExpertKernels& kernels) {
+  if (p.w13.scales.kind == core::WeightScales::kPerBlock && length > core::kScaleBlock) {
+    return {length, core::kScaleBlock, 0};
+  }
   const std::int64_t num_blocks = divide_up(length, kMaxBlockBytes / kernels.packed_bytes);
   const std::int64_t width = divide_up(divide_up(length, num_blocks), kernels.step) * kernels.step;
   return {length, width, 0};
@@ -34,8 +39,8 @@ std::int64_t bytes_per_vector(const PackedLayout& layout, const ExpertKernels& k
 
 FusedExpertsLayout::FusedExpertsLayout(const core::FusedExpertsProblem& p,
                                        const ExpertKernels& kernels, const Context& context)
-    : hidden(packed_layout(p.hidden_size, kernels)),
-      intermediate(packed_layout(p.intermediate_size, kernels)) {
+    : hidden(packed_layout(p.hidden_size, p, kernels)),
+      intermediate(packed_layout(p.intermediate_size, p, kernels)) {
   const std::int64_t token_bytes = bytes_per_vector(hidden, kernels);
   block_tokens = std::clamp(kMaxTokenBytes / token_bytes, kMinBlockTokens, kMaxBlockTokens);
   if (p.num_tokens < block_tokens) {
@@ -48,8 +53,9 @@ FusedExpertsLayout::FusedExpertsLayout(const core::FusedExpertsProblem& p,
   weights_bytes = cache_lines(kMaxPanelRows * kMaxBlockBytes);
   partial_bytes = cache_lines(partial_sums_bytes(block_tokens));
   gate_up_bytes = cache_lines(block_tokens * 2 * kMaxActivated * kFloatBytes);
+  fp8_bytes = p.has_fp8_weights() ? cache_lines(PackedFp8::bytes_for(p)) : 0;
   const std::int64_t fixed_thread_bytes =
-      tokens_bytes + weights_bytes + partial_bytes + gate_up_bytes;
+      tokens_bytes + weights_bytes + partial_bytes + gate_up_bytes + fp8_bytes;
 
   // All that is kept per pair: for each thread the sums of w2's rows, and once the rest.
   const std::int64_t num_threads =

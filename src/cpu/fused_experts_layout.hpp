@@ -25,6 +25,7 @@ struct TokenBlock {
 ///   S B (h + 2 kMaxActivated 4)              h: bytes of a packed token of H elements
 ///   S (partial_sums_bytes(B) + kMaxPanelRows kMaxBlockBytes)
 ///   S P kColumns 4
+///   S (H + 5 F + scales)                     with weights in float8_e4m3fn alone
 ///
 /// Packed elements have 2 bytes with cpu/avx512_bf16, else 4. C is T, or as many tokens as
 /// kMaxBytes has room for. Nothing depends on E, on strides, or on the number of threads that a
@@ -57,6 +58,7 @@ struct FusedExpertsLayout {
   std::int64_t weights_bytes;
   std::int64_t partial_bytes;
   std::int64_t gate_up_bytes;
+  std::int64_t fp8_bytes;
   std::int64_t down_bytes;
   std::int64_t thread_bytes;  ///< the sum of these
   std::int64_t keys_bytes;

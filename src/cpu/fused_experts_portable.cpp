@@ -33,9 +33,13 @@ struct Portable : PortableFloats {
 constinit const ExpertKernels kFloat32 = kernels_of<Widened<Portable, float>>();
 constinit const ExpertKernels kBfloat16 = kernels_of<Widened<Portable, Bfloat16>>();
 constinit const ExpertKernels kFloat16 = kernels_of<Widened<Portable, Float16>>();
+constinit const ExpertKernels kFp8Float32 = fp8_kernels_of<Portable, float>();
+constinit const ExpertKernels kFp8Bfloat16 = fp8_kernels_of<Portable, Bfloat16>();
+constinit const ExpertKernels kFp8Float16 = fp8_kernels_of<Portable, Float16>();
 
 }  // namespace
 
-constinit const ExpertKernelSet kPortableExpertKernels{&kFloat32, &kBfloat16, &kFloat16};
+constinit const ExpertKernelSet kPortableExpertKernels{&kFloat32,    &kBfloat16,    &kFloat16,
+                                                       &kFp8Float32, &kFp8Bfloat16, &kFp8Float16};
 
 }  // namespace tessera::cpu

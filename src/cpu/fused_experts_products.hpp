@@ -17,6 +17,8 @@
 namespace tessera::cpu {
 namespace {
 
+constexpr std::int64_t kCacheLineBytes = 64;
+
 constexpr std::int64_t smaller(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 constexpr std::int64_t rounded_up(std::int64_t n, std::int64_t unit) {
   return (n + unit - 1) / unit * unit;
@@ -40,6 +42,22 @@ struct Widened {
     return Isa::multiply_add(a, b, sum);
   }
 };
+
+/// Weights in float8_e4m3fn, and vectors that already have their scales. Rows that are read as they
+/// lie in memory are multiplied as numbers that are smaller by Isa::kFp8Factor.
+template <typename IsaType>
+struct Fp8Weights : Widened<IsaType, Float8E4m3> {
+  using Isa = IsaType;
+  using Operand = typename Isa::Floats;
+
+  static Operand load(const float* from) { return Isa::load(from); }
+  static Operand load(const Float8E4m3* from) { return Isa::widen_quickly(from); }
+};
+
+template <typename Format>
+constexpr bool has_scales() {
+  return sizeof(typename Format::Element) == sizeof(Float8E4m3);
+}
 
 template <typename Element>
 void copy(const Element* from, std::int64_t size, Element* to) {
@@ -94,17 +112,22 @@ void pack_transposed(const typename Format::Element* from, std::int64_t column_s
       for (std::int64_t row = 0; row < num_rows; ++row) tile[row][column] = source[row];
     }
     for (std::int64_t row = 0; row < num_rows; ++row) {
-      Format::store(to + row * width + k, Format::load(tile[row]));
+      if constexpr (has_scales<Format>()) {
+        Format::store(to + row * width + k, Format::Isa::widen(tile[row]));
+      } else {
+        Format::store(to + row * width + k, Format::load(tile[row]));
+      }
     }
   }
 }
 
 /// Adds the products of Isa::kRows rows with kTokens tokens to their sums. Source is the type of
-/// the rows: Element as they lie in memory, or Packed. Meanwhile prefetches as much of kAhead rows,
+/// the rows: Element as they lie in memory, or Packed. Rows with scales are multiplied by these.
+/// Meanwhile prefetches as much of kAhead rows,
 /// which lie `ahead_stride` elements apart.
 template <typename Format, int kTokens, int kAhead, typename Source>
 void multiply_block(const Source* const* rows, const typename Format::Packed* tokens,
-                    std::int64_t width, std::int64_t length, bool is_first,
+                    std::int64_t width, std::int64_t length, bool is_first, const float* scales,
                     const typename Format::Element* ahead, std::int64_t ahead_stride,
                     typename Format::Isa::Floats* partial_sums) {
   using Isa = typename Format::Isa;
@@ -113,7 +136,8 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
-      sums[t][r] = is_first ? typename Isa::Floats{} : partial_sums[t * Isa::kRows + r];
+      const bool is_new = is_first || has_scales<Format>();
+      sums[t][r] = is_new ? typename Isa::Floats{} : partial_sums[t * Isa::kRows + r];
     }
   }
   std::int64_t k = 0;
@@ -123,7 +147,9 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
     for (int t = 0; t < kTokens; ++t) token[t] = Format::load(tokens + t * width + k);
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
-      if (r < kAhead) __builtin_prefetch(ahead + r * ahead_stride + k, 0, 2);
+      if (r < kAhead && (!has_scales<Format>() || k % kCacheLineBytes == 0)) {
+        __builtin_prefetch(ahead + r * ahead_stride + k, 0, 2);
+      }
       auto row = Format::load(rows[r] + k);
       Isa::keep(row);
 #pragma GCC unroll 8
@@ -145,7 +171,16 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
 #pragma GCC unroll 8
   for (int t = 0; t < kTokens; ++t) {
 #pragma GCC unroll 8
-    for (int r = 0; r < Isa::kRows; ++r) partial_sums[t * Isa::kRows + r] = sums[t][r];
+    for (int r = 0; r < Isa::kRows; ++r) {
+      auto& partial_sum = partial_sums[t * Isa::kRows + r];
+      if constexpr (has_scales<Format>()) {
+        const auto scale = typename Isa::Floats{} + scales[r];
+        const auto before = is_first ? typename Isa::Floats{} : partial_sum;
+        partial_sum = Isa::multiply_add(scale, sums[t][r], before);
+      } else {
+        partial_sum = sums[t][r];
+      }
+    }
   }
 }
 
@@ -164,8 +199,8 @@ void multiply_tokens(std::int64_t num_tokens, Arguments... arguments) {
 template <typename Format, typename Source>
 void multiply_rows(const Source* const* rows, const typename Format::Packed* tokens,
                    std::int64_t num_tokens, std::int64_t width, std::int64_t length, bool is_first,
-                   const typename Format::Element* ahead, std::int64_t ahead_stride,
-                   typename Format::Isa::Floats* partial_sums) {
+                   const float* scales, const typename Format::Element* ahead,
+                   std::int64_t ahead_stride, typename Format::Isa::Floats* partial_sums) {
   using Isa = typename Format::Isa;
   // Groups of about the same size: two and two tokens are faster than three and one.
   std::int64_t num_groups = (num_tokens + Isa::kTokens - 1) / Isa::kTokens;
@@ -175,13 +210,13 @@ void multiply_rows(const Source* const* rows, const typename Format::Packed* tok
     const auto* const group = tokens + t * width;
     auto* const sums = partial_sums + t * Isa::kRows;
     if (are_many) {
-      multiply_tokens<Format, 1, Source>(size, rows, group, width, length, is_first, ahead,
+      multiply_tokens<Format, 1, Source>(size, rows, group, width, length, is_first, scales, ahead,
                                          ahead_stride, sums);
       ahead += ahead_stride;
     } else {
       // Each group again, as processors drop prefetches when too many are under way.
-      multiply_tokens<Format, Isa::kRows, Source>(size, rows, group, width, length, is_first, ahead,
-                                                  ahead_stride, sums);
+      multiply_tokens<Format, Isa::kRows, Source>(size, rows, group, width, length, is_first,
+                                                  scales, ahead, ahead_stride, sums);
     }
   }
 }
@@ -201,6 +236,23 @@ void finish_sums(typename Isa::Floats* partial_sums, std::int64_t num_tokens, st
     for (std::int64_t i = 0; i < smaller(kTokensAtOnce, num_tokens - t); ++i) {
       std::memcpy(sums + (t + i) * stride, lanes + i * Isa::kRows, Isa::kRows * sizeof(float));
     }
+  }
+}
+
+inline bool has_nan(const Float8E4m3* elements, std::int64_t size) {
+  std::uint8_t found = 0;
+  for (std::int64_t i = 0; i < size; ++i) {
+    found |= static_cast<std::uint8_t>((elements[i].bits & 0x7f) == 0x7f ? 1 : 0);
+  }
+  return found != 0;
+}
+
+/// The scales of Isa::kRows rows from `first` on, for the block at `column`.
+template <typename Format>
+void read_scales(const PanelProduct& p, std::int64_t first, std::int64_t column, float* scales) {
+  const std::int64_t block = p.weights.has_scale_per_block ? column / p.layout.width : 0;
+  for (std::int64_t r = 0; r < Format::Isa::kRows; ++r) {
+    scales[r] = p.weights.scales[smaller(first + r, p.weights.num_rows - 1)][block];
   }
 }
 
@@ -227,6 +279,7 @@ void multiply(const PanelProduct& p) {
       const std::int64_t length = smaller(width, p.layout.length - column);
       const Packed* const block = tokens + column / width * p.layout.block_stride;
       const Element* const panel = elements + first * stride + column * weights.column_stride;
+      [[maybe_unused]] float scales[Isa::kRows];
       // The last row stands in for rows beyond it, whose sums nobody reads.
       if (is_transposed) {
         pack_transposed<Format>(panel, weights.column_stride, num_rows, length, width, packed);
@@ -235,8 +288,9 @@ void multiply(const PanelProduct& p) {
           for (std::int64_t r = 0; r < Isa::kRows; ++r) {
             rows[r] = packed + smaller(group + r, num_rows - 1) * width;
           }
+          if constexpr (has_scales<Format>()) read_scales<Format>(p, first + group, column, scales);
           multiply_rows<Format>(rows, block, p.num_tokens, width, rounded_up(length, Format::kStep),
-                                column == 0, panel, 0,
+                                column == 0, scales, panel, 0,
                                 partial_sums + group / Isa::kRows * sums_per_group);
         }
       } else {
@@ -244,7 +298,15 @@ void multiply(const PanelProduct& p) {
         for (std::int64_t r = 0; r < Isa::kRows; ++r) {
           rows[r] = panel + smaller(r, num_rows - 1) * stride;
         }
-        multiply_rows<Format>(rows, block, p.num_tokens, width, length, column == 0,
+        if constexpr (has_scales<Format>()) {
+          read_scales<Format>(p, first, column, scales);
+          for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+            scales[r] *= Isa::kFp8Factor;
+            // The quick conversion makes a number of it.
+            if (has_nan(rows[r], length)) scales[r] = __builtin_nanf("");
+          }
+        }
+        multiply_rows<Format>(rows, block, p.num_tokens, width, length, column == 0, scales,
                               panel + panel_rows * stride, stride, partial_sums);
       }
     }

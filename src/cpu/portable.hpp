@@ -27,6 +27,8 @@ struct PortableFloats {
   static Floats widen(const Element* from) {
     return Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])};
   }
+  static Floats widen_quickly(const Float8E4m3* from) { return widen(from); }
+  static constexpr float kFp8Factor = 1;
 };
 
 }  // namespace

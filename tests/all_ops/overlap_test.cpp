@@ -13,7 +13,7 @@ namespace tessera::test {
 namespace {
 
 constexpr std::int64_t kLongest = std::numeric_limits<std::int64_t>::max();
-constexpr std::size_t kWorkspaceBytes = 1 << 18;
+constexpr std::size_t kWorkspaceBytes = 1 << 19;
 
 /// An array of the call under test, or its workspace.
 struct Array {
