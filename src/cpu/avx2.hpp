@@ -66,8 +66,8 @@ struct Avx2Floats {
  private:
   static __m128i fp8_as_halves(const Float8E4m3* from) {
     const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-    // The shift repeats the sign where float16 has one bit more of exponent.
-    const __m128i shifted = _mm_srai_epi16(_mm_unpacklo_epi8(_mm_setzero_si128(), bytes), 1);
+    // The sign is there twice where float16 has one bit more of exponent.
+    const __m128i shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7);
     return _mm_and_si128(shifted, _mm_set1_epi16(static_cast<std::int16_t>(0xbfff)));
   }
 

@@ -102,8 +102,7 @@ struct Avx512 {
  private:
   static __m256i fp8_as_halves(const Float8E4m3* from) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    const __m256i upper = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
-    return _mm256_and_si256(_mm256_srai_epi16(upper, 1),
+    return _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7),
                             _mm256_set1_epi16(static_cast<std::int16_t>(0xbfff)));
   }
 

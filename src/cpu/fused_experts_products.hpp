@@ -147,6 +147,7 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
     for (int t = 0; t < kTokens; ++t) token[t] = Format::load(tokens + t * width + k);
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
+      // A cache line has many steps of such weights.
       if (r < kAhead && (!has_scales<Format>() || k % kCacheLineBytes == 0)) {
         __builtin_prefetch(ahead + r * ahead_stride + k, 0, 2);
       }
@@ -202,6 +203,11 @@ void multiply_rows(const Source* const* rows, const typename Format::Packed* tok
                    const float* scales, const typename Format::Element* ahead,
                    std::int64_t ahead_stride, typename Format::Isa::Floats* partial_sums) {
   using Isa = typename Format::Isa;
+  if (num_tokens <= Isa::kTokens) {
+    return multiply_tokens<Format, Isa::kRows, Source>(num_tokens, rows, tokens, width, length,
+                                                       is_first, scales, ahead, ahead_stride,
+                                                       partial_sums);
+  }
   // Groups of about the same size: two and two tokens are faster than three and one.
   std::int64_t num_groups = (num_tokens + Isa::kTokens - 1) / Isa::kTokens;
   const bool are_many = num_groups >= Isa::kRows;
@@ -247,10 +253,22 @@ inline bool has_nan(const Float8E4m3* elements, std::int64_t size) {
   return found != 0;
 }
 
-/// The scales of Isa::kRows rows from `first` on, for the block at `column`.
+/// Fills the last vector register with zeros.
 template <typename Format>
-void read_scales(const PanelProduct& p, std::int64_t first, std::int64_t column, float* scales) {
-  const std::int64_t block = p.weights.has_scale_per_block ? column / p.layout.width : 0;
+void convert_row(const Float8E4m3* from, std::int64_t size, float* to) {
+  using Isa = typename Format::Isa;
+  std::int64_t i = 0;
+  for (; i + Isa::kLanes <= size; i += Isa::kLanes) Isa::store(to + i, Isa::widen(from + i));
+  if (i == size) return;
+  Float8E4m3 padded[Isa::kLanes] = {};
+  copy(from + i, size - i, padded);
+  Isa::store(to + i, Isa::widen(padded));
+}
+
+/// The scales of Isa::kRows rows from `first` on.
+template <typename Format>
+void read_scales(const PanelProduct& p, std::int64_t first, std::int64_t block, float* scales) {
+  if (!p.weights.has_scale_per_block) block = 0;
   for (std::int64_t r = 0; r < Format::Isa::kRows; ++r) {
     scales[r] = p.weights.scales[smaller(first + r, p.weights.num_rows - 1)][block];
   }
@@ -272,12 +290,23 @@ void multiply(const PanelProduct& p) {
   const std::int64_t stride = weights.row_stride;
 
   const bool is_transposed = weights.column_stride != 1;
+  // Weights are converted once for all tokens, if these are more than a few.
+  const bool converts = has_scales<Format>() && !is_transposed && p.num_tokens > Isa::kTokens;
   const std::int64_t panel_rows = is_transposed ? kMaxPanelRows : Isa::kRows;
   for (std::int64_t first = 0; first < weights.num_rows; first += panel_rows) {
     const std::int64_t num_rows = smaller(panel_rows, weights.num_rows - first);
-    for (std::int64_t column = 0; column < p.layout.length; column += width) {
+    [[maybe_unused]] bool have_nan[Isa::kRows];
+    if constexpr (has_scales<Format>()) {
+      // The quick conversion makes a number of it.
+      for (std::int64_t r = 0; !is_transposed && !converts && r < Isa::kRows; ++r) {
+        have_nan[r] =
+            has_nan(elements + (first + smaller(r, num_rows - 1)) * stride, p.layout.length);
+      }
+    }
+    std::int64_t index = 0;
+    for (std::int64_t column = 0; column < p.layout.length; column += width, ++index) {
       const std::int64_t length = smaller(width, p.layout.length - column);
-      const Packed* const block = tokens + column / width * p.layout.block_stride;
+      const Packed* const block = tokens + index * p.layout.block_stride;
       const Element* const panel = elements + first * stride + column * weights.column_stride;
       [[maybe_unused]] float scales[Isa::kRows];
       // The last row stands in for rows beyond it, whose sums nobody reads.
@@ -288,7 +317,7 @@ void multiply(const PanelProduct& p) {
           for (std::int64_t r = 0; r < Isa::kRows; ++r) {
             rows[r] = packed + smaller(group + r, num_rows - 1) * width;
           }
-          if constexpr (has_scales<Format>()) read_scales<Format>(p, first + group, column, scales);
+          if constexpr (has_scales<Format>()) read_scales<Format>(p, first + group, index, scales);
           multiply_rows<Format>(rows, block, p.num_tokens, width, rounded_up(length, Format::kStep),
                                 column == 0, scales, panel, 0,
                                 partial_sums + group / Isa::kRows * sums_per_group);
@@ -299,11 +328,21 @@ void multiply(const PanelProduct& p) {
           rows[r] = panel + smaller(r, num_rows - 1) * stride;
         }
         if constexpr (has_scales<Format>()) {
-          read_scales<Format>(p, first, column, scales);
+          read_scales<Format>(p, first, index, scales);
+          if (converts) {
+            const Packed* converted[Isa::kRows];
+            for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+              Packed* const row = packed + r * width;
+              convert_row<Format>(rows[r], length, row);
+              converted[r] = row;
+            }
+            multiply_rows<Format>(converted, block, p.num_tokens, width,
+                                  rounded_up(length, Format::kStep), column == 0, scales,
+                                  panel + panel_rows * stride, stride, partial_sums);
+            continue;
+          }
           for (std::int64_t r = 0; r < Isa::kRows; ++r) {
-            scales[r] *= Isa::kFp8Factor;
-            // The quick conversion makes a number of it.
-            if (has_nan(rows[r], length)) scales[r] = __builtin_nanf("");
+            scales[r] = have_nan[r] ? __builtin_nanf("") : scales[r] * Isa::kFp8Factor;
           }
         }
         multiply_rows<Format>(rows, block, p.num_tokens, width, length, column == 0, scales,

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <functional>
+#include <random>
 #include <string>
 #include <vector>
 
@@ -58,8 +59,7 @@ struct Layer {
     args.x = TensorView::of(x_fp8.data(), kFp8, {args.x.shape[0], args.x.shape[1]});
   }
 
-  Status run() {
-    Context context;
+  Status run(Context context = {}) {
     std::size_t bytes = 0;
     if (Status s = fused_experts_workspace_bytes(args, context, &bytes); !s.ok()) return s;
     std::vector<std::byte> workspace(bytes);
@@ -78,6 +78,8 @@ struct Layer {
   std::vector<std::vector<float>> memory;
   FusedExpertsArgs args;
 };
+
+enum class WeightsOf { kBlocks, kRows };
 
 float& scale_at(const TensorView& scales, std::int64_t index) {
   return static_cast<float*>(scales.data)[index];
@@ -188,6 +190,79 @@ TEST(FusedExpertsFp8, NansStayAndInfinitiesSaturate) {
   ASSERT_TRUE(layer.run().ok());
   EXPECT_TRUE(std::isnan(layer.output[0]) && std::isnan(layer.output[2]));
   EXPECT_FALSE(std::isnan(layer.output[1]) || std::isnan(layer.output[3]));
+}
+
+/// The bytes of the output of random arguments, 40 tokens of 3 experts, from `first` on.
+std::vector<float> run_random(WeightsOf weights, const char* implementation, int num_threads,
+                              std::int64_t first, std::int64_t num_tokens) {
+  constexpr std::int64_t kHidden = 300;
+  constexpr std::int64_t kSize = 200;
+  constexpr std::int64_t kTokens = 40;
+  Layer layer(kTokens, kHidden, 3, kSize);
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal;
+  for (float& x : layer.x) x = normal(random);
+  const auto fill = [&](std::vector<std::uint8_t>& values) {
+    for (std::uint8_t& value : values) {
+      do value = static_cast<std::uint8_t>(random());
+      while ((value & 0x7f) == 0x7f);
+    }
+  };
+  fill(layer.w13);
+  fill(layer.w2);
+  for (std::int32_t& id : layer.ids) id = static_cast<std::int32_t>(random() % 3);
+  const bool in_blocks = weights == WeightsOf::kBlocks;
+  layer.args.w13_scale = in_blocks ? layer.scales({3, 4, 3}) : layer.scales({3, 2 * kSize, 1});
+  layer.args.w2_scale = in_blocks ? layer.scales({3, 3, 2}) : layer.scales({3, kHidden, 1});
+  for (std::vector<float>& scales : layer.memory) {
+    for (float& scale : scales) scale = 0.001F * (1 + std::abs(normal(random)));
+  }
+  layer.args.x = TensorView::of(layer.x.data() + first * kHidden, kFp32, {num_tokens, kHidden});
+  layer.args.topk_ids = TensorView::of(layer.ids.data() + first, kInt32, {num_tokens, 1});
+  layer.args.topk_weights = TensorView::of(layer.weights.data() + first, kFp32, {num_tokens, 1});
+  layer.args.output =
+      TensorView::of(layer.output.data() + first * kHidden, kFp32, {num_tokens, kHidden});
+  Context context;
+  context.implementation = implementation;
+  context.num_threads = num_threads;
+  if (layer.run(context).code() == StatusCode::kUnsupported) return {};
+  const auto begin = layer.output.begin() + first * kHidden;
+  return {begin, begin + num_tokens * kHidden};
+}
+
+TEST(FusedExpertsFp8, BitsDependNeitherOnThreadsNorOnOtherTokens) {
+  for (const WeightsOf weights : {WeightsOf::kBlocks, WeightsOf::kRows}) {
+    for (const char* name : {"cpu/avx512", "cpu/avx2", "cpu/portable", "cpu/reference"}) {
+      const std::vector<float> all = run_random(weights, name, 1, 0, 40);
+      if (all.empty()) continue;
+      EXPECT_EQ(run_random(weights, name, 2, 0, 40), all) << name;
+      for (const std::int64_t first : {0, 17, 39}) {
+        for (const std::int64_t count : {1, 3, 20}) {
+          if (first + count > 40) continue;
+          const std::vector<float> some = run_random(weights, name, 1, first, count);
+          EXPECT_TRUE(std::equal(some.begin(), some.end(), all.begin() + first * 300))
+              << name << " " << first << " " << count;
+        }
+      }
+    }
+  }
+}
+
+TEST(FusedExpertsFp8, FastImplementationsKeepNansOfWeights) {
+  for (const char* name : {"cpu/avx512", "cpu/avx2", "cpu/portable", "cpu/reference"}) {
+    for (const std::int64_t num_tokens : {1, 9}) {
+      Layer layer(num_tokens, 200, 1, 40, Activation::kRelu2NoMul);
+      layer.args.w13_scale = layer.scales({1});
+      layer.args.w2_scale = layer.scales({1});
+      layer.w2[150 * 40 + 39] = 0xff;
+      Context context;
+      context.implementation = name;
+      if (layer.run(context).code() == StatusCode::kUnsupported) continue;
+      for (std::size_t i = 0; i < layer.output.size(); ++i) {
+        EXPECT_EQ(std::isnan(layer.output[i]), i % 200 == 150) << name << " " << i;
+      }
+    }
+  }
 }
 
 struct BadScales {
