@@ -127,12 +127,13 @@ class ScaleRules {
     return check_.fail(StatusCode::kInvalidValue, name, expected, got);
   }
 
-  bool is_absent(const char* name, const TensorView& view, const std::string& where) {
-    return !view.given() || fail(name, "none" + where, "one of shape " + shape_text(view));
+  bool is_absent(const char* name, const TensorView& view, const char* where) {
+    return !view.given() ||
+           fail(name, std::string("none") + where, "one of shape " + shape_text(view));
   }
 
-  bool is_given(const char* name, const TensorView& view, const std::string& where) {
-    return view.given() || fail(name, "a float32 array" + where, "none");
+  bool is_given(const char* name, const TensorView& view, const char* where) {
+    return view.given() || fail(name, std::string("a float32 array") + where, "none");
   }
 
   bool has_blocks() const { return kind_ == WeightScales::kPerBlock; }
@@ -177,12 +178,12 @@ class ScaleRules {
   }
 
   bool are_absent() {
-    const std::string where = " where w13 is not float8_e4m3fn";
-    return is_absent("w13_scale", args_.w13_scale, where) &&
-           is_absent("w2_scale", args_.w2_scale, where) &&
-           is_absent("x_scale", args_.x_scale, where) &&
-           is_absent("intermediate_scale", args_.intermediate_scale, where) &&
-           (!args_.use_ue8m0 || fail("use_ue8m0", "false" + where, "true"));
+    constexpr const char* kWhere = " where w13 is not float8_e4m3fn";
+    return is_absent("w13_scale", args_.w13_scale, kWhere) &&
+           is_absent("w2_scale", args_.w2_scale, kWhere) &&
+           is_absent("x_scale", args_.x_scale, kWhere) &&
+           is_absent("intermediate_scale", args_.intermediate_scale, kWhere) &&
+           (!args_.use_ue8m0 || fail("use_ue8m0", std::string("false") + kWhere, "true"));
   }
 
   bool right_x() {

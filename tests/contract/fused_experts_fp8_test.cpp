@@ -60,5 +60,43 @@ TEST_P(FusedExpertsFp8Faults, IsFound) {
 INSTANTIATE_TEST_SUITE_P(All, FusedExpertsFp8Faults, testing::ValuesIn(kFp8Faults),
                          [](const auto& fault) { return fault.param.what; });
 
+FusedExpertsModel model_of(const char* name) {
+  const auto cases = fused_experts_cases();
+  return FusedExpertsModel(*std::ranges::find(cases, std::string(name), &FusedExpertsCase::name));
+}
+
+TEST(FusedExpertsFp8Checker, TensorCoresMayAddWithFewerBits) {
+  FusedExpertsModel model = model_of("fp8_rows_fp32");
+  model.run(Order::kForward, Rows::kFloat32, Fault::kNone, Fp8Fault::kRoundsIntermediate);
+  EXPECT_FALSE(check_fused_experts(model.args()).empty());
+  // An error of up to 2^-9 of the intermediate is less than that of 2^-6 of the sums.
+  model.args().output.device = {kDLCUDA, 0};
+  EXPECT_TRUE(check_fused_experts(model.args()).empty());
+}
+
+TEST(FusedExpertsFp8Checker, RefusesScalesThatACallRefuses) {
+  const auto expect = [](const char* in, const std::string& array, auto change) {
+    FusedExpertsModel model = model_of(in);
+    change(&model.args());
+    const auto violations = check_fused_experts(model.args());
+    ASSERT_EQ(violations.size(), 1U) << array;
+    EXPECT_EQ(violations[0].rule, "valid_inputs");
+    EXPECT_EQ(violations[0].array, array);
+  };
+  using Args = FusedExpertsArgs;
+  expect("fp8_blocks", "w13_scale", [](Args* a) { a->w13_scale = {}; });
+  expect("fp8_blocks", "w13_scale", [](Args* a) { --a->w13_scale.shape[1]; });
+  expect("fp8_blocks", "w2_scale", [](Args* a) { a->w2_scale.dtype.bits = 16; });
+  expect("fp8_rows", "w2_scale", [](Args* a) { a->w2_scale.shape[2] = 2; });
+  expect("fp8_blocks", "x_scale", [](Args* a) { a->x_scale = a->w13_scale; });
+  expect("fp8_x_in_groups", "x_scale", [](Args* a) { a->x_scale = {}; });
+  expect("fp8_rows_static", "intermediate_scale", [](Args* a) { a->x_scale = {}; });
+  expect("fp8_rows_static", "intermediate_scale", [](Args* a) { a->intermediate_scale = {}; });
+  expect("fp8_rows_static", "use_ue8m0", [](Args* a) { a->use_ue8m0 = true; });
+  expect("fp8_rows_x", "intermediate_scale", [](Args* a) { a->intermediate_scale = a->x_scale; });
+  expect("decode", "w2_scale", [](Args* a) { a->w2_scale = a->topk_weights; });
+  expect("decode", "use_ue8m0", [](Args* a) { a->use_ue8m0 = true; });
+}
+
 }  // namespace
 }  // namespace tessera::contract

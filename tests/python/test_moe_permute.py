@@ -41,6 +41,12 @@ def test_values(dtype: str) -> None:
     assert (found.rows.dtype, found.inverse.dtype) == (np.float32, np.int32)
 
 
+def test_numpy_holds_bits_of_float8() -> None:
+    found = tessera.moe_permute(X.astype(np.uint8), IDS, num_experts=3)
+    assert_right(found)
+    assert found.rows.dtype == np.uint8
+
+
 def test_blocks_are_padded_with_zeros() -> None:
     found = tessera.moe_permute(X, IDS, num_experts=3, block_size=2)
     assert found.rows.shape == (11, 2)
