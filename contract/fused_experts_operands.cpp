@@ -188,8 +188,8 @@ void HiddenStates::read(std::int64_t token, BoundedVector* vector) const {
       }
     });
   }
-  std::vector<Bounded> elements;
-  for (const double value : values) elements.push_back({value, 0});
+  std::vector<Bounded> elements(values.size());
+  std::ranges::transform(values, elements.begin(), [](double value) { return Bounded{value, 0}; });
   vector->assign(elements, largest_scale);
 }
 

@@ -98,6 +98,7 @@ std::string shape_text(const TensorView& view) {
 
 std::string alternatives(const std::vector<Shape>& shapes) {
   std::vector<std::string> texts;
+  texts.reserve(shapes.size());
   for (const Shape& shape : shapes) {
     texts.push_back(text_of(shape.data(), static_cast<int>(shape.size())));
   }
