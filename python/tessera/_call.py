@@ -186,7 +186,9 @@ def _checked(op: Op, framework: Framework, kind: type, others: tuple[Any, ...]) 
     if framework.is_direct:
         is_unfit = framework.is_unfit
         for array in others:
-            if type(array) is not kind or (is_unfit is not None and is_unfit(array)):
+            if array is not None and (
+                type(array) is not kind or (is_unfit is not None and is_unfit(array))
+            ):
                 break
         else:
             return others
