@@ -86,12 +86,13 @@ def forced_calls(
     import torch
 
     call = _OP.call
+    no_others = (None,) * (len(_OP.inputs) - len(problem.sets[0]))
 
     def run(name: str, workspace: Any) -> int:
         """All calls; or only the bytes that the workspace has to have, where it is missing."""
         num_bytes = 0
         for inputs, out in zip(problem.sets, problem.outs, strict=True):
-            num_bytes = call(workspace, 0, name, *inputs, None, None, None, out)
+            num_bytes = call(workspace, 0, name, *inputs, *no_others, out)
         return num_bytes
 
     sizes, refusals = {}, {}

@@ -79,7 +79,7 @@ def test_each_call_is_that_of_its_implementation(
 
     problem = on_host(TINY[1], "cpu", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(policy, "_OP", SimpleNamespace(call=call))
+        patch.setattr(policy, "_OP", SimpleNamespace(call=call, inputs=policy._OP.inputs))
         calls, refusals = policy.forced_calls(problem, ["cuda/none", *names()])
         for one in calls.values():
             one.run()
@@ -106,7 +106,7 @@ def test_a_wrong_implementation_is_not_timed(
             arguments[-1][-1] = 0
         return missing
 
-    monkeypatch.setattr(policy, "_OP", SimpleNamespace(call=call))
+    monkeypatch.setattr(policy, "_OP", SimpleNamespace(call=call, inputs=policy._OP.inputs))
     with pytest.raises(RuntimeError, match=rf"^{last} on tiny bfloat16/1024: expected at most"):
         policy.measure(TINY[2], "cpu")
     assert not gpu.replays
