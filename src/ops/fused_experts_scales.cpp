@@ -199,7 +199,8 @@ class ScaleRules {
   bool right_intermediate() {
     const char* const name = "intermediate_scale";
     const TensorView& scale = args_.intermediate_scale;
-    if (!args_.x_scale.given() || !is_single(args_.x_scale) || has_blocks()) {
+    if (has_blocks()) return is_absent(name, scale, " where weights have scales of blocks");
+    if (!args_.x_scale.given() || !is_single(args_.x_scale)) {
       return is_absent(name, scale, " where x_scale is not [1]");
     }
     return is_fp8(args_.x.dtype) || is_given(name, scale, " where x_scale is given");

@@ -326,6 +326,9 @@ TEST(FusedExpertsFp8, RefusesScalesThatDoNotFit) {
       {x_scale({1}),
        "x_scale: expected none where x is not float8_e4m3fn and weights have scales of blocks, got "
        "one of shape [1]"},
+      {intermediate,
+       "intermediate_scale: expected none where weights have scales of blocks, got one of shape "
+       "[1]"},
       {both(per_row, x_scale({3, 1})),
        "x_scale.shape: expected [1] where x is not float8_e4m3fn, got [3, 1]"},
       {both(per_row, x_scale({1})),
