@@ -35,7 +35,7 @@ std::int64_t group_of(const FusedExpertsArgs& args, std::int64_t length) {
   return has_blocks(args) ? kBlock : length;
 }
 
-/// Rows of gate that come before those of up, or all.
+/// The number of gate rows if all of them come before the up rows; else the number of all rows.
 std::int64_t half_rows(const FusedExpertsArgs& args) {
   const bool has_halves = has_gate(args.activation) && args.activation != Activation::kSwigluoai;
   return has_halves ? args.w2.shape[2] : args.w13.shape[1];

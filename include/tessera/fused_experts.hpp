@@ -112,15 +112,15 @@
 //   a[f]: float32(), not round(), of both ends encloses a[f]. Let l[f] and h[f] be the smallest and
 //     the largest |a[f]| between them. Each scale A lies between the scales that quantize_fp8 has
 //     for an amax of max l[f] and of max h[f] of its group, and is a power of two with use_ue8m0,
-//     or it is intermediate_scale. So A b[f] is enclosed by the products of two ends of A, and the
-//     ends of e4m3(float32(a / A)) for all ends of a[f] and A; with use_ue8m0 by those of each
-//     power of two. Hence a whole step of float8_e4m3fn counts where a / A may lie on either side
-//     of a tie, and none elsewhere. m[f] and r[f] are the midpoint and the distance from it of what
-//     encloses A b[f]. What must be a NaN is left out of its group's amax; one a[f] without a bound
-//     leaves its group without one.
+//     or it is intermediate_scale. So two factors enclose A b[f]: the ends of A, and the smallest
+//     and the largest e4m3(float32(a / A)) over the ends of a[f] and of A. With use_ue8m0 each
+//     power of two that A may be gives such an interval. Hence a whole step of float8_e4m3fn counts
+//     where a / A may lie on either side of a tie, and none elsewhere. m[f] and r[f] are the
+//     midpoint and the distance from it of what encloses A b[f]. What must be a NaN is left out of
+//     its group's amax; one a[f] without a bound leaves its group without one.
 //   d(y[h]) = sum |w2| r + gamma(F + 4) (sum |w2| (|m| + r) + |w2_bias|) + alpha sum |w2| (|m| + r)
 //               + 8 tiny M, with v = 1, S2 and A in M
-//   p[h] and s as above, with the data type of the output in place of that of x.
+//   p[h] and s are as above; where that says the data type of x, it is that of the output.
 //
 // alpha is 0 on the host, and kFp8AccumulationError on CUDA devices. Beside the H - 1 sums of
 // terms, H + 4 counts the products of an element with its scale, on either side, their product,

@@ -319,7 +319,7 @@ inline const TensorView& view_in(const void* args, const Argument& argument) {
                                               argument.offset);
 }
 
-/// The data types that an array may have, by those of the arrays before it.
+/// The data types that an argument may have, given the data types of the arguments before it.
 inline DtypeSet allowed_dtypes(const Schema& schema, const Argument& argument, const void* args) {
   if (argument.same_dtype_as < 0) return argument.dtypes;
   const TensorView& other = view_in(args, schema.arguments[argument.same_dtype_as]);

@@ -40,7 +40,7 @@ class Argument(NamedTuple):
     ndim: int = 0  # 0: any number of axes, and `lengths` counts all elements
     dtypes: tuple[str, ...] = ()
     same_dtype_as: str | None = None  # the argument whose type it has, if `dtypes` has that
-    other_dtypes: tuple[str, ...] = ()  # those of `dtypes` that it may have instead
+    other_dtypes: tuple[str, ...] = ()  # types that it may have in place of that one
     made_as: tuple[str, ...] = ()  # the type of a new output where `dtypes` lacks the shared one
     lengths: tuple[Length, ...] = ()
 

@@ -149,7 +149,7 @@ def new_outputs(
 
 
 def made_dtypes(op: Op, source: Any) -> tuple[str, ...] | None:
-    """The data types of new outputs that cannot have that of `source`; None where all can."""
+    """The data types of new outputs, if they cannot have that of `source`; else None."""
     dtype = getattr(source, "dtype", None)
     if getattr(dtype, "itemsize", 0) != 1:  # quickly: most calls
         return None

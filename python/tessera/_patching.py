@@ -21,7 +21,10 @@ REFUSALS = (NotImplementedError, TypeError, ValueError)
 
 
 class LeftToOriginalError(NotImplementedError):
-    """The original serves a call, and nothing is said: it calls what Tessera serves, or may."""
+    """Leaves a call to the original without a message.
+
+    The original calls another function that Tessera serves, which says why it refuses.
+    """
 
 
 class Target(NamedTuple):

@@ -86,7 +86,7 @@ def print_reading(console: Console, log: Log) -> None:
 
 
 def _are_told_apart(layers: Sequence[Layer]) -> bool:
-    """Whether no two layers have the same name, as those of several files may."""
+    """Whether all layers have different names. Layers of several files may share one."""
     return len({layer["layer"] for layer in layers}) == len(layers)
 
 

@@ -103,7 +103,7 @@ def _group_name(group: object) -> str:
 
 
 def _length(value: Any, got: object) -> int:
-    """An integer of any type; `got` is told of anything else."""
+    """Convert an integer of any type to int; refuse anything else, with `got` in the message."""
     if type(value) is int:  # all that a trace needs
         return value
     if not isinstance(value, bool):

@@ -134,7 +134,7 @@ current_device get_sync_debug_mode max_memory_allocated max_memory_cached max_me
 memory_allocated memory_cached memory_reserved"""
 _FALSE = "can_device_access_peer is_current_stream_capturing is_tf32_supported"
 
-# The members of `torch.cuda` that work; all others are refused, but those of `_UNCHANGED`.
+# The members of `torch.cuda` that work. Those of `_UNCHANGED` stay torch's; all others are refused.
 CUDA: dict[str, Any] = {
     **{name: _always(None) for name in _NOTHING.split()},
     **{name: _always(0) for name in _ZERO.split()},
