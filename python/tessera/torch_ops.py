@@ -74,6 +74,21 @@ class _Registered:
         names = [one.name for one in self.parameters]
         return self.defaults | dict(zip(names, values, strict=False))
 
+    def positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+        """All arguments in the schema's order, taken out of `kwargs`.
+
+        Inductor keeps compiled code on disk by the graph's text. The text of a call by names would
+        stay as it is when a later version of an op takes one more argument, and code that was
+        compiled for the earlier order would run.
+        """
+        rest = [one.name for one in self.parameters[len(args) :]]
+        values = list(args)
+        for name in rest:
+            if name not in kwargs and name not in self.defaults:
+                break  # torch names what is missing
+            values.append(kwargs.pop(name, self.defaults.get(name)))
+        return values
+
     def refuse_devices(self, arguments: dict[str, Any]) -> None:
         """Refuse arrays on several devices; torch asks for a fake if one of them is meta."""
         first, *others = self.op.inputs
@@ -183,11 +198,12 @@ def call_in_graph(name: str, *args: Any, out: Any = None, **kwargs: Any) -> Any:
     for parameter, convert in registered.torch_op.conversions.items():
         if parameter in kwargs:
             kwargs[parameter] = convert(kwargs[parameter])
+    values = registered.positional(args, kwargs)
     if out is None:
-        outputs = registered.packet.default(*args, **kwargs)
+        outputs = registered.packet.default(*values, **kwargs)
         return registered.op.result_type(*outputs) if registered.op.num_outputs > 1 else outputs
     arrays = out if isinstance(out, tuple) else (out,)
     names = [row.name for row in registered.op.outputs]
     written = dict(zip(names, arrays, strict=True))
-    registered.packet.out(*args, **kwargs, **written)
+    registered.packet.out(*values, **kwargs, **written)
     return out

@@ -118,6 +118,31 @@ def test_inductor(dynamic: bool) -> None:
         assert_equal(compiled(logits), layer(logits))
 
 
+def test_text_of_graphs_has_all_arguments() -> None:
+    """Inductor finds compiled code on disk by it, also that of a version with other arguments."""
+    graphs = []
+
+    def recording(graph: Any, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    options: list[dict[str, Any]] = [{}, {"ignore_invalid_experts": True, "tail_expert": 0}]
+    for given in options:
+        torch._dynamo.reset()
+        run = torch.compile(
+            lambda ids, given=given: tessera.align_block_size(ids, **GOOD, **given),
+            backend=recording,
+        )
+        assert_equal(run(ids_of(5)), tessera.align_block_size(ids_of(5), **GOOD, **given))
+    names = [one.name for one in op.default._schema.arguments]
+    calls = [node for one in graphs for node in one.graph.nodes if node.target is op.default]
+    assert [(len(call.args), call.kwargs) for call in calls] == 2 * [(len(names), {})]
+    by_name = [dict(zip(names, call.args, strict=True)) for call in calls]
+    assert by_name[0]["ignore_invalid_experts"] is False
+    assert by_name[1]["ignore_invalid_experts"] is True
+    assert by_name[1]["tail_expert"] == 0
+
+
 def test_sizes_of_blocks_and_experts_may_be_dynamic() -> None:
     def align(topk_ids: Any, block_size: int, num_experts: int) -> Any:
         return tessera.align_block_size(
