@@ -180,22 +180,6 @@ def test_the_same_reason_with_other_sizes_is_said_once(
     assert said() == ["MixtralExperts runs eagerly: 12 tokens are too many"]
 
 
-def test_experts_in_fp8() -> None:
-    """They have an interface of their own, which knows the name too."""
-    from transformers import FineGrainedFP8Config
-    from transformers.integrations import finegrained_fp8
-
-    from tessera.transformers import experts
-
-    model = tiny_model("mixtral")
-    finegrained_fp8.replace_with_fp8_linear(model, quantization_config=FineGrainedFP8Config())
-    assert set(tessera.transformers.report(model).values()) == {
-        "fused_experts has no argument for its down_proj_scale_inv, gate_up_proj_scale_inv"
-    }
-    interface = finegrained_fp8.ALL_FP8_EXPERTS_FUNCTIONS
-    assert interface["tessera"] is experts.experts_forward
-
-
 def test_report_without_a_run(said: Said) -> None:
     """Other implementations, devices, and experts that do not dispatch."""
     report = tessera.transformers.report

@@ -39,7 +39,7 @@ from transformers.integrations.moe import ExpertsInterface  # noqa: E402
 from tessera.transformers.experts import experts_forward, reason_unserved  # noqa: E402
 
 ExpertsInterface.register("tessera", experts_forward)
-# A model with experts in fp8 beside others accepts the name too; those experts run eagerly.
+# transformers looks for the forward of experts in fp8 elsewhere.
 FP8ExpertsInterface.register("tessera", experts_forward)
 
 

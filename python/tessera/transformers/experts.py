@@ -9,10 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers.integrations.finegrained_fp8 import FP8Experts
 from transformers.utils import logging
 
 import tessera
 from tessera.transformers.forms import FLAGS, constant_in_graphs, form_of
+from tessera.transformers.fp8 import FP8, scales_of, scales_reason
 
 _logger = logging.get_logger("tessera.transformers")
 
@@ -85,6 +87,7 @@ def _fused(
         )
     if module.is_transposed:
         up, down = up.transpose(1, 2), down.transpose(1, 2)
+    scales = scales_of(module) if up.dtype == FP8 else {}
     return tessera.fused_experts(
         hidden_states,
         up,
@@ -97,6 +100,7 @@ def _fused(
         swiglu_alpha=form.swiglu_alpha,
         swiglu_beta=form.swiglu_beta,
         swiglu_limit=form.swiglu_limit,
+        **scales,
     )
 
 
@@ -106,11 +110,12 @@ def _products(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _weights_reason(module: Any) -> str | None:
     weights, _ = _products(module)
-    if weights.dtype not in _DTYPES:
+    has_scales = weights.dtype == FP8 and isinstance(module, FP8Experts)
+    if weights.dtype not in _DTYPES and not has_scales:
         return f"its weights are {weights.dtype}"
     place = weights.device.type
     if _runs_on(place, weights.dtype):
-        return None
+        return scales_reason(module) if has_scales else None
     kind = f"{weights.dtype} on" if any(_runs_on(place, other) for other in _DTYPES) else "on"
     return f"its weights are {kind} {place}, for which this build has no code"
 
@@ -119,7 +124,7 @@ def _call_reason(
     module: Any, hidden_states: torch.Tensor, top_k_weights: torch.Tensor
 ) -> str | None:
     weights, _ = _products(module)
-    if hidden_states.dtype != weights.dtype:
+    if weights.dtype not in (FP8, hidden_states.dtype):
         return f"its inputs are {hidden_states.dtype}, its weights {weights.dtype}"
     if torch.is_grad_enabled():
         inputs = (hidden_states, top_k_weights, *module.parameters())

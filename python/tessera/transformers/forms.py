@@ -16,10 +16,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn import functional
+from transformers.integrations.finegrained_fp8 import FP8Experts
 
 FLAGS = ("has_gate", "has_bias", "is_transposed", "is_concatenated")
 WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 BIASES = ("gate_up_proj_bias", "up_proj_bias", "down_proj_bias")
+_FP8_SCALES = (
+    *(f"{name}_scale_inv" for name in WEIGHTS),
+    "gate_up_proj_activation_scale",
+    "down_proj_activation_scale",
+)
 
 # By the activation's name in `fused_experts`; without a gate, the name ends in `_no_mul`.
 _Elementwise = Callable[[torch.Tensor], torch.Tensor]
@@ -69,9 +75,14 @@ def form_of(module: torch.nn.Module) -> Form | str:
     return _form_at(id(module))
 
 
+def module_at(address: int) -> Any:
+    """The module whose `id` is given."""
+    return ctypes.cast(address, ctypes.py_object).value
+
+
 @constant_in_graphs
 def _form_at(address: int) -> Form | str:
-    module: Any = ctypes.cast(address, ctypes.py_object).value
+    module = module_at(address)
     gate = module._apply_gate
     numbers = [value for value in vars(module).values() if isinstance(value, (int, float))]
     facts = (getattr(gate, "__func__", gate), getattr(module, "act_fn", None), numbers)
@@ -85,7 +96,8 @@ def _find_form(module: Any) -> Form | str:
     if getattr(module, "has_post_expert_norm", False):
         return "it normalises each expert's output"
     tensors = [name for name, _ in (*module.named_parameters(), *module.named_buffers())]
-    if unknown := sorted(set(tensors) - {*WEIGHTS, *BIASES}):
+    scales = _FP8_SCALES if isinstance(module, FP8Experts) else ()
+    if unknown := sorted(set(tensors) - {*WEIGHTS, *BIASES, *scales}):
         return f"fused_experts has no argument for its {', '.join(unknown)}"
     try:
         with torch.no_grad():
