@@ -191,7 +191,10 @@ def main() -> None:
         index = _device_index(device)
         _make_ready(index)
     except (ImportError, RuntimeError, TypeError, ValueError) as error:
-        parser.error(str(error).partition("\n")[0])
+        message = str(error).partition("\n")[0]
+        if device is not None:  # which the first call is given
+            message = re.sub("^warmup: device: ", "argument --device: ", message)
+        parser.error(message)
     if device is not None and index == HOST:
         from tessera.vllm.device import redirect_to_cpu
 

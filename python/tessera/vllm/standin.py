@@ -79,10 +79,9 @@ CONTENTS: dict[str, dict[str, object]] = {
 
 
 def _not_provided(name: str) -> str:
-    provided = (f"{module}.{each}" for module, names in CONTENTS.items() for each in names)
     return (
         f"{name}: not in Tessera's stand-in for vLLM, which is not installed (pip install vllm); "
-        f"the stand-in has {', '.join(provided)}"
+        "docs/vllm-script.md lists what the stand-in has"
     )
 
 
