@@ -151,7 +151,7 @@ class Checker : private ViolationCollector {
 
   void check_scales() {
     const ScaleFault fault = fault_of_scales(args_);
-    if (fault.name != nullptr) invalid_input(fault.name, fault.expected, "others");
+    if (fault.name != nullptr) invalid_input(fault.name, fault.expected.c_str(), fault.found);
   }
 
   void check_numbers() {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <initializer_list>
 #include <limits>
+#include <string>
 
 #include "arrays.hpp"
 #include "float8_values.hpp"
@@ -257,58 +258,92 @@ bool is_single(const TensorView& view) {
   return same(view.dtype, kFloat32) && view.ndim <= 1 && view.num_elements == 1 && readable(view);
 }
 
+std::string text_of_scale(std::initializer_list<std::int64_t> shape) {
+  return text_of(std::span(shape.begin(), shape.size()));
+}
+
 ScaleFault fault_of_weight_scales(const FusedExpertsArgs& args) {
   const std::int64_t experts = args.w13.shape[0];
   const std::int64_t rows = args.w13.shape[1];
   const std::int64_t hidden = args.x.shape[1];
   const std::int64_t half = half_rows(args);
-  const struct {
-    bool is_w13;
-    bool is_w2;
-  } kinds[] = {
-      {is_scale(args.w13_scale, {experts}), is_scale(args.w2_scale, {experts})},
-      {is_scale(args.w13_scale, {experts, rows, 1}), is_scale(args.w2_scale, {experts, hidden, 1})},
-      {is_scale(args.w13_scale,
-                {experts, num_blocks(half) + num_blocks(rows - half), num_blocks(hidden)}),
-       is_scale(args.w2_scale, {experts, num_blocks(hidden), num_blocks(args.w2.shape[2])})},
+  std::string all_w13;
+  std::string w2_like_w13;
+  const auto fits = [&](const char* whose, std::initializer_list<std::int64_t> w13,
+                        std::initializer_list<std::int64_t> w2) {
+    const auto add = [&](std::string* kinds, std::initializer_list<std::int64_t> shape) {
+      *kinds += (kinds->empty() ? "" : " or ") + text_of_scale(shape) + whose;
+    };
+    add(&all_w13, w13);
+    const bool is_w13 = is_scale(args.w13_scale, w13);
+    if (is_w13) add(&w2_like_w13, w2);
+    return is_w13 && is_scale(args.w2_scale, w2);
   };
-  bool is_w13 = false;
-  for (const auto& kind : kinds) {
-    if (kind.is_w13 && kind.is_w2) return {};
-    is_w13 |= kind.is_w13;
+  if (fits(" per expert", {experts}, {experts}) ||
+      fits(" per row", {experts, rows, 1}, {experts, hidden, 1}) ||
+      fits(" of blocks", {experts, num_blocks(half) + num_blocks(rows - half), num_blocks(hidden)},
+           {experts, num_blocks(hidden), num_blocks(args.w2.shape[2])})) {
+    return {};
   }
-  if (!is_w13) return {"w13_scale", "float32 scales per expert, per row or of blocks"};
-  return {"w2_scale", "float32 scales as w13 has them"};
+  if (w2_like_w13.empty()) {
+    return {"w13_scale", "float32 scales " + all_w13, describe_axes(args.w13_scale)};
+  }
+  return {"w2_scale", "float32 scales " + w2_like_w13 + ", as w13 has",
+          describe_axes(args.w2_scale)};
+}
+
+ScaleFault fault_of_x_scale(const FusedExpertsArgs& args) {
+  const TensorView& scale = args.x_scale;
+  const std::int64_t tokens = args.x.shape[0];
+  const auto fault = [&](const std::string& expected) {
+    return ScaleFault{"x_scale", expected, describe_axes(scale)};
+  };
+  if (has_blocks(args)) {
+    const auto shape = {tokens, num_blocks(args.x.shape[1])};
+    if (!is_fp8(args.x)) {
+      return scale.given()
+                 ? fault("none where weights have scales of blocks and x is not float8_e4m3fn")
+                 : ScaleFault{};
+    }
+    return is_scale(scale, shape) ? ScaleFault{} : fault("float32 scales " + text_of_scale(shape));
+  }
+  if (is_single(scale)) return {};
+  if (!is_fp8(args.x)) return scale.given() ? fault("none or a float32 scale [1]") : ScaleFault{};
+  return is_scale(scale, {tokens, 1})
+             ? ScaleFault{}
+             : fault("float32 scales [1] or " + text_of_scale({tokens, 1}));
 }
 
 }  // namespace
 
 ScaleFault fault_of_scales(const FusedExpertsArgs& args) {
-  const bool has_x_scale = args.x_scale.given();
   const bool has_intermediate_scale = args.intermediate_scale.given();
   if (!has_fp8_weights(args)) {
-    if (args.w13_scale.given()) return {"w13_scale", "none without float8_e4m3fn"};
-    if (args.w2_scale.given()) return {"w2_scale", "none without float8_e4m3fn"};
-    if (has_x_scale) return {"x_scale", "none without float8_e4m3fn"};
-    if (has_intermediate_scale) return {"intermediate_scale", "none without float8_e4m3fn"};
-    if (args.use_ue8m0) return {"use_ue8m0", "false without float8_e4m3fn"};
+    const struct {
+      const char* name;
+      const TensorView& view;
+    } scales[] = {{"w13_scale", args.w13_scale},
+                  {"w2_scale", args.w2_scale},
+                  {"x_scale", args.x_scale},
+                  {"intermediate_scale", args.intermediate_scale}};
+    for (const auto& [name, view] : scales) {
+      if (view.given()) return {name, "none without float8_e4m3fn", describe_axes(view)};
+    }
+    if (args.use_ue8m0) return {"use_ue8m0", "false without float8_e4m3fn", "true"};
     return {};
   }
-  if (const ScaleFault fault = fault_of_weight_scales(args); fault.name != nullptr) return fault;
-  const bool is_x_fp8 = is_fp8(args.x);
-  const std::int64_t tokens = args.x.shape[0];
-  const bool is_right =
-      has_blocks(args) ? (is_x_fp8 ? is_scale(args.x_scale, {tokens, num_blocks(args.x.shape[1])})
-                                   : !has_x_scale)
-                       : is_single(args.x_scale) ||
-                             (is_x_fp8 ? is_scale(args.x_scale, {tokens, 1}) : !has_x_scale);
-  if (!is_right) return {"x_scale", "scales as x and the weights have them"};
-  const bool is_static = has_x_scale && is_single(args.x_scale) && !has_blocks(args);
+  if (ScaleFault fault = fault_of_weight_scales(args); fault.name != nullptr) return fault;
+  if (ScaleFault fault = fault_of_x_scale(args); fault.name != nullptr) return fault;
+  const bool is_static = is_single(args.x_scale) && !has_blocks(args);
   if (has_intermediate_scale ? !(is_static && is_single(args.intermediate_scale))
-                             : is_static && !is_x_fp8) {
-    return {"intermediate_scale", "[1] with an x_scale of [1] alone"};
+                             : is_static && !is_fp8(args.x)) {
+    return {"intermediate_scale",
+            is_static ? "a float32 scale [1], as x_scale is" : "none where x_scale is not [1]",
+            describe_axes(args.intermediate_scale)};
   }
-  if (args.use_ue8m0 && has_intermediate_scale) return {"use_ue8m0", "false with all scales given"};
+  if (args.use_ue8m0 && has_intermediate_scale) {
+    return {"use_ue8m0", "false with all scales given", "true"};
+  }
   return {};
 }
 

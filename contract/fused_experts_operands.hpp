@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "float_bits.hpp"
@@ -67,8 +68,9 @@ class WeightRows {
 
 /// A call's scales that are not as the contract asks.
 struct ScaleFault {
-  const char* name;  ///< null: they are right
-  const char* expected;
+  const char* name = nullptr;  ///< null: they are right
+  std::string expected;
+  std::string found;
 };
 ScaleFault fault_of_scales(const FusedExpertsArgs& args);
 

@@ -98,5 +98,36 @@ TEST(FusedExpertsFp8Checker, RefusesScalesThatACallRefuses) {
   expect("decode", "use_ue8m0", [](Args* a) { a->use_ue8m0 = true; });
 }
 
+TEST(FusedExpertsFp8Checker, SaysWhichScalesAreExpected) {
+  const auto expect = [](const char* in, const std::string& message, auto change) {
+    FusedExpertsModel model = model_of(in);
+    change(&model.args());
+    EXPECT_EQ(check_fused_experts(model.args()).at(0).message, "valid_inputs: " + message);
+  };
+  using Args = FusedExpertsArgs;
+  expect("fp8_rows",
+         "w2_scale: expected float32 scales [5, 192, 1] per row, as w13 has, found none",
+         [](Args* a) { a->w2_scale = {}; });
+  expect("fp8_rows",
+         "w2_scale: expected float32 scales [5, 192, 1] per row, as w13 has, found "
+         "float16[5, 192, 1]",
+         [](Args* a) { a->w2_scale.dtype.bits = 16; });
+  expect("fp8_blocks",
+         "w13_scale: expected float32 scales [8] per expert or [8, 512, 1] per row or [8, 4, 4] of "
+         "blocks, found none",
+         [](Args* a) { a->w13_scale = {}; });
+  expect("fp8_blocks",
+         "x_scale: expected none where weights have scales of blocks and x is not float8_e4m3fn, "
+         "found float32[8, 4, 4]",
+         [](Args* a) { a->x_scale = a->w13_scale; });
+  expect("fp8_x_in_groups", "x_scale: expected float32 scales [4, 3], found none",
+         [](Args* a) { a->x_scale = {}; });
+  expect("fp8_rows_static",
+         "intermediate_scale: expected a float32 scale [1], as x_scale is, found none",
+         [](Args* a) { a->intermediate_scale = {}; });
+  expect("decode", "w2_scale: expected none without float8_e4m3fn, found float32[1, 8]",
+         [](Args* a) { a->w2_scale = a->topk_weights; });
+}
+
 }  // namespace
 }  // namespace tessera::contract
