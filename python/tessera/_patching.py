@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
+import os
 import re
 import sys
 import threading
@@ -65,12 +66,28 @@ class Patches:
         return [".".join(key) for key in served]
 
     @property
+    def served(self) -> list[str] | None:
+        """The names while active; else None."""
+        return self.names if self.active else None
+
+    @property
     def short_names(self) -> list[str]:
         """The same names without their modules, each once."""
         served = (key for key, patch in self._patches.items() if patch is None or patch.serves)
         return list(dict.fromkeys(name for _, name in served))
 
-    def replace(self, targets: Iterable[Target], watched: Iterable[Target] = ()) -> bool:
+    def switched_off(self, variable: str) -> bool:
+        """Whether an environment variable is 0, not 1, empty or unset.
+
+        Other values are warned of and ignored: an engine must not fail at its start for one.
+        """
+        value = os.environ.get(variable, "")
+        if value not in ("", "0", "1"):
+            message = f"{variable}: expected 0 or 1, got {value!r}, which is ignored: only 0 turns "
+            self._log_once(logging.WARNING, message + "it off")
+        return value == "0"
+
+    def replace(self, targets: Iterable[Target], watched: Iterable[Target] = ()) -> None:
         """Let `serve` handle the calls of functions, in every module that refers to one.
 
         A function that does not exist, or has other first parameters, is left alone.
@@ -79,23 +96,18 @@ class Patches:
             targets: the functions.
             watched: functions that stay the package's own. `serve` describes a call of one, and
                 every such message is logged once.
-
-        Returns:
-            Whether one of `targets` changed: a function is replaced only once.
         """
         added: dict[tuple[str, str], _Patch] = {}
         for target in targets:
             if (original := self._original(target)) is not None:
                 replacement = self._replacement(_full_name(target), original, target.serve)
                 added[_key(target)] = _Patch(original, replacement, serves=True)
-        is_changed = bool(added)
         for target in watched:
             if (original := self._original(target)) is not None:
                 replacement = self._watching(_full_name(target), original, target.serve)
                 added[_key(target)] = _Patch(original, replacement, serves=False)
         _rebind([(key, patch.original, patch.replacement) for key, patch in added.items()])
         self._patches |= added
-        return is_changed
 
     def hook(self, target: Target, register: Callable[[str, Function], object]) -> bool:
         """Like `replace`, but calls `register` with the function's full name and replacement."""
@@ -113,7 +125,7 @@ class Patches:
         Returns:
             The full names of all functions that Tessera served.
         """
-        served = self.names if self.active else []
+        served = self.served or []
         if names is None:
             self.active = False
         removed = {

@@ -41,7 +41,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def patches(package: ModuleType) -> Patches:
     found = Patches(LOGGER)
-    assert found.replace([Target(package, "double", ["x"], served)])
+    found.replace([Target(package, "double", ["x"], served)])
     found.active = True
     return found
 
@@ -159,3 +159,18 @@ def test_a_reason_is_told_once_whatever_its_numbers(
     assert [record.getMessage() for record in caplog.records] == [
         "package.double gets a call that Tessera refuses: expected 3 elements, got 5"
     ]
+
+
+@pytest.mark.parametrize("value", ["0", "1", "", None, "false", "no", "off", " 0", "2"])
+def test_only_0_switches_off_and_other_values_are_told_once(
+    patches: Patches,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    value: str | None,
+) -> None:
+    if value is not None:
+        monkeypatch.setenv("TESSERA_ENGINE", value)
+    assert [patches.switched_off("TESSERA_ENGINE") for _ in range(2)] == [value == "0"] * 2
+    expected = f"TESSERA_ENGINE: expected 0 or 1, got {value!r}, which is ignored: only 0 turns it "
+    told = [] if value in ("0", "1", "", None) else [expected + "off"]
+    assert [each.getMessage() for each in caplog.records] == told

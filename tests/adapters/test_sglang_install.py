@@ -194,6 +194,23 @@ def test_environment_switches_it_off(version: str, monkeypatch: pytest.MonkeyPat
     assert engine_ops.calls == ["align_with_filtered"]
 
 
+def test_switches_are_read_at_every_install(
+    newest: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whenever that changes what is served, one line says so."""
+    caplog.set_level(logging.INFO, "tessera.sglang")
+    monkeypatch.setenv("TESSERA_SGLANG_EXPERTS", "off")
+    tessera.sglang.install()
+    told = caplog.records[0].getMessage()
+    assert told.startswith("TESSERA_SGLANG_EXPERTS: expected 0 or 1, got 'off', which is ignored")
+    for value, are_served in (("0", [False]), ("0", []), ("1", [True]), ("", [])):
+        caplog.clear()
+        monkeypatch.setenv("TESSERA_SGLANG_EXPERTS", value)
+        tessera.sglang.install()
+        lines = [each.getMessage() for each in caplog.records]
+        assert ["fused_experts_impl" in line for line in lines] == are_served
+
+
 def test_op_with_other_parameters_is_left_alone(
     use_engine: UseEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -279,22 +279,38 @@ def test_class_of_the_same_name_is_not_served(with_class: str) -> None:
 
 
 def test_switches_are_read_at_every_install(
-    with_class: str, monkeypatch: pytest.MonkeyPatch
+    with_class: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """And whenever that changes what is served, one line says so."""
+    caplog.set_level(logging.INFO, "vllm.tessera")
+
+    def names() -> list[str]:
+        (line,) = [each.getMessage() for each in caplog.records]
+        caplog.clear()
+        return re.split(r": Tessera serves |, |; ", line)[1:-1]
+
     kind = experts_of(with_class)
     original = kind.apply
     served = tessera.vllm.install()
+    first = names()
     monkeypatch.setenv("TESSERA_VLLM_EXPERTS", "0")
     left = tessera.vllm.install()
+    assert names() == [name for name in first if not name.endswith(EXPERTS)]
+    tessera.vllm.install()
+    assert caplog.records == []
     assert kind.apply is original
     assert [name for name in served if name not in left] == [
         name for name in served if name.endswith(EXPERTS)
     ]
     monkeypatch.setenv("TESSERA_VLLM", "0")
     assert tessera.vllm.install() == []
+    caplog.clear()
     monkeypatch.delenv("TESSERA_VLLM")
-    monkeypatch.delenv("TESSERA_VLLM_EXPERTS")
-    assert tessera.vllm.install() == served
+    tessera.vllm.install()
+    assert names() == [name for name in first if not name.endswith(EXPERTS)]
+    monkeypatch.setenv("TESSERA_VLLM_EXPERTS", "1")
+    assert sorted(tessera.vllm.install()) == sorted(served)
+    assert sorted(names()) == sorted(first)
 
 
 def test_inference_tensors_are_not_written_outside_of_inference() -> None:

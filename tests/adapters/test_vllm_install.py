@@ -311,6 +311,22 @@ def test_install_again_changes_nothing(version: str, caplog: pytest.LogCaptureFi
     assert engine_ops.calls == []
 
 
+@pytest.mark.parametrize("variable", ["TESSERA_VLLM", "TESSERA_VLLM_EXPERTS"])
+def test_unknown_value_is_told_and_served(
+    use_engine: UseEngine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+) -> None:
+    use_engine(STANDINS / "vllm-0.33.0")
+    served = tessera.vllm.install()
+    tessera.vllm.uninstall()
+    monkeypatch.setenv(variable, "false")
+    assert tessera.vllm.install() == served
+    tessera.vllm.plugin()
+    assert caplog.text.count(f"{variable}: expected 0 or 1, got 'false', which is ignored") == 1
+
+
 def test_environment_switches_it_off(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TESSERA_VLLM", "0")
     original = custom_ops().moe_align_block_size

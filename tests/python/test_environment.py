@@ -180,3 +180,10 @@ def test_works_without_torch() -> None:
     show = "import sys; print(tessera.__version__, 'torch' in sys.modules)"
     done = run(CALL + show)
     assert (done.stdout, done.stderr) == (f"{tessera.__version__} False\n", "")
+
+
+def test_variables_are_read_once() -> None:
+    later = 'import os\nos.environ.update(TESSERA_IMPL="cpu/quantum", TESSERA_VERBOSE="1")\n'
+    done = run(CALL + later + CALL)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert run(later + CALL).returncode == 1

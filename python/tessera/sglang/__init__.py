@@ -12,7 +12,6 @@ import functools
 import importlib
 import inspect
 import logging
-import os
 from contextlib import suppress
 from typing import Any
 
@@ -63,7 +62,7 @@ def _experts() -> list[Target]:
     """The function of SGLang's Triton backend for experts that are not quantised."""
     from tessera.sglang import experts
 
-    if os.environ.get("TESSERA_SGLANG_EXPERTS") == "0":
+    if _patches.switched_off("TESSERA_SGLANG_EXPERTS"):
         _patches.restore([experts.NAME])
         return []
     for path in experts.MODULES:
@@ -122,15 +121,16 @@ def _alignment() -> list[Target]:
 
 
 def _switched_off() -> bool:
-    off = os.environ.get("TESSERA_SGLANG") == "0"
+    off = _patches.switched_off("TESSERA_SGLANG")
     if off:
         uninstall()
         _logger.info("TESSERA_SGLANG is 0: SGLang is left as it is")
     return off
 
 
-def _start() -> None:
-    if not _patches.active:
+def _start(before: list[str] | None) -> None:
+    """Say what is served, if that is not what was served before."""
+    if _patches.names != before:
         version = importlib.import_module("sglang").__version__
         served = ", ".join(_patches.short_names) or "nothing"
         line = f"SGLang {version}: Tessera serves {served}; TESSERA_SGLANG=0 turns it off"
@@ -146,6 +146,7 @@ def install() -> list[str]:
 
     If the environment variable TESSERA_SGLANG is 0, SGLang's own functions serve every call, as
     after `uninstall()`; if TESSERA_SGLANG_EXPERTS is, its own function computes the experts.
+    Whenever the call changes what is served, a line is logged.
 
     Returns:
         Full names of the functions that are replaced.
@@ -156,8 +157,9 @@ def install() -> list[str]:
     if _switched_off():
         return []
     with _patches.lock:
+        before = _patches.served
         _patches.replace(_targets())
-        _start()
+        _start(before)
         return _patches.names
 
 
@@ -180,8 +182,9 @@ def plugin() -> None:
         hooks = importlib.import_module("sglang.srt.plugins.hook_registry")
         register = functools.partial(hooks.HookRegistry.register, hook_type=hooks.HookType.REPLACE)
         with _patches.lock:
+            before = _patches.served
             for target in _targets():
                 _patches.hook(target, register)
-            _start()
+            _start(before)
     except Exception:
         _logger.exception("SGLang runs without Tessera")

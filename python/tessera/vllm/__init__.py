@@ -11,7 +11,6 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-import os
 from types import ModuleType
 
 from tessera._patching import Patches, Target
@@ -25,7 +24,8 @@ def install(*, wrapper: bool = False) -> list[str]:
     """Let Tessera serve vLLM's ops in this process; may be called any number of times.
 
     If the environment variable TESSERA_VLLM is 0, vLLM's own functions serve every call, as after
-    `uninstall()`; if TESSERA_VLLM_EXPERTS is, its own functions compute experts.
+    `uninstall()`; if TESSERA_VLLM_EXPERTS is, its own functions compute experts. Whenever the call
+    changes what is served, a line is logged.
 
     Args:
         wrapper: also replace the Python function `moe_align_block_size` around the op, in every
@@ -37,7 +37,7 @@ def install(*, wrapper: bool = False) -> list[str]:
     Raises:
         ImportError: vLLM cannot be imported.
     """
-    if os.environ.get("TESSERA_VLLM") == "0":
+    if _patches.switched_off("TESSERA_VLLM"):
         uninstall()
         _logger.info("TESSERA_VLLM is 0: vLLM is left as it is")
         return []
@@ -49,7 +49,8 @@ def install(*, wrapper: bool = False) -> list[str]:
         from tessera.vllm.generations import EXPERTS, KERNEL, generation_of
         from tessera.vllm.wrapper import moe_align_block_size
 
-        serves_experts = os.environ.get("TESSERA_VLLM_EXPERTS") != "0"
+        before = _patches.served
+        serves_experts = not _patches.switched_off("TESSERA_VLLM_EXPERTS")
         if not serves_experts:
             _patches.restore(EXPERTS)
         generation = generation_of(version)
@@ -74,7 +75,8 @@ def install(*, wrapper: bool = False) -> list[str]:
             )
             serve = functools.partial(moe_align_block_size, generation=generation)
             targets.append(Target(module, "moe_align_block_size", generation.wrapper, serve))
-        if _patches.replace(targets, watched) or not _patches.active:
+        _patches.replace(targets, watched)
+        if _patches.names != before:
             _logger.info(
                 "vLLM %s: Tessera serves %s; TESSERA_VLLM=0 turns it off",
                 version,
