@@ -51,7 +51,7 @@ NONE = "expected one of these forms, got "
     ("name", "content", "message"),
     [
         ("x.txt", "x" * LONG, f"{NONE}content that begins with b'xxxxxxxx', which none has: "),
-        ("x.csv", "1," * 9 + "1" * LONG, f"{NONE}text with commas: "),
+        ("x.csv", "1," * 9 + "1" * LONG, f"{NONE}text with commas, in whose first line neither "),
         (
             "spaces.gz",
             gzip.compress(b" " * LONG, mtime=0),
@@ -99,7 +99,7 @@ def test_counts_have_a_limit(count: int, refused: Refused) -> None:
     if count < 2**63:
         counts = np.full((4, 64), count, np.uint64)
         assert refused("a.npy", counts) == (
-            f"a.npy: topk_ids: expected counts in [0, {2**53}), got {count}"
+            f"a.npy: expected counts, integers in [0, {2**53}), got {count}"
         )
 
 

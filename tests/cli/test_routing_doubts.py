@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,8 @@ def test_ids_that_may_be_loads(suffix: str, tmp_path: Path, command: Command) ->
     for name in ("inspect", "align"):
         assert note in command(name, path)[1]
         assert "may be loads" not in command(name, path, "--experts", 1000)[1]
+    np.save(tmp_path / "floats.npy", LOADS.astype(np.float32))
+    assert note in command("inspect", tmp_path / "floats.npy")[1]
     long = written(tmp_path / f"b{suffix}", IDS)
     assert "may be loads" not in command("inspect", long)[1]
     assert AS_LOADS in command("inspect", path, "--loads")[1]
@@ -121,7 +124,60 @@ def test_what_is_told_to_be_loads(tmp_path: Path, command: Command) -> None:
     for suffix in (".npy", ".csv"):
         path = written(tmp_path / f"a{suffix}", np.where(LOADS[2, 3] == LOADS, -1, LOADS))
         code, out, err = command("inspect", path, "--loads")
-        assert (code, out) == (2, "") and err.endswith(", got -1\n")
+        assert (code, out) == (2, "") and f"{path}: --loads: expected counts, integers " in err
+        assert ", got -1; " in err and "without --loads, ids may be -1" in err
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (np.zeros((0, 2), int), "[layers, experts], at least one of each, got [0, 2]"),
+        (np.zeros((0, 2)), "[layers, experts], at least one of each, got [0, 2]"),
+        (
+            LOADS + 0.5,
+            f"counts, integers in [0, {2**53}), got {LOADS[0, 0]}.5; means of counts need ",
+        ),
+        (np.full((4, 8), np.nan), f"counts, integers in [0, {2**53}), got nan; "),
+        (np.full((4, 8), -7), f"counts, integers in [0, {2**53}), got -7; "),
+    ],
+)
+def test_what_cannot_be_loads(
+    array: npt.NDArray[Any], expected: str, tmp_path: Path, command: Command
+) -> None:
+    np.save(path := tmp_path / "a.npy", array)
+    code, out, err = command("inspect", path, "--loads")
+    assert (code, out) == (2, "") and f"{path}: --loads: expected {expected}" in err
+    np.savez(path := tmp_path / "a.npz", layer0=array, layer1=LOADS[0])
+    assert f"{path}: --loads: layer0: expected {expected}" in command("inspect", path, "--loads")[2]
+    np.savez(path, logical_count=LOADS + 0.5)
+    assert f"{path}: logical_count: expected counts, integers in " in command("inspect", path)[2]
+
+
+@pytest.mark.parametrize("options", [[], ["--loads"]])
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("0,1\n", ": expected rows of numbers, got none after the first line, the numbers of "),
+        ("1.5,2\n", ":1: expected an integer (means of counts need rounding), got '1.5'"),
+        ("5\n", ": expected one of these forms, got a number in a line, which is no table (the "),
+        ("a,b\n1,2\n", "got text with commas, in whose first line neither a column expert nor "),
+    ],
+)
+def test_tables_of_little(
+    content: str, expected: str, options: list[str], tmp_path: Path, command: Command
+) -> None:
+    (path := tmp_path / "a.csv").write_text(content)
+    code, out, err = command("inspect", path, *options)
+    assert (code, out) == (2, "") and f"{path}: " in err.replace(":1:", ":") and expected in err
+
+
+def test_first_line_that_may_be_a_row(tmp_path: Path, command: Command) -> None:
+    (path := tmp_path / "a.csv").write_text("0,1,2\n2,0,1\n1,0,2\n")
+    note = "a.csv: the first line is no row, but the numbers of columns as pandas writes them: 0, 1"
+    for options in ([], ["--loads"]):
+        assert note in command("inspect", path, *options)[1]
+    path.write_text(",0,1,2\n0,2,0,1\n1,1,0,2\n")  # with pandas' index
+    assert "first line" not in command("inspect", path)[1]
 
 
 def test_slots_without_an_id_are_neither_ids_nor_dropped(tmp_path: Path, command: Command) -> None:

@@ -294,7 +294,7 @@ def test_logs_that_are_refused(tmp_path: Path) -> None:
     )
     assert len(inspect_logs([warm_up], keep_repeated=True)["models"]) == 2
     (tmp_path / "a.csv").write_text("a,b\n")
-    assert "a.csv: expected one of these forms, got text with commas: routing logs, " in (
+    assert "a.csv: expected one of these forms, got text with commas, in whose first line " in (
         refused(tmp_path / "a.csv")
     )
     assert refused(tmp_path / "none.jsonl").endswith("none.jsonl: No such file or directory")

@@ -23,7 +23,7 @@ from tessera.tools.routing_files import (
     routing_map,
     sglang_recorder,
 )
-from tessera.tools.routing_files.arrays import tables_of
+from tessera.tools.routing_files.arrays import arrays_of, tables_of
 from tessera.tools.routing_files.options import AXES, PHASES, Options
 from tessera.tools.routing_files.reading import BROKEN, Loads, Rows, largest_id, layer_name
 from tessera.tools.routing_files.source import STANDARD_INPUT, File
@@ -129,7 +129,8 @@ def _guess(file: File) -> str:
     if head.startswith(b"\x93NUMPY") and b"'|O'" in head[:128]:
         return "an array of Python objects, which only unpickling would read, and that may run code"
     if head.startswith(b"\x93NUMPY"):
-        return "an array of NumPy of another data type or shape"
+        (array,) = arrays_of(file).values()
+        return f"an array of {array.dtype} of shape {list(array.shape)}"
     if head.startswith(b"PK\3\4"):
         return "a zip archive without arrays of ids"
     if head.startswith(b"\x1f\x8b"):
@@ -141,6 +142,8 @@ def _guess(file: File) -> str:
     if b"\0" not in head and b"\r" in head and b"\n" not in head:
         return "text whose lines end with CR instead of LF"
     if b"\0" not in head and b"," in head.split(b"\n")[0]:
-        return "text with commas"
+        return "text with commas, in whose first line neither a column expert nor numbers are found"
+    if head.split(b"\n")[0].strip().isdigit():
+        return "a number in a line, which is no table (the loads of a layer go into one line)"
     kind = {".npy": "not as an .npy begins", ".npz": "not as an .npz begins"}
     return f"content that begins with {head[:8]!r}, {kind.get(file.suffix, 'which none has')}"

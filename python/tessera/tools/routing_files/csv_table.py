@@ -31,6 +31,7 @@ _DELIMITERS = (",", "\t", ";")
 _EXPERT = ("expert", "expert_id", "expert_idx")
 _LAYER = ("layer", "layer_id", "layer_idx")
 _COUNT = ("count", "counts", "load", "tokens", "num_tokens")
+_NAMES = "the numbers of columns as pandas writes them: 0, 1 ..."
 _SAMPLE_ROWS = 4096
 _PIECE_ROWS = 1 << 13
 
@@ -56,12 +57,20 @@ def read(file: File, options: Options) -> Rows | Loads:
     if any(name in _EXPERT for name in header):
         return _pairs(file, header)
     sample = np.array([row for _, row in zip(range(_SAMPLE_ROWS), _numbers(file), strict=False)])
-    kind = kind_of(sample, (len(sample), sample.shape[-1])) if sample.ndim == 2 else ""
+    if not len(sample):
+        raise ValueError(
+            f"{file.name}: expected rows of numbers, got none after the first line, {_NAMES}"
+        )
+    notes = [f"the first line is no row, but {_NAMES}"] if _are_names(header) else []
     if options.loads and sample.min(initial=0) < 0:
-        raise ValueError(f"{file.name}: --loads: expected no negative number, got {sample.min()}")
-    kind = "loads" if options.loads else kind
+        raise ValueError(
+            f"{file.name}: --loads: expected counts, integers of 0 or more, got {sample.min()}"
+            "; without --loads, ids may be -1"
+        )
+    kind = "loads" if options.loads else kind_of(sample, sample.shape)
     if kind in ("ids", "zeros"):
         rows = _TableRows(file, options)
+        rows.notes += notes
         rows.may_be_loads = may_hold_loads(sample.shape)
         if options.num_experts is None:
             note = loads_note(sample, sample.shape)
@@ -71,7 +80,7 @@ def read(file: File, options: Options) -> Rows | Loads:
         raise ValueError(f"{file.name}: expected a table of ids or of loads, got another: {kind}")
     if len(sample) == _SAMPLE_ROWS:
         raise ValueError(f"{file.name}: expected loads of at most {MAX_LAYERS} layers, got more")
-    return Loads(file.name, NAME, dict(enumerate(sample)), len(sample))
+    return Loads(file.name, NAME, dict(enumerate(sample)), len(sample), notes)
 
 
 def _header(file: File) -> list[str]:
@@ -81,6 +90,11 @@ def _header(file: File) -> list[str]:
         return [cell.strip().lower() for cell in _cells(first)]
     except csv.Error:
         return []
+
+
+def _are_names(cells: list[str]) -> bool:
+    """Whether they are the names that pandas gives to columns."""
+    return cells == [str(place) for place in range(len(cells))]
 
 
 def _cells(line: str) -> list[str]:
@@ -125,6 +139,8 @@ def _whole(file: File, number: int, cell: str) -> int:
             if abs(value) < MAX_LOAD:
                 return int(value)
             expected = f"an integer below {MAX_LOAD}"
+        else:
+            expected = "an integer (means of counts need rounding)"
     except (ValueError, OverflowError):
         pass
     raise ValueError(f"{file.name}:{number}: expected {expected}, got {cell[:40]!r}")
@@ -137,8 +153,8 @@ def _numbers(file: File) -> Iterator[list[int]]:
         if number == 1:
             has_index = cells[0].strip() == ""
             names = cells[1:] if has_index else cells
-            if names == [str(place) for place in range(len(names))]:
-                continue  # the names that pandas gives to columns
+            if _are_names(names):
+                continue
         values = [_whole(file, number, cell) for cell in cells[1 if has_index else 0 :]]
         width = width or len(values)
         if len(values) != width:
