@@ -44,7 +44,15 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "tessera._frameworks": (
         tuple(
             f"python/tessera/{name}.py"
-            for name in ("_results", "_op", "_outputs", "_framework", "_frameworks", "_arrays")
+            for name in (
+                "_results",
+                "_op",
+                "_outputs",
+                "_framework",
+                "_frameworks",
+                "_float8",
+                "_arrays",
+            )
         ),
         ("tessera._starting", "tessera._library"),
     ),

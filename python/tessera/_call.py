@@ -18,6 +18,7 @@ from tessera._arrays import (
     require_eager,
 )
 from tessera._device import HOST
+from tessera._float8 import bits_of_call, in_type_of
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
 from tessera._op import Op
@@ -147,7 +148,16 @@ def call(
     except Exception as error:
         # No variable of this frame may hold it: its traceback holds the frame, and so the arrays.
         inputs = (source, *(others or op.no_others))
-        raise call_refusal(op, error, inputs, out, numbers, num_threads, rest) from None
+        bits = bits_of_call(op, inputs, out)
+        if bits is None:
+            raise call_refusal(op, error, inputs, out, numbers, num_threads, rest) from None
+    else:
+        bits = None
+    if bits is not None:  # looked for after a failure, so that it costs other calls nothing
+        (first, *more), out_bits = bits
+        options = (numbers, out_bits, num_threads, rest, num_rows)
+        parts = call(op, framework, first, tuple(more), *options)
+        return out if out is not None else in_type_of(op, source, parts)
     if out is not None:
         return out
     if op.is_joined:

@@ -14,6 +14,8 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tessera._starting import loading
 
 Result = TypeVar("Result")
@@ -184,6 +186,12 @@ def load() -> Library:
     return Library()
 
 
+def _writable(array: Any) -> Any:
+    """An array without elements in place of one that is read-only, which is no reason to refuse."""
+    flags = getattr(array, "flags", None)
+    return array if getattr(flags, "writeable", True) else np.empty(0, array.dtype)
+
+
 def refusal(
     op: str, error: Exception, arrays: Mapping[str, object], integers: Mapping[str, object]
 ) -> Exception:
@@ -215,7 +223,7 @@ def refusal(
         if not hasattr(array, "__dlpack__"):
             return TypeError(f"{op}: {name}: expected an array that speaks DLPack, got {kind}")
         try:
-            load().as_tensor(array)
+            load().as_tensor(_writable(array))
         except Exception as reason:
             dtype = getattr(array, "dtype", "unknown")
             why = str(reason).partition("\n")[0].rstrip(".")

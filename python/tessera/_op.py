@@ -109,6 +109,8 @@ class Op:
     shaping: tuple[int, ...]  # indices of the inputs whose shapes give the lengths of outputs
     is_joined: bool  # new outputs are parts of one allocation: all are flat, and int32
     has_floats: bool  # autograd could follow an input or a required output
+    fp8_inputs: tuple[int, ...]  # indices of the inputs that may be float8_e4m3fn
+    fp8_outputs: tuple[int, ...]  # likewise
     has_made: bool  # a new output may have another data type than the first input
 
     direct: Any  # `Library.direct_call`
@@ -148,6 +150,10 @@ class Op:
             if any(length.bound == "gives" for length in row.lengths)
         )
         self.is_joined = all(row.ndim == 0 and row.dtypes == ("int32",) for row in self.outputs)
+        self.fp8_inputs, self.fp8_outputs = (
+            tuple(i for i, row in enumerate(rows) if "float8_e4m3fn" in row.dtypes)
+            for rows in (self.inputs, self.outputs)
+        )
         self.has_made = any(row.made_as for row in self.outputs)
         self.has_floats = any(row.is_float for row in (*self.inputs, *self.outputs))
 

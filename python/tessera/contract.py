@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from tessera._arrays import host_arrays
 from tessera._call import named_arguments, named_integers, refused_number
+from tessera._float8 import as_bits
 from tessera._library import load, refusal
 from tessera._op import Op
 from tessera._outputs import ALIGN, named_outputs
@@ -195,7 +196,8 @@ def judged(
     rest: tuple[Any, ...] = (),
 ) -> Any:
     """What a function of the library that judges a call, by its arguments, says of this one."""
-    outputs = tuple(named_outputs(op, result).values())
+    inputs = as_bits(op.fp8_inputs, inputs)
+    outputs = as_bits(op.fp8_outputs, tuple(named_outputs(op, result).values()))
     arrays, _ = named_arguments(op, inputs, outputs, rest)
     arrays = host_arrays(op.name, arrays)
     given = [arrays.get(row.name) for row in (*op.inputs, *op.outputs)]

@@ -242,3 +242,38 @@ def test_scales_without_fp8_are_refused() -> None:
     del call["w13_scale"], call["w2_scale"]
     with pytest.raises(ValueError, match="use_ue8m0: expected false where w13 is not"):
         tessera.fused_experts(**call, use_ue8m0=True)
+
+
+@pytest.mark.parametrize("kind", ["blocks", "row"])
+@pytest.mark.parametrize("x_in_fp8", [False, True])
+def test_arrays_of_ml_dtypes(kind: str, x_in_fp8: bool) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    call = layer(kind, dtype=torch.float32)
+    if x_in_fp8:
+        call["x"], call["x_scale"] = tessera.quantize_fp8(
+            call["x"], group=128 if kind == "blocks" else "row"
+        )
+    bits = {
+        name: (value.view(torch.uint8) if value.dtype == FP8 else value).numpy()
+        for name, value in call.items()
+    }
+    arrays = {
+        name: value.view(ml_dtypes.float8_e4m3fn) if value.dtype == np.uint8 else value
+        for name, value in bits.items()
+    }
+    expected = tessera.fused_experts(**bits)
+    found = tessera.fused_experts(**arrays)
+    assert found.dtype == np.float32 and np.array_equal(found, expected)
+    assert np.array_equal(tessera.fused_experts(**bits | {"w2": arrays["w2"]}), expected)
+    out = np.empty_like(expected)
+    assert tessera.fused_experts(**arrays, out=out) is out
+    assert np.array_equal(out, expected)
+    for name in ("w13", "w2"):
+        arrays[name].flags.writeable = False
+    assert np.array_equal(tessera.fused_experts(**arrays), expected)
+    assert tessera.fused_experts_contract_violations(**arrays, output=found) == []
+    # Scales are no such arrays, and e5m2 is another type.
+    for name, other in (("w2_scale", "float8_e4m3fn"), ("w2", "float8_e5m2")):
+        wrong = arrays[name].astype(getattr(ml_dtypes, other))
+        with pytest.raises(TypeError, match=f"{name}: expected an array that DLPack can carry"):
+            tessera.fused_experts(**arrays | {name: wrong})

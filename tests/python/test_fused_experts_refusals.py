@@ -312,6 +312,13 @@ def test_a_read_only_output() -> None:
     )
 
 
+def test_a_read_only_input_is_not_what_is_refused() -> None:
+    arguments = call()
+    arguments["w13"].flags.writeable = False
+    message = message_of(arguments | {"w2": arguments["w2"].astype(object)}, TypeError)
+    assert message.startswith("fused_experts: w2: expected an array that DLPack can carry, got ")
+
+
 def test_flags_are_read_as_truth_values() -> None:
     """As in all ops: "no" is true, and None is false."""
     arguments = call(top_k=1)

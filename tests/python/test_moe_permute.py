@@ -291,3 +291,16 @@ def test_the_op_of_torch(dtype: str) -> None:
     torch.library.opcheck(op.default, (x, ids, 3))
     written = dict(zip(tessera.PermutedTokens._fields, found, strict=True))
     torch.library.opcheck(op.out, (x, ids, 3), written)
+
+
+def test_rows_of_ml_dtypes_float8() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+    x = np.arange(24, dtype=np.uint8).reshape(3, 8).view(ml_dtypes.float8_e4m3fn)
+    topk_ids = np.array([[1], [0], [1]])
+    found = tessera.moe_permute(x, topk_ids, num_experts=2)
+    expected = tessera.moe_permute(x.view(np.uint8), topk_ids, num_experts=2)
+    assert isinstance(found, tessera.PermutedTokens) and found.rows.dtype == x.dtype
+    for one, other in zip(found, expected, strict=True):
+        assert np.array_equal(one.view(other.dtype), other)
+    assert tessera.moe_permute(x, topk_ids, num_experts=2, out=found) is found
+    assert tessera.moe_permute_contract_violations(x, topk_ids, found, num_experts=2) == []

@@ -336,3 +336,11 @@ def test_the_op_of_torch(group: str) -> None:
     # torch cannot multiply float8, which its test of the schema does to arrays that are written.
     utils = ("test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
     torch.library.opcheck(op.out, (x, group), written, test_utils=utils)
+
+
+def test_values_to_write_to_may_be_of_ml_dtypes() -> None:
+    expected = tessera.quantize_fp8(X, group="row")
+    out = (np.empty(X.shape, FP8), np.empty_like(expected.scales))
+    assert tessera.quantize_fp8(X, group="row", out=out) is out
+    assert_right(tessera.QuantizedFp8(*out))
+    assert tessera.quantize_fp8_contract_violations(X, out, group="row") == []

@@ -54,7 +54,7 @@ def fused_experts(
     Weights may be float8_e4m3fn with scales, on the host so far: each token of `x`, and then its
     activated elements in float32, are quantised inside the call as `quantize_fp8` does it, in
     groups of 128 where the weights have scales of blocks, else each as one row. Arrays of
-    frameworks without that type hold its bits as uint8.
+    frameworks without that type hold its bits as uint8; NumPy arrays of ml_dtypes' are taken, too.
 
     All arrays are on one device, the host or a CUDA device, where the op runs. Autograd does not
     follow the call.

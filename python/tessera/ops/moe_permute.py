@@ -71,7 +71,7 @@ def moe_permute(
     Args:
         x: float16, bfloat16, float32 or float8_e4m3fn [T, H]; rows may lie apart, but the last
             axis is contiguous. Bits are copied as they are. NumPy and CuPy lack float8_e4m3fn, and
-            hold its bits as uint8.
+            hold its bits as uint8; NumPy arrays of ml_dtypes' type are taken, too.
         topk_ids: int32 or int64 [T, k], contiguous, k at least 1: the router's experts.
         num_experts: at least 1.
         block_size: the number of rows of each expert is a multiple of it; at least 1.
