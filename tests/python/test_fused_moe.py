@@ -244,3 +244,22 @@ def test_an_output_on_the_logits_is_refused() -> None:
         "fused_moe: output: expected memory of its own, got memory shared with router_logits"
     )
     assert (memory == 99).all()
+
+
+@pytest.mark.parametrize("kind", ["uint8", "torch", "ml_dtypes"])
+@pytest.mark.parametrize("name", ["x", "w13", "w2"])
+def test_fp8_is_for_the_two_ops(name: str, kind: str) -> None:
+    call = layer()
+    bits = np.zeros(call[name].shape, np.uint8)
+    if kind == "torch":
+        torch = pytest.importorskip("torch", reason="torch is not installed")
+        bits = torch.from_numpy(bits).view(torch.float8_e4m3fn)
+    elif kind == "ml_dtypes":
+        ml_dtypes = pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed")
+        bits = bits.view(ml_dtypes.float8_e4m3fn)
+    message = (
+        rf"^fused_moe: {name}.*: expected .* \(fused_moe takes no weights in fp8: call "
+        r"select_experts, then fused_experts with the scales\)$"
+    )
+    with pytest.raises(TypeError, match=message):
+        tessera.fused_moe(**call | {name: bits}, router_logits=LOGITS, top_k=2)

@@ -87,7 +87,8 @@ def fused_moe(
         `out` if given, else a new array [T, H] in the framework of `x`.
 
     Raises:
-        TypeError: an argument has the wrong type. Nothing was written; so for all errors.
+        TypeError: an argument has the wrong type, such as weights in float8_e4m3fn, which
+            `fused_experts` takes. Nothing was written; so for all errors.
         ValueError: a value, shape, device or layout lies outside the op's domain, such as logits of
             another number of experts than `w13` or `expert_map`, or autograd follows an array.
         NotImplementedError: nothing in this build can run the call.
@@ -106,16 +107,28 @@ def fused_moe(
 def _eagerly(x: Any, *, num_threads: int | None, out: Any, **arguments: Any) -> Any:
     _, *others = _inputs(x, arguments)
     threads = 0 if num_threads is None else num_threads
-    return call(
-        _OP,
-        FRAMEWORKS[type(x)],
-        x,
-        tuple(others),
-        _numbers(arguments),
-        out,
-        threads,
-        _choice(arguments),
-    )
+    try:
+        return call(
+            _OP,
+            FRAMEWORKS[type(x)],
+            x,
+            tuple(others),
+            _numbers(arguments),
+            out,
+            threads,
+            _choice(arguments),
+        )
+    except TypeError as error:
+        if not any(map(_may_be_fp8, (x, arguments["w13"], arguments["w2"]))):
+            raise
+        remedy = "call select_experts, then fused_experts with the scales"
+        raise TypeError(f"{error} (fused_moe takes no weights in fp8: {remedy})") from None
+
+
+def _may_be_fp8(array: object) -> bool:
+    """Whether the elements are float8_e4m3fn, or uint8, which stands for it in other ops."""
+    name = str(getattr(array, "dtype", "")).removeprefix("torch.")
+    return name in ("float8_e4m3fn", "uint8")
 
 
 def _inputs(x: Any, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
