@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.console import Console
 
 from tessera.cli.inspect_summary import print_reading
-from tessera.cli.tables import StandardOutput, number_table, print_table, visible
+from tessera.cli.tables import StandardOutput, in_column, number_table, print_table, visible
 from tessera.tools.inspection.document import Comparison, Document
 from tessera.tools.report.compared import (
     READING,
@@ -55,8 +55,8 @@ def _print_load(console: Console, compared: Comparison) -> None:
         console.print("\nExperts whose load changed most, over the mean load", style="bold")
         table = number_table("expert", "first", "second", "change")
         table.add_column("layer")
-        for layer, row in changed:
-            table.add_row(*row, visible(layer) or "-")
+        for name, (_, row) in zip(in_column([layer for layer, _ in changed]), changed, strict=True):
+            table.add_row(*row, name or "-")
         print_table(console, table)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from tessera.cli.picture import load_picture
-from tessera.cli.tables import WIDTH, StandardOutput, number_table, print_table, visible
+from tessera.cli.tables import WIDTH, StandardOutput, in_column, number_table, print_table, visible
 from tessera.tools.inspection.document import BLOCK_SIZES, Document, Layer, Log, Model
 from tessera.tools.inspection.limits import NO_TOKENS
 from tessera.tools.inspection.load import HOT_OVER_MEAN
@@ -142,12 +142,12 @@ def _print_load_table(console: Console, layers: Sequence[Layer]) -> None:
             for figure in ("entropy_bits", "gini", "max_over_mean")
         ]
         table.add_row("mean", "", *(f"{mean:.2f}" for mean in means))
-    for layer in shown:
+    for name, layer in zip(in_column([*map(_own_name, shown)]), shown, strict=True):
         load = layer["load"]
         hot = [f"{one['expert']} ({one['over_mean']:.1f})" for one in load["hot_experts"]]
         more = len(hot) - _MAX_HOT_SHOWN
         table.add_row(
-            visible(_own_name(layer)),
+            name,
             f"{layer['num_tokens']:,}" if layer["num_tokens"] else "-",
             f"{load['entropy_bits']:.2f}",
             f"{load['gini']:.2f}",
@@ -248,9 +248,10 @@ def _print_drift(console: Console, model: Model, names: Sequence[str]) -> None:
     for title in ("neighbours", "largest", "first-last", "by chance"):
         table.add_column(title, justify="right", no_wrap=True)
     table.add_column("moved most (x mean)", no_wrap=True)
-    for row in [found.mean] * (found.num_layers > 1) + found.most:
+    rows = [found.mean] * (found.num_layers > 1) + found.most
+    for name, row in zip(in_column([row.name for row in rows]), rows, strict=True):
         table.add_row(
-            visible(row.name),
+            name,
             f"{row.between:.3f}",
             f"{row.largest:.3f}",
             f"{row.first_to_last:.3f}",

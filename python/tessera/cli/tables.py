@@ -12,6 +12,7 @@ from rich.text import Text
 from tessera.tools.printable import printable
 
 WIDTH = 80  # every table fits into this width
+_LONGEST_NAME = 40
 
 
 class StandardOutput(Console):
@@ -25,6 +26,23 @@ class StandardOutput(Console):
 def visible(text: str) -> str:
     """Text from a file, of which nothing is markup or moves the cursor."""
     return escape(printable(text))
+
+
+def in_column(names: Sequence[str]) -> list[str]:
+    """Names for a column of a table: an ellipsis takes the middle of long ones.
+
+    It leaves them different: they are cut elsewhere, or not at all, if that would make two equal.
+    """
+    short = list(names)
+    for begin in (_LONGEST_NAME // 2, 3 * _LONGEST_NAME // 4, _LONGEST_NAME // 4):
+        end = _LONGEST_NAME - 1 - begin
+        cut = [
+            f"{name[:begin]}…{name[-end:]}" if len(name) > _LONGEST_NAME else name for name in names
+        ]
+        if len(set(cut)) == len(set(names)):
+            short = cut
+            break
+    return [visible(name) for name in short]
 
 
 def number_table(*titles: str) -> Table:
