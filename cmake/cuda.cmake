@@ -90,8 +90,11 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/batched_align_block_size/launch.cpp
   src/cuda/device.cpp
   src/cuda/driver.cpp
+  src/cuda/fused_experts/chunk.cpp
   src/cuda/fused_experts/combine.cu
   src/cuda/fused_experts/down.cu
+  src/cuda/fused_experts/fp8_down.cu
+  src/cuda/fused_experts/fp8_gate_up.cu
   src/cuda/fused_experts/gate_up.cu
   src/cuda/fused_experts/launch.cpp
   src/cuda/fused_experts/pairs.cu

@@ -33,7 +33,7 @@ struct ExpertScales {
   std::int64_t half_rows;    ///< from this row on, blocks of rows begin anew
 
   /// The scales of a row's blocks of columns, or its only one.
-  const float* of_row(std::int64_t expert, std::int64_t row) const {
+  constexpr const float* of_row(std::int64_t expert, std::int64_t row) const {
     const float* const scales = data + expert * expert_stride;
     if (kind == WeightScales::kPerExpert) return scales;
     if (kind == WeightScales::kPerRow) return scales + row;

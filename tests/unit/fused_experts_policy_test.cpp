@@ -26,7 +26,7 @@ constexpr DLDataType kFloat32{kDLFloat, 32, 1};
 /// The same, stored as [experts, columns, rows].
 ExpertWeights transposed(const ExpertWeights& weights) {
   const std::int64_t rows = weights.expert_stride / weights.row_stride;
-  return {weights.data, weights.expert_stride, 1, rows, nullptr, 0};
+  return {weights.data, weights.expert_stride, 1, rows, nullptr, 0, weights.scales};
 }
 
 /// Pairs in a block of the tile that the policy picks.
@@ -146,9 +146,14 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
     EXPECT_EQ(limitation(tile, problem), nullptr);
     problem.dtype = kFloat32;
     EXPECT_STREQ(limitation(tile, problem), "multiplies float16 and bfloat16 alone");
-    problem = problem_of({});
-    problem.w13.scales.kind = core::WeightScales::kPerBlock;
-    EXPECT_STREQ(limitation(tile, problem), "multiplies no float8_e4m3fn numbers");
+    problem = fp8_problem_of({});
+    if (tile < kNumFp8Tiles) {
+      EXPECT_EQ(limitation(tile, problem), nullptr);
+      problem.dtype = kFloat32;
+      EXPECT_STREQ(limitation(tile, problem), "writes float16 and bfloat16 alone");
+    } else {
+      EXPECT_STREQ(limitation(tile, problem), "multiplies no float8_e4m3fn numbers");
+    }
 
     if (tile != kSwapAb) {  // whose limits are lower, and tested below
       EXPECT_EQ(limitation(tile, problem_of({.experts = 1 << 30})), nullptr);
@@ -166,6 +171,47 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
       EXPECT_STREQ(limitation(tile, problem),
                    "needs rows of whole words of 16 bytes, at multiples of 16 bytes");
     }
+  }
+}
+
+TEST(FusedExpertsPolicy, WordsOfFp8HaveSixteenElements) {
+  const auto accesses = [](const FusedExpertsProblem& problem) {
+    const ProductAccesses found = accesses_of(problem);
+    return std::array{found.gate_up, found.down};
+  };
+  constexpr auto both = [](WeightAccess access) { return std::array{access, access}; };
+  EXPECT_EQ(accesses(fp8_problem_of({})), both(kRows));
+  EXPECT_EQ(accesses(fp8_problem_of({.hidden = 248})), (std::array{kElements, kRows}));
+  EXPECT_EQ(accesses(fp8_problem_of({.intermediate = 88})), (std::array{kRows, kElements}));
+  FusedExpertsProblem problem = fp8_problem_of({});
+  problem.w13 = transposed(problem.w13);
+  problem.w2 = transposed(problem.w2);
+  EXPECT_EQ(accesses(problem), both(kElements));
+  problem = fp8_problem_of({});
+  problem.w13.row_stride += 8;
+  problem.w2.data = address(4104);
+  EXPECT_EQ(accesses(problem), both(kElements));
+  // Rows of x that the call quantises lie in the workspace.
+  problem = fp8_problem_of({});
+  problem.x = address(258);
+  problem.x_stride += 1;
+  EXPECT_EQ(accesses(problem), both(kRows));
+  problem.is_x_fp8 = true;
+  EXPECT_EQ(accesses(problem), (std::array{kElements, kRows}));
+}
+
+TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyFp8) {
+  for (const bool has_wgmma : {false, true}) {
+    std::vector<ProductStrategy> seen;
+    for (std::int64_t tokens = 1; tokens <= 1 << 16; tokens *= 2) {
+      const FusedExpertsProblem problem = fp8_problem_of({.tokens = tokens, .experts = 64});
+      const ProductStrategy chosen = choose_strategy(problem, has_wgmma);
+      EXPECT_EQ(limitation(chosen, problem), nullptr);
+      if (seen.empty() || seen.back() != chosen) seen.push_back(chosen);
+    }
+    EXPECT_EQ(seen, (std::vector<ProductStrategy>{0, 1, 2}));
+    EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 4096, .hidden = 248}), has_wgmma),
+              kElementsTile);
   }
 }
 

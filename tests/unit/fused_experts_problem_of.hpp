@@ -49,4 +49,12 @@ inline core::FusedExpertsProblem problem_of(const Sizes& sizes,
   return problem;
 }
 
+/// The same call with weights in float8_e4m3fn.
+inline core::FusedExpertsProblem fp8_problem_of(
+    const Sizes& sizes, core::WeightScales kind = core::WeightScales::kPerBlock) {
+  core::FusedExpertsProblem problem = problem_of(sizes);
+  problem.w13.scales.kind = problem.w2.scales.kind = kind;
+  return problem;
+}
+
 }  // namespace tessera::cuda

@@ -56,6 +56,42 @@ TEST(FusedExpertsWorkspaces, NumbersOfPairsFitInt32) {
   EXPECT_EQ(chunk({.tokens = 9, .slots = 1 << 23, .hidden = 1, .intermediate = 1}), 1);
 }
 
+TEST(FusedExpertsWorkspaces, PartsForFp8HaveRoomForAllRowsAndScales) {
+  for (const auto kind : {core::WeightScales::kPerRow, core::WeightScales::kPerBlock}) {
+    for (const Sizes& sizes :
+         {Sizes{}, Sizes{.tokens = 1, .hidden = 129},
+          Sizes{.tokens = 33, .slots = 3, .hidden = 300, .intermediate = 257}}) {
+      const std::int64_t pairs = sizes.tokens * sizes.slots;
+      const FusedExpertsWorkspace workspace(fp8_problem_of(sizes, kind), sizes.tokens, 2);
+      const auto scales = [&](std::int64_t elements) {
+        return kind == core::WeightScales::kPerBlock ? (elements + 127) / 128 : 1;
+      };
+      const auto room = [](std::size_t begin, std::size_t end, std::int64_t bytes) {
+        return end >= begin + static_cast<std::size_t>(bytes);
+      };
+      EXPECT_TRUE(room(workspace.intermediate, workspace.rows, 4 * pairs * sizes.intermediate));
+      EXPECT_TRUE(room(workspace.rows, workspace.fp8_x, 2 * pairs * sizes.hidden));
+      // Rows begin at whole words.
+      const std::int64_t row = (sizes.hidden + 15) / 16 * 16;
+      EXPECT_TRUE(room(workspace.fp8_x, workspace.fp8_x_scales, sizes.tokens * row));
+      EXPECT_TRUE(room(workspace.fp8_x_scales, workspace.fp8_intermediate,
+                       4 * sizes.tokens * scales(sizes.hidden)));
+      const std::int64_t intermediate_row = (sizes.intermediate + 15) / 16 * 16;
+      EXPECT_TRUE(room(workspace.fp8_intermediate, workspace.fp8_intermediate_scales,
+                       pairs * intermediate_row));
+      EXPECT_TRUE(room(workspace.fp8_intermediate_scales, workspace.alignment,
+                       4 * pairs * scales(sizes.intermediate)));
+    }
+  }
+  // What pairs take more than in bfloat16 counts for chunks.
+  const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
+  const FusedExpertsProblem problem = fp8_problem_of(sizes);
+  const std::int64_t tokens = tokens_per_chunk(problem);
+  EXPECT_LT(tokens, chunk(sizes));
+  EXPECT_LE(FusedExpertsWorkspace(problem, tokens, 2).alignment,
+            static_cast<std::size_t>(kMaxChunkBytes) + (std::size_t{16} << 20));
+}
+
 TEST(FusedExpertsWorkspaces, PartsOfAWorkspaceDoNotOverlap) {
   for (const Sizes& sizes : {Sizes{}, Sizes{.tokens = 1},
                              Sizes{.tokens = 33, .slots = 3, .hidden = 7, .intermediate = 5},

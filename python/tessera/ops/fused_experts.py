@@ -51,9 +51,9 @@ def fused_experts(
     `include/tessera/fused_experts.hpp` has the contract, with a bound on the error of each element.
     The bits of a token depend neither on the number of threads nor on the other tokens.
 
-    Weights may be float8_e4m3fn with scales, on the host so far: each token of `x`, and then its
-    activated elements in float32, are quantised inside the call as `quantize_fp8` does it, in
-    groups of 128 where the weights have scales of blocks, else each as one row. Arrays of
+    Weights may be float8_e4m3fn with scales: each token of `x`, and then its activated elements in
+    float32, are quantised inside the call as `quantize_fp8` does it, in groups of 128 where the
+    weights have scales of blocks, else each as one row. Arrays of
     frameworks without that type hold its bits as uint8; NumPy arrays of ml_dtypes' are taken, too.
 
     All arrays are on one device, the host or a CUDA device, where the op runs. Autograd does not

@@ -31,6 +31,8 @@ def scales_reason(module: Any) -> str | None:
             return f"its scales are {scale.dtype}"
     is_static = module.activation_scheme == "static"
     if module.block_size is None:
+        if is_static and any(one.is_cuda for one in _activation_scales(module)):
+            return "its static activation scales are on a GPU, where comparing them would wait"
         if is_static and not _share_activation_scales(id(module)):
             return "its experts have different static activation scales"
         return None
@@ -75,7 +77,7 @@ def _activation_scales(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
 def _share_activation_scales(address: int) -> bool:
     """Whether all experts have the same static scales.
 
-    Read at every call, as writes to `.data` leave no trace; on a GPU this would wait for it.
+    Read at every call, as writes to `.data` leave no trace.
     """
     scales = _activation_scales(module_at(address))
     return all(torch.equal(one, one[:1].expand_as(one)) for one in scales)

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/fused_experts_problem.hpp"
 #include "cuda/parts/division.hpp"
 #include "tessera/fused_experts.hpp"
 
@@ -21,8 +22,12 @@ struct ProductTile {
 
 inline constexpr int kProductWarps = 4;
 inline constexpr int kProductThreads = 32 * kProductWarps;
-/// Elements of each sum per stage: a row of a stage is a line of 128 bytes.
-inline constexpr int kStageDepth = 64;
+/// A row of a stage.
+inline constexpr int kLineBytes = 128;
+/// Elements of 16 bits of each sum per stage. In float8_e4m3fn there are twice as many, which share
+/// scales where those are of blocks.
+inline constexpr int kStageDepth = kLineBytes / 2;
+static_assert(kLineBytes == core::kScaleBlock);
 
 /// By ascending number of pairs. Two CTAs of the largest share a multiprocessor's memory on compute
 /// capability 8.0 and 9.0, and one fits into the 99 KiB of 8.6.
@@ -47,7 +52,7 @@ inline constexpr std::uint32_t kWordBytes = 16;
 
 /// Shared memory of a product: the stages, which its sums replace at the end.
 constexpr std::size_t product_shared_bytes(const ProductTile& tile) {
-  const int stages = tile.num_stages * (tile.pairs + tile.columns) * kStageDepth * 2;
+  const int stages = tile.num_stages * (tile.pairs + tile.columns) * kLineBytes;
   // Two words of padding keep the rows of the sums apart in the banks.
   const int sums = tile.pairs * (tile.columns + 8) * 4;
   return static_cast<std::size_t>(stages > sums ? stages : sums);
@@ -97,6 +102,20 @@ const void* gate_up_kernel(bool is_bfloat16, WeightAccess access, std::size_t ti
 const void* down_kernel(bool is_bfloat16, WeightAccess access, std::size_t tile);
 /// The tile of kElements.
 inline constexpr std::size_t kElementsTile = 1;
+
+/// The same of products of numbers in float8_e4m3fn. The gate-up product then writes float32.
+struct Fp8ProductArgs : ProductArgs {
+  core::ExpertScales weight_scales;
+  const float* row_scales;
+  std::int64_t row_scale_stride;  ///< 0: all rows have the same
+};
+
+/// A kernel as above for Fp8ProductArgs, for weights by rows or by elements. `is_bfloat16`: biases
+/// and the rows of the down product are.
+const void* fp8_gate_up_kernel(bool is_bfloat16, WeightAccess access, std::size_t tile);
+const void* fp8_down_kernel(bool is_bfloat16, WeightAccess access, std::size_t tile);
+/// Its tiles are the first ones: a thread keeps two sets of sums.
+inline constexpr std::size_t kNumFp8Tiles = 3;
 
 /// Which experts pairs go to. Strides are in elements.
 struct PairsArgs {

@@ -4,8 +4,11 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
+
+#include "cuda/parts/fp8.cuh"
 
 namespace tessera::cuda {
 
@@ -50,8 +53,8 @@ __device__ __forceinline__ void load_transposed(std::uint32_t address,
                : "memory");
 }
 
-/// sums[16x8] += a[16x16] b[16x8] in float32. Lane l holds rows l / 4 and l / 4 + 8, columns
-/// 2 (l % 4) and the next, of the sums.
+/// sums[16x8] += a[16x16] b[16x8] in float32, or a[16x32] b[32x8] of float8_e4m3fn. Lane l holds
+/// rows l / 4 and l / 4 + 8, columns 2 (l % 4) and the next, of the sums.
 template <typename T>
 __device__ __forceinline__ void multiply_add(const std::uint32_t (&a)[4], std::uint32_t b0,
                                              std::uint32_t b1, float (&sums)[4]);
@@ -75,6 +78,23 @@ __device__ __forceinline__ void multiply_add<__half>(const std::uint32_t (&a)[4]
       "{%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/// float16 holds all values of float8_e4m3fn, so that products and sums are as exact as of those.
+/// A register has four elements of a row or a column, all of which lie in the same word in `a` and
+/// `b`: their order does not matter.
+template <>
+__device__ __forceinline__ void multiply_add<__nv_fp8_e4m3>(const std::uint32_t (&a)[4],
+                                                            std::uint32_t b0, std::uint32_t b1,
+                                                            float (&sums)[4]) {
+#pragma unroll
+  for (int word = 0; word < 2; ++word) {
+    const Halves upper = halves_of(a[2 * word]);
+    const Halves lower = halves_of(a[2 * word + 1]);
+    const Halves columns = halves_of(word == 0 ? b0 : b1);
+    const std::uint32_t converted[4] = {upper.of[0], lower.of[0], upper.of[1], lower.of[1]};
+    multiply_add<__half>(converted, columns.of[0], columns.of[1], sums);
+  }
 }
 
 }  // namespace tessera::cuda

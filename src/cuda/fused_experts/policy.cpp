@@ -31,6 +31,10 @@ bool are_words(std::int64_t a, std::int64_t b = 0, std::int64_t c = 0) {
   return a % kWordElements == 0 && b % kWordElements == 0 && c % kWordElements == 0;
 }
 
+bool are_fp8_words(std::int64_t a, std::int64_t b = 0, std::int64_t c = 0) {
+  return a % kWordBytes == 0 && b % kWordBytes == 0 && c % kWordBytes == 0;
+}
+
 /// `depth` is the number of terms of a sum, `run` the number of outputs whose weights follow each
 /// other in memory if the weights are transposed.
 WeightAccess access_of(const ExpertWeights& weights, std::int64_t depth, std::int64_t run) {
@@ -44,15 +48,35 @@ WeightAccess access_of(const ExpertWeights& weights, std::int64_t depth, std::in
   return WeightAccess::kElements;
 }
 
+/// The same of weights in float8_e4m3fn, which are not read by columns.
+WeightAccess fp8_access_of(const ExpertWeights& weights, std::int64_t depth) {
+  const bool has_words = is_aligned(weights.data) && weights.column_stride == 1 &&
+                         are_fp8_words(depth, weights.expert_stride, weights.row_stride);
+  return has_words ? WeightAccess::kRows : WeightAccess::kElements;
+}
+
 std::int64_t bytes_per_token(const FusedExpertsProblem& problem) {
-  const std::int64_t per_pair =
-      2 * (padded_row(problem.intermediate_size) + padded_row(problem.hidden_size));
-  return problem.top_k * per_pair;
+  const std::int64_t intermediate = padded_row(problem.intermediate_size);
+  const std::int64_t rows = problem.top_k * 2 * padded_row(problem.hidden_size);
+  if (!problem.has_fp8_weights()) return rows + problem.top_k * 2 * intermediate;
+  const auto quantised = [&](std::int64_t elements) {
+    return padded_fp8_row(elements) + 4 * scales_per_row(problem, elements);
+  };
+  return rows + quantised(problem.hidden_size) +
+         problem.top_k * (4 * intermediate + quantised(problem.intermediate_size));
 }
 
 }  // namespace
 
 ProductAccesses accesses_of(const FusedExpertsProblem& problem) {
+  if (problem.has_fp8_weights()) {
+    ProductAccesses accesses{fp8_access_of(problem.w13, problem.hidden_size),
+                             fp8_access_of(problem.w2, problem.intermediate_size)};
+    if (problem.is_x_fp8 && (!is_aligned(problem.x) || !are_fp8_words(problem.x_stride))) {
+      accesses.gate_up = WeightAccess::kElements;
+    }
+    return accesses;
+  }
   const bool interleaved = problem.activation == Activation::kSwigluoai;
   ProductAccesses accesses{
       access_of(problem.w13, problem.hidden_size,
@@ -77,14 +101,20 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
       limitation(kWgmma, problem) == nullptr) {
     return kWgmma;
   }
+  const std::size_t num_tiles = problem.has_fp8_weights() ? kNumFp8Tiles : kProductTiles.size();
   ProductStrategy tile = 0;
-  while (tile + 1 < kProductTiles.size() && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
+  while (tile + 1 < num_tiles && per_expert >= kMinPairsPerExpert[tile + 1]) ++tile;
   return tile;
 }
 
 const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& problem) {
-  if (problem.has_fp8_weights()) return "multiplies no float8_e4m3fn numbers";
-  if (problem.dtype.bits != 16) return "multiplies float16 and bfloat16 alone";
+  if (problem.has_fp8_weights() && strategy >= kNumFp8Tiles) {
+    return "multiplies no float8_e4m3fn numbers";
+  }
+  if (problem.dtype.bits != 16) {
+    return problem.has_fp8_weights() ? "writes float16 and bfloat16 alone"
+                                     : "multiplies float16 and bfloat16 alone";
+  }
   if (problem.num_experts > kAlignBlockSizeMaxExperts) return "aligns at most 2^30 experts";
   if (problem.top_k > kMaxChunkPairs) return "aligns at most 2^22 pairs of a token";
   const ProductAccesses accesses = accesses_of(problem);
@@ -129,9 +159,17 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   sorted_pairs = place(max_slots, sizeof(std::int32_t));
   block_experts = place(block_experts_length, sizeof(std::int32_t));
   num_slots = place(1, sizeof(std::int32_t));
-  intermediate =
-      place(intermediate_rows * padded_row(problem.intermediate_size), sizeof(std::uint16_t));
+  const bool is_fp8 = problem.has_fp8_weights();
+  intermediate = place(intermediate_rows * padded_row(problem.intermediate_size),
+                       is_fp8 ? sizeof(float) : sizeof(std::uint16_t));
   rows = place(pairs * padded_row(problem.hidden_size), sizeof(std::uint16_t));
+  const auto place_quantised = [&](std::int64_t count, std::int64_t elements, std::size_t* values,
+                                   std::size_t* scales) {
+    *values = place(is_fp8 ? count * padded_fp8_row(elements) : 0, 1);
+    *scales = place(is_fp8 ? count * scales_per_row(problem, elements) : 0, sizeof(float));
+  };
+  place_quantised(num_tokens, problem.hidden_size, &fp8_x, &fp8_x_scales);
+  place_quantised(pairs, problem.intermediate_size, &fp8_intermediate, &fp8_intermediate_scales);
   alignment = end;
 }
 

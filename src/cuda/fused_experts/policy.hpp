@@ -84,6 +84,19 @@ constexpr std::int64_t padded_row(std::int64_t elements) {
   return (elements + kWordElements - 1) / kWordElements * kWordElements;
 }
 
+/// The same of numbers in float8_e4m3fn.
+constexpr std::int64_t padded_fp8_row(std::int64_t elements) {
+  return (elements + kWordBytes - 1) / kWordBytes * kWordBytes;
+}
+
+/// Scales of a row of x or of the intermediate that the call computes, beside weights in
+/// float8_e4m3fn.
+constexpr std::int64_t scales_per_row(const core::FusedExpertsProblem& problem,
+                                      std::int64_t elements) {
+  const bool is_per_block = problem.w13.scales.kind == core::WeightScales::kPerBlock;
+  return is_per_block ? core::num_scale_blocks(elements) : 1;
+}
+
 std::int64_t tokens_per_chunk(const core::FusedExpertsProblem& problem);
 
 /// How the workspace of a chunk is divided, in bytes from an address that is a multiple of
@@ -95,9 +108,14 @@ struct FusedExpertsWorkspace {
   std::size_t sorted_pairs;   ///< int32 [slot of a block]
   std::size_t block_experts;  ///< int32 [block_experts_length]
   std::size_t num_slots;      ///< int32
-  std::size_t intermediate;   ///< [intermediate_rows, padded F] of the type of x
+  std::size_t intermediate;   ///< [intermediate_rows, padded F] of the type of x, or float32
   std::size_t rows;           ///< weighted [pair, padded H] of the type of x
-  std::size_t alignment;      ///< what align_block_size needs
+  // With weights in float8_e4m3fn: rows of x and of the intermediate, and float32 scales of each.
+  std::size_t fp8_x;
+  std::size_t fp8_x_scales;
+  std::size_t fp8_intermediate;
+  std::size_t fp8_intermediate_scales;
+  std::size_t alignment;  ///< what align_block_size needs
   std::int64_t max_slots;
   std::int64_t max_blocks;
   std::int64_t block_experts_length;

@@ -21,6 +21,17 @@ Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess acc
               &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
 }
 
+Kernel prepared_fp8_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
+                                   std::size_t tile) {
+  static PreparedContexts prepared[2][2][kNumWeightAccesses][kNumFp8Tiles];
+  const auto find = kind == ProductKind::kGateUp ? fp8_gate_up_kernel : fp8_down_kernel;
+  return {.function = find(bfloat16, access, tile),
+          .needs_shared_memory = true,
+          .static_shared_bytes = kProductStaticSharedBytes,
+          .prepared =
+              &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
+}
+
 Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16) {
   static PreparedContexts prepared[2][2];
   const auto find = kind == ProductKind::kGateUp ? wgmma_gate_up_kernel : wgmma_down_kernel;
@@ -93,6 +104,9 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
         for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
           const Kernel kernel = prepared_product_kernel(kind, bfloat16, access, tile);
           if (Status s = load(kernel, "a product"); !s.ok()) return s;
+          if (access == WeightAccess::kColumns || tile >= kNumFp8Tiles) continue;
+          const Kernel fp8_kernel = prepared_fp8_product_kernel(kind, bfloat16, access, tile);
+          if (Status s = load(fp8_kernel, "a product in fp8"); !s.ok()) return s;
         }
       }
     }

@@ -14,6 +14,9 @@ enum class ProductKind : std::uint8_t { kGateUp, kDown };
 /// The kernel of a tile of kProductTiles.
 Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
                                std::size_t tile);
+/// The same for numbers in float8_e4m3fn.
+Kernel prepared_fp8_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
+                                   std::size_t tile);
 Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16);
 Kernel prepared_swap_ab_clear_kernel();
 Kernel prepared_swap_ab_kernel(bool bfloat16, std::size_t tiling);

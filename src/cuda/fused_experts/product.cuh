@@ -7,10 +7,14 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/kernels.hpp"
+#include "cuda/fused_experts/product_scales.cuh"
 #include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/stages.cuh"
 #include "cuda/parts/division.cuh"
@@ -19,19 +23,22 @@
 
 namespace tessera::cuda {
 
-/// The sums of a warp: kRows x kColumns of the tile.
-template <int kRows, int kColumns>
-struct Sums {
-  float of[kRows / 16][kColumns / 8][4] = {};
-};
-
-template <typename T, std::size_t kTileIndex, WeightAccess kAccess, bool kIsGateUp>
+/// Multiplies numbers of type Operand: T, the type of biases, or __nv_fp8_e4m3.
+template <typename Operand, typename T, std::size_t kTileIndex, WeightAccess kAccess,
+          bool kIsGateUp>
 struct Product {
+  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
+  using Args = std::conditional_t<kIsFp8, Fp8ProductArgs, ProductArgs>;
+  using Element = std::conditional_t<kIsFp8, std::uint8_t, std::uint16_t>;
+  /// The intermediate in float8_e4m3fn is not rounded before it is quantised.
+  using Output = std::conditional_t<kIsFp8 && kIsGateUp, float, T>;
+  /// Terms of a sum in a stage.
+  static constexpr int kDepth = kLineBytes / static_cast<int>(sizeof(Operand));
   static constexpr ProductTile kTile = kProductTiles[kTileIndex];
   static constexpr int kWarpRows = kTile.pairs / kTile.warps_along_pairs;
   static constexpr int kWarpColumns = kTile.columns / kTile.warps_along_columns;
-  static constexpr int kRowBytes = kTile.pairs * kStageDepth * 2;
-  static constexpr int kStageBytes = kRowBytes + kTile.columns * kStageDepth * 2;
+  static constexpr int kRowBytes = kTile.pairs * kLineBytes;
+  static constexpr int kStageBytes = kRowBytes + kTile.columns * kLineBytes;
   static constexpr int kSumStride = kTile.columns + 8;
   static_assert(kTile.warps_along_pairs * kTile.warps_along_columns == kProductWarps);
 
@@ -87,10 +94,10 @@ struct Product {
 
   static __device__ __forceinline__ auto rows_of(const ProductArgs& args,
                                                  const PairsOfBlock& pairs) {
-    return LinesAlongSum<kTile.pairs, kAccess != WeightAccess::kElements>(
-        1, [&](int line) -> const std::uint16_t* {
+    return LinesAlongSum<Element, kTile.pairs, kAccess != WeightAccess::kElements>(
+        1, [&](int line) -> const Element* {
           if (pairs.pair[line] < 0) return nullptr;
-          return static_cast<const std::uint16_t*>(args.rows) +
+          return static_cast<const Element*>(args.rows) +
                  std::int64_t{divide(pairs.pair[line], args.slots_per_row)} * args.row_stride;
         });
   }
@@ -98,16 +105,16 @@ struct Product {
   static __device__ __forceinline__ auto weights_of(const ProductArgs& args, std::int32_t expert,
                                                     std::int32_t first_output) {
     const auto* const weights =
-        static_cast<const std::uint16_t*>(args.weights) + expert * args.expert_stride;
+        static_cast<const Element*>(args.weights) + expert * args.expert_stride;
     if constexpr (kAccess == WeightAccess::kColumns) {
       return LinesAcrossSum<kTile.columns>(
-          args.weight_column_stride, [&](int word) -> const std::uint16_t* {
+          args.weight_column_stride, [&](int word) -> const Element* {
             const std::int64_t row = weight_row_of_word(args, first_output, word);
             return row < 0 ? nullptr : weights + row;
           });
     } else {
-      return LinesAlongSum<kTile.columns, kAccess == WeightAccess::kRows>(
-          args.weight_column_stride, [&](int column) -> const std::uint16_t* {
+      return LinesAlongSum<Element, kTile.columns, kAccess == WeightAccess::kRows>(
+          args.weight_column_stride, [&](int column) -> const Element* {
             const std::int64_t row = weight_row(args, first_output, column);
             return row < 0 ? nullptr : weights + row * args.weight_row_stride;
           });
@@ -130,8 +137,7 @@ struct Product {
     return count;
   }
 
-  /// What a warp multiplies of two words of a stage: sixteen elements of kRows rows and of all its
-  /// columns.
+  /// What a warp multiplies of two words of a stage, of kRows rows and of all its columns.
   template <int kRows>
   struct Fragments {
     std::uint32_t a[kRows / 16][4];
@@ -156,8 +162,8 @@ struct Product {
       for (int i = 0; i < kRows / 16; ++i) {
 #pragma unroll
         for (int j = 0; j < kWarpColumns / 16; ++j) {
-          multiply_add<T>(a[i], b[j][0], b[j][1], sums->of[i][2 * j]);
-          multiply_add<T>(a[i], b[j][2], b[j][3], sums->of[i][2 * j + 1]);
+          multiply_add<Operand>(a[i], b[j][0], b[j][1], sums->of[i][2 * j]);
+          multiply_add<Operand>(a[i], b[j][2], b[j][3], sums->of[i][2 * j + 1]);
         }
       }
     }
@@ -181,17 +187,19 @@ struct Product {
     }
   }
 
-  /// Multiplies all stages; num_stages - 1 of them are on the way at any time.
-  template <typename RowLines, typename WeightLines>
+  /// Multiplies all stages; num_stages - 1 of them are on the way at any time. Calls
+  /// after_stage(step) when the products of a stage have been added.
+  template <typename RowLines, typename WeightLines, typename AfterStage>
   static __device__ __forceinline__ void multiply(int num_rows, const RowLines& rows,
                                                   const WeightLines& weights, std::int32_t depth,
-                                                  std::uint32_t shared, WarpSums* sums) {
-    const std::int32_t num_steps = (depth + kStageDepth - 1) / kStageDepth;
+                                                  std::uint32_t shared, WarpSums* sums,
+                                                  const AfterStage& after_stage) {
+    const std::int32_t num_steps = (depth + kDepth - 1) / kDepth;
     const auto start_copies = [&](std::int32_t step) {
       if (step < num_steps) {
         const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;
-        rows.copy(stage, step * kStageDepth, depth);
-        weights.copy(stage + kRowBytes, step * kStageDepth, depth);
+        rows.copy(stage, step * kDepth, depth);
+        weights.copy(stage + kRowBytes, step * kDepth, depth);
       }
       commit_copies();
     };
@@ -202,9 +210,29 @@ struct Product {
       __syncthreads();
       start_copies(step + kTile.num_stages - 1);
       add_stage(shared + step % kTile.num_stages * kStageBytes, num_rows, sums);
+      after_stage(step);
     }
     wait_for_copies<0>();
     __syncthreads();
+  }
+
+  /// Sums of products of numbers in float8_e4m3fn and their scales.
+  template <typename RowLines, typename WeightLines>
+  static __device__ __forceinline__ void multiply_scaled(
+      const Args& args, const PairsOfBlock& pairs, std::int32_t expert, std::int32_t first_output,
+      const RowLines& rows, const WeightLines& weights, std::uint32_t shared, WarpSums* sums) {
+    const auto row_of = [&](int column) { return weight_row(args, first_output, column); };
+    const ProductScales<kWarpRows, kWarpColumns> scales(args, expert, pairs.pair + warp_row(),
+                                                        row_of);
+    const bool is_per_block = args.weight_scales.kind == core::WeightScales::kPerBlock;
+    WarpSums of_stages;
+    multiply(num_warp_rows(pairs), rows, weights, args.depth, shared, &of_stages,
+             [&](std::int32_t step) {
+               if (is_per_block) scales.add_block(step, &of_stages, sums);
+             });
+    if (is_per_block) return;
+    *sums = of_stages;
+    scales.multiply(warp_column(), row_of, sums);
   }
 
   /// Writes a warp's sums to the tile [pairs][kSumStride] in shared memory.
@@ -241,16 +269,17 @@ struct Product {
       const int place = item % per_row * kAtOnce;
       const std::int32_t pair = pairs.pair[row];
       if (pair < 0 || first_output + place >= args.num_outputs) continue;
-      struct alignas(kAtOnce * sizeof(T)) Word {
-        T elements[kAtOnce];
+      struct alignas(kAtOnce * sizeof(Output)) Word {
+        Output elements[kAtOnce];
       } word;
 #pragma unroll
       for (int i = 0; i < kAtOnce; ++i) {
         // Nothing reads the elements after the last of a row, which has room for whole words.
         const std::int32_t output = min(first_output + place + i, args.num_outputs - 1);
-        word.elements[i] = rounded<T>(compute(row, place + i, output));
+        word.elements[i] = rounded<Output>(compute(row, place + i, output));
       }
-      T* const to = static_cast<T*>(args.output) + pair * args.output_stride + first_output + place;
+      Output* const to =
+          static_cast<Output*>(args.output) + pair * args.output_stride + first_output + place;
       *reinterpret_cast<Word*>(to) = word;
     }
   }
@@ -290,7 +319,7 @@ struct Product {
     });
   }
 
-  static __device__ __forceinline__ void run(const ProductArgs& args, unsigned char* shared,
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* shared,
                                              PairsOfBlock* pairs) {
     pdl_launch_dependents();
     pdl_wait();
@@ -304,8 +333,15 @@ struct Product {
     }
     __syncthreads();
     WarpSums sums;
-    multiply(num_warp_rows(*pairs), rows_of(args, *pairs),
-             weights_of(args, expert, at.first_output), args.depth, shared_address(shared), &sums);
+    const auto rows = rows_of(args, *pairs);
+    const auto weights = weights_of(args, expert, at.first_output);
+    if constexpr (kIsFp8) {
+      multiply_scaled(args, *pairs, expert, at.first_output, rows, weights, shared_address(shared),
+                      &sums);
+    } else {
+      multiply(num_warp_rows(*pairs), rows, weights, args.depth, shared_address(shared), &sums,
+               [](std::int32_t) {});
+    }
     float* const tile = reinterpret_cast<float*>(shared);
     share_sums(sums, tile);
     if constexpr (kIsGateUp) {
@@ -316,44 +352,30 @@ struct Product {
   }
 };
 
-template <typename T, std::size_t kTileIndex, WeightAccess kAccess, bool kIsGateUp>
+template <typename Kernel>
 __global__ void __launch_bounds__(kProductThreads)
-    product_kernel(const __grid_constant__ ProductArgs args) {
+    product_kernel(const __grid_constant__ typename Kernel::Args args) {
   extern __shared__ __align__(128) unsigned char shared[];
-  using Kernel = Product<T, kTileIndex, kAccess, kIsGateUp>;
   __shared__ typename Kernel::PairsOfBlock pairs;
   Kernel::run(args, shared, &pairs);
 }
 
-template <bool kIsGateUp, typename T, WeightAccess kAccess>
+/// The kernel of a tile: the only one of kElements, or one of the first kNumTiles.
+template <typename Operand, typename T, WeightAccess kAccess, bool kIsGateUp, std::size_t kNumTiles>
 const void* product_kernel_of(std::size_t tile) {
   if constexpr (kAccess == WeightAccess::kElements) {
-    return reinterpret_cast<const void*>(&product_kernel<T, kElementsTile, kAccess, kIsGateUp>);
+    using Kernel = Product<Operand, T, kElementsTile, kAccess, kIsGateUp>;
+    return reinterpret_cast<const void*>(&product_kernel<Kernel>);
   } else {
-    switch (tile) {
-      case 0:
-        return reinterpret_cast<const void*>(&product_kernel<T, 0, kAccess, kIsGateUp>);
-      case 1:
-        return reinterpret_cast<const void*>(&product_kernel<T, 1, kAccess, kIsGateUp>);
-      case 2:
-        return reinterpret_cast<const void*>(&product_kernel<T, 2, kAccess, kIsGateUp>);
-      case 3:
-        return reinterpret_cast<const void*>(&product_kernel<T, 3, kAccess, kIsGateUp>);
-      default:
-        return nullptr;
+    return [&]<std::size_t... kTiles>(std::index_sequence<kTiles...>)->const void* {
+      const void* found = nullptr;
+      ((tile == kTiles ? found = reinterpret_cast<const void*>(
+                             &product_kernel<Product<Operand, T, kTiles, kAccess, kIsGateUp>>)
+                       : nullptr),
+       ...);
+      return found;
     }
-  }
-}
-
-template <bool kIsGateUp, typename T>
-const void* product_kernel_of(WeightAccess access, std::size_t tile) {
-  switch (access) {
-    case WeightAccess::kRows:
-      return product_kernel_of<kIsGateUp, T, WeightAccess::kRows>(tile);
-    case WeightAccess::kColumns:
-      return product_kernel_of<kIsGateUp, T, WeightAccess::kColumns>(tile);
-    default:
-      return product_kernel_of<kIsGateUp, T, WeightAccess::kElements>(tile);
+    (std::make_index_sequence<kNumTiles>());
   }
 }
 

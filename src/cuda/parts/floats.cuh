@@ -17,6 +17,10 @@ __device__ __forceinline__ float to_float(__nv_bfloat16 value) { return __bfloat
 template <typename T>
 __device__ __forceinline__ T rounded(float value);
 template <>
+__device__ __forceinline__ float rounded<float>(float value) {
+  return value;
+}
+template <>
 __device__ __forceinline__ __half rounded<__half>(float value) {
   return __float2half_rn(value);
 }

@@ -1,4 +1,4 @@
-// Conversion to float8_e4m3fn.
+// Conversion to and from float8_e4m3fn.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +29,37 @@ __device__ __forceinline__ std::uint32_t fp8x2_bits(float first, float second) {
     return result | (bits >> 24 & 0x80);
   };
   return converted(first) | converted(second) << 8;
+#endif
+}
+
+/// Four numbers in float16, two in each register.
+struct Halves {
+  std::uint32_t of[2];
+};
+
+/// The values of four bytes in float8_e4m3fn, exactly, in an order that is the same for all bytes.
+__device__ __forceinline__ Halves halves_of(std::uint32_t bytes) {
+#if __CUDA_ARCH__ >= 890
+  Halves halves;
+  asm("{.reg .b16 low, high; mov.b32 {low, high}, %2;"
+      "cvt.rn.f16x2.e4m3x2 %0, low; cvt.rn.f16x2.e4m3x2 %1, high;}"
+      : "=r"(halves.of[0]), "=r"(halves.of[1])
+      : "r"(bytes));
+  return halves;
+#else
+  // Exponents of float16 have a bias of 8 more. A NaN has all bits but the sign: the sum carries
+  // into that, and the carry into the highest bit of the exponent, which nothing else sets.
+  const std::uint32_t nans = (bytes & 0x7f7f7f7f) + 0x01010101;
+  const std::uint32_t even =
+      (bytes & 0x007f007f) << 7 | (bytes & 0x00800080) << 8 | (nans & 0x00800080) << 7;
+  const std::uint32_t odd =
+      (bytes & 0x7f007f00) >> 1 | (bytes & 0x80008000) | (nans & 0x80008000) >> 1;
+  const auto scaled = [](std::uint32_t halves) {
+    std::uint32_t result;
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(result) : "r"(halves), "r"(0x5c005c00));  // 256
+    return result;
+  };
+  return {{scaled(even), scaled(odd)}};
 #endif
 }
 

@@ -45,7 +45,9 @@ std::uint32_t* aligned(std::byte* memory) {
                                           (sizeof(std::uint32_t) - past) % sizeof(std::uint32_t));
 }
 
-Status run(const QuantizeFp8Problem& problem, const Context& context) {
+}  // namespace
+
+Status run_quantize_fp8(const QuantizeFp8Problem& problem, const Context& context) {
   const QuantizeFp8Plan plan = plan_quantize_fp8(problem);
   // The one scale of no elements is written, too.
   const std::int64_t num_ctas =
@@ -80,11 +82,9 @@ Status run(const QuantizeFp8Problem& problem, const Context& context) {
   return launch(plan.kernel);
 }
 
-}  // namespace
-
 std::span<const core::Implementation> quantize_fp8_implementations() {
   static constexpr core::Implementation kAll[] = {
-      core::implementation<QuantizeFp8Problem, run, workspace_bytes>("cuda/groups"),
+      core::implementation<QuantizeFp8Problem, run_quantize_fp8, workspace_bytes>("cuda/groups"),
   };
   return kAll;
 }

@@ -1,0 +1,368 @@
+#include "cuda/fused_experts/chunk.hpp"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <type_traits>
+
+#include "core/errors.hpp"
+#include "core/quantize_fp8_problem.hpp"
+#include "cuda/align_block_size/launch.hpp"
+#include "cuda/device.hpp"
+#include "cuda/fused_experts/tensor_maps.hpp"
+#include "cuda/fused_experts/wgmma.hpp"
+#include "cuda/quantize_fp8/launch.hpp"
+
+namespace tessera::cuda {
+namespace {
+
+using core::AlignBlockSizeProblem;
+using core::FusedExpertsProblem;
+
+constexpr std::string_view kOp = "fused_experts";
+constexpr DLDataType kByte{kDLUInt, 8, 1};
+
+bool is_bfloat16(const FusedExpertsProblem& problem) { return problem.dtype.code == kDLBfloat; }
+
+/// An element of an array whose elements have this type.
+template <typename Pointer>
+Pointer element(Pointer array, DLDataType dtype, std::int64_t index) {
+  using Byte = std::conditional_t<std::is_const_v<std::remove_pointer_t<Pointer>>, const std::byte,
+                                  std::byte>;
+  return static_cast<Byte*>(array) + index * (dtype.bits / 8);
+}
+
+const char* name_of(ProductKind kind) {
+  return kind == ProductKind::kGateUp ? "the gate-up product" : "the down product";
+}
+
+Status refuse_tensor_map(const char* step, CUresult error) {
+  return core::refuse(StatusCode::kRuntimeError, kOp, "tensor map",
+                      std::string("arrays of ") + step + " that it can describe", text_of(error));
+}
+
+}  // namespace
+
+Chunk::Chunk(const FusedExpertsProblem& call, std::int64_t first_token, std::int64_t num_tokens,
+             ProductStrategy strategy, const Context& context)
+    : problem_(call),
+      strategy_(strategy),
+      workspace_(call, num_tokens, strategy),
+      accesses_(accesses_of(call)),
+      context_(context),
+      num_pairs_(static_cast<std::int32_t>(num_tokens * call.top_k)) {
+  problem_.num_tokens = num_tokens;
+  problem_.x = element(call.x, call.is_x_fp8 ? kByte : call.dtype, first_token * call.x_stride);
+  if (call.is_x_fp8) problem_.x_scale = call.x_scale + first_token * call.x_scale_stride;
+  problem_.topk_ids =
+      element(call.topk_ids, call.topk_ids_dtype, first_token * call.topk_ids_stride);
+  problem_.topk_weights =
+      element(call.topk_weights, call.topk_weights_dtype, first_token * call.topk_weights_stride);
+  problem_.output = element(call.output, call.dtype, first_token * call.output_stride);
+  constexpr std::size_t kAlign = FusedExpertsWorkspace::kWorkspaceAlign;
+  memory_ = context.workspace.data();
+  memory_ += (kAlign - reinterpret_cast<std::uintptr_t>(memory_) % kAlign) % kAlign;
+}
+
+Status Chunk::run() const {
+  if (!has_plain_ids(problem_)) {
+    if (Status s = find_experts(); !s.ok()) return s;
+  }
+  if (strategy_ == kSwapAb) return swap_ab();
+  if (Status s = align(); !s.ok()) return s;
+  if (problem_.has_fp8_weights()) return multiply_fp8();
+  for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
+    if (Status s = strategy_ == kWgmma ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
+      return s;
+    }
+  }
+  return combine();
+}
+
+AlignBlockSizeProblem Chunk::alignment() const {
+  AlignBlockSizeProblem aligned{};
+  aligned.topk_ids = pair_experts();
+  aligned.id_dtype = pair_experts_dtype();
+  aligned.num_ids = num_pairs_;
+  aligned.block_size = pairs_per_block(strategy_);
+  aligned.num_experts = static_cast<std::int32_t>(problem_.num_experts);
+  aligned.tail_expert = -1;
+  aligned.sorted_token_ids = at<std::int32_t>(workspace_.sorted_pairs);
+  aligned.sorted_token_ids_length = workspace_.max_slots;
+  aligned.expert_ids = at<std::int32_t>(workspace_.block_experts);
+  aligned.expert_ids_length = workspace_.block_experts_length;
+  aligned.num_tokens_post_pad = at<std::int32_t>(workspace_.num_slots);
+  return aligned;
+}
+
+std::size_t Chunk::workspace_bytes() const {
+  return workspace_.bytes(align_block_size_workspace_bytes(alignment(), context_));
+}
+
+const void* Chunk::pair_experts() const {
+  return has_plain_ids(problem_) ? problem_.topk_ids : at<void>(workspace_.pair_experts);
+}
+DLDataType Chunk::pair_experts_dtype() const {
+  return has_plain_ids(problem_) ? problem_.topk_ids_dtype : DLDataType{kDLInt, 32, 1};
+}
+
+Status Chunk::launch(const Kernel& kernel, std::int64_t num_ctas, int num_threads,
+                     std::size_t shared_bytes, void* args, const char* step) const {
+  const Launch launch{kernel, static_cast<int>(num_ctas), num_threads, shared_bytes};
+  return launch_kernel(kOp, launch, args, context_, [&] {
+    return std::string(step) + " to start with " + std::to_string(num_ctas) + " CTAs for " +
+           std::to_string(problem_.num_tokens) + " tokens";
+  });
+}
+
+Status Chunk::find_experts() const {
+  PairsArgs args{};
+  args.topk_ids = problem_.topk_ids;
+  args.expert_map = problem_.expert_map;
+  args.experts = at<std::int32_t>(workspace_.pair_experts);
+  args.ids_are_64_bit = problem_.topk_ids_dtype.bits == 64;
+  args.top_k = static_cast<std::int32_t>(problem_.top_k);
+  args.slots_per_token = division_by(args.top_k);
+  args.num_pairs = num_pairs_;
+  args.topk_ids_stride = problem_.topk_ids_stride;
+  args.num_global_experts = problem_.num_global_experts;
+  args.num_experts = problem_.num_experts;
+  return launch(prepared_pairs_kernel(), (num_pairs_ + kPairsThreads - 1) / kPairsThreads,
+                kPairsThreads, 0, &args, "the experts of pairs");
+}
+
+Status Chunk::align() const {
+  Context inner = context_;
+  inner.workspace = inner.workspace.subspan(
+      static_cast<std::size_t>(memory_ - inner.workspace.data()) + workspace_.alignment);
+  return run_align_block_size(alignment(), inner);
+}
+
+ProductArgs Chunk::product(const core::ExpertWeights& weights) const {
+  ProductArgs args{};
+  args.weights = weights.data;
+  args.bias = weights.bias;
+  args.sorted_pairs = at<std::int32_t>(workspace_.sorted_pairs);
+  args.block_experts = at<std::int32_t>(workspace_.block_experts);
+  args.num_slots = at<std::int32_t>(workspace_.num_slots);
+  args.num_pairs = num_pairs_;
+  args.num_blocks = static_cast<std::uint32_t>(workspace_.max_blocks);
+  args.expert_stride = weights.expert_stride;
+  args.weight_row_stride = weights.row_stride;
+  args.weight_column_stride = weights.column_stride;
+  args.bias_stride = weights.bias_stride;
+  args.topk_weights_stride = problem_.topk_weights_stride;
+  args.topk_weights_dtype = problem_.topk_weights_dtype;
+  args.top_k = static_cast<std::int32_t>(problem_.top_k);
+  args.slots_per_token = division_by(args.top_k);
+  return args;
+}
+
+ProductArgs Chunk::gate_up() const {
+  ProductArgs args = product(problem_.w13);
+  args.rows = problem_.x;
+  args.slots_per_row = args.slots_per_token;
+  args.row_stride = problem_.x_stride;
+  args.output = at<void>(workspace_.intermediate);
+  args.output_stride = padded_row(problem_.intermediate_size);
+  args.depth = static_cast<std::int32_t>(problem_.hidden_size);
+  args.num_outputs = static_cast<std::int32_t>(problem_.intermediate_size);
+  args.is_gated = has_gate(problem_.activation);
+  args.is_interleaved = problem_.activation == Activation::kSwigluoai;
+  args.activation = problem_.activation;
+  args.swiglu_alpha = problem_.swiglu_alpha;
+  args.swiglu_beta = problem_.swiglu_beta;
+  args.swiglu_limit = problem_.swiglu_limit;
+  if (problem_.apply_router_weight_on_input) args.topk_weights = problem_.topk_weights;
+  return args;
+}
+
+ProductArgs Chunk::down() const {
+  ProductArgs args = product(problem_.w2);
+  args.rows = at<void>(workspace_.intermediate);
+  args.slots_per_row = division_by(1);
+  args.row_stride = padded_row(problem_.intermediate_size);
+  args.output = at<void>(workspace_.rows);
+  args.output_stride = padded_row(problem_.hidden_size);
+  args.depth = static_cast<std::int32_t>(problem_.intermediate_size);
+  args.num_outputs = static_cast<std::int32_t>(problem_.hidden_size);
+  if (!problem_.apply_router_weight_on_input) args.topk_weights = problem_.topk_weights;
+  return args;
+}
+
+ProductArgs Chunk::args_of(ProductKind kind, int columns) const {
+  ProductArgs args = kind == ProductKind::kGateUp ? gate_up() : down();
+  const std::int32_t outputs = args.is_gated ? columns / 2 : columns;
+  args.num_columns = static_cast<std::uint32_t>((args.num_outputs - 1) / outputs + 1);
+  return args;
+}
+
+Status Chunk::multiply(ProductKind kind) const {
+  const ProductTile& tile = kProductTiles[strategy_];
+  ProductArgs args = args_of(kind, tile.columns);
+  const WeightAccess access = kind == ProductKind::kGateUp ? accesses_.gate_up : accesses_.down;
+  return launch(prepared_product_kernel(kind, is_bfloat16(problem_), access, strategy_),
+                std::int64_t{args.num_blocks} * args.num_columns, kProductThreads,
+                product_shared_bytes(tile), &args, name_of(kind));
+}
+
+/// Both products, each of rows in float8_e4m3fn.
+Status Chunk::multiply_fp8() const {
+  if (!problem_.is_x_fp8) {
+    if (Status s = quantize_x(); !s.ok()) return s;
+  }
+  if (Status s = multiply_fp8(ProductKind::kGateUp); !s.ok()) return s;
+  if (Status s = quantize_intermediate(); !s.ok()) return s;
+  if (Status s = multiply_fp8(ProductKind::kDown); !s.ok()) return s;
+  return combine();
+}
+
+Status Chunk::quantize(const void* rows, DLDataType dtype, const float* scale,
+                       std::size_t values_at, std::size_t scales_at, std::int64_t num_rows,
+                       std::int64_t row_size, std::int64_t row_stride) const {
+  const bool is_per_block = problem_.w13.scales.kind == core::WeightScales::kPerBlock;
+  core::QuantizeFp8Problem args{};
+  args.x = rows;
+  args.dtype = dtype;
+  args.scale = scale;
+  args.values = at<std::uint8_t>(values_at);
+  args.scales = at<float>(scales_at);
+  args.group = scale != nullptr ? Fp8Group::kTensor
+               : is_per_block   ? Fp8Group::k1x128
+                                : Fp8Group::kRow;
+  args.use_ue8m0 = problem_.use_ue8m0;
+  args.num_tokens = num_rows;
+  args.hidden_size = row_size;
+  args.x_stride = row_stride;
+  args.values_stride = padded_fp8_row(row_size);
+  return run_quantize_fp8(args, context_);
+}
+
+Status Chunk::quantize_x() const {
+  return quantize(problem_.x, problem_.dtype, problem_.x_scale, workspace_.fp8_x,
+                  workspace_.fp8_x_scales, problem_.num_tokens, problem_.hidden_size,
+                  problem_.x_stride);
+}
+
+Status Chunk::quantize_intermediate() const {
+  return quantize(at<void>(workspace_.intermediate), {kDLFloat, 32, 1}, problem_.intermediate_scale,
+                  workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales, num_pairs_,
+                  problem_.intermediate_size, padded_row(problem_.intermediate_size));
+}
+
+Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {
+  const bool is_gate_up = kind == ProductKind::kGateUp;
+  Fp8ProductArgs args{};
+  static_cast<ProductArgs&>(args) = args_of(kind, columns);
+  args.weight_scales = is_gate_up ? problem_.w13.scales : problem_.w2.scales;
+  if (is_gate_up && problem_.is_x_fp8) {
+    args.row_scales = problem_.x_scale;
+    args.row_scale_stride = problem_.x_scale_stride;
+    return args;
+  }
+  args.rows = at<void>(is_gate_up ? workspace_.fp8_x : workspace_.fp8_intermediate);
+  args.row_stride = padded_fp8_row(args.depth);
+  args.row_scales =
+      at<float>(is_gate_up ? workspace_.fp8_x_scales : workspace_.fp8_intermediate_scales);
+  const bool is_static = (is_gate_up ? problem_.x_scale : problem_.intermediate_scale) != nullptr;
+  args.row_scale_stride = is_static ? 0 : scales_per_row(problem_, args.depth);
+  return args;
+}
+
+Status Chunk::multiply_fp8(ProductKind kind) const {
+  const ProductTile& tile = kProductTiles[strategy_];
+  Fp8ProductArgs args = fp8_args_of(kind, tile.columns);
+  const WeightAccess access = kind == ProductKind::kGateUp ? accesses_.gate_up : accesses_.down;
+  return launch(prepared_fp8_product_kernel(kind, is_bfloat16(problem_), access, strategy_),
+                std::int64_t{args.num_blocks} * args.num_columns, kProductThreads,
+                product_shared_bytes(tile), &args, name_of(kind));
+}
+
+Status Chunk::multiply_by_wgmma(ProductKind kind) const {
+  WgmmaArgs args{};
+  args.product = args_of(kind, kWgmmaColumns);
+  args.tiles_taken = at<std::int32_t>(workspace_.block_experts) + workspace_.max_blocks +
+                     (kind == ProductKind::kGateUp ? 0 : 1);
+  CUresult error =
+      encode_weights(args.product, is_bfloat16(problem_), problem_.num_experts, &args.weights);
+  if (error == CUDA_SUCCESS && kind == ProductKind::kDown) {
+    error = encode_intermediate(args.product, is_bfloat16(problem_), workspace_.intermediate_rows,
+                                &args.intermediate);
+  }
+  if (error != CUDA_SUCCESS) return refuse_tensor_map(name_of(kind), error);
+  const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
+  const std::int64_t ctas = std::min<std::int64_t>(tiles, properties_in(context_).available_sms);
+  return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_)), ctas, kWgmmaThreads,
+                kWgmmaSharedBytes, &args, name_of(kind));
+}
+
+/// By one kernel, once its counters are clear.
+Status Chunk::swap_ab() const {
+  const std::size_t tiling = swap_ab_tiling(problem_);
+  const SwapAbTiling& tiles = kSwapAbTilings[tiling];
+  SwapAbArgs args{};
+  CUresult error = describe(ProductKind::kGateUp, tiles.gate_up_rows, &args.gate_up);
+  if (error == CUDA_SUCCESS) error = describe(ProductKind::kDown, tiles.down_rows, &args.down);
+  if (error != CUDA_SUCCESS) return refuse_tensor_map("the products", error);
+  args.combine = combination();
+  args.num_combine_parts =
+      static_cast<std::uint32_t>(problem_.num_tokens) * args.combine.ctas_per_token;
+  SwapAbCounters counters{at<std::uint32_t>(workspace_.block_experts),
+                          static_cast<std::uint32_t>(workspace_.block_experts_length)};
+  args.taken = counters.counters;
+  args.down_done = counters.counters + 1;
+  args.gate_up_done = counters.counters + 2;
+  Status status = launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
+                         "the counters of tiles");
+  if (!status.ok()) return status;
+  return launch(prepared_swap_ab_kernel(is_bfloat16(problem_), tiling),
+                properties_in(context_).available_sms, kSwapAbThreads, swap_ab_shared_bytes(tiling),
+                &args, "the layer");
+}
+
+CUresult Chunk::describe(ProductKind kind, int tile_rows, SwapAbProduct* product) const {
+  ProductArgs& args = product->args;
+  args = args_of(kind, tile_rows);
+  product->tile_rows = tile_rows;
+  const std::int64_t tile_bytes = std::int64_t{2} * tile_rows * args.depth;
+  const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
+  const std::int64_t share = blocks * args.num_columns / properties_in(context_).available_sms;
+  const std::int64_t run =
+      std::min({(kSwapAbTakeBytes - 1) / tile_bytes + 1, std::max<std::int64_t>(share, 1),
+                static_cast<std::int64_t>(args.num_columns)});
+  product->run = static_cast<std::int32_t>(run);
+  product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
+  return encode_runs(args, tile_rows, is_bfloat16(problem_), problem_.num_experts,
+                     &product->weights);
+}
+
+CombineArgs Chunk::combination() const {
+  CombineArgs args{};
+  args.rows = at<void>(workspace_.rows);
+  args.topk_ids = pair_experts();
+  args.output = problem_.output;
+  args.ids_are_64_bit = pair_experts_dtype().bits == 64;
+  args.has_vectors = problem_.hidden_size % kCombineElements == 0 &&
+                     problem_.output_stride % kCombineElements == 0 &&
+                     reinterpret_cast<std::uintptr_t>(problem_.output) % kCombineBytes == 0;
+  args.top_k = static_cast<std::int32_t>(problem_.top_k);
+  args.hidden_size = static_cast<std::int32_t>(problem_.hidden_size);
+  constexpr std::int64_t kPerCta = std::int64_t{kCombineThreads} * kCombineElements;
+  args.ctas_per_token = static_cast<std::uint32_t>((problem_.hidden_size + kPerCta - 1) / kPerCta);
+  args.topk_ids_stride = has_plain_ids(problem_) ? problem_.topk_ids_stride : problem_.top_k;
+  args.num_experts = problem_.num_experts;
+  args.row_stride = padded_row(problem_.hidden_size);
+  args.output_stride = problem_.output_stride;
+  return args;
+}
+
+Status Chunk::combine() const {
+  CombineArgs args = combination();
+  return launch(prepared_combine_kernel(is_bfloat16(problem_), args.top_k <= kFewSlots),
+                problem_.num_tokens * args.ctas_per_token, kCombineThreads, 0, &args,
+                "the sum over slots");
+}
+
+}  // namespace tessera::cuda
