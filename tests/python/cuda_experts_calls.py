@@ -105,6 +105,33 @@ def _mapped(arguments: Arguments, num_global_experts: int) -> Arguments:
     return arguments | {"expert_map": (places * 7 + 3) % (experts + 3) - 2, "topk_ids": ids}
 
 
+def _in_fp8(arguments: Arguments, group: Any, **scales: float) -> Arguments:
+    """Weights in float8_e4m3fn: gate and up have blocks of their own. `scales` are static."""
+    import torch
+
+    def quantized(weights: Any, halves: int) -> tuple[Any, Any]:
+        parts = [
+            tessera.quantize_fp8(part, group=group)
+            for expert in weights
+            for part in expert.chunk(halves)
+        ]
+        values = torch.cat([part.values for part in parts]).view(weights.shape)
+        found = torch.cat([part.scales for part in parts])
+        return values, found if group == "tensor" else found.view(len(weights), -1, found.shape[1])
+
+    halves = 2 if isinstance(group, tuple) else 1
+    arguments["w13"], arguments["w13_scale"] = quantized(arguments["w13"], halves)
+    arguments["w2"], arguments["w2_scale"] = quantized(arguments["w2"], 1)
+    device = arguments["x"].device
+    given = {name: torch.tensor([scale], device=device) for name, scale in scales.items()}
+    return arguments | given
+
+
+def _x_in_fp8(arguments: Arguments, group: Any) -> Arguments:
+    x, x_scale = tessera.quantize_fp8(arguments["x"], group=group)
+    return arguments | {"x": x, "x_scale": x_scale}
+
+
 _ODD_SIZES: Arguments = {"hidden": 251, "intermediate": 77, "dtype": "float16"}
 
 # By name: what a call may have beside contiguous arrays of whole words.
@@ -138,13 +165,45 @@ FORMS: dict[str, Callable[..., Arguments]] = {
     "router_in_bfloat16": lambda seed=0, **sizes: changed(
         experts_call(seed, **sizes), lambda array: array.bfloat16(), "topk_weights"
     ),
+    "fp8_blocks": lambda seed=0, **sizes: _in_fp8(experts_call(seed, **sizes), (128, 128)),
+    "fp8_blocks_with_biases": lambda seed=0, **sizes: _in_fp8(
+        _with_odd_ids(experts_call(seed, biases=True, hidden=320, intermediate=192, **sizes)),
+        (128, 128),
+    ),
+    "fp8_rows": lambda seed=0, **sizes: _in_fp8(
+        experts_call(seed, dtype="float16", **sizes), "row"
+    ),
+    "fp8_static": lambda seed=0, **sizes: _in_fp8(
+        experts_call(seed, **sizes), "tensor", x_scale=0.01, intermediate_scale=0.02
+    ),
+    "fp8_x_of_blocks": lambda seed=0, **sizes: _x_in_fp8(
+        _in_fp8(experts_call(seed, **sizes), (128, 128)), 128
+    ),
+    "fp8_x_of_one_scale": lambda seed=0, **sizes: _x_in_fp8(
+        _in_fp8(experts_call(seed, **sizes), "tensor"), "tensor"
+    ),
+    "fp8_odd_sizes": lambda seed=0, **sizes: _in_fp8(
+        experts_call(seed, **_ODD_SIZES | sizes), (128, 128)
+    ),
+    "fp8_transposed": lambda seed=0, **sizes: changed(
+        _in_fp8(experts_call(seed, **sizes), "row"), transposed, "w13", "w2"
+    ),
 }
 
 
 def of_tokens(arguments: Arguments, tokens: Any) -> Arguments:
     """The call of these tokens alone, in this order."""
-    names = ("x", "topk_weights", "topk_ids")
+    names = ["x", "topk_weights", "topk_ids"]
+    if "x_scale" in arguments and arguments["x_scale"].dim() == 2:
+        names.append("x_scale")
     return arguments | {name: arguments[name][tokens] for name in names}
+
+
+def output_dtype(arguments: Arguments) -> Any:
+    import torch
+
+    dtype = arguments["x"].dtype
+    return torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype
 
 
 def implementations(device: str = DEVICE) -> list[str]:
@@ -163,7 +222,7 @@ def output_by(implementation: str, arguments: Arguments, fill: int = 0xFF) -> An
     import torch
 
     x = arguments["x"]
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    out = torch.empty(x.shape, dtype=output_dtype(arguments), device=x.device)
     out.view(torch.uint8).fill_(fill)
     values = [
         out if row.is_output else arguments.get(row.name, None if row.is_array else row.default)

@@ -18,6 +18,7 @@ from cuda_experts_calls import (
     judged,
     of_tokens,
     output_by,
+    output_dtype,
 )
 from fused_experts_calls import ACTIVATIONS
 
@@ -39,7 +40,7 @@ def test_every_activation_keeps_the_contract(activation: str, dtype: str) -> Non
 def test_every_form_keeps_the_contract(form: str, tokens: int) -> None:
     arguments = FORMS[form](2, tokens=tokens)
     output = tessera.fused_experts(**arguments)
-    assert output.dtype == arguments["x"].dtype
+    assert output.dtype == output_dtype(arguments)
     assert output.is_contiguous()
     assert output.isfinite().all()
     assert judged(arguments, output) == []

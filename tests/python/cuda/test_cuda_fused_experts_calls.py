@@ -44,7 +44,9 @@ def test_four_streams_at_once() -> None:
     import torch
 
     inputs = [
-        FORMS[form](2, tokens=tokens) for form in ("plain", "transposed") for tokens in TOKENS
+        FORMS[form](2, tokens=tokens)
+        for form in ("plain", "transposed", "fp8_blocks")
+        for tokens in TOKENS
     ]
     expected = [tessera.fused_experts(**arguments) for arguments in inputs]
     torch.cuda.synchronize()
@@ -62,7 +64,9 @@ def test_four_streams_at_once() -> None:
 
 @pytest.mark.parametrize("with_out", [False, True])
 @pytest.mark.parametrize("tokens", TOKENS)
-@pytest.mark.parametrize("form", ["plain", "transposed", "odd_ids", "more_global_experts"])
+@pytest.mark.parametrize(
+    "form", ["plain", "transposed", "odd_ids", "more_global_experts", "fp8_blocks", "fp8_static"]
+)
 def test_replays_of_a_graph_with_other_contents(form: str, tokens: int, with_out: bool) -> None:
     import torch
 
@@ -257,7 +261,8 @@ def compiled_layer(arguments: dict[str, Any], **how: Any) -> tuple[Any, Any]:
 # Inductor and Triton warn of their own doings.
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("form", "dynamic"), [("plain", False), ("transposed", True), ("more_global_experts", True)]
+    ("form", "dynamic"),
+    [("plain", False), ("transposed", True), ("more_global_experts", True), ("fp8_blocks", True)],
 )
 def test_inductor(form: str, dynamic: bool) -> None:
     import torch
@@ -291,7 +296,7 @@ def test_cuda_graph_trees(tokens: int) -> None:
     assert len(set(addresses[3:])) == 1
 
 
-@pytest.mark.parametrize("form", ["plain", "transposed", "odd_ids"])
+@pytest.mark.parametrize("form", ["plain", "transposed", "odd_ids", "fp8_blocks"])
 def test_opcheck(form: str) -> None:
     import torch
 
