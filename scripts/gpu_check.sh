@@ -108,7 +108,9 @@ case $stage in
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     # Built where one of the GPUs has compute capability 9.0.
-    [[ ! -x $build/tests/cuda/check_wgmma ]] || "$build/tests/cuda/check_wgmma"
+    for program in check_wgmma check_wgmma_fp8; do
+      [[ ! -x $build/tests/cuda/$program ]] || "$build/tests/cuda/$program"
+    done
     say "code for compute capability 8.0, which the driver compiles for this GPU"
     in_shares "$older/tests/cuda/check_ops" "${but_experts[@]}" --random 1000
     "$older/tests/cuda/check_contexts"

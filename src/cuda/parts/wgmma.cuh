@@ -4,6 +4,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_fp8.h>
 
 #include <cstdint>
 
@@ -11,12 +12,12 @@ namespace tessera::cuda {
 
 inline constexpr int kWarpgroupThreads = 128;
 
-/// Terms of each sum of one wgmma: 32 bytes of a line.
+/// Terms of each sum of one wgmma in 16 bits: 32 bytes of a line. In float8_e4m3fn they are 32.
 inline constexpr int kWgmmaDepth = 16;
 
 /// Describes a tile with a line of 128 bytes along the sum for each row. The words of 16 bytes of a
 /// line have changed places by an exclusive or with the number of the line, as the copy engine's
-/// 128-byte swizzle does. `address` is a multiple of 1024, plus 32 for each 16 terms.
+/// 128-byte swizzle does. `address` is a multiple of 1024, plus 32 for the terms of each wgmma.
 __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address) {
   constexpr std::uint64_t kSwizzle128 = std::uint64_t{1} << 62;
   constexpr std::uint64_t kEightLines = std::uint64_t{1024 / 16} << 32;
@@ -49,9 +50,10 @@ __device__ __forceinline__ void increase_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-/// sums[64 x kColumns] = a[64x16] b[kColumns x 16]^T, plus sums if `adds`. Lane l of warp w holds
-/// of columns 8 i + 2 (l % 4) and the next, in sums[4 i ...]: two of row 16 w + l / 4, then two of
-/// the row 8 below.
+/// sums[64 x kColumns] = a[64x16] b[kColumns x 16]^T, plus sums if `adds`; of float8_e4m3fn with 32
+/// terms, which it adds with fewer bits than float32 has (tests/cuda/check_wgmma_fp8.cu). Lane l of
+/// warp w holds of columns 8 i + 2 (l % 4) and the next, in sums[4 i ...]: two of row 16 w + l / 4,
+/// then two of the row 8 below.
 template <typename T, int kColumns>
 __device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool adds,
                                          float (&sums)[kColumns / 2]);
@@ -78,24 +80,26 @@ __device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool 
   "%96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, " \
   "%112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-#define TESSERA_WGMMA_64(T, type, columns, num_sums, a_operand, b_operand, adds_operand)           \
+#define TESSERA_WGMMA_64(T, shape, type, tail, columns, num_sums, a_operand, b_operand,            \
+                         adds_operand)                                                            \
   template <>                                                                                     \
   __device__ __forceinline__ void wgmma_64<T, columns>(std::uint64_t a, std::uint64_t b,          \
                                                        bool adds, float (&sums)[num_sums]) {      \
     asm volatile(                                                                                 \
       "{ .reg .pred adds; setp.ne.b32 adds, " adds_operand ", 0; "                                \
-      "wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." type "." type " {"                  \
-      TESSERA_OPERANDS_##num_sums "}, " a_operand ", " b_operand ", adds, 1, 1, 0, 0; }"          \
+      "wgmma.mma_async.sync.aligned.m64n" #columns shape ".f32." type "." type " {"               \
+      TESSERA_OPERANDS_##num_sums "}, " a_operand ", " b_operand ", adds, 1, 1" tail "; }"        \
       : TESSERA_SUMS_##num_sums(0) : "l"(a), "l"(b), "r"(adds ? 1 : 0));                          \
   }
-#define TESSERA_WGMMA_64_OF(T, type)                                                               \
-  TESSERA_WGMMA_64(T, type, 8, 4, "%4", "%5", "%6")                                               \
-  TESSERA_WGMMA_64(T, type, 16, 8, "%8", "%9", "%10")                                             \
-  TESSERA_WGMMA_64(T, type, 32, 16, "%16", "%17", "%18")                                          \
-  TESSERA_WGMMA_64(T, type, 256, 128, "%128", "%129", "%130")
+#define TESSERA_WGMMA_64_OF(T, shape, type, tail)                                                  \
+  TESSERA_WGMMA_64(T, shape, type, tail, 8, 4, "%4", "%5", "%6")                                  \
+  TESSERA_WGMMA_64(T, shape, type, tail, 16, 8, "%8", "%9", "%10")                                \
+  TESSERA_WGMMA_64(T, shape, type, tail, 32, 16, "%16", "%17", "%18")                             \
+  TESSERA_WGMMA_64(T, shape, type, tail, 256, 128, "%128", "%129", "%130")
 
-TESSERA_WGMMA_64_OF(__nv_bfloat16, "bf16")
-TESSERA_WGMMA_64_OF(__half, "f16")
+TESSERA_WGMMA_64_OF(__nv_bfloat16, "k16", "bf16", ", 0, 0")
+TESSERA_WGMMA_64_OF(__half, "k16", "f16", ", 0, 0")
+TESSERA_WGMMA_64_OF(__nv_fp8_e4m3, "k32", "e4m3", "")
 #undef TESSERA_WGMMA_64_OF
 #undef TESSERA_WGMMA_64
 #undef TESSERA_OPERANDS_4
