@@ -122,8 +122,7 @@ def call(
                 refuse_followed_inputs(op, (source, *others))
             options = (*numbers, *_flags(op, rest)) if rest else numbers
             inputs = (source, *(others or op.no_others))
-            cuda_index = framework.cuda_index(source)
-            wanted = new_outputs(op, inputs, options, cuda_index)
+            wanted = new_outputs(op, inputs, options)
             if op.has_made and (made := made_dtypes(op, source)) is not None:
                 wanted = tuple(
                     NewOutput(shape, dtype) for (shape, _), dtype in zip(wanted, made, strict=True)

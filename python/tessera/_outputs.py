@@ -128,18 +128,15 @@ class NewOutput(NamedTuple):
     dtype: str | None  # None: that of the first input
 
 
-def new_outputs(
-    op: Op, inputs: Sequence[Any], options: tuple[Any, ...], cuda_index: int = HOST
-) -> tuple[NewOutput, ...]:
+def new_outputs(op: Op, inputs: Sequence[Any], options: tuple[Any, ...]) -> tuple[NewOutput, ...]:
     """The outputs of an op whose outputs have axes, and an allocation each.
 
     Args:
         op: the op.
         inputs: its arrays, None for those that are not given.
         options: as for `call_sizes`.
-        cuda_index: the device.
     """
-    key = (op, tuple([_shape_of(inputs[i]) for i in op.shaping]), options, cuda_index)
+    key = (op, tuple([_shape_of(inputs[i]) for i in op.shaping]), options)
     found = _known_outputs.get(key)
     if found is None:
         if len(_known_outputs) >= _MAX_KNOWN:
@@ -172,13 +169,14 @@ def _shape_of(array: Any) -> tuple[int, ...] | None:
 
 
 def _find_outputs(
-    op: Op, shapes: tuple[Any, ...], options: tuple[Any, ...], cuda_index: int
+    op: Op, shapes: tuple[Any, ...], options: tuple[Any, ...]
 ) -> tuple[NewOutput, ...]:
     inputs: list[Any] = [None] * len(op.inputs)
     for i, shape in zip(op.shaping, shapes, strict=True):
-        # Any data type will do: no shape depends on it, and the call checks it.
+        # Any data type will do, and any device: no shape depends on them, and the call checks them.
+        # The reference takes all, whatever implementation TESSERA_IMPL asks for.
         inputs[i] = None if shape is None else (op.inputs[i].dtypes[0], *shape)
-    _, *others = _sizes(op, inputs, options, cuda_index, "")
+    _, *others = _sizes(op, inputs, options, HOST, REFERENCE)
     symbols = tuple(others[: len(op.symbols)])
     return tuple(
         NewOutput(

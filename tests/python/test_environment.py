@@ -87,6 +87,25 @@ def test_a_name_of_another_op_does_not_affect_an_op_without_a_choice(name: str) 
     assert done.stdout.splitlines() == [f"{op} ran" for op in ops]
 
 
+def test_an_implementation_of_one_data_type_has_new_outputs_new_outputs() -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    name, shape = "cpu/avx512_bf16", dict.fromkeys("THEFk", 8)
+    explained = tessera.explain(
+        "fused_experts", **shape, activation="silu", dtype="bfloat16", device="cpu"
+    )
+    refusals = [one.refusal for one in explained if one.name == name and "proces" in one.refusal]
+    if refusals:
+        pytest.skip(refusals[0])
+    code = """
+import torch, tessera
+x, w13, w2 = (torch.ones(*shape).bfloat16() for shape in [(1, 8), (1, 16, 8), (1, 8, 8)])
+ids = torch.zeros((1, 1), dtype=torch.int32)
+print(tessera.fused_experts(x, w13, w2, torch.ones((1, 1)), ids).dtype)
+"""
+    done = run(code, TESSERA_IMPL=name, PYTHONPATH="")
+    assert done.stdout == "torch.bfloat16\n", done.stderr
+
+
 def test_an_implementation_that_cannot_run_the_call() -> None:
     """The message says what it lacks, and names those that can run."""
     code = """
