@@ -51,7 +51,8 @@ class ProductScales {
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
           float& sum = of_block->of[i][j][k];
-          sums->of[i][j][k] += of_eights[j % 2] * of_rows[k / 2] * sum;
+          const float scale = of_eights[j % 2] * of_rows[k / 2];
+          sums->of[i][j][k] = __fmaf_rn(scale, sum, sums->of[i][j][k]);
           sum = 0;
         }
       }
