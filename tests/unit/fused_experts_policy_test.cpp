@@ -179,25 +179,32 @@ TEST(FusedExpertsPolicy, WordsOfFp8HaveSixteenElements) {
     const ProductAccesses found = accesses_of(problem);
     return std::array{found.gate_up, found.down};
   };
-  constexpr auto both = [](WeightAccess access) { return std::array{access, access}; };
-  EXPECT_EQ(accesses(fp8_problem_of({})), both(kRows));
-  EXPECT_EQ(accesses(fp8_problem_of({.hidden = 248})), (std::array{kElements, kRows}));
-  EXPECT_EQ(accesses(fp8_problem_of({.intermediate = 88})), (std::array{kRows, kElements}));
-  FusedExpertsProblem problem = fp8_problem_of({});
-  problem.w13 = transposed(problem.w13);
-  problem.w2 = transposed(problem.w2);
-  EXPECT_EQ(accesses(problem), both(kElements));
-  problem = fp8_problem_of({});
-  problem.w13.row_stride += 8;
-  problem.w2.data = address(4104);
-  EXPECT_EQ(accesses(problem), both(kElements));
+  const auto changed = [&](void (*change)(FusedExpertsProblem&)) {
+    FusedExpertsProblem problem = fp8_problem_of({});
+    change(problem);
+    return accesses(problem);
+  };
+  constexpr std::array kBothByRows{kRows, kRows};
+  constexpr std::array kFirstByElements{kElements, kRows};
+  constexpr std::array kSecondByElements{kRows, kElements};
+  EXPECT_EQ(accesses(fp8_problem_of({})), kBothByRows);
+  // A length alone: rows lie apart by whole words.
+  EXPECT_EQ(changed([](auto& p) { p.hidden_size = 248; }), kFirstByElements);
+  EXPECT_EQ(changed([](auto& p) { p.intermediate_size = 88; }), kSecondByElements);
+  EXPECT_EQ(changed([](auto& p) { p.w13.row_stride += 8; }), kFirstByElements);
+  EXPECT_EQ(changed([](auto& p) { p.w13.expert_stride += 8; }), kFirstByElements);
+  EXPECT_EQ(changed([](auto& p) { p.w2.data = address(4104); }), kSecondByElements);
+  EXPECT_EQ(changed([](auto& p) { p.w13 = transposed(p.w13); }), kFirstByElements);
+  EXPECT_EQ(changed([](auto& p) { p.w2 = transposed(p.w2); }), kSecondByElements);
+  // One row of weights alone, whose stride along it is 16.
+  EXPECT_EQ(changed([](auto& p) { p.w2.column_stride = 16; }), kSecondByElements);
   // Rows of x that the call quantises lie in the workspace.
-  problem = fp8_problem_of({});
-  problem.x = address(258);
-  problem.x_stride += 1;
-  EXPECT_EQ(accesses(problem), both(kRows));
-  problem.is_x_fp8 = true;
-  EXPECT_EQ(accesses(problem), (std::array{kElements, kRows}));
+  EXPECT_EQ(changed([](auto& p) { p.x = address(258); }), kBothByRows);
+  EXPECT_EQ(changed([](auto& p) { p.x_stride += 1; }), kBothByRows);
+  EXPECT_EQ(changed([](auto& p) { p.is_x_fp8 = true; }), kBothByRows);
+  EXPECT_EQ(changed([](auto& p) { p.is_x_fp8 = (p.x = address(264)) != nullptr; }),
+            kFirstByElements);
+  EXPECT_EQ(changed([](auto& p) { p.is_x_fp8 = (p.x_stride += 8) > 0; }), kFirstByElements);
 }
 
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyFp8) {

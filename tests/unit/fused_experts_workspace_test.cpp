@@ -87,7 +87,16 @@ TEST(FusedExpertsWorkspaces, PartsForFp8HaveRoomForAllRowsAndScales) {
   const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
   const FusedExpertsProblem problem = fp8_problem_of(sizes);
   const std::int64_t tokens = tokens_per_chunk(problem);
-  EXPECT_LT(tokens, chunk(sizes));
+  const std::int64_t per_token =
+      8 * (2 * 7168 + 4 * 2048 + 2048 + 4 * 16) + 7168 + 4 * 56;  // slots, and the token's x
+  EXPECT_EQ(tokens, kMaxChunkBytes / per_token);
+  FusedExpertsProblem in_fp8 = problem;
+  in_fp8.is_x_fp8 = true;
+  EXPECT_EQ(tokens_per_chunk(in_fp8), kMaxChunkBytes / (per_token - 7168 - 4 * 56));
+  EXPECT_LT(FusedExpertsWorkspace(in_fp8, 100, 2).alignment,
+            FusedExpertsWorkspace(problem, 100, 2).alignment - 100 * 7168);
+  EXPECT_EQ(scales_per_row(problem, 7168), 56);
+  EXPECT_EQ(scales_per_row(fp8_problem_of(sizes, core::WeightScales::kPerRow), 7168), 1);
   EXPECT_LE(FusedExpertsWorkspace(problem, tokens, 2).alignment,
             static_cast<std::size_t>(kMaxChunkBytes) + (std::size_t{16} << 20));
 }
@@ -178,6 +187,8 @@ TEST(FusedExpertsWorkspaces, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {
   EXPECT_TRUE(has_plain_ids(problem));
   problem.expert_map = static_cast<const std::int32_t*>(address(4096));
   EXPECT_FALSE(has_plain_ids(problem));
+  // The quantisation of the intermediate reads the experts of pairs.
+  EXPECT_FALSE(has_plain_ids(fp8_problem_of({})));
 }
 
 }  // namespace

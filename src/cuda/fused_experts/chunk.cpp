@@ -221,7 +221,8 @@ Status Chunk::multiply_fp8() const {
 
 Status Chunk::quantize(const void* rows, DLDataType dtype, const float* scale,
                        std::size_t values_at, std::size_t scales_at, std::int64_t num_rows,
-                       std::int64_t row_size, std::int64_t row_stride) const {
+                       std::int64_t row_size, std::int64_t row_stride,
+                       const std::int32_t* row_experts) const {
   const bool is_per_block = problem_.w13.scales.kind == core::WeightScales::kPerBlock;
   core::QuantizeFp8Problem args{};
   args.x = rows;
@@ -237,19 +238,20 @@ Status Chunk::quantize(const void* rows, DLDataType dtype, const float* scale,
   args.hidden_size = row_size;
   args.x_stride = row_stride;
   args.values_stride = padded_fp8_row(row_size);
-  return run_quantize_fp8(args, context_);
+  return run_quantize_fp8(args, context_, row_experts);
 }
 
 Status Chunk::quantize_x() const {
   return quantize(problem_.x, problem_.dtype, problem_.x_scale, workspace_.fp8_x,
                   workspace_.fp8_x_scales, problem_.num_tokens, problem_.hidden_size,
-                  problem_.x_stride);
+                  problem_.x_stride, nullptr);
 }
 
 Status Chunk::quantize_intermediate() const {
   return quantize(at<void>(workspace_.intermediate), {kDLFloat, 32, 1}, problem_.intermediate_scale,
                   workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales, num_pairs_,
-                  problem_.intermediate_size, padded_row(problem_.intermediate_size));
+                  problem_.intermediate_size, padded_row(problem_.intermediate_size),
+                  at<std::int32_t>(workspace_.pair_experts));
 }
 
 Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {

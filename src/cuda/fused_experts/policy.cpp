@@ -62,7 +62,7 @@ std::int64_t bytes_per_token(const FusedExpertsProblem& problem) {
   const auto quantised = [&](std::int64_t elements) {
     return padded_fp8_row(elements) + 4 * scales_per_row(problem, elements);
   };
-  return rows + quantised(problem.hidden_size) +
+  return rows + (problem.is_x_fp8 ? 0 : quantised(problem.hidden_size)) +
          problem.top_k * (4 * intermediate + quantised(problem.intermediate_size));
 }
 
@@ -168,13 +168,13 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
     *values = place(is_fp8 ? count * padded_fp8_row(elements) : 0, 1);
     *scales = place(is_fp8 ? count * scales_per_row(problem, elements) : 0, sizeof(float));
   };
-  place_quantised(num_tokens, problem.hidden_size, &fp8_x, &fp8_x_scales);
+  place_quantised(problem.is_x_fp8 ? 0 : num_tokens, problem.hidden_size, &fp8_x, &fp8_x_scales);
   place_quantised(pairs, problem.intermediate_size, &fp8_intermediate, &fp8_intermediate_scales);
   alignment = end;
 }
 
 bool has_plain_ids(const FusedExpertsProblem& problem) {
-  return problem.expert_map == nullptr &&
+  return problem.expert_map == nullptr && !problem.has_fp8_weights() &&
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 

@@ -134,7 +134,8 @@ struct FusedExpertsWorkspace {
   }
 };
 
-/// Whether align_block_size can read the ids as they are.
+/// Whether align_block_size, and what else needs the experts of pairs, can read the ids as they
+/// are.
 bool has_plain_ids(const core::FusedExpertsProblem& problem);
 
 /// The index of a problem's tiling with exchanged operands.

@@ -194,7 +194,7 @@ struct Product {
                                                   const WeightLines& weights, std::int32_t depth,
                                                   std::uint32_t shared, WarpSums* sums,
                                                   const AfterStage& after_stage) {
-    const std::int32_t num_steps = (depth + kDepth - 1) / kDepth;
+    const std::int32_t num_steps = (depth - 1) / kDepth + 1;
     const auto start_copies = [&](std::int32_t step) {
       if (step < num_steps) {
         const std::uint32_t stage = shared + step % kTile.num_stages * kStageBytes;

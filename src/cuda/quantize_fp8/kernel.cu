@@ -128,11 +128,16 @@ class Part {
 
 constexpr std::uint32_t kWordsPerPart = kQuantizeFp8WordsPerPart;
 
+__device__ __forceinline__ bool is_left_out(const Args& args, std::int64_t row) {
+  return args.row_experts != nullptr && args.row_experts[row] < 0;
+}
+
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ Args args) {
   pdl_launch_dependents();
   pdl_wait();
   for (std::int64_t row = blockIdx.x; row < args.num_tokens; row += gridDim.x) {
+    if (is_left_out(args, row)) continue;
     // The first part stays in registers; few rows are longer.
     const Part<T, kElements> first(args, row, 0);
     float scale;
@@ -162,6 +167,7 @@ __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__
   const Rows<T, kElements> rows(args);
   for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
     const std::int64_t row = part / args.parts_per_row;
+    if (is_left_out(args, row)) continue;
     const std::int64_t column =
         part % args.parts_per_row * (kThreads / kTeam) + threadIdx.x / kTeam;  // of the scales
     const bool has_group = column < args.grid_columns;  // all threads of the warp take part below
@@ -265,7 +271,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) args.scales[0] = scale;
   for_each_part(args, [&](std::int64_t row, std::uint32_t first) {
-    Part<T, kElements>(args, row, first).quantize(scale);
+    if (!is_left_out(args, row)) Part<T, kElements>(args, row, first).quantize(scale);
   });
 }
 

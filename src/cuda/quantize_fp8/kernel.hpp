@@ -16,6 +16,7 @@ struct QuantizeFp8KernelArgs {
   const float* scale;  ///< null: the scales are computed
   std::uint8_t* values;
   float* scales;
+  const std::int32_t* row_experts;  ///< [row], negative: the row is left out; null: none is
   std::uint32_t* largest;  ///< [num_largest] of the largest magnitudes of parts of x, for kTensor
   std::int32_t num_largest;
   bool use_ue8m0;

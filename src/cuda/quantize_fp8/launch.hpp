@@ -1,6 +1,7 @@
 // The implementation of quantize_fp8 on CUDA devices.
 #pragma once
 
+#include <cstdint>
 #include <span>
 #include <string_view>
 
@@ -15,9 +16,11 @@ namespace tessera::cuda {
 /// need a workspace of a few KiB.
 std::span<const core::Implementation> quantize_fp8_implementations();
 
-/// quantize_fp8 as a step of another op: it needs no workspace where a whole tensor has a given
-/// scale or other groups than that.
-Status run_quantize_fp8(const core::QuantizeFp8Problem& problem, const Context& context);
+/// quantize_fp8 as a step of another op, which needs no workspace where a whole tensor has a given
+/// scale, or rows or groups of 1x128 have theirs. A row whose entry of `row_experts`, [rows], is
+/// negative is left out; null: none.
+Status run_quantize_fp8(const core::QuantizeFp8Problem& problem, const Context& context,
+                        const std::int32_t* row_experts);
 
 /// Loads the code of the kernels into the current context, which must be one of the device.
 Status load_quantize_fp8_kernels(std::string_view op, int device_id, const CurrentContext& context);
