@@ -236,8 +236,11 @@ def output_by(implementation: str, arguments: Arguments, fill: int = 0xFF) -> An
 
 
 def judged(arguments: Arguments, output: Any) -> list[Any]:
-    """The rules of the contract that an output breaks, with the bound of the host, which has no term
-    for tensor cores that multiply fp8: no kernel needs it."""
+    """The rules of the contract that an output breaks.
+
+    By the bound of the host, which has no term for tensor cores that multiply fp8: no kernel needs
+    it.
+    """
     on_host = {
         name: value.cpu() if hasattr(value, "cpu") else value for name, value in arguments.items()
     }

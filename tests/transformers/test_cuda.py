@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 pytest.importorskip("transformers", reason="transformers is not installed")
 
 import tessera.transformers  # noqa: E402
+from fp8_models import FORMS, fp8_model  # noqa: E402
 from tiny_models import (  # noqa: E402
     MULTIPLE,
     NUM_MOE_LAYERS,
@@ -84,6 +85,28 @@ def test_greedy_tokens(name: str, calls: list[dict[str, Any]]) -> None:
     assert decided.float().mean() > 0.4
     agree = best.indices[..., 0] == tokens[:, 20:].cpu()
     assert agree[decided].float().mean() > 0.95
+
+
+@pytest.mark.parametrize("form", [name for name in FORMS if name != "tensor-static"])
+def test_experts_in_fp8(
+    form: str, calls: list[dict[str, Any]], said: Callable[[], list[str]]
+) -> None:
+    """A token's error is compared with that of Tessera on the host, at the median."""
+    on_host, dequantized = fp8_model("qwen3_moe", torch.bfloat16, **FORMS[form])
+    model, ids = fp8_model("qwen3_moe", torch.bfloat16, **FORMS[form])[0].to(DEVICE), prompts()
+    assert list(tessera.transformers.report(model).values()) == ["served"] * NUM_MOE_LAYERS
+    found, expected = logits(model, ids.to(DEVICE)).cpu(), logits(on_host, ids)
+    assert len(calls) == 2 * NUM_MOE_LAYERS
+    exact = exact_logits(dequantized, ids)
+    error, host_error = ((one.double() - exact).norm(dim=-1).median() for one in (found, expected))
+    assert 0 < error <= MULTIPLE * host_error
+    assert not said()
+
+
+def test_static_scales_run_eagerly() -> None:
+    model = fp8_model("qwen3_moe", torch.bfloat16, **FORMS["tensor-static"])[0].to(DEVICE)
+    reason = "its static activation scales are on a GPU, where comparing them would wait"
+    assert list(tessera.transformers.report(model).values()) == [reason] * NUM_MOE_LAYERS
 
 
 # Inductor and Triton warn of their own doings.
