@@ -20,8 +20,8 @@ from gpu_program import options_of
 
 import tessera
 from tessera.tools.bench.machine import description
-from tessera.tools.bench.ops.fused_experts import Shape
 from tessera.tools.bench.ops.fused_experts_cuda import MODELS, make_problem
+from tessera.tools.bench.ops.fused_experts_inputs import Shape
 from tessera.tools.bench.results import write_results
 
 TOKENS = (1024, 4096, 16384)

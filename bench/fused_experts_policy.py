@@ -23,8 +23,8 @@ from tessera._op import Op
 from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.machine import description
 from tessera.tools.bench.methods import MEANINGS, QUICK, burst
-from tessera.tools.bench.ops.fused_experts import Shape
 from tessera.tools.bench.ops.fused_experts_cuda import MODELS, LayerProblem, make_problem
+from tessera.tools.bench.ops.fused_experts_inputs import Shape
 from tessera.tools.bench.report import figure
 from tessera.tools.bench.results import write_results
 

@@ -19,8 +19,8 @@ import pytest
 from tessera.tools.bench import driver, methods
 from tessera.tools.bench.bandwidth import Bandwidth
 from tessera.tools.bench.ops import fused_experts_cuda, fused_experts_engines
-from tessera.tools.bench.ops.fused_experts import Shape
 from tessera.tools.bench.ops.fused_experts_cuda import OP, make_problem
+from tessera.tools.bench.ops.fused_experts_inputs import Shape
 
 TINY = [Shape("tiny", 8, 2, 64, 32, "bfloat16", tokens) for tokens in (1, 5, 1024, 4096)]
 
@@ -29,13 +29,20 @@ def on_host(shape: Shape, device: str, seed: int, *ids: Any) -> Any:
     return make_problem(shape, "cpu", seed, *ids)
 
 
-HOST_OP = dataclasses.replace(OP, make_problem=on_host)
+HOST_OP = dataclasses.replace(
+    OP,
+    make_problem=on_host,
+    quantized=dataclasses.replace(OP.quantized, make_problem=on_host),
+)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A clock; `us_of` has the microseconds of a replay by contender, else 1000 of each."""
-    state = SimpleNamespace(us=0.0, us_of={}, replays=[], slept=0)
+    """A clock; `us_of` has the microseconds of a replay by contender, else 1000 of each.
+
+    `capability` is the compute capability.
+    """
+    state = SimpleNamespace(us=0.0, us_of={}, replays=[], slept=0, capability=(9, 0))
 
     class Event:
         def __init__(self, enable_timing: bool) -> None:
@@ -72,6 +79,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         "stream": lambda stream: contextlib.nullcontext(),
         "synchronize": lambda: None,
         "empty_cache": lambda: None,
+        "get_device_capability": lambda: state.capability,
         "_sleep": lambda cycles: setattr(state, "slept", state.slept + 1),
     }
     torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -104,14 +112,30 @@ import os
 import torch
 from vllm import config
 factor, environment = 1.0, dict(os.environ)
-def fused_experts(hidden_states, w1, w2, topk_weights, topk_ids):
+quantized = []
+def fused_experts(hidden_states, w1, w2, topk_weights, topk_ids, quant_config=None):
     assert isinstance(config.current, config.VllmConfig)
     assert topk_weights.dtype == torch.float32 and topk_ids.dtype == torch.int32
-    from tessera.tools.bench.ops.fused_experts import Inputs
-    from tessera.tools.bench.ops.fused_experts_cuda import reference
+    from tessera.tools.bench.ops.fused_experts_inputs import Inputs
+    from tessera.tools.bench.ops.fused_experts_inputs import reference
     inputs = Inputs(hidden_states, w1, w2, topk_weights, topk_ids)
     tokens = torch.arange(len(hidden_states))
-    return (factor * reference(inputs, tokens)).to(hidden_states.dtype)
+    weights_of = None
+    if quant_config is not None:
+        quantized.append(quant_config)
+        w13 = dequantized(w1, quant_config["w1_scale"], 2)
+        w2 = dequantized(w2, quant_config["w2_scale"], 1)
+        weights_of = lambda expert: (w13(expert), w2(expert))
+    return (factor * reference(inputs, tokens, weights_of)).to(hidden_states.dtype)
+def dequantized(values, scales, halves):
+    from tessera.tools.bench.ops.fused_experts_fp8 import Fp8Matrices
+    of_blocks = scales.ndim == 3 and scales.shape[1] != values.shape[1]
+    kind = "block" if of_blocks else "row"
+    return Fp8Matrices(values, scales, None, kind, halves if of_blocks else 1).dequantized
+""",
+    "vllm/model_executor/layers/fused_moe/config.py": """
+def fp8_w8a8_moe_quant_config(**options):
+    return options
 """,
     "flashinfer/autotuner/__init__.py": """
 import contextlib
@@ -140,8 +164,8 @@ def cute_dsl_fused_moe_bf16(x, experts, scales, w1, w2, num_experts, top_k):
     from flashinfer import autotuner
     assert autotuner.current == len(x) and autotuner.current in autotuner.tuned
     import torch
-    from tessera.tools.bench.ops.fused_experts import Inputs
-    from tessera.tools.bench.ops.fused_experts_cuda import reference
+    from tessera.tools.bench.ops.fused_experts_inputs import Inputs
+    from tessera.tools.bench.ops.fused_experts_inputs import reference
     assert experts.dtype == torch.int32 and scales.dtype == torch.float32
     assert (num_experts, top_k) == (len(w1), experts.shape[1])
     up, gate = w1.view(len(w1), -1, 2, 32, w1.shape[2]).unbind(2)
@@ -171,9 +195,9 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callabl
         file.write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("TESSERA_VLLM", "1")
-    fused_experts_engines.vllm_layer.cache_clear()
+    fused_experts_engines._vllm.cache_clear()
     yield lambda name: __import__(name, fromlist=["x"])
-    fused_experts_engines.vllm_layer.cache_clear()
+    fused_experts_engines._vllm.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in ("vllm", "flashinfer")]:
         del sys.modules[name]
 

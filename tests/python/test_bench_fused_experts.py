@@ -22,7 +22,8 @@ from tessera.tools.bench.contender import HOST_LIBRARY, TimedCall, native_librar
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.methods import Effort
 from tessera.tools.bench.ops import OPS, fused_experts, moe_permute, moe_sum
-from tessera.tools.bench.ops.fused_experts import NEAR, OP, SHAPES, Shape
+from tessera.tools.bench.ops.fused_experts import NEAR, OP, SHAPES
+from tessera.tools.bench.ops.fused_experts_inputs import Shape
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
 

@@ -23,7 +23,7 @@ from tessera.tools.bench.bandwidth import Bandwidth
 from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.driver import ContractBrokenError, Request, measure
 from tessera.tools.bench.ops import fused_experts_cuda
-from tessera.tools.bench.ops.fused_experts import Shape, grouped_mm
+from tessera.tools.bench.ops.fused_experts import grouped_mm
 from tessera.tools.bench.ops.fused_experts_cuda import (
     ANCHORS,
     MODELS,
@@ -31,9 +31,9 @@ from tessera.tools.bench.ops.fused_experts_cuda import (
     TABLE,
     bounds,
     make_problem,
-    reference,
 )
 from tessera.tools.bench.ops.fused_experts_engines import padded_places
+from tessera.tools.bench.ops.fused_experts_inputs import Shape, reference
 from tessera.tools.bench.requests import report_requests
 
 torch = pytest.importorskip("torch", reason="torch is not installed")

@@ -30,6 +30,7 @@ from tessera.tools.bench.driver import ContractBrokenError, Request, joined, mea
 from tessera.tools.bench.op import AnyShape, Op
 from tessera.tools.bench.ops import OPS
 from tessera.tools.bench.ops.align_block_size import OP, REPORTING
+from tessera.tools.bench.ops.fused_experts_fp8 import QUANTIZATIONS
 from tessera.tools.bench.plot import plot, require_drawable
 from tessera.tools.bench.report import print_report
 from tessera.tools.bench.requests import report_requests
@@ -106,6 +107,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="M,..",
         help="only these models' shapes of --op fused_experts (default: all); --tokens, --skew and "
         "--log then vary them",
+    )
+    add(
+        "--quantization",
+        choices=QUANTIZATIONS,
+        help="what shares a scale in weights of --op fused_experts in fp8: blocks of 128 x 128, "
+        "rows, or the tensor of an expert (default: none, not in fp8)",
     )
     lists = parser.add_argument_group("shapes", "Lists are comma-separated; all combinations run.")
     lists.add_argument("--tokens", type=_integers(1), metavar="N,..", help="tokens (default: 4096)")
@@ -255,9 +262,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _op(args: argparse.Namespace, device: str) -> Op:
     """What is timed: an op, or calls of one that only a preset has."""
-    op = OPS[args.op or OP.name].on(device)
-    if args.model is not None and op.num_sets is None:
-        raise ValueError(f"--model: expected --op fused_experts beside it, got --op {op.name}")
+    op = OPS[args.op or OP.name].on(device, args.quantization)
+    for name in ("model", "quantization"):
+        if getattr(args, name) is not None and op.num_sets is None:
+            raise ValueError(f"--{name}: expected --op fused_experts beside it, got --op {op.name}")
     if args.log and op.name != OP.name and op.num_sets is None:
         raise ValueError(f"--log: expected --op {OP.name}, got {op.name}")
     if op.name == OP.name and args.preset in REPORTING.presets:

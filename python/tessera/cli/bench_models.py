@@ -46,9 +46,10 @@ def model_shapes(args: argparse.Namespace, op: Op) -> tuple[list[Any], Windows]:
             raise ValueError(
                 f"--skew: expected some of {', '.join(_SKEWS)} with --op {op.name}, got {skew}"
             )
+    quantization = {"quantization": args.quantization} if args.quantization else {}
     chosen = [shape for shape in preset if shape.model in models]
     varied = [
-        replace(shape, num_tokens=num_tokens, skew=skew)
+        replace(shape, num_tokens=num_tokens, skew=skew, **quantization)
         for shape in chosen
         for skew in args.skew or _SKEWS[:1]
         for num_tokens in args.tokens or [shape.num_tokens]

@@ -159,6 +159,8 @@ def _measured_row(
         found["us"][name] = dict.fromkeys(timed, us)
     request.op.after_shape()
     row |= {**found, "violations": violations, "refusals": refusals}
+    if errors := request.op.errors(problems[0]):
+        row["errors"] = {one.name: errors[one.name] for one in present if one.name in errors}
     return row | _judgement(request.op, found["us"], {one.name: one.kind for one in present})
 
 

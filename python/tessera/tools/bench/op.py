@@ -53,6 +53,8 @@ class Op:
     facts: what the results state besides, for all shapes.
     num_sets: of an op whose shapes have the sizes of models, which --model, --tokens, --skew and
         --log vary: how many sets of ids a problem with so many tokens takes.
+    quantized: such an op as it is timed with weights in fp8, which --quantization asks for.
+    errors: by contender, how far its outputs on a problem are from those without quantisation.
     """
 
     name: str
@@ -69,10 +71,14 @@ class Op:
     bounds: Callable[[Any], dict[str, float]] = lambda problem: {}
     facts: Callable[[], dict[str, Any]] = dict
     num_sets: Callable[[int], int] | None = None
+    quantized: Op | None = None
+    errors: Callable[[Any], dict[str, float]] = lambda problem: {}
 
-    def on(self, device: str) -> Op:
-        """The op as it is timed on this device."""
-        return self.cuda if device == "cuda" and self.cuda is not None else self
+    def on(self, device: str, quantization: str | None = None) -> Op:
+        """The op as it is timed on this device, with weights in fp8 unless that is none."""
+        op = self.cuda if device == "cuda" and self.cuda is not None else self
+        is_quantized = quantization not in (None, "none")
+        return op.quantized if is_quantized and op.quantized is not None else op
 
     @property
     def usual_shapes(self) -> Sequence[Any]:

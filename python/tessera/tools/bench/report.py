@@ -19,6 +19,12 @@ from tessera.tools.bench.judgement import (
 )
 from tessera.tools.bench.load import SPOILED_ABOVE
 
+# What the errors of a row are.
+ERROR = (
+    "norm of the difference from the layer in float64 with the weights before quantisation, over "
+    "the norm of that layer, for inputs with outlier channels"
+)
+
 # Marks a time that other programs spoiled.
 _MARK = "*"
 
@@ -40,6 +46,10 @@ def print_report(console: Console, document: Mapping[str, Any]) -> None:
                 console.print(line)
         else:
             console.print(_listing(document, method))
+    if any("errors" in row for row in rows(document)):
+        console.print()
+        console.print(f"error: {ERROR}")
+        console.print(_errors(document))
     console.print()
     for line in _verdicts(document):
         console.print(line)
@@ -116,6 +126,17 @@ def _listing(document: Mapping[str, Any], method: str) -> Table:
     names = dict.fromkeys(name for row in measured for name in speeds(row["us"], method))
     for name in names:
         table.add_row(name, *(cell(row, name, method) for row in measured))
+    return table
+
+
+def _errors(document: Mapping[str, Any]) -> Table:
+    found = [(row["shape"], row.get("errors", {})) for row in rows(document)]
+    names = [name for name in kinds_of(document) if any(name in each for _, each in found)]
+    table = Table("shape", box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, justify="right")
+    for shape, each in found:
+        table.add_row(shape, *(f"{each[name]:.4f}" if name in each else "-" for name in names))
     return table
 
 

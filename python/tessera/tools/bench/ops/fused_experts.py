@@ -6,15 +6,15 @@ import dataclasses
 import functools
 import itertools
 import timeit
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import tessera
-from tessera.contract import Violation, synthetic_topk_ids
+from tessera.contract import Violation
 from tessera.tools.bench.calls import CallProblem, named_contenders, required_torch
 from tessera.tools.bench.contender import (
     HOST_LIBRARY,
@@ -25,33 +25,16 @@ from tessera.tools.bench.contender import (
     native_library,
 )
 from tessera.tools.bench.op import Op
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The experts of a model's layer, with SwiGLU, and the tokens of a call.
-
-    skew: the popularity of the experts, uniform or zipf; log if the ids are of a routing log.
-    trace: the log and the layer that the ids come from; empty for synthetic ones.
-    """
-
-    model: str
-    num_experts: int
-    top_k: int
-    hidden_size: int
-    intermediate_size: int
-    dtype: str
-    num_tokens: int
-    skew: str = "uniform"
-    trace: str = ""
-
-    @property
-    def name(self) -> str:
-        """Model, data type and tokens, and where the ids are not uniform, what they are."""
-        routing = self.trace or self.skew
-        unusual = f"/{routing}" if routing != "uniform" else ""
-        return f"{self.model} {self.dtype}/{self.num_tokens}{unusual}"
-
+from tessera.tools.bench.ops.fused_experts_inputs import (
+    Accuracy,
+    Inputs,
+    Shape,
+    WeightsOf,
+    input_sets,
+    reference,
+    routes,
+    weights_in_fp8,
+)
 
 _MODELS = [("Qwen3-30B-A3B", 128, 8, 2048, 768), ("OLMoE", 64, 8, 2048, 1024)]
 
@@ -77,19 +60,16 @@ PEERS = ("eager", "grouped_mm")
 BOUNDS = ("read", "multiply_adds")
 
 
-class Inputs(NamedTuple):
-    """The arrays of one call, in the order of the op's arguments."""
+@dataclass(frozen=True)
+class LayerCalls(CallProblem):
+    """The calls on a shape; with weights in fp8 a check also finds the error of a contender."""
 
-    x: Any
-    w13: Any
-    w2: Any
-    topk_weights: Any
-    topk_ids: Any
+    errors: dict[str, float] = field(default_factory=dict)
 
 
 def make_problem(
     shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
-) -> CallProblem:
+) -> LayerCalls:
     """Calls with several sets of ids, which every contender goes round."""
     torch = required_torch("fused_experts")
     sets = [
@@ -97,18 +77,27 @@ def make_problem(
         one._replace(topk_ids=one.topk_ids.long(), topk_weights=one.topk_weights.to(one.x.dtype))
         for one in input_sets(shape, device, seed, num_sets(shape.num_tokens), log_ids)
     ]
-    dtype, (_, w13, w2, *_) = sets[0].x.dtype, sets[0]
+    _, w13, w2, *_ = sets[0]
     chosen = [torch.unique(inputs.topk_ids) for inputs in sets]
     num_weights = w13[0].numel() + w2[0].numel()
     num_multiply_adds = shape.num_tokens * shape.top_k * num_weights
     num_threads = torch.get_num_threads()
+    weights = weights_in_fp8(shape, device, seed)
+    scales = weights.scales if weights else {}
+    weights_of = weights.dequantized if weights else None
+    accuracy = Accuracy(sets[0], weights, seed) if weights else None
+    errors: dict[str, float] = {}
 
     def judge(outputs: tuple[Any, ...]) -> list[Violation]:
         each = (
-            tessera.fused_experts_contract_violations(*inputs, output)
+            tessera.fused_experts_contract_violations(*inputs, output, **scales)
             for inputs, output in zip(sets, outputs, strict=True)
         )
         return next((found for found in each if found), [])
+
+    def compare(name: str, function: Callable[[Inputs], Any]) -> None:
+        if accuracy is not None and name not in errors:
+            errors[name] = accuracy.error(function(accuracy.inputs))
 
     def peer(name: str, function: Callable[[Inputs], Any]) -> TimedCall:
         call = _calls([functools.partial(function, inputs) for inputs in sets])
@@ -116,72 +105,57 @@ def make_problem(
         def run() -> Any:
             outputs = call.run()
             for inputs, output in zip(sets, outputs, strict=True):
-                _require_near(f"{name} on {shape.name}", inputs, output, NEAR[shape.dtype])
+                what = f"{name} on {shape.name}"
+                _require_near(what, inputs, output, weights_of, NEAR[shape.dtype])
+            compare(name, function)
             return outputs
 
         return TimedCall(run, call.seconds)
 
     def tesseras(**options: Any) -> TimedCall:
-        calls = [functools.partial(tessera.fused_experts, *inputs) for inputs in sets]
+        calls = [functools.partial(tessera.fused_experts, *inputs, **scales) for inputs in sets]
         return _calls([functools.partial(call, **options) for call in calls])
+
+    def ours() -> TimedCall:
+        call = tesseras()
+
+        def run() -> Any:
+            compare("tessera", lambda inputs: tessera.fused_experts(*inputs, **scales))
+            return call.run()
+
+        return dataclasses.replace(call, run=run)
 
     def read(experts: Any) -> None:
         function = native_library(HOST_LIBRARY).function("read_experts")
-        function(w13, experts, num_threads)
-        function(w2, experts, num_threads)
+        for each in (w13, w2, *scales.values()):
+            function(each, experts, num_threads)
 
     def multiply_adds() -> None:
         function = native_library(HOST_LIBRARY).function("multiply_adds")
         function(shape.dtype, num_multiply_adds, num_threads)
 
-    return CallProblem(
+    return LayerCalls(
         shape,
         device,
-        tesseras(),
+        ours(),
         judge,
         {
             "tessera/1": tesseras(num_threads=1),
-            "eager": peer("eager", eager),
+            "eager": peer(
+                "eager", functools.partial(eager, weights_of=weights_of) if weights else eager
+            ),
             "grouped_mm": peer("grouped_mm", grouped_mm),
             "read": _calls([functools.partial(read, experts) for experts in chosen]),
             "multiply_adds": _calls([multiply_adds]),
         },
-        len(chosen[0]) * num_weights * dtype.itemsize // 4,
+        len(chosen[0]) * num_weights * w13.dtype.itemsize // 4,
+        errors,
     )
 
 
 def num_sets(num_tokens: int) -> int:
     """How many sets of ids the calls of a contender go round."""
     return max(_NUM_SETS, _NUM_TOKENS // num_tokens)
-
-
-def input_sets(
-    shape: Shape, device: str, seed: int, number: int, log_ids: npt.NDArray[np.int32] | None
-) -> list[Inputs]:
-    """So many sets of different tokens for the same weights; of a log, one window after another.
-
-    The ids are int32, and the router's weights float32 numbers that the data type of x has, too.
-    """
-    torch = required_torch("fused_experts")
-    random = torch.Generator(device).manual_seed(seed)
-    dtype = getattr(torch, shape.dtype)
-    sizes = (shape.num_experts, shape.hidden_size, shape.intermediate_size)
-    w13, w2 = _weights(*sizes, shape.dtype, device, seed)
-
-    def make_inputs(i: int) -> Inputs:
-        x = torch.randn((shape.num_tokens, shape.hidden_size), generator=random, device=device)
-        scores = torch.rand((shape.num_tokens, shape.top_k), generator=random, device=device)
-        if log_ids is None:
-            is_zipf = shape.skew == "zipf"
-            sizes = (shape.num_tokens, shape.num_experts, shape.top_k)
-            topk_ids = synthetic_topk_ids(*sizes, zipf=is_zipf, seed=seed + i)
-        else:
-            topk_ids = log_ids[i * shape.num_tokens : (i + 1) * shape.num_tokens]
-        topk_weights = (scores / scores.sum(1, keepdim=True)).to(dtype).float()
-        ids = torch.from_numpy(np.ascontiguousarray(topk_ids)).to(device)
-        return Inputs(x.to(dtype), w13, w2, topk_weights, ids)
-
-    return [make_inputs(i) for i in range(number)]
 
 
 def _calls(functions: Sequence[Callable[[], Any]]) -> TimedCall:
@@ -193,35 +167,28 @@ def _calls(functions: Sequence[Callable[[], Any]]) -> TimedCall:
     )
 
 
-@functools.lru_cache(maxsize=1)
-def _weights(
-    num_experts: int, hidden_size: int, intermediate_size: int, dtype: str, device: str, seed: int
-) -> tuple[Any, Any]:
-    """w13 and w2, of a size that keeps the values of a call near 1. They take up to 2.8 GB."""
-    import torch
+def eager(
+    inputs: Inputs,
+    weights_of: WeightsOf | None = None,
+    routed: Iterable[tuple[Any, Any, Any]] | None = None,
+) -> Any:
+    """The loop over the experts with tokens, as Transformers calls it: two products for each.
 
-    random = torch.Generator(device).manual_seed(seed)
-
-    def normal(num_rows: int, num_columns: int) -> Any:
-        sizes = (num_experts, num_rows, num_columns)
-        empty = torch.empty(sizes, dtype=getattr(torch, dtype), device=device)
-        return empty.normal_(std=num_columns**-0.5, generator=random)
-
-    return normal(2 * intermediate_size, hidden_size), normal(hidden_size, intermediate_size)
-
-
-def eager(inputs: Inputs) -> Any:
-    """The loop over the experts with tokens, as Transformers calls it: two products for each."""
+    Args:
+        inputs: of one call.
+        weights_of: what takes the place of the inputs' weights.
+        routed: the inputs' `routes`, where they are known.
+    """
     import torch
     from torch.nn import functional
 
-    x, topk_ids = inputs.x, inputs.topk_ids
+    x = inputs.x
     output = torch.zeros_like(x)
-    mask = functional.one_hot(topk_ids, len(inputs.w13)).permute(2, 1, 0)
-    for (expert,) in mask.sum((-1, -2)).nonzero():
-        slots, tokens = torch.where(mask[expert])
-        gate, up = functional.linear(x[tokens], inputs.w13[expert]).chunk(2, dim=-1)
-        y = functional.linear(functional.silu(gate) * up, inputs.w2[expert])
+    for expert, tokens, slots in routes(inputs) if routed is None else routed:
+        found = weights_of(expert) if weights_of else (inputs.w13[expert], inputs.w2[expert])
+        w13, w2 = (one.to(x.dtype) for one in found)
+        gate, up = functional.linear(x[tokens], w13).chunk(2, dim=-1)
+        y = functional.linear(functional.silu(gate) * up, w2)
         y = y * inputs.topk_weights[tokens, slots, None]
         output.index_add_(0, tokens, y.to(output.dtype))
     return output
@@ -246,21 +213,20 @@ def grouped_mm(inputs: Inputs) -> Any:
     return y[places].view(num_tokens, top_k, -1).sum(1).to(inputs.x.dtype)
 
 
-def _require_near(what: str, inputs: Inputs, output: Any, limit: float) -> None:
+def _require_near(
+    what: str, inputs: Inputs, output: Any, weights_of: WeightsOf | None, limit: float
+) -> None:
     """Compare the first and the last token with float64."""
     import torch
-    from torch.nn import functional
 
-    for token in {0, len(output) - 1}:
-        expected = torch.zeros(inputs.x.shape[1], dtype=torch.float64)
-        for expert, weight in zip(inputs.topk_ids[token], inputs.topk_weights[token], strict=True):
-            gate, up = (inputs.w13[expert].double() @ inputs.x[token].double()).chunk(2)
-            expected += weight * (inputs.w2[expert].double() @ (functional.silu(gate) * up))
-        off = float((output[token] - expected).norm() / expected.norm())
-        if not off <= limit:
-            raise RuntimeError(
-                f"{what}: expected at most {limit:.0e} off a float64 reference, got {off:.0e}"
-            )
+    tokens = torch.tensor([0, len(output) - 1])
+    expected = reference(inputs, tokens, weights_of, torch.float64)
+    off = (output[tokens] - expected).norm(dim=1) / expected.norm(dim=1)
+    if not bool((off <= limit).all()):
+        raise RuntimeError(
+            f"{what}: expected at most {limit:.0e} off a float64 reference, "
+            f"got {float(off.max()):.0e}"
+        )
 
 
 def contenders(device: str) -> list[Contender]:
@@ -282,6 +248,14 @@ def contenders(device: str) -> list[Contender]:
             version = torch.__version__ if one.name in PEERS else ""
             found.append(dataclasses.replace(one, version=version))
     return found
+
+
+def contenders_in_fp8(device: str) -> list[Contender]:
+    """The same with weights in fp8, which `grouped_mm` does not take."""
+    return [
+        absent(one.name, one.kind, "takes no weights in fp8") if one.name == "grouped_mm" else one
+        for one in contenders(device)
+    ]
 
 
 def _no_bounds() -> dict[str, str]:
@@ -316,3 +290,10 @@ OP = Op(
     ratios=ratios,
     num_sets=num_sets,
 )
+IN_FP8 = dataclasses.replace(
+    OP,
+    presets={"quick": [shape for shape in SHAPES if shape.dtype == "bfloat16"]},
+    contenders=contenders_in_fp8,
+    errors=lambda problem: problem.errors,
+)
+OP = dataclasses.replace(OP, quantized=IN_FP8)

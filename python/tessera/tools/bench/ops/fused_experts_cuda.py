@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import timeit
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
 import tessera
-from tessera.contract import Violation
 from tessera.tools.bench.bandwidth import read_bandwidth
 from tessera.tools.bench.calls import required_torch
-from tessera.tools.bench.contender import Contender, NotTimedError, TimedCall, absent
+from tessera.tools.bench.contender import Contender, Kind, NotTimedError, TimedCall, absent
 from tessera.tools.bench.op import Op
-from tessera.tools.bench.ops.fused_experts import NEAR, Inputs, Shape, grouped_mm, input_sets
+from tessera.tools.bench.ops.fused_experts import NEAR, eager, grouped_mm
 from tessera.tools.bench.ops.fused_experts_engines import (
     GroupedProducts,
     deep_gemm_products,
@@ -27,6 +21,14 @@ from tessera.tools.bench.ops.fused_experts_engines import (
     flashinfer_layer,
     missing_engine,
     vllm_layer,
+)
+from tessera.tools.bench.ops.fused_experts_inputs import Inputs, Shape, routes
+from tessera.tools.bench.ops.fused_experts_layer import (
+    NEAR_IN_FP8,
+    LayerProblem,
+    call_of,
+    make_problem,
+    num_sets,
 )
 
 # Experts, experts per token, hidden size and intermediate size, as the models' configurations or a
@@ -56,12 +58,8 @@ ANCHORS = [
 METHODS = ("burst", "sustained")
 _ALL_METHODS = (*METHODS, "chain")
 FLOORS = ("weights", "dense")
-LAYERS = ("grouped_mm", "vllm", "flashinfer")
+LAYERS = ("eager", "grouped_mm", "vllm", "flashinfer")
 PARTS = ("deep_gemm",)
-
-# Up to so many tokens a graph has this many calls with different ids, so that the caches do not
-# hold the experts of the next call.
-_FEW_TOKENS, _NUM_SETS = 64, 4
 
 # From here on a call is long enough to bring the GPU to its power limit.
 SUSTAINED_FROM = 4096
@@ -72,167 +70,93 @@ _CHAINED_TOKENS = 256
 # DeepGEMM pads the rows of every expert to 128: below, most of its work would be padding.
 _DEEP_GEMM_FROM = 1024
 
-# Tokens of a set that are compared with the reference, and those that go through the checker.
-_COMPARED, _JUDGED = 16, 2
+# Engines that have to do more than to take other arguments for weights in fp8.
+_IN_BFLOAT16: dict[str, Kind] = {"flashinfer": "peer", "deep_gemm": "part"}
 
-
-@dataclass(frozen=True)
-class LayerProblem:
-    """The calls of one graph: sets of inputs, and the arrays that Tessera writes to.
-
-    calls: by contender, what has been prepared for this problem.
-    """
-
-    shape: Shape
-    device: str
-    sets: Sequence[Inputs]
-    outs: Sequence[Any]
-    calls: dict[str, TimedCall] = field(default_factory=dict)
-
-    def poison(self) -> None:
-        """Fill Tessera's outputs with NaN."""
-        for out in self.outs:
-            out.fill_(float("nan"))
-
-    def violations(self, outputs: tuple[Any, ...]) -> list[Violation]:
-        """What the checker finds in some tokens, or a difference from the reference in more."""
-        for inputs, output in zip(self.sets, outputs, strict=True):
-            number = 1 if len(self.sets) > 1 else _JUDGED
-            tokens = _spread(self.shape.num_tokens, number)
-            experts, ids = inputs.topk_ids[tokens].unique(return_inverse=True)
-            # Only the weights that the tokens use: the checker copies all that it gets to the host.
-            arguments = (
-                inputs.x[tokens],
-                inputs.w13[experts.long()],
-                inputs.w2[experts.long()],
-                inputs.topk_weights[tokens],
-                ids.view(len(tokens), -1).int(),
-                output[tokens],
-            )
-            on_host = [each.cpu() for each in arguments]
-            if found := tessera.fused_experts_contract_violations(*on_host):
-                return list(found)
-        if why := self.difference(lambda i, tokens: outputs[i][tokens]):
-            return [Violation("near_reference", "output", 0, 0, 0, why)]
-        return []
-
-    def difference(self, rows_of: Callable[[int, Any], Any]) -> str:
-        """How outputs differ from the reference; empty if all are near.
-
-        Args:
-            rows_of: gives the output's rows [n, H] of a set, by its number, for n tokens.
-        """
-        limit = NEAR[self.shape.dtype]
-        for i, inputs in enumerate(self.sets):
-            tokens = _spread(self.shape.num_tokens, _COMPARED)
-            expected = reference(inputs, tokens)
-            off = (rows_of(i, tokens).float() - expected).norm(dim=1) / expected.norm(dim=1)
-            if not bool((off <= limit).all()):
-                return (
-                    f"expected at most {limit:.0e} off a float32 reference, "
-                    f"got {float(off.max()):.0e}"
-                )
-        return ""
-
-
-def make_problem(
-    shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
-) -> LayerProblem:
-    """One set of inputs, or for few tokens several."""
-    torch = required_torch("fused_experts")
-    sets = input_sets(shape, device, seed, num_sets(shape.num_tokens), log_ids)
-    return LayerProblem(shape, device, sets, [torch.empty_like(one.x) for one in sets])
-
-
-def num_sets(num_tokens: int) -> int:
-    """How many calls with different inputs a graph has."""
-    return _NUM_SETS if num_tokens <= _FEW_TOKENS else 1
-
-
-def _spread(num_tokens: int, number: int) -> Any:
-    """At most so many tokens, the first and the last among them."""
-    import torch
-
-    return torch.linspace(0, num_tokens - 1, min(number, num_tokens)).round().long()
-
-
-def reference(inputs: Inputs, tokens: Any) -> Any:
-    """The layer for some tokens in float32 [n, H], expert by expert, from float32 weights."""
-    import torch
-    from torch.nn import functional
-
-    tokens = tokens.to(inputs.x.device)
-    x, ids, weights = inputs.x[tokens].float(), inputs.topk_ids[tokens], inputs.topk_weights[tokens]
-    expected = torch.zeros_like(x)
-    for expert in ids.unique().tolist():
-        rows, slots = torch.where(ids == expert)
-        gate, up = (x[rows] @ inputs.w13[expert].float().T).chunk(2, dim=-1)
-        y = (functional.silu(gate) * up) @ inputs.w2[expert].float().T
-        expected.index_add_(0, rows, y * weights[rows, slots, None].float())
-    return expected
-
-
-def _call(
-    problem: LayerProblem,
-    functions: Sequence[Callable[[], Any]],
-    check: Callable[[], None] | None = None,
-) -> TimedCall:
-    """The calls of a graph, of which each function makes one on a set and returns its output."""
-
-    def run() -> tuple[Any, ...]:
-        return tuple(function() for function in functions)
-
-    def link(function: Callable[[], Any], inputs: Inputs) -> TimedCall:
-        return TimedCall.of(lambda: (function(),), inputs.x, is_aligned=False)
-
-    return TimedCall(
-        run,
-        lambda number: timeit.timeit(run, number=number),
-        num_calls=len(functions),
-        links=list(map(link, functions, problem.sets)),
-        check=check,
-    )
+# The first compute capability whose tensor cores multiply float8_e4m3fn.
+_FP8_SINCE = (8, 9)
 
 
 def _prepare_tessera(problem: LayerProblem) -> TimedCall:
-    def call(inputs: Inputs, out: Any) -> Callable[[], Any]:
-        return lambda: tessera.fused_experts(*inputs, out=out)
+    scales = problem.scales
 
-    return _call(problem, list(map(call, problem.sets, problem.outs)))
+    def call(inputs: Inputs, out: Any) -> Callable[[], Any]:
+        return lambda: tessera.fused_experts(*inputs, **scales, out=out)
+
+    return call_of(problem, list(map(call, problem.sets, problem.outs)))
 
 
 def _prepare_dense(problem: LayerProblem) -> TimedCall:
     """Two products of as many rows as there are pairs, by the weights of one expert."""
-    import torch
+    weights = problem.weights
+    products = _fp8_products if weights and multiplies_fp8() else _products
 
     def call(number: int, inputs: Inputs) -> Callable[[], Any]:
         expert = number % problem.shape.num_experts
-        w13, w2 = inputs.w13[expert].T, inputs.w2[expert].T
         rows = inputs.x.repeat_interleave(problem.shape.top_k, 0)
-        gate_up = rows @ w13
-        middle = gate_up[:, : problem.shape.intermediate_size].contiguous()
-        y = middle @ w2
+        if weights:
+            return products(rows, *weights.dequantized(expert))
+        return products(rows, inputs.w13[expert], inputs.w2[expert])
 
-        def run() -> Any:
-            torch.mm(rows, w13, out=gate_up)
-            return torch.mm(middle, w2, out=y)
-
-        return run
-
-    return _call(problem, [call(*one) for one in enumerate(problem.sets)])
+    return call_of(problem, [call(*one) for one in enumerate(problem.sets)])
 
 
-def _layer(name: str, function_of: Callable[[], Callable[[Inputs], Any]]) -> Contender:
+def multiplies_fp8() -> bool:
+    """Whether the GPU multiplies float8_e4m3fn; others multiply weights in fp8 in 16 bits."""
+    import torch
+
+    return bool(torch.cuda.get_device_capability() >= _FP8_SINCE)
+
+
+def _products(rows: Any, w13: Any, w2: Any) -> Callable[[], Any]:
+    import torch
+
+    w13, w2 = w13.to(rows.dtype).T, w2.to(rows.dtype).T
+    gate_up = rows @ w13
+    middle = gate_up[:, : len(w2)].contiguous()
+    y = middle @ w2
+
+    def run() -> Any:
+        torch.mm(rows, w13, out=gate_up)
+        return torch.mm(middle, w2, out=y)
+
+    return run
+
+
+def _fp8_products(rows: Any, w13: Any, w2: Any) -> Callable[[], Any]:
+    """The same in fp8, with a scale for each array, by the faster one of two ways to add up."""
+    import torch
+
+    fp8, dtype = torch.float8_e4m3fn, rows.dtype
+    one = torch.ones((), device=rows.device)
+
+    def multiplied(values: Any, matrix: Any, scale: Any) -> Any:
+        return torch._scaled_mm(values, matrix, one, scale, out_dtype=dtype, use_fast_accum=True)
+
+    scales = [matrix.abs().max() / torch.finfo(fp8).max for matrix in (w13, w2)]
+    w13, w2 = ((w / scale).to(fp8).T for w, scale in zip((w13, w2), scales, strict=True))
+    rows = rows.to(fp8)
+    middle = multiplied(rows, w13, scales[0])[:, : len(w2)].to(fp8).contiguous()
+
+    def run() -> Any:
+        multiplied(rows, w13, scales[0])
+        return multiplied(middle, w2, scales[1])
+
+    return run
+
+
+def _layer(name: str, function_of: Callable[[LayerProblem], Callable[[Inputs], Any]]) -> Contender:
     """A peer that computes the whole layer, of one set of inputs at a time."""
 
     def prepare(problem: LayerProblem) -> TimedCall:
-        function = function_of()
+        function = function_of(problem)
         functions = [functools.partial(function, one) for one in problem.sets]
-        call = _call(problem, functions)
+        call = call_of(problem, functions)
 
         def check() -> None:
             outputs = call.run()
             _require_near(problem, lambda i, tokens: outputs[i][tokens])
+            problem.compare(name, function)
 
         return dataclasses.replace(call, check=check)
 
@@ -248,7 +172,7 @@ def _deep_gemm() -> Contender:
                 each.run()
             _require_near(problem, lambda i, tokens: products[i].combined(tokens))
 
-        return _call(problem, [each.run for each in products], check)
+        return call_of(problem, [each.run for each in products], check)
 
     def refusal(shape: Shape) -> str:
         few = shape.num_tokens < _DEEP_GEMM_FROM
@@ -293,7 +217,7 @@ def _once(
     return of
 
 
-def _torch_grouped_mm() -> Callable[[Inputs], Any]:
+def _torch_grouped_mm(problem: LayerProblem) -> Callable[[Inputs], Any]:
     """The pipeline with the router's weights in the type of the layer, as Transformers has them."""
     kept: dict[int, Any] = {}
 
@@ -304,21 +228,30 @@ def _torch_grouped_mm() -> Callable[[Inputs], Any]:
     return run
 
 
+def _torch_eager(problem: LayerProblem) -> Callable[[Inputs], Any]:
+    """The loop over the experts; what needs the ids on the host has been done before."""
+    weights_of = problem.weights.dequantized if problem.weights else None
+    kept: dict[int, Any] = {}
+
+    def run(inputs: Inputs) -> Any:
+        if id(inputs) not in kept:
+            # Numbers on the host, so that a CUDA graph can capture the loop.
+            kept[id(inputs)] = [(int(expert), *others) for expert, *others in routes(inputs)]
+        return eager(inputs, weights_of, kept[id(inputs)])
+
+    return run
+
+
 def contenders(device: str) -> list[Contender]:
     """Tessera, the floors, torch's pipeline, and the engines as far as they are installed."""
     torch = required_torch("fused_experts")
-    found = [
-        Contender("tessera", "tessera", _ALL_METHODS, _prepare_tessera),
-        Contender("weights", "related", (), _prepare_tessera),  # computed, see `bounds`
-        Contender("dense", "related", _ALL_METHODS, _once("dense", _prepare_dense)),
-    ]
+    found = _ours()
     if hasattr(torch.nn.functional, "grouped_mm"):
         found.append(_layer("grouped_mm", _torch_grouped_mm))
     else:
         found.append(absent("grouped_mm", "peer", "needs torch 2.10 or newer"))
-    for name, function_of in (("vllm", vllm_layer), ("flashinfer", flashinfer_layer)):
-        why = missing_engine(name)
-        found.append(absent(name, "peer", why) if why else _layer(name, function_of))
+    found.append(_engine("vllm", lambda problem: vllm_layer()))
+    found.append(_engine("flashinfer", lambda problem: flashinfer_layer()))
     if why := missing_engine("deep_gemm"):
         found.append(absent("deep_gemm", "part", why))
     else:
@@ -326,22 +259,51 @@ def contenders(device: str) -> list[Contender]:
     return found
 
 
+def contenders_in_fp8(device: str) -> list[Contender]:
+    """Those that take weights in fp8, and why the others are left out."""
+    required_torch("fused_experts")
+    return [
+        *_ours(),
+        _layer("eager", _torch_eager),
+        _engine("vllm", lambda problem: vllm_layer(problem.weights)),
+        absent("grouped_mm", "peer", "takes no weights in fp8"),
+        *(
+            absent(name, kind, "is called with weights in bfloat16 alone")
+            for name, kind in _IN_BFLOAT16.items()
+        ),
+    ]
+
+
+def _ours() -> list[Contender]:
+    return [
+        Contender("tessera", "tessera", _ALL_METHODS, _prepare_tessera),
+        Contender("weights", "related", (), _prepare_tessera),  # computed, see `bounds`
+        Contender("dense", "related", _ALL_METHODS, _once("dense", _prepare_dense)),
+    ]
+
+
+def _engine(name: str, function_of: Callable[[LayerProblem], Callable[[Inputs], Any]]) -> Contender:
+    why = missing_engine(name)
+    return absent(name, "peer", why) if why else _layer(name, function_of)
+
+
 def bounds(problem: LayerProblem) -> dict[str, float]:
     """Microseconds to read the weights of the experts that a call uses, at this GPU's bandwidth."""
     inputs = problem.sets[0]
     num_chosen = sum(one.topk_ids.unique().numel() for one in problem.sets) / len(problem.sets)
-    num_bytes = num_chosen * (inputs.w13[0].nbytes + inputs.w2[0].nbytes)
+    arrays = (inputs.w13, inputs.w2, *problem.scales.values())
+    num_bytes = num_chosen * sum(one[0].nbytes for one in arrays)
     return {"weights": 1e6 * num_bytes / read_bandwidth().bytes_per_second}
 
 
-def facts() -> dict[str, Any]:
+def facts(within: float = NEAR["bfloat16"]) -> dict[str, Any]:
     """A name of the run, the bandwidth that `weights` rests on, and how far a peer may be off."""
     found = read_bandwidth()
     return {
         "run": uuid.uuid4().hex[:8],
         "read_gb_per_s": found.bytes_per_second / 1e9,
         "read_by": found.reader,
-        "peers_within": NEAR["bfloat16"],
+        "peers_within": within,
     }
 
 
@@ -371,3 +333,10 @@ OP = Op(
     facts=facts,
     num_sets=num_sets,
 )
+IN_FP8 = dataclasses.replace(
+    OP,
+    contenders=contenders_in_fp8,
+    facts=functools.partial(facts, NEAR_IN_FP8),
+    errors=lambda problem: problem.errors,
+)
+OP = dataclasses.replace(OP, quantized=IN_FP8)

@@ -6,16 +6,20 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tessera.tools.bench.ops.fused_experts import Inputs
+from tessera.tools.bench.ops.fused_experts_fp8 import BLOCK, Fp8Weights
+from tessera.tools.bench.ops.fused_experts_inputs import Inputs
 
 # The rows of one expert in DeepGEMM's contiguous layout are padded to a multiple of this.
 ALIGNMENT = 128
+
+_VLLM_FOLDER = "vllm.model_executor.layers.fused_moe"
 
 
 def missing_engine(name: str) -> str:
@@ -30,6 +34,7 @@ def missing_engine(name: str) -> str:
 def engine_version(name: str) -> str:
     """The version of the package that a peer comes from, as far as it is known without it."""
     package = {
+        "eager": "torch",
         "grouped_mm": "torch",
         "flashinfer": "flashinfer-python",
         "deep_gemm": _deep_gemm_module().partition(".")[0],
@@ -51,24 +56,47 @@ def _deep_gemm_module() -> str:
     return "vllm.third_party.deep_gemm" if has_copy else ""
 
 
-@functools.cache
-def vllm_layer() -> Callable[[Inputs], Any]:
+def vllm_layer(weights: Fp8Weights | None = None) -> Callable[[Inputs], Any]:
     """The layer of vLLM in Triton, with the configuration that it has for this GPU."""
+    module, config, current = _vllm()
+    options = _vllm_scales(module, weights) if weights else {}
+
+    def layer(inputs: Inputs) -> Any:
+        with config.set_current_vllm_config(current):
+            return module.fused_experts(
+                inputs.x, inputs.w13, inputs.w2, inputs.topk_weights, inputs.topk_ids, **options
+            )
+
+    return layer
+
+
+@functools.cache
+def _vllm() -> tuple[Any, Any, Any]:
+    """The modules of the layer and of the configuration, and a configuration."""
     # vLLM by itself: without Tessera's ops in it, and without its messages between the results.
     os.environ["TESSERA_VLLM"] = "0"
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     config = importlib.import_module("vllm.config")
-    module = importlib.import_module("vllm.model_executor.layers.fused_moe.fused_moe")
-    current = config.VllmConfig()
+    module = importlib.import_module(f"{_VLLM_FOLDER}.fused_moe")
+    return module, config, config.VllmConfig()
 
-    def layer(inputs: Inputs) -> Any:
-        with config.set_current_vllm_config(current):
-            return module.fused_experts(
-                inputs.x, inputs.w13, inputs.w2, inputs.topk_weights, inputs.topk_ids
-            )
 
-    return layer
+def _vllm_scales(module: Any, weights: Fp8Weights) -> dict[str, Any]:
+    """The scales as this version takes them.
+
+    It computes those of x and of the intermediate: for 128 elements where weights have scales of
+    blocks, for a token where rows have scales, and for the whole array where experts have them.
+    """
+    kind = weights.w13.quantization
+    scales = {"w1_scale": weights.w13.scales, "w2_scale": weights.w2.scales}
+    blocks = {"block_shape": [BLOCK, BLOCK]} if kind == "block" else {}
+    if "quant_config" not in inspect.signature(module.fused_experts).parameters:
+        # vLLM before 0.11.
+        return {"use_fp8_w8a8": True, "per_channel_quant": kind == "row", **scales, **blocks}
+    config = importlib.import_module(f"{_VLLM_FOLDER}.config")
+    by_row = dict.fromkeys(("per_act_token_quant", "per_out_ch_quant"), kind == "row")
+    return {"quant_config": config.fp8_w8a8_moe_quant_config(**scales, **by_row, **blocks)}
 
 
 def flashinfer_layer() -> Callable[[Inputs], Any]:
