@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+from page_fused_experts_gpu import is_in_fp8
 from page_text import bullets, origin, read_results, spoiled, table, times
 
 from tessera.tools.bench.ops.fused_experts import BOUNDS, NEAR, PEERS
@@ -45,6 +46,7 @@ def fused_experts_section() -> str:
     result = read_results("cpu_fused_experts.json")
     if result is None:
         return ""
+    result |= {"rows": [row for row in result["rows"] if not is_in_fp8(row)]}
     versions = dict.fromkeys(result["contenders"][name]["version"] for name in PEERS)
     peers = f"Peers: torch {', '.join(filter(None, versions))}.\n"
     parts = [INTRODUCTION, origin(result), peers, _losses(result), _precision(result)]

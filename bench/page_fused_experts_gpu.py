@@ -23,6 +23,7 @@ writes to an array that the caller owns.
   time of two plain products of cuBLAS, with a row for each pair of a token and an expert.
 """
 ABOUT = {
+    "eager": "is a loop over the experts in torch, which dequantises their weights.",
     "grouped_mm": "is torch: sort, index, two grouped products, activation, weights, sum.",
     "vllm": "is the layer of vLLM in Triton, with the configuration that it has for this GPU.",
     "flashinfer": """\
@@ -124,17 +125,31 @@ class Judged:
 
 def fused_experts_gpu_sections() -> list[str]:
     """A section for each GPU with results."""
-    files = sorted(page_text.RESULTS.glob("*/fused_experts.json"))
-    return [_section(file.parent.name) for file in files]
+    return [_section(folder, result) for folder, result in results_by_gpu(in_fp8=False)]
 
 
-def _section(folder: str) -> str:
-    result = read_results(f"{folder}/fused_experts.json")
+def results_by_gpu(*, in_fp8: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The folder of each GPU, and its results with weights in fp8 or with others."""
+    for file in sorted(page_text.RESULTS.glob("*/fused_experts.json")):
+        result = read_results(f"{file.parent.name}/{file.name}")
+        rows = [row for row in result["rows"] if is_in_fp8(row) == in_fp8]
+        used = {row["run"] for row in rows}
+        if rows:
+            runs = [run for run in result["runs"] if run["run"] in used]
+            yield file.parent.name, {**result, "runs": runs, "rows": rows}
+
+
+def is_in_fp8(row: dict[str, Any]) -> bool:
+    """Whether a row is of weights in fp8. Rows of older runs do not say."""
+    return bool(row.get("quantization", "none") != "none")
+
+
+def _section(folder: str, result: dict[str, Any]) -> str:
     numbers = {run["run"]: number for number, run in enumerate(result["runs"], 1)}
-    lines = list(_lines(result, numbers))
+    lines = list(lines_of(result, numbers))
     verdicts = Verdicts(folder)
     tables = []
-    of_model = itertools.groupby(lines, lambda line: (line.row["model"], _routing(line.row)))
+    of_model = itertools.groupby(lines, lambda line: (line.row["model"], routing_of(line.row)))
     for (model, routing), group in of_model:
         some = list(group)
         names = ("num_experts", "hidden_size", "intermediate_size", "top_k")
@@ -149,11 +164,11 @@ def _section(folder: str) -> str:
     return "\n".join(
         [
             f"## fused_experts on the {result['runs'][0]['gpu']}\n",
-            INTRODUCTION + _peers(lines),
+            INTRODUCTION + peers_text(lines),
             RATIOS,
             _targets(),
-            _runs(result),
-            _standing(lines),
+            runs_text(result),
+            standing(lines),
             _musts(lines),
             *tables,
             *verdicts.explained(),
@@ -161,24 +176,28 @@ def _section(folder: str) -> str:
     )
 
 
-def _peers(lines: list[Line]) -> str:
+def peers_text(lines: list[Line]) -> str:
     """What the peers are that have figures."""
     shown = [name for name in PEERS if any(line.row_with(name) for line in lines)]
     return "".join(f"- **{name}** {ABOUT[name]}\n" for name in shown)
 
 
-def _routing(row: dict[str, Any]) -> str:
+def routing_of(row: dict[str, Any]) -> str:
+    """Where the ids of a row come from."""
     return f"ids of {row['trace']}" if row["trace"] else f"{row['skew']} ids"
 
 
-def _lines(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
+def lines_of(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
+    """The lines of all tables, in their order; `numbers` has those of the runs."""
     by_shape: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(result["rows"], key=lambda row: numbers[row["run"]]):
         by_shape.setdefault(row["shape"], []).append(row)
     models = list(dict.fromkeys(row["model"] for row in result["rows"]))
 
-    def place(rows: list[dict[str, Any]]) -> tuple[int, str, int]:
-        return models.index(rows[-1]["model"]), _routing(rows[-1]), rows[-1]["num_tokens"]
+    def place(rows: list[dict[str, Any]]) -> tuple[int, str, str, int]:
+        row = rows[-1]
+        kind = row.get("quantization", "none")
+        return models.index(row["model"]), kind, routing_of(row), row["num_tokens"]
 
     for rows in sorted(by_shape.values(), key=place):
         for method in ("burst", "chain", "sustained"):
@@ -314,7 +333,7 @@ def _musts(lines: list[Line]) -> str:
     return f"Musts that are met, {'; '.join(texts)}.\n"
 
 
-def _runs(result: dict[str, Any]) -> str:
+def runs_text(result: dict[str, Any]) -> str:
     """Where the figures come from, and what is missing in them."""
     texts = []
     for number, run in enumerate(result["runs"], 1):
@@ -352,7 +371,7 @@ def _runs(result: dict[str, Any]) -> str:
     return f"{bullets(texts, '')}\n{checked}{methods}\n"
 
 
-def _standing(lines: list[Line]) -> str:
+def standing(lines: list[Line]) -> str:
     """How often Tessera is the fastest, and where it is not."""
     compared, lost = 0, []
     for line in lines:

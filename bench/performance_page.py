@@ -11,6 +11,7 @@ from page_engine import engine_section
 from page_expert_product import expert_product_section
 from page_fused_experts import fused_experts_section
 from page_fused_experts_combine import fused_experts_combine_sections
+from page_fused_experts_fp8 import fused_experts_fp8_sections
 from page_fused_experts_gpu import fused_experts_gpu_sections
 from page_fused_experts_policy import fused_experts_policy_sections
 from page_guards import guards_section
@@ -53,6 +54,7 @@ def page() -> str:
         reports_section(),
         *ops_sections(),
         *fused_experts_gpu_sections(),
+        *fused_experts_fp8_sections(),
         *fused_experts_combine_sections(),
         *fused_experts_policy_sections(),
         fused_experts_section(),

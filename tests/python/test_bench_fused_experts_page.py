@@ -159,7 +159,7 @@ def test_verdicts_and_losses(
 
 def test_a_method_other_than_burst_is_named(page: Any, merged: Any) -> None:
     result = merged(None, run("a", row(QWEN, OURS, "burst", "chain"), row(LONG, OURS, "sustained")))
-    lines = list(page._lines(result, {"a": 1}))
+    lines = list(page.lines_of(result, {"a": 1}))
     assert [line.method for line in lines] == ["burst", "chain", "sustained"]
     names = [page._cells(line, page.Verdicts("none"))[0] for line in lines]
     assert names == ["64", "64, chain", "16384, sustained"]

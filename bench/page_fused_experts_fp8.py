@@ -1,0 +1,108 @@
+"""The part of the performance page about `fused_experts` with weights in fp8 on GPUs."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from page_fused_experts_gpu import (
+    Line,
+    lines_of,
+    peers_text,
+    results_by_gpu,
+    routing_of,
+    runs_text,
+    standing,
+)
+from page_text import table, times
+
+from tessera.tools.bench.ops.fused_experts_cuda import FLOORS
+from tessera.tools.bench.report import ERROR, figure
+
+PEERS = ("eager", "vllm")
+
+INTRODUCTION = """\
+The experts of one layer with weights in float8_e4m3fn and x in bfloat16, with SwiGLU, alignment and
+combination included. Tessera quantises x and the intermediate inside the call.
+
+- **weights** and **dense** are floors. The first is the time to read the weights and the scales of
+  the experts that the call uses, at the read bandwidth that was measured in the same run. The
+  second is the time of two plain products in fp8, with one scale for each array, and a row for each
+  pair of a token and an expert; in bfloat16 on GPUs that do not multiply fp8.
+"""
+COLUMNS = f"""\
+"/ floor" is Tessera's time over the greater floor, "/ best peer" over the faster peer. A figure of
+another run than its line has the run's number; its ratio is of that run, too. An error is the
+{ERROR}. The reference that peers are compared with takes the dequantised weights, and does not
+quantise x and the intermediate.
+"""
+SCALES = {
+    "block": "scales of blocks of 128 x 128",
+    "row": "scales of rows",
+    "tensor": "a scale for each expert",
+}
+HEADER = [
+    "tokens",
+    "run",
+    "Tessera",
+    *FLOORS,
+    "/ floor",
+    *PEERS,
+    "/ best peer",
+    "error",
+    *(f"error of {name}" for name in PEERS),
+]
+
+
+def fused_experts_fp8_sections() -> list[str]:
+    """A section for each GPU with results."""
+    return [_section(result) for _, result in results_by_gpu(in_fp8=True)]
+
+
+def _section(result: dict[str, Any]) -> str:
+    numbers = {run["run"]: number for number, run in enumerate(result["runs"], 1)}
+    lines = list(lines_of(result, numbers))
+    tables = []
+    for (model, kind, routing), group in itertools.groupby(lines, _place):
+        tables += [
+            f"### {model}, {SCALES[kind]}, {routing}\n",
+            table(HEADER, [_cells(line) for line in group]),
+        ]
+    return "\n".join(
+        [
+            f"## fused_experts with weights in fp8 on the {result['runs'][0]['gpu']}\n",
+            INTRODUCTION + peers_text(lines),
+            COLUMNS,
+            runs_text(result),
+            standing(lines),
+            *tables,
+        ]
+    )
+
+
+def _place(line: Line) -> tuple[str, str, str]:
+    return line.row["model"], line.row["quantization"], routing_of(line.row)
+
+
+def _cells(line: Line) -> list[str]:
+    us, floor, best = line.us, line.floor(), line.best_peer()
+    rows = {name: line.row_with(name) for name in ("tessera", *PEERS)}
+    theirs = [
+        figure(times(row, line.method)[name]) + line.mark(row) if (row := rows[name]) else "-"
+        for name in PEERS
+    ]
+    over_peer = "-"
+    if best is not None and (row := rows[best]) is not None:
+        over_peer = f"{line.ratio(best):.2f}{line.mark(row)}"
+    errors = [(row or {}).get("errors", {}).get(name) for name, row in rows.items()]
+    tokens = str(line.row["num_tokens"])
+    return [
+        tokens if line.method == "burst" else f"{tokens}, {line.method}",
+        str(line.numbers[line.row["run"]]),
+        figure(us["tessera"]),
+        *(figure(us[name]) if name in us else "-" for name in FLOORS),
+        "-" if floor is None else f"{us['tessera'] / floor:.2f}",
+        *theirs,
+        over_peer,
+        *("-" if error is None else f"{error:.4f}" for error in errors),
+    ]
