@@ -197,7 +197,7 @@ def test_kernels_for_90a_alone(
         if one["file"].endswith(".cu")
     }
     kernels = ["swap_ab.cu", "wgmma_down.cu", "wgmma_gate_up.cu"]
-    expected = ["check_wgmma.cu", *kernels] if has_90a else []
+    expected = ["check_wgmma.cu", "check_wgmma_fp8.cu", *kernels] if has_90a else []
     assert {name for name in found if "wgmma" in name or "swap_ab" in name} == set(expected)
     assert found == {name: ["sm_90a"] if name in expected else targets for name in found}
     for target, folder in (("tessera_cuda", ""), ("tune_policy", "tests/cuda/")):
