@@ -29,18 +29,27 @@ struct Avx2Floats {
   static Floats widen(const Float16* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
-  static Floats widen(const Float8E4m3* from) {
-    const __m128i halves = fp8_as_halves(from);
-    const __m128i magnitudes = _mm_and_si128(halves, _mm_set1_epi16(0x7fff));
-    const __m128i is_nan = _mm_cmpeq_epi16(magnitudes, _mm_set1_epi16(0x3f80));
-    const __m128i with_nan =
-        _mm_or_si128(halves, _mm_and_si128(is_nan, _mm_set1_epi16(kNanBits16)));
-    return _mm256_cvtph_ps(with_nan) * kFp8Factor;
+  /// kFp8Step elements: of each half those with even indices, and those with odd ones.
+  struct Fp8Parts {
+    Floats first_even;
+    Floats first_odd;
+    Floats last_even;
+    Floats last_odd;
+  };
+  /// Widens elements that are numbers, over kFp8Factor.
+  static Fp8Parts widen_fp8(const Float8E4m3* from) {
+    // As float16. The sign is there twice where that has one bit more of exponent.
+    const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+    const __m256i mask = _mm256_set1_epi16(static_cast<std::int16_t>(0xbf80));
+    const __m256i odd = _mm256_and_si256(_mm256_srai_epi16(pairs, 1), mask);
+    const __m256i even = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(pairs, 8), 1), mask);
+    return {_mm256_cvtph_ps(_mm256_castsi256_si128(even)),
+            _mm256_cvtph_ps(_mm256_castsi256_si128(odd)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(even, 1)),
+            _mm256_cvtph_ps(_mm256_extracti128_si256(odd, 1))};
   }
-  /// What widen() gives, over kFp8Factor, of numbers that are no NaNs.
-  static Floats widen_quickly(const Float8E4m3* from) {
-    return _mm256_cvtph_ps(fp8_as_halves(from));
-  }
+  using Fp8Bytes = std::uint8_t __attribute__((vector_size(32)));
+  static constexpr std::int64_t kFp8Step = sizeof(Fp8Bytes);
   /// 2^8: the exponents of float16 have a bias of 15, those of float8_e4m3fn of 7.
   static constexpr float kFp8Factor = 256;
 
@@ -64,13 +73,6 @@ struct Avx2Floats {
   }
 
  private:
-  static __m128i fp8_as_halves(const Float8E4m3* from) {
-    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
-    // The sign is there twice where float16 has one bit more of exponent.
-    const __m128i shifted = _mm_slli_epi16(_mm_cvtepi8_epi16(bytes), 7);
-    return _mm_and_si128(shifted, _mm_set1_epi16(static_cast<std::int16_t>(0xbfff)));
-  }
-
   static Floats with_nan(Floats values) {
     const Floats nan = _mm256_castsi256_ps(_mm256_set1_epi32(kNanBits));
     return _mm256_blendv_ps(values, nan, _mm256_cmp_ps(values, values, _CMP_UNORD_Q));

@@ -42,18 +42,25 @@ struct Avx512 {
   static Floats widen(const Float16* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
+  struct Fp8Parts {
+    Floats first_even;
+    Floats first_odd;
+    Floats last_even;
+    Floats last_odd;
+  };
   // As in avx2.hpp.
-  static Floats widen(const Float8E4m3* from) {
-    const __m256i halves = fp8_as_halves(from);
-    const __m256i magnitudes = _mm256_and_si256(halves, _mm256_set1_epi16(0x7fff));
-    const __m256i is_nan = _mm256_cmpeq_epi16(magnitudes, _mm256_set1_epi16(0x3f80));
-    const __m256i with_nan =
-        _mm256_or_si256(halves, _mm256_and_si256(is_nan, _mm256_set1_epi16(kNanBits16)));
-    return _mm512_cvtph_ps(with_nan) * kFp8Factor;
+  static Fp8Parts widen_fp8(const Float8E4m3* from) {
+    const __m512i pairs = _mm512_loadu_si512(from);
+    const __m512i mask = _mm512_set1_epi16(static_cast<std::int16_t>(0xbf80));
+    const __m512i odd = _mm512_and_si512(_mm512_srai_epi16(pairs, 1), mask);
+    const __m512i even = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(pairs, 8), 1), mask);
+    return {_mm512_cvtph_ps(_mm512_castsi512_si256(even)),
+            _mm512_cvtph_ps(_mm512_castsi512_si256(odd)),
+            _mm512_cvtph_ps(_mm512_extracti64x4_epi64(even, 1)),
+            _mm512_cvtph_ps(_mm512_extracti64x4_epi64(odd, 1))};
   }
-  static Floats widen_quickly(const Float8E4m3* from) {
-    return _mm512_cvtph_ps(fp8_as_halves(from));
-  }
+  using Fp8Bytes = std::uint8_t __attribute__((vector_size(64)));
+  static constexpr std::int64_t kFp8Step = sizeof(Fp8Bytes);
   static constexpr float kFp8Factor = 256;
 
   static void round(float* to, Floats values) { store(to, with_nan(values)); }
@@ -100,12 +107,6 @@ struct Avx512 {
   }
 
  private:
-  static __m256i fp8_as_halves(const Float8E4m3* from) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7),
-                            _mm256_set1_epi16(static_cast<std::int16_t>(0xbfff)));
-  }
-
   static Floats with_nan(Floats values) {
     const Floats nan = _mm512_castsi512_ps(_mm512_set1_epi32(kNanBits));
     return _mm512_mask_mov_ps(values, _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q), nan);

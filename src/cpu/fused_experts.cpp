@@ -60,7 +60,7 @@ class Call {
       });
       if (p_.has_fp8_weights()) {
         run_tasks(lease, num_pairs_, [&](std::int64_t position, Scratch& scratch) {
-          scratch.fp8.pack_activated(layout_.intermediate, kernels_.step,
+          scratch.fp8.pack_activated(layout_.intermediate, kernels_,
                                      reinterpret_cast<float*>(activated(position)));
         });
       }
@@ -86,7 +86,7 @@ class Call {
       down = parts.take<float>(layout.down_bytes);
     }
     PackedFp8 fp8;
-    const float* row_scales[2 * kMaxActivated];
+    const float* row_scales[2 * kMaxActivated];  ///< kMaxColumns are no more
     std::byte* tokens;
     const TokenBlock* packed = nullptr;  ///< the block whose rows of x are in `tokens`
     std::byte* weights;
@@ -106,8 +106,8 @@ class Call {
   }
 
   std::int64_t columns_per_task(std::int64_t num_threads) const {
-    const bool are_enough = p_.hidden_size >= 4 * num_threads * FusedExpertsLayout::kColumns;
-    return are_enough ? FusedExpertsLayout::kColumns : kRowAlignment;
+    const std::int64_t share = p_.hidden_size / (4 * num_threads) / kRowAlignment * kRowAlignment;
+    return std::clamp(share, kRowAlignment, layout_.columns);
   }
 
   /// Calls function(task, scratch) for each task, on all threads of the lease.
@@ -182,11 +182,12 @@ class Call {
     const std::int64_t gate_row = is_interleaved ? 2 * first : first;
     const std::int64_t up_row = p_.intermediate_size + first;
     const bool has_up = has_gate(p_.activation) && !is_interleaved;
-    multiply_gate_up(block, gate_row, is_interleaved ? 2 * size : size, stride, scratch.gate,
-                     scratch);
+    const std::int64_t num_gate_rows = is_interleaved ? 2 * size : size;
+    multiply_gate_up(block, gate_row, num_gate_rows, has_up ? up_row : gate_row + num_gate_rows,
+                     stride, scratch.gate, scratch);
     row.gate_bias = bias_of(p_.w13, block.expert, gate_row);
     if (has_up) {
-      multiply_gate_up(block, up_row, size, stride, scratch.up, scratch);
+      multiply_gate_up(block, up_row, size, gate_row + size, stride, scratch.up, scratch);
       row.up_bias = bias_of(p_.w13, block.expert, up_row);
     }
     for (std::int64_t i = 0; i < block.num_pairs; ++i) {
@@ -199,16 +200,16 @@ class Call {
     }
   }
 
-  /// A thread mostly gets one panel after the other of the same block.
+  /// A thread mostly gets one panel after the other of the same block. With one token, all blocks
+  /// have the same.
   void pack_tokens(const TokenBlock& block, Scratch& scratch) {
-    if (scratch.packed == &block) return;
+    if (scratch.packed != nullptr && has_same_tokens(*scratch.packed, block)) return;
     scratch.packed = &block;
     for (std::int64_t i = 0; i < block.num_pairs; ++i) {
       const std::int64_t token = first_token_ + pair_at(block.first_pair + i) / p_.top_k;
       std::byte* const packed = scratch.tokens + i * layout_.hidden.width * kernels_.packed_bytes;
       if (p_.has_fp8_weights()) {
-        scratch.fp8.pack_token(token, layout_.hidden, kernels_.step,
-                               reinterpret_cast<float*>(packed));
+        scratch.fp8.pack_token(token, layout_.hidden, kernels_, reinterpret_cast<float*>(packed));
       } else {
         kernels_.pack(offset(p_.x, token * p_.x_stride, kernels_.element_bytes), 0, p_.hidden_size,
                       layout_.hidden, packed);
@@ -216,30 +217,43 @@ class Call {
     }
   }
 
+  bool has_same_tokens(const TokenBlock& a, const TokenBlock& b) const {
+    if (a.num_pairs != b.num_pairs) return false;
+    for (std::int64_t i = 0; i < a.num_pairs; ++i) {
+      if (pair_at(a.first_pair + i) / p_.top_k != pair_at(b.first_pair + i) / p_.top_k) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+  /// The rows from `next_row` on are read next.
   void multiply_gate_up(const TokenBlock& block, std::int64_t first_row, std::int64_t num_rows,
-                        std::int64_t stride, float* sums, Scratch& scratch) {
+                        std::int64_t next_row, std::int64_t stride, float* sums, Scratch& scratch) {
     kernels_.multiply({rows_of(p_.w13, block.expert, first_row, num_rows, scratch.row_scales),
-                       layout_.hidden, scratch.tokens, block.num_pairs, sums, stride,
-                       scratch.weights, scratch.partial_sums});
+                       row_of(p_.w13, block.expert, next_row), layout_.hidden, scratch.tokens,
+                       block.num_pairs, sums, stride, scratch.weights, scratch.partial_sums});
   }
 
   /// Columns [first, first + size) of the output.
   void combine(std::int64_t first, std::int64_t size, Scratch& scratch) {
-    constexpr std::int64_t kColumns = FusedExpertsLayout::kColumns;
     for (std::int64_t i = 0; i < num_blocks_; ++i) {
       const TokenBlock& block = blocks_[i];
-      kernels_.multiply({rows_of(p_.w2, block.expert, first, size, scratch.row_scales),
-                         layout_.intermediate, activated(block.first_pair), block.num_pairs,
-                         scratch.down + block.first_pair * kColumns, kColumns, scratch.weights,
-                         scratch.partial_sums});
+      const bool is_last = i + 1 == num_blocks_;
+      kernels_.multiply(
+          {rows_of(p_.w2, block.expert, first, size, scratch.row_scales),
+           row_of(p_.w2, blocks_[is_last ? 0 : i + 1].expert, is_last ? first + size : first),
+           layout_.intermediate, activated(block.first_pair), block.num_pairs,
+           scratch.down + block.first_pair * layout_.columns, layout_.columns, scratch.weights,
+           scratch.partial_sums});
     }
     for (std::int64_t token = 0; token < num_tokens_; ++token) {
-      alignas(64) float sums[kColumns] = {};
+      alignas(64) float sums[FusedExpertsLayout::kMaxColumns] = {};
       for (std::int64_t slot = 0; slot < p_.top_k; ++slot) {
         const std::int64_t pair = token * p_.top_k + slot;
         const std::uint32_t position = positions_[pair];
         if (position == kNoPair) continue;
-        kernels_.add_scaled(scratch.down + position * kColumns,
+        kernels_.add_scaled(scratch.down + position * layout_.columns,
                             bias_of(p_.w2, expert_at(position), first),
                             p_.apply_router_weight_on_input ? 1 : weight_of(pair), size, sums);
       }
@@ -253,14 +267,19 @@ class Call {
     return activated_ + position * layout_.intermediate.width * kernels_.packed_bytes;
   }
 
+  const std::byte* row_of(const ExpertWeights& weights, std::int64_t expert,
+                          std::int64_t row) const {
+    return offset(weights.data, expert * weights.expert_stride + row * weights.row_stride,
+                  kernels_.weight_bytes);
+  }
+
   /// Writes where each row's scales are.
   WeightRows rows_of(const ExpertWeights& weights, std::int64_t expert, std::int64_t first,
                      std::int64_t num_rows, const float** row_scales) const {
     for (std::int64_t row = 0; p_.has_fp8_weights() && row < num_rows; ++row) {
       row_scales[row] = weights.scales.of_row(expert, first + row);
     }
-    const std::int64_t element = expert * weights.expert_stride + first * weights.row_stride;
-    return {offset(weights.data, element, kernels_.weight_bytes),
+    return {row_of(weights, expert, first),
             weights.row_stride,
             weights.column_stride,
             num_rows,

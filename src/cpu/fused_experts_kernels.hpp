@@ -3,13 +3,15 @@
 
 #include <cstdint>
 
+#include "cpu/floating_point.hpp"
 #include "tessera/fused_experts.hpp"
 
 namespace tessera::cpu {
 
 /// How vectors of one length lie in memory for a product: in the kernels' own data type, cut into
-/// blocks of `width` elements, the rest of the last vector register filled with zeros. Element k of
-/// vector i lies at (k / width) * block_stride + i * width + k % width.
+/// blocks of `width` elements, the rest of the last step filled with zeros. Element k of vector i
+/// lies at (k / width) * block_stride + i * width + k % width; next to weights in float8_e4m3fn the
+/// elements of a step lie in the order in which such weights are widened.
 struct PackedLayout {
   std::int64_t length;
   std::int64_t width;
@@ -30,6 +32,7 @@ struct WeightRows {
 /// sums[token * sums_stride + row] = the product of each row with each token.
 struct PanelProduct {
   WeightRows weights;
+  const void* next_rows;  ///< what is likely to be multiplied next, and prefetched
   PackedLayout layout;
   const void* tokens;
   std::int64_t num_tokens;
@@ -62,9 +65,11 @@ struct ExpertKernels {
   std::int64_t element_bytes;  ///< of the data type of x; with scales, of what is in no fp8
   std::int64_t weight_bytes;   ///< of an element of the weights
   std::int64_t packed_bytes;   ///< of an element of a packed vector
-  std::int64_t step;           ///< elements of a vector register; widths are multiples of it
+  std::int64_t step;           ///< elements that are multiplied at once; widths are multiples of it
   void (*pack)(const void* elements, std::int64_t first, std::int64_t size,
                const PackedLayout& layout, void* packed);
+  /// Packs `size` elements, of one block, times their scale. With weights in float8_e4m3fn alone.
+  void (*pack_fp8)(const Float8E4m3* elements, std::int64_t size, float scale, float* packed);
   void (*multiply)(const PanelProduct& product);
   void (*activate)(const ActivatedRow& row);
   /// sums[i] += scale * (row[i] + bias[i]); `bias` may be null.
@@ -74,7 +79,7 @@ struct ExpertKernels {
   void (*round)(const float* sums, std::int64_t size, void* elements);
 };
 
-/// Rows of floats of at most this length are activated at once. A multiple of every `step`.
+/// Rows of floats of at most this length are activated at once, in whole vector registers.
 inline constexpr std::int64_t kMaxActivated = 96;
 inline constexpr std::int64_t kRowAlignment = 16;
 inline constexpr std::int64_t kMaxPanelRows = 32;

@@ -69,7 +69,11 @@ FusedExpertsLayout::FusedExpertsLayout(const core::FusedExpertsProblem& p,
   const std::int64_t chunk_pairs = chunk_tokens * p.top_k;
   intermediate.block_stride = chunk_pairs * intermediate.width;
 
-  down_bytes = cache_lines(chunk_pairs * kColumns * kFloatBytes);
+  columns = chunk_pairs <= kFewPairs ? kMaxColumns : kColumns;
+  // A workspace for more tokens has room for fewer.
+  down_bytes =
+      cache_lines(std::max(chunk_pairs * kColumns, std::min(chunk_pairs, kFewPairs) * kMaxColumns) *
+                  kFloatBytes);
   thread_bytes = fixed_thread_bytes + down_bytes;
   keys_bytes = cache_lines(chunk_pairs * static_cast<std::int64_t>(sizeof(std::uint64_t)));
   positions_bytes = cache_lines(chunk_pairs * static_cast<std::int64_t>(sizeof(std::uint32_t)));

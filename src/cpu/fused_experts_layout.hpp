@@ -24,7 +24,7 @@ struct TokenBlock {
 ///   P (f + kPairBytes)                       f: bytes of an activated row of F elements
 ///   S B (h + 2 kMaxActivated 4)              h: bytes of a packed token of H elements
 ///   S (partial_sums_bytes(B) + kMaxPanelRows kMaxBlockBytes)
-///   S P kColumns 4
+///   S max(P kColumns, min(P, kFewPairs) kMaxColumns) 4
 ///   S (H + 5 F + scales)                     with weights in float8_e4m3fn alone
 ///
 /// Packed elements have 2 bytes with cpu/avx512_bf16, else 4. C is T, or as many tokens as
@@ -42,8 +42,11 @@ struct FusedExpertsLayout {
   static constexpr std::int64_t kMaxChunkPairs = (std::int64_t{1} << 32) - 1;
   static constexpr std::int64_t kPairBytes =
       sizeof(std::uint64_t) + sizeof(std::uint32_t) + sizeof(TokenBlock);
-  /// Columns of the output that are computed at once.
+  /// Columns of the output that are computed at once: kMaxColumns of at most kFewPairs pairs, as
+  /// then each expert's rows of w2 are read just once, and faster in longer pieces.
   static constexpr std::int64_t kColumns = 32;
+  static constexpr std::int64_t kMaxColumns = 128;
+  static constexpr std::int64_t kFewPairs = 128;
 
   FusedExpertsLayout(const core::FusedExpertsProblem& p, const ExpertKernels& kernels,
                      const Context& context);
@@ -52,6 +55,7 @@ struct FusedExpertsLayout {
   PackedLayout intermediate;  ///< activated rows of a chunk; its stride is for `chunk_pairs` pairs
   std::int64_t block_tokens;
   std::int64_t chunk_tokens;
+  std::int64_t columns;
 
   // Sizes in bytes, multiples of a cache line.
   std::int64_t tokens_bytes;

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -33,7 +32,7 @@ class PackedFp8 {
            p.intermediate_size * static_cast<std::int64_t>(sizeof(float));
   }
 
-  void pack_token(std::int64_t token, const PackedLayout& layout, std::int64_t step,
+  void pack_token(std::int64_t token, const PackedLayout& layout, const ExpertKernels& kernels,
                   float* packed) {
     if (p_.is_x_fp8) {
       hidden_.view(static_cast<const Float8E4m3*>(p_.x) + token * p_.x_stride,
@@ -43,16 +42,16 @@ class PackedFp8 {
       hidden_.quantize(x + token * p_.x_stride * (p_.dtype.bits / 8), p_.dtype, p_.x_scale,
                        p_.use_ue8m0, quantize_);
     }
-    pack(hidden_, layout, step, packed);
+    pack(hidden_, layout, kernels, packed);
   }
 
   /// Quantises a packed vector in its place.
-  void pack_activated(const PackedLayout& layout, std::int64_t step, float* packed) {
+  void pack_activated(const PackedLayout& layout, const ExpertKernels& kernels, float* packed) {
     for_each_block(layout, packed, [&](std::int64_t begin, std::int64_t size, float* block) {
       std::copy_n(block, size, row_ + begin);
     });
     intermediate_.quantize(row_, {kDLFloat, 32, 1}, p_.intermediate_scale, p_.use_ue8m0, quantize_);
-    pack(intermediate_, layout, step, packed);
+    pack(intermediate_, layout, kernels, packed);
   }
 
  private:
@@ -69,28 +68,13 @@ class PackedFp8 {
     }
   }
 
-  /// Fills the last vector register with zeros.
-  static void pack(const Fp8Vector& vector, const PackedLayout& layout, std::int64_t step,
-                   float* packed) {
+  static void pack(const Fp8Vector& vector, const PackedLayout& layout,
+                   const ExpertKernels& kernels, float* packed) {
     for_each_block(layout, packed, [&](std::int64_t begin, std::int64_t size, float* block) {
       // A block has one scale.
-      const float scale = vector.scales()[begin / vector.group()];
-      const Float8E4m3* const values = vector.values() + begin;
-      for (std::int64_t i = 0; i < size; ++i) block[i] = all_values()[values[i].bits] * scale;
-      std::fill_n(block + size, (step - size % step) % step, 0.0F);
+      kernels.pack_fp8(vector.values() + begin, size, vector.scales()[begin / vector.group()],
+                       block);
     });
-  }
-
-  /// By their bits.
-  static const std::array<float, 256>& all_values() {
-    static const std::array<float, 256> values = [] {
-      std::array<float, 256> made{};
-      for (std::size_t bits = 0; bits < made.size(); ++bits) {
-        made[bits] = to_float(Float8E4m3{static_cast<std::uint8_t>(bits)});
-      }
-      return made;
-    }();
-    return values;
   }
 
   const core::FusedExpertsProblem& p_;

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "cpu/floating_point.hpp"
+#include "cpu/fused_experts_fp8_rows.hpp"
 #include "cpu/fused_experts_kernels.hpp"
 
 namespace tessera::cpu {
@@ -43,25 +44,22 @@ struct Widened {
   }
 };
 
-/// Weights in float8_e4m3fn, and vectors that already have their scales. Rows that are read as they
-/// lie in memory are multiplied as numbers that are smaller by Isa::kFp8Factor.
+/// Weights in float8_e4m3fn, and vectors that already have their scales. Each Isa::kFp8Step weights
+/// are widened at once, in another order and over Isa::kFp8Factor, to which NaNs are numbers. So
+/// rows with NaNs get a NaN as their scale.
 template <typename IsaType>
-struct Fp8Weights : Widened<IsaType, Float8E4m3> {
-  using Isa = IsaType;
-  using Operand = typename Isa::Floats;
-
-  static Operand load(const float* from) { return Isa::load(from); }
-  static Operand load(const Float8E4m3* from) { return Isa::widen_quickly(from); }
-};
+struct Fp8Weights : Widened<IsaType, Float8E4m3> {};
 
 template <typename Format>
 constexpr bool has_scales() {
-  return sizeof(typename Format::Element) == sizeof(Float8E4m3);
+  return is_fp8<typename Format::Element>();
 }
 
-template <typename Element>
-void copy(const Element* from, std::int64_t size, Element* to) {
-  std::memcpy(to, from, static_cast<std::size_t>(size) * sizeof(Element));
+/// Elements of a row that are loaded at once. Source is Element, as rows lie in memory, or Packed.
+template <typename Format, typename Source>
+constexpr std::int64_t row_step() {
+  if constexpr (is_fp8<Source>()) return Format::Isa::kFp8Step;
+  return Format::kStep;
 }
 
 /// A load of the first `size` elements, and zeros.
@@ -98,26 +96,70 @@ void pack(const void* elements, std::int64_t first, std::int64_t size, const Pac
   }
 }
 
-/// Packs `length` columns of `num_rows` transposed rows: row r goes to `to` + r * width.
+/// Packs `length` columns of `num_rows` transposed rows: row r goes to `to` + r * width. Notes
+/// which rows in float8_e4m3fn have NaNs.
 template <typename Format>
 void pack_transposed(const typename Format::Element* from, std::int64_t column_stride,
                      std::int64_t num_rows, std::int64_t length, std::int64_t width,
-                     typename Format::Packed* to) {
+                     typename Format::Packed* to, bool* have_nan) {
   using Element = typename Format::Element;
-  for (std::int64_t k = 0; k < length; k += Format::kStep) {
-    const std::int64_t num_columns = smaller(Format::kStep, length - k);
-    Element tile[kMaxPanelRows][Format::kStep] = {};
+  constexpr std::int64_t kStep = row_step<Format, Element>();
+  for (std::int64_t k = 0; k < length; k += kStep) {
+    const std::int64_t num_columns = smaller(kStep, length - k);
+    Element tile[kMaxPanelRows][kStep] = {};
     for (std::int64_t column = 0; column < num_columns; ++column) {
       const Element* const source = from + (k + column) * column_stride;
       for (std::int64_t row = 0; row < num_rows; ++row) tile[row][column] = source[row];
     }
     for (std::int64_t row = 0; row < num_rows; ++row) {
       if constexpr (has_scales<Format>()) {
-        Format::store(to + row * width + k, Format::Isa::widen(tile[row]));
+        have_nan[row] |=
+            convert_row<typename Format::Isa>(tile[row], kStep, 1, to + row * width + k);
       } else {
         Format::store(to + row * width + k, Format::load(tile[row]));
       }
     }
+  }
+}
+
+/// sums[t][row] += operand * token t, for each token.
+template <typename Format, int kTokens>
+[[gnu::always_inline]] inline void multiply_operand(
+    typename Format::Operand operand, const typename Format::Packed* tokens, std::int64_t width,
+    int row, typename Format::Isa::Floats (*sums)[Format::Isa::kRows]) {
+  Format::Isa::keep(operand);
+#pragma GCC unroll 8
+  for (int t = 0; t < kTokens; ++t) {
+    sums[t][row] = Format::multiply_add(operand, Format::load(tokens + t * width), sums[t][row]);
+  }
+}
+
+/// The same for a step of a row.
+template <typename Format, int kTokens, typename Source>
+[[gnu::always_inline]] inline void multiply_step(
+    const Source* from, const typename Format::Packed* tokens, std::int64_t width, int row,
+    typename Format::Isa::Floats (*sums)[Format::Isa::kRows], Nans<typename Format::Isa>* nans) {
+  if constexpr (is_fp8<Source>()) {
+    constexpr std::int64_t kLanes = Format::kStep;
+    nans->look_at(from);
+    const auto parts = Format::Isa::widen_fp8(from);
+    multiply_operand<Format, kTokens>(parts.first_even, tokens, width, row, sums);
+    multiply_operand<Format, kTokens>(parts.first_odd, tokens + kLanes, width, row, sums);
+    multiply_operand<Format, kTokens>(parts.last_even, tokens + 2 * kLanes, width, row, sums);
+    multiply_operand<Format, kTokens>(parts.last_odd, tokens + 3 * kLanes, width, row, sums);
+  } else {
+    multiply_operand<Format, kTokens>(Format::load(from), tokens, width, row, sums);
+  }
+}
+
+/// Adds a NaN to the sums of each row that has one. Out of line and at the end, where no sum has to
+/// stay in a register.
+template <typename Isa>
+[[gnu::noinline]] void add_nans(const Float8E4m3* const* rows, std::int64_t length, int num_tokens,
+                                typename Isa::Floats* partial_sums) {
+  for (int r = 0; r < Isa::kRows; ++r) {
+    if (!has_nan(rows[r], length)) continue;
+    for (int t = 0; t < num_tokens; ++t) partial_sums[t * Isa::kRows + r] += __builtin_nanf("");
   }
 }
 
@@ -140,48 +182,44 @@ void multiply_block(const Source* const* rows, const typename Format::Packed* to
       sums[t][r] = is_new ? typename Isa::Floats{} : partial_sums[t * Isa::kRows + r];
     }
   }
+  constexpr std::int64_t kStep = row_step<Format, Source>();
+  [[maybe_unused]] Nans<Isa> nans;
   std::int64_t k = 0;
-  for (; k + Format::kStep <= length; k += Format::kStep) {
-    typename Format::Operand token[kTokens];
-#pragma GCC unroll 8
-    for (int t = 0; t < kTokens; ++t) token[t] = Format::load(tokens + t * width + k);
+  for (; k + kStep <= length; k += kStep) {
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
       // A cache line has many steps of such weights.
       if (r < kAhead && (!has_scales<Format>() || k % kCacheLineBytes == 0)) {
         __builtin_prefetch(ahead + r * ahead_stride + k, 0, 2);
       }
-      auto row = Format::load(rows[r] + k);
-      Isa::keep(row);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        sums[t][r] = Format::multiply_add(row, token[t], sums[t][r]);
-      }
+      multiply_step<Format, kTokens>(rows[r] + k, tokens + k, width, r, sums, &nans);
     }
   }
   if (k < length) {
 #pragma GCC unroll 8
     for (int r = 0; r < Isa::kRows; ++r) {
-      const auto row = load_part<Format>(rows[r] + k, length - k);
-#pragma GCC unroll 8
-      for (int t = 0; t < kTokens; ++t) {
-        sums[t][r] = Format::multiply_add(row, Format::load(tokens + t * width + k), sums[t][r]);
-      }
+      Source padded[kStep] = {};
+      copy(rows[r] + k, length - k, padded);
+      multiply_step<Format, kTokens>(padded, tokens + k, width, r, sums, &nans);
     }
   }
 #pragma GCC unroll 8
-  for (int t = 0; t < kTokens; ++t) {
+  for (int r = 0; r < Isa::kRows; ++r) {
+    [[maybe_unused]] typename Isa::Floats scale;
+    if constexpr (has_scales<Format>()) scale = typename Isa::Floats{} + scales[r];
 #pragma GCC unroll 8
-    for (int r = 0; r < Isa::kRows; ++r) {
+    for (int t = 0; t < kTokens; ++t) {
       auto& partial_sum = partial_sums[t * Isa::kRows + r];
       if constexpr (has_scales<Format>()) {
-        const auto scale = typename Isa::Floats{} + scales[r];
         const auto before = is_first ? typename Isa::Floats{} : partial_sum;
         partial_sum = Isa::multiply_add(scale, sums[t][r], before);
       } else {
         partial_sum = sums[t][r];
       }
     }
+  }
+  if constexpr (is_fp8<Source>()) {
+    if (nans.found()) add_nans<Isa>(rows, length, kTokens, partial_sums);
   }
 }
 
@@ -245,38 +283,12 @@ void finish_sums(typename Isa::Floats* partial_sums, std::int64_t num_tokens, st
   }
 }
 
-inline bool has_nan(const Float8E4m3* elements, std::int64_t size) {
-  // Eight at a time: adding 1 to the seven bits of a NaN sets the eighth, and to no others.
-  constexpr std::uint64_t kOnes = 0x0101010101010101;
-  std::uint64_t found = 0;
-  std::int64_t i = 0;
-  for (; i + 8 <= size; i += 8) {
-    std::uint64_t word;
-    std::memcpy(&word, elements + i, sizeof(word));
-    found |= (word & 0x7f * kOnes) + kOnes;
-  }
-  for (; i < size; ++i) found |= (elements[i].bits & 0x7fU) + 1U;
-  return (found & 0x80 * kOnes) != 0;
-}
-
-/// Fills the last vector register with zeros.
+/// The scales of Isa::kRows rows from `first` on, for one block.
 template <typename Format>
-void convert_row(const Float8E4m3* from, std::int64_t size, float* to) {
-  using Isa = typename Format::Isa;
-  std::int64_t i = 0;
-  for (; i + Isa::kLanes <= size; i += Isa::kLanes) Isa::store(to + i, Isa::widen(from + i));
-  if (i == size) return;
-  Float8E4m3 padded[Isa::kLanes] = {};
-  copy(from + i, size - i, padded);
-  Isa::store(to + i, Isa::widen(padded));
-}
-
-/// The scales of Isa::kRows rows from `first` on.
-template <typename Format>
-void read_scales(const PanelProduct& p, std::int64_t first, std::int64_t block, float* scales) {
-  if (!p.weights.has_scale_per_block) block = 0;
+void read_scales(const WeightRows& weights, std::int64_t first, std::int64_t block, float* scales) {
+  if (!weights.has_scale_per_block) block = 0;
   for (std::int64_t r = 0; r < Format::Isa::kRows; ++r) {
-    scales[r] = p.weights.scales[smaller(first + r, p.weights.num_rows - 1)][block];
+    scales[r] = weights.scales[smaller(first + r, weights.num_rows - 1)][block];
   }
 }
 
@@ -294,6 +306,7 @@ void multiply(const PanelProduct& p) {
   const std::int64_t sums_per_group = rounded_up(p.num_tokens * Isa::kRows, Isa::kLanes);
   const std::int64_t width = p.layout.width;
   const std::int64_t stride = weights.row_stride;
+  constexpr std::int64_t kStep = row_step<Format, Element>();
 
   const bool is_transposed = weights.column_stride != 1;
   // Weights are converted once for all tokens, if these are more than a few.
@@ -301,30 +314,33 @@ void multiply(const PanelProduct& p) {
   const std::int64_t panel_rows = is_transposed ? kMaxPanelRows : Isa::kRows;
   for (std::int64_t first = 0; first < weights.num_rows; first += panel_rows) {
     const std::int64_t num_rows = smaller(panel_rows, weights.num_rows - first);
-    [[maybe_unused]] bool have_nan[Isa::kRows];
-    if constexpr (has_scales<Format>()) {
-      // The quick conversion makes a number of it.
-      for (std::int64_t r = 0; !is_transposed && !converts && r < Isa::kRows; ++r) {
-        have_nan[r] =
-            has_nan(elements + (first + smaller(r, num_rows - 1)) * stride, p.layout.length);
-      }
-    }
+    const Element* const next = first + panel_rows < weights.num_rows
+                                    ? elements + (first + panel_rows) * stride
+                                    : static_cast<const Element*>(p.next_rows);
     std::int64_t index = 0;
     for (std::int64_t column = 0; column < p.layout.length; column += width, ++index) {
       const std::int64_t length = smaller(width, p.layout.length - column);
       const Packed* const block = tokens + index * p.layout.block_stride;
       const Element* const panel = elements + first * stride + column * weights.column_stride;
+      const Element* const ahead = next + column;
       [[maybe_unused]] float scales[Isa::kRows];
       // The last row stands in for rows beyond it, whose sums nobody reads.
       if (is_transposed) {
-        pack_transposed<Format>(panel, weights.column_stride, num_rows, length, width, packed);
+        [[maybe_unused]] bool have_nan[kMaxPanelRows] = {};
+        pack_transposed<Format>(panel, weights.column_stride, num_rows, length, width, packed,
+                                have_nan);
         for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {
           const Packed* rows[Isa::kRows];
           for (std::int64_t r = 0; r < Isa::kRows; ++r) {
             rows[r] = packed + smaller(group + r, num_rows - 1) * width;
           }
-          if constexpr (has_scales<Format>()) read_scales<Format>(p, first + group, index, scales);
-          multiply_rows<Format>(rows, block, p.num_tokens, width, rounded_up(length, Format::kStep),
+          if constexpr (has_scales<Format>()) {
+            read_scales<Format>(weights, first + group, index, scales);
+            for (std::int64_t r = 0; r < Isa::kRows; ++r) {
+              if (have_nan[group + r]) scales[r] = __builtin_nanf("");
+            }
+          }
+          multiply_rows<Format>(rows, block, p.num_tokens, width, rounded_up(length, kStep),
                                 column == 0, scales, panel, 0,
                                 partial_sums + group / Isa::kRows * sums_per_group);
         }
@@ -334,25 +350,21 @@ void multiply(const PanelProduct& p) {
           rows[r] = panel + smaller(r, num_rows - 1) * stride;
         }
         if constexpr (has_scales<Format>()) {
-          read_scales<Format>(p, first, index, scales);
+          read_scales<Format>(weights, first, index, scales);
           if (converts) {
             const Packed* converted[Isa::kRows];
             for (std::int64_t r = 0; r < Isa::kRows; ++r) {
               Packed* const row = packed + r * width;
-              convert_row<Format>(rows[r], length, row);
+              if (convert_row<Isa>(rows[r], length, 1, row)) scales[r] = __builtin_nanf("");
               converted[r] = row;
             }
-            multiply_rows<Format>(converted, block, p.num_tokens, width,
-                                  rounded_up(length, Format::kStep), column == 0, scales,
-                                  panel + panel_rows * stride, stride, partial_sums);
+            multiply_rows<Format>(converted, block, p.num_tokens, width, rounded_up(length, kStep),
+                                  column == 0, scales, ahead, stride, partial_sums);
             continue;
           }
-          for (std::int64_t r = 0; r < Isa::kRows; ++r) {
-            scales[r] = have_nan[r] ? __builtin_nanf("") : scales[r] * Isa::kFp8Factor;
-          }
         }
-        multiply_rows<Format>(rows, block, p.num_tokens, width, length, column == 0, scales,
-                              panel + panel_rows * stride, stride, partial_sums);
+        multiply_rows<Format>(rows, block, p.num_tokens, width, length, column == 0, scales, ahead,
+                              stride, partial_sums);
       }
     }
     for (std::int64_t group = 0; group < num_rows; group += Isa::kRows) {

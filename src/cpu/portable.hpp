@@ -27,7 +27,20 @@ struct PortableFloats {
   static Floats widen(const Element* from) {
     return Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])};
   }
-  static Floats widen_quickly(const Float8E4m3* from) { return widen(from); }
+  struct Fp8Parts {
+    Floats first_even;
+    Floats first_odd;
+    Floats last_even;
+    Floats last_odd;
+  };
+  static Fp8Parts widen_fp8(const Float8E4m3* from) {
+    const auto every_other = [](const Float8E4m3* first) {
+      return Floats{to_float(first[0]), to_float(first[2]), to_float(first[4]), to_float(first[6])};
+    };
+    return {every_other(from), every_other(from + 1), every_other(from + 8), every_other(from + 9)};
+  }
+  using Fp8Bytes = std::uint8_t __attribute__((vector_size(16)));
+  static constexpr std::int64_t kFp8Step = sizeof(Fp8Bytes);
   static constexpr float kFp8Factor = 1;
 };
 

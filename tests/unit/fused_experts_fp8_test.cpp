@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "case_arguments.hpp"
 #include "tessera/fused_experts.hpp"
 #include "tessera/quantize_fp8.hpp"
 
@@ -249,18 +250,44 @@ TEST(FusedExpertsFp8, BitsDependNeitherOnThreadsNorOnOtherTokens) {
 }
 
 TEST(FusedExpertsFp8, FastImplementationsKeepNansOfWeights) {
+  constexpr std::int64_t kHidden = 200;
+  constexpr std::int64_t kSize = 140;
   for (const char* name : {"cpu/avx512", "cpu/avx2", "cpu/portable", "cpu/reference"}) {
-    for (const std::int64_t num_tokens : {1, 9}) {
-      Layer layer(num_tokens, 200, 1, 40, Activation::kRelu2NoMul);
-      layer.args.w13_scale = layer.scales({1});
-      layer.args.w2_scale = layer.scales({1});
-      layer.w2[150 * 40 + 39] = 0xff;
-      Context context;
-      context.implementation = name;
-      if (layer.run(context).code() == StatusCode::kUnsupported) continue;
-      for (std::size_t i = 0; i < layer.output.size(); ++i) {
-        EXPECT_EQ(std::isnan(layer.output[i]), i % 200 == 150) << name << " " << i;
+    for (const std::int64_t num_tokens : {1, 3, 9}) {
+      for (const std::int64_t column : {5, 139}) {
+        for (const bool is_transposed : {false, true}) {
+          Layer layer(num_tokens, kHidden, 1, kSize, Activation::kRelu2NoMul);
+          layer.args.w13_scale = layer.scales({1, 2, 2});
+          layer.args.w2_scale = layer.scales({1, 2, 2});
+          if (is_transposed) {
+            layer.args.w2 = contract::strided(layer.args.w2, {kHidden * kSize, 1, kHidden});
+          }
+          layer.w2[static_cast<std::size_t>(is_transposed ? column * kHidden + 150
+                                                          : 150 * kSize + column)] = 0xff;
+          Context context;
+          context.implementation = name;
+          if (layer.run(context).code() == StatusCode::kUnsupported) continue;
+          for (std::size_t i = 0; i < layer.output.size(); ++i) {
+            EXPECT_EQ(std::isnan(layer.output[i]), i % kHidden == 150)
+                << name << " " << num_tokens << " " << column << " " << is_transposed << " " << i;
+          }
+        }
       }
+    }
+  }
+}
+
+TEST(FusedExpertsFp8, FastImplementationsKeepNansOfX) {
+  for (const char* name : {"cpu/avx512", "cpu/avx2", "cpu/portable", "cpu/reference"}) {
+    Layer layer(2, 300, 1, 40);
+    layer.args.w13_scale = layer.scales({1, 2, 3});
+    layer.args.w2_scale = layer.scales({1, 3, 1});
+    layer.x[299] = NAN;
+    Context context;
+    context.implementation = name;
+    if (layer.run(context).code() == StatusCode::kUnsupported) continue;
+    for (std::size_t i = 0; i < layer.output.size(); ++i) {
+      EXPECT_EQ(std::isnan(layer.output[i]), i < 300) << name << " " << i;
     }
   }
 }
