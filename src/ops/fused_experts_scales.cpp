@@ -96,11 +96,16 @@ std::string shape_text(const TensorView& view) {
                               : text_of(view.shape, view.ndim);
 }
 
-std::string alternatives(const std::vector<Shape>& shapes) {
+/// What scales belong to, in the order of WeightScales, from kPerExpert on.
+constexpr const char* kWhose[] = {"per expert", "per row", "of blocks"};
+
+/// Shapes, and whose they are where all kinds may come.
+std::string alternatives(const std::vector<Shape>& shapes, bool is_of_each_kind = false) {
   std::vector<std::string> texts;
   texts.reserve(shapes.size());
   for (const Shape& shape : shapes) {
-    texts.push_back(text_of(shape.data(), static_cast<int>(shape.size())));
+    const std::string whose = is_of_each_kind ? std::string(" ") + kWhose[texts.size()] : "";
+    texts.push_back(text_of(shape.data(), static_cast<int>(shape.size())) + whose);
   }
   const std::vector<std::string_view> views(texts.begin(), texts.end());
   return core::alternatives(views);
@@ -144,9 +149,8 @@ class ScaleRules {
     const std::vector<Shape> w2 = shapes_of_w2_scale(symbols_);
     const auto index = static_cast<std::size_t>(kind_) - 1;
     if (args_.w13_scale.given() && !has_shape(args_.w13_scale, w13[index])) {
-      return fail("w13_scale.shape", alternatives(w13), shape_text(args_.w13_scale));
+      return fail("w13_scale.shape", alternatives(w13, true), shape_text(args_.w13_scale));
     }
-    constexpr const char* kWhose[] = {"per expert", "per row", "of blocks"};
     // Without those of w13 there is nothing to compare with.
     return !args_.w2_scale.given() || !args_.w13_scale.given() ||
            has_shape(args_.w2_scale, w2[index]) ||

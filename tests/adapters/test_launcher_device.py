@@ -198,7 +198,10 @@ for thread in [threading.Thread(target=shown, args=[cuda._lazy_init])]:
         "capture_begin of torch.cuda.CUDAGraph",
     ]
     assert lines[12:-1] == [f"AttributeError {field}: {refused}" for field in fields]
-    assert lines[-1] == f"RuntimeError CUDA: {refused}, and redirects the main thread only"
+    assert lines[-1] == (
+        f"RuntimeError CUDA: {refused}, and redirects neither other threads nor what a backward "
+        "pass calls"
+    )
 
 
 def test_no_function_of_torch_cuda_is_left(tmp_path: Path) -> None:

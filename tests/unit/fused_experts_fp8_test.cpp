@@ -337,11 +337,13 @@ TEST(FusedExpertsFp8, RefusesScalesThatDoNotFit) {
       {[](Layer* l) {
          l->args.w13_scale = l->scales({2, 3, 2});
        },
-       "w13_scale.shape: expected [2], [2, 384, 1] or [2, 4, 2], got [2, 3, 2]"},
+       "w13_scale.shape: expected [2] per expert, [2, 384, 1] per row or [2, 4, 2] of "
+       "blocks, got [2, 3, 2]"},
       {[](Layer* l) {
          l->args.w13_scale = l->scales({2, 1});
        },
-       "w13_scale.shape: expected [2], [2, 384, 1] or [2, 4, 2], got [2, 1]"},
+       "w13_scale.shape: expected [2] per expert, [2, 384, 1] per row or [2, 4, 2] of "
+       "blocks, got [2, 1]"},
       {[](Layer* l) { l->args.w13_scale = l->scales({2}); },
        "w2_scale.shape: expected [2], as w13 has scales per expert, got [2, 2, 2]"},
       {[](Layer* l) {

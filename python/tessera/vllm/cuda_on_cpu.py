@@ -24,7 +24,9 @@ def _refused(what: str) -> str:
 
 def _refuse_cuda(*args: object) -> NoReturn:
     # Torch calls it before any other use of CUDA, in every thread.
-    raise RuntimeError(f"{_refused('CUDA')}, and redirects the main thread only")
+    raise RuntimeError(
+        f"{_refused('CUDA')}, and redirects neither other threads nor what a backward pass calls"
+    )
 
 
 class _Named(type):
