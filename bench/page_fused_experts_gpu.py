@@ -188,7 +188,7 @@ def routing_of(row: dict[str, Any]) -> str:
 
 
 def lines_of(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
-    """The lines of all tables, in their order; `numbers` has those of the runs."""
+    """The lines of all tables, in their order; `numbers` maps each run to its number."""
     by_shape: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(result["rows"], key=lambda row: numbers[row["run"]]):
         by_shape.setdefault(row["shape"], []).append(row)

@@ -146,7 +146,7 @@ def new_outputs(op: Op, inputs: Sequence[Any], options: tuple[Any, ...]) -> tupl
 
 
 def made_dtypes(op: Op, source: Any) -> tuple[str, ...] | None:
-    """The data types of new outputs, if they cannot have that of `source`; else None."""
+    """The data types of new outputs, if `source` has a type that no output can have; else None."""
     dtype = getattr(source, "dtype", None)
     if getattr(dtype, "itemsize", 0) != 1:  # quickly: most calls
         return None

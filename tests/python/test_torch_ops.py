@@ -119,7 +119,10 @@ def test_inductor(dynamic: bool) -> None:
 
 
 def test_text_of_graphs_has_all_arguments() -> None:
-    """Inductor finds compiled code on disk by it, also that of a version with other arguments."""
+    """Inductor finds compiled code on disk by the text of a graph.
+
+    Without all arguments the text would also find code of a version with other arguments.
+    """
     graphs = []
 
     def recording(graph: Any, inputs: Any) -> Any:

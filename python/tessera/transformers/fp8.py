@@ -2,8 +2,8 @@
 
 Matrices are [N, K], gate rows before up rows. `block_size` None stands for one scale for each
 matrix: [E, 1, 1], or [E, 2, 1] where gate and up have one each. Scales of blocks are [E, ceil(N /
-rows), ceil(K / columns)]: unlike those of `fused_experts`, blocks of up rows begin wherever the
-last block of gate rows ends.
+rows), ceil(K / columns)]. A block may hold the last gate rows and the first up rows; in
+`fused_experts` the up rows begin a block of their own.
 """
 
 from __future__ import annotations

@@ -253,7 +253,7 @@ CUDA: dict[str, Any] = {
     "stream": _StreamContext,
     "StreamContext": _StreamContext,
 }
-# Those of its modules. What profilers of GPUs are told is told to nobody.
+# The members of its modules that work. Marks for profilers of GPUs are dropped.
 _OF_MODULES: dict[str, dict[str, Any]] = {
     "torch.cuda.nccl": {"is_available": _always(False)},
     "torch.cuda.nvtx": {
@@ -289,7 +289,7 @@ def _in_place_of(module: ModuleType, name: str, member: Any) -> Any:
 
 def provide() -> None:
     """Replace the functions and classes of `torch.cuda`, wherever its modules have them."""
-    # Torch's mixed precision is that of the CPU, and needs nothing here.
+    # torch.cuda.amp works on the CPU as it is.
     modules = [
         module
         for name, module in vars(torch.cuda).items()

@@ -379,4 +379,18 @@ const void* product_kernel_of(std::size_t tile) {
   }
 }
 
+/// The kernel of a product of numbers of the type of x.
+template <bool kIsGateUp, typename T>
+const void* product_kernel_of(WeightAccess access, std::size_t tile) {
+  constexpr std::size_t kTiles = kProductTiles.size();
+  switch (access) {
+    case WeightAccess::kRows:
+      return product_kernel_of<T, T, WeightAccess::kRows, kIsGateUp, kTiles>(tile);
+    case WeightAccess::kColumns:
+      return product_kernel_of<T, T, WeightAccess::kColumns, kIsGateUp, kTiles>(tile);
+    default:
+      return product_kernel_of<T, T, WeightAccess::kElements, kIsGateUp, kTiles>(tile);
+  }
+}
+
 }  // namespace tessera::cuda

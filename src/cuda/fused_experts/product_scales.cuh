@@ -22,8 +22,8 @@ class ProductScales {
  public:
   using WarpSums = Sums<kRows, kColumns>;
 
-  /// `pairs` are those of the warp's rows, -1 where there is none; weight_row(column) is the row of
-  /// the weights behind a column of the tile, or -1.
+  /// `pairs` has the pair of each row of the warp, or -1. weight_row(column) returns the row of the
+  /// weights that a column of the tile multiplies, or -1.
   template <typename WeightRow>
   __device__ __forceinline__ ProductScales(const Fp8ProductArgs& args, std::int32_t expert,
                                            const std::int32_t* pairs, const WeightRow& weight_row)

@@ -85,8 +85,9 @@ def _vllm() -> tuple[Any, Any, Any]:
 def _vllm_scales(module: Any, weights: Fp8Weights) -> dict[str, Any]:
     """The scales as this version takes them.
 
-    It computes those of x and of the intermediate: for 128 elements where weights have scales of
-    blocks, for a token where rows have scales, and for the whole array where experts have them.
+    vLLM computes the scales of x and of the intermediate: one for each 128 elements where weights
+    have scales of blocks, one for each token where rows have scales, and one for the whole array
+    where experts have scales.
     """
     kind = weights.w13.quantization
     scales = {"w1_scale": weights.w13.scales, "w2_scale": weights.w2.scales}

@@ -172,7 +172,8 @@ def routes(inputs: Inputs) -> Iterator[tuple[Any, Any, Any]]:
 class Accuracy:
     """How far off outputs are from the layer in float64 with the weights before quantisation.
 
-    inputs: those of a call, but a few channels of x are 20 to 50 times as large, as in models.
+    inputs: the inputs of a call, in which a few channels of x are 20 to 50 times as large as the
+        others. Hidden states of models have such channels.
     """
 
     def __init__(self, inputs: Inputs, weights: Fp8Weights, seed: int) -> None:
@@ -188,6 +189,6 @@ class Accuracy:
         self._expected = reference(self.inputs, self._tokens, weights.unquantized, torch.float64)
 
     def error(self, output: Any) -> float:
-        """The Frobenius norm of the difference in some tokens, over that of what is expected."""
+        """The relative error of some tokens, in the Frobenius norm."""
         off = output[self._tokens].double() - self._expected
         return float(off.norm() / self._expected.norm())
