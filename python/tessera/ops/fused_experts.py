@@ -87,7 +87,8 @@ def fused_experts(
             with, given together with `intermediate_scale`; not with scales of blocks.
         intermediate_scale: float32 [1], with an `x_scale` of [1]: the scale of the activated
             elements; None: computed for each token and slot.
-        use_ue8m0: round the scales that the call computes up to powers of two.
+        use_ue8m0: round the scales that the call computes up to powers of two; false where it
+            computes none.
         swiglu_alpha: of the two "swigluoai" activations; None stands for 1.702.
         swiglu_beta: likewise; None stands for 1.
         swiglu_limit: likewise; None stands for 7, infinity for no limit.
