@@ -32,6 +32,38 @@ __device__ __forceinline__ std::uint32_t fp8x2_bits(float first, float second) {
 #endif
 }
 
+/// Bits of the magnitude of a finite number, else 0. Magnitudes are in the order of their bits.
+__device__ __forceinline__ std::uint32_t finite_magnitude(float value) {
+  const std::uint32_t bits = __float_as_uint(value) & 0x7fffffff;
+  return bits < 0x7f800000 ? bits : 0;
+}
+
+/// The scale of a group: rules 1 and 2 of the contract of quantize_fp8, for the bits of the largest
+/// magnitude.
+__device__ __forceinline__ float fp8_scale_for(std::uint32_t largest, bool use_ue8m0) {
+  const float scale = __fdiv_rn(fmaxf(__uint_as_float(largest), 1e-10F), 448.0F);
+  // A normal number: a mantissa rounds up into the exponent.
+  return use_ue8m0 ? __uint_as_float((__float_as_uint(scale) + 0x7fffff) & 0x7f800000) : scale;
+}
+
+/// A scale, as fp8_scale_for() returns it, that numbers are divided by.
+struct Fp8Divisor {
+  float scale;
+  float reciprocal;
+};
+__device__ __forceinline__ Fp8Divisor fp8_divisor(float scale) { return {scale, __frcp_rn(scale)}; }
+
+/// The nearest number to value / scale, or, where that is tiny, one that becomes the same value of
+/// float8_e4m3fn. The reciprocal is the nearest number, so that one correction of the product is
+/// enough (Markstein, "Computation of elementary functions on the IBM RISC System/6000 processor",
+/// 1990).
+__device__ __forceinline__ float quotient(float value, Fp8Divisor by) {
+  const float product = value * by.reciprocal;
+  const float remainder = __fmaf_rn(-product, by.scale, value);
+  // A zero keeps its sign, and infinity has no remainder.
+  return fabsf(remainder) > 0 ? __fmaf_rn(remainder, by.reciprocal, product) : product;
+}
+
 /// Four numbers in float16, two in each register.
 struct Halves {
   std::uint32_t of[2];

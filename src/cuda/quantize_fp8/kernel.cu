@@ -1,4 +1,5 @@
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/parts/floats.cuh"
 #include "cuda/parts/fp8.cuh"
@@ -19,14 +20,21 @@ struct alignas(kElements * sizeof(T)) Word {
   T elements[kElements];
 };
 
-/// Bits of the magnitude of a finite number, else 0. Magnitudes are in the order of their bits.
-__device__ __forceinline__ std::uint32_t finite_magnitude(float value) {
-  const std::uint32_t bits = __float_as_uint(value) & 0x7fffffff;
-  return bits < 0x7f800000 ? bits : 0;
-}
+template <typename T>
+using TwoOf = std::conditional_t<std::is_same_v<T, __half>, __half2, __nv_bfloat162>;
 
 template <typename T, int kElements>
 __device__ __forceinline__ std::uint32_t largest_in(const Word<T, kElements>& word) {
+  if constexpr (sizeof(T) == 2 && kElements > 1) {
+    // Two at a time. NaNs do not count, and infinities are rare.
+    const auto* const twos = reinterpret_cast<const TwoOf<T>*>(word.elements);
+    TwoOf<T> largest = __habs2(twos[0]);
+#pragma unroll
+    for (int i = 1; i < kElements / 2; ++i) largest = __hmax2(largest, __habs2(twos[i]));
+    const float of_word = fmaxf(to_float(largest.x), to_float(largest.y));
+    // Of NaNs alone it is a NaN.
+    if (!isinf(of_word)) return finite_magnitude(of_word);
+  }
   std::uint32_t largest = 0;
 #pragma unroll
   for (int i = 0; i < kElements; ++i) {
@@ -47,13 +55,6 @@ __device__ __forceinline__ std::uint32_t largest_of_cta(std::uint32_t largest) {
   return largest;
 }
 
-/// Rules 1 and 2 of the contract, for the bits of the largest magnitude.
-__device__ __forceinline__ float scale_for(std::uint32_t largest, bool use_ue8m0) {
-  const float scale = __fdiv_rn(fmaxf(__uint_as_float(largest), 1e-10F), 448.0F);
-  // A normal number: a mantissa rounds up into the exponent.
-  return use_ue8m0 ? __uint_as_float((__float_as_uint(scale) + 0x7fffff) & 0x7f800000) : scale;
-}
-
 /// The rows of a call in words.
 template <typename T, int kElements>
 class Rows {
@@ -69,14 +70,26 @@ class Rows {
 
   __device__ __forceinline__ void quantize(const W& word, float scale, std::int64_t row,
                                            std::uint32_t index) const {
-    const auto quotient = [&](int i) { return __fdiv_rn(to_float(word.elements[i]), scale); };
+    if (args_.scale != nullptr) {
+      write(word, row, index, [&](float value) { return __fdiv_rn(value, scale); });
+    } else {
+      const Fp8Divisor divisor = fp8_divisor(scale);
+      write(word, row, index, [&](float value) { return quotient(value, divisor); });
+    }
+  }
+
+ private:
+  template <typename Quotient>
+  __device__ __forceinline__ void write(const W& word, std::int64_t row, std::uint32_t index,
+                                        const Quotient& of) const {
     Word<std::uint8_t, kElements> bytes;
     if constexpr (kElements == 1) {
-      bytes.elements[0] = static_cast<std::uint8_t>(fp8x2_bits(quotient(0), 0));
+      bytes.elements[0] = static_cast<std::uint8_t>(fp8x2_bits(of(to_float(word.elements[0])), 0));
     } else {
 #pragma unroll
       for (int i = 0; i < kElements; i += 2) {
-        const std::uint32_t two = fp8x2_bits(quotient(i), quotient(i + 1));
+        const std::uint32_t two =
+            fp8x2_bits(of(to_float(word.elements[i])), of(to_float(word.elements[i + 1])));
         bytes.elements[i] = static_cast<std::uint8_t>(two);
         bytes.elements[i + 1] = static_cast<std::uint8_t>(two >> 8);
       }
@@ -85,7 +98,6 @@ class Rows {
                                                      row * args_.values_stride)[index] = bytes;
   }
 
- private:
   const Args& args_;
 };
 
@@ -132,6 +144,12 @@ __device__ __forceinline__ bool is_left_out(const Args& args, std::int64_t row) 
   return args.row_experts != nullptr && args.row_experts[row] < 0;
 }
 
+/// The row of a part. Division of 64 bits would take as long as the rest.
+__device__ __forceinline__ std::int64_t row_of(const Args& args, std::int64_t part) {
+  if (args.num_parts > 0xffffffff) return part / args.parts_per_row;
+  return static_cast<std::uint32_t>(part) / args.parts_per_row;
+}
+
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ Args args) {
   pdl_launch_dependents();
@@ -148,7 +166,7 @@ __global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ A
       for (std::uint32_t next = kWordsPerPart; next < args.words_per_row; next += kWordsPerPart) {
         largest = max(largest, Part<T, kElements>(args, row, next).largest());
       }
-      scale = scale_for(largest_of_cta(largest), args.use_ue8m0);
+      scale = fp8_scale_for(largest_of_cta(largest), args.use_ue8m0);
     }
     if (threadIdx.x == 0) args.scales[row] = scale;
     first.quantize(scale);
@@ -166,10 +184,10 @@ __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__
   constexpr int kWords = kQuantizeFp8Side / kElements / kTeam;  // per thread
   const Rows<T, kElements> rows(args);
   for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
-    const std::int64_t row = part / args.parts_per_row;
+    const std::int64_t row = row_of(args, part);
     if (is_left_out(args, row)) continue;
-    const std::int64_t column =
-        part % args.parts_per_row * (kThreads / kTeam) + threadIdx.x / kTeam;  // of the scales
+    const std::int64_t column = (part - row * args.parts_per_row) * (kThreads / kTeam) +
+                                threadIdx.x / kTeam;    // of the scales
     const bool has_group = column < args.grid_columns;  // all threads of the warp take part below
     const auto word_of = [&](int i) {
       return static_cast<std::uint32_t>(column * (kTeam * kWords)) + i * kTeam +
@@ -190,7 +208,7 @@ __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__
     if (!has_group) continue;
     const std::int64_t group = row * args.grid_columns + column;
     const float scale =
-        args.scale != nullptr ? args.scale[group] : scale_for(largest, args.use_ue8m0);
+        args.scale != nullptr ? args.scale[group] : fp8_scale_for(largest, args.use_ue8m0);
     if (threadIdx.x % kTeam == 0) args.scales[group] = scale;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
@@ -225,7 +243,7 @@ __global__ void __launch_bounds__(kThreads) block_kernel(const __grid_constant__
       for (std::int64_t row = first_row; row < end_row; row += kRowStep) {
         largest = max(largest, largest_in(rows.load(row, word)));
       }
-      scale = scale_for(largest_of_cta(largest), args.use_ue8m0);
+      scale = fp8_scale_for(largest_of_cta(largest), args.use_ue8m0);
     }
     if (threadIdx.x == 0) args.scales[block] = scale;
     for (std::int64_t row = first_row; row < end_row; row += kRowStep) {
@@ -267,7 +285,7 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
     for (int i = static_cast<int>(threadIdx.x); i < args.num_largest; i += kThreads) {
       largest = max(largest, args.largest[i]);
     }
-    scale = scale_for(largest_of_cta(largest), args.use_ue8m0);
+    scale = fp8_scale_for(largest_of_cta(largest), args.use_ue8m0);
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) args.scales[0] = scale;
   for_each_part(args, [&](std::int64_t row, std::uint32_t first) {
