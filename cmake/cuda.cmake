@@ -91,6 +91,7 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
   src/cuda/device.cpp
   src/cuda/driver.cpp
   src/cuda/fused_experts/chunk.cpp
+  src/cuda/fused_experts/chunk_swap_ab.cpp
   src/cuda/fused_experts/combine.cu
   src/cuda/fused_experts/down.cu
   src/cuda/fused_experts/fp8_down.cu
@@ -123,6 +124,7 @@ add_cuda_objects(tessera_cuda_objects "${CMAKE_CUDA_ARCHITECTURES}"
 if(CMAKE_CUDA_ARCHITECTURES MATCHES "(^|;)90")
   add_cuda_objects(tessera_cuda_90a_objects 90a-real
     src/cuda/fused_experts/swap_ab.cu
+    src/cuda/fused_experts/swap_ab_fp8.cu
     src/cuda/fused_experts/wgmma_down.cu
     src/cuda/fused_experts/wgmma_gate_up.cu)
   target_compile_definitions(tessera_cuda_90a_objects PRIVATE TESSERA_HAS_90A=1)

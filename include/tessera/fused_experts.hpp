@@ -192,8 +192,8 @@ inline constexpr float kDefaultSwigluLimit = 7.0F;
 /// The largest error of tensor cores in a sum of products of float8_e4m3fn, as a share of the sum
 /// of their magnitudes over 128 terms, after which implementations add to a float32. On compute
 /// capability 9.0 wgmma is reported to align products to the largest of them, and to keep 13 bits
-/// below its first: 127 products that are just too small for that make 127 * 2^-13. Derived, not
-/// measured: a probe on the device has to confirm it.
+/// below its first: 127 products that are just too small for that make 127 * 2^-13.
+/// tests/cuda/check_wgmma_fp8 found at most 0.92 of it on an H200, and 0.063 with random numbers.
 inline constexpr double kFp8AccumulationError = 0x1p-6;
 
 struct FusedExpertsArgs {

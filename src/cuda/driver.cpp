@@ -155,7 +155,7 @@ int multiprocessors_of(CUstream stream, int all) {
   return std::min(all, last_count);
 }
 
-CUresult encode_tensor_map(const void* data, bool is_bfloat16, std::span<const TensorMapAxis> axes,
+CUresult encode_tensor_map(const void* data, int element_bytes, std::span<const TensorMapAxis> axes,
                            CUtensorMap* map) {
   constexpr std::size_t kMaxTensorMapAxes = 5;
   std::array<cuuint64_t, kMaxTensorMapAxes> lengths{};
@@ -164,12 +164,12 @@ CUresult encode_tensor_map(const void* data, bool is_bfloat16, std::span<const T
   std::array<cuuint32_t, kMaxTensorMapAxes> steps{};
   for (std::size_t i = 0; i < axes.size(); ++i) {
     lengths[i] = static_cast<cuuint64_t>(axes[i].length);
-    if (i > 0) stride_bytes[i - 1] = static_cast<cuuint64_t>(axes[i].stride) * 2;
+    if (i > 0) stride_bytes[i - 1] = static_cast<cuuint64_t>(axes[i].stride * element_bytes);
     box[i] = static_cast<cuuint32_t>(axes[i].box);
     steps[i] = 1;
   }
   return driver().tensor_map_encode_tiled(
-      map, is_bfloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+      map, element_bytes == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_UINT16,
       static_cast<cuuint32_t>(axes.size()), const_cast<void*>(data), lengths.data(),
       stride_bytes.data(), box.data(), steps.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_NONE,

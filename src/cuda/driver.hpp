@@ -51,11 +51,11 @@ struct TensorMapAxis {
   int box;              ///< length of a box
 };
 
-/// Describes a tensor of bfloat16 or float16 elements, axes innermost first, to the copy engine of
+/// Describes a tensor of elements of 8 or 16 bits, axes innermost first, to the copy engine of
 /// compute capability 9.0. Addresses and strides are multiples of 16 bytes. A box along the
 /// innermost axis is 128 bytes, whose words of 16 bytes change places in shared memory by an
 /// exclusive or with the number of their line, in eights. Elements outside of the tensor are zeros.
-CUresult encode_tensor_map(const void* data, bool is_bfloat16, std::span<const TensorMapAxis> axes,
+CUresult encode_tensor_map(const void* data, int element_bytes, std::span<const TensorMapAxis> axes,
                            CUtensorMap* map);
 
 /// "CUDA_ERROR_INVALID_DEVICE (invalid device ordinal)"

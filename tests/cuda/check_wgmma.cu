@@ -98,7 +98,7 @@ struct Numbers {
       : axes(tensor_axes), numbers(axes.back().length * axes.back().stride) {
     std::iota(numbers.begin(), numbers.end(), std::uint16_t{1});
     memory = array_of(numbers);
-    const bool is_encoded = encode_tensor_map(memory.get(), true, axes, &map) == CUDA_SUCCESS;
+    const bool is_encoded = encode_tensor_map(memory.get(), 2, axes, &map) == CUDA_SUCCESS;
     require(is_encoded ? cudaSuccess : cudaErrorInvalidValue, (name + ", map").c_str());
   }
 

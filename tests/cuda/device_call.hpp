@@ -93,11 +93,19 @@ class DeviceCall {
   bool workspace_intact_ = true;
 };
 
+/// Whether an implementation keeps the bound of the host for products of numbers in float8_e4m3fn,
+/// which has no term for tensor cores.
+bool adds_fp8_exactly(std::string_view implementation);
+
 /// A stream that waits for no other.
 cudaStream_t stream_of_calls();
 
 /// Runs a case on device 0 and compares with what the host gave. Returns what is wrong, or nothing.
 std::string check_on_device(const contract::CaseArguments& made, const Outputs& expected,
+                            const DeviceSurroundings& surroundings);
+
+/// The same, judged by the contract's checker.
+std::string judge_on_device(const contract::CaseArguments& made,
                             const DeviceSurroundings& surroundings);
 
 }  // namespace tessera::test

@@ -147,7 +147,7 @@ TEST(FusedExpertsPolicy, LimitationsSayWhatATileCannotMultiply) {
     problem.dtype = kFloat32;
     EXPECT_STREQ(limitation(tile, problem), "multiplies float16 and bfloat16 alone");
     problem = fp8_problem_of({});
-    if (tile < kNumFp8Tiles) {
+    if (tile < kNumFp8Tiles || is_for_90a(tile)) {
       EXPECT_EQ(limitation(tile, problem), nullptr);
       problem.dtype = kFloat32;
       EXPECT_STREQ(limitation(tile, problem), "writes float16 and bfloat16 alone");
@@ -207,18 +207,48 @@ TEST(FusedExpertsPolicy, WordsOfFp8HaveSixteenElements) {
   EXPECT_EQ(changed([](auto& p) { p.is_x_fp8 = (p.x_stride += 8) > 0; }), kFirstByElements);
 }
 
-TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyFp8) {
-  for (const bool has_wgmma : {false, true}) {
-    std::vector<ProductStrategy> seen;
+TEST(FusedExpertsPolicy, TheChosenKernelCanMultiplyFp8) {
+  using Strategies = std::vector<ProductStrategy>;
+  const auto chosen = [](bool has_wgmma, core::WeightScales kind, Activation activation) {
+    Strategies seen;
     for (std::int64_t tokens = 1; tokens <= 1 << 16; tokens *= 2) {
-      const FusedExpertsProblem problem = fp8_problem_of({.tokens = tokens, .experts = 64});
-      const ProductStrategy chosen = choose_strategy(problem, has_wgmma);
-      EXPECT_EQ(limitation(chosen, problem), nullptr);
-      if (seen.empty() || seen.back() != chosen) seen.push_back(chosen);
+      FusedExpertsProblem problem = fp8_problem_of({.tokens = tokens, .experts = 64}, kind);
+      problem.activation = activation;
+      const ProductStrategy found = choose_strategy(problem, has_wgmma);
+      EXPECT_EQ(limitation(found, problem), nullptr);
+      if (seen.empty() || seen.back() != found) seen.push_back(found);
     }
-    EXPECT_EQ(seen, (std::vector<ProductStrategy>{0, 1, 2}));
+    return seen;
+  };
+  constexpr auto kBlocks = core::WeightScales::kPerBlock;
+  const Strategies by_mma{0, 1, 2};
+  // With blocks, whose sums have fewer bits, kernels for 9.0a take calls of all sizes.
+  EXPECT_EQ(chosen(true, kBlocks, Activation::kSilu), (Strategies{kSwapAb, kWgmma}));
+  EXPECT_EQ(chosen(false, kBlocks, Activation::kSilu), by_mma);
+  EXPECT_EQ(chosen(true, kBlocks, Activation::kSwigluoai), by_mma);
+  EXPECT_EQ(chosen(true, core::WeightScales::kPerRow, Activation::kSilu), by_mma);
+  EXPECT_EQ(chosen(true, core::WeightScales::kPerExpert, Activation::kSilu), by_mma);
+  for (const bool has_wgmma : {false, true}) {
     EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 4096, .hidden = 248}), has_wgmma),
               kElementsTile);
+  }
+  // More experts than it sorts pairs of.
+  const Sizes sizes{.tokens = 1, .experts = kSwapAbMaxExperts + 1};
+  EXPECT_EQ(choose_strategy(fp8_problem_of(sizes), true), kWgmma);
+}
+
+TEST(FusedExpertsPolicy, KernelsFor90aMultiplySomeFp8Alone) {
+  for (const ProductStrategy strategy : {kWgmma, kSwapAb}) {
+    for (const auto kind : {core::WeightScales::kPerRow, core::WeightScales::kPerExpert}) {
+      EXPECT_STREQ(limitation(strategy, fp8_problem_of({}, kind)),
+                   "multiplies float8_e4m3fn numbers with scales of blocks alone");
+    }
+    FusedExpertsProblem problem = fp8_problem_of({});
+    problem.activation = Activation::kSwigluoai;
+    EXPECT_STREQ(limitation(strategy, problem),
+                 "multiplies no float8_e4m3fn numbers whose rows of gate and up take turns");
+    problem.activation = Activation::kSwigluoaiUninterleave;
+    EXPECT_EQ(limitation(strategy, problem), nullptr);
   }
 }
 
@@ -292,6 +322,17 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 256}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 4096}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 3, .experts = 256, .intermediate = 256}), (Tiles{32, 128, 128}));
+  // In float8_e4m3fn there are none of 32 rows.
+  for (const std::int64_t tokens : {1, 2, 3}) {
+    for (const std::int64_t intermediate : {256, 512}) {
+      const Sizes sizes{.tokens = tokens, .experts = 256, .intermediate = intermediate};
+      const Tiles found = tiles(sizes);
+      const SwapAbTiling& fp8 = kSwapAbTilings[swap_ab_tiling(fp8_problem_of(sizes))];
+      EXPECT_LT(swap_ab_tiling(fp8_problem_of(sizes)), kNumSwapAbFp8Tilings);
+      EXPECT_EQ((Tiles{fp8.pairs, fp8.gate_up_rows, fp8.down_rows}),
+                (found == Tiles{8, 32, 128} ? Tiles{16, 64, 128} : found));
+    }
+  }
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 1, .intermediate = 512})), "8x64 tiles");
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 2, .intermediate = 512})),
             "16x128 tiles, of the gate-up product 16x64");

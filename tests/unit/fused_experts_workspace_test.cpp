@@ -83,6 +83,21 @@ TEST(FusedExpertsWorkspaces, PartsForFp8HaveRoomForAllRowsAndScales) {
                        4 * pairs * scales(sizes.intermediate)));
     }
   }
+  // Wgmma writes the intermediate by slot, in float8_e4m3fn at once.
+  const Sizes few{.tokens = 33, .slots = 3, .hidden = 256, .intermediate = 208};
+  const FusedExpertsWorkspace at_once(fp8_problem_of(few), few.tokens, kWgmma);
+  EXPECT_EQ(at_once.intermediate, at_once.rows);
+  EXPECT_GE(at_once.intermediate_rows, at_once.max_slots);
+  EXPECT_GE(at_once.fp8_intermediate_scales,
+            at_once.fp8_intermediate + static_cast<std::size_t>(at_once.intermediate_rows * 208));
+  EXPECT_GE(at_once.alignment, at_once.fp8_intermediate_scales +
+                                   static_cast<std::size_t>(at_once.intermediate_rows * 2 * 4));
+  // With exchanged operands there is a counter for each group of a block.
+  const FusedExpertsWorkspace counted(fp8_problem_of(few), few.tokens, kSwapAb);
+  EXPECT_EQ(counted.block_experts_length, counted.max_blocks * (1 + 2) + 2);
+  EXPECT_EQ(FusedExpertsWorkspace(problem_of(few), few.tokens, kSwapAb).block_experts_length,
+            counted.max_blocks + 2);
+
   // What pairs take more than in bfloat16 counts for chunks.
   const Sizes sizes{.tokens = 131072, .hidden = 7168, .intermediate = 2048};
   const FusedExpertsProblem problem = fp8_problem_of(sizes);
@@ -180,15 +195,17 @@ TEST(FusedExpertsWorkspaces, AWorkspaceOnHopperIsSmall) {
 
 TEST(FusedExpertsWorkspaces, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {
   FusedExpertsProblem problem = problem_of({});
-  EXPECT_TRUE(has_plain_ids(problem));
+  EXPECT_TRUE(has_plain_ids(problem, 0));
   problem.topk_ids_stride += 1;
-  EXPECT_FALSE(has_plain_ids(problem));
+  EXPECT_FALSE(has_plain_ids(problem, 0));
   problem.num_tokens = 1;
-  EXPECT_TRUE(has_plain_ids(problem));
+  EXPECT_TRUE(has_plain_ids(problem, 0));
   problem.expert_map = static_cast<const std::int32_t*>(address(4096));
-  EXPECT_FALSE(has_plain_ids(problem));
-  // The quantisation of the intermediate reads the experts of pairs.
-  EXPECT_FALSE(has_plain_ids(fp8_problem_of({})));
+  EXPECT_FALSE(has_plain_ids(problem, 0));
+  // The quantisation of the intermediate by a kernel of its own reads the experts of pairs.
+  EXPECT_FALSE(has_plain_ids(fp8_problem_of({}), 0));
+  EXPECT_TRUE(has_plain_ids(fp8_problem_of({}), kWgmma));
+  EXPECT_TRUE(has_plain_ids(fp8_problem_of({}), kSwapAb));
 }
 
 }  // namespace

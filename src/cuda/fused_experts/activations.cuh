@@ -8,7 +8,12 @@ namespace tessera::cuda {
 /// z / (1 + exp(-scaled)). A relative error of exp is damped by the 1 or grows with |scaled|, which
 /// the contract allows for.
 __device__ __forceinline__ float times_sigmoid(float z, float scaled) {
-  return __fdividef(z, 1.0F + __expf(-scaled));
+  constexpr float kLog2E = 1.4426950408889634F;
+  float exponential;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(exponential) : "f"(-kLog2E * scaled));
+  float sigmoid;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(sigmoid) : "f"(1.0F + exponential));
+  return z * sigmoid;
 }
 
 __device__ __forceinline__ float gelu(float z) {

@@ -24,8 +24,6 @@ using core::FusedExpertsProblem;
 constexpr std::string_view kOp = "fused_experts";
 constexpr DLDataType kByte{kDLUInt, 8, 1};
 
-bool is_bfloat16(const FusedExpertsProblem& problem) { return problem.dtype.code == kDLBfloat; }
-
 /// An element of an array whose elements have this type.
 template <typename Pointer>
 Pointer element(Pointer array, DLDataType dtype, std::int64_t index) {
@@ -36,11 +34,6 @@ Pointer element(Pointer array, DLDataType dtype, std::int64_t index) {
 
 const char* name_of(ProductKind kind) {
   return kind == ProductKind::kGateUp ? "the gate-up product" : "the down product";
-}
-
-Status refuse_tensor_map(const char* step, CUresult error) {
-  return core::refuse(StatusCode::kRuntimeError, kOp, "tensor map",
-                      std::string("arrays of ") + step + " that it can describe", text_of(error));
 }
 
 }  // namespace
@@ -66,17 +59,20 @@ Chunk::Chunk(const FusedExpertsProblem& call, std::int64_t first_token, std::int
   memory_ += (kAlign - reinterpret_cast<std::uintptr_t>(memory_) % kAlign) % kAlign;
 }
 
+Status Chunk::refuse_tensor_map(const char* step, CUresult error) {
+  return core::refuse(StatusCode::kRuntimeError, kOp, "tensor map",
+                      std::string("arrays of ") + step + " that it can describe", text_of(error));
+}
+
 Status Chunk::run() const {
-  if (!has_plain_ids(problem_)) {
+  if (!has_plain_ids(problem_, strategy_)) {
     if (Status s = find_experts(); !s.ok()) return s;
   }
   if (strategy_ == kSwapAb) return swap_ab();
   if (Status s = align(); !s.ok()) return s;
   if (problem_.has_fp8_weights()) return multiply_fp8();
   for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
-    if (Status s = strategy_ == kWgmma ? multiply_by_wgmma(kind) : multiply(kind); !s.ok()) {
-      return s;
-    }
+    if (Status s = multiply(kind); !s.ok()) return s;
   }
   return combine();
 }
@@ -102,10 +98,10 @@ std::size_t Chunk::workspace_bytes() const {
 }
 
 const void* Chunk::pair_experts() const {
-  return has_plain_ids(problem_) ? problem_.topk_ids : at<void>(workspace_.pair_experts);
+  return has_plain_ids(problem_, strategy_) ? problem_.topk_ids : at<void>(workspace_.pair_experts);
 }
 DLDataType Chunk::pair_experts_dtype() const {
-  return has_plain_ids(problem_) ? problem_.topk_ids_dtype : DLDataType{kDLInt, 32, 1};
+  return has_plain_ids(problem_, strategy_) ? problem_.topk_ids_dtype : DLDataType{kDLInt, 32, 1};
 }
 
 Status Chunk::launch(const Kernel& kernel, std::int64_t num_ctas, int num_threads,
@@ -194,16 +190,17 @@ ProductArgs Chunk::down() const {
 
 ProductArgs Chunk::args_of(ProductKind kind, int columns) const {
   ProductArgs args = kind == ProductKind::kGateUp ? gate_up() : down();
-  const std::int32_t outputs = args.is_gated ? columns / 2 : columns;
-  args.num_columns = static_cast<std::uint32_t>((args.num_outputs - 1) / outputs + 1);
+  args.num_columns =
+      static_cast<std::uint32_t>((args.num_outputs - 1) / outputs_of_tile(args, columns) + 1);
   return args;
 }
 
 Status Chunk::multiply(ProductKind kind) const {
+  if (strategy_ == kWgmma) return multiply_by_wgmma(kind, args_of(kind, kWgmmaColumns));
   const ProductTile& tile = kProductTiles[strategy_];
   ProductArgs args = args_of(kind, tile.columns);
   const WeightAccess access = kind == ProductKind::kGateUp ? accesses_.gate_up : accesses_.down;
-  return launch(prepared_product_kernel(kind, is_bfloat16(problem_), access, strategy_),
+  return launch(prepared_product_kernel(kind, is_bfloat16(), access, strategy_),
                 std::int64_t{args.num_blocks} * args.num_columns, kProductThreads,
                 product_shared_bytes(tile), &args, name_of(kind));
 }
@@ -214,7 +211,9 @@ Status Chunk::multiply_fp8() const {
     if (Status s = quantize_x(); !s.ok()) return s;
   }
   if (Status s = multiply_fp8(ProductKind::kGateUp); !s.ok()) return s;
-  if (Status s = quantize_intermediate(); !s.ok()) return s;
+  if (strategy_ != kWgmma) {
+    if (Status s = quantize_intermediate(); !s.ok()) return s;
+  }
   if (Status s = multiply_fp8(ProductKind::kDown); !s.ok()) return s;
   return combine();
 }
@@ -274,70 +273,45 @@ Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {
 }
 
 Status Chunk::multiply_fp8(ProductKind kind) const {
+  if (strategy_ == kWgmma) return multiply_by_wgmma(kind, wgmma_fp8_args_of(kind));
   const ProductTile& tile = kProductTiles[strategy_];
   Fp8ProductArgs args = fp8_args_of(kind, tile.columns);
   const WeightAccess access = kind == ProductKind::kGateUp ? accesses_.gate_up : accesses_.down;
-  return launch(prepared_fp8_product_kernel(kind, is_bfloat16(problem_), access, strategy_),
+  return launch(prepared_fp8_product_kernel(kind, is_bfloat16(), access, strategy_),
                 std::int64_t{args.num_blocks} * args.num_columns, kProductThreads,
                 product_shared_bytes(tile), &args, name_of(kind));
 }
 
-Status Chunk::multiply_by_wgmma(ProductKind kind) const {
-  WgmmaArgs args{};
-  args.product = args_of(kind, kWgmmaColumns);
+WgmmaFp8Product Chunk::wgmma_fp8_args_of(ProductKind kind) const {
+  WgmmaFp8Product args{};
+  static_cast<Fp8ProductArgs&>(args) = fp8_args_of(kind, kWgmmaColumns);
+  if (kind == ProductKind::kDown) return args;
+  args.output = at<void>(workspace_.fp8_intermediate);
+  args.output_stride = padded_fp8_row(problem_.intermediate_size);
+  args.output_scales = at<float>(workspace_.fp8_intermediate_scales);
+  args.output_scale_stride = scales_per_row(problem_, problem_.intermediate_size);
+  args.use_ue8m0 = problem_.use_ue8m0;
+  return args;
+}
+
+template <typename Product>
+Status Chunk::multiply_by_wgmma(ProductKind kind, const Product& product) const {
+  constexpr bool kIsFp8 = std::is_same_v<Product, WgmmaFp8Product>;
+  constexpr int kElementBytes = kIsFp8 ? 1 : 2;
+  WgmmaArgs<Product> args{};
+  args.product = product;
   args.tiles_taken = at<std::int32_t>(workspace_.block_experts) + workspace_.max_blocks +
                      (kind == ProductKind::kGateUp ? 0 : 1);
-  CUresult error =
-      encode_weights(args.product, is_bfloat16(problem_), problem_.num_experts, &args.weights);
+  CUresult error = encode_weights(args.product, kElementBytes, problem_.num_experts, &args.weights);
   if (error == CUDA_SUCCESS && kind == ProductKind::kDown) {
-    error = encode_intermediate(args.product, is_bfloat16(problem_), workspace_.intermediate_rows,
+    error = encode_intermediate(args.product, kElementBytes, workspace_.intermediate_rows,
                                 &args.intermediate);
   }
   if (error != CUDA_SUCCESS) return refuse_tensor_map(name_of(kind), error);
   const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
   const std::int64_t ctas = std::min<std::int64_t>(tiles, properties_in(context_).available_sms);
-  return launch(prepared_wgmma_kernel(kind, is_bfloat16(problem_)), ctas, kWgmmaThreads,
+  return launch(prepared_wgmma_kernel(kind, is_bfloat16(), kIsFp8), ctas, kWgmmaThreads,
                 kWgmmaSharedBytes, &args, name_of(kind));
-}
-
-/// By one kernel, once its counters are clear.
-Status Chunk::swap_ab() const {
-  const std::size_t tiling = swap_ab_tiling(problem_);
-  const SwapAbTiling& tiles = kSwapAbTilings[tiling];
-  SwapAbArgs args{};
-  CUresult error = describe(ProductKind::kGateUp, tiles.gate_up_rows, &args.gate_up);
-  if (error == CUDA_SUCCESS) error = describe(ProductKind::kDown, tiles.down_rows, &args.down);
-  if (error != CUDA_SUCCESS) return refuse_tensor_map("the products", error);
-  args.combine = combination();
-  args.num_combine_parts =
-      static_cast<std::uint32_t>(problem_.num_tokens) * args.combine.ctas_per_token;
-  SwapAbCounters counters{at<std::uint32_t>(workspace_.block_experts),
-                          static_cast<std::uint32_t>(workspace_.block_experts_length)};
-  args.taken = counters.counters;
-  args.down_done = counters.counters + 1;
-  args.gate_up_done = counters.counters + 2;
-  Status status = launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
-                         "the counters of tiles");
-  if (!status.ok()) return status;
-  return launch(prepared_swap_ab_kernel(is_bfloat16(problem_), tiling),
-                properties_in(context_).available_sms, kSwapAbThreads, swap_ab_shared_bytes(tiling),
-                &args, "the layer");
-}
-
-CUresult Chunk::describe(ProductKind kind, int tile_rows, SwapAbProduct* product) const {
-  ProductArgs& args = product->args;
-  args = args_of(kind, tile_rows);
-  product->tile_rows = tile_rows;
-  const std::int64_t tile_bytes = std::int64_t{2} * tile_rows * args.depth;
-  const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
-  const std::int64_t share = blocks * args.num_columns / properties_in(context_).available_sms;
-  const std::int64_t run =
-      std::min({(kSwapAbTakeBytes - 1) / tile_bytes + 1, std::max<std::int64_t>(share, 1),
-                static_cast<std::int64_t>(args.num_columns)});
-  product->run = static_cast<std::int32_t>(run);
-  product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
-  return encode_runs(args, tile_rows, is_bfloat16(problem_), problem_.num_experts,
-                     &product->weights);
 }
 
 CombineArgs Chunk::combination() const {
@@ -353,7 +327,8 @@ CombineArgs Chunk::combination() const {
   args.hidden_size = static_cast<std::int32_t>(problem_.hidden_size);
   constexpr std::int64_t kPerCta = std::int64_t{kCombineThreads} * kCombineElements;
   args.ctas_per_token = static_cast<std::uint32_t>((problem_.hidden_size + kPerCta - 1) / kPerCta);
-  args.topk_ids_stride = has_plain_ids(problem_) ? problem_.topk_ids_stride : problem_.top_k;
+  args.topk_ids_stride =
+      has_plain_ids(problem_, strategy_) ? problem_.topk_ids_stride : problem_.top_k;
   args.num_experts = problem_.num_experts;
   args.row_stride = padded_row(problem_.hidden_size);
   args.output_stride = problem_.output_stride;
@@ -362,7 +337,7 @@ CombineArgs Chunk::combination() const {
 
 Status Chunk::combine() const {
   CombineArgs args = combination();
-  return launch(prepared_combine_kernel(is_bfloat16(problem_), args.top_k <= kFewSlots),
+  return launch(prepared_combine_kernel(is_bfloat16(), args.top_k <= kFewSlots),
                 problem_.num_tokens * args.ctas_per_token, kCombineThreads, 0, &args,
                 "the sum over slots");
 }

@@ -10,11 +10,17 @@
 #include "cuda/fused_experts/policy.hpp"
 #include "cuda/fused_experts/prepared_kernels.hpp"
 #include "cuda/fused_experts/swap_ab.hpp"
+#include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/launch.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 
 namespace tessera::cuda {
+
+/// Outputs of a tile of so many columns, or rows of the weights.
+inline std::int32_t outputs_of_tile(const ProductArgs& args, int columns) {
+  return args.is_gated ? columns / 2 : columns;
+}
 
 class Chunk {
  public:
@@ -32,6 +38,9 @@ class Chunk {
     return reinterpret_cast<T*>(memory_ + offset);
   }
 
+  bool is_bfloat16() const { return problem_.dtype.code == kDLBfloat; }
+
+  static Status refuse_tensor_map(const char* step, CUresult error);
   Status launch(const Kernel& kernel, std::int64_t num_ctas, int num_threads,
                 std::size_t shared_bytes, void* args, const char* step) const;
 
@@ -48,7 +57,8 @@ class Chunk {
   ProductArgs down() const;
   ProductArgs args_of(ProductKind kind, int columns) const;
   Status multiply(ProductKind kind) const;
-  Status multiply_by_wgmma(ProductKind kind) const;
+  template <typename Product>
+  Status multiply_by_wgmma(ProductKind kind, const Product& product) const;
 
   Status multiply_fp8() const;
   Status quantize(const void* rows, DLDataType dtype, const float* scale, std::size_t values_at,
@@ -58,8 +68,10 @@ class Chunk {
   Status quantize_intermediate() const;
   Fp8ProductArgs fp8_args_of(ProductKind kind, int columns) const;
   Status multiply_fp8(ProductKind kind) const;
+  WgmmaFp8Product wgmma_fp8_args_of(ProductKind kind) const;
 
   Status swap_ab() const;
+  Status start_swap_ab(SwapAbCounters counters) const;
   CUresult describe(ProductKind kind, int tile_rows, SwapAbProduct* product) const;
 
   CombineArgs combination() const;

@@ -24,10 +24,12 @@ inline constexpr int kProductWarps = 4;
 inline constexpr int kProductThreads = 32 * kProductWarps;
 /// A row of a stage.
 inline constexpr int kLineBytes = 128;
-/// Elements of 16 bits of each sum per stage. In float8_e4m3fn there are twice as many, which share
-/// scales where those are of blocks.
-inline constexpr int kStageDepth = kLineBytes / 2;
-static_assert(kLineBytes == core::kScaleBlock);
+/// Terms of each sum in a line. In float8_e4m3fn they share scales where those are of blocks.
+template <typename Operand>
+inline constexpr int kLineDepth = kLineBytes / static_cast<int>(sizeof(Operand));
+static_assert(kLineDepth<std::uint8_t> == core::kScaleBlock);
+/// The same of 16 bits.
+inline constexpr int kStageDepth = kLineDepth<std::uint16_t>;
 
 /// By ascending number of pairs. Two CTAs of the largest share a multiprocessor's memory on compute
 /// capability 8.0 and 9.0, and one fits into the 99 KiB of 8.6.

@@ -25,6 +25,11 @@ __device__ __forceinline__ void copy_word_async(std::uint32_t target, const void
                : "memory");
 }
 
+/// Starts to copy a number.
+__device__ __forceinline__ void copy_float_async(std::uint32_t target, const float* source) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(source) : "memory");
+}
+
 /// Ends a group of copies, which may be empty.
 __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");

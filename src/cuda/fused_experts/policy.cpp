@@ -22,6 +22,8 @@ constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
 /// gate-up product's are so many that they need not be halved.
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
+/// The tiling of shorter products in float8_e4m3fn.
+constexpr std::size_t kFewRowsFp8Tiling = 1;
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -96,6 +98,11 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
   if (has_wgmma && per_expert <= kMaxPairsOfSwapAb && limitation(kSwapAb, problem) == nullptr) {
     return kSwapAb;
   }
+  // Tensor cores add products in float8_e4m3fn with fewer bits than the other kernels do: these
+  // take calls of all sizes, so that results do not depend on it.
+  if (has_wgmma && problem.has_fp8_weights() && limitation(kWgmma, problem) == nullptr) {
+    return kWgmma;
+  }
   const bool is_long = problem.hidden_size >= kLongSum;
   if (has_wgmma && per_expert >= (is_long ? kMinPairsOfLongWgmma : kMinPairsOfWgmma) &&
       limitation(kWgmma, problem) == nullptr) {
@@ -108,8 +115,16 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
 }
 
 const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& problem) {
-  if (problem.has_fp8_weights() && strategy >= kNumFp8Tiles) {
+  if (problem.has_fp8_weights() && strategy >= kNumFp8Tiles && !is_for_90a(strategy)) {
     return "multiplies no float8_e4m3fn numbers";
+  }
+  if (problem.has_fp8_weights() && is_for_90a(strategy)) {
+    if (problem.w13.scales.kind != core::WeightScales::kPerBlock) {
+      return "multiplies float8_e4m3fn numbers with scales of blocks alone";
+    }
+    if (problem.activation == Activation::kSwigluoai) {
+      return "multiplies no float8_e4m3fn numbers whose rows of gate and up take turns";
+    }
   }
   if (problem.dtype.bits != 16) {
     return problem.has_fp8_weights() ? "writes float16 and bfloat16 alone"
@@ -147,6 +162,9 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
   max_blocks = (max_slots + per_block - 1) / per_block;
   block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0);
+  if (strategy == kSwapAb && problem.has_fp8_weights()) {
+    block_experts_length += max_blocks * core::num_scale_blocks(problem.intermediate_size);
+  }
   intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
   std::size_t end = 0;
   const auto place = [&](std::int64_t elements, std::size_t element_bytes) {
@@ -160,8 +178,10 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   block_experts = place(block_experts_length, sizeof(std::int32_t));
   num_slots = place(1, sizeof(std::int32_t));
   const bool is_fp8 = problem.has_fp8_weights();
-  intermediate = place(intermediate_rows * padded_row(problem.intermediate_size),
-                       is_fp8 ? sizeof(float) : sizeof(std::uint16_t));
+  const bool is_quantised_at_once = is_fp8 && strategy == kWgmma;
+  intermediate =
+      place(is_quantised_at_once ? 0 : intermediate_rows * padded_row(problem.intermediate_size),
+            is_fp8 ? sizeof(float) : sizeof(std::uint16_t));
   rows = place(pairs * padded_row(problem.hidden_size), sizeof(std::uint16_t));
   const auto place_quantised = [&](std::int64_t count, std::int64_t elements, std::size_t* values,
                                    std::size_t* scales) {
@@ -169,12 +189,15 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
     *scales = place(is_fp8 ? count * scales_per_row(problem, elements) : 0, sizeof(float));
   };
   place_quantised(problem.is_x_fp8 ? 0 : num_tokens, problem.hidden_size, &fp8_x, &fp8_x_scales);
-  place_quantised(pairs, problem.intermediate_size, &fp8_intermediate, &fp8_intermediate_scales);
+  place_quantised(intermediate_rows, problem.intermediate_size, &fp8_intermediate,
+                  &fp8_intermediate_scales);
   alignment = end;
 }
 
-bool has_plain_ids(const FusedExpertsProblem& problem) {
-  return problem.expert_map == nullptr && !problem.has_fp8_weights() &&
+bool has_plain_ids(const FusedExpertsProblem& problem, ProductStrategy strategy) {
+  // The quantisation of the intermediate reads the experts of pairs.
+  const bool quantises = problem.has_fp8_weights() && !is_for_90a(strategy);
+  return problem.expert_map == nullptr && !quantises &&
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 
@@ -182,8 +205,9 @@ std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
   const std::int64_t pairs = tokens_per_chunk(problem) * problem.top_k;
   std::size_t tiling = 0;
   while (tiling + 1 < kSwapAbTilings.size() && pairs <= kSwapAbTilings[tiling + 1].pairs) ++tiling;
-  const bool has_many_rows = problem.intermediate_size >= kMinIntermediateOfHalfTiles;
-  return tiling + 1 == kSwapAbTilings.size() && has_many_rows ? tiling - 1 : tiling;
+  if (tiling + 1 < kSwapAbTilings.size()) return tiling;
+  if (problem.intermediate_size >= kMinIntermediateOfHalfTiles) return tiling - 1;
+  return problem.has_fp8_weights() ? kFewRowsFp8Tiling : tiling;
 }
 
 std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem) {

@@ -59,6 +59,9 @@ inline constexpr std::array<SwapAbTiling, 4> kSwapAbTilings{{
     {8, 32, 128},  // for products that have few rows, or short ones
 }};
 inline constexpr int kSwapAbPairs = kSwapAbTilings.front().pairs;
+/// In float8_e4m3fn whoever writes the last tile of 128 outputs waits for the others: there are no
+/// kernels with the smallest tiles.
+inline constexpr std::size_t kNumSwapAbFp8Tilings = kSwapAbTilings.size() - 1;
 /// It sorts at most so many pairs, and pairs of so many experts.
 inline constexpr int kSwapAbMaxPairs = 2048;
 inline constexpr int kSwapAbMaxExperts = 512;
@@ -136,7 +139,7 @@ struct FusedExpertsWorkspace {
 
 /// Whether align_block_size, and what else needs the experts of pairs, can read the ids as they
 /// are.
-bool has_plain_ids(const core::FusedExpertsProblem& problem);
+bool has_plain_ids(const core::FusedExpertsProblem& problem, ProductStrategy strategy);
 
 /// The index of a problem's tiling with exchanged operands.
 std::size_t swap_ab_tiling(const core::FusedExpertsProblem& problem);

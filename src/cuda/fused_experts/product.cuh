@@ -33,7 +33,7 @@ struct Product {
   /// The intermediate in float8_e4m3fn is not rounded before it is quantised.
   using Output = std::conditional_t<kIsFp8 && kIsGateUp, float, T>;
   /// Terms of a sum in a stage.
-  static constexpr int kDepth = kLineBytes / static_cast<int>(sizeof(Operand));
+  static constexpr int kDepth = kLineDepth<Operand>;
   static constexpr ProductTile kTile = kProductTiles[kTileIndex];
   static constexpr int kWarpRows = kTile.pairs / kTile.warps_along_pairs;
   static constexpr int kWarpColumns = kTile.columns / kTile.warps_along_columns;

@@ -28,18 +28,15 @@ inline constexpr int kSwapAbGroups = 2;
 inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
 inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
 
-/// The weights of a stage: several steps of kStageDepth elements of each row of a tile, in 128-byte
-/// lines. More stages of one step each make calls with few pairs 1 to 3% slower, as each stage has
-/// barriers of its own.
+/// The weights of a stage: several steps of a line of each row of a tile. More stages of one step
+/// each make calls with few pairs 1 to 3% slower, as each stage has barriers of its own.
 inline constexpr std::uint32_t kSwapAbWeightBytes = std::uint32_t{32} << 10;
-inline constexpr std::uint32_t kSwapAbLineBytes = kStageDepth * 2;
 
 /// A stage of a tile of so many rows.
 template <int kRows>
 struct SwapAbSteps {
-  static constexpr std::uint32_t kWeightBytes = kRows * kSwapAbLineBytes;  ///< of a step
+  static constexpr std::uint32_t kWeightBytes = kRows * kLineBytes;  ///< of a step
   static constexpr int kNumber = kSwapAbWeightBytes / kWeightBytes;
-  static constexpr int kDepth = kNumber * kStageDepth;
 };
 
 /// Of 227 KiB, the most that a CTA can have.
@@ -71,10 +68,14 @@ struct SwapAbLayout {
       kHasManyPairs ? (kMaxPairs + kMaxExperts * (kPairs - 1)) / kPairs : kPairs;
 
   /// After the weights of a stage come the rows of the pairs, for as many steps.
-  static constexpr std::uint32_t kStepRowBytes = kPairs * kSwapAbLineBytes;
-  static constexpr std::uint32_t kStageBytes =
-      kSwapAbWeightBytes +
-      std::max(SwapAbSteps<kGateUpRows>::kNumber, SwapAbSteps<kDownRows>::kNumber) * kStepRowBytes;
+  static constexpr std::uint32_t kStepRowBytes = kPairs * kLineBytes;
+  static constexpr int kMaxSteps =
+      std::max(SwapAbSteps<kGateUpRows>::kNumber, SwapAbSteps<kDownRows>::kNumber);
+  static constexpr std::uint32_t kStageBytes = kSwapAbWeightBytes + kMaxSteps * kStepRowBytes;
+  /// The scales of a stage of numbers in float8_e4m3fn: for each step those of the pairs, of the
+  /// rows of gate and of the rows of up.
+  static constexpr int kStepScales = kPairs + 4;
+  static constexpr int kStageScales = kMaxSteps * kStepScales;
   /// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
   /// banks.
   static constexpr int kSumStride = std::max(kGateUpRows, kDownRows) + 4;
@@ -82,15 +83,18 @@ struct SwapAbLayout {
       std::size_t{kSwapAbGroups} * kPairs * (kSumStride + 1) * sizeof(float) +
       kMaxExperts * sizeof(std::int32_t) + kMaxBlocks * sizeof(SwapAbBlock) +
       kMaxPairs * sizeof(std::uint16_t) + 512;  // barriers, and what sorting needs
-  static constexpr std::uint32_t kStages =
-      std::min<std::size_t>(6, (kSwapAbMaxSharedBytes - kOtherBytes) / kStageBytes);
+  static constexpr std::uint32_t kStages = std::min<std::size_t>(
+      6, (kSwapAbMaxSharedBytes - kOtherBytes) / (kStageBytes + kStageScales * sizeof(float)));
 
   static constexpr Section<unsigned char> kRing{0, std::size_t{kStages} * kStageBytes};
-  static constexpr Section<float> kSums{kRing.end, std::size_t{kSwapAbGroups} * kPairs* kSumStride};
+  static constexpr Section<float> kScales{kRing.end, std::size_t{kStages} * kStageScales};
+  static constexpr Section<float> kSums{kScales.end,
+                                        std::size_t{kSwapAbGroups} * kPairs* kSumStride};
   static constexpr Section<float> kWeightsOfPairs{kSums.end, std::size_t{kSwapAbGroups} * kPairs};
   static constexpr Section<std::uint64_t> kBarriers{kWeightsOfPairs.end,
                                                     2 * kStages + 2 + kSwapAbGroups};
-  static constexpr Section<std::uint32_t> kTaken{kBarriers.end, 1};
+  static constexpr Section<std::uint32_t> kIsLast{kBarriers.end, kSwapAbGroups};
+  static constexpr Section<std::uint32_t> kTaken{kIsLast.end, 1};
   static constexpr Section<std::uint32_t> kNumBlocks{kTaken.end, 1};
   static constexpr Section<std::int32_t> kWarpSums{kNumBlocks.end, 32};
   static constexpr Section<std::int32_t> kCounts{kWarpSums.end, kMaxExperts};
@@ -109,23 +113,38 @@ constexpr std::size_t swap_ab_shared_bytes(std::size_t tiling) {
 }
 
 struct SwapAbProduct {
-  /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of kStageDepth.
+  /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of a line's depth.
   CUtensorMap weights;
-  ProductArgs args;  ///< num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots
+  /// num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots. Scales, of blocks,
+  /// are there with weights in float8_e4m3fn alone.
+  Fp8ProductArgs args;
   std::int32_t tile_rows;  ///< of the weights
   std::int32_t run;        ///< tiles that are taken at once
   std::uint32_t takes_per_block;
 };
 
+/// The intermediate in float8_e4m3fn. The gate-up product writes float32; whoever writes the last
+/// of 128 outputs quantises these.
+struct SwapAbQuantised {
+  std::uint8_t* values;  ///< [pair, F]: rows of the down product
+  float* scales;         ///< [pair, group of 128]
+  bool use_ue8m0;
+  std::uint32_t num_groups;
+  std::uint32_t tiles_per_group;  ///< of the gate-up product
+  std::uint32_t* tiles_done;      ///< [block, group] 0 at first
+};
+
 struct SwapAbArgs {
   SwapAbProduct gate_up;
   SwapAbProduct down;
+  SwapAbQuantised quantised;        ///< with weights in float8_e4m3fn alone
   CombineArgs combine;              ///< its ids are contiguous: element i belongs to pair i
   std::uint32_t num_combine_parts;  ///< of which a group takes one for each of its warpgroups
   // Counters, 0 at first.
   std::uint32_t* taken;
   std::uint32_t* down_done;     ///< tiles of the down product
-  std::uint32_t* gate_up_done;  ///< [block] tiles of the gate-up product
+  std::uint32_t* gate_up_done;  ///< [block] parts of the gate-up product
+  std::uint32_t gate_up_parts;  ///< of a block: tiles, or groups that are quantised
 };
 
 struct SwapAbCounters {
@@ -133,19 +152,43 @@ struct SwapAbCounters {
   std::uint32_t length;
 };
 
-/// Sets the counters to 0, in a CTA of kSwapAbClearThreads threads. The layer's kernel has to
-/// follow it in the stream.
+/// Rows of x that are quantised in groups of 128 while the counters are cleared. They start at
+/// multiples of 16 bytes. Strides are in elements.
+struct SwapAbFp8Start {
+  SwapAbCounters counters;
+  const void* x;
+  std::uint8_t* values;
+  float* scales;  ///< [row, group]
+  bool use_ue8m0;
+  std::int32_t num_rows;
+  std::int32_t hidden_size;
+  std::int32_t num_groups;
+  std::int64_t x_stride;
+  std::int64_t values_stride;
+};
+
+/// Threads of a CTA that sets the counters to 0. The layer's kernel has to follow in the stream.
 inline constexpr int kSwapAbClearThreads = 256;
 
-/// A persistent kernel of kSwapAbThreads threads and swap_ab_shared_bytes() of dynamic shared
-/// memory, a CTA for each multiprocessor. They are null if
-/// this build has no code for compute capability 9.0a.
+/// Threads of SwapAbFp8Start that quantise, eight for each group.
+constexpr std::int64_t num_quantizing_threads(const SwapAbFp8Start& start) {
+  return std::int64_t{8} * start.num_rows * start.num_groups;
+}
+
+/// Persistent kernels of kSwapAbThreads threads and swap_ab_shared_bytes() of dynamic shared
+/// memory, a CTA for each multiprocessor; the second one for weights in float8_e4m3fn.
+/// `is_bfloat16`: x, biases and the output are. They are null if this build has no code for compute
+/// capability 9.0a.
 #if TESSERA_HAS_90A
 const void* swap_ab_clear_kernel();
 const void* swap_ab_kernel(bool is_bfloat16, std::size_t tiling);
+const void* swap_ab_fp8_kernel(bool is_bfloat16, std::size_t tiling);
+const void* swap_ab_fp8_start_kernel(bool is_bfloat16);
 #else
 inline const void* swap_ab_clear_kernel() { return nullptr; }
 inline const void* swap_ab_kernel(bool, std::size_t) { return nullptr; }
+inline const void* swap_ab_fp8_kernel(bool, std::size_t) { return nullptr; }
+inline const void* swap_ab_fp8_start_kernel(bool) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

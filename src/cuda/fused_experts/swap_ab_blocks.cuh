@@ -27,6 +27,10 @@ struct SwapAbShared {
   __device__ __forceinline__ std::uint32_t rows(const Stage& at) const {
     return weights(at) + kSwapAbWeightBytes;
   }
+  __device__ __forceinline__ float* scales(const Stage& at, int step) const {
+    return carve(memory, Layout::kScales) + at.stage * Layout::kStageScales +
+           step * Layout::kStepScales;
+  }
   __device__ __forceinline__ float* sums(int group) const {
     return carve(memory, Layout::kSums) + group * Layout::kPairs * Layout::kSumStride;
   }
@@ -46,6 +50,10 @@ struct SwapAbShared {
   /// It is the turn of a group to multiply.
   __device__ __forceinline__ std::uint32_t turn(int group) const {
     return barrier(2 * Layout::kStages + 2 + group);
+  }
+  /// Whether a group has computed the last tile of those that it quantises together.
+  __device__ __forceinline__ std::uint32_t& is_last(int group) const {
+    return carve(memory, Layout::kIsLast)[group];
   }
   /// The number of what was taken last.
   __device__ __forceinline__ volatile std::uint32_t& taken() const {

@@ -2,9 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/combine.cuh"
+#include "cuda/fused_experts/fp8_word.cuh"
 #include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/swap_ab_tiles.cuh"
 #include "cuda/parts/floats.cuh"
@@ -18,7 +20,8 @@ namespace tessera::cuda {
 /// multiplies while the other writes. Each warpgroup of a group multiplies one operand; of a tile
 /// with one, the second passes the stages on. With few pairs, most of the time of a wgmma is
 /// latency, and the two warpgroups overlap theirs.
-template <typename T, std::size_t kTiling>
+/// Operand: the type of the weights and of what they are multiplied by.
+template <typename Operand, typename T, std::size_t kTiling>
 class Multiplier {
  public:
   __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
@@ -67,7 +70,11 @@ class Multiplier {
   }
 
  private:
+  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
+  /// The intermediate is not rounded before it is quantised.
+  using Intermediate = std::conditional_t<kIsFp8, float, T>;
   using Layout = SwapAbLayout<kTiling>;
+  static constexpr int kWgmmasPerStep = kLineBytes / 32;  // each multiplies 32 bytes of a line
   using Stage = typename SwapAbShared<kTiling>::Stage;
 
   __device__ static int group() { return static_cast<int>(threadIdx.x) / kSwapAbGroupThreads; }
@@ -99,7 +106,7 @@ class Multiplier {
   __device__ __forceinline__ std::int32_t num_stages_of(SwapAbStep step) const {
     const std::int32_t depth = product_of(args_, step).args.depth;
     return with_rows<kTiling>(step, [&]<int kRows>() {
-      constexpr int kDepth = SwapAbSteps<kRows>::kDepth;
+      constexpr int kDepth = SwapAbSteps<kRows>::kNumber * kLineDepth<Operand>;
       return (depth + kDepth - 1) / kDepth;
     });
   }
@@ -130,6 +137,13 @@ class Multiplier {
       write_rows(args, tiles, first_output);
     }
     synchronize_group();
+    if (tiles.step == SwapAbStep::kGateUp) {
+      if constexpr (kIsFp8) {
+        if (!completes_group(tiles, first_output)) return;
+        quantize_group(tiles, first_output);
+        synchronize_group();
+      }
+    }
     if (thread() != 0) return;
     __threadfence();
     atomicAdd(
@@ -148,7 +162,14 @@ class Multiplier {
       if (operand() * kSwapAbOperandRows >= kRows) {
         pass_stages(num_stages, release_at);
       } else {
-        multiply_stages<kColumns, kRows>(num_stages, release_at);
+        float sums[kColumns / 2] = {};
+        if constexpr (kIsFp8) {
+          multiply_scaled_stages<kRows>(num_stages, release_at, sums);
+        } else {
+          multiply_stages<kRows>(num_stages, release_at, sums);
+        }
+        give_turn();
+        share(sums);
       }
     });
   }
@@ -164,16 +185,23 @@ class Multiplier {
     give_turn();
   }
 
-  template <int kColumns, int kRows>
-  __device__ __forceinline__ void multiply_stages(std::int32_t num_stages,
-                                                  std::int32_t release_at) {
-    float sums[kColumns / 2] = {};
+  template <int kRows, int kSums>
+  __device__ __forceinline__ void multiply_stages(std::int32_t num_stages, std::int32_t release_at,
+                                                  float (&sums)[kSums]) {
     Stage previous;
     for (std::int32_t stage = 0; stage < num_stages; ++stage) {
       if (stage == release_at) taken_.release();
       wait(shared_.full(at_), at_.parity);
       fence_async_proxy();  // for what cp.async wrote
-      multiply_stage<kColumns, kRows>(stage == 0, sums);
+      wgmma_fence();
+#pragma unroll
+      for (int step = 0; step < SwapAbSteps<kRows>::kNumber; ++step) {
+#pragma unroll
+        for (int k = 0; k < kWgmmasPerStep; ++k) {
+          multiply_part<kRows>(step, k, stage > 0 || step > 0 || k > 0, sums);
+        }
+      }
+      wgmma_commit();
       wgmma_wait<1>();
       if (stage > 0) release(previous);
       previous = at_;
@@ -181,34 +209,67 @@ class Multiplier {
     }
     wgmma_wait<0>();
     release(previous);
-    give_turn();
-    share(sums);
+  }
+
+  /// The same of numbers in float8_e4m3fn. Each step has sums of its own, which are scaled and
+  /// added at the end of the stage. The steps take turns: most of the time of a wgmma is latency.
+  template <int kRows, int kSums>
+  __device__ __forceinline__ void multiply_scaled_stages(std::int32_t num_stages,
+                                                         std::int32_t release_at,
+                                                         float (&sums)[kSums]) {
+    constexpr int kSteps = SwapAbSteps<kRows>::kNumber;
+    for (std::int32_t stage = 0; stage < num_stages; ++stage) {
+      if (stage == release_at) taken_.release();
+      wait(shared_.full(at_), at_.parity);
+      fence_async_proxy();  // for what cp.async wrote
+      float of_steps[kSteps][kSums];
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kWgmmasPerStep; ++k) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) {
+          multiply_part<kRows>(step, k, k > 0, of_steps[step]);
+        }
+      }
+      wgmma_commit();
+      wgmma_wait<0>();
+#pragma unroll
+      for (int step = 0; step < kSteps; ++step) add_scaled(step, of_steps[step], sums);
+      release(at_);
+      at_.advance();
+    }
+  }
+
+  /// Adds the sums of a step, scaled. A lane's rows are of gate and of up, or both have one scale.
+  template <int kSums>
+  __device__ __forceinline__ void add_scaled(int step, const float (&of_step)[kSums],
+                                             float (&sums)[kSums]) const {
+    const float* const of_pairs = shared_.scales(at_, step);
+    const float* const of_rows = of_pairs + Layout::kPairs;
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) {
+      const float scale = of_rows[i % 4 / 2] * of_pairs[i / 4 * 8 + lane() % 4 * 2 + i % 2];
+      sums[i] = __fmaf_rn(scale, of_step[i], sums[i]);
+    }
   }
 
   __device__ __forceinline__ void give_turn() const {
     if (lane() == 0) arrive(shared_.turn(group() ^ 1));
   }
 
-  template <int kColumns, int kRows>
-  __device__ __forceinline__ void multiply_stage(bool is_first, float (&sums)[kColumns / 2]) const {
-    using Steps = SwapAbSteps<kRows>;
+  /// The part of this number of a step's products.
+  template <int kRows, int kSums>
+  __device__ __forceinline__ void multiply_part(int step, int part, bool adds,
+                                                float (&sums)[kSums]) const {
     // Of a tile of 32 rows, wgmma also multiplies the 32 lines after them, whatever they hold:
     // nothing reads those sums.
-    wgmma_fence();
-#pragma unroll
-    for (int step = 0; step < Steps::kNumber; ++step) {
-      const std::uint64_t weights =
-          tile_descriptor(shared_.weights(at_) + step * Steps::kWeightBytes +
-                          operand() * kSwapAbOperandRows * kSwapAbLineBytes);
-      const std::uint64_t rows = tile_descriptor(shared_.rows(at_) + step * Layout::kStepRowBytes);
-#pragma unroll
-      for (int k = 0; k < kStageDepth / kWgmmaDepth; ++k) {
-        constexpr int kWordsPerWgmma = 2;
-        wgmma_64<T, kColumns>(weights + k * kWordsPerWgmma, rows + k * kWordsPerWgmma,
-                              !is_first || step > 0 || k > 0, sums);
-      }
-    }
-    wgmma_commit();
+    const std::uint64_t weights =
+        tile_descriptor(shared_.weights(at_) + step * SwapAbSteps<kRows>::kWeightBytes +
+                        operand() * kSwapAbOperandRows * kLineBytes);
+    const std::uint64_t rows = tile_descriptor(shared_.rows(at_) + step * Layout::kStepRowBytes);
+    constexpr int kWordsPerWgmma = 2;
+    wgmma_64<Operand, 2 * kSums>(weights + part * kWordsPerWgmma, rows + part * kWordsPerWgmma,
+                                 adds, sums);
   }
 
   __device__ __forceinline__ void release(const Stage& at) const {
@@ -230,7 +291,7 @@ class Multiplier {
 
   /// Writes compute(pair of the block, place among the tile's outputs, output), rounded, for the
   /// outputs of all pairs.
-  template <typename Compute>
+  template <typename Output, typename Compute>
   __device__ __forceinline__ void write(const ProductArgs& args, const SwapAbTiles& tiles,
                                         std::int32_t first_output, const Compute& compute) const {
     const int per_pair = outputs_of(product_of(args_, tiles.step)) / kWordElements;
@@ -238,15 +299,15 @@ class Multiplier {
       const int pair = item / per_pair;
       const int first = item % per_pair * kWordElements;
       if (first_output + first >= args.num_outputs) continue;
-      struct alignas(kWordBytes) Word {
-        T elements[kWordElements];
+      struct alignas(kWordElements * sizeof(Output)) Word {
+        Output elements[kWordElements];
       } word;
 #pragma unroll
       for (int i = 0; i < kWordElements; ++i) {
-        word.elements[i] = rounded<T>(compute(pair, first + i, first_output + first + i));
+        word.elements[i] = rounded<Output>(compute(pair, first + i, first_output + first + i));
       }
-      T* const to = static_cast<T*>(args.output) + pair_of(tiles, pair) * args.output_stride +
-                    first_output + first;
+      Output* const to = static_cast<Output*>(args.output) +
+                         pair_of(tiles, pair) * args.output_stride + first_output + first;
       *reinterpret_cast<Word*>(to) = word;
     }
   }
@@ -254,7 +315,7 @@ class Multiplier {
   __device__ __forceinline__ void write_activated(const ProductArgs& args, const SwapAbTiles& tiles,
                                                   std::int32_t first_output) const {
     with_activation(args.activation, [&]<Activation kActivation>() {
-      write(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
+      write<Intermediate>(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
         const float* const sums = sums_of(pair);
         const float scale = weight_of(pair);
         if constexpr (!has_gate(kActivation)) {
@@ -271,9 +332,50 @@ class Multiplier {
     });
   }
 
+  /// Whether this tile is the last one of its group of outputs that is written.
+  __device__ __forceinline__ bool completes_group(const SwapAbTiles& tiles,
+                                                  std::int32_t first_output) const {
+    const SwapAbQuantised& quantised = args_.quantised;
+    if (thread() == 0) {
+      const auto outputs = static_cast<std::uint32_t>(first_output / core::kScaleBlock);
+      const std::uint32_t num_tiles =
+          min(quantised.tiles_per_group,
+              args_.gate_up.args.num_columns - outputs * quantised.tiles_per_group);
+      __threadfence();
+      const std::uint32_t before =
+          atomicAdd(quantised.tiles_done + tiles.block * quantised.num_groups + outputs, 1);
+      __threadfence();
+      shared_.is_last(group()) = before + 1 == num_tiles ? 1 : 0;
+    }
+    synchronize_group();
+    return shared_.is_last(group()) != 0;
+  }
+
+  /// Quantises a group of outputs of all pairs, eight threads for each.
+  __device__ __forceinline__ void quantize_group(const SwapAbTiles& tiles,
+                                                 std::int32_t first_output) const {
+    const ProductArgs& args = args_.gate_up.args;
+    constexpr int kPairsAtOnce = kSwapAbGroupThreads / Fp8Word::kThreads;
+    static_assert(kPairsAtOnce >= Layout::kPairs);
+    const int own = thread() / Fp8Word::kThreads;
+    const std::int64_t pair = pair_of(tiles, min(own, tiles.num_pairs - 1));
+    constexpr auto kGroup = static_cast<std::int32_t>(core::kScaleBlock);
+    const std::int32_t outputs = first_output / kGroup;
+    const std::int32_t first = outputs * kGroup + thread() % Fp8Word::kThreads * Fp8Word::kElements;
+    const bool is_within = first < args.num_outputs;
+    const Fp8Word word(static_cast<const float*>(args.output) + pair * args.output_stride + first,
+                       is_within, args_.quantised.use_ue8m0);
+    if (own >= tiles.num_pairs || !is_within) return;
+    const Fp8ProductArgs& down = args_.down.args;
+    *reinterpret_cast<uint4*>(args_.quantised.values + pair * down.row_stride + first) = word.bytes;
+    if (first % kGroup == 0) {
+      args_.quantised.scales[pair * down.row_scale_stride + outputs] = word.scale;
+    }
+  }
+
   __device__ __forceinline__ void write_rows(const ProductArgs& args, const SwapAbTiles& tiles,
                                              std::int32_t first_output) const {
-    write(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
+    write<T>(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
       return weight_of(pair) * (sums_of(pair)[at] + bias_of<T>(args, tiles.expert, output));
     });
   }

@@ -22,32 +22,32 @@ std::int64_t kind_stride(const ProductArgs& args) {
 
 }  // namespace
 
-CUresult encode_weights(const ProductArgs& args, bool is_bfloat16, std::int64_t num_experts,
+CUresult encode_weights(const ProductArgs& args, int element_bytes, std::int64_t num_experts,
                         CUtensorMap* map) {
-  const TensorMapAxis axes[] = {{args.depth, 1, kStageDepth},
+  const TensorMapAxis axes[] = {{args.depth, 1, kLineBytes / element_bytes},
                                 {args.num_outputs, output_stride(args), kWgmmaBoxRows},
                                 {kinds(args), kind_stride(args), 1},
                                 {num_experts, args.expert_stride, 1}};
-  return encode_tensor_map(args.weights, is_bfloat16, axes, map);
+  return encode_tensor_map(args.weights, element_bytes, axes, map);
 }
 
-CUresult encode_intermediate(const ProductArgs& args, bool is_bfloat16, std::int64_t num_rows,
+CUresult encode_intermediate(const ProductArgs& args, int element_bytes, std::int64_t num_rows,
                              CUtensorMap* map) {
-  const TensorMapAxis axes[] = {{args.depth, 1, kStageDepth},
+  const TensorMapAxis axes[] = {{args.depth, 1, kLineBytes / element_bytes},
                                 {num_rows, args.row_stride, kWgmmaHalf}};
-  return encode_tensor_map(args.rows, is_bfloat16, axes, map);
+  return encode_tensor_map(args.rows, element_bytes, axes, map);
 }
 
-CUresult encode_runs(const ProductArgs& args, int tile_rows, bool is_bfloat16,
+CUresult encode_runs(const ProductArgs& args, int tile_rows, int element_bytes,
                      std::int64_t num_experts, CUtensorMap* map) {
   const TensorMapAxis axes[] = {
-      {args.depth, 1, kStageDepth},
+      {args.depth, 1, kLineBytes / element_bytes},
       {kSwapAbRun, output_stride(args), kSwapAbRun},
       {kinds(args), kind_stride(args), kinds(args)},
       {(args.num_outputs - 1) / kSwapAbRun + 1, kSwapAbRun * output_stride(args),
        tile_rows / kSwapAbRun / kinds(args)},
       {num_experts, args.expert_stride, 1}};
-  return encode_tensor_map(args.weights, is_bfloat16, axes, map);
+  return encode_tensor_map(args.weights, element_bytes, axes, map);
 }
 
 }  // namespace tessera::cuda

@@ -10,15 +10,15 @@
 namespace tessera::cuda {
 
 /// WgmmaArgs::weights of a product.
-CUresult encode_weights(const ProductArgs& args, bool is_bfloat16, std::int64_t num_experts,
+CUresult encode_weights(const ProductArgs& args, int element_bytes, std::int64_t num_experts,
                         CUtensorMap* map);
 
 /// WgmmaArgs::intermediate of the down product.
-CUresult encode_intermediate(const ProductArgs& args, bool is_bfloat16, std::int64_t num_rows,
+CUresult encode_intermediate(const ProductArgs& args, int element_bytes, std::int64_t num_rows,
                              CUtensorMap* map);
 
 /// SwapAbProduct::weights.
-CUresult encode_runs(const ProductArgs& args, int tile_rows, bool is_bfloat16,
+CUresult encode_runs(const ProductArgs& args, int tile_rows, int element_bytes,
                      std::int64_t num_experts, CUtensorMap* map);
 
 }  // namespace tessera::cuda

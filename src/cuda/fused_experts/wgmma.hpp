@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/fused_experts/policy.hpp"
@@ -20,19 +21,33 @@ inline constexpr int kWgmmaBoxRows = kWgmmaColumns / 2;
 /// Pairs of a warpgroup, which are also a box of the intermediate.
 inline constexpr int kWgmmaHalf = kWgmmaPairs / 2;
 
+/// The gate-up product writes its output by slot of a block, not by pair.
+template <typename ProductType>
 struct WgmmaArgs {
-  /// [E, 1 or gate and up, outputs, depth], in boxes of kWgmmaBoxRows x kStageDepth.
+  using Product = ProductType;
+
+  /// [E, 1 or gate and up, outputs, depth], in boxes of kWgmmaBoxRows lines.
   CUtensorMap weights;
-  /// Of the down product: [slot, depth], in boxes of kWgmmaHalf x kStageDepth.
+  /// Of the down product: [slot, depth], in boxes of kWgmmaHalf lines.
   CUtensorMap intermediate;
   std::int32_t* tiles_taken;  ///< -1 at first
-  /// The gate-up product writes its output by slot of a block, not by pair.
-  ProductArgs product;
+  Product product;
 };
 
-/// A stage holds kStageDepth elements of each row of the tile, in 128-byte lines.
-inline constexpr std::uint32_t kWgmmaRowBytes = kWgmmaPairs * kStageDepth * 2;
-inline constexpr std::uint32_t kWgmmaStageBytes = kWgmmaRowBytes + kWgmmaColumns * kStageDepth * 2;
+/// Scales are of blocks. The gate-up product quantises its output.
+struct WgmmaFp8Product : Fp8ProductArgs {
+  float* output_scales;  ///< [slot, output_scale_stride]
+  std::int64_t output_scale_stride;
+  bool use_ue8m0;
+};
+
+template <typename Operand>
+using WgmmaArgsFor =
+    WgmmaArgs<std::conditional_t<sizeof(Operand) == 1, WgmmaFp8Product, ProductArgs>>;
+
+/// A stage holds a line of each row of the tile.
+inline constexpr std::uint32_t kWgmmaRowBytes = kWgmmaPairs * kLineBytes;
+inline constexpr std::uint32_t kWgmmaStageBytes = kWgmmaRowBytes + kWgmmaColumns * kLineBytes;
 /// A warp's results on their way out: 16 rows of kWgmmaBoxRows elements, a word of padding apart.
 inline constexpr std::uint32_t kWgmmaResultStride = kWgmmaBoxRows * 2 + kWordBytes;
 inline constexpr std::uint32_t kWgmmaWarpBytes = 16 * kWgmmaResultStride;
@@ -46,6 +61,13 @@ struct WgmmaPlace {
   std::int32_t num_halves;  ///< that hold pairs
 };
 
+/// Lane l, and lane l + 16, know row l of the sixteen of the warp.
+struct WgmmaRow {
+  std::int32_t slot;
+  std::int32_t pair;  ///< num_pairs or more: none
+  float weight;       ///< the router's, or 1
+};
+
 /// Two places, and a barrier for each place and each stage to be full, and to be empty.
 inline constexpr int kWgmmaPlaces = 2;
 inline constexpr int kWgmmaBarriers = 2 * (kWgmmaStages + kWgmmaPlaces);
@@ -56,14 +78,15 @@ inline constexpr std::size_t kWgmmaSharedBytes =
     kWgmmaPlaces * sizeof(WgmmaPlace) + kWgmmaBarriers * sizeof(std::uint64_t);
 static_assert(kWgmmaSharedBytes <= std::size_t{227} * 1024);
 
-/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor. Null if this build
-/// has no code for compute capability 9.0a.
+/// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, for WgmmaArgs of
+/// ProductArgs, or `is_fp8`: of WgmmaFp8Product. `is_bfloat16`: biases and the rows of the down
+/// product are. Null if this build has no code for compute capability 9.0a.
 #if TESSERA_HAS_90A
-const void* wgmma_gate_up_kernel(bool is_bfloat16);
-const void* wgmma_down_kernel(bool is_bfloat16);
+const void* wgmma_gate_up_kernel(bool is_bfloat16, bool is_fp8);
+const void* wgmma_down_kernel(bool is_bfloat16, bool is_fp8);
 #else
-inline const void* wgmma_gate_up_kernel(bool) { return nullptr; }
-inline const void* wgmma_down_kernel(bool) { return nullptr; }
+inline const void* wgmma_gate_up_kernel(bool, bool) { return nullptr; }
+inline const void* wgmma_down_kernel(bool, bool) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

@@ -7,6 +7,7 @@
 #include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/parts/mbarrier.cuh"
+#include "cuda/parts/warp.cuh"
 
 namespace tessera::cuda {
 
@@ -76,7 +77,8 @@ class WgmmaPlaces {
     __syncwarp();
     arrive(shared_.place_empty(slot_));
     advance();
-    return place;
+    return {uniform(place.first_slot), uniform(place.expert), uniform(place.first_output),
+            uniform(place.num_halves)};
   }
 
  private:
@@ -91,9 +93,9 @@ class WgmmaPlaces {
 };
 
 /// Takes the next tile, of which nobody else takes the same.
-__device__ __forceinline__ std::uint32_t take_tile(const WgmmaArgs& args) {
+__device__ __forceinline__ std::uint32_t take_tile(std::int32_t* tiles_taken) {
   // The counter is -1 at first.
-  return static_cast<std::uint32_t>(atomicAdd(args.tiles_taken, 1) + 1);
+  return static_cast<std::uint32_t>(atomicAdd(tiles_taken, 1) + 1);
 }
 
 /// The place of a tile.

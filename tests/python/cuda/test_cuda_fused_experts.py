@@ -16,6 +16,7 @@ from cuda_experts_calls import (
     experts_call,
     implementations,
     judged,
+    kind_of_sums,
     of_tokens,
     output_by,
     output_dtype,
@@ -87,15 +88,16 @@ def test_every_implementation_gives_the_same_bits(form: str) -> None:
 
     for tokens in TOKENS:
         arguments = FORMS[form](5, tokens=tokens)
-        expected, taken = tessera.fused_experts(**arguments), 0
+        expected: dict[str, Any] = {}
         for implementation in implementations():
             try:
                 found = output_by(implementation, arguments)
             except NotImplementedError:
                 continue
-            taken += 1
-            assert torch.equal(found, expected), f"{implementation}, {tokens} tokens"
-        assert taken > 0
+            first = expected.setdefault(kind_of_sums(implementation, arguments), found)
+            assert torch.equal(found, first), f"{implementation}, {tokens} tokens"
+        chosen = tessera.fused_experts(**arguments)
+        assert any(torch.equal(chosen, one) for one in expected.values())
 
 
 def test_kernels_for_90a_multiply_on_compute_capability_9_0() -> None:
@@ -156,14 +158,14 @@ def test_what_memory_held_before_does_not_matter(form: str) -> None:
 
     for tokens in (33, 1000):
         arguments = FORMS[form](8, tokens=tokens)
-        expected = tessera.fused_experts(**arguments)
-        assert expected.isfinite().all()
         for implementation in implementations():
-            for fill in (0x00, 0x7F, 0xFF):
-                try:
-                    found = output_by(implementation, arguments, fill)
-                except NotImplementedError:
-                    continue
+            try:
+                expected = output_by(implementation, arguments, 0x00)
+            except NotImplementedError:
+                continue
+            assert expected.isfinite().all()
+            for fill in (0x7F, 0xFF):
+                found = output_by(implementation, arguments, fill)
                 assert torch.equal(found, expected), f"{implementation}, memory of {fill:#x}"
 
 

@@ -1,0 +1,147 @@
+// The warps of the kernel that exchanges operands which gather the rows of pairs.
+#pragma once
+
+#include <cstdint>
+#include <type_traits>
+
+#include "cuda/fused_experts/mma.cuh"
+#include "cuda/fused_experts/swap_ab_tiles.cuh"
+#include "cuda/parts/division.cuh"
+#include "cuda/parts/mbarrier.cuh"
+
+namespace tessera::cuda {
+
+/// Copies rows of x and of the intermediate to the stages; in float8_e4m3fn with the scales of the
+/// products.
+template <typename Operand, std::size_t kTiling>
+class RowsGatherer {
+ public:
+  __device__ __forceinline__ RowsGatherer(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
+      : args_(args), shared_(shared), taken_(args, shared) {}
+
+  __device__ __forceinline__ void run() {
+    while (true) {
+      const SwapAbTiles tiles = taken_.read();
+      taken_.release();
+      if (tiles.step == SwapAbStep::kEnd) return;
+      if (tiles.step == SwapAbStep::kCombine) continue;
+      if (tiles.step == SwapAbStep::kDown) {
+        if (threadIdx.x % 32 == 0) {
+          wait_for_count(args_.gate_up_done + tiles.block, args_.gate_up_parts);
+        }
+        __syncwarp();
+      }
+      gather(tiles);
+    }
+  }
+
+ private:
+  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
+  /// What rows are copied as.
+  using Element = std::conditional_t<kIsFp8, std::uint8_t, std::uint16_t>;
+  static constexpr int kDepth = kLineDepth<Operand>;
+  static constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Operand));
+  static constexpr int kLinesAtOnce = static_cast<int>(kGatherThreads) / 8;
+  static constexpr std::uint32_t kStepBytes = SwapAbLayout<kTiling>::kStepRowBytes;
+  static constexpr int kLines = (SwapAbLayout<kTiling>::kPairs + kLinesAtOnce - 1) / kLinesAtOnce;
+
+  __device__ static int thread() { return static_cast<int>(threadIdx.x - 32 * (kCopyingWarp + 1)); }
+  __device__ static int word() { return thread() % 8; }
+  __device__ static int line() { return thread() / 8; }
+
+  /// The words that this thread copies of each step; null: no pair.
+  struct Sources {
+    const Element* of[kLines];
+  };
+
+  __device__ __forceinline__ void gather(const SwapAbTiles& tiles) {
+    const SwapAbProduct& product = product_of(args_, tiles.step);
+    const Fp8ProductArgs& args = product.args;
+    Sources sources;
+    const float* row_scales[kLines];
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      const int row = line() + i * kLinesAtOnce;
+      sources.of[i] = nullptr;
+      if (row >= tiles.num_pairs) continue;
+      const auto from = static_cast<std::int64_t>(
+          divide(shared_.pairs()[tiles.first_pair + row], args.slots_per_row));
+      sources.of[i] =
+          static_cast<const Element*>(args.rows) + from * args.row_stride + word() * kPerWord;
+      if constexpr (kIsFp8) row_scales[i] = args.row_scales + from * args.row_scale_stride;
+    }
+    with_rows<kTiling>(tiles.step, [&]<int kRows>() {
+      using Steps = SwapAbSteps<kRows>;
+      for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
+        const float* const weight_scales =
+            kIsFp8 ? scales_of(args, tiles.expert, tiles.first_output + tile * outputs_of(product))
+                   : nullptr;
+        for (std::int32_t begin = 0; begin < args.depth; begin += Steps::kNumber * kDepth) {
+          wait(shared_.empty(at_), at_.parity ^ 1);
+#pragma unroll
+          for (int step = 0; step < Steps::kNumber; ++step) {
+            copy_words(sources, shared_.rows(at_) + step * kStepBytes, begin + step * kDepth,
+                       args.depth);
+            if constexpr (kIsFp8) {
+              copy_scales(sources, row_scales, weight_scales, step,
+                          min(begin + step * kDepth, args.depth - 1) / kDepth);
+            }
+          }
+          arrive_after_copies(shared_.full(at_));
+          at_.advance();
+        }
+      }
+    });
+  }
+
+  /// What the lines of no pair hold does not matter: no sum of a pair has terms of it.
+  __device__ __forceinline__ void copy_words(const Sources& sources, std::uint32_t rows,
+                                             std::int32_t begin, std::int32_t depth) const {
+    const bool is_within = begin + word() * kPerWord < depth;
+#pragma unroll
+    for (int i = 0; i < kLines; ++i) {
+      if (sources.of[i] == nullptr) break;
+      const int row = line() + i * kLinesAtOnce;
+      const auto place = static_cast<std::uint32_t>(row * 8 + (word() ^ row % 8));
+      copy_word_async(rows + place * kWordBytes, sources.of[i] + begin, is_within);
+    }
+  }
+
+  /// The scales of the rows of gate, or of up, of a tile's weights, whichever this thread copies.
+  __device__ static const float* scales_of(const Fp8ProductArgs& args, std::int32_t expert,
+                                           std::int32_t first_output) {
+    const bool is_up = args.is_gated && word() % 2 == 1;
+    return args.weight_scales.of_row(
+        expert, args.is_gated ? gated_row(args, first_output, is_up) : first_output);
+  }
+
+  /// Copies the scales of the block of this number: one thread for each row, and two for the
+  /// weights. After the last block, where all words are zeros, those of the last.
+  __device__ __forceinline__ void copy_scales(const Sources& sources,
+                                              const float* const (&row_scales)[kLines],
+                                              const float* weight_scales, int step,
+                                              std::int32_t block) const {
+    const std::uint32_t target = shared_address(shared_.scales(at_, step));
+    if (word() == 0) {
+#pragma unroll
+      for (int i = 0; i < kLines; ++i) {
+        if (sources.of[i] == nullptr) break;
+        copy_float_async(target + static_cast<std::uint32_t>(line() + i * kLinesAtOnce) * 4,
+                         row_scales[i] + block);
+      }
+    }
+    if (thread() < 2) {
+      copy_float_async(target + static_cast<std::uint32_t>(kPairs + thread()) * 4,
+                       weight_scales + block);
+    }
+  }
+
+  static constexpr int kPairs = SwapAbLayout<kTiling>::kPairs;
+
+  const SwapAbArgs& args_;
+  SwapAbShared<kTiling> shared_;
+  Taken<kTiling> taken_;
+  typename SwapAbShared<kTiling>::Stage at_;
+};
+
+}  // namespace tessera::cuda

@@ -1,0 +1,161 @@
+// The products of the kernels for compute capability 9.0a.
+#pragma once
+
+#include <cuda_fp8.h>
+
+#include <cstdint>
+
+#include "cuda/fused_experts/wgmma_epilogue.cuh"
+#include "cuda/fused_experts/wgmma_scales.cuh"
+#include "cuda/fused_experts/wgmma_tiles.cuh"
+#include "cuda/parts/mbarrier.cuh"
+#include "cuda/parts/tma.cuh"
+#include "cuda/parts/warp.cuh"
+#include "cuda/parts/wgmma.cuh"
+
+namespace tessera::cuda {
+
+/// The products of a warpgroup: of half a block of pairs.
+template <typename Operand, typename T, bool kIsGateUp>
+class WgmmaConsumer {
+ public:
+  using Args = WgmmaArgsFor<Operand>;
+
+  __device__ __forceinline__ WgmmaConsumer(const Args& args, WgmmaShared shared)
+      : args_(args.product),
+        shared_(shared),
+        places_(shared),
+        epilogue_(args.product, shared),
+        half_(uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads - 1)) {}
+
+  __device__ __forceinline__ void run() {
+    read_next();
+    WgmmaScales<Operand, kIsGateUp> scales(args_, next_, next_row_);
+    while (next_.first_slot >= 0) {
+      const WgmmaPlace place = next_;
+      WgmmaRow row = next_row_;
+      const bool has_pairs = half_ < place.num_halves;
+      float sums[kWgmmaColumns / 2] = {};
+      if (!has_pairs) {
+        skip();
+      } else {
+        fetch_weight(&row);
+        multiply(scales, sums);
+      }
+      // What the next tile needs comes while this one is written.
+      scales = WgmmaScales<Operand, kIsGateUp>(args_, next_, next_row_);
+      if (has_pairs) epilogue_.finish(place, row, sums);
+    }
+  }
+
+ private:
+  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
+  static constexpr int kDepth = kLineDepth<Operand>;
+  static constexpr int kWordsPerWgmma = 2;
+  static constexpr int kWgmmasPerStage = kLineBytes / (kWordsPerWgmma * int{kWordBytes});
+
+  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+
+  __device__ __forceinline__ void release(const StageCursor& at) const {
+    if (lane() == 0) arrive(shared_.empty(at));
+  }
+
+  /// Reads the next place, which is published once the last stage of this tile is on its way.
+  __device__ __forceinline__ void read_next() {
+    next_ = places_.read();
+    next_row_ = epilogue_.row_of(next_);
+  }
+
+  __device__ __forceinline__ void skip() {
+    for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
+      wait(shared_.full(at_), at_.parity);
+      release(at_);
+      at_.advance();
+    }
+    read_next();
+  }
+
+  __device__ __forceinline__ void wait_for(const StageCursor& at) const {
+    wait(shared_.full(at), at.parity);
+    if constexpr (kIsGateUp) fence_async_proxy();  // for what cp.async wrote
+  }
+
+  __device__ __forceinline__ std::uint64_t rows() const {
+    return tile_descriptor(shared_.rows(at_) + half_ * (kWgmmaRowBytes / 2));
+  }
+
+  __device__ __forceinline__ void fetch_weight(WgmmaRow* row) const {
+    if (row->pair < args_.num_pairs) row->weight = router_weight(args_, row->pair);
+  }
+
+  /// Multiplies numbers of 16 bits, which have no scales.
+  __device__ __forceinline__ void multiply(const WgmmaNoScales&, float (&sums)[kWgmmaColumns / 2]) {
+    StageCursor previous;
+    for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
+      wait_for(at_);
+      const std::uint64_t weights = tile_descriptor(shared_.weights(at_));
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kWgmmasPerStage; ++k) {
+        wgmma_64<Operand, kWgmmaColumns>(rows() + k * kWordsPerWgmma, weights + k * kWordsPerWgmma,
+                                         begin > 0 || k > 0, sums);
+      }
+      wgmma_commit();
+      if (begin + kDepth >= args_.depth) read_next();
+      wgmma_wait<1>();
+      if (begin > 0) release(previous);
+      previous = at_;
+      at_.advance();
+    }
+    wgmma_wait<0>();
+    release(previous);
+  }
+
+  /// Multiplies numbers in float8_e4m3fn with scales of blocks: each box of weights has sums of the
+  /// stage, which are scaled and added while the other warpgroup multiplies.
+  __device__ __forceinline__ void multiply(WgmmaBlockScales<kIsGateUp>& scales,
+                                           float (&sums)[kWgmmaColumns / 2]) {
+    wait_for(at_);
+    for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
+      const bool is_last = begin + kDepth >= args_.depth;
+      StageCursor next = at_;
+      next.advance();
+      const WgmmaStageScales of_stage = scales.take();
+#pragma unroll
+      for (int box = 0; box < 2; ++box) {
+        const std::uint64_t weights =
+            tile_descriptor(shared_.weights(at_) + box * (kWgmmaBoxRows * kLineBytes));
+        float of_box[kWgmmaBoxRows / 2];
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < kWgmmasPerStage; ++k) {
+          wgmma_64<Operand, kWgmmaBoxRows>(rows() + k * kWordsPerWgmma,
+                                           weights + k * kWordsPerWgmma, k > 0, of_box);
+        }
+        wgmma_commit();
+        if (is_last) {
+          if (box == 0) read_next();
+        } else if (box == 0) {
+          scales.fetch_next();
+        } else {
+          wait_for(next);
+        }
+        wgmma_wait<0>();
+        if (box == 1) release(at_);
+        of_stage.add(box, of_box, sums);
+      }
+      at_ = next;
+    }
+  }
+
+  const typename Args::Product& args_;
+  WgmmaShared shared_;
+  WgmmaPlaces places_;
+  WgmmaEpilogue<Operand, T, kIsGateUp> epilogue_;
+  StageCursor at_;
+  int half_;
+  WgmmaPlace next_;
+  WgmmaRow next_row_;
+};
+
+}  // namespace tessera::cuda
