@@ -1,10 +1,11 @@
 """Checks the machine code of the expert products in a CUDA module, libtessera_cuda.so.
 
 A product that is right can still be slow: a compiler that runs out of registers in its main loop
-keeps some in memory. Every kernel of the two products has to multiply by its own instruction of the
-tensor cores, HGMMA or HMMA, in a loop. Its main loops, the innermost ones around these
-instructions, may neither read nor write local memory (LDL, STL). Those around HGMMA may not call a
-function (CALL) either.
+keeps some in memory; one that does not understand a kernel waits for every multiplication. Every
+kernel of the two products has to multiply by its own instruction of the tensor cores, HGMMA, QGMMA
+or HMMA, in a loop. Its main loops, the innermost ones around these instructions, may neither read
+nor write local memory (LDL, STL). Those around HGMMA and QGMMA may not call a function (CALL)
+either, and have fewer waits (WARPGROUP.DEPBAR) than multiplications.
 
 Prints a line per kernel and violation, and one of counts. Exits with 1 if there is a violation, and
 with 2 if the module cannot be read. Needs cuobjdump of the CUDA toolkit on the PATH.
@@ -21,10 +22,17 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# The instructions that kernels multiply by, by the name of the kernel, and what their main loops
-# must not hold. For compute capability 8.0, nvcc ends loops around HMMA by a CALL of what follows.
+# The instructions that kernels multiply by, by the name of the kernel; their forms for
+# float8_e4m3fn; and what main loops must not hold. For compute capability 8.0, nvcc ends loops
+# around HMMA by a CALL of what follows.
 MULTIPLIES = {"wgmma_product": "HGMMA", "swap_ab_layer": "HGMMA", "product_kernel": "HMMA"}
-FORBIDDEN = {"HGMMA": ("LDL", "STL", "CALL"), "HMMA": ("LDL", "STL")}
+FP8, OF_FP8 = "__nv_fp8_e4m3", {"HGMMA": "QGMMA"}
+FORBIDDEN = {
+    "HGMMA": ("LDL", "STL", "CALL"),
+    "QGMMA": ("LDL", "STL", "CALL"),
+    "HMMA": ("LDL", "STL"),
+}
+WAIT = "WARPGROUP.DEPBAR"
 
 # "code for sm_90a", "Function : _ZN7tessera..."
 ARCHITECTURE = re.compile(r"\s*code for (sm_\w+)")
@@ -58,7 +66,8 @@ class Kernel:
     @property
     def multiply(self) -> str:
         """The instruction that it has to multiply by."""
-        return next(one for name, one in MULTIPLIES.items() if name in self.name)
+        found = next(one for name, one in MULTIPLIES.items() if name in self.name)
+        return OF_FP8.get(found, found) if FP8 in self.name else found
 
     def main_loops(self) -> list[Loop]:
         """The innermost loops around multiplications.
@@ -87,6 +96,13 @@ class Kernel:
             for address, name in self.instructions.items():
                 if name in FORBIDDEN[self.multiply] and loop.holds(address, address):
                     yield f"{name} at {address:#x}, in the main loop {loop.first:#x}-{loop.last:#x}"
+            inside = Counter(name for at, name in self.instructions.items() if loop.holds(at, at))
+            if inside[WAIT] >= inside[self.multiply]:
+                yield (
+                    f"expected fewer waits than {self.multiply} in the main loop "
+                    f"{loop.first:#x}-{loop.last:#x}, found {inside[WAIT]} and "
+                    f"{inside[self.multiply]}"
+                )
 
     def summary(self) -> str:
         """Counts of instructions, in all and in each main loop."""
@@ -111,6 +127,8 @@ def kernels(lines: Iterable[str]) -> Iterator[Kernel]:
         if found := INSTRUCTION.match(line):
             if kernel is not None:
                 at, name = int(found[1], 16), found[2]
+                if (name + found[3]).startswith(WAIT):
+                    name = WAIT
                 kernel.instructions[at] = name
                 target = TARGET.search(found[3]) if name in ("BRA", "JMP") else None
                 if target and int(target[1], 16) <= at:
@@ -130,7 +148,7 @@ def check(lines: Iterable[str]) -> int:
     """Print what is found, and return the number of violations."""
     num_violations = 0
     counts: Counter[str] = Counter()
-    architectures: dict[str, set[str]] = {multiply: set() for multiply in MULTIPLIES.values()}
+    architectures: dict[str, set[str]] = {multiply: set() for multiply in FORBIDDEN}
     for kernel in kernels(lines):
         counts[kernel.multiply] += 1
         architectures[kernel.multiply].add(kernel.architecture)
@@ -141,14 +159,13 @@ def check(lines: Iterable[str]) -> int:
     if not counts["HMMA"]:
         num_violations += 1
         print("VIOLATION: expected kernels of products, product_kernel, found none")
-    # A build for 9.0 has both.
-    if "sm_90" in architectures["HMMA"] and "sm_90a" not in architectures["HGMMA"]:
-        num_violations += 1
-        print("VIOLATION: expected kernels of products for sm_90a, wgmma_product, found none")
-    print(
-        f"{counts.total()} kernels checked: {counts['HGMMA']} with HGMMA, {counts['HMMA']} with "
-        f"HMMA; {num_violations} violations"
-    )
+    # A build for 9.0 has all.
+    for multiply in ("HGMMA", "QGMMA"):
+        if "sm_90" in architectures["HMMA"] and "sm_90a" not in architectures[multiply]:
+            num_violations += 1
+            print(f"VIOLATION: expected kernels for sm_90a with {multiply}, found none")
+    parts = ", ".join(f"{counts[multiply]} with {multiply}" for multiply in FORBIDDEN)
+    print(f"{counts.total()} kernels checked: {parts}; {num_violations} violations")
     return num_violations
 
 

@@ -65,6 +65,8 @@ MMA = """
 		Function : _ZN7tessera4cuda12find_expertsENS0_9PairsArgsE
         /*0000*/                   STL [R1], R2 ;  /* 0x0000000201007387 */
 """
+# The same kernel for numbers in float8_e4m3fn.
+FP8 = WGMMA.replace("13__nv_bfloat16", "13__nv_fp8_e4m3").replace("HGMMA", "QGMMA")
 
 
 def run(folder: Path, sass: str, *, exit_status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -93,19 +95,20 @@ def violations(done: subprocess.CompletedProcess[str]) -> list[str]:
 
 def test_counts_of_kernels_and_of_their_main_loops(tmp_path: Path) -> None:
     """Local memory outside of a main loop, or in another kernel, does no harm."""
-    done = run(tmp_path, WGMMA + MMA)
+    done = run(tmp_path, WGMMA + FP8 + MMA)
     assert violations(done) == []
-    wgmma, mma, total = done.stdout.splitlines()
+    wgmma, fp8, mma, total = done.stdout.splitlines()
     assert wgmma == (
         "sm_90a _ZN7tessera4cuda13wgmma_productI13__nv_bfloat16Lb0ELi1EEEvNS0_9WgmmaArgsE: "
         "21 instructions, 4 HGMMA, 1 LDL, 1 STL, 0 CALL; "
         "main loop 0xc30-0x1340: 12, 4 HGMMA, 0 LDL, 0 STL, 0 CALL"
     )
+    assert fp8 == wgmma.replace("13__nv_bfloat16", "13__nv_fp8_e4m3").replace("HGMMA", "QGMMA")
     assert mma.startswith("sm_90 _ZN7tessera4cuda14product_kernelI13__nv_bfloat16")
     assert mma.endswith(
         "10 instructions, 2 HMMA, 0 LDL, 0 STL; main loop 0x2d30-0x3310: 8, 2 HMMA, 0 LDL, 0 STL"
     )
-    assert total == "2 kernels checked: 1 with HGMMA, 1 with HMMA; 0 violations"
+    assert total == "3 kernels checked: 1 with HGMMA, 1 with QGMMA, 1 with HMMA; 0 violations"
 
 
 @pytest.mark.parametrize(
@@ -120,8 +123,23 @@ def test_what_a_loop_of_hgmma_must_not_hold(
     there: str, planted: str, expected: str, tmp_path: Path
 ) -> None:
     assert WGMMA.count(there) == 1
-    found = violations(run(tmp_path, WGMMA.replace(there, planted) + MMA))
+    found = violations(run(tmp_path, WGMMA.replace(there, planted) + FP8 + MMA))
     assert found == [f"{expected}, in the main loop 0xc30-0x1340"]
+    found = violations(run(tmp_path, WGMMA + FP8.replace(there, planted) + MMA))
+    assert found == [f"{expected}, in the main loop 0xc30-0x1340"]
+
+
+def test_a_loop_must_not_wait_for_every_multiplication(tmp_path: Path) -> None:
+    """As the compiler makes it do where it cannot tell what the multiplications have written."""
+    wait = "WARPGROUP.DEPBAR.LE gsb0, 0x0 ;"
+    for multiply, kernels in (("HGMMA", (WGMMA, FP8)), ("QGMMA", (FP8, WGMMA))):
+        sass, places = kernels[0], ("0ce0", "0cf0", "1000", "1180")
+        for count, place in enumerate(places, start=1):
+            begin = sass.index(f"/*{place}*/") + len(f"/*{place}*/")
+            sass = sass[:begin] + f" {wait}" + sass[sass.index("\n", begin) :]
+            found = violations(run(tmp_path, sass + kernels[1] + MMA))
+            expected = f"expected fewer waits than {multiply} in the main loop 0xc30-0x1340, "
+            assert found == ([f"{expected}found 4 and 4"] if count == 4 else [])
 
 
 @pytest.mark.parametrize(
@@ -136,13 +154,13 @@ def test_what_a_loop_of_hmma_must_not_hold(
     planted: str, expected: list[str], tmp_path: Path
 ) -> None:
     sass = MMA.replace("LDSM.16.M88.4 R24, [R50]", planted)
-    assert violations(run(tmp_path, WGMMA + sass)) == expected
+    assert violations(run(tmp_path, WGMMA + FP8 + sass)) == expected
 
 
 def test_a_loop_around_a_main_loop_is_none(tmp_path: Path) -> None:
     """Although it multiplies outside of that loop, as with a first step of its own, and spills."""
     sass = WGMMA.replace("LDS.128 R152, [R152+0x38800]", "HGMMA.64x256x16.F32 R24, gdesc[UR12]")
-    done = run(tmp_path, sass + MMA)
+    done = run(tmp_path, sass + FP8 + MMA)
     assert violations(done) == []
     first = done.stdout.partition("\n")[0]
     assert first.count("main loop") == 1
@@ -159,14 +177,16 @@ def test_every_main_loop_counts(tmp_path: Path) -> None:
 		Function : """
     head, name, tail = MMA.rpartition("\n\t\tFunction : ")
     assert name
-    found = violations(run(tmp_path, WGMMA + head + second + tail))
+    found = violations(run(tmp_path, WGMMA + FP8 + head + second + tail))
     assert found == ["LDL at 0x3340, in the main loop 0x3330-0x3350"]
 
 
 def test_a_kernel_has_to_multiply_in_a_loop(tmp_path: Path) -> None:
-    without = violations(run(tmp_path, WGMMA.replace("HGMMA", "HMMA") + MMA))
+    without = violations(run(tmp_path, WGMMA.replace("HGMMA", "HMMA") + FP8 + MMA))
     assert without == ["expected HGMMA in a loop, found none"]
-    unrolled = violations(run(tmp_path, WGMMA + MMA.replace("@!P0 BRA 0x2d30", "NOP")))
+    without = violations(run(tmp_path, WGMMA + FP8.replace("QGMMA", "HGMMA") + MMA))
+    assert without == ["expected QGMMA in a loop, found none"]
+    unrolled = violations(run(tmp_path, WGMMA + FP8 + MMA.replace("@!P0 BRA 0x2d30", "NOP")))
     assert unrolled == ["expected HMMA in a loop, found none"]
 
 
@@ -176,7 +196,11 @@ def test_kernels_have_to_be_there(tmp_path: Path) -> None:
         "expected kernels of products, product_kernel, found none"
     ]
     assert violations(run(tmp_path, MMA)) == [
-        "expected kernels of products for sm_90a, wgmma_product, found none"
+        "expected kernels for sm_90a with HGMMA, found none",
+        "expected kernels for sm_90a with QGMMA, found none",
+    ]
+    assert violations(run(tmp_path, WGMMA + MMA)) == [
+        "expected kernels for sm_90a with QGMMA, found none"
     ]
     assert violations(run(tmp_path, MMA.replace("sm_90", "sm_80"))) == []
 
