@@ -29,6 +29,10 @@ EXECUTIONS = {
     "default": "vLLM's defaults: compiled, with CUDA graphs",
     "eager": "eager",
 }
+QUANTIZATIONS = {
+    "none": "bfloat16",
+    "block": "experts in fp8 with a scale for each block of 128 x 128, all else in bfloat16",
+}
 NAMES = {"vllm": "vLLM", "router": "alignment and router", "tessera": "all of Tessera"}
 
 
@@ -54,7 +58,8 @@ def _model(result: dict[str, Any]) -> str:
     return (
         f"{sizes['layers']} of {sizes['layers_of_model']} layers, hidden size "
         f"{sizes['hidden_size']}, {sizes['num_experts']} experts of size "
-        f"{sizes['intermediate_size']}, {sizes['top_k']} for each token, bfloat16. "
+        f"{sizes['intermediate_size']}, {sizes['top_k']} for each token, "
+        f"{QUANTIZATIONS[sizes.get('quantization', 'none')]}. "
         f"vLLM {result['vllm']}.\n"
     )
 

@@ -16,10 +16,22 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A published model: its config.json, and how many of its layers are used by default."""
+    """A published model: its config.json, and how many of its layers are used by default.
+
+    If `has_fp8_experts`, the weights of the experts are fp8 with scales of blocks.
+    """
 
     layers: int
     config: dict[str, Any]
+    has_fp8_experts: bool = False
+
+    def config_of(self, layers: int) -> dict[str, Any]:
+        """The config.json of the model with this many layers."""
+        config = self.config | {"num_hidden_layers": layers}
+        if self.has_fp8_experts:
+            kept = [f"model.layers.{i}.{name}" for i in range(layers) for name in _KEPT_IN_LAYER]
+            config["quantization_config"] = _FP8 | {"modules_to_not_convert": ["lm_head", *kept]}
+        return config
 
     def sizes(self, layers: int) -> dict[str, Any]:
         """What a reader of results has to know of the model, with this many layers."""
@@ -34,9 +46,25 @@ class Model:
             "num_heads": config["num_attention_heads"],
             "num_kv_heads": config["num_key_value_heads"],
             "vocab_size": config["vocab_size"],
+            "quantization": "block" if self.has_fp8_experts else "none",
         }
 
 
+_FP8 = {
+    "activation_scheme": "dynamic",
+    "fmt": "e4m3",
+    "quant_method": "fp8",
+    "weight_block_size": [128, 128],
+}
+# What stays in bfloat16: all but the experts, which are what is measured, and no other kernels are
+# needed. vLLM looks up its fused projection of queries, keys and values by the names of its parts.
+_KEPT_IN_LAYER = (
+    "mlp.gate",
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+)
 _COMMON = {
     "attention_dropout": 0.0,
     "dtype": "bfloat16",
@@ -128,6 +156,7 @@ MODELS = {
         },
     ),
 }
+MODELS["Qwen3-30B-A3B-FP8"] = dataclasses.replace(MODELS["Qwen3-30B-A3B"], has_fp8_experts=True)
 
 # What vLLM compiles and captures: its defaults; nothing; or nothing but graphs for decoding, with
 # which an engine starts within seconds, and its kernels run in the order of the code.
@@ -154,10 +183,13 @@ ENGINE_OPTIONS: dict[str, Any] = {
     "max_num_seqs": 256,
 }
 # Of vLLM's processes: nothing is reported, fetched or compiled that the measurement does not need.
+# DeepGEMM compiles its kernels at run time. Where vLLM finds it, vLLM also rounds the scales of
+# fp8 activations to powers of two, and quantises them apart from the activation function.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_ALLOW_INSECURE_SERIALIZATION": "1",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_DEEP_GEMM": "0",
     "VLLM_USE_FLASHINFER_SAMPLER": "0",
 }
 # What of Tessera runs: nothing, all but the experts, everything.
@@ -198,18 +230,48 @@ def environment_of(variant: str, inherited: dict[str, str]) -> dict[str, str]:
 def write_config(folder: Path, model: str, layers: int) -> None:
     """Write the config.json of a model with this many layers."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = MODELS[model].config | {"num_hidden_layers": layers}
+    config = MODELS[model].config_of(layers)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
 
 
+# vLLM's name of the scales of a weight's blocks is the weight's, and this.
+_SCALES = "_scale_inv"
+
+
 def initialise(model: Any) -> None:
-    """Give a torch module on a GPU the same random weights in every process."""
+    """Give a torch module the same random weights in every process."""
     import torch
 
-    generator = torch.Generator(device="cuda").manual_seed(0)
-    for name, weight in model.named_parameters():
+    parameters = dict(model.named_parameters())
+    device = next(iter(parameters.values())).device
+    generator = torch.Generator(device=device).manual_seed(0)
+    for name, weight in parameters.items():
+        if name.endswith(_SCALES):
+            continue  # set with its weight
         if weight.dim() == 1:
             weight.data.fill_(1.0)
+            continue
+        deviation = 1.0 if "embed" in name else weight.shape[-1] ** -0.5
+        if weight.dtype == torch.float8_e4m3fn:
+            scales = parameters[name + _SCALES]
+            _initialise_blocks(weight.data, scales.data, deviation, generator)
         else:
-            deviation = 1.0 if "embed" in name else weight.shape[-1] ** -0.5
             weight.data.normal_(0.0, deviation, generator=generator)
+
+
+def _initialise_blocks(weight: Any, scales: Any, deviation: float, generator: Any) -> None:
+    """Give fp8 weights random values, and their blocks scales for values of this deviation.
+
+    As in a quantised model the largest value of a block is about the largest of its type: of the
+    16,384 normal values of a block one is about four deviations from zero.
+    """
+    import torch
+
+    limit = torch.finfo(weight.dtype).max
+    values = torch.empty(weight.shape[1:], dtype=torch.float32, device=weight.device)
+    for expert in weight:
+        # torch has no random values of this type, and does not clamp what it converts to it.
+        values.normal_(0.0, limit / 4, generator=generator)
+        expert.copy_(values.clamp_(-limit, limit))
+    # Of different sizes, so that a product with the scale of another block has other values.
+    scales.uniform_(0.8, 1.2, generator=generator).mul_(deviation / (limit / 4))

@@ -19,6 +19,7 @@ ROLES = {
     "router": r"tessera.*select_experts|topk_?(gating|softmax|sigmoid)|grouped_topk|"
     r"moe_?(softmax|sigmoid|topk)",
     "activation": r"act_and_mul|silu|swiglu|gelu|doActivation",
+    "quantization": r"tessera.*_kernel.*QuantizeFp8|group_quant",
     "attention": r"flash(?!infer)|fmha|attention|attn|reshape_and_cache|rotary|prepare_varlen|"
     r"paged_|scheduler_metadata",
     "copies": r"^Memcpy|^Memset",
