@@ -18,7 +18,10 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _IDS_TYPES = (torch.int32, torch.uint32, torch.int64)
 
 # The names that a refusal has: of the op, the argument, and others in the core's phrases.
-_NAMES = re.compile(r"^(\w+): (\w+)|(?<=, as )\w+(?= has)|(?<=memory shared with )\w+")
+_NAMES = re.compile(
+    r"^(\w+): (\w+)|(?<=, as )\w+(?= has)|(?<=memory shared with )\w+|"
+    r"(?<= where )\w+(?= is (?:not )?float8)"
+)
 
 
 def engine_names(op: str, **names: str) -> Callable[[Function], Function]:

@@ -16,6 +16,7 @@ import tessera
 from tessera._engine_router import engine_names, refuse
 from tessera._patching import REFUSALS, LeftToOriginalError
 from tessera._plain_tensor import check_inplace, check_plain
+from tessera.vllm import fp8
 from tessera.vllm.generations import TRITON_MODULES
 
 KERNEL_EXPERTS = "FusedMoEKernelModularImpl._fused_experts"
@@ -23,19 +24,23 @@ APPLY = "TritonExperts.apply"
 IMPL = "fused_experts_impl"
 
 # vLLM's names of the arguments, by Tessera's.
-_NAMES = {"x": "hidden_states", "w13": "w1", "w13_bias": "w1_bias"}
+_NAMES = {"x": "hidden_states", "w13": "w1", "w13_bias": "w1_bias", "w13_scale": "w1_scale"}
 # Names that vLLM takes for others.
 _ALIASES = {"gelu_pytorch_tanh": "gelu_tanh"}
 # What LoRA replaces in a single object, until vLLM 0.19.
 _DECORATED_BY_LORA = ("activation", "moe_sum")
 
 
-def check_experts(experts: Any) -> None:
-    """Refuse objects whose `apply` does more than to compute unquantised experts.
+def check_experts(experts: Any) -> bool:
+    """Refuse objects whose `apply` does what Tessera does not serve.
+
+    Returns:
+        Whether the experts are in fp8, with scales of blocks.
 
     Raises:
         NotImplementedError: it is of a subclass, such as those that emulate quantisation; has
-            quantised activations or weights; LoRA adapters; or a hook before the sum.
+            another quantisation; LoRA adapters; or a hook before the sum.
+        TypeError: it lacks scales.
     """
     kind = type(experts)
     if kind.__name__ != "TritonExperts":
@@ -44,15 +49,13 @@ def check_experts(experts: Any) -> None:
         raise NotImplementedError(
             f"{APPLY}: self: expected vLLM's own TritonExperts, got that of {kind.__module__}"
         )
-    config = experts.quant_config
-    for name in ("quant_dtype", "weight_quant_dtype"):
-        if (dtype := getattr(config, name, None)) is not None:
-            raise NotImplementedError(f"{APPLY}: {name}: expected no quantisation, got {dtype}")
+    in_fp8 = fp8.is_fp8(APPLY, experts.quant_config)
     if getattr(experts, "_lora_context", None) is not None or any(
         name in vars(experts) for name in _DECORATED_BY_LORA
     ):
         raise NotImplementedError(f"{APPLY}: self: expected experts without LoRA, got some with it")
     refuse(APPLY, post_gemm2_hook=getattr(experts, "post_gemm2_hook", None))
+    return in_fp8
 
 
 def describe_kernel(
@@ -61,11 +64,11 @@ def describe_kernel(
     """Say whether Tessera serves the experts that a layer's kernel is made with."""
     name = type(fused_experts).__name__
     try:
-        check_experts(fused_experts)
-    except NotImplementedError as refusal:
-        reason = str(refusal).rpartition(": ")[2]
+        kind = "experts in fp8" if check_experts(fused_experts) else "experts"
+    except REFUSALS as refusal:
+        reason = str(refusal).removeprefix(f"{APPLY}: ").removeprefix("self: ")
         return f"vLLM's backend for experts is {name}, not served by Tessera: {reason}"
-    return f"vLLM's backend for experts is {name}, served by Tessera, but for calls it refuses"
+    return f"vLLM's backend for {kind} is {name}, served by Tessera, but for calls it refuses"
 
 
 def _swiglu(experts: Any) -> tuple[Any, float, float]:
@@ -106,7 +109,7 @@ def _signed(topk_ids: torch.Tensor) -> torch.Tensor:
     return topk_ids.view(torch.int32) if topk_ids.dtype == torch.uint32 else topk_ids
 
 
-@engine_names(APPLY, **_NAMES)
+@engine_names(APPLY, **_NAMES, x_scale="a1q_scale")
 def triton_experts_apply(
     self: Any,
     output: torch.Tensor,
@@ -125,20 +128,21 @@ def triton_experts_apply(
     expert_tokens_meta: object,
     apply_router_weight_on_input: bool,
 ) -> None:
-    """The method `TritonExperts.apply`: the experts of a layer that is not quantised.
+    """The method `TritonExperts.apply`: experts not quantised, or in fp8 with scales of blocks.
 
     Args:
-        self: the TritonExperts, with the biases and parameters of the activation.
-        output: [T, H] of the type of `hidden_states`; it may lie in `workspace13`.
-        hidden_states: float16 or bfloat16 [T, H].
-        w1: [E, N, H]: gate rows, then up rows.
-        w2: [E, H, F].
+        self: the TritonExperts, with biases, parameters of the activation, and scales of weights.
+        output: [T, H] of the type of `hidden_states`, or where that is float8_e4m3fn, float16 or
+            bfloat16; it may lie in `workspace13`.
+        hidden_states: float16 or bfloat16 [T, H], or float8_e4m3fn.
+        w1: [E, N, H] of the type of `hidden_states`, or float8_e4m3fn: gate rows, then up rows.
+        w2: [E, H, F], likewise.
         topk_weights: float16, bfloat16 or float32 [T, k].
         topk_ids: int32, uint32 or int64 [T, k]; ids that no expert here has add nothing.
         activation: its name, or an enumeration's member with the name as value.
         global_num_experts: number of experts on all ranks; not needed.
         expert_map: int32, the local number of each global expert.
-        a1q_scale: not served; None.
+        a1q_scale: float32 [T, H / 128], of `hidden_states` in float8_e4m3fn; else None.
         a2_scale: not served; None.
         workspace13: not needed, as the next two.
         workspace2: not needed.
@@ -146,13 +150,18 @@ def triton_experts_apply(
         apply_router_weight_on_input: the weights are in `hidden_states`, where vLLM's step before
             this one has multiplied them in.
     """
-    check_experts(self)
-    refuse(APPLY, a1q_scale=a1q_scale, a2_scale=a2_scale)
+    config = self.quant_config
+    in_fp8 = check_experts(self)
+    refuse(APPLY, a2_scale=a2_scale)
+    scales = {}
+    if in_fp8:
+        scales = fp8.scales_of_weights(APPLY, w1, w2, config.w1_scale, config.w2_scale)
+    else:
+        refuse(APPLY, a1q_scale=a1q_scale)
     check_plain(APPLY, "hidden_states", hidden_states)
     check_plain(APPLY, "output", output)
     check_plain(APPLY, "topk_ids", topk_ids)
     options = _activation(self, activation)
-    config = self.quant_config
     if apply_router_weight_on_input:
         topk_weights = torch.ones_like(topk_weights)
     tessera.fused_experts(
@@ -164,7 +173,9 @@ def triton_experts_apply(
         expert_map=expert_map,
         w13_bias=config.w1_bias,
         w2_bias=config.w2_bias,
+        x_scale=a1q_scale,
         out=output,
+        **scales,
         **options,
     )
 
@@ -254,6 +265,10 @@ def fused_experts_impl(
     expert_map: torch.Tensor | None = None,
     w1_bias: torch.Tensor | None = None,
     w2_bias: torch.Tensor | None = None,
+    use_fp8_w8a8: bool = False,
+    w1_scale: torch.Tensor | None = None,
+    w2_scale: torch.Tensor | None = None,
+    block_shape: object = None,
     ignores_inplace: bool = False,
     **quantisation: object,
 ) -> torch.Tensor:
@@ -261,8 +276,8 @@ def fused_experts_impl(
 
     Args:
         hidden_states: float16 or bfloat16 [T, H]; on the host float32, too.
-        w1: [E, N, H]: gate rows, then up rows.
-        w2: [E, H, F].
+        w1: [E, N, H] of the type of `hidden_states`, or float8_e4m3fn: gate rows, then up rows.
+        w2: [E, H, F], likewise.
         topk_weights: float16, bfloat16 or float32 [T, k].
         topk_ids: int32, uint32 or int64 [T, k]; ids that no expert here has add nothing.
         inplace: write to `hidden_states`, and return it; not with `ignores_inplace`.
@@ -273,8 +288,12 @@ def fused_experts_impl(
         expert_map: int32, the local number of each global expert.
         w1_bias: [E, N].
         w2_bias: [E, H].
+        use_fp8_w8a8: the weights are float8_e4m3fn; activations are quantised in the call.
+        w1_scale: float32, of each block of `w1` in float8_e4m3fn; else None.
+        w2_scale: likewise, of `w2`.
+        block_shape: [128, 128] in float8_e4m3fn; else None.
         ignores_inplace: of Tessera; the installed vLLM writes to a new tensor.
-        quantisation: types, scales, zero points and blocks of quantised weights; none is served.
+        quantisation: other types, scales and zero points; none is served.
 
     Returns:
         [T, H], of the type of `hidden_states`.
@@ -285,6 +304,13 @@ def fused_experts_impl(
         refuse(IMPL, w1_bias=w1_bias)
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
+    scales = {}
+    if use_fp8_w8a8:
+        fp8.check_block_shape(IMPL, block_shape)
+        fp8.check_device(IMPL, "w1_scale", w1_scale)
+        scales = fp8.scales_of_weights(IMPL, w1, w2, w1_scale, w2_scale)
+    else:
+        refuse(IMPL, w1_scale=w1_scale, w2_scale=w2_scale, block_shape=block_shape)
     inplace = inplace and not ignores_inplace
     if inplace:
         check_inplace(IMPL, hidden_states)
@@ -300,5 +326,6 @@ def fused_experts_impl(
         w13_bias=w1_bias,
         w2_bias=w2_bias,
         apply_router_weight_on_input=apply_router_weight_on_input,
+        **scales,
     )
     return hidden_states.copy_(result) if inplace else result

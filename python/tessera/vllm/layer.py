@@ -1,7 +1,8 @@
 """vLLM's functions of `fused_moe.py` of mid-2025, served by Tessera, on the CPU as on a GPU.
 
-Names, parameters and meaning are those of vLLM 0.9.2. Quantised weights are not served: a call with
-a flag, scale or block of one raises NotImplementedError.
+Names, parameters and meaning are those of vLLM 0.9.2. Of quantised weights those in fp8 with scales
+of blocks of 128 x 128 are served: a call with the flag of another quantisation, a zero point, or a
+scale of activations raises NotImplementedError.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from tessera._engine_router import check_integer, engine_names, refuse
-from tessera.vllm import experts, router
+from tessera.vllm import experts, fp8, router
 
 Routing = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
@@ -82,28 +83,29 @@ def fused_experts(
 
     Args:
         hidden_states: float16, bfloat16 or, on the CPU, float32 [T, H].
-        w1: [E, 2 F, H]: gate rows, then up rows. Rows may lie apart.
+        w1: [E, 2 F, H] of the type of `hidden_states`, or float8_e4m3fn: gate rows, then up rows.
+            Rows may lie apart.
         w2: [E, H, F], likewise.
         topk_weights: float16, bfloat16 or float32 [T, k].
         topk_ids: int32, uint32 or int64 [T, k].
         inplace: write to `hidden_states`, and return it.
         activation: "silu", "gelu", or another one that `tessera.fused_experts` has.
         apply_router_weight_on_input: scale the first product; needs k = 1.
-        use_fp8_w8a8: not served; False.
-        use_int8_w8a8: likewise, as the next three.
+        use_fp8_w8a8: the weights are float8_e4m3fn, and the call quantises activations.
+        use_int8_w8a8: not served; False, as the next three.
         use_int8_w8a16: likewise.
         use_int4_w4a16: likewise.
         per_channel_quant: likewise.
         global_num_experts: number of experts on all ranks; not needed.
         expert_map: int32, the local number of each global expert.
-        w1_scale: not served; None.
-        w2_scale: likewise, as the next five.
-        w1_zp: likewise.
+        w1_scale: of `w1` in float8_e4m3fn, float32 [E, 2 F / 128, H / 128]; else None.
+        w2_scale: of `w2`, float32 [E, H / 128, F / 128]; else None.
+        w1_zp: not served; None, as the next three.
         w2_zp: likewise.
         a1_scale: likewise.
         a2_scale: likewise.
-        block_shape: likewise.
-        allow_deep_gemm: only matters for fp8, as the last one.
+        block_shape: [128, 128] with `use_fp8_w8a8`; else None.
+        allow_deep_gemm: not needed, as the last one: Tessera's own kernels compute fp8.
         allow_cutlass_block_scaled_grouped_gemm: likewise.
 
     Returns:
@@ -192,8 +194,8 @@ def fused_moe(
 
     Args:
         hidden_states: float16, bfloat16 or, on the CPU, float32 [T, H].
-        w1: [E, 2 F, H].
-        w2: [E, H, F].
+        w1: [E, 2 F, H] of the type of `hidden_states`, or float8_e4m3fn.
+        w2: [E, H, F], likewise.
         gating_output: float16, bfloat16 or float32 [T, E], with a map [T, G].
         topk: experts per token.
         renormalize: divide the weights of a token by their sum.
@@ -204,20 +206,20 @@ def fused_moe(
         topk_group: groups of a token that stay.
         custom_routing_function: chooses, given the hidden states, the logits, `topk` and
             `renormalize`; it returns weights and ids.
-        use_fp8_w8a8: not served; False.
-        use_int8_w8a8: likewise, as the next three.
+        use_fp8_w8a8: the weights are float8_e4m3fn, and the call quantises activations.
+        use_int8_w8a8: not served; False, as the next three.
         use_int8_w8a16: likewise.
         use_int4_w4a16: likewise.
         per_channel_quant: likewise.
         global_num_experts: number of experts on all ranks; not needed.
         expert_map: int32 [G], the local number of each global expert.
-        w1_scale: not served; None.
-        w2_scale: likewise, as the next five.
-        w1_zp: likewise.
+        w1_scale: of `w1` in float8_e4m3fn, float32 [E, 2 F / 128, H / 128]; else None.
+        w2_scale: of `w2`, float32 [E, H / 128, F / 128]; else None.
+        w1_zp: not served; None, as the next three.
         w2_zp: likewise.
         a1_scale: likewise.
         a2_scale: likewise.
-        block_shape: likewise.
+        block_shape: [128, 128] with `use_fp8_w8a8`; else None.
 
     Returns:
         [T, H], of the type of `hidden_states`.
@@ -269,21 +271,32 @@ def modular_triton_fused_moe(
     per_act_token_quant: bool,
     block_shape: list[int] | None = None,
 ) -> Callable[..., torch.Tensor]:
-    """VLLM's modular kernel over `TritonExperts`; all arguments are False or None.
+    """VLLM's modular kernel over `TritonExperts`.
+
+    Args:
+        use_fp8_w8a8: as of `fused_experts`.
+        use_int8_w8a8: not served; False, as the next three.
+        use_int8_w8a16: likewise.
+        use_int4_w4a16: likewise.
+        per_act_token_quant: likewise.
+        block_shape: as of `fused_experts`.
 
     Returns:
         A function of the parameters that the kernel's `forward` has, which are those of
         `fused_experts` in another order.
     """
+    op = "modular_triton_fused_moe"
     refuse(
-        "modular_triton_fused_moe",
-        use_fp8_w8a8=use_fp8_w8a8,
+        op,
         use_int8_w8a8=use_int8_w8a8,
         use_int8_w8a16=use_int8_w8a16,
         use_int4_w4a16=use_int4_w4a16,
         per_act_token_quant=per_act_token_quant,
-        block_shape=block_shape,
     )
+    if use_fp8_w8a8:
+        fp8.check_block_shape(op, block_shape)
+    else:
+        refuse(op, block_shape=block_shape)
 
     def forward(
         hidden_states: torch.Tensor,
@@ -312,6 +325,7 @@ def modular_triton_fused_moe(
             inplace,
             activation,
             apply_router_weight_on_input,
+            use_fp8_w8a8,
             global_num_experts=global_num_experts,
             expert_map=expert_map,
             w1_scale=w1_scale,
@@ -320,6 +334,7 @@ def modular_triton_fused_moe(
             w2_zp=w2_zp,
             a1_scale=a1_scale,
             a2_scale=a2_scale,
+            block_shape=block_shape,
         )
 
     return forward

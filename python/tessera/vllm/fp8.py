@@ -1,0 +1,99 @@
+"""Which of vLLM's experts in fp8 `fused_experts` serves: scales of blocks of 128 x 128.
+
+Others stay vLLM's own: scales per tensor, channel or token, static ones of activations, and on GPUs
+that the kernels for fp8 are not tuned for, all of them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from tessera._engine_router import refuse
+from tessera._plain_tensor import check_tensor
+
+FP8 = torch.float8_e4m3fn
+
+_BLOCK_SHAPES = ([128, 128], (128, 128))
+_TUNED = (9, 0)
+
+
+def check_block_shape(op: str, block_shape: object) -> None:
+    """Refuse scales that are not of blocks of 128 x 128.
+
+    Raises:
+        NotImplementedError: it has another shape, or None.
+    """
+    if block_shape not in _BLOCK_SHAPES:
+        raise NotImplementedError(
+            f"{op}: block_shape: expected [128, 128] for {FP8}, got {block_shape}"
+        )
+
+
+def check_device(op: str, name: str, tensor: Any) -> None:
+    """Refuse a tensor on a GPU that the kernels for fp8 are not tuned for.
+
+    Raises:
+        NotImplementedError: it is on one.
+        TypeError: it is no tensor.
+    """
+    check_tensor(op, name, tensor)
+    if not tensor.is_cuda:
+        return
+    major, minor = torch.cuda.get_device_capability(tensor.device)
+    if (major, minor) != _TUNED:
+        raise NotImplementedError(
+            f"{op}: {name}: expected a GPU of compute capability 9.0 for {FP8}, got {major}.{minor}"
+        )
+
+
+def is_fp8(op: str, config: Any) -> bool:
+    """Whether a FusedMoEQuantConfig is of fp8, rather than of no quantisation.
+
+    Raises:
+        NotImplementedError: it is of another quantisation, or of a kind of fp8 that is not served.
+        TypeError: it lacks scales.
+    """
+    dtype = getattr(config, "quant_dtype", None)
+    if dtype not in (None, FP8):
+        raise NotImplementedError(f"{op}: quant_dtype: expected None or {FP8}, got {dtype}")
+    # Without a type of their own, weights have that of the activations.
+    weights = getattr(config, "weight_quant_dtype", dtype)
+    if weights != dtype:
+        raise NotImplementedError(
+            f"{op}: weight_quant_dtype: expected {dtype}, as quant_dtype is, got {weights}"
+        )
+    if dtype is None:
+        return False
+    check_block_shape(op, config.block_shape)
+    refuse(op, a1_scale=config.a1_scale, a2_scale=config.a2_scale)
+    check_device(op, "w1_scale", config.w1_scale)
+    return True
+
+
+def scales_of_weights(
+    op: str,
+    w1: torch.Tensor,
+    w2: torch.Tensor,
+    w1_scale: Any,
+    w2_scale: Any,
+) -> dict[str, torch.Tensor]:
+    """The scales of blocks, as arguments of `fused_experts`.
+
+    Raises:
+        TypeError: a weight has another data type, or a scale is no tensor.
+        ValueError: they are scales per expert or row.
+    """
+    for name, weight, scale in (("w1", w1, w1_scale), ("w2", w2, w2_scale)):
+        check_tensor(op, name, weight)
+        if weight.dtype != FP8:
+            raise TypeError(f"{op}: {name}.dtype: expected {FP8}, got {weight.dtype}")
+        check_tensor(op, f"{name}_scale", scale)
+        # `fused_experts` tells the kind by the shapes; those of rows have as many as the weight.
+        if scale.dim() != 3 or scale.shape[1:2] == weight.shape[1:2]:
+            raise ValueError(
+                f"{op}: {name}_scale: expected scales of blocks of 128 x 128, got shape "
+                f"{list(scale.shape)}"
+            )
+    return {"w13_scale": w1_scale, "w2_scale": w2_scale}
