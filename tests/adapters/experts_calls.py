@@ -76,6 +76,11 @@ def quant_config(**changes: Any) -> Any:
     plain = {
         "quant_dtype": None,
         "weight_quant_dtype": None,
+        "block_shape": None,
+        "w1_scale": None,
+        "w2_scale": None,
+        "a1_scale": None,
+        "a2_scale": None,
         "w1_bias": None,
         "w2_bias": None,
         "gemm1_clamp_limit": None,
@@ -88,7 +93,10 @@ def quant_config(**changes: Any) -> Any:
 def arguments(call: dict[str, Any], activation: Any, /, **changes: Any) -> dict[str, Any]:
     """As vLLM's kernel calls `apply`: the output lies in the first workspace."""
     num_tokens, hidden_size = call["hidden_states"].shape
-    workspace = torch.full((T * K * max(2 * F, H),), 7.0, dtype=call["hidden_states"].dtype)
+    dtype = call["hidden_states"].dtype
+    # What is in fp8 has an output of the model's type.
+    dtype = torch.bfloat16 if dtype == torch.float8_e4m3fn else dtype
+    workspace = torch.full((T * K * max(call["w1"].shape[1], hidden_size),), 7.0, dtype=dtype)
     return {
         "output": workspace[: num_tokens * hidden_size].view(num_tokens, hidden_size),
         **call,

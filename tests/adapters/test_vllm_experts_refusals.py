@@ -60,7 +60,8 @@ _SCALE = torch.ones(E)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"use_fp8_w8a8": True}, "use_fp8_w8a8: expected none, got True"),
+        ({"use_fp8_w8a8": True}, "block_shape: expected [128, 128] for torch.float8_e4m3fn, got N"),
+        ({"use_int8_w8a8": True}, "use_int8_w8a8: expected none, got True"),
         ({"use_int4_w4a16": True, "block_shape": [0, 64]}, "use_int4_w4a16: expected none, got T"),
         ({"w1_scale": _SCALE}, "w1_scale: expected none, got Tensor"),
         ({"w2_zp": _SCALE}, "w2_zp: expected none, got Tensor"),
@@ -119,7 +120,12 @@ def hooked(experts: Any) -> None:
 
 
 def quantised(experts: Any) -> None:
+    experts.quant_config.quant_dtype = torch.int8
+
+
+def quantised_per_tensor(experts: Any) -> None:
     experts.quant_config.quant_dtype = torch.float8_e4m3fn
+    experts.quant_config.weight_quant_dtype = torch.float8_e4m3fn
 
 
 def weights_quantised(experts: Any) -> None:
@@ -136,8 +142,13 @@ UNSERVED: list[tuple[Any, dict[str, Any], str]] = [
     (with_lora, {}, _WITH_LORA),
     (decorated, {}, _WITH_LORA),
     (hooked, {}, "post_gemm2_hook: expected none, got function"),
-    (quantised, {}, "quant_dtype: expected no quantisation, got torch.float8_e4m3fn"),
-    (weights_quantised, {}, "weight_quant_dtype: expected no quantisation, got int4"),
+    (quantised, {}, "quant_dtype: expected None or torch.float8_e4m3fn, got torch.int8"),
+    (
+        quantised_per_tensor,
+        {},
+        "block_shape: expected [128, 128] for torch.float8_e4m3fn, got None",
+    ),
+    (weights_quantised, {}, "weight_quant_dtype: expected None, as quant_dtype is, got int4"),
     (biased_otherwise, {}, "w1_bias.dtype: expected bfloat16, as hidden_states has, got float32"),
     (None, {"a1q_scale": _SCALE}, "a1q_scale: expected none, got Tensor"),
     (None, {"activation": Activation.SWIGLUSTEP}, "activation: expected one of "),
@@ -336,15 +347,15 @@ def test_backend_that_vllm_chose_is_told_once(
         pass
 
     plain = experts_of(newer)(quant_config())
-    fp8 = experts_of(newer)(quant_config(quant_dtype=torch.float8_e4m3fn))
-    for each in (plain, FlashInferExperts(), plain, fp8, FlashInferExperts(), fp8):
+    int8 = experts_of(newer)(quant_config(quant_dtype=torch.int8, weight_quant_dtype=torch.int8))
+    for each in (plain, FlashInferExperts(), plain, int8, FlashInferExperts(), int8):
         assert kernel("prepare", each).fused_experts is each
     assert [each.getMessage() for each in caplog.records] == [
         "vLLM's backend for experts is TritonExperts, served by Tessera, but for calls it refuses",
         "vLLM's backend for experts is FlashInferExperts, not served by Tessera: expected "
         "TritonExperts, got FlashInferExperts",
-        "vLLM's backend for experts is TritonExperts, not served by Tessera: expected no "
-        "quantisation, got torch.float8_e4m3fn",
+        "vLLM's backend for experts is TritonExperts, not served by Tessera: quant_dtype: expected "
+        "None or torch.float8_e4m3fn, got torch.int8",
     ]
     tessera.vllm.uninstall()
     assert kernel.__init__ is original

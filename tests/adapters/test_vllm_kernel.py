@@ -111,7 +111,7 @@ def test_refusals_are_told_once_and_by_apply(
     tessera.vllm.install()
     caplog.clear()
     output = torch.full_like(call["hidden_states"], 7)
-    kernel = kernel_of(MoEPrepareAndFinalizeNoDPEPModular, quant_dtype=torch.float8_e4m3fn)
+    kernel = kernel_of(MoEPrepareAndFinalizeNoDPEPModular, quant_dtype=torch.int8)
     found = kernel._fused_experts(**arguments(call, output))
     close(found, expected)
     assert (output == 7).all()

@@ -147,10 +147,17 @@ def test_biased_groups() -> None:
 _EXPERTS = after(
     "fused_experts",
     (
-        {"use_fp8_w8a8": True},
+        {"use_fp8_w8a8": True, "block_shape": [64, 128]},
         NotImplementedError,
-        "use_fp8_w8a8: expected none, got True",
+        "block_shape: expected [128, 128] for torch.float8_e4m3fn, got [64, 128]",
     ),
+    (
+        {"use_fp8_w8a8": True, "block_shape": [128, 128]},
+        TypeError,
+        "w1_scale: expected a torch.Tensor, got NoneType",
+    ),
+    ({"use_int8_w8a8": True}, NotImplementedError, "use_int8_w8a8: expected none, got True"),
+    ({"block_shape": [128, 128]}, NotImplementedError, "block_shape: expected none, got list"),
     ({"w1_scale": SCALE}, NotImplementedError, "w1_scale: expected none, got Tensor"),
     (
         {"w1": layer()["w1"].half()},
@@ -187,6 +194,15 @@ def test_layers_refuse() -> None:
     refused(functions.fused_moe, arguments, ({"use_grouped_topk": True}, TypeError, message))
     message = "modular_triton_fused_moe: per_act_token_quant: expected none, got True"
     refusal = ({"per_act_token_quant": True}, NotImplementedError, message)
+    refused(functions.modular_triton_fused_moe, MODULAR, refusal)
+    message = (
+        "modular_triton_fused_moe: block_shape: expected [128, 128] for torch.float8_e4m3fn, got "
+        "None"
+    )
+    refusal = ({"use_fp8_w8a8": True}, NotImplementedError, message)
+    refused(functions.modular_triton_fused_moe, MODULAR, refusal)
+    message = "modular_triton_fused_moe: block_shape: expected none, got list"
+    refusal = ({"block_shape": [128, 128]}, NotImplementedError, message)
     refused(functions.modular_triton_fused_moe, MODULAR, refusal)
 
 

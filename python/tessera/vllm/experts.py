@@ -150,8 +150,8 @@ def triton_experts_apply(
         apply_router_weight_on_input: the weights are in `hidden_states`, where vLLM's step before
             this one has multiplied them in.
     """
-    config = self.quant_config
     in_fp8 = check_experts(self)
+    config = self.quant_config
     refuse(APPLY, a2_scale=a2_scale)
     scales = {}
     if in_fp8:
