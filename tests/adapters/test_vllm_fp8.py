@@ -28,11 +28,12 @@ from experts_calls import (  # noqa: E402
 )
 from fp8_calls import FP8, F, H, fp8_config, fp8_layer, judge, quantised_input  # noqa: E402
 from launching import output  # noqa: E402
+from tessera.vllm import experts  # noqa: E402
 from tessera.vllm import layer as functions  # noqa: E402
 from tessera.vllm.generations import GENERATIONS  # noqa: E402
 
 UseEngine = Callable[[Path], None]
-BLOCKS = {"use_fp8_w8a8": True, "block_shape": [128, 128]}
+BLOCKS: dict[str, Any] = {"use_fp8_w8a8": True, "block_shape": [128, 128]}
 
 
 @pytest.fixture(params=["0.9.2", *VERSIONS])
@@ -87,7 +88,7 @@ def test_function_has_blocks_in_all_generations() -> None:
 def test_function_in_place_and_with_a_tuple() -> None:
     call, scales = fp8_layer()
     given = {name: each.clone() for name, each in call.items()}
-    found = functions.experts.fused_experts_impl(
+    found = experts.fused_experts_impl(
         **call, **BLOCKS | {"block_shape": (128, 128)}, **scales, inplace=True
     )
     assert found is call["hidden_states"]
@@ -198,8 +199,7 @@ def test_output_of_the_layer_is_written_at_once(use_engine: UseEngine, newer: st
     call, a1q_scale = quantised_input(unquantised)
     tessera.vllm.install()
     kind = importlib.import_module(f"{FUSED_MOE}.modular_kernel").FusedMoEKernelModularImpl
-    experts = experts_of(newer)(fp8_config(scales))
-    kernel = kind(MoEPrepareAndFinalizeNoDPEPModular(), experts)
+    kernel = kind(MoEPrepareAndFinalizeNoDPEPModular(), experts_of(newer)(fp8_config(scales)))
     output = torch.full_like(unquantised["hidden_states"], 7)
     a1q, *others = call.values()
     options = (Activation.SILU, E, E, None, False, None, output)
@@ -265,7 +265,7 @@ def test_functions_of_mid_2025() -> None:
         ),
     ):
         assert torch.equal(other, found)
-    assert functions.inplace_fused_experts(**call, **options) is None
+    functions.inplace_fused_experts(**call, **options)
     assert torch.equal(hidden_states, found)
 
 

@@ -151,10 +151,10 @@ APPLIED = after(
 
 @pytest.mark.parametrize("refusal", CONFIGURED)
 def test_configurations_refused(kind: Any, refusal: Refusal) -> None:
-    changes, *error = refusal
+    changes, error, message = refusal
     given = arguments(QUANTISED, Activation.SILU, a1q_scale=A1Q_SCALE)
     given["self"] = kind(fp8_config(SCALES, **changes))
-    refused(experts.triton_experts_apply, given, ({}, *error))
+    refused(experts.triton_experts_apply, given, ({}, error, message))
     assert (given["output"] == 7).all()
 
 

@@ -19,7 +19,7 @@ from refusals import Refusal, after, refused  # noqa: E402
 from tessera.vllm import layer as functions  # noqa: E402
 
 SCALE = torch.ones(E)
-MODULAR = {
+MODULAR: dict[str, Any] = {
     "use_fp8_w8a8": False,
     "use_int8_w8a8": False,
     "use_int8_w8a16": False,
@@ -202,8 +202,8 @@ def test_layers_refuse() -> None:
     refusal = ({"use_fp8_w8a8": True}, NotImplementedError, message)
     refused(functions.modular_triton_fused_moe, MODULAR, refusal)
     message = "modular_triton_fused_moe: block_shape: expected none, got list"
-    refusal = ({"block_shape": [128, 128]}, NotImplementedError, message)
-    refused(functions.modular_triton_fused_moe, MODULAR, refusal)
+    blocks: dict[str, Any] = {"block_shape": [128, 128]}
+    refused(functions.modular_triton_fused_moe, MODULAR, (blocks, NotImplementedError, message))
 
 
 def test_signatures_are_those_of_the_stand_in_for_0_9_2() -> None:
