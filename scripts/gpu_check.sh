@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Builds the CUDA backend and checks it on the GPU of this machine:
-#   scripts/gpu_check.sh [build|test|experts|python|sanitize|sanitize-experts|bench|bench-experts]
-# Without an argument it runs all in order. The last two write bench/results/<gpu>/ and
-# docs/performance.md.
+#   scripts/gpu_check.sh [STAGE]
+# Without an argument it runs all stages in order. Those whose names begin with bench write
+# bench/results/<gpu>/ and docs/performance.md.
 #
 # Without a network, WHEELS=FOLDER names a folder with the wheels of the Python packages that
 # python3 lacks (apache-tvm-ffi, msgspec); python3 must then have torch, pytest, hypothesis, NumPy,
@@ -11,21 +11,24 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 readonly stage=${1:-all}
+# The models of fused_experts are stages of their own, as each takes minutes.
+declare -rA models=([bench-qwen3]=Qwen3-30B-A3B [bench-tp8]=DeepSeek-V3-TP8
+  [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B)
+readonly stages=(build test experts python sanitize sanitize-experts bench
+  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-steps)
 
 say() { printf 'gpu-check: %s\n' "$*"; }
 
 case $stage in
   all)
-    for each in build test experts python sanitize sanitize-experts bench bench-experts; do
-      "$0" "$each"
-    done
+    for each in "${stages[@]}"; do "$0" "$each"; done
     exit
     ;;
-  build | test | experts | python | sanitize | sanitize-experts | bench | bench-experts) ;;
   *)
-    say "STAGE: expected build, test, experts, python, sanitize, sanitize-experts, bench or" \
-      "bench-experts, got '$stage'" >&2
-    exit 2
+    if [[ " ${stages[*]} " != *" $stage "* ]]; then
+      say "STAGE: expected one of ${stages[*]}, got '$stage'" >&2
+      exit 2
+    fi
     ;;
 esac
 
@@ -165,18 +168,24 @@ case $stage in
     "$python" -m tessera bench "${options[@]}"
     "$python" bench/performance_page.py
     ;;
-  bench-experts)
+  bench-steps)
     mkdir -p "$results"
-    run=build/fused_experts.json commit=()
-    [[ -z ${COMMIT:-} ]] || commit=(--commit "$COMMIT")
-    say "timing fused_experts beside the peers that are installed"
-    "$python" -m tessera bench --op fused_experts --device cuda --force --json "$run" "${commit[@]}"
-    "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
-    say "timing its combination and its implementations"
+    say "timing the combination of fused_experts and its implementations"
     "$python" bench/fused_experts_combine.py --json "$results/fused_experts_combine.json" \
-      "${commit[@]}"
+      ${COMMIT:+--commit "$COMMIT"}
     "$python" bench/fused_experts_policy.py --json "$results/fused_experts_policy.json" \
-      "${commit[@]}"
+      ${COMMIT:+--commit "$COMMIT"}
+    "$python" bench/performance_page.py
+    ;;
+  bench-*)
+    mkdir -p "$results"
+    run=build/fused_experts.json
+    for quantization in none block; do
+      say "timing fused_experts of ${models[$stage]}, quantization $quantization, beside its peers"
+      "$python" -m tessera bench --op fused_experts --device cuda --model "${models[$stage]}" \
+        --quantization "$quantization" --force --json "$run" ${COMMIT:+--commit "$COMMIT"}
+      "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
+    done
     "$python" bench/performance_page.py
     ;;
 esac

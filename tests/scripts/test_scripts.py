@@ -1,5 +1,6 @@
 """The scripts whose verdict is trusted: the sum over all tests, and the checks of `make lint`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,8 +154,17 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
     """The refusal of an unknown stage lists the stages that exist."""
     done = gpu_check(tmp_path, "polish", {})
     assert done.returncode == 2
-    stages = "build, test, experts, python, sanitize, sanitize-experts, bench or bench-experts"
-    assert f"expected {stages}, got 'polish'" in done.stderr
+    stages = re.search("expected one of (.+), got 'polish'", done.stderr)
+    assert stages is not None
+    names = stages[1].split()
+    assert {"build", "test", "experts", "python", "bench", "bench-qwen3", "bench-steps"} < {*names}
+    for name in names:
+        known = gpu_check(tmp_path, name, {"nvidia-smi": "exit 9"})
+        assert "no NVIDIA GPU here" in known.stderr
+    # Each has commands of its own, or is a model.
+    commands = (SCRIPTS / "gpu_check.sh").read_text()
+    for name in names:
+        assert f"\n  {name})\n" in commands or f"[{name}]=" in commands
 
 
 def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
