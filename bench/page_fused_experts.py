@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import Any
 
-from page_fused_experts_gpu import is_in_fp8
+from page_fused_experts_lines import is_in_fp8
 from page_text import bullets, origin, read_results, spoiled, table, times
 
 from tessera.tools.bench.ops.fused_experts import BOUNDS, NEAR, PEERS

@@ -5,16 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from page_fused_experts_gpu import (
-    Line,
-    lines_of,
-    peers_text,
-    results_by_gpu,
-    routing_of,
-    runs_text,
-    standing,
-)
+from page_fused_experts_gpu import peers_text, runs_text, standing
+from page_fused_experts_lines import Line, lines_of, results_by_gpu, routing_of
+from page_fused_experts_targets import floor_target, judged, must_text, musts_text, zipf_text
 from page_text import table, times
+from page_verdicts import TARGETS, Verdicts
 
 from tessera.tools.bench.ops.fused_experts_cuda import FLOORS
 from tessera.tools.bench.report import ERROR, figure
@@ -31,9 +26,10 @@ combination included. Tessera quantises x and the intermediate inside the call.
   pair of a token and an expert; in bfloat16 on GPUs that do not multiply fp8.
 """
 COLUMNS = f"""\
-"/ floor" is Tessera's time over the greater floor, "/ best peer" over the faster peer. A figure of
-another run than its line has the run's number; its ratio is of that run, too. An error is the
-{ERROR}. The reference that peers are compared with takes the dequantised weights, and does not
+"/ floor" is Tessera's time over the greater floor, "- floor" what it takes beyond this floor, and
+"/ best peer" its time over the fastest peer's. The ratios have the verdicts on their targets. A
+figure of another run than its line has the run's number; its ratio is of that run, too. An error is
+the {ERROR}. The reference that peers are compared with takes the dequantised weights, and does not
 quantise x and the intermediate.
 """
 SCALES = {
@@ -46,9 +42,13 @@ HEADER = [
     "run",
     "Tessera",
     *FLOORS,
+    "- floor",
     "/ floor",
+    "must",
+    "verdict",
     *PEERS,
     "/ best peer",
+    "verdict",
     "error",
     *(f"error of {name}" for name in PEERS),
 ]
@@ -56,27 +56,45 @@ HEADER = [
 
 def fused_experts_fp8_sections() -> list[str]:
     """A section for each GPU with results."""
-    return [_section(result) for _, result in results_by_gpu(in_fp8=True)]
+    return [_section(folder, result) for folder, result in results_by_gpu(in_fp8=True)]
 
 
-def _section(result: dict[str, Any]) -> str:
+def _section(folder: str, result: dict[str, Any]) -> str:
     numbers = {run["run"]: number for number, run in enumerate(result["runs"], 1)}
     lines = list(lines_of(result, numbers))
+    verdicts = Verdicts(folder)
     tables = []
     for (model, kind, routing), group in itertools.groupby(lines, _place):
         tables += [
             f"### {model}, {SCALES[kind]}, {routing}\n",
-            table(HEADER, [_cells(line) for line in group]),
+            table(HEADER, [_cells(line, verdicts) for line in group]),
         ]
     return "\n".join(
         [
             f"## fused_experts with weights in fp8 on the {result['runs'][0]['gpu']}\n",
             INTRODUCTION + peers_text(lines),
             COLUMNS,
+            _targets(),
             runs_text(result),
             standing(lines),
+            musts_text(lines),
             *tables,
+            *verdicts.explained(),
         ]
+    )
+
+
+def _targets() -> str:
+    over_peer = TARGETS["fused_experts_fp8_over_best_peer"]
+    of_kinds = [
+        f"{target['must']} times as long as this peer with {SCALES[kind]}"
+        for kind, target in over_peer.items()
+    ]
+    return (
+        "Two targets limit Tessera's time. The must of a line says how many times the floor "
+        f"Tessera may take. {zipf_text()} The other target is over the fastest peer with the same "
+        f"weights in the same run: Tessera may take at most {', and '.join(of_kinds)}. "
+        'The verdict "none" says that there is no target.\n'
     )
 
 
@@ -84,16 +102,15 @@ def _place(line: Line) -> tuple[str, str, str]:
     return line.row["model"], line.row["quantization"], routing_of(line.row)
 
 
-def _cells(line: Line) -> list[str]:
-    us, floor, best = line.us, line.floor(), line.best_peer()
+def _cells(line: Line, verdicts: Verdicts) -> list[str]:
+    us, floor = line.us, line.floor()
     rows = {name: line.row_with(name) for name in ("tessera", *PEERS)}
     theirs = [
         figure(times(row, line.method)[name]) + line.mark(row) if (row := rows[name]) else "-"
         for name in PEERS
     ]
-    over_peer = "-"
-    if best is not None and (row := rows[best]) is not None:
-        over_peer = f"{line.ratio(best):.2f}{line.mark(row)}"
+    over_floor, over_peer = judged(line)
+    ratio, verdict = over_floor.cells(line, verdicts)
     errors = [(row or {}).get("errors", {}).get(name) for name, row in rows.items()]
     tokens = str(line.row["num_tokens"])
     return [
@@ -101,8 +118,11 @@ def _cells(line: Line) -> list[str]:
         str(line.numbers[line.row["run"]]),
         figure(us["tessera"]),
         *(figure(us[name]) if name in us else "-" for name in FLOORS),
-        "-" if floor is None else f"{us['tessera'] / floor:.2f}",
+        "-" if floor is None else figure(us["tessera"] - floor),
+        ratio,
+        must_text(floor_target(line.row)),
+        verdict,
         *theirs,
-        over_peer,
+        *over_peer.cells(line, verdicts),
         *("-" if error is None else f"{error:.4f}" for error in errors),
     ]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
-import page_text
-from page_text import bullets, read_results, table, times
+from page_fused_experts_lines import Line, lines_of, results_by_gpu, routing_of
+from page_fused_experts_targets import floor_target, judged, must_text, musts_text, zipf_text
+from page_text import bullets, table, times
 from page_verdicts import TARGETS, Verdicts
 
 from tessera.tools.bench.ops.fused_experts_cuda import FLOORS, LAYERS, PARTS
@@ -56,92 +55,9 @@ HEADER = [
 ]
 
 
-@dataclass(frozen=True)
-class Line:
-    """The newest row of a shape by one method, and rows of older runs, all with Tessera's time."""
-
-    row: dict[str, Any]
-    older: list[dict[str, Any]]
-    method: str
-    numbers: dict[str, int]
-
-    @property
-    def us(self) -> dict[str, float]:
-        """The times of the newest row."""
-        return times(self.row, self.method)
-
-    def row_with(self, name: str) -> dict[str, Any] | None:
-        """The newest row with a time of this contender."""
-        rows = [self.row, *reversed(self.older)]
-        return next((row for row in rows if name in times(row, self.method)), None)
-
-    def mark(self, row: dict[str, Any]) -> str:
-        """What a figure of another run has behind it."""
-        return "" if row is self.row else f" (run {self.numbers[row['run']]})"
-
-    def ratio(self, name: str) -> float | None:
-        """Tessera's time over a contender's, both of the newest run that has the contender."""
-        row = self.row_with(name)
-        us = times(row, self.method) if row else {}
-        return us["tessera"] / us[name] if "tessera" in us else None
-
-    def best_peer(self) -> str | None:
-        """The whole layer that the ratio is greatest to."""
-        ratios = [(ratio, name) for name in LAYERS if (ratio := self.ratio(name)) is not None]
-        return max(ratios)[1] if ratios else None
-
-    def floor(self) -> float | None:
-        """The greater floor; None where one was not measured."""
-        us = self.us
-        return max(us[name] for name in FLOORS) if us.keys() >= set(FLOORS) else None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """A ratio of a line, and what it may be.
-
-    ratio: None where it was not measured.
-    target: must and aim; empty where there is none.
-    mark: what a ratio of another run has behind it.
-    """
-
-    over: str
-    ratio: float | None
-    target: dict[str, float]
-    mark: str = ""
-
-    def cells(self, line: Line, verdicts: Verdicts) -> list[str]:
-        """The ratio and the verdict on it."""
-        shape, ratio = line.row["shape"], self.ratio
-        shown = "-" if ratio is None else f"{ratio:.2f}{self.mark}"
-        if not self.target:
-            return [shown, "none"]
-        if ratio is None:
-            return [shown, "not measured"]
-        subject = f"time over {self.over}, "
-        verdict = verdicts.of(f"{shape}, {line.method}", ratio, self.target, subject, shape)
-        return [shown, verdict + self.mark]
-
-
 def fused_experts_gpu_sections() -> list[str]:
     """A section for each GPU with results."""
     return [_section(folder, result) for folder, result in results_by_gpu(in_fp8=False)]
-
-
-def results_by_gpu(*, in_fp8: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The folder of each GPU, and its results with weights in fp8 or with others."""
-    for file in sorted(page_text.RESULTS.glob("*/fused_experts.json")):
-        result = read_results(f"{file.parent.name}/{file.name}")
-        rows = [row for row in result["rows"] if is_in_fp8(row) == in_fp8]
-        used = {row["run"] for row in rows}
-        if rows:
-            runs = [run for run in result["runs"] if run["run"] in used]
-            yield file.parent.name, {**result, "runs": runs, "rows": rows}
-
-
-def is_in_fp8(row: dict[str, Any]) -> bool:
-    """Whether a row is of weights in fp8. Rows of older runs do not say."""
-    return bool(row.get("quantization", "none") != "none")
 
 
 def _section(folder: str, result: dict[str, Any]) -> str:
@@ -169,7 +85,7 @@ def _section(folder: str, result: dict[str, Any]) -> str:
             _targets(),
             runs_text(result),
             standing(lines),
-            _musts(lines),
+            musts_text(lines),
             *tables,
             *verdicts.explained(),
         ]
@@ -180,30 +96,6 @@ def peers_text(lines: list[Line]) -> str:
     """What the peers are that have figures."""
     shown = [name for name in PEERS if any(line.row_with(name) for line in lines)]
     return "".join(f"- **{name}** {ABOUT[name]}\n" for name in shown)
-
-
-def routing_of(row: dict[str, Any]) -> str:
-    """Where the ids of a row come from."""
-    return f"ids of {row['trace']}" if row["trace"] else f"{row['skew']} ids"
-
-
-def lines_of(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
-    """The lines of all tables, in their order; `numbers` maps each run to its number."""
-    by_shape: dict[str, list[dict[str, Any]]] = {}
-    for row in sorted(result["rows"], key=lambda row: numbers[row["run"]]):
-        by_shape.setdefault(row["shape"], []).append(row)
-    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
-
-    def place(rows: list[dict[str, Any]]) -> tuple[int, str, str, int]:
-        row = rows[-1]
-        kind = row.get("quantization", "none")
-        return models.index(row["model"]), kind, routing_of(row), row["num_tokens"]
-
-    for rows in sorted(by_shape.values(), key=place):
-        for method in ("burst", "chain", "sustained"):
-            ours = [row for row in rows if "tessera" in times(row, method)]
-            if ours:
-                yield Line(ours[-1], ours[:-1], method, numbers)
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -230,73 +122,11 @@ def _cells(line: Line, verdicts: Verdicts) -> list[str]:
         figure(us["tessera"]),
         *(figure(us[name]) if name in us else "-" for name in FLOORS),
         ratio,
-        _must(floor_target(line.row)),
+        must_text(floor_target(line.row)),
         verdict,
         *theirs,
         *(cell for one in over_peers for cell in one.cells(line, verdicts)),
     ]
-
-
-def judged(line: Line) -> list[Judged]:
-    """The ratios of a line that have targets: over the floor, the best peer and vLLM's layer."""
-    of_peers = TARGETS["fused_experts_over_best_peer"]
-    of_best = of_peers.get(_sizes(line.row), of_peers["others"])
-    return [
-        _over_floor(line),
-        _over_peer(line, line.best_peer(), "the best peer's", of_best),
-        _over_peer(line, "vllm", "vLLM's", vllm_target(line.row)),
-    ]
-
-
-def _over_floor(line: Line) -> Judged:
-    floor, target = line.floor(), floor_target(line.row)
-    if floor is None:
-        return Judged("the floor", None, target)
-    of_ratio: dict[str, float] = {
-        key: target[key] + target.get(f"{key}_us", 0) / floor
-        for key in ("must", "aim")
-        if key in target
-    }
-    return Judged("the floor", line.us["tessera"] / floor, of_ratio)
-
-
-def _over_peer(line: Line, name: str | None, owner: str, target: dict[str, float]) -> Judged:
-    row = line.row_with(name) if name else None
-    if name is None or row is None:
-        return Judged(owner, None, target)
-    return Judged(owner, line.ratio(name), target, line.mark(row))
-
-
-def _sizes(row: dict[str, Any]) -> str:
-    """The name of the shape with uniform ids."""
-    return f"{row['model']} {row['dtype']}/{row['num_tokens']}"
-
-
-def floor_target(row: dict[str, Any]) -> dict[str, float]:
-    """How many times the greater floor a call may take, and how many microseconds more."""
-    target = TARGETS["fused_experts_over_floor"]
-    factors = {"uniform": 1.0, "zipf": target["zipf"]}
-    routing = row["trace"] or row["skew"]
-    if routing not in factors:
-        return {}
-    return {
-        key: value if key.endswith("_us") else value * factors[routing]
-        for key, value in target.get(_sizes(row), {}).items()
-    }
-
-
-def _must(target: dict[str, float]) -> str:
-    if "must" not in target:
-        return "-"
-    factor = f"{target['must']:.3f}".removesuffix("0")
-    return f"≤ {factor}" + (f" + {target['must_us']} us" if "must_us" in target else "")
-
-
-def vllm_target(row: dict[str, Any]) -> dict[str, float]:
-    """How many times the layer of vLLM the shape may take; empty where there is no target."""
-    target = TARGETS["fused_experts_over_vllm"]
-    of_model: dict[str, float] = target.get(row["model"], target["others"])
-    return of_model if row["num_tokens"] <= of_model.get("max_tokens", row["num_tokens"]) else {}
 
 
 def _targets() -> str:
@@ -309,28 +139,13 @@ def _targets() -> str:
         for model, one in target.items()
         if model != "others"
     ]
-    zipf = TARGETS["fused_experts_over_floor"]["zipf"]
     return (
         "Three targets limit Tessera's time. The must of a line says how many times the floor "
-        f"Tessera may take. For zipf ids this number is {zipf} times as large. Of the "
-        "time of the fastest whole layer of the same run, Tessera may take at most "
-        f"{', '.join(of_peers)}, and {peers['others']['must']} times on the other shapes. The "
-        "target over vLLM's layer in the same run is at most "
+        f"Tessera may take. {zipf_text()} Of the time of the fastest whole layer of the same run, "
+        f"Tessera may take at most {', '.join(of_peers)}, and {peers['others']['must']} times on "
+        "the other shapes. The target over vLLM's layer in the same run is at most "
         f"{', '.join(parts)}, and {target['others']['must']} times on the other models.\n"
     )
-
-
-def _musts(lines: list[Line]) -> str:
-    """How many of the musts are met, by method."""
-    texts = []
-    for method in dict.fromkeys(line.method for line in lines):
-        held: dict[str, list[bool]] = {}
-        for one in (one for line in lines if line.method == method for one in judged(line)):
-            if one.ratio is not None and "must" in one.target:
-                held.setdefault(one.over, []).append(one.ratio <= one.target["must"])
-        counts = [f"{sum(met)} of {len(met)} over {over}" for over, met in held.items()]
-        texts.append(f"{method}: {', '.join(counts) or 'none measured'}")
-    return f"Musts that are met, {'; '.join(texts)}.\n"
 
 
 def runs_text(result: dict[str, Any]) -> str:
