@@ -148,6 +148,34 @@ def test_class_writes_float16(with_class: str) -> None:
     judge(written, call, scales, a1q_scale)
 
 
+def columns_first(scales: Any) -> Any:
+    """As `per_token_group_quant_fp8` of vLLM has them with `column_major_scales`."""
+    strided = scales.mT.contiguous().mT
+    assert not strided.is_contiguous()
+    return strided
+
+
+def test_scales_with_the_columns_first(with_class: str) -> None:
+    unquantised, scales = fp8_layer()
+    call, a1q_scale = quantised_input(unquantised)
+    tessera.vllm.install()
+    # Those of `w2` have one column, which follow each other in either order.
+    strided = scales | {"w1_scale": columns_first(scales["w1_scale"])}
+    given = arguments(call, Activation.SILU, a1q_scale=columns_first(a1q_scale))
+    experts_of(with_class)(fp8_config(strided)).apply(**given)
+    found = implementation()(**unquantised, **BLOCKS, **strided)
+    assert engine_ops.calls == []
+    judge(given["output"], call, scales, a1q_scale)
+    judge(found, unquantised, scales)
+
+
+def test_scales_of_w2_that_lie_apart() -> None:
+    call, scales = fp8_layer()
+    apart = scales | {"w2_scale": scales["w2_scale"].repeat(1, 1, 2)[..., :1]}
+    assert not apart["w2_scale"].is_contiguous()
+    judge(experts.fused_experts_impl(**call, **BLOCKS, **apart), call, scales)
+
+
 def test_class_with_a_map_of_experts_and_parameters(with_class: str) -> None:
     unquantised, scales = fp8_layer(num_ids=len(MAP))
     call, a1q_scale = quantised_input(unquantised)
@@ -269,6 +297,20 @@ def test_functions_of_mid_2025() -> None:
     assert torch.equal(hidden_states, found)
 
 
+# Of the versions before and after 0.9.2.
+@pytest.mark.parametrize(
+    "flags", [("per_channel_quant",), ("per_act_token_quant", "use_mxfp4_w4a4")]
+)
+def test_modular_kernel_of_neighbouring_versions(flags: tuple[str, ...]) -> None:
+    call, scales = fp8_layer()
+    weights = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16")
+    given: dict[str, Any] = dict.fromkeys((*weights, *flags), False) | BLOCKS
+    judge(functions.modular_triton_fused_moe(**given)(**call, **scales), call, scales)
+    for name in flags:
+        with pytest.raises(NotImplementedError, match=f": {name}: expected none, got True$"):
+            functions.modular_triton_fused_moe(**given | {name: True})
+
+
 def test_script_on_the_cpu(tmp_path: Path) -> None:
     script = """
 import torch
@@ -283,6 +325,10 @@ weights, ids, _ = fused_topk(a, torch.randn(33, 8, device="cuda"), 2, renormaliz
 options = {"use_fp8_w8a8": True, "block_shape": [128, 128]}
 found = fused_experts(a, w1, w2, weights, ids, w1_scale=w1_scale, w2_scale=w2_scale, **options)
 print(found.shape, found.dtype, bool(found.isfinite().all()))
+
+from vllm.platforms import current_platform
+
+print(current_platform.fp8_dtype(), *current_platform.get_device_capability())
 """
-    expected = "torch.Size([33, 256]) torch.bfloat16 True\n"
+    expected = "torch.Size([33, 256]) torch.bfloat16 True\ntorch.float8_e4m3fn 0 0\n"
     assert output(tmp_path, script, "--device", "cpu") == expected

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="torch is not installed")
@@ -146,6 +147,16 @@ APPLIED = after(
         f"w2.dtype: expected {FP8}, got torch.float8_e5m2",
     ),
     ({"w1": None}, TypeError, "w1: expected a torch.Tensor, got NoneType"),
+    (
+        {"a1q_scale": A1Q_SCALE.tolist()},
+        TypeError,
+        "a1q_scale: expected a torch.Tensor, got list",
+    ),
+    (
+        {"a1q_scale": A1Q_SCALE.mT},
+        ValueError,
+        "a1q_scale.shape: expected [5, 3], got [3, 5]",
+    ),
 )
 
 
@@ -186,6 +197,21 @@ def test_unquantised_experts_take_no_scales_of_their_input(kind: Any) -> None:
             {"block_shape": [128, 64]},
             NotImplementedError,
             f"block_shape: expected [128, 128] for {FP8}, got [128, 64]",
+        ),
+        (
+            {"block_shape": torch.tensor([128, 128])},
+            NotImplementedError,
+            f"block_shape: expected [128, 128] for {FP8}, got tensor([128, 128])",
+        ),
+        (
+            {"block_shape": np.array([128, 128])},
+            NotImplementedError,
+            f"block_shape: expected [128, 128] for {FP8}, got [128 128]",
+        ),
+        (
+            {"hidden_states": QUANTISED["hidden_states"]},
+            TypeError,
+            f"hidden_states.dtype: expected float16, bfloat16 or float32, got {FP8}",
         ),
         ({"use_fp8_w8a8": False}, NotImplementedError, "w1_scale: expected none, got Tensor"),
         (

@@ -17,6 +17,7 @@ from tessera.vllm import cuda_on_cpu, standin  # noqa: E402
 from tessera.vllm.call_forms import accept_both_forms  # noqa: E402
 from tessera.vllm.functions import (  # noqa: E402
     batched_moe_align_block_size,
+    cdiv,
     moe_align_block_size,
     round_up,
 )
@@ -240,6 +241,23 @@ def test_batched_sizes_are_refused_by_the_core(max_tokens: Any, block_size: Any)
 @pytest.mark.parametrize(("x", "y", "multiple"), [(0, 4, 0), (1, 4, 4), (4, 4, 4), (5, 4, 8)])
 def test_round_up(x: int, y: int, multiple: int) -> None:
     assert round_up(x, y) == multiple
+
+
+@pytest.mark.parametrize(("a", "b", "times"), [(0, 4, 0), (1, 4, 1), (4, 4, 1), (5, 4, 2)])
+def test_cdiv(a: int, b: int, times: int) -> None:
+    assert cdiv(a, b) == times
+
+
+@pytest.mark.parametrize("found", [None, (9, 0), (10, 3)])
+def test_platform(monkeypatch: pytest.MonkeyPatch, found: tuple[int, int] | None) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found)
+    platform: Any = standin.CONTENTS["vllm.platforms"]["current_platform"]
+    assert platform.get_device_capability() == found
+    since = platform.has_device_capability
+    assert since((8, 9)) == since(89) == since(90) == (found is not None)
+    assert since((10, 0)) == since(100) == (found == (10, 3))
+    assert (platform.fp8_dtype(), platform.is_fp8_fnuz()) == (torch.float8_e4m3fn, False)
 
 
 def test_the_page_names_what_there_is() -> None:

@@ -156,6 +156,7 @@ def triton_experts_apply(
     scales = {}
     if in_fp8:
         scales = fp8.scales_of_weights(APPLY, w1, w2, config.w1_scale, config.w2_scale)
+        a1q_scale = fp8.scale_of_input(APPLY, a1q_scale)
     else:
         refuse(APPLY, a1q_scale=a1q_scale)
     check_plain(APPLY, "hidden_states", hidden_states)
@@ -304,6 +305,10 @@ def fused_experts_impl(
         refuse(IMPL, w1_bias=w1_bias)
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
+    if hidden_states.dtype == fp8.FP8:  # for which there is no argument with the scales
+        raise TypeError(
+            f"{IMPL}: hidden_states.dtype: expected float16, bfloat16 or float32, got {fp8.FP8}"
+        )
     scales = {}
     if use_fp8_w8a8:
         fp8.check_block_shape(IMPL, block_shape)

@@ -15,7 +15,7 @@ from tessera._plain_tensor import check_tensor
 
 FP8 = torch.float8_e4m3fn
 
-_BLOCK_SHAPES = ([128, 128], (128, 128))
+_BLOCK_SHAPE = (128, 128)
 _TUNED = (9, 0)
 
 
@@ -25,7 +25,8 @@ def check_block_shape(op: str, block_shape: object) -> None:
     Raises:
         NotImplementedError: it has another shape, or None.
     """
-    if block_shape not in _BLOCK_SHAPES:
+    # An array has no truth value, so that it may not be compared.
+    if not isinstance(block_shape, (list, tuple)) or tuple(block_shape) != _BLOCK_SHAPE:
         raise NotImplementedError(
             f"{op}: block_shape: expected [128, 128] for {FP8}, got {block_shape}"
         )
@@ -81,6 +82,9 @@ def scales_of_weights(
 ) -> dict[str, torch.Tensor]:
     """The scales of blocks, as arguments of `fused_experts`.
 
+    vLLM's kernels take scales in any order, such as the columns first that DeepGEMM needs:
+    `fused_experts` gets a copy of such.
+
     Raises:
         TypeError: a weight has another data type, or a scale is no tensor.
         ValueError: they are scales per expert or row.
@@ -96,4 +100,19 @@ def scales_of_weights(
                 f"{op}: {name}_scale: expected scales of blocks of 128 x 128, got shape "
                 f"{list(scale.shape)}"
             )
-    return {"w13_scale": w1_scale, "w2_scale": w2_scale}
+    return {"w13_scale": w1_scale.contiguous(), "w2_scale": w2_scale.contiguous()}
+
+
+def scale_of_input(op: str, a1q_scale: Any) -> torch.Tensor | None:
+    """The scales of an input in fp8, or None, as an argument of `fused_experts`.
+
+    `per_token_group_quant_fp8` of vLLM can lay them out with the columns first.
+
+    Raises:
+        TypeError: it is no tensor.
+    """
+    if a1q_scale is None:
+        return None
+    check_tensor(op, "a1q_scale", a1q_scale)
+    scales: torch.Tensor = a1q_scale.contiguous()
+    return scales

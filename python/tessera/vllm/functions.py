@@ -20,6 +20,11 @@ _MID_2025 = GENERATIONS[0]
 Aligned = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
+def cdiv(a: int, b: int) -> int:
+    """How many times `b` it takes to reach `a`, for b > 0."""
+    return -(-a // b)
+
+
 def round_up(x: int, y: int) -> int:
     """The least multiple of `y` that is not less than `x`."""
     return -(-x // y) * y

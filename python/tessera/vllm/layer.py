@@ -268,8 +268,11 @@ def modular_triton_fused_moe(
     use_int8_w8a8: bool,
     use_int8_w8a16: bool,
     use_int4_w4a16: bool,
-    per_act_token_quant: bool,
+    per_act_token_quant: bool = False,
     block_shape: list[int] | None = None,
+    *,
+    per_channel_quant: bool = False,
+    use_mxfp4_w4a4: bool = False,
 ) -> Callable[..., torch.Tensor]:
     """VLLM's modular kernel over `TritonExperts`.
 
@@ -280,6 +283,8 @@ def modular_triton_fused_moe(
         use_int4_w4a16: likewise.
         per_act_token_quant: likewise.
         block_shape: as of `fused_experts`.
+        per_channel_quant: what vLLM 0.9.1 has in place of `per_act_token_quant`; not served.
+        use_mxfp4_w4a4: of vLLM 0.10; not served.
 
     Returns:
         A function of the parameters that the kernel's `forward` has, which are those of
@@ -292,6 +297,8 @@ def modular_triton_fused_moe(
         use_int8_w8a16=use_int8_w8a16,
         use_int4_w4a16=use_int4_w4a16,
         per_act_token_quant=per_act_token_quant,
+        per_channel_quant=per_channel_quant,
+        use_mxfp4_w4a4=use_mxfp4_w4a4,
     )
     if use_fp8_w8a8:
         fp8.check_block_shape(op, block_shape)

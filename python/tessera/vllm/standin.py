@@ -7,14 +7,30 @@ import sys
 from functools import partial
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 
 from tessera.vllm import layer, ops, router, rows
 from tessera.vllm.call_forms import CallableModule
-from tessera.vllm.functions import batched_moe_align_block_size, moe_align_block_size, round_up
+from tessera.vllm.functions import (
+    batched_moe_align_block_size,
+    cdiv,
+    moe_align_block_size,
+    round_up,
+)
+
+
+class _Capability(NamedTuple):
+    """The compute capability of a GPU."""
+
+    major: int
+    minor: int
+
+    def to_int(self) -> int:
+        """As 90 for 9.0."""
+        return 10 * self.major + self.minor
 
 
 class _Platform:
@@ -31,6 +47,27 @@ class _Platform:
     @staticmethod
     def is_rocm() -> bool:
         return torch.version.hip is not None
+
+    @staticmethod
+    def fp8_dtype() -> torch.dtype:
+        return torch.float8_e4m3fn
+
+    @staticmethod
+    def is_fp8_fnuz() -> bool:
+        return False
+
+    @staticmethod
+    def get_device_capability(device_id: int = 0) -> _Capability | None:
+        if not torch.cuda.is_available():
+            return None
+        return _Capability(*torch.cuda.get_device_capability(device_id))
+
+    @staticmethod
+    def has_device_capability(capability: tuple[int, int] | int, device_id: int = 0) -> bool:
+        found = _Platform.get_device_capability(device_id)
+        if found is None:
+            return False
+        return found.to_int() >= capability if isinstance(capability, int) else found >= capability
 
     @staticmethod
     def seed_everything(seed: int | None = None) -> None:
@@ -74,7 +111,7 @@ CONTENTS: dict[str, dict[str, object]] = {
         "moe_align_block_size": moe_align_block_size,
     },
     "vllm.platforms": {"current_platform": _Platform()},
-    "vllm.utils": {"round_up": round_up},
+    "vllm.utils": {"cdiv": cdiv, "round_up": round_up},
 }
 
 
