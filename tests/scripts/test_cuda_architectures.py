@@ -196,7 +196,7 @@ def test_kernels_for_90a_alone(
         for one in commands
         if one["file"].endswith(".cu")
     }
-    kernels = ["swap_ab.cu", "wgmma_down.cu", "wgmma_gate_up.cu"]
+    kernels = ["swap_ab.cu", "swap_ab_fp8.cu", "wgmma_down.cu", "wgmma_gate_up.cu"]
     expected = ["check_wgmma.cu", "check_wgmma_fp8.cu", *kernels] if has_90a else []
     assert {name for name in found if "wgmma" in name or "swap_ab" in name} == set(expected)
     assert found == {name: ["sm_90a"] if name in expected else targets for name in found}
