@@ -31,10 +31,6 @@ __device__ __forceinline__ std::int32_t outputs_of(const ProductArgs& args, std:
   return args.is_gated ? columns / 2 : columns;
 }
 
-__device__ __forceinline__ std::int32_t num_stages_of(const ProductArgs& args) {
-  return (args.depth + kStageDepth - 1) / kStageDepth;
-}
-
 /// The row of the weights of gate, or of up, that belongs to an output.
 __device__ __forceinline__ std::int64_t gated_row(const ProductArgs& args, std::int64_t output,
                                                   bool is_up) {
