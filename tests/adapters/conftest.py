@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from engine_packages import STANDINS
+
 ENGINES = ("vllm", "sglang", "sgl_kernel")
+
+UseEngine = Callable[[Path], None]
+
+# Stand-ins of vLLM with a class TritonExperts that sums; 0.9.2 has the function alone.
+_WITH_CLASS = ("0.12.0", "0.24.0", "0.33.0")
 
 
 def forget_engines() -> None:
@@ -38,3 +45,19 @@ def use_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], Non
 
     yield use
     forget_engines()
+
+
+@pytest.fixture(params=["0.9.2", *_WITH_CLASS])
+def version(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
+    """A vLLM whose experts are served."""
+    name = str(request.param)
+    use_engine(STANDINS / f"vllm-{name}")
+    return name
+
+
+@pytest.fixture(params=_WITH_CLASS)
+def with_class(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
+    """A vLLM with TritonExperts."""
+    name = str(request.param)
+    use_engine(STANDINS / f"vllm-{name}")
+    return name

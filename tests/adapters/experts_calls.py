@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from enum import Enum
 from types import SimpleNamespace
@@ -15,8 +16,6 @@ import engine_ops
 FUSED_MOE = "vllm.model_executor.layers.fused_moe"
 T, K, E, H, F = 5, 2, 4, 24, 16
 MAP = torch.tensor([-1, 0, 3, -1, 2, 1, 9, -7], dtype=torch.int32)
-# With a class TritonExperts that sums; 0.9.2 has the function alone.
-VERSIONS = ["0.12.0", "0.24.0", "0.33.0"]
 
 
 class Activation(Enum):
@@ -50,6 +49,19 @@ def layer(
         "topk_weights": random(T, top_k, dtype=torch.float32).abs(),
         "topk_ids": ids.int(),
     }
+
+
+def calls_of_original(monkeypatch: Any, place: Any, name: str) -> list[dict[str, Any]]:
+    """The named arguments of the calls that vLLM's own function gets, which returns "vLLM's"."""
+    seen: list[dict[str, Any]] = []
+
+    @functools.wraps(getattr(place, name))
+    def original(*_: Any, **given: Any) -> str:
+        seen.append(given)
+        return "vLLM's"
+
+    monkeypatch.setattr(place, name, original)
+    return seen
 
 
 def close(found: Any, expected: Any) -> None:

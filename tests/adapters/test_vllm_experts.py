@@ -12,11 +12,9 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import engine_ops  # noqa: E402
 import tessera.vllm  # noqa: E402
-from engine_packages import STANDINS  # noqa: E402
 from experts_calls import (  # noqa: E402
     FUSED_MOE,
     MAP,
-    VERSIONS,
     Activation,
     E,
     F,
@@ -34,20 +32,6 @@ from tessera.vllm import experts, serving  # noqa: E402
 from tessera.vllm.generations import generation_of  # noqa: E402
 
 UseEngine = Callable[[Path], None]
-
-
-@pytest.fixture(params=["0.9.2", *VERSIONS])
-def version(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
-    name = str(request.param)
-    use_engine(STANDINS / f"vllm-{name}")
-    return name
-
-
-@pytest.fixture(params=VERSIONS)
-def with_class(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
-    name = str(request.param)
-    use_engine(STANDINS / f"vllm-{name}")
-    return name
 
 
 # Options of `fused_experts_impl`, and of the layer.

@@ -19,13 +19,13 @@ import tessera.vllm  # noqa: E402
 from engine_packages import STANDINS  # noqa: E402
 from experts_calls import (  # noqa: E402
     FUSED_MOE,
-    VERSIONS,
     Activation,
     E,
     F,
     H,
     T,
     arguments,
+    calls_of_original,
     close,
     experts_of,
     implementation,
@@ -38,20 +38,6 @@ from tessera.vllm import experts  # noqa: E402
 from tessera.vllm.generations import EXPERTS  # noqa: E402
 
 UseEngine = Callable[[Path], None]
-
-
-@pytest.fixture(params=["0.9.2", *VERSIONS])
-def version(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
-    name = str(request.param)
-    use_engine(STANDINS / f"vllm-{name}")
-    return name
-
-
-@pytest.fixture(params=VERSIONS)
-def with_class(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
-    name = str(request.param)
-    use_engine(STANDINS / f"vllm-{name}")
-    return name
 
 
 _SCALE = torch.ones(E)
@@ -88,14 +74,7 @@ def test_function_that_is_not_served(
 ) -> None:
     use_engine(STANDINS / "vllm-0.24.0")
     module = importlib.import_module(f"{FUSED_MOE}.fused_moe")
-    seen: list[dict[str, Any]] = []
-
-    @functools.wraps(module.fused_experts_impl)
-    def original(**arguments: Any) -> str:
-        seen.append(arguments)
-        return "vLLM's"
-
-    monkeypatch.setattr(module, "fused_experts_impl", original)
+    seen = calls_of_original(monkeypatch, module, "fused_experts_impl")
     tessera.vllm.install()
     call = layer() | options
     before = {name: value.clone() for name, value in call.items() if torch.is_tensor(value)}
@@ -169,14 +148,7 @@ def test_class_that_is_not_served(
 ) -> None:
     use_engine(STANDINS / "vllm-0.33.0")
     kind = experts_of("0.33.0")
-    seen: list[dict[str, Any]] = []
-
-    @functools.wraps(kind.apply)
-    def original(self: Any, **given: Any) -> str:
-        seen.append(given)
-        return "vLLM's"
-
-    monkeypatch.setattr(kind, "apply", original)
+    seen = calls_of_original(monkeypatch, kind, "apply")
     tessera.vllm.install()
     experts = kind(quant_config())
     if change is not None:

@@ -18,7 +18,6 @@ from engine_packages import STANDINS  # noqa: E402
 from experts_calls import (  # noqa: E402
     FUSED_MOE,
     MAP,
-    VERSIONS,
     Activation,
     E,
     arguments,
@@ -34,20 +33,6 @@ from tessera.vllm.generations import GENERATIONS  # noqa: E402
 
 UseEngine = Callable[[Path], None]
 BLOCKS: dict[str, Any] = {"use_fp8_w8a8": True, "block_shape": [128, 128]}
-
-
-@pytest.fixture(params=["0.9.2", *VERSIONS])
-def version(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
-    name = str(request.param)
-    use_engine(STANDINS / f"vllm-{name}")
-    return name
-
-
-@pytest.fixture(params=VERSIONS)
-def with_class(request: pytest.FixtureRequest, use_engine: UseEngine) -> str:
-    name = str(request.param)
-    use_engine(STANDINS / f"vllm-{name}")
-    return name
 
 
 # Options of `fused_experts_impl`, and of the layer.

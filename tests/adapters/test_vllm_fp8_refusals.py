@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 import tessera.vllm  # noqa: E402
 from engine_packages import STANDINS  # noqa: E402
-from experts_calls import Activation, E, T, arguments, experts_of  # noqa: E402
+from experts_calls import Activation, E, T, arguments, calls_of_original, experts_of  # noqa: E402
 from fp8_calls import F, H, fp8_config, fp8_layer, quantised_input  # noqa: E402
 from refusals import Refusal, after, refused  # noqa: E402
 from tessera.vllm import experts, fp8  # noqa: E402
@@ -294,14 +293,7 @@ def test_refused_calls_are_vllms_and_told_once(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    seen: list[dict[str, Any]] = []
-
-    @functools.wraps(kind.apply)
-    def original(self: Any, **given: Any) -> str:
-        seen.append(given)
-        return "vLLM's"
-
-    monkeypatch.setattr(kind, "apply", original)
+    seen = calls_of_original(monkeypatch, kind, "apply")
     tessera.vllm.install()
     given = arguments(QUANTISED, Activation.SILU, a1q_scale=A1Q_SCALE)
     refused_one = kind(fp8_config({name: on_a_gpu(scale) for name, scale in SCALES.items()}))
