@@ -29,15 +29,8 @@ struct Avx2Floats {
   static Floats widen(const Float16* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
-  /// kFp8Step elements: of each half those with even indices, and those with odd ones.
-  struct Fp8Parts {
-    Floats first_even;
-    Floats first_odd;
-    Floats last_even;
-    Floats last_odd;
-  };
-  /// Widens elements that are numbers, over kFp8Factor.
-  static Fp8Parts widen_fp8(const Float8E4m3* from) {
+  /// Widens kFp8Step elements that are numbers, over kFp8Factor.
+  static Fp8Parts<Floats> widen_fp8(const Float8E4m3* from) {
     // As float16. The sign is there twice where that has one bit more of exponent.
     const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     const __m256i mask = _mm256_set1_epi16(static_cast<std::int16_t>(0xbf80));

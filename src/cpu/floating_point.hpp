@@ -19,6 +19,16 @@ struct Float8E4m3 {
   std::uint8_t bits;
 };
 
+/// Four vectors of elements that were in float8_e4m3fn: of each half those with even indices, and
+/// those with odd ones.
+template <typename Floats>
+struct Fp8Parts {
+  Floats first_even;
+  Floats first_odd;
+  Floats last_even;
+  Floats last_odd;
+};
+
 /// The NaN of results: positive, all bits of the mantissa set. Its upper half is the NaN of
 /// bfloat16 results.
 inline constexpr std::uint32_t kNanBits = 0x7fffffff;
