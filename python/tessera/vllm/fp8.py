@@ -59,7 +59,7 @@ def is_fp8(op: str, config: Any) -> bool:
     dtype = getattr(config, "quant_dtype", None)
     if dtype not in (None, FP8):
         raise NotImplementedError(f"{op}: quant_dtype: expected None or {FP8}, got {dtype}")
-    # Without a type of their own, weights have that of the activations.
+    # A config of older versions names no type of the weights: it is that of the activations.
     weights = getattr(config, "weight_quant_dtype", dtype)
     if weights != dtype:
         raise NotImplementedError(
@@ -94,7 +94,7 @@ def scales_of_weights(
         if weight.dtype != FP8:
             raise TypeError(f"{op}: {name}.dtype: expected {FP8}, got {weight.dtype}")
         check_tensor(op, f"{name}_scale", scale)
-        # `fused_experts` tells the kind by the shapes; those of rows have as many as the weight.
+        # `fused_experts` would take a scale for each row of the weight for another kind of scales.
         if scale.dim() != 3 or scale.shape[1:2] == weight.shape[1:2]:
             raise ValueError(
                 f"{op}: {name}_scale: expected scales of blocks of 128 x 128, got shape "

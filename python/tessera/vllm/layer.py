@@ -1,7 +1,7 @@
 """vLLM's functions of `fused_moe.py` of mid-2025, served by Tessera, on the CPU as on a GPU.
 
-Names, parameters and meaning are those of vLLM 0.9.2. Of quantised weights those in fp8 with scales
-of blocks of 128 x 128 are served: a call with the flag of another quantisation, a zero point, or a
+Names, parameters and meaning are those of vLLM 0.9.2. Quantised weights are served in fp8 with
+scales of blocks of 128 x 128. A call with the flag of another quantisation, a zero point, or a
 scale of activations raises NotImplementedError.
 """
 

@@ -72,8 +72,8 @@ struct SwapAbLayout {
   static constexpr int kMaxSteps =
       std::max(SwapAbSteps<kGateUpRows>::kNumber, SwapAbSteps<kDownRows>::kNumber);
   static constexpr std::uint32_t kStageBytes = kSwapAbWeightBytes + kMaxSteps * kStepRowBytes;
-  /// The scales of a stage of numbers in float8_e4m3fn: for each step those of the pairs, of the
-  /// rows of gate and of the rows of up.
+  /// Scales of a step in float8_e4m3fn: one for each pair, one for the rows of gate and one for the
+  /// rows of up, and padding.
   static constexpr int kStepScales = kPairs + 4;
   static constexpr int kStageScales = kMaxSteps * kStepScales;
   /// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the

@@ -115,8 +115,9 @@ class RowsGatherer {
         expert, args.is_gated ? gated_row(args, first_output, is_up) : first_output);
   }
 
-  /// Copies the scales of the block of this number: one thread for each row, and two for the
-  /// weights. After the last block, where all words are zeros, those of the last.
+  /// Copies the scales of a block of terms. One thread copies the scale of a row, and two threads
+  /// copy those of the weights. A step after the last block has zeros alone, for which the caller
+  /// passes the last block.
   __device__ __forceinline__ void copy_scales(const Sources& sources,
                                               const float* const (&row_scales)[kLines],
                                               const float* weight_scales, int step,

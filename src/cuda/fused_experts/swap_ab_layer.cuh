@@ -3,7 +3,8 @@
 // pairs of an expert, so that a tile has hardly more columns than pairs. Each CTA sorts the pairs
 // by expert for itself. Then the CTAs take work from one counter: first the tiles of the gate-up
 // product, then the tiles of the down product, then parts of the sum over slots. One warp copies
-// weights without a pause: it copies those of the down product while others compute its rows.
+// weights without a pause: it copies weights of the down product while other warps still compute
+// the rows that they multiply.
 //
 // No CTA waits for one that has not started: a tile waits for tiles before it alone, which have
 // been taken by CTAs that run, and these compute theirs in ascending order.

@@ -182,7 +182,7 @@ class WgmmaEpilogue {
     }
   }
 
-  /// The largest magnitude of the results of a row among those of a box; NaNs do not count.
+  /// Returns the largest magnitude of a row's results in a box. NaNs do not count.
   template <typename Result, typename Magnitude>
   __device__ __forceinline__ float largest_of(std::int32_t first_output, const Result& result,
                                               const Magnitude& magnitude) const {

@@ -22,8 +22,8 @@
 
 namespace tessera::cuda {
 
-/// Registers of a thread that copies, and of one that multiplies. Beside the sums of a tile, sums
-/// of numbers in float8_e4m3fn have those of a stage.
+/// Registers of a thread that copies, and of one that multiplies. In float8_e4m3fn a thread keeps
+/// the sums of a stage beside the sums of a tile.
 template <typename Operand>
 inline constexpr int kWgmmaProducerRegisters = sizeof(Operand) == 1 ? 40 : 56;
 template <typename Operand>

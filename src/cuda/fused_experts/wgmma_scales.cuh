@@ -28,8 +28,8 @@ struct WgmmaStageScales {
   }
 };
 
-/// The scales of a tile, stage by stage. Those of the next stage are on their way while one
-/// multiplies.
+/// The scales of a tile, stage by stage. A warp loads the scales of the next stage while the tensor
+/// cores multiply this one.
 template <bool kIsGateUp>
 class WgmmaBlockScales {
  public:
