@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,26 @@ def test_refused_calls_are_vllms_and_told_once(
     assert [list(map(id, each.values())) for each in seen] == [list(map(id, given.values()))] * 2
     (warning,) = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
     assert "gets a call that Tessera refuses: TritonExperts.apply: w1_scale: expected a" in warning
+
+
+@pytest.mark.parametrize("size", [64, 65, 100, 127, 192, 228])
+def test_blocks_with_rows_of_gate_and_of_up_are_vllms(size: int) -> None:
+    """vLLM's scales mean something else there, even where there are as many."""
+    blocks = -(-size // 128)
+    w1 = torch.ones(E, 2 * size, H).to(torch.float8_e4m3fn)
+    w2 = torch.ones(E, H, size).to(torch.float8_e4m3fn)
+    w1_scale = torch.ones(E, -(-2 * size // 128), H // 128)
+    w2_scale = torch.ones(E, H // 128, blocks)
+    call = (torch.ones(T, H, dtype=torch.bfloat16), w1, w2)
+    routing = (torch.ones(T, 1), torch.zeros(T, 1, dtype=torch.int32))
+    options = {"w1_scale": w1_scale, "w2_scale": w2_scale} | BLOCKS
+    message = (
+        "fused_experts_impl: w2: expected a last axis of a multiple of 128 with scales of blocks "
+        f"and a gate, got shape [{E}, {H}, {size}]"
+    )
+    with pytest.raises(NotImplementedError, match=re.escape(message)):
+        experts.fused_experts_impl(*call, *routing, **options)
+    # Without a gate there is nothing to tell apart.
+    options |= {"w1_scale": w1_scale[:, :blocks], "is_act_and_mul": False}
+    without = (call[0], w1[:, :size], w2)
+    assert experts.fused_experts_impl(*without, *routing, **options).shape == call[0].shape

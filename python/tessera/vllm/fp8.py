@@ -88,6 +88,7 @@ def scales_of_weights(
     Raises:
         TypeError: a weight has another data type, or a scale is no tensor.
         ValueError: they are scales per expert or row.
+        NotImplementedError: a block has rows of gate and of up, as vLLM counts blocks.
     """
     for name, weight, scale in (("w1", w1, w1_scale), ("w2", w2, w2_scale)):
         check_tensor(op, name, weight)
@@ -100,6 +101,14 @@ def scales_of_weights(
                 f"{op}: {name}_scale: expected scales of blocks of 128 x 128, got shape "
                 f"{list(scale.shape)}"
             )
+    # vLLM counts blocks over all rows of w1, `fused_experts` anew from the first row of up. Where F
+    # is a multiple of 128, these are the same blocks. For others even the shapes may be equal.
+    num_rows, intermediate_size = w1.shape[1], w2.shape[-1]
+    if num_rows == 2 * intermediate_size and intermediate_size % 128:
+        raise NotImplementedError(
+            f"{op}: w2: expected a last axis of a multiple of 128 with scales of blocks and a "
+            f"gate, got shape {list(w2.shape)}"
+        )
     return {"w13_scale": w1_scale.contiguous(), "w2_scale": w2_scale.contiguous()}
 
 
