@@ -16,7 +16,7 @@ export PATH="$PWD/.venv/bin:$PATH"
 
 # Always built from scratch: it takes seconds, and otherwise leftovers of deleted pages would stay.
 rm -rf build/book
-sphinx-build --fresh-env --nitpicky --fail-on-warning --builder html docs build/book
+sphinx-build --quiet --fresh-env --nitpicky --fail-on-warning --builder html docs build/book
 python scripts/check_offline.py build/book
 if [[ ${LINKS:-} == external ]]; then
   sphinx-build --nitpicky --fail-on-warning --builder linkcheck docs build/book-links
