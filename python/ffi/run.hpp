@@ -10,12 +10,7 @@
 #include <string>
 
 #include "conversions.hpp"
-
-// Of Python's stable interface, what is needed here, as in direct.cc.
-extern "C" {
-void* PyEval_SaveThread();
-void PyEval_RestoreThread(void* thread);
-}
+#include "python.hpp"
 
 namespace tessera::python {
 

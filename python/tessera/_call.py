@@ -69,6 +69,10 @@ def call(
     Raises:
         TypeError, ValueError, NotImplementedError, RuntimeError: as the op's function says.
     """
+    if out is not None and framework.num_modes is not None:  # quickly: tensors of torch
+        inputs = (source, *(others or op.no_others))
+        if op.direct(out, num_threads, *inputs, *numbers, *rest) is not None:
+            return out
     try:
         is_unfit = framework.is_unfit
         if is_unfit is not None and is_unfit(source):

@@ -18,9 +18,14 @@ from tessera._outputs import Layout
 
 _INT32 = np.dtype(np.int32)
 
-# Types that NumPy and CuPy lack, and those that hold their bits.
-_BITS = {"float8_e4m3fn": "uint8"}
-_NOT_NUMPYS = ("bfloat16", *_BITS)
+# Types for new arrays of NumPy and CuPy: for one that they lack the one that holds its bits. By a
+# name NumPy finds a type in twice the time of the allocation.
+_NUMPYS: dict[str, Any] = {
+    "float8_e4m3fn": np.dtype(np.uint8),
+    "float32": np.dtype(np.float32),
+    "int32": _INT32,
+}
+_NOT_NUMPYS = ("bfloat16", "float8_e4m3fn")
 
 
 class _ForwardMode:
@@ -37,7 +42,7 @@ FORWARD_MODE = _ForwardMode()
 
 
 def _empty_like_numpy(like: Any, shape: tuple[int, ...], dtype: str | None) -> Any:
-    return np.empty(shape, like.dtype if dtype is None else _BITS.get(dtype, dtype))
+    return np.empty(shape, like.dtype if dtype is None else _NUMPYS.get(dtype, dtype))
 
 
 def _never_on_device(like: object, length: Any) -> Any:
@@ -83,7 +88,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
             return like.new_empty(shape)
         # NumPy takes half of the time, but an array of no elements has strides of 0 there.
         if like.is_cpu and 0 not in shape and dtype not in _NOT_NUMPYS:
-            return from_numpy(np.empty(shape, dtype))
+            return from_numpy(np.empty(shape, _NUMPYS.get(dtype, dtype)))
         return like.new_empty(shape, dtype=getattr(torch, dtype))
 
     def empty_bytes(like: Any, length: int) -> Any:
@@ -125,9 +130,11 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         return True
 
     num_modes, is_tracing = torch._C._len_torch_dispatch_stack, torch._C._is_tracing
-    if not is_handed_ops:
-        load().add_tensor_type(kind, num_modes, is_tracing, empty_bytes)
+    is_neg = torch.Tensor.is_neg
     FORWARD_MODE.module = sys.modules.get("torch.autograd.forward_ad", FORWARD_MODE)
+    if not is_handed_ops:
+        functions = (num_modes, is_tracing, empty_bytes, is_neg)
+        load().add_tensor_type(kind, *functions, FORWARD_MODE.module)
     # `get_device` gives -1 on the host.
     return Framework(
         torch.Tensor.numel,
@@ -141,7 +148,7 @@ def _torch_framework(torch: Any, kind: type) -> Framework:
         is_capturing,
         current_stream,
         wait_for,
-        is_unfit=(lambda tensor: True) if is_handed_ops else torch.Tensor.is_neg,
+        is_unfit=(lambda tensor: True) if is_handed_ops else is_neg,
         unfit=f"expected a torch.Tensor with memory, got {kind.__name__}"
         if is_handed_ops
         else "expected a tensor whose memory holds its values, got a negated view of another "
@@ -190,7 +197,7 @@ def _cupy_framework(cupy: Any) -> Framework:
         lambda array: array.device.id,
         lambda like, length: empty(like, length, cupy.int32),
         lambda like, shape, dtype: empty(
-            like, shape, like.dtype if dtype is None else _BITS.get(dtype, dtype)
+            like, shape, like.dtype if dtype is None else _NUMPYS.get(dtype, dtype)
         ),
         lambda like, length: empty(like, length, cupy.int8),
         slices,
@@ -222,7 +229,7 @@ def _dlpack_framework(kind: type) -> Framework:
         if cuda_index(like) == HOST:
             # An array need not have a dtype beside the one that DLPack exports.
             exported = like if hasattr(like, "dtype") else load().as_tensor(like)
-            return np.empty(shape, exported.dtype if dtype is None else _BITS.get(dtype, dtype))
+            return np.empty(shape, exported.dtype if dtype is None else _NUMPYS.get(dtype, dtype))
         return empty(like, 0)  # which says why not
 
     def zeros_int64(like: Any, length: int) -> Any:

@@ -142,28 +142,36 @@ class Library:
         function.release_gil = True
         return function  # type: ignore[no-any-return]
 
-    def direct_call(self, op: str) -> Callable[..., bool]:
-        """A builtin function that calls the op with tensors of the types that are known to it.
+    def direct_call(self, op: str, result_type: Any) -> Callable[..., Any]:
+        """A function that calls the op with tensors of the types that are known to it.
 
-        It takes a tuple of the required outputs, then all other arguments in the order of the
-        table, cut short where defaults will do. It returns False where the arguments need a
+        It takes the required outputs, in a tuple if there are several, or None for new ones; the
+        number of threads; then all other arguments in the order of the table, cut short where
+        defaults will do. It returns the required outputs, or None where the arguments need a
         conversion, or a refusal, or where the call has failed, and raises no `Exception`.
+
+        Args:
+            op: its name.
+            result_type: the named tuple of new outputs; None if there is only one.
         """
         function = self._functions_of_python.tessera_direct_call
-        function.restype = ctypes.py_object
-        made: Callable[..., bool] = function(op.encode())
+        function.argtypes, function.restype = [ctypes.c_char_p, ctypes.py_object], ctypes.py_object
+        # Dynamo warns of builtin functions that it does not know, though not of other callables.
+        kind = type("DirectCall", (), {"__call__": function(op.encode(), result_type)})
+        made: Callable[..., Any] = kind()
         return made
 
-    def add_tensor_type(self, kind: type, *functions: Callable[..., Any]) -> None:
+    def add_tensor_type(self, kind: type, *functions: Any) -> None:
         """Make a type known to direct calls, if it has DLPack's C functions.
 
         Args:
             kind: the type.
-            functions: its `num_modes`, `is_tracing` and `empty_bytes`.
+            functions: its `num_modes`, `is_tracing`, `empty_bytes` and `is_neg`, then the module
+                `torch.autograd.forward_ad`.
         """
         exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
         add = self._functions_of_python.tessera_add_tensor_type
-        add.argtypes, add.restype = [ctypes.py_object] * 5, None
+        add.argtypes, add.restype = [ctypes.py_object] * 7, None
         add(kind, exchange, *functions)
 
     def on_stream(self, cuda_index: int, stream: int) -> AbstractContextManager[object]:

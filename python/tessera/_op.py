@@ -162,7 +162,7 @@ class Op:
             made.release_gil = releases_lock
             return made
 
-        self.direct = library.direct_call(self.name)
+        self.direct = library.direct_call(self.name, self.result_type)
         # Calls release the interpreter lock themselves, if they may take long.
         self.call = function("call", releases_lock=False)
         self.plain = function("call_plain", releases_lock=False)

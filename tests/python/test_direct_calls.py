@@ -48,14 +48,14 @@ def by_ffi(arguments: tuple[Any, ...]) -> list[Any]:
 @pytest.mark.parametrize("arguments", [ARGUMENTS, ALL_ARGUMENTS], ids=["few", "all"])
 def test_the_same_as_by_the_ffi(arguments: tuple[Any, ...]) -> None:
     found = outputs()
-    assert ALIGN.direct(found, *arguments) is True
+    assert ALIGN.direct(found, None, *arguments) is found
     assert [one.tolist() for one in found] == by_ffi(arguments)
 
 
 def test_optional_outputs() -> None:
     counts, dropped = torch.full((4,), POISON, dtype=torch.int32), torch.tensor([POISON]).int()
     found = outputs()
-    assert ALIGN.direct(found, *ARGUMENTS, False, False, -1, counts, dropped) is True
+    assert ALIGN.direct(found, None, *ARGUMENTS, False, False, -1, counts, dropped) is found
     assert (counts.tolist(), dropped.tolist()) == ([1, 2, 0, 2], [1])
 
 
@@ -70,7 +70,6 @@ class Subclass(torch.Tensor):  # type: ignore[misc]
 REFUSED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "list of outputs": (list(outputs()), ARGUMENTS),
     "two outputs": (outputs()[:2], ARGUMENTS),
-    "no outputs": (None, ARGUMENTS),
     "None among outputs": ((*outputs()[:2], None), ARGUMENTS),
     "array of NumPy among outputs": ((*outputs()[:2], np.zeros(1, np.int32)), ARGUMENTS),
     "short output": ((*outputs()[:1], outputs()[2], outputs()[2]), ARGUMENTS),
@@ -91,7 +90,11 @@ REFUSED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "size out of range": (outputs(), with_argument(3, 0)),
     "None for an integer": (outputs(), with_argument(3, None)),
     "expert of 33 bits": (outputs(), with_argument(6, 2**32)),
-    "array of floats": (outputs(), with_argument(9, torch.zeros(6, dtype=torch.float64))),
+    "integers for floats": (outputs(), with_argument(9, torch.zeros(6).long())),
+    "floats that autograd follows": (
+        outputs(),
+        with_argument(9, torch.zeros(6, dtype=torch.float64, requires_grad=True)),
+    ),
     "negated ids": (outputs(), with_argument(0, torch.ones(6, dtype=torch.complex64).conj().imag)),
     "flag that is an array": (outputs(), with_argument(12, np.ones(2))),
 }
@@ -102,12 +105,12 @@ def test_others_are_left_to_the_ffi(name: str) -> None:
     out, arguments = REFUSED[name]
     tensors = [one for one in out or () if isinstance(one, torch.Tensor)]
     before = [one.tolist() for one in tensors]
-    assert ALIGN.direct(out, *arguments) is False
+    assert ALIGN.direct(out, None, *arguments) is None
     assert [one.tolist() for one in tensors] == before
 
 
 def test_no_values() -> None:
-    assert ALIGN.direct() is False
+    assert ALIGN.direct() is None
 
 
 def test_modes_are_left_to_the_ffi() -> None:
@@ -119,7 +122,7 @@ def test_modes_are_left_to_the_ffi() -> None:
 
     found = outputs()
     with Mode():
-        assert ALIGN.direct(found, *ARGUMENTS) is False
+        assert ALIGN.direct(found, None, *ARGUMENTS) is None
     assert found[0][0] == POISON
 
 
@@ -127,7 +130,8 @@ def test_a_required_array_that_is_not_the_first() -> None:
     numbers = (2, 4, 1, None, False, -1)
     for mapping, has_run in ((torch.zeros(3, dtype=torch.int32), True), (None, False)):
         found = tuple(one.reshape(1, -1) for one in outputs())
-        assert LORA_OP.direct(found, IDS, mapping, None, None, None, *numbers) is has_run
+        made = LORA_OP.direct(found, None, IDS, mapping, None, None, None, *numbers)
+        assert (made is found) is has_run
         assert (found[0][0][0] == POISON) is not has_run
 
 
@@ -138,14 +142,15 @@ def test_interrupts_are_passed_on() -> None:
     def num_modes() -> int:
         raise raised
 
-    load().add_tensor_type(Interrupted, num_modes, torch._C._is_tracing, torch.empty)
+    others = (torch._C._is_tracing, torch.empty, torch.Tensor.is_neg, torch.autograd.forward_ad)
+    load().add_tensor_type(Interrupted, num_modes, *others)
     arguments = (IDS.as_subclass(Interrupted), *ARGUMENTS[1:])
     found = tuple(one.as_subclass(Interrupted) for one in outputs())
     raised: BaseException = ValueError()
-    assert ALIGN.direct(found, *arguments) is False
+    assert ALIGN.direct(found, None, *arguments) is None
     raised = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        ALIGN.direct(found, *arguments)
+        ALIGN.direct(found, None, *arguments)
     assert (found[0].as_subclass(torch.Tensor) == POISON).all()
 
 
@@ -164,9 +169,9 @@ def test_references_are_given_back() -> None:
     counted = [*found, *ARGUMENTS, *ALL_ARGUMENTS, True, False, torch.Tensor]
     before = [sys.getrefcount(one) for one in counted]
     for _ in range(1000):
-        ALIGN.direct(found, *ARGUMENTS)
-        ALIGN.direct(found, *with_argument(9, found[0]))
-        ALIGN.direct(found, *with_argument(3, 2.5))
+        ALIGN.direct(found, None, *ARGUMENTS)
+        ALIGN.direct(found, None, *with_argument(9, found[0]))
+        ALIGN.direct(found, None, *with_argument(3, 2.5))
     after = [sys.getrefcount(one) for one in counted]
     grown = [now - then for now, then in zip(after, before, strict=True)]
     assert max(map(abs, grown)) < 500  # None has other users
@@ -279,6 +284,6 @@ def test_any_value_of_any_argument(name: str, monkeypatch: pytest.MonkeyPatch) -
         return found
 
     found = results()
-    monkeypatch.setattr(op, "direct", lambda *arguments: False)
+    monkeypatch.setattr(op, "direct", lambda *arguments: None)
     assert found == results()
     assert found[0][0] == "itself"

@@ -86,7 +86,7 @@ def on_a_device_with(
         return call_sizes(op, num_elements, options)._replace(workspace_bytes=size)
 
     monkeypatch.setattr(_call, "call_sizes", sizes)
-    monkeypatch.setattr(ALIGN, "direct", lambda *arguments: False)
+    monkeypatch.setattr(ALIGN, "direct", lambda *arguments: None)
     call = Recorder(ALIGN.call, ALIGN.plain, size)
     joined = Recorder(ALIGN.joined, ALIGN.joined_plain, size)
     monkeypatch.setattr(ALIGN, "call", call)
@@ -118,7 +118,7 @@ def test_outputs_that_never_change(monkeypatch: pytest.MonkeyPatch) -> None:
     found = tessera.align_block_size(ids, **GOOD)
     framework = _frameworks.FRAMEWORKS[torch.Tensor].but(immutable=True)
     monkeypatch.setitem(_frameworks.FRAMEWORKS, torch.Tensor, framework)
-    monkeypatch.setattr(ALIGN, "direct", lambda *arguments: False)
+    monkeypatch.setattr(ALIGN, "direct", lambda *arguments: None)
     with pytest.raises(
         ValueError, match=r"^align_block_size: sorted_token_ids: expected a writable array"
     ):

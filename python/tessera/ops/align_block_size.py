@@ -141,10 +141,10 @@ def align_block_size(
     )
     if (
         is_unchecked
-        and num_threads is None
         and out is not None
         and ALIGN.direct(
             out,
+            num_threads,
             topk_ids,
             expert_map,
             block_size,

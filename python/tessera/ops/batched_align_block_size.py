@@ -85,7 +85,7 @@ def batched_align_block_size(
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
     if out is not None and _OP.direct(  # most calls
-        out, expert_num_tokens, max_tokens_per_batch, block_size, tail_expert
+        out, None, expert_num_tokens, max_tokens_per_batch, block_size, tail_expert
     ):
         return out
     if is_traced(FRAMEWORKS[type(expert_num_tokens)]):

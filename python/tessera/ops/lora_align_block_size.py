@@ -115,6 +115,7 @@ def lora_align_block_size(
     """
     if out is not None and _OP.direct(  # most calls
         out,
+        None,
         topk_ids,
         token_lora_mapping,
         adapter_enabled,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from tessera._call import call
@@ -144,6 +145,29 @@ def select_and_align(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
+    if type(router_logits) is not np.ndarray:  # most calls, without a detour
+        num_groups, num_staying = numbers_of_groups(num_expert_group, topk_group)
+        made = _OP.direct(
+            out,
+            num_threads,
+            router_logits,
+            correction_bias,
+            num_valid_tokens,
+            expert_map,
+            top_k,
+            block_size,
+            scoring,
+            renormalize,
+            num_groups,
+            num_staying,
+            routed_scaling_factor,
+            ignore_invalid_experts,
+            pad_sorted_ids,
+            expert_counts,
+            statistics,
+        )
+        if made is not None:
+            return made
     arguments = {
         "top_k": top_k,
         "block_size": block_size,

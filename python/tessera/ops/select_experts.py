@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar, overload
 
+import numpy as np
 import numpy.typing as npt
 
 from tessera._call import call
@@ -114,6 +115,23 @@ def select_experts(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
+    if type(router_logits) is not np.ndarray:  # most calls, without a detour
+        num_groups, num_staying = numbers_of_groups(num_expert_group, topk_group)
+        made = _OP.direct(
+            out,
+            num_threads,
+            router_logits,
+            correction_bias,
+            num_valid_tokens,
+            top_k,
+            scoring,
+            renormalize,
+            num_groups,
+            num_staying,
+            routed_scaling_factor,
+        )
+        if made is not None:
+            return made
     if is_traced(FRAMEWORKS[type(router_logits)]):
         return call_traced(
             _OP,

@@ -1,0 +1,221 @@
+"""Direct calls of ops with arrays of floats: new outputs, and what is left to the FFI."""
+
+from __future__ import annotations
+
+import gc
+import re
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="torch is not installed")
+
+# torch decides whether there are tests.
+import tessera  # noqa: E402
+from tessera._frameworks import FRAMEWORKS  # noqa: E402
+from tessera.ops.moe_sum import _OP as SUM_OP  # noqa: E402
+from tessera.ops.select_and_align import _OP as ALIGNED_OP  # noqa: E402
+from tessera.ops.select_experts import _OP as SELECT_OP  # noqa: E402
+
+LOGITS = torch.linspace(-2, 3, 24).sin().reshape(3, 8)
+# The arguments of select_experts, in the order of the table.
+ARGUMENTS = (LOGITS, None, None, 2, "softmax", True, 1, 1, 1.0)
+
+for kind in (torch.Tensor, torch.nn.Parameter):
+    FRAMEWORKS[kind]  # makes the type known
+if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+    pytest.skip("torch lacks DLPack's C functions", allow_module_level=True)
+
+
+def with_argument(index: int, value: Any) -> tuple[Any, ...]:
+    return tuple(value if i == index else one for i, one in enumerate(ARGUMENTS))
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "float16"])
+def test_new_outputs(kind: str) -> None:
+    arguments = with_argument(0, LOGITS.to(getattr(torch, kind)))
+    found = SELECT_OP.direct(None, 1, *arguments)
+    assert type(found) is tessera.SelectedExperts
+    weights, ids = torch.empty(3, 2), torch.empty(3, 2, dtype=torch.int32)
+    assert SELECT_OP.call(None, 0, None, *arguments[:3], weights, ids, *arguments[3:]) == 0
+    for one, other in zip(found, (weights, ids), strict=True):
+        assert torch.equal(one, other)
+        assert (type(one), one.dtype, one.stride()) == (torch.Tensor, other.dtype, other.stride())
+        assert not one.requires_grad
+        assert one.data_ptr() % 16 == 0
+
+
+def test_outputs_are_the_callers_alone() -> None:
+    calls = [SELECT_OP.direct(None, None, *ARGUMENTS) for _ in range(50)]
+    arrays = [one for found in calls for one in found]
+    assert len({one.untyped_storage().data_ptr() for one in arrays}) == len(arrays)
+    kept = calls[7].topk_weights[1:]
+    expected = kept.tolist()
+    del calls, arrays
+    for _ in range(50):
+        SELECT_OP.direct(None, None, *with_argument(0, -LOGITS))
+    assert kept.tolist() == expected
+    kept += 1
+
+
+def test_in_inference_mode() -> None:
+    with torch.inference_mode():
+        found = tessera.select_experts(LOGITS, top_k=2, renormalize=True)
+    assert all(map(torch.equal, found, SELECT_OP.direct(None, None, *ARGUMENTS)))
+    assert [one.is_inference() for one in found] == [True, True]
+
+
+LEFT: dict[str, Any] = {
+    "no tokens": with_argument(0, LOGITS[:0]),
+    "another type": with_argument(0, LOGITS.double()),
+    "array of NumPy": with_argument(0, LOGITS.numpy()),
+    "tensor on meta": with_argument(0, LOGITS.to("meta")),
+    "negated view": with_argument(0, LOGITS.to(torch.complex64).conj().imag),
+    "followed logits": with_argument(0, LOGITS.clone().requires_grad_()),
+    "followed bias": with_argument(1, torch.zeros(8, requires_grad=True)),
+    "parameter of another type": with_argument(1, torch.nn.Parameter(torch.zeros(8))),
+    "too many experts": with_argument(3, 9),
+    "unknown scoring": with_argument(4, "softmaxx"),
+    "scoring with a NUL": with_argument(4, "softmax\0"),
+    "scoring that UTF-8 lacks": with_argument(4, "\ud800"),
+    "no text": with_argument(4, 0),
+    "flag of NumPy": with_argument(5, np.True_),
+    "integer for a float": with_argument(8, 1),
+    "infinite factor": with_argument(8, float("inf")),
+}
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_others_are_left_to_the_ffi(name: str) -> None:
+    assert SELECT_OP.direct(None, None, *LEFT[name]) is None
+
+
+@pytest.mark.parametrize("num_threads", [True, -1, 2**31, 2**63, np.int64(1), 1.0, "1"])
+def test_numbers_of_threads(num_threads: Any) -> None:
+    assert SELECT_OP.direct(None, num_threads, *ARGUMENTS) is None
+
+
+def test_forward_mode_is_left_to_the_ffi() -> None:
+    with torch.autograd.forward_ad.dual_level():
+        assert SELECT_OP.direct(None, None, *ARGUMENTS) is None
+
+
+def test_outputs_of_the_inputs_type_are_left_to_the_framework() -> None:
+    assert SUM_OP.direct(None, None, torch.ones(2, 2, 4), None) is None
+
+
+def test_memory_is_freed() -> None:
+    def resident() -> int:
+        with open("/proc/self/statm") as file:  # noqa: PTH123
+            return int(file.read().split()[1]) * 4096
+
+    logits = torch.zeros(4096, 8)
+    tessera.select_experts(logits, top_k=8)
+    gc.collect()
+    before = resident()
+    for _ in range(500):
+        tessera.select_experts(logits, top_k=8)
+    assert resident() - before < 20 << 20  # not 500 times 256 KiB
+
+
+# By op, its function and arguments that are right.
+CALLS: dict[Any, tuple[Any, dict[str, Any]]] = {
+    SELECT_OP: (
+        tessera.select_experts,
+        {
+            "router_logits": LOGITS,
+            "top_k": 2,
+            "scoring": "sigmoid",
+            "renormalize": True,
+            "correction_bias": torch.linspace(0, 1, 8),
+            "num_expert_group": 2,
+            "topk_group": 1,
+            "routed_scaling_factor": 1.5,
+            "num_valid_tokens": torch.tensor([2], dtype=torch.int32),
+            "num_threads": 1,
+        },
+    ),
+    ALIGNED_OP: (
+        tessera.select_and_align,
+        {
+            "router_logits": LOGITS,
+            "top_k": 2,
+            "block_size": 2,
+            "renormalize": True,
+            "expert_map": torch.arange(8, dtype=torch.int32).flip(0),
+            "ignore_invalid_experts": True,
+            "pad_sorted_ids": True,
+            "expert_counts": torch.zeros(8, dtype=torch.int32),
+            "statistics": None,
+            "num_threads": None,
+        },
+    ),
+    SUM_OP: (
+        tessera.moe_sum,
+        {
+            "input": LOGITS.reshape(3, 2, 4),
+            "topk_weights": torch.linspace(0, 1, 6).reshape(3, 2),
+            "num_threads": 1,
+        },
+    ),
+}
+
+
+class Subclass(torch.Tensor):  # type: ignore[misc]
+    """Not known until a call was given one."""
+
+
+def odd_values() -> list[Any]:
+    """Values that an argument may or may not take, with memory of their own."""
+    floats = LOGITS.clone()
+    return [
+        *(None, -1, 0, 1, 3, 0.5, float("nan"), "a", "softmax", True, False, 2**31, 2**63, 2**65),
+        *(object(), (2, 3), np.int64(2), np.bool_(True), np.float32(1), np.zeros(8, np.float32)),
+        *(floats, floats.bfloat16(), floats.double(), floats.int(), floats[:, ::2], floats[:0]),
+        *(floats.to("meta"), floats.to(torch.complex64).conj().imag, floats.as_subclass(Subclass)),
+        *(floats[0], floats[0].int(), floats.reshape(3, 2, 4), floats.clone().requires_grad_()),
+        *(torch.tensor(2), torch.nn.Parameter(floats, requires_grad=False), floats.to_sparse()),
+    ]
+
+
+def result_of(function: Any, arguments: dict[str, Any], out: Any) -> Any:
+    """What a call returns or raises, and what it writes to copies of the outputs."""
+    copies = None
+    if out is not None:
+        copies = [one.clone() if type(one) is torch.Tensor and one.is_cpu else one for one in out]
+        copies = tuple(copies) if len(copies) > 1 else copies[0]
+    try:
+        result = function(**arguments, out=copies)
+    except Exception as error:
+        return f"{type(error).__name__}: {re.sub('0x[0-9a-f]+', '', str(error))}"
+    if copies is not None:
+        assert result is copies
+    parts = result if isinstance(result, tuple) else (result,)
+    return type(result), [(type(one), one.dtype, str(one.tolist())) for one in parts]  # has NaNs
+
+
+@pytest.mark.parametrize("op", CALLS, ids=lambda op: op.name)
+@pytest.mark.parametrize("is_new", [False, True])
+def test_any_value_of_any_argument(op: Any, is_new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls give, raise and write the same with and without direct calls."""
+    function, right = CALLS[op]
+    made = function(**right)
+    outputs = list(made) if isinstance(made, tuple) else [made]
+
+    def results() -> list[Any]:
+        given = None if is_new else outputs
+        found = [result_of(function, right, given)]
+        for number in range(len(odd_values())):
+            for argument in right:
+                found.append(result_of(function, {**right, argument: odd_values()[number]}, given))
+            for place in range(0 if is_new else len(outputs)):
+                changed = [*outputs]
+                changed[place] = odd_values()[number]
+                found.append(result_of(function, right, changed))
+        return found
+
+    found = results()
+    monkeypatch.setattr(op, "direct", lambda *arguments: None)
+    assert found == results()
+    assert isinstance(found[0], tuple)
