@@ -42,7 +42,8 @@ def test_every_kind_of_shape_is_timed_beside_torch_and_a_copy() -> None:
     document = measured()
     assert len(document["rows"]) == 6
     for row in document["rows"]:
-        assert set(row["us"]) == {"tessera", "tessera/1", "torch", "torch/1", "copy"}
+        on_one_thread = {"tessera/1", "tessera/1 new", "torch/1", "torch/1 topk"}
+        assert set(row["us"]) == {"tessera", "torch", "copy", *on_one_thread}
         assert not row["refusals"]
         assert not row["violations"]
 
@@ -51,6 +52,18 @@ def test_ratios_on_one_thread() -> None:
     us = {"tessera": 2.0, "tessera/1": 3.0, "torch/1": 4.0}
     assert OP.ratios(us) == {"1 thread / all threads": 1.5, "Tessera / torch, on 1 thread": 0.75}
     assert OP.ratios({"tessera": 2.0, "torch": 3.0}) == {}
+    (found,) = OP.ratios({"tessera/1 new": 3.0, "torch/1 topk": 4.0}).values()
+    assert found == 0.75
+
+
+@pytest.mark.parametrize("scoring", ["softmax", "sigmoid"])
+def test_torchs_two_calls_find_the_experts(scoring: str) -> None:
+    problem = bench.make_problem(bench.Shape(3, 16, 4, scoring, "float32"), "cpu", 0)
+    expected = tessera.select_experts(problem.logits, top_k=4, scoring=scoring)
+    weights, ids = bench._torch_two_calls(problem)
+    assert torch.equal(ids.int(), expected.topk_ids)
+    assert torch.allclose(weights, expected.topk_weights)
+    assert torch.equal(problem.others["tessera/1 new"].run().topk_ids, expected.topk_ids)
 
 
 def test_torch_on_one_thread() -> None:

@@ -66,6 +66,9 @@ PRESETS = {
     "grid": _shapes(TOKENS, ("bfloat16", "float32")),
 }
 
+# Tessera without `out=`, and the two calls of torch that compute the least of it, on one thread.
+_WITHOUT_OUT = ("tessera/1 new", "torch/1 topk")
+
 # Peers compute sigmoids in the type of the logits, and choose any of equal logits: their weights,
 # and the scores by which they choose, may be off by this much, and in so many rows by more.
 _NEAR, _FAR_ROWS = 0.02, 0.1
@@ -171,8 +174,12 @@ def make_problem(shape: Shape, device: str, seed: int) -> RoutingProblem:
         tessera.select_experts, logits, **options, num_threads=1, out=out
     )
     function = functools.partial(_torch_grouped if shape.has_bias else _torch_softmax, problem)
+    new = functools.partial(tessera.select_experts, logits, **options, num_threads=1)
+    two_calls = functools.partial(_on_one_thread, functools.partial(_torch_two_calls, problem))
     others = {
         "tessera/1": _timed(one_thread, logits),
+        "tessera/1 new": TimedCall.of(new),
+        "torch/1 topk": TimedCall.of(two_calls),
         "torch": problem.peer(function),
         "torch/1": problem.peer(functools.partial(_on_one_thread, function)),
     }
@@ -189,6 +196,16 @@ def _on_one_thread(function: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
         return function()
     finally:
         torch.set_num_threads(num_threads)
+
+
+def _torch_two_calls(problem: RoutingProblem) -> Any:
+    """The best scores alone: neither renormalized nor scaled, and without bias and groups."""
+    import torch
+
+    logits, top_k = problem.logits, problem.shape.top_k
+    if problem.shape.scoring == "sigmoid":
+        return torch.topk(torch.sigmoid(logits), top_k)
+    return torch.topk(torch.softmax(logits, -1), top_k)
 
 
 def _torch_softmax(problem: RoutingProblem) -> tuple[Any, Any]:
@@ -276,7 +293,8 @@ def contenders(device: str) -> list[Contender]:
     """Tessera, torch, the copy; on the CPU the first two on one thread, on a GPU the engines."""
     kinds: dict[str, Kind] = {"torch": "peer", "copy": "related"}
     if device == "cpu":
-        return named_contenders(device, kinds | {"tessera/1": "related", "torch/1": "peer"})
+        others: dict[str, Kind] = dict.fromkeys(("tessera/1", *_WITHOUT_OUT), "related")
+        return named_contenders(device, {**kinds, **others, "torch/1": "peer"})
     return [
         *named_contenders(device, kinds),
         _engine("vllm", _vllm),
@@ -285,12 +303,18 @@ def contenders(device: str) -> list[Contender]:
 
 
 def ratios(us: Mapping[str, float]) -> dict[str, float]:
-    """On the CPU: what a second thread gains, and both programs on one thread."""
+    """On the CPU: what a second thread gains, and both programs on one thread.
+
+    The last ratio is that of calls that make their outputs.
+    """
     found = {}
     if us.keys() >= {"tessera", "tessera/1"}:
         found["1 thread / all threads"] = us["tessera/1"] / us["tessera"]
     if us.keys() >= {"tessera/1", "torch/1"}:
         found["Tessera / torch, on 1 thread"] = us["tessera/1"] / us["torch/1"]
+    if us.keys() >= set(_WITHOUT_OUT):
+        new, two_calls = (us[name] for name in _WITHOUT_OUT)
+        found["Tessera without out / torch's two calls, on 1 thread"] = new / two_calls
     return found
 
 
