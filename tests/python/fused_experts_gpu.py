@@ -182,6 +182,16 @@ def m_grouped_bf16_gemm_nt_contiguous(a, b, d, m_indices):
         expert = int(m_indices[begin])
         assert expert >= 0 and set(m_indices[block].tolist()) <= {expert, -1}
         d[block] = factor * a[block] @ b[expert].T
+
+def m_grouped_fp8_gemm_nt_contiguous(a, b, d, m_indices):
+    (rows, row_scales), (weights, scales) = a, b
+    assert row_scales.shape == (len(rows), rows.shape[1] // 128) and row_scales.stride(0) == 1
+    for _ in range(2):
+        scales = scales.repeat_interleave(128, 1).mT
+    rows = rows.float() * row_scales.repeat_interleave(128, 1)
+    products = d.float()
+    m_grouped_bf16_gemm_nt_contiguous(rows, weights.float() * scales, products, m_indices)
+    d.copy_(products)
 """,
 }
 

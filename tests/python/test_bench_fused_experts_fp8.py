@@ -121,6 +121,20 @@ def test_on_the_cpu(kind: str) -> None:
         assert row["ratios"].keys() >= {"Tessera / best peer", "Tessera / floor"}
 
 
+def test_deep_gemm_multiplies_rows_and_weights_with_scales_of_blocks(
+    gpu: SimpleNamespace, engines: Callable[[str], Any]
+) -> None:
+    shape = Shape("wide", 4, 2, 256, 128, "bfloat16", 1024)
+    document = measured_on_gpu(in_fp8(shape), in_fp8(shape, "row"), peers=["deep_gemm"])
+    blocks, rows = document["rows"]
+    assert set(blocks["us"]) == {"tessera", "weights", "dense", "deep_gemm"}
+    assert not blocks["refusals"]
+    assert rows["refusals"] == {"deep_gemm": "multiplies fp8 with scales of blocks alone"}
+    engines("vllm.third_party.deep_gemm").factor = 1.2
+    (wrong,) = measured_on_gpu(in_fp8(shape), peers=["deep_gemm"])["rows"]
+    assert wrong["refusals"]["deep_gemm"].startswith("expected at most 1e-01 off ")
+
+
 def test_wrong_outputs_of_tessera_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*arguments: Any, **options: Any) -> Any:
         scale = options["w2_scale"]
@@ -145,8 +159,7 @@ def test_every_contender_on_a_gpu_is_checked_and_timed(
     reasons = {name: one["unavailable"] for name, one in document["contenders"].items()}
     assert {name: why for name, why in reasons.items() if why} == {
         "grouped_mm": "takes no weights in fp8",
-        "flashinfer": "is called with weights in bfloat16 alone",
-        "deep_gemm": "is called with weights in bfloat16 alone",
+        "flashinfer": "its layer in the CuTe DSL takes weights in bfloat16 alone",
     }
     assert document["contenders"]["eager"]["version"] == torch.__version__
     assert document["peers_within"] == 0.1
@@ -162,7 +175,9 @@ def test_every_contender_on_a_gpu_is_checked_and_timed(
     assert most["ratios"]["Tessera / floor"] == 4.0
     for row in document["rows"]:
         assert set(row["us"]) == {"tessera", "weights", "dense", "eager", "vllm"}
-        assert not any(row[key] for key in ("failures", "violations", "refusals"))
+        assert not any(row[key] for key in ("failures", "violations"))
+        why = "counts blocks over gate and up: needs an F of a multiple of 128"
+        assert row["refusals"] == {"deep_gemm": why}
         assert list(row["errors"]) == ["tessera", "eager", "vllm"]
         assert all(0.01 < error < 0.15 for error in row["errors"].values())
 

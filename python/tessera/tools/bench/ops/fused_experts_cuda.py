@@ -11,7 +11,7 @@ from typing import Any
 import tessera
 from tessera.tools.bench.bandwidth import read_bandwidth
 from tessera.tools.bench.calls import required_torch
-from tessera.tools.bench.contender import Contender, Kind, NotTimedError, TimedCall, absent
+from tessera.tools.bench.contender import Contender, NotTimedError, TimedCall, absent
 from tessera.tools.bench.op import Op
 from tessera.tools.bench.ops.fused_experts import NEAR, eager, grouped_mm
 from tessera.tools.bench.ops.fused_experts_engines import (
@@ -22,6 +22,7 @@ from tessera.tools.bench.ops.fused_experts_engines import (
     missing_engine,
     vllm_layer,
 )
+from tessera.tools.bench.ops.fused_experts_fp8 import BLOCK
 from tessera.tools.bench.ops.fused_experts_inputs import Inputs, Shape, routes
 from tessera.tools.bench.ops.fused_experts_layer import (
     NEAR_IN_FP8,
@@ -69,9 +70,6 @@ _CHAINED_TOKENS = 256
 
 # DeepGEMM pads the rows of every expert to 128: below, most of its work would be padding.
 _DEEP_GEMM_FROM = 1024
-
-# Engines that have to do more than to take other arguments for weights in fp8.
-_IN_BFLOAT16: dict[str, Kind] = {"flashinfer": "peer", "deep_gemm": "part"}
 
 # The first compute capability whose tensor cores multiply float8_e4m3fn.
 _FP8_SINCE = (8, 9)
@@ -164,8 +162,12 @@ def _layer(name: str, function_of: Callable[[LayerProblem], Callable[[Inputs], A
 
 
 def _deep_gemm() -> Contender:
+    if why := missing_engine("deep_gemm"):
+        return absent("deep_gemm", "part", why)
+
     def prepare(problem: LayerProblem) -> TimedCall:
-        products: list[GroupedProducts] = [deep_gemm_products(one) for one in problem.sets]
+        weights = problem.weights
+        products: list[GroupedProducts] = [deep_gemm_products(one, weights) for one in problem.sets]
 
         def check() -> None:
             for each in products:
@@ -175,6 +177,10 @@ def _deep_gemm() -> Contender:
         return call_of(problem, [each.run for each in products], check)
 
     def refusal(shape: Shape) -> str:
+        if shape.quantization not in ("none", "block"):
+            return "multiplies fp8 with scales of blocks alone"
+        if shape.quantization == "block" and shape.intermediate_size % BLOCK:
+            return f"counts blocks over gate and up: needs an F of a multiple of {BLOCK}"
         few = shape.num_tokens < _DEEP_GEMM_FROM
         return f"mostly padding below {_DEEP_GEMM_FROM} tokens" if few else ""
 
@@ -252,10 +258,7 @@ def contenders(device: str) -> list[Contender]:
         found.append(absent("grouped_mm", "peer", "needs torch 2.10 or newer"))
     found.append(_engine("vllm", lambda problem: vllm_layer()))
     found.append(_engine("flashinfer", lambda problem: flashinfer_layer()))
-    if why := missing_engine("deep_gemm"):
-        found.append(absent("deep_gemm", "part", why))
-    else:
-        found.append(_deep_gemm())
+    found.append(_deep_gemm())
     return found
 
 
@@ -267,10 +270,8 @@ def contenders_in_fp8(device: str) -> list[Contender]:
         _layer("eager", _torch_eager),
         _engine("vllm", lambda problem: vllm_layer(problem.weights)),
         absent("grouped_mm", "peer", "takes no weights in fp8"),
-        *(
-            absent(name, kind, "is called with weights in bfloat16 alone")
-            for name, kind in _IN_BFLOAT16.items()
-        ),
+        absent("flashinfer", "peer", "its layer in the CuTe DSL takes weights in bfloat16 alone"),
+        _deep_gemm(),
     ]
 
 

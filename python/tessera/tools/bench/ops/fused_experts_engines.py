@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import tessera
 from tessera.tools.bench.ops.fused_experts_fp8 import BLOCK, Fp8Weights
 from tessera.tools.bench.ops.fused_experts_inputs import Inputs
 
@@ -155,12 +156,23 @@ class GroupedProducts:
         ).sum(1)
 
 
-def deep_gemm_products(inputs: Inputs) -> GroupedProducts:
-    """DeepGEMM's products; the first call for a size compiles them, which takes seconds."""
+def deep_gemm_products(inputs: Inputs, weights: Fp8Weights | None = None) -> GroupedProducts:
+    """DeepGEMM's products; the first call for a size compiles them, which takes seconds.
+
+    Weights in fp8 have scales of blocks. The rows of both products have been quantised before.
+    """
     import torch
     from torch.nn import functional
 
-    product = importlib.import_module(_deep_gemm_module()).m_grouped_bf16_gemm_nt_contiguous
+    module = importlib.import_module(_deep_gemm_module())
+    product, w13, w2 = module.m_grouped_bf16_gemm_nt_contiguous, inputs.w13, inputs.w2
+    if weights:
+        product = module.m_grouped_fp8_gemm_nt_contiguous
+        w13, w2 = ((one.values, one.scales) for one in weights)
+
+    def operand_of(rows: Any) -> Any:
+        return _in_blocks(rows) if weights else rows
+
     (num_experts, width, _), top_k = inputs.w13.shape, inputs.topk_ids.shape[1]
     places, experts = padded_places(inputs.topk_ids, num_experts)
     device, dtype = inputs.x.device, inputs.x.dtype
@@ -173,16 +185,23 @@ def deep_gemm_products(inputs: Inputs) -> GroupedProducts:
     gate_up, y = empty(width), empty(inputs.x.shape[1])
     # A product leaves rows of padding as they are.
     gate_up.zero_()
-    product(rows, inputs.w13, gate_up, experts)
+    rows = operand_of(rows)
+    product(rows, w13, gate_up, experts)
     gate, up = gate_up.chunk(2, dim=-1)
-    middle = functional.silu(gate) * up
+    middle = operand_of(functional.silu(gate) * up)
 
     def run() -> Any:
-        product(rows, inputs.w13, gate_up, experts)
-        product(middle, inputs.w2, y, experts)
+        product(rows, w13, gate_up, experts)
+        product(middle, w2, y, experts)
         return y
 
     return GroupedProducts(run, inputs, places, y)
+
+
+def _in_blocks(rows: Any) -> tuple[Any, Any]:
+    """Rows in fp8, and their scales [rows, groups] as DeepGEMM reads them: columns first."""
+    values, scales = tessera.quantize_fp8(rows, group=BLOCK)
+    return values, scales.T.contiguous().T
 
 
 def padded_places(topk_ids: Any, num_experts: int) -> tuple[Any, Any]:
