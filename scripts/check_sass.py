@@ -26,7 +26,7 @@ from pathlib import Path
 # float8_e4m3fn; and what main loops must not hold. For compute capability 8.0, nvcc ends loops
 # around HMMA by a CALL of what follows.
 MULTIPLIES = {"wgmma_product": "HGMMA", "swap_ab_layer": "HGMMA", "product_kernel": "HMMA"}
-FP8, OF_FP8 = "__nv_fp8_e4m3", {"HGMMA": "QGMMA"}
+FP8, OF_FP8 = re.compile("7ScalingE[12]"), {"HGMMA": "QGMMA"}  # a Scaling other than kNone
 FORBIDDEN = {
     "HGMMA": ("LDL", "STL", "CALL"),
     "QGMMA": ("LDL", "STL", "CALL"),
@@ -67,7 +67,7 @@ class Kernel:
     def multiply(self) -> str:
         """The instruction that it has to multiply by."""
         found = next(one for name, one in MULTIPLIES.items() if name in self.name)
-        return OF_FP8.get(found, found) if FP8 in self.name else found
+        return OF_FP8.get(found, found) if FP8.search(self.name) else found
 
     def main_loops(self) -> list[Loop]:
         """The innermost loops around multiplications.

@@ -66,7 +66,15 @@ MMA = """
         /*0000*/                   STL [R1], R2 ;  /* 0x0000000201007387 */
 """
 # The same kernel for numbers in float8_e4m3fn.
-FP8 = WGMMA.replace("13__nv_bfloat16", "13__nv_fp8_e4m3").replace("HGMMA", "QGMMA")
+
+
+def in_fp8(text: str) -> str:
+    """The same kernel with the scales of numbers in float8_e4m3fn as a template argument."""
+    name = ("productI13__nv", "productILNS0_7ScalingE1E13__nv")
+    return text.replace(*name).replace("HGMMA", "QGMMA")
+
+
+FP8 = in_fp8(WGMMA)
 
 
 def run(folder: Path, sass: str, *, exit_status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -103,7 +111,7 @@ def test_counts_of_kernels_and_of_their_main_loops(tmp_path: Path) -> None:
         "21 instructions, 4 HGMMA, 1 LDL, 1 STL, 0 CALL; "
         "main loop 0xc30-0x1340: 12, 4 HGMMA, 0 LDL, 0 STL, 0 CALL"
     )
-    assert fp8 == wgmma.replace("13__nv_bfloat16", "13__nv_fp8_e4m3").replace("HGMMA", "QGMMA")
+    assert fp8 == in_fp8(wgmma)
     assert mma.startswith("sm_90 _ZN7tessera4cuda14product_kernelI13__nv_bfloat16")
     assert mma.endswith(
         "10 instructions, 2 HMMA, 0 LDL, 0 STL; main loop 0x2d30-0x3310: 8, 2 HMMA, 0 LDL, 0 STL"

@@ -221,13 +221,16 @@ TEST(FusedExpertsPolicy, TheChosenKernelCanMultiplyFp8) {
     return seen;
   };
   constexpr auto kBlocks = core::WeightScales::kPerBlock;
+  constexpr auto kRows = core::WeightScales::kPerRow;
   const Strategies by_mma{0, 1, 2};
-  // With blocks, whose sums have fewer bits, kernels for 9.0a take calls of all sizes.
-  EXPECT_EQ(chosen(true, kBlocks, Activation::kSilu), (Strategies{kSwapAb, kWgmma}));
-  EXPECT_EQ(chosen(false, kBlocks, Activation::kSilu), by_mma);
+  // The sums of kernels for 9.0a have fewer bits, so they take calls of all sizes.
+  const Strategies by_wgmma{kSwapAb, kWgmma};
+  for (const auto kind : {kBlocks, kRows, core::WeightScales::kPerExpert}) {
+    EXPECT_EQ(chosen(true, kind, Activation::kSilu), by_wgmma);
+    EXPECT_EQ(chosen(false, kind, Activation::kSilu), by_mma);
+  }
   EXPECT_EQ(chosen(true, kBlocks, Activation::kSwigluoai), by_mma);
-  EXPECT_EQ(chosen(true, core::WeightScales::kPerRow, Activation::kSilu), by_mma);
-  EXPECT_EQ(chosen(true, core::WeightScales::kPerExpert, Activation::kSilu), by_mma);
+  EXPECT_EQ(chosen(true, kRows, Activation::kSwigluoai), by_wgmma);
   for (const bool has_wgmma : {false, true}) {
     EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 4096, .hidden = 248}), has_wgmma),
               kElementsTile);
@@ -239,14 +242,10 @@ TEST(FusedExpertsPolicy, TheChosenKernelCanMultiplyFp8) {
 
 TEST(FusedExpertsPolicy, KernelsFor90aMultiplySomeFp8Alone) {
   for (const ProductStrategy strategy : {kWgmma, kSwapAb}) {
-    for (const auto kind : {core::WeightScales::kPerRow, core::WeightScales::kPerExpert}) {
-      EXPECT_STREQ(limitation(strategy, fp8_problem_of({}, kind)),
-                   "multiplies float8_e4m3fn numbers with scales of blocks alone");
-    }
     FusedExpertsProblem problem = fp8_problem_of({});
     problem.activation = Activation::kSwigluoai;
     EXPECT_STREQ(limitation(strategy, problem),
-                 "multiplies no float8_e4m3fn numbers whose rows of gate and up take turns");
+                 "multiplies no blocks with scales in which rows of gate and up take turns");
     problem.activation = Activation::kSwigluoaiUninterleave;
     EXPECT_EQ(limitation(strategy, problem), nullptr);
   }

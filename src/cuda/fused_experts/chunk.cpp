@@ -211,7 +211,7 @@ Status Chunk::multiply_fp8() const {
     if (Status s = quantize_x(); !s.ok()) return s;
   }
   if (Status s = multiply_fp8(ProductKind::kGateUp); !s.ok()) return s;
-  if (strategy_ != kWgmma) {
+  if (strategy_ != kWgmma || scaling_of(problem_) != Scaling::kBlocks) {
     if (Status s = quantize_intermediate(); !s.ok()) return s;
   }
   if (Status s = multiply_fp8(ProductKind::kDown); !s.ok()) return s;
@@ -221,36 +221,40 @@ Status Chunk::multiply_fp8() const {
 Status Chunk::quantize(const void* rows, DLDataType dtype, const float* scale,
                        std::size_t values_at, std::size_t scales_at, std::int64_t num_rows,
                        std::int64_t row_size, std::int64_t row_stride,
-                       const std::int32_t* row_experts) const {
-  const bool is_per_block = problem_.w13.scales.kind == core::WeightScales::kPerBlock;
+                       const QuantizeFp8Rows& counting) const {
   core::QuantizeFp8Problem args{};
   args.x = rows;
   args.dtype = dtype;
   args.scale = scale;
   args.values = at<std::uint8_t>(values_at);
   args.scales = at<float>(scales_at);
-  args.group = scale != nullptr ? Fp8Group::kTensor
-               : is_per_block   ? Fp8Group::k1x128
-                                : Fp8Group::kRow;
+  args.group = scale != nullptr                           ? Fp8Group::kTensor
+               : scaling_of(problem_) == Scaling::kBlocks ? Fp8Group::k1x128
+                                                          : Fp8Group::kRow;
   args.use_ue8m0 = problem_.use_ue8m0;
   args.num_tokens = num_rows;
   args.hidden_size = row_size;
   args.x_stride = row_stride;
   args.values_stride = padded_fp8_row(row_size);
-  return run_quantize_fp8(args, context_, row_experts);
+  return run_quantize_fp8(args, context_, counting);
 }
 
 Status Chunk::quantize_x() const {
   return quantize(problem_.x, problem_.dtype, problem_.x_scale, workspace_.fp8_x,
                   workspace_.fp8_x_scales, problem_.num_tokens, problem_.hidden_size,
-                  problem_.x_stride, nullptr);
+                  problem_.x_stride, {});
 }
 
 Status Chunk::quantize_intermediate() const {
+  // A row belongs to a slot, which may have no pair, or to a pair, which may have no expert.
+  const QuantizeFp8Rows counting =
+      strategy_ == kWgmma ? QuantizeFp8Rows{at<std::int32_t>(workspace_.sorted_pairs), num_pairs_}
+                          : QuantizeFp8Rows{at<std::int32_t>(workspace_.pair_experts),
+                                            static_cast<std::int32_t>(problem_.num_experts)};
   return quantize(at<void>(workspace_.intermediate), {kDLFloat, 32, 1}, problem_.intermediate_scale,
-                  workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales, num_pairs_,
-                  problem_.intermediate_size, padded_row(problem_.intermediate_size),
-                  at<std::int32_t>(workspace_.pair_experts));
+                  workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales,
+                  workspace_.intermediate_rows, problem_.intermediate_size,
+                  padded_row(problem_.intermediate_size), counting);
 }
 
 Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {
@@ -265,10 +269,11 @@ Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {
   }
   args.rows = at<void>(is_gate_up ? workspace_.fp8_x : workspace_.fp8_intermediate);
   args.row_stride = padded_fp8_row(args.depth);
+  args.row_scales = is_gate_up ? problem_.x_scale : problem_.intermediate_scale;
+  if (args.row_scales != nullptr) return args;  // one for all rows
   args.row_scales =
       at<float>(is_gate_up ? workspace_.fp8_x_scales : workspace_.fp8_intermediate_scales);
-  const bool is_static = (is_gate_up ? problem_.x_scale : problem_.intermediate_scale) != nullptr;
-  args.row_scale_stride = is_static ? 0 : scales_per_row(problem_, args.depth);
+  args.row_scale_stride = scales_per_row(problem_, args.depth);
   return args;
 }
 
@@ -285,7 +290,7 @@ Status Chunk::multiply_fp8(ProductKind kind) const {
 WgmmaFp8Product Chunk::wgmma_fp8_args_of(ProductKind kind) const {
   WgmmaFp8Product args{};
   static_cast<Fp8ProductArgs&>(args) = fp8_args_of(kind, kWgmmaColumns);
-  if (kind == ProductKind::kDown) return args;
+  if (kind == ProductKind::kDown || scaling_of(problem_) == Scaling::kRows) return args;
   args.output = at<void>(workspace_.fp8_intermediate);
   args.output_stride = padded_fp8_row(problem_.intermediate_size);
   args.output_scales = at<float>(workspace_.fp8_intermediate_scales);
@@ -310,8 +315,8 @@ Status Chunk::multiply_by_wgmma(ProductKind kind, const Product& product) const 
   if (error != CUDA_SUCCESS) return refuse_tensor_map(name_of(kind), error);
   const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
   const std::int64_t ctas = std::min<std::int64_t>(tiles, properties_in(context_).available_sms);
-  return launch(prepared_wgmma_kernel(kind, is_bfloat16(), kIsFp8), ctas, kWgmmaThreads,
-                kWgmmaSharedBytes, &args, name_of(kind));
+  return launch(prepared_wgmma_kernel(kind, is_bfloat16(), scaling_of(problem_)), ctas,
+                kWgmmaThreads, kWgmmaSharedBytes, &args, name_of(kind));
 }
 
 CombineArgs Chunk::combination() const {

@@ -12,6 +12,7 @@
 #include "cuda/fused_experts/swap_ab.hpp"
 #include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/launch.hpp"
+#include "cuda/quantize_fp8/kernel.hpp"
 #include "tessera/context.hpp"
 #include "tessera/status.hpp"
 
@@ -63,7 +64,7 @@ class Chunk {
   Status multiply_fp8() const;
   Status quantize(const void* rows, DLDataType dtype, const float* scale, std::size_t values_at,
                   std::size_t scales_at, std::int64_t num_rows, std::int64_t row_size,
-                  std::int64_t row_stride, const std::int32_t* row_experts) const;
+                  std::int64_t row_stride, const QuantizeFp8Rows& counting) const;
   Status quantize_x() const;
   Status quantize_intermediate() const;
   Fp8ProductArgs fp8_args_of(ProductKind kind, int columns) const;

@@ -29,16 +29,20 @@ Status Chunk::swap_ab() const {
     SwapAbQuantised& quantised = args.quantised;
     quantised.values = at<std::uint8_t>(workspace_.fp8_intermediate);
     quantised.scales = at<float>(workspace_.fp8_intermediate_scales);
+    quantised.scale = problem_.intermediate_scale;
     quantised.use_ue8m0 = problem_.use_ue8m0;
     quantised.num_groups =
-        static_cast<std::uint32_t>(core::num_scale_blocks(problem_.intermediate_size));
-    quantised.tiles_per_group = static_cast<std::uint32_t>(
-        core::kScaleBlock / outputs_of_tile(args.gate_up.args, tiles.gate_up_rows));
+        static_cast<std::uint32_t>(scales_per_row(problem_, problem_.intermediate_size));
+    quantised.tiles_per_group =
+        scaling_of(problem_) == Scaling::kBlocks
+            ? static_cast<std::uint32_t>(core::kScaleBlock /
+                                         outputs_of_tile(args.gate_up.args, tiles.gate_up_rows))
+            : args.gate_up.args.num_columns;
     quantised.tiles_done = args.gate_up_done + workspace_.max_blocks;
     args.gate_up_parts = quantised.num_groups;
   }
   if (Status s = start_swap_ab(counters); !s.ok()) return s;
-  return launch(prepared_swap_ab_kernel(is_bfloat16(), problem_.has_fp8_weights(), tiling),
+  return launch(prepared_swap_ab_kernel(is_bfloat16(), scaling_of(problem_), tiling),
                 properties_in(context_).available_sms, kSwapAbThreads, swap_ab_shared_bytes(tiling),
                 &args, "the layer");
 }
@@ -48,10 +52,12 @@ Status Chunk::start_swap_ab(SwapAbCounters counters) const {
   const bool quantises_x = problem_.has_fp8_weights() && !problem_.is_x_fp8;
   const bool has_words = reinterpret_cast<std::uintptr_t>(problem_.x) % kWordBytes == 0 &&
                          problem_.x_stride % kWordElements == 0;
-  if (quantises_x && !has_words) {
+  const bool quantises_meanwhile =
+      quantises_x && has_words && scaling_of(problem_) == Scaling::kBlocks;
+  if (quantises_x && !quantises_meanwhile) {
     if (Status s = quantize_x(); !s.ok()) return s;
   }
-  if (!quantises_x || !has_words) {
+  if (!quantises_meanwhile) {
     return launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
                   "the counters of tiles");
   }

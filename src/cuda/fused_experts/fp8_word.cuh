@@ -1,4 +1,4 @@
-// Quantisation of a group of 128 numbers by the threads of a warp.
+// Quantisation of numbers by the threads of a warp.
 #pragma once
 
 #include <cstdint>
@@ -9,44 +9,70 @@
 
 namespace tessera::cuda {
 
-/// A thread's numbers of a group in float8_e4m3fn. Neighbouring threads have the others; all
-/// threads of a warp take part.
-struct Fp8Word {
-  static constexpr int kThreads = 8;    ///< that share a group
-  static constexpr int kElements = 16;  ///< of each
+/// The numbers that a thread quantises at once.
+template <typename Source>
+class Fp8Word {
+ public:
+  static constexpr int kElements = 16;
 
-  uint4 bytes;
-  float scale;
-
-  /// Quantises what other multiprocessors may just have written, at a multiple of 16 bytes; zeros
-  /// if not `given`.
-  template <typename Source>
-  __device__ __forceinline__ Fp8Word(const Source* source, bool given, bool use_ue8m0) {
-    constexpr int kParts = kElements * sizeof(Source) / sizeof(uint4);
-    uint4 parts[kParts] = {};
-    if (given) {
+  /// Reads what other multiprocessors may just have written, at a multiple of 16 bytes; zeros if
+  /// not `given`.
+  __device__ __forceinline__ Fp8Word(const Source* source, bool given) : parts_{} {
+    if (!given) return;
 #pragma unroll
-      for (int i = 0; i < kParts; ++i) {
-        parts[i] = __ldcg(reinterpret_cast<const uint4*>(source) + i);
-      }
+    for (int i = 0; i < kParts; ++i) {
+      parts_[i] = __ldcg(reinterpret_cast<const uint4*>(source) + i);
     }
-    const auto value = [&](int i) { return to_float(reinterpret_cast<const Source*>(parts)[i]); };
+  }
+
+  /// The largest finite magnitude.
+  __device__ __forceinline__ float largest() const {
     float largest = 0;
 #pragma unroll
     for (int i = 0; i < kElements; ++i) {
       largest = fmaxf(largest, __uint_as_float(finite_magnitude(value(i))));
     }
+    return largest;
+  }
+
+  /// In float8_e4m3fn, each divided by divide().
+  template <typename Divide>
+  __device__ __forceinline__ uint4 quantized(const Divide& divide) const {
+    const auto four = [&](int i) {
+      return fp8x2_bits(divide(value(i)), divide(value(i + 1))) |
+             fp8x2_bits(divide(value(i + 2)), divide(value(i + 3))) << 16;
+    };
+    return make_uint4(four(0), four(4), four(8), four(12));
+  }
+
+ private:
+  static constexpr int kParts = kElements * sizeof(Source) / sizeof(uint4);
+
+  __device__ __forceinline__ float value(int i) const {
+    return to_float(reinterpret_cast<const Source*>(parts_)[i]);
+  }
+
+  uint4 parts_[kParts];
+};
+
+/// A thread's word of a group of 128 numbers. Neighbouring threads have the others; all threads of
+/// a warp take part.
+struct Fp8GroupWord {
+  static constexpr int kThreads = 8;  ///< that share a group
+
+  uint4 bytes;
+  float scale;
+
+  template <typename Source>
+  __device__ __forceinline__ Fp8GroupWord(const Fp8Word<Source>& word, bool use_ue8m0) {
+    float largest = word.largest();
 #pragma unroll
     for (int lanes = kThreads / 2; lanes > 0; lanes /= 2) {
       largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
     }
     scale = fp8_scale_for(__float_as_uint(largest), use_ue8m0);
     const Fp8Divisor divisor = fp8_divisor(scale);
-    const auto four = [&](int i) {
-      return fp8x2_bits(quotient(value(i), divisor), quotient(value(i + 1), divisor)) |
-             fp8x2_bits(quotient(value(i + 2), divisor), quotient(value(i + 3), divisor)) << 16;
-    };
-    bytes = make_uint4(four(0), four(4), four(8), four(12));
+    bytes = word.quantized([&](float value) { return quotient(value, divisor); });
   }
 };
 

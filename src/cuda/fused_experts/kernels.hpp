@@ -63,6 +63,15 @@ constexpr std::size_t product_shared_bytes(const ProductTile& tile) {
 /// Static shared memory of a product, at most.
 inline constexpr std::size_t kProductStaticSharedBytes = 1024;
 
+/// Which scales the operands of a product have. Kernels that are the same otherwise have it as a
+/// template argument.
+enum class Scaling : std::uint8_t {
+  kNone,    ///< numbers of 16 bits
+  kBlocks,  ///< float8_e4m3fn, with scales of 128 terms
+  kRows,    ///< float8_e4m3fn, with scales of whole rows, of tensors too
+};
+inline constexpr int kNumScalings = 3;
+
 /// The arguments of both products. Strides are in elements.
 struct ProductArgs {
   const void* rows;  ///< x, or the activated intermediate

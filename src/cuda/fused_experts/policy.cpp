@@ -123,13 +123,9 @@ const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& prob
   if (problem.has_fp8_weights() && strategy >= kNumFp8Tiles && !is_for_90a(strategy)) {
     return "multiplies no float8_e4m3fn numbers";
   }
-  if (problem.has_fp8_weights() && is_for_90a(strategy)) {
-    if (problem.w13.scales.kind != core::WeightScales::kPerBlock) {
-      return "multiplies float8_e4m3fn numbers with scales of blocks alone";
-    }
-    if (problem.activation == Activation::kSwigluoai) {
-      return "multiplies no float8_e4m3fn numbers whose rows of gate and up take turns";
-    }
+  if (scaling_of(problem) == Scaling::kBlocks && is_for_90a(strategy) &&
+      problem.activation == Activation::kSwigluoai) {
+    return "multiplies no blocks with scales in which rows of gate and up take turns";
   }
   if (problem.dtype.bits != 16) {
     return problem.has_fp8_weights() ? "writes float16 and bfloat16 alone"
@@ -168,7 +164,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   max_blocks = (max_slots + per_block - 1) / per_block;
   block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0);
   if (strategy == kSwapAb && problem.has_fp8_weights()) {
-    block_experts_length += max_blocks * core::num_scale_blocks(problem.intermediate_size);
+    block_experts_length += max_blocks * scales_per_row(problem, problem.intermediate_size);
   }
   intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
   std::size_t end = 0;
@@ -183,7 +179,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   block_experts = place(block_experts_length, sizeof(std::int32_t));
   num_slots = place(1, sizeof(std::int32_t));
   const bool is_fp8 = problem.has_fp8_weights();
-  const bool is_quantised_at_once = is_fp8 && strategy == kWgmma;
+  const bool is_quantised_at_once = strategy == kWgmma && scaling_of(problem) == Scaling::kBlocks;
   intermediate =
       place(is_quantised_at_once ? 0 : intermediate_rows * padded_row(problem.intermediate_size),
             is_fp8 ? sizeof(float) : sizeof(std::uint16_t));
@@ -200,7 +196,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
 }
 
 bool has_plain_ids(const FusedExpertsProblem& problem, ProductStrategy strategy) {
-  // The quantisation of the intermediate reads the experts of pairs.
+  // The mma kernels' quantisation of the intermediate reads the experts of pairs.
   const bool quantises = problem.has_fp8_weights() && !is_for_90a(strategy);
   return problem.expert_map == nullptr && !quantises &&
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);

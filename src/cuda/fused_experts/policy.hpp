@@ -92,12 +92,17 @@ constexpr std::int64_t padded_fp8_row(std::int64_t elements) {
   return (elements + kWordBytes - 1) / kWordBytes * kWordBytes;
 }
 
+inline Scaling scaling_of(const core::FusedExpertsProblem& problem) {
+  if (!problem.has_fp8_weights()) return Scaling::kNone;
+  return problem.w13.scales.kind == core::WeightScales::kPerBlock ? Scaling::kBlocks
+                                                                  : Scaling::kRows;
+}
+
 /// Scales of a row of x or of the intermediate that the call computes, beside weights in
 /// float8_e4m3fn.
-constexpr std::int64_t scales_per_row(const core::FusedExpertsProblem& problem,
-                                      std::int64_t elements) {
-  const bool is_per_block = problem.w13.scales.kind == core::WeightScales::kPerBlock;
-  return is_per_block ? core::num_scale_blocks(elements) : 1;
+inline std::int64_t scales_per_row(const core::FusedExpertsProblem& problem,
+                                   std::int64_t elements) {
+  return scaling_of(problem) == Scaling::kBlocks ? core::num_scale_blocks(elements) : 1;
 }
 
 std::int64_t tokens_per_chunk(const core::FusedExpertsProblem& problem);

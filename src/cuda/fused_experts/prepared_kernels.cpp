@@ -32,20 +32,21 @@ Kernel prepared_fp8_product_kernel(ProductKind kind, bool bfloat16, WeightAccess
               &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
 }
 
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, bool is_fp8) {
-  static PreparedContexts prepared[2][2][2];
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, Scaling scaling) {
+  static PreparedContexts prepared[2][2][kNumScalings];
   const auto find = kind == ProductKind::kGateUp ? wgmma_gate_up_kernel : wgmma_down_kernel;
-  return {.function = find(bfloat16, is_fp8),
-          .needs_shared_memory = true,
-          .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][is_fp8 ? 1 : 0]};
+  return {
+      .function = find(bfloat16, scaling),
+      .needs_shared_memory = true,
+      .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(scaling)]};
 }
 
-Kernel prepared_swap_ab_kernel(bool bfloat16, bool is_fp8, std::size_t tiling) {
-  static PreparedContexts prepared[2][2][kSwapAbTilings.size()];
-  const auto find = is_fp8 ? swap_ab_fp8_kernel : swap_ab_kernel;
-  return {.function = find(bfloat16, tiling),
+Kernel prepared_swap_ab_kernel(bool bfloat16, Scaling scaling, std::size_t tiling) {
+  static PreparedContexts prepared[2][kNumScalings][kSwapAbTilings.size()];
+  return {.function = scaling == Scaling::kNone ? swap_ab_kernel(bfloat16, tiling)
+                                                : swap_ab_fp8_kernel(bfloat16, scaling, tiling),
           .needs_shared_memory = true,
-          .prepared = &prepared[bfloat16 ? 1 : 0][is_fp8 ? 1 : 0][tiling]};
+          .prepared = &prepared[bfloat16 ? 1 : 0][static_cast<int>(scaling)][tiling]};
 }
 
 Kernel prepared_swap_ab_clear_kernel() {
@@ -60,7 +61,7 @@ Kernel prepared_swap_ab_fp8_start_kernel(bool bfloat16) {
 
 bool has_wgmma(int device_id) {
   return properties_of(device_id).compute_capability == 90 &&
-         wgmma_gate_up_kernel(true, false) != nullptr;
+         wgmma_gate_up_kernel(true, Scaling::kNone) != nullptr;
 }
 
 Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots) {
@@ -97,15 +98,16 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
       const Kernel kernel = prepared_swap_ab_fp8_start_kernel(bfloat16);
       if (Status s = load(kernel, "the quantisation of x"); !s.ok()) return s;
     }
-    for (const bool is_fp8 : {false, true}) {
+    for (const Scaling scaling : {Scaling::kNone, Scaling::kBlocks, Scaling::kRows}) {
       if (!has_wgmma(device_id)) break;
-      const std::size_t num_tilings = is_fp8 ? kNumSwapAbFp8Tilings : kSwapAbTilings.size();
+      const std::size_t num_tilings =
+          scaling == Scaling::kNone ? kSwapAbTilings.size() : kNumSwapAbFp8Tilings;
       for (std::size_t tiling = 0; tiling < num_tilings; ++tiling) {
-        const Kernel kernel = prepared_swap_ab_kernel(bfloat16, is_fp8, tiling);
+        const Kernel kernel = prepared_swap_ab_kernel(bfloat16, scaling, tiling);
         if (Status s = load(kernel, "the layer"); !s.ok()) return s;
       }
       for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
-        const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16, is_fp8);
+        const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16, scaling);
         if (Status s = load(kernel, "a product"); !s.ok()) return s;
       }
     }

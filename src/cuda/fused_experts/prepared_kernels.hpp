@@ -17,10 +17,10 @@ Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess acc
 /// The same for numbers in float8_e4m3fn.
 Kernel prepared_fp8_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
                                    std::size_t tile);
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, bool is_fp8);
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, Scaling scaling);
 Kernel prepared_swap_ab_clear_kernel();
 Kernel prepared_swap_ab_fp8_start_kernel(bool bfloat16);
-Kernel prepared_swap_ab_kernel(bool bfloat16, bool is_fp8, std::size_t tiling);
+Kernel prepared_swap_ab_kernel(bool bfloat16, Scaling scaling, std::size_t tiling);
 Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots);
 Kernel prepared_pairs_kernel();
 

@@ -1,13 +1,28 @@
 // What all kernels of the two products have in common.
 #pragma once
 
+#include <cuda_fp8.h>
+
 #include <cstdint>
+#include <type_traits>
 
 #include "cuda/fused_experts/kernels.hpp"
 #include "cuda/parts/division.cuh"
 #include "cuda/parts/floats.cuh"
 
 namespace tessera::cuda {
+
+/// The numbers that a product multiplies; T: the type of x.
+template <Scaling kScaling, typename T>
+using OperandOf = std::conditional_t<kScaling == Scaling::kNone, T, __nv_fp8_e4m3>;
+
+/// What they are copied as.
+template <Scaling kScaling>
+using ElementOf = std::conditional_t<kScaling == Scaling::kNone, std::uint16_t, std::uint8_t>;
+
+/// Terms of a sum in a line.
+template <Scaling kScaling>
+inline constexpr int kDepthOf = kLineDepth<ElementOf<kScaling>>;
 
 /// A tile among those of `num_blocks` blocks of pairs and `num_columns` columns of outputs.
 struct TileAt {

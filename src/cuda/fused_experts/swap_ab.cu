@@ -19,8 +19,8 @@ const void* swap_ab_clear_kernel() { return reinterpret_cast<const void*>(&swap_
 
 const void* swap_ab_kernel(bool is_bfloat16, std::size_t tiling) {
   constexpr std::size_t kTilings = kSwapAbTilings.size();
-  return is_bfloat16 ? swap_ab_kernel_of<__nv_bfloat16, __nv_bfloat16, kTilings>(tiling)
-                     : swap_ab_kernel_of<__half, __half, kTilings>(tiling);
+  return is_bfloat16 ? swap_ab_kernel_of<Scaling::kNone, __nv_bfloat16, kTilings>(tiling)
+                     : swap_ab_kernel_of<Scaling::kNone, __half, kTilings>(tiling);
 }
 
 }  // namespace tessera::cuda

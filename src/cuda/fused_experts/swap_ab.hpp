@@ -72,8 +72,8 @@ struct SwapAbLayout {
   static constexpr int kMaxSteps =
       std::max(SwapAbSteps<kGateUpRows>::kNumber, SwapAbSteps<kDownRows>::kNumber);
   static constexpr std::uint32_t kStageBytes = kSwapAbWeightBytes + kMaxSteps * kStepRowBytes;
-  /// Scales of a step in float8_e4m3fn: one for each pair, one for the rows of gate and one for the
-  /// rows of up, and padding.
+  /// Scales of a step in float8_e4m3fn: one for each pair, and of blocks one for the rows of gate
+  /// and one for the rows of up, and padding.
   static constexpr int kStepScales = kPairs + 4;
   static constexpr int kStageScales = kMaxSteps * kStepScales;
   /// Floats between the sums of a pair and the next: 4 more than there are keep them apart in the
@@ -115,8 +115,8 @@ constexpr std::size_t swap_ab_shared_bytes(std::size_t tiling) {
 struct SwapAbProduct {
   /// [E, runs, 1 or gate and up, kSwapAbRun, depth]: a box is a tile of a line's depth.
   CUtensorMap weights;
-  /// num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots. Scales, of blocks,
-  /// are there with weights in float8_e4m3fn alone.
+  /// num_columns: tiles. Nothing writes sorted_pairs, block_experts, num_slots. Scales are there
+  /// with weights in float8_e4m3fn alone.
   Fp8ProductArgs args;
   std::int32_t tile_rows;  ///< of the weights
   std::int32_t run;        ///< tiles that are taken at once
@@ -124,10 +124,11 @@ struct SwapAbProduct {
 };
 
 /// The intermediate in float8_e4m3fn. The gate-up product writes float32; whoever writes the last
-/// of 128 outputs quantises these.
+/// outputs of a group quantises it. Groups have 128 outputs, or with scales of rows all.
 struct SwapAbQuantised {
   std::uint8_t* values;  ///< [pair, F]: rows of the down product
-  float* scales;         ///< [pair, group of 128]
+  float* scales;         ///< [pair, group]
+  const float* scale;    ///< null: scales are computed; only for scales of rows
   bool use_ue8m0;
   std::uint32_t num_groups;
   std::uint32_t tiles_per_group;  ///< of the gate-up product
@@ -176,18 +177,18 @@ constexpr std::int64_t num_quantizing_threads(const SwapAbFp8Start& start) {
 }
 
 /// Persistent kernels of kSwapAbThreads threads and swap_ab_shared_bytes() of dynamic shared
-/// memory, a CTA for each multiprocessor; the second one for weights in float8_e4m3fn.
+/// memory, a CTA for each multiprocessor; the second one for weights in float8_e4m3fn, with scales.
 /// `is_bfloat16`: x, biases and the output are. They are null if this build has no code for compute
 /// capability 9.0a.
 #if TESSERA_HAS_90A
 const void* swap_ab_clear_kernel();
 const void* swap_ab_kernel(bool is_bfloat16, std::size_t tiling);
-const void* swap_ab_fp8_kernel(bool is_bfloat16, std::size_t tiling);
+const void* swap_ab_fp8_kernel(bool is_bfloat16, Scaling scaling, std::size_t tiling);
 const void* swap_ab_fp8_start_kernel(bool is_bfloat16);
 #else
 inline const void* swap_ab_clear_kernel() { return nullptr; }
 inline const void* swap_ab_kernel(bool, std::size_t) { return nullptr; }
-inline const void* swap_ab_fp8_kernel(bool, std::size_t) { return nullptr; }
+inline const void* swap_ab_fp8_kernel(bool, Scaling, std::size_t) { return nullptr; }
 inline const void* swap_ab_fp8_start_kernel(bool) { return nullptr; }
 #endif
 

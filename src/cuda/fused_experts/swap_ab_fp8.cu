@@ -9,7 +9,7 @@
 namespace tessera::cuda {
 namespace {
 
-static_assert(Fp8Word::kThreads == 8);  // num_quantizing_threads
+static_assert(Fp8GroupWord::kThreads == 8);  // num_quantizing_threads
 
 /// The first CTA clears the counters, the others quantise rows of x.
 template <typename T>
@@ -21,15 +21,16 @@ __global__ void __launch_bounds__(kSwapAbClearThreads)
     return;
   }
   const auto thread = static_cast<int>((blockIdx.x - 1) * kSwapAbClearThreads + threadIdx.x);
-  const int row = thread / Fp8Word::kThreads / args.num_groups;
-  const int group = thread / Fp8Word::kThreads % args.num_groups;
-  const int first = (group * Fp8Word::kThreads + thread % Fp8Word::kThreads) * Fp8Word::kElements;
+  using Word = Fp8GroupWord;
+  const int row = thread / Word::kThreads / args.num_groups;
+  const int group = thread / Word::kThreads % args.num_groups;
+  const int first = (group * Word::kThreads + thread % Word::kThreads) * Fp8Word<T>::kElements;
   const bool is_within = row < args.num_rows && first < args.hidden_size;
-  const Fp8Word word(static_cast<const T*>(args.x) + row * args.x_stride + first, is_within,
-                     args.use_ue8m0);
+  const T* const source = static_cast<const T*>(args.x) + row * args.x_stride + first;
+  const Word word(Fp8Word<T>(source, is_within), args.use_ue8m0);
   if (!is_within) return;
   *reinterpret_cast<uint4*>(args.values + row * args.values_stride + first) = word.bytes;
-  if (thread % Fp8Word::kThreads == 0) args.scales[row * args.num_groups + group] = word.scale;
+  if (thread % Word::kThreads == 0) args.scales[row * args.num_groups + group] = word.scale;
 }
 
 }  // namespace
@@ -39,10 +40,14 @@ const void* swap_ab_fp8_start_kernel(bool is_bfloat16) {
                      : reinterpret_cast<const void*>(&swap_ab_fp8_start<__half>);
 }
 
-const void* swap_ab_fp8_kernel(bool is_bfloat16, std::size_t tiling) {
-  constexpr std::size_t kTilings = kNumSwapAbFp8Tilings;
-  return is_bfloat16 ? swap_ab_kernel_of<__nv_fp8_e4m3, __nv_bfloat16, kTilings>(tiling)
-                     : swap_ab_kernel_of<__nv_fp8_e4m3, __half, kTilings>(tiling);
+const void* swap_ab_fp8_kernel(bool is_bfloat16, Scaling scaling, std::size_t tiling) {
+  const auto kernel = [&]<Scaling kScaling>() {
+    constexpr std::size_t kTilings = kNumSwapAbFp8Tilings;
+    return is_bfloat16 ? swap_ab_kernel_of<kScaling, __nv_bfloat16, kTilings>(tiling)
+                       : swap_ab_kernel_of<kScaling, __half, kTilings>(tiling);
+  };
+  return scaling == Scaling::kBlocks ? kernel.operator()<Scaling::kBlocks>()
+                                     : kernel.operator()<Scaling::kRows>();
 }
 
 }  // namespace tessera::cuda

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include "cuda/fused_experts/mma.cuh"
 #include "cuda/fused_experts/swap_ab_tiles.cuh"
@@ -11,9 +10,9 @@
 
 namespace tessera::cuda {
 
-/// Copies rows of x and of the intermediate to the stages; in float8_e4m3fn with the scales of the
-/// products.
-template <typename Operand, std::size_t kTiling>
+/// Copies rows of x and of the intermediate to the stages; in float8_e4m3fn with their scales, and
+/// with those of blocks of the weights.
+template <Scaling kScaling, std::size_t kTiling>
 class RowsGatherer {
  public:
   __device__ __forceinline__ RowsGatherer(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
@@ -36,11 +35,9 @@ class RowsGatherer {
   }
 
  private:
-  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
-  /// What rows are copied as.
-  using Element = std::conditional_t<kIsFp8, std::uint8_t, std::uint16_t>;
-  static constexpr int kDepth = kLineDepth<Operand>;
-  static constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Operand));
+  using Element = ElementOf<kScaling>;
+  static constexpr int kDepth = kDepthOf<kScaling>;
+  static constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Element));
   static constexpr int kLinesAtOnce = static_cast<int>(kGatherThreads) / 8;
   static constexpr std::uint32_t kStepBytes = SwapAbLayout<kTiling>::kStepRowBytes;
   static constexpr int kLines = (SwapAbLayout<kTiling>::kPairs + kLinesAtOnce - 1) / kLinesAtOnce;
@@ -68,25 +65,30 @@ class RowsGatherer {
           divide(shared_.pairs()[tiles.first_pair + row], args.slots_per_row));
       sources.of[i] =
           static_cast<const Element*>(args.rows) + from * args.row_stride + word() * kPerWord;
-      if constexpr (kIsFp8) row_scales[i] = args.row_scales + from * args.row_scale_stride;
+      if constexpr (kScaling != Scaling::kNone) {
+        row_scales[i] = args.row_scales + from * args.row_scale_stride;
+      }
     }
     with_rows<kTiling>(tiles.step, [&]<int kRows>() {
       using Steps = SwapAbSteps<kRows>;
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
-        const float* const weight_scales =
-            kIsFp8 ? scales_of(args, tiles.expert, tiles.first_output + tile * outputs_of(product))
-                   : nullptr;
+        [[maybe_unused]] const float* const weight_scales =
+            kScaling == Scaling::kBlocks
+                ? scales_of(args, tiles.expert, tiles.first_output + tile * outputs_of(product))
+                : nullptr;
         for (std::int32_t begin = 0; begin < args.depth; begin += Steps::kNumber * kDepth) {
           wait(shared_.empty(at_), at_.parity ^ 1);
 #pragma unroll
           for (int step = 0; step < Steps::kNumber; ++step) {
             copy_words(sources, shared_.rows(at_) + step * kStepBytes, begin + step * kDepth,
                        args.depth);
-            if constexpr (kIsFp8) {
-              copy_scales(sources, row_scales, weight_scales, step,
-                          min(begin + step * kDepth, args.depth - 1) / kDepth);
+            if constexpr (kScaling == Scaling::kBlocks) {
+              const std::int32_t block = min(begin + step * kDepth, args.depth - 1) / kDepth;
+              copy_row_scales(sources, row_scales, step, block);
+              copy_weight_scales(weight_scales, step, block);
             }
           }
+          if constexpr (kScaling == Scaling::kRows) copy_row_scales(sources, row_scales, 0, 0);
           arrive_after_copies(shared_.full(at_));
           at_.advance();
         }
@@ -115,26 +117,27 @@ class RowsGatherer {
         expert, args.is_gated ? gated_row(args, first_output, is_up) : first_output);
   }
 
-  /// Copies the scales of a block of terms. One thread copies the scale of a row, and two threads
-  /// copy those of the weights. A step after the last block has zeros alone, for which the caller
-  /// passes the last block.
-  __device__ __forceinline__ void copy_scales(const Sources& sources,
-                                              const float* const (&row_scales)[kLines],
-                                              const float* weight_scales, int step,
-                                              std::int32_t block) const {
-    const std::uint32_t target = shared_address(shared_.scales(at_, step));
-    if (word() == 0) {
+  /// Copies the scales of a block of terms, each by one thread. A step after the last block has
+  /// zeros alone, for which the caller passes the last block.
+  __device__ __forceinline__ void copy_row_scales(const Sources& sources,
+                                                  const float* const (&row_scales)[kLines],
+                                                  int step, std::int32_t block) const {
+    if (word() != 0) return;
 #pragma unroll
-      for (int i = 0; i < kLines; ++i) {
-        if (sources.of[i] == nullptr) break;
-        copy_float_async(target + static_cast<std::uint32_t>(line() + i * kLinesAtOnce) * 4,
-                         row_scales[i] + block);
-      }
+    for (int i = 0; i < kLines; ++i) {
+      if (sources.of[i] == nullptr) break;
+      copy_float_async(scale_at(step, line() + i * kLinesAtOnce), row_scales[i] + block);
     }
-    if (thread() < 2) {
-      copy_float_async(target + static_cast<std::uint32_t>(kPairs + thread()) * 4,
-                       weight_scales + block);
-    }
+  }
+
+  /// The same of the weights, by two threads.
+  __device__ __forceinline__ void copy_weight_scales(const float* weight_scales, int step,
+                                                     std::int32_t block) const {
+    if (thread() < 2) copy_float_async(scale_at(step, kPairs + thread()), weight_scales + block);
+  }
+
+  __device__ __forceinline__ std::uint32_t scale_at(int step, int i) const {
+    return shared_address(shared_.scales(at_, step) + i);
   }
 
   static constexpr int kPairs = SwapAbLayout<kTiling>::kPairs;

@@ -39,7 +39,7 @@ __device__ __forceinline__ void clear(const SwapAbCounters& counters) {
 }
 
 /// Copies the weights of all tiles, by one warp.
-template <typename Operand, std::size_t kTiling>
+template <Scaling kScaling, std::size_t kTiling>
 __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared<kTiling> shared) {
   Taken<kTiling> taken(args, shared);
   typename SwapAbShared<kTiling>::Stage at;
@@ -51,7 +51,7 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
     const SwapAbProduct& product = product_of(args, tiles.step);
     with_rows<kTiling>(tiles.step, [&]<int kRows>() {
       using Steps = SwapAbSteps<kRows>;
-      constexpr int kDepth = kLineDepth<Operand>;
+      constexpr int kDepth = kDepthOf<kScaling>;
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
         const std::int32_t output = tiles.first_output + tile * outputs_of(product);
         for (std::int32_t begin = 0; begin < product.args.depth; begin += Steps::kNumber * kDepth) {
@@ -87,8 +87,8 @@ __device__ __forceinline__ void init_barriers(SwapAbShared<kTiling> shared) {
   fence_barriers();
 }
 
-/// Multiplies numbers of type Operand: T, the type of x, biases and the output, or __nv_fp8_e4m3.
-template <typename Operand, typename T, std::size_t kTiling>
+/// T: the type of x, biases and the output.
+template <Scaling kScaling, typename T, std::size_t kTiling>
 __global__ void __launch_bounds__(kSwapAbThreads, 1)
     swap_ab_layer(const __grid_constant__ SwapAbArgs args) {
   extern __shared__ __align__(1024) unsigned char memory[];
@@ -111,22 +111,22 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
   sort_pairs(args, shared);
   pdl_wait();
   if (warp < kMultiplyWarps) {
-    Multiplier<Operand, T, kTiling>(args, shared).run();
+    Multiplier<kScaling, T, kTiling>(args, shared).run();
   } else if (warp == kTakingWarp) {
     if (threadIdx.x % 32 == 0) take_tiles(args, shared, taken);
   } else if (warp == kCopyingWarp) {
-    copy_weights<Operand, kTiling>(args, shared);
+    copy_weights<kScaling, kTiling>(args, shared);
   } else {
-    RowsGatherer<Operand, kTiling>(args, shared).run();
+    RowsGatherer<kScaling, kTiling>(args, shared).run();
   }
 }
 
 /// The kernels of the first kNumTilings tilings.
-template <typename Operand, typename T, std::size_t kNumTilings>
+template <Scaling kScaling, typename T, std::size_t kNumTilings>
 const void* swap_ab_kernel_of(std::size_t tiling) {
   const auto of = [&]<std::size_t... kTilings>(std::index_sequence<kTilings...>) {
     const std::array<const void*, kNumTilings> kernels{
-        reinterpret_cast<const void*>(&swap_ab_layer<Operand, T, kTilings>)...};
+        reinterpret_cast<const void*>(&swap_ab_layer<kScaling, T, kTilings>)...};
     return kernels[tiling];
   };
   return of(std::make_index_sequence<kNumTilings>{});

@@ -6,8 +6,8 @@
 
 #include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/combine.cuh"
-#include "cuda/fused_experts/fp8_word.cuh"
 #include "cuda/fused_experts/products.cuh"
+#include "cuda/fused_experts/swap_ab_quantizer.cuh"
 #include "cuda/fused_experts/swap_ab_tiles.cuh"
 #include "cuda/parts/floats.cuh"
 #include "cuda/parts/mbarrier.cuh"
@@ -20,9 +20,8 @@ namespace tessera::cuda {
 /// multiplies while the other writes. Each warpgroup of a group multiplies one operand; of a tile
 /// with one, the second passes the stages on. With few pairs, most of the time of a wgmma is
 /// latency, and the two warpgroups overlap theirs.
-/// Operand: the type of the weights and of what they are multiplied by.
-template <typename Operand, typename T, std::size_t kTiling>
-class Multiplier {
+template <Scaling kScaling, typename T, std::size_t kTiling>
+class Multiplier : SwapAbGroup {
  public:
   __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared), taken_(args, shared), turn_parity_(group() == 0 ? 1 : 0) {}
@@ -70,23 +69,16 @@ class Multiplier {
   }
 
  private:
-  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
+  static constexpr bool kIsFp8 = kScaling != Scaling::kNone;
+  using Operand = OperandOf<kScaling, T>;
   /// The intermediate is not rounded before it is quantised.
   using Intermediate = std::conditional_t<kIsFp8, float, T>;
   using Layout = SwapAbLayout<kTiling>;
   static constexpr int kWgmmasPerStep = kLineBytes / 32;  // each multiplies 32 bytes of a line
   using Stage = typename SwapAbShared<kTiling>::Stage;
 
-  __device__ static int group() { return static_cast<int>(threadIdx.x) / kSwapAbGroupThreads; }
-  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kSwapAbGroupThreads; }
   __device__ static int operand() { return thread() / kWarpgroupThreads; }
   __device__ static int warp() { return thread() % kWarpgroupThreads / 32; }  // of the warpgroup
-  __device__ static int lane() { return thread() % 32; }
-
-  /// All threads of the group wait for each other.
-  __device__ static void synchronize_group() {
-    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kSwapAbGroupThreads) : "memory");
-  }
 
   __device__ __forceinline__ void combine(std::uint32_t first_part) const {
     // If there is no part for the second warpgroup, it computes the first one, too: all threads of
@@ -98,7 +90,7 @@ class Multiplier {
       if (thread() == 0) {
         wait_for_count(args_.down_done, shared_.num_blocks() * args_.down.args.num_columns);
       }
-      synchronize_group();
+      synchronize();
     });
   }
 
@@ -106,7 +98,7 @@ class Multiplier {
   __device__ __forceinline__ std::int32_t num_stages_of(SwapAbStep step) const {
     const std::int32_t depth = product_of(args_, step).args.depth;
     return with_rows<kTiling>(step, [&]<int kRows>() {
-      constexpr int kDepth = SwapAbSteps<kRows>::kNumber * kLineDepth<Operand>;
+      constexpr int kDepth = SwapAbSteps<kRows>::kNumber * kDepthOf<kScaling>;
       return (depth + kDepth - 1) / kDepth;
     });
   }
@@ -129,19 +121,17 @@ class Multiplier {
     }
     wait(shared_.turn(group()), turn_parity_);
     turn_parity_ ^= 1;
-    multiply<8>(tiles, release_at);
-    synchronize_group();
+    multiply<8>(tiles, first_output, release_at);
+    synchronize();
     if (tiles.step == SwapAbStep::kGateUp) {
       write_activated(args, tiles, first_output);
     } else {
       write_rows(args, tiles, first_output);
     }
-    synchronize_group();
+    synchronize();
     if (tiles.step == SwapAbStep::kGateUp) {
       if constexpr (kIsFp8) {
-        if (!completes_group(tiles, first_output)) return;
-        quantize_group(tiles, first_output);
-        synchronize_group();
+        if (!Quantizer<kScaling, kTiling>(args_, shared_).finish(tiles, first_output)) return;
       }
     }
     if (thread() != 0) return;
@@ -153,9 +143,12 @@ class Multiplier {
   /// Leaves the sums in shared memory, and releases what was taken before the stage `release_at`,
   /// if there is one. There is code for some numbers of columns, doubling.
   template <int kColumns>
-  __device__ __forceinline__ void multiply(const SwapAbTiles& tiles, std::int32_t release_at) {
+  __device__ __forceinline__ void multiply(const SwapAbTiles& tiles, std::int32_t first_output,
+                                           std::int32_t release_at) {
     if constexpr (kColumns < Layout::kPairs) {
-      if (tiles.num_pairs > kColumns) return multiply<2 * kColumns>(tiles, release_at);
+      if (tiles.num_pairs > kColumns) {
+        return multiply<2 * kColumns>(tiles, first_output, release_at);
+      }
     }
     const std::int32_t num_stages = num_stages_of(tiles.step);
     with_rows<kTiling>(tiles.step, [&]<int kRows>() {
@@ -164,7 +157,8 @@ class Multiplier {
       } else {
         float sums[kColumns / 2] = {};
         if constexpr (kIsFp8) {
-          multiply_scaled_stages<kRows>(num_stages, release_at, sums);
+          const OfRows of_rows = scales_of_rows(tiles, first_output);
+          multiply_scaled_stages<kRows>(num_stages, release_at, of_rows, sums);
         } else {
           multiply_stages<kRows>(num_stages, release_at, sums);
         }
@@ -211,11 +205,37 @@ class Multiplier {
     release(previous);
   }
 
-  /// The same of numbers in float8_e4m3fn. Each step has sums of its own, which are scaled and
-  /// added at the end of the stage. The steps take turns: most of the time of a wgmma is latency.
+  /// Two numbers, of the lane's two rows of an operand.
+  struct OfRows {
+    float of[2];
+  };
+
+  /// The scales of whole rows of the weights.
+  __device__ __forceinline__ OfRows scales_of_rows(const SwapAbTiles& tiles,
+                                                   std::int32_t first_output) const {
+    OfRows scales{{1, 1}};
+    if constexpr (kScaling != Scaling::kRows) return scales;
+    const Fp8ProductArgs& args = product_of(args_, tiles.step).args;
+    const int first = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      // Sixteen rows are eight of gate and eight of up. Nothing reads those after the last.
+      const int row = args.is_gated ? first / (2 * kSwapAbRun) * kSwapAbRun + first % kSwapAbRun
+                                    : first + kSwapAbRun * i;
+      const std::int32_t output = min(first_output + row, args.num_outputs - 1);
+      scales.of[i] = *args.weight_scales.of_row(
+          tiles.expert, args.is_gated ? gated_row(args, output, i == 1) : output);
+    }
+    return scales;
+  }
+
+  /// The same as multiply_stages() of numbers in float8_e4m3fn. Each step has sums of its own,
+  /// which are added at the end of the stage. The steps take turns: most of the time of a wgmma is
+  /// latency.
   template <int kRows, int kSums>
   __device__ __forceinline__ void multiply_scaled_stages(std::int32_t num_stages,
                                                          std::int32_t release_at,
+                                                         const OfRows& of_rows,
                                                          float (&sums)[kSums]) {
     constexpr int kSteps = SwapAbSteps<kRows>::kNumber;
     for (std::int32_t stage = 0; stage < num_stages; ++stage) {
@@ -234,11 +254,32 @@ class Multiplier {
       wgmma_commit();
       wgmma_wait<0>();
 #pragma unroll
-      for (int step = 0; step < kSteps; ++step) add_scaled(step, of_steps[step], sums);
+      for (int step = 0; step < kSteps; ++step) {
+        if constexpr (kScaling == Scaling::kBlocks) {
+          add_scaled(step, of_steps[step], sums);
+        } else {
+#pragma unroll
+          for (int i = 0; i < kSums; ++i) sums[i] += of_steps[step][i];
+        }
+      }
+      if constexpr (kScaling == Scaling::kRows) {
+        if (stage + 1 == num_stages) scale(of_rows, sums);
+      }
       release(at_);
       at_.advance();
     }
   }
+
+  /// Multiplies the sums by scales of whole rows: each stage has those of the pairs.
+  template <int kSums>
+  __device__ __forceinline__ void scale(const OfRows& of_rows, float (&sums)[kSums]) const {
+    const float* const of_pairs = shared_.scales(at_, 0);
+#pragma unroll
+    for (int i = 0; i < kSums; ++i) sums[i] *= of_rows.of[i % 4 / 2] * of_pairs[pair_of_sum(i)];
+  }
+
+  /// The pair of the block that a lane's sum belongs to.
+  __device__ static int pair_of_sum(int i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
 
   /// Adds the sums of a step, scaled. A lane's rows are of gate and of up, or both have one scale.
   template <int kSums>
@@ -248,7 +289,7 @@ class Multiplier {
     const float* const of_rows = of_pairs + Layout::kPairs;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      const float scale = of_rows[i % 4 / 2] * of_pairs[i / 4 * 8 + lane() % 4 * 2 + i % 2];
+      const float scale = of_rows[i % 4 / 2] * of_pairs[pair_of_sum(i)];
       sums[i] = __fmaf_rn(scale, of_step[i], sums[i]);
     }
   }
@@ -285,7 +326,7 @@ class Multiplier {
     const int row = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      sums_of(i / 4 * 8 + lane() % 4 * 2 + i % 2)[row + i % 4 / 2 * 8] = sums[i];
+      sums_of(pair_of_sum(i))[row + i % 4 / 2 * 8] = sums[i];
     }
   }
 
@@ -330,47 +371,6 @@ class Multiplier {
         return activated<kActivation>(args, gate, up);
       });
     });
-  }
-
-  /// Whether this tile is the last one of its group of outputs that is written.
-  __device__ __forceinline__ bool completes_group(const SwapAbTiles& tiles,
-                                                  std::int32_t first_output) const {
-    const SwapAbQuantised& quantised = args_.quantised;
-    if (thread() == 0) {
-      const auto outputs = static_cast<std::uint32_t>(first_output / core::kScaleBlock);
-      const std::uint32_t num_tiles =
-          min(quantised.tiles_per_group,
-              args_.gate_up.args.num_columns - outputs * quantised.tiles_per_group);
-      __threadfence();
-      const std::uint32_t before =
-          atomicAdd(quantised.tiles_done + tiles.block * quantised.num_groups + outputs, 1);
-      __threadfence();
-      shared_.is_last(group()) = before + 1 == num_tiles ? 1 : 0;
-    }
-    synchronize_group();
-    return shared_.is_last(group()) != 0;
-  }
-
-  /// Quantises a group of outputs of all pairs, eight threads for each.
-  __device__ __forceinline__ void quantize_group(const SwapAbTiles& tiles,
-                                                 std::int32_t first_output) const {
-    const ProductArgs& args = args_.gate_up.args;
-    constexpr int kPairsAtOnce = kSwapAbGroupThreads / Fp8Word::kThreads;
-    static_assert(kPairsAtOnce >= Layout::kPairs);
-    const int own = thread() / Fp8Word::kThreads;
-    const std::int64_t pair = pair_of(tiles, min(own, tiles.num_pairs - 1));
-    constexpr auto kGroup = static_cast<std::int32_t>(core::kScaleBlock);
-    const std::int32_t outputs = first_output / kGroup;
-    const std::int32_t first = outputs * kGroup + thread() % Fp8Word::kThreads * Fp8Word::kElements;
-    const bool is_within = first < args.num_outputs;
-    const Fp8Word word(static_cast<const float*>(args.output) + pair * args.output_stride + first,
-                       is_within, args_.quantised.use_ue8m0);
-    if (own >= tiles.num_pairs || !is_within) return;
-    const Fp8ProductArgs& down = args_.down.args;
-    *reinterpret_cast<uint4*>(args_.quantised.values + pair * down.row_stride + first) = word.bytes;
-    if (first % kGroup == 0) {
-      args_.quantised.scales[pair * down.row_scale_stride + outputs] = word.scale;
-    }
   }
 
   __device__ __forceinline__ void write_rows(const ProductArgs& args, const SwapAbTiles& tiles,

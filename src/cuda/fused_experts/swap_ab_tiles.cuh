@@ -87,6 +87,18 @@ static_assert(32 * (kCopyingWarp + 1 + kGatherWarps) == kSwapAbThreads);
 inline constexpr std::uint32_t kReadingThreads = kSwapAbThreads - 32;
 static_assert(kCombineThreads == kWarpgroupThreads);
 
+/// A thread of a group that multiplies.
+struct SwapAbGroup {
+  __device__ static int group() { return static_cast<int>(threadIdx.x) / kSwapAbGroupThreads; }
+  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kSwapAbGroupThreads; }
+  __device__ static int lane() { return thread() % 32; }
+
+  /// All threads of the group wait for each other.
+  __device__ static void synchronize() {
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kSwapAbGroupThreads) : "memory");
+  }
+};
+
 __device__ __forceinline__ const SwapAbProduct& product_of(const SwapAbArgs& args,
                                                            SwapAbStep step) {
   return step == SwapAbStep::kGateUp ? args.gate_up : args.down;

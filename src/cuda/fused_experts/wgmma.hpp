@@ -34,16 +34,17 @@ struct WgmmaArgs {
   Product product;
 };
 
-/// Scales are of blocks. The gate-up product quantises its output.
+/// With scales of blocks the gate-up product quantises its output, with scales of rows it writes
+/// float32.
 struct WgmmaFp8Product : Fp8ProductArgs {
-  float* output_scales;  ///< [slot, output_scale_stride]
+  float* output_scales;  ///< [slot, output_scale_stride], of blocks
   std::int64_t output_scale_stride;
   bool use_ue8m0;
 };
 
-template <typename Operand>
+template <Scaling kScaling>
 using WgmmaArgsFor =
-    WgmmaArgs<std::conditional_t<sizeof(Operand) == 1, WgmmaFp8Product, ProductArgs>>;
+    WgmmaArgs<std::conditional_t<kScaling == Scaling::kNone, ProductArgs, WgmmaFp8Product>>;
 
 /// A stage holds a line of each row of the tile.
 inline constexpr std::uint32_t kWgmmaRowBytes = kWgmmaPairs * kLineBytes;
@@ -66,6 +67,7 @@ struct WgmmaRow {
   std::int32_t slot;
   std::int32_t pair;  ///< num_pairs or more: none
   float weight;       ///< the router's, or 1
+  float scale;        ///< of whole rows: of the row that is multiplied
 };
 
 /// Two places, and a barrier for each place and each stage to be full, and to be empty.
@@ -79,14 +81,14 @@ inline constexpr std::size_t kWgmmaSharedBytes =
 static_assert(kWgmmaSharedBytes <= std::size_t{227} * 1024);
 
 /// Persistent kernels of kWgmmaThreads threads, a CTA for each multiprocessor, for WgmmaArgs of
-/// ProductArgs, or `is_fp8`: of WgmmaFp8Product. `is_bfloat16`: biases and the rows of the down
+/// ProductArgs, or with scales of WgmmaFp8Product. `is_bfloat16`: biases and the rows of the down
 /// product are. Null if this build has no code for compute capability 9.0a.
 #if TESSERA_HAS_90A
-const void* wgmma_gate_up_kernel(bool is_bfloat16, bool is_fp8);
-const void* wgmma_down_kernel(bool is_bfloat16, bool is_fp8);
+const void* wgmma_gate_up_kernel(bool is_bfloat16, Scaling scaling);
+const void* wgmma_down_kernel(bool is_bfloat16, Scaling scaling);
 #else
-inline const void* wgmma_gate_up_kernel(bool, bool) { return nullptr; }
-inline const void* wgmma_down_kernel(bool, bool) { return nullptr; }
+inline const void* wgmma_gate_up_kernel(bool, Scaling) { return nullptr; }
+inline const void* wgmma_down_kernel(bool, Scaling) { return nullptr; }
 #endif
 
 }  // namespace tessera::cuda

@@ -1,13 +1,13 @@
 // The products of the kernels for compute capability 9.0a.
 #pragma once
 
-#include <cuda_fp8.h>
-
 #include <cstdint>
 
+#include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/wgmma_epilogue.cuh"
 #include "cuda/fused_experts/wgmma_scales.cuh"
 #include "cuda/fused_experts/wgmma_tiles.cuh"
+#include "cuda/parts/division.cuh"
 #include "cuda/parts/mbarrier.cuh"
 #include "cuda/parts/tma.cuh"
 #include "cuda/parts/warp.cuh"
@@ -16,10 +16,10 @@
 namespace tessera::cuda {
 
 /// The products of a warpgroup: of half a block of pairs.
-template <typename Operand, typename T, bool kIsGateUp>
+template <Scaling kScaling, typename T, bool kIsGateUp>
 class WgmmaConsumer {
  public:
-  using Args = WgmmaArgsFor<Operand>;
+  using Args = WgmmaArgsFor<kScaling>;
 
   __device__ __forceinline__ WgmmaConsumer(const Args& args, WgmmaShared shared)
       : args_(args.product),
@@ -30,7 +30,7 @@ class WgmmaConsumer {
 
   __device__ __forceinline__ void run() {
     read_next();
-    WgmmaScales<Operand, kIsGateUp> scales(args_, next_, next_row_);
+    WgmmaScales<kScaling, kIsGateUp> scales(args_, next_, next_row_);
     while (next_.first_slot >= 0) {
       const WgmmaPlace place = next_;
       WgmmaRow row = next_row_;
@@ -39,18 +39,18 @@ class WgmmaConsumer {
       if (!has_pairs) {
         skip();
       } else {
-        fetch_weight(&row);
+        fetch_factors(&row);
         multiply(scales, sums);
       }
       // What the next tile needs comes while this one is written.
-      scales = WgmmaScales<Operand, kIsGateUp>(args_, next_, next_row_);
+      scales = WgmmaScales<kScaling, kIsGateUp>(args_, next_, next_row_);
       if (has_pairs) epilogue_.finish(place, row, sums);
     }
   }
 
  private:
-  static constexpr bool kIsFp8 = sizeof(Operand) == 1;
-  static constexpr int kDepth = kLineDepth<Operand>;
+  using Operand = OperandOf<kScaling, T>;
+  static constexpr int kDepth = kDepthOf<kScaling>;
   static constexpr int kWordsPerWgmma = 2;
   static constexpr int kWgmmasPerStage = kLineBytes / (kWordsPerWgmma * int{kWordBytes});
 
@@ -84,12 +84,18 @@ class WgmmaConsumer {
     return tile_descriptor(shared_.rows(at_) + half_ * (kWgmmaRowBytes / 2));
   }
 
-  __device__ __forceinline__ void fetch_weight(WgmmaRow* row) const {
-    if (row->pair < args_.num_pairs) row->weight = router_weight(args_, row->pair);
+  __device__ __forceinline__ void fetch_factors(WgmmaRow* row) const {
+    if (row->pair >= args_.num_pairs) return;
+    row->weight = router_weight(args_, row->pair);
+    if constexpr (kScaling == Scaling::kRows) {
+      const auto multiplied =
+          kIsGateUp ? static_cast<std::int64_t>(divide(row->pair, args_.slots_per_row)) : row->slot;
+      row->scale = args_.row_scales[multiplied * args_.row_scale_stride];
+    }
   }
 
-  /// Multiplies numbers of 16 bits, which have no scales.
-  __device__ __forceinline__ void multiply(const WgmmaNoScales&, float (&sums)[kWgmmaColumns / 2]) {
+  /// Multiplies numbers of 16 bits.
+  __device__ __forceinline__ void multiply(WgmmaNoScales&, float (&sums)[kWgmmaColumns / 2]) {
     StageCursor previous;
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       wait_for(at_);
@@ -111,16 +117,16 @@ class WgmmaConsumer {
     release(previous);
   }
 
-  /// Multiplies numbers in float8_e4m3fn with scales of blocks: each box of weights has sums of the
-  /// stage, which are scaled and added while the other warpgroup multiplies.
-  __device__ __forceinline__ void multiply(WgmmaBlockScales<kIsGateUp>& scales,
-                                           float (&sums)[kWgmmaColumns / 2]) {
+  /// Multiplies numbers in float8_e4m3fn: each box of weights has sums of the stage, which are
+  /// scaled and added while the other warpgroup multiplies.
+  template <typename Scales>
+  __device__ __forceinline__ void multiply(Scales& scales, float (&sums)[kWgmmaColumns / 2]) {
     wait_for(at_);
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       const bool is_last = begin + kDepth >= args_.depth;
       StageCursor next = at_;
       next.advance();
-      const WgmmaStageScales of_stage = scales.take();
+      const auto of_stage = scales.take();
 #pragma unroll
       for (int box = 0; box < 2; ++box) {
         const std::uint64_t weights =
@@ -151,7 +157,7 @@ class WgmmaConsumer {
   const typename Args::Product& args_;
   WgmmaShared shared_;
   WgmmaPlaces places_;
-  WgmmaEpilogue<Operand, T, kIsGateUp> epilogue_;
+  WgmmaEpilogue<kScaling, T, kIsGateUp> epilogue_;
   StageCursor at_;
   int half_;
   WgmmaPlace next_;

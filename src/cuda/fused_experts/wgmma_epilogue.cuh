@@ -16,13 +16,13 @@
 
 namespace tessera::cuda {
 
-/// Adds biases, multiplies by the router's weights, applies the activation, and writes the results
-/// of half a block of pairs: of the gate-up product in the type of its operands, with scales where
-/// that is float8_e4m3fn; of the down product in T.
-template <typename Operand, typename T, bool kIsGateUp>
+/// Adds biases, multiplies by scales of rows and by the router's weights, applies the activation,
+/// and writes the results of half a block of pairs: of the gate-up product in the type of its
+/// operands, with scales of blocks, or in float32 if rows have scales; of the down product in T.
+template <Scaling kScaling, typename T, bool kIsGateUp>
 class WgmmaEpilogue {
  public:
-  using Args = typename WgmmaArgsFor<Operand>::Product;
+  using Args = typename WgmmaArgsFor<kScaling>::Product;
 
   __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared) {}
@@ -30,28 +30,28 @@ class WgmmaEpilogue {
   __device__ __forceinline__ WgmmaRow row_of(const WgmmaPlace& place) const {
     if (place.first_slot < 0) return {};
     const std::int32_t slot = place.first_slot + kWgmmaHalf * half() + 16 * warp() + lane() % 16;
-    return {slot, args_.sorted_pairs[slot], 1};
+    return {slot, args_.sorted_pairs[slot], 1, 1};
   }
 
   __device__ __forceinline__ void finish(const WgmmaPlace& place, const WgmmaRow& row,
                                          float (&sums)[kWgmmaColumns / 2]) const {
+    if constexpr (kScaling == Scaling::kRows) scale_rows(place, of_rows(row.scale), sums);
     if constexpr (kIsGateUp) {
       if (args_.bias != nullptr) {
-        add_biases(place, weights_of(row), sums);
+        add_biases(place, of_rows(row.weight), sums);
       } else if (args_.topk_weights != nullptr) {
-        scale(weights_of(row), sums);
+        scale(of_rows(row.weight), sums);
       }
       with_activation(args_.activation,
                       [&]<Activation kActivation>() { activate<kActivation>(place, row, sums); });
     } else {
       if (args_.bias != nullptr) add_biases(place, {1, 1}, sums);
-      scale(weights_of(row), sums);
+      scale(of_rows(row.weight), sums);
       write_boxes<2>(place, row, [&](int i) { return sums[i]; });
     }
   }
 
  private:
-  static constexpr bool kQuantizes = kIsGateUp && sizeof(Operand) == 1;
   static constexpr int kBoxEights = kWgmmaBoxRows / 8;
 
   __device__ static int half() { return static_cast<int>(threadIdx.x) / kWarpgroupThreads - 1; }
@@ -74,10 +74,29 @@ class WgmmaEpilogue {
   struct OfRows {
     float of[2];
   };
-  /// The router's weights.
-  __device__ __forceinline__ OfRows weights_of(const WgmmaRow& row) const {
-    return {{__shfl_sync(kAllLanes, row.weight, lane() / 4),
-             __shfl_sync(kAllLanes, row.weight, lane() / 4 + 8)}};
+  /// From what each lane knows of its WgmmaRow.
+  __device__ __forceinline__ OfRows of_rows(float of_row) const {
+    return {{__shfl_sync(kAllLanes, of_row, lane() / 4),
+             __shfl_sync(kAllLanes, of_row, lane() / 4 + 8)}};
+  }
+
+  /// Multiplies by the scales of whole rows: of those multiplied, and of the weights.
+  __device__ __forceinline__ void scale_rows(const WgmmaPlace& place, const OfRows& scales,
+                                             float (&sums)[kWgmmaColumns / 2]) const {
+    const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
+    if (args_.weight_scales.kind == core::WeightScales::kPerExpert) {
+      scale({{*of_weights * scales.of[0], *of_weights * scales.of[1]}}, sums);
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
+#pragma unroll
+      for (int j = 0; j < 2; ++j) {
+        const float of_column = of_weights[weight_row(place, column(i / 4) + j)];
+        sums[i + j] *= of_column * scales.of[0];
+        sums[i + j + 2] *= of_column * scales.of[1];
+      }
+    }
   }
 
   /// Multiplies by weights and adds the biases, rounding once as the other kernels do.
@@ -109,11 +128,13 @@ class WgmmaEpilogue {
     const auto result = [&](int i) {
       return activated<kActivation>(args_, sums[i], has_gate(kActivation) ? sums[i + kUp] : 0);
     };
-    if constexpr (kQuantizes) {
+    if constexpr (kScaling == Scaling::kBlocks) {
 #pragma unroll
       for (int i = 0; i < kBoxes * kUp; ++i) sums[i] = result(i);
 #pragma unroll
       for (int box = 0; box < kBoxes; ++box) write_quantized(place, row, box, sums);
+    } else if constexpr (kScaling == Scaling::kRows) {
+      write_floats<kBoxes>(place, row, result);
     } else {
       write_boxes<kBoxes>(place, row, result);
     }
@@ -179,6 +200,24 @@ class WgmmaEpilogue {
         put(1, eight, result(i + 2), result(i + 3));
       }
       write<T>(row, first);
+    }
+  }
+
+  /// The same in float32. Four lanes have 32 bytes of a row, which are written as a whole.
+  template <int kBoxes, typename Result>
+  __device__ __forceinline__ void write_floats(const WgmmaPlace& place, const WgmmaRow& row,
+                                               const Result& result) const {
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const std::int64_t slot = __shfl_sync(kAllLanes, row.slot, lane() / 4 + 8 * lower);
+      float* const to = static_cast<float*>(args_.output) + slot * args_.output_stride;
+#pragma unroll
+      for (int eight = 0; eight < kBoxes * kBoxEights; ++eight) {
+        const std::int32_t output = place.first_output + column(eight);
+        if (output >= args_.num_outputs) break;
+        const int i = 4 * eight + 2 * lower;
+        *reinterpret_cast<float2*>(to + output) = make_float2(result(i), result(i + 1));
+      }
     }
   }
 

@@ -13,12 +13,11 @@
 
 namespace tessera::cuda {
 
-/// The copies of one tile and of the next ones, by a warpgroup. Operand: the type of the weights
-/// and of what they are multiplied by.
-template <typename Operand, bool kIsGateUp>
+/// The copies of one tile and of the next ones, by a warpgroup.
+template <Scaling kScaling, bool kIsGateUp>
 class WgmmaProducer {
  public:
-  using Args = WgmmaArgsFor<Operand>;
+  using Args = WgmmaArgsFor<kScaling>;
 
   __device__ __forceinline__ WgmmaProducer(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared), places_(shared) {}
@@ -44,10 +43,9 @@ class WgmmaProducer {
   }
 
  private:
-  /// What rows are copied as.
-  using Element = std::conditional_t<sizeof(Operand) == 1, std::uint8_t, std::uint16_t>;
-  static constexpr int kDepth = kLineDepth<Operand>;
-  static constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Operand));
+  using Element = ElementOf<kScaling>;
+  static constexpr int kDepth = kDepthOf<kScaling>;
+  static constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Element));
   static constexpr int kLinesAtOnce = kWarpgroupThreads * static_cast<int>(kWordBytes) / kLineBytes;
   static constexpr int kLines = kWgmmaPairs / kLinesAtOnce;
 

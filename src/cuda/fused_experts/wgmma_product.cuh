@@ -24,19 +24,18 @@ namespace tessera::cuda {
 
 /// Registers of a thread that copies, and of one that multiplies. In float8_e4m3fn a thread keeps
 /// the sums of a stage beside the sums of a tile.
-template <typename Operand>
-inline constexpr int kWgmmaProducerRegisters = sizeof(Operand) == 1 ? 40 : 56;
-template <typename Operand>
-inline constexpr int kWgmmaConsumerRegisters = sizeof(Operand) == 1 ? 232 : 224;
+template <Scaling kScaling>
+inline constexpr int kWgmmaProducerRegisters = kScaling == Scaling::kNone ? 56 : 40;
+template <Scaling kScaling>
+inline constexpr int kWgmmaConsumerRegisters = kScaling == Scaling::kNone ? 224 : 232;
 
-/// Multiplies numbers of type Operand: T, the type of biases and of the rows of the down product,
-/// or __nv_fp8_e4m3.
-template <typename Operand, typename T, bool kIsGateUp>
+/// T: the type of biases and of the rows of the down product.
+template <Scaling kScaling, typename T, bool kIsGateUp>
 __global__ void __launch_bounds__(kWgmmaThreads, 1)
-    wgmma_product(const __grid_constant__ WgmmaArgsFor<Operand> args) {
+    wgmma_product(const __grid_constant__ WgmmaArgsFor<kScaling> args) {
   extern __shared__ __align__(1024) unsigned char memory[];
   const WgmmaShared shared{uniform(shared_address(memory))};
-  using Producer = WgmmaProducer<Operand, kIsGateUp>;
+  using Producer = WgmmaProducer<kScaling, kIsGateUp>;
   pdl_launch_dependents();
   if (threadIdx.x == 0) {
     prefetch_map(&args.weights);
@@ -54,11 +53,24 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   __syncthreads();
   pdl_wait();
   if (threadIdx.x < kWarpgroupThreads) {
-    decrease_registers<kWgmmaProducerRegisters<Operand>>();
+    decrease_registers<kWgmmaProducerRegisters<kScaling>>();
     Producer(args, shared).run();
   } else {
-    increase_registers<kWgmmaConsumerRegisters<Operand>>();
-    WgmmaConsumer<Operand, T, kIsGateUp>(args, shared).run();
+    increase_registers<kWgmmaConsumerRegisters<kScaling>>();
+    WgmmaConsumer<kScaling, T, kIsGateUp>(args, shared).run();
+  }
+}
+
+/// The kernel of a product.
+template <bool kIsGateUp, typename T>
+const void* wgmma_product_kernel(Scaling scaling) {
+  switch (scaling) {
+    case Scaling::kNone:
+      return reinterpret_cast<const void*>(&wgmma_product<Scaling::kNone, T, kIsGateUp>);
+    case Scaling::kBlocks:
+      return reinterpret_cast<const void*>(&wgmma_product<Scaling::kBlocks, T, kIsGateUp>);
+    default:
+      return reinterpret_cast<const void*>(&wgmma_product<Scaling::kRows, T, kIsGateUp>);
   }
 }
 

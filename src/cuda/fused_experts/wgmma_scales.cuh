@@ -1,4 +1,5 @@
-// The scales of blocks of numbers in float8_e4m3fn, for the kernels for compute capability 9.0a.
+// The scales of the stages of numbers in float8_e4m3fn, for the kernels for compute
+// capability 9.0a.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ struct WgmmaStageScales {
   }
 };
 
-/// The scales of a tile, stage by stage. A warp loads the scales of the next stage while the tensor
-/// cores multiply this one.
+/// The scales of blocks of a tile, stage by stage. A warp loads the scales of the next stage while
+/// the tensor cores multiply this one.
 template <bool kIsGateUp>
 class WgmmaBlockScales {
  public:
@@ -73,14 +74,31 @@ class WgmmaBlockScales {
   WgmmaStageScales next_;
 };
 
+/// Scales of whole rows multiply the sums of the tile, not of a stage.
+struct WgmmaRowScales {
+  __device__ __forceinline__ WgmmaRowScales(const ProductArgs&, const WgmmaPlace&,
+                                            const WgmmaRow&) {}
+
+  /// Adds the sums of a box of weights.
+  __device__ __forceinline__ void add(int box, const float (&of_box)[kWgmmaBoxRows / 2],
+                                      float (&sums)[kWgmmaColumns / 2]) const {
+#pragma unroll
+    for (int i = 0; i < kWgmmaBoxRows / 2; ++i) sums[box * (kWgmmaBoxRows / 2) + i] += of_box[i];
+  }
+
+  __device__ __forceinline__ WgmmaRowScales take() const { return *this; }
+  __device__ __forceinline__ void fetch_next() {}
+};
+
 /// Numbers of 16 bits have none.
 struct WgmmaNoScales {
   __device__ __forceinline__ WgmmaNoScales(const ProductArgs&, const WgmmaPlace&, const WgmmaRow&) {
   }
 };
 
-template <typename Operand, bool kIsGateUp>
-using WgmmaScales =
-    std::conditional_t<sizeof(Operand) == 1, WgmmaBlockScales<kIsGateUp>, WgmmaNoScales>;
+template <Scaling kScaling, bool kIsGateUp>
+using WgmmaScales = std::conditional_t<
+    kScaling == Scaling::kBlocks, WgmmaBlockScales<kIsGateUp>,
+    std::conditional_t<kScaling == Scaling::kRows, WgmmaRowScales, WgmmaNoScales>>;
 
 }  // namespace tessera::cuda

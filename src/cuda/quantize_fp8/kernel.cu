@@ -141,7 +141,8 @@ class Part {
 constexpr std::uint32_t kWordsPerPart = kQuantizeFp8WordsPerPart;
 
 __device__ __forceinline__ bool is_left_out(const Args& args, std::int64_t row) {
-  return args.row_experts != nullptr && args.row_experts[row] < 0;
+  return args.rows.numbers != nullptr && static_cast<std::uint32_t>(args.rows.numbers[row]) >=
+                                             static_cast<std::uint32_t>(args.rows.end);
 }
 
 /// The row of a part. Division of 64 bits would take as long as the rest.

@@ -9,6 +9,12 @@
 
 namespace tessera::cuda {
 
+/// Which rows of x count: those whose number is in [0, end).
+struct QuantizeFp8Rows {
+  const std::int32_t* numbers;  ///< [row]; null: all count
+  std::int32_t end;
+};
+
 /// The arguments of all kernels. A word is kQuantizeFp8VectorBytes of x, or a single element.
 /// Strides are in bytes.
 struct QuantizeFp8KernelArgs {
@@ -16,7 +22,7 @@ struct QuantizeFp8KernelArgs {
   const float* scale;  ///< null: the scales are computed
   std::uint8_t* values;
   float* scales;
-  const std::int32_t* row_experts;  ///< [row], negative: the row is left out; null: none is
+  QuantizeFp8Rows rows;
   std::uint32_t* largest;  ///< [num_largest] of the largest magnitudes of parts of x, for kTensor
   std::int32_t num_largest;
   bool use_ue8m0;

@@ -48,7 +48,7 @@ std::uint32_t* aligned(std::byte* memory) {
 }  // namespace
 
 Status run_quantize_fp8(const QuantizeFp8Problem& problem, const Context& context,
-                        const std::int32_t* row_experts) {
+                        const QuantizeFp8Rows& rows) {
   const QuantizeFp8Plan plan = plan_quantize_fp8(problem);
   // The one scale of no elements is written, too.
   const std::int64_t num_ctas =
@@ -59,7 +59,7 @@ Status run_quantize_fp8(const QuantizeFp8Problem& problem, const Context& contex
   args.scale = problem.scale;
   args.values = problem.values;
   args.scales = problem.scales;
-  args.row_experts = row_experts;
+  args.rows = rows;
   args.use_ue8m0 = problem.use_ue8m0;
   args.words_per_row = plan.words_per_row;
   args.parts_per_row = std::max(plan.parts_per_row, 1U);
@@ -87,7 +87,7 @@ Status run_quantize_fp8(const QuantizeFp8Problem& problem, const Context& contex
 namespace {
 
 Status run(const QuantizeFp8Problem& problem, const Context& context) {
-  return run_quantize_fp8(problem, context, nullptr);
+  return run_quantize_fp8(problem, context, {});
 }
 
 }  // namespace
