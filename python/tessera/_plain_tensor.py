@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
@@ -56,6 +57,37 @@ def check_plain(
     if num_axes is not None and tensor.dim() != num_axes:
         axes = "axis" if num_axes == 1 else "axes"
         raise ValueError(f"{op}: {name}: expected {num_axes} {axes}, got {tensor.dim()}")
+
+
+def check_float(op: str, name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor of a type that experts take only with scales, if at all.
+
+    Raises:
+        TypeError: it is not float16, bfloat16 or float32.
+    """
+    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+        raise TypeError(
+            f"{op}: {name}.dtype: expected float16, bfloat16 or float32, got {_dtype_name(tensor)}"
+        )
+
+
+def check_same_dtype(op: str, name: str, tensor: Any, other_name: str, other: torch.Tensor) -> None:
+    """Refuse what is no tensor of the type that another one has.
+
+    Raises:
+        TypeError: it is none.
+    """
+    check_tensor(op, name, tensor)
+    if tensor.dtype != other.dtype:
+        raise TypeError(
+            f"{op}: {name}.dtype: expected {_dtype_name(other)}, as {other_name} has, got "
+            f"{_dtype_name(tensor)}"
+        )
+
+
+def _dtype_name(tensor: torch.Tensor) -> str:
+    """The name of its type, as messages of the core have it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def check_contiguous(op: str, name: str, tensor: torch.Tensor) -> None:

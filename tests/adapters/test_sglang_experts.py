@@ -147,6 +147,18 @@ _LIMIT_ALONE = {"gemm1_limit": 7.0}
         ({"activation": "gelu", "swiglu_limit": 10.0}, "swiglu_limit: expected none, got 10.0"),
         ({"activation": "situ"}, "activation: expected one of "),
         ({"w1": layer()["w1"].to(torch.int8)}, "w1.dtype: expected bfloat16, as hidden_states has"),
+        (
+            {"w1": layer()["w1"].half()},
+            "w1.dtype: expected bfloat16, as hidden_states has, got float16",
+        ),
+        (
+            {name: layer()[name].to(torch.float8_e4m3fn) for name in ("w1", "w2")},
+            "w1.dtype: expected bfloat16, as hidden_states has, got float8_e4m3fn",
+        ),
+        (
+            {"hidden_states": random(T, H).to(torch.float8_e4m3fn)},
+            "hidden_states.dtype: expected float16, bfloat16 or float32, got float8_e4m3fn",
+        ),
         ({"hidden_states": random(H, T).t()}, "hidden_states: expected contiguous rows"),
         (
             {"apply_router_weight_on_input": True, "b1": random(E, 2 * F)},

@@ -52,6 +52,7 @@ def capability(
 
 _SWAPPED = {"w1_scale": SCALES["w2_scale"], "w2_scale": SCALES["w1_scale"]}
 _OF_ROWS = {"w1_scale": torch.ones(E, 2 * F, 1), "w2_scale": torch.ones(E, H, 1)}
+UNDECLARED = f"use_fp8_w8a8: expected True, as w1 is {FP8}, got False"
 # Of the configuration.
 CONFIGURED = after(
     "TritonExperts.apply",
@@ -177,11 +178,29 @@ def test_calls_of_the_class_refused(kind: Any, refusal: Refusal) -> None:
     assert (given["output"] == 7).all()
 
 
-def test_unquantised_experts_take_no_scales_of_their_input(kind: Any) -> None:
-    given = arguments(CALL, Activation.SILU, a1q_scale=A1Q_SCALE)
+@pytest.mark.parametrize(
+    "refusal",
+    after(
+        "TritonExperts.apply",
+        ({"a1q_scale": A1Q_SCALE}, NotImplementedError, "a1q_scale: expected none, got Tensor"),
+        ({}, ValueError, f"quant_dtype: expected {FP8}, as w1 is {FP8}, got None"),
+        (
+            {"w1": CALL["w1"].bfloat16(), "hidden_states": QUANTISED["hidden_states"]},
+            TypeError,
+            "hidden_states.dtype: expected float16, bfloat16 or float32, got float8_e4m3fn",
+        ),
+        (
+            {"w1": CALL["w1"].half()},
+            TypeError,
+            "w1.dtype: expected bfloat16, as hidden_states has, got float16",
+        ),
+    ),
+)
+def test_unquantised_experts_take_nothing_of_fp8(kind: Any, refusal: Refusal) -> None:
+    given = arguments(CALL, Activation.SILU)
     given["self"] = kind(fp8_config({}, quant_dtype=None, weight_quant_dtype=None))
-    message = "TritonExperts.apply: a1q_scale: expected none, got Tensor"
-    refused(experts.triton_experts_apply, given, ({}, NotImplementedError, message))
+    refused(experts.triton_experts_apply, given, refusal)
+    assert (given["output"] == 7).all()
 
 
 @pytest.mark.parametrize(
@@ -211,23 +230,19 @@ def test_unquantised_experts_take_no_scales_of_their_input(kind: Any) -> None:
         (
             {"hidden_states": QUANTISED["hidden_states"]},
             TypeError,
-            f"hidden_states.dtype: expected float16, bfloat16 or float32, got {FP8}",
-        ),
-        ({"use_fp8_w8a8": False}, NotImplementedError, "w1_scale: expected none, got Tensor"),
-        (
-            {"use_fp8_w8a8": False, "w1_scale": None},
-            NotImplementedError,
-            "w2_scale: expected none, got Tensor",
+            "hidden_states.dtype: expected float16, bfloat16 or float32, got float8_e4m3fn",
         ),
         (
-            {"use_fp8_w8a8": False, "w1_scale": None, "w2_scale": None},
-            NotImplementedError,
-            "block_shape: expected none, got list",
+            {"hidden_states": CALL["hidden_states"].int()},
+            TypeError,
+            "hidden_states.dtype: expected float16, bfloat16 or float32, got int32",
         ),
+        ({"use_fp8_w8a8": False}, ValueError, UNDECLARED),
+        ({"use_fp8_w8a8": False, "w1_scale": None}, ValueError, UNDECLARED),
         (
             {"use_fp8_w8a8": False, "w1_scale": None, "w2_scale": None, "block_shape": None},
             ValueError,
-            "w1_scale: expected a float32 array where w1 is float8_e4m3fn, got none",
+            UNDECLARED,
         ),
         ({"a1_scale": SCALE}, NotImplementedError, "a1_scale: expected none, got Tensor"),
         ({"a2_scale": SCALE}, NotImplementedError, "a2_scale: expected none, got Tensor"),

@@ -16,7 +16,13 @@ import torch
 
 import tessera
 from tessera._engine_router import engine_names, refuse
-from tessera._plain_tensor import check_inplace, check_plain, check_tensor
+from tessera._plain_tensor import (
+    check_float,
+    check_inplace,
+    check_plain,
+    check_same_dtype,
+    check_tensor,
+)
 
 NAME = "fused_experts_impl"
 # Where it is from SGLang 0.5.13 on, and before.
@@ -163,6 +169,8 @@ def fused_experts_impl(
     if apply_router_weight_on_input:
         refuse(NAME, b1=b1)  # SGLang scales the bias, too
     check_plain(NAME, "hidden_states", hidden_states)
+    check_float(NAME, "hidden_states", hidden_states)
+    check_same_dtype(NAME, "w1", w1, "hidden_states", hidden_states)
     check_plain(NAME, "topk_ids", topk_ids)
     if inplace:
         check_inplace(NAME, hidden_states)

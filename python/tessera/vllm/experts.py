@@ -15,7 +15,7 @@ import torch
 import tessera
 from tessera._engine_router import engine_names, refuse
 from tessera._patching import REFUSALS, LeftToOriginalError
-from tessera._plain_tensor import check_inplace, check_plain
+from tessera._plain_tensor import check_float, check_inplace, check_plain, check_same_dtype
 from tessera.vllm import fp8
 from tessera.vllm.generations import TRITON_MODULES
 
@@ -160,6 +160,10 @@ def triton_experts_apply(
     else:
         refuse(APPLY, a1q_scale=a1q_scale)
     check_plain(APPLY, "hidden_states", hidden_states)
+    if not in_fp8:
+        fp8.check_not_fp8(APPLY, w1, "quant_dtype", fp8.FP8, None)
+        check_float(APPLY, "hidden_states", hidden_states)
+        check_same_dtype(APPLY, "w1", w1, "hidden_states", hidden_states)
     check_plain(APPLY, "output", output)
     check_plain(APPLY, "topk_ids", topk_ids)
     options = _activation(self, activation)
@@ -305,16 +309,15 @@ def fused_experts_impl(
         refuse(IMPL, w1_bias=w1_bias)
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
-    if hidden_states.dtype == fp8.FP8:  # for which there is no argument with the scales
-        raise TypeError(
-            f"{IMPL}: hidden_states.dtype: expected float16, bfloat16 or float32, got {fp8.FP8}"
-        )
+    check_float(IMPL, "hidden_states", hidden_states)  # for fp8 no argument has the scales
     scales = {}
     if use_fp8_w8a8:
         fp8.check_block_shape(IMPL, block_shape)
         fp8.check_device(IMPL, "w1_scale", w1_scale)
         scales = fp8.scales_of_weights(IMPL, w1, w2, w1_scale, w2_scale)
     else:
+        fp8.check_not_fp8(IMPL, w1, "use_fp8_w8a8", True, use_fp8_w8a8)
+        check_same_dtype(IMPL, "w1", w1, "hidden_states", hidden_states)
         refuse(IMPL, w1_scale=w1_scale, w2_scale=w2_scale, block_shape=block_shape)
     inplace = inplace and not ignores_inplace
     if inplace:

@@ -49,6 +49,16 @@ def check_device(op: str, name: str, tensor: Any) -> None:
         )
 
 
+def check_not_fp8(op: str, w1: Any, setting: str, expected: object, got: object) -> None:
+    """Refuse weights in fp8 of a call whose setting says that they are not quantised.
+
+    Raises:
+        ValueError: they are.
+    """
+    if getattr(w1, "dtype", None) == FP8:
+        raise ValueError(f"{op}: {setting}: expected {expected}, as w1 is {FP8}, got {got}")
+
+
 def is_fp8(op: str, config: Any) -> bool:
     """Whether a FusedMoEQuantConfig is of fp8, rather than of no quantisation.
 
