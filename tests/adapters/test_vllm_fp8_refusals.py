@@ -52,6 +52,7 @@ def capability(
 
 _SWAPPED = {"w1_scale": SCALES["w2_scale"], "w2_scale": SCALES["w1_scale"]}
 _OF_ROWS = {"w1_scale": torch.ones(E, 2 * F, 1), "w2_scale": torch.ones(E, H, 1)}
+FOR_BLOCKS = "for scales of blocks of 128 x 128"
 UNDECLARED = f"use_fp8_w8a8: expected True, as w1 is {FP8}, got False"
 # Of the configuration.
 CONFIGURED = after(
@@ -93,23 +94,22 @@ CONFIGURED = after(
     (
         {"w1_scale": SCALE},
         ValueError,
-        "w1_scale: expected scales of blocks of 128 x 128, got shape [4]",
+        f"w1_scale.shape: expected [4, 2, 3] {FOR_BLOCKS}, got [4]",
     ),
     (
         _OF_ROWS,
         ValueError,
-        "w1_scale: expected scales of blocks of 128 x 128, got shape [4, 256, 1]",
+        f"w1_scale.shape: expected [4, 2, 3] {FOR_BLOCKS}, got [4, 256, 1]",
     ),
     (
         {"w2_scale": _OF_ROWS["w2_scale"]},
         ValueError,
-        "w2_scale: expected scales of blocks of 128 x 128, got shape [4, 384, 1]",
+        f"w2_scale.shape: expected [4, 3, 1] {FOR_BLOCKS}, got [4, 384, 1]",
     ),
     (
         _SWAPPED,
         ValueError,
-        "w1_scale.shape: expected [4] per expert, [4, 256, 1] per row or [4, 2, 3] of blocks, got "
-        "[4, 3, 1]",
+        f"w1_scale.shape: expected [4, 2, 3] {FOR_BLOCKS}, got [4, 3, 1]",
     ),
     (
         {"w1_scale": SCALES["w1_scale"].double()},
@@ -147,6 +147,8 @@ APPLIED = after(
         TypeError,
         f"w2.dtype: expected {FP8}, got torch.float8_e5m2",
     ),
+    ({"w1": CALL["w1"][0, 0]}, ValueError, "w1: expected 3 axes, got 1"),
+    ({"w2": CALL["w2"][0, 0, 0]}, ValueError, "w2: expected 3 axes, got 0"),
     ({"w1": None}, TypeError, "w1: expected a torch.Tensor, got NoneType"),
     (
         {"a1q_scale": A1Q_SCALE.tolist()},
@@ -257,12 +259,12 @@ def test_unquantised_experts_take_nothing_of_fp8(kind: Any, refusal: Refusal) ->
         (
             _OF_ROWS,
             ValueError,
-            "w1_scale: expected scales of blocks of 128 x 128, got shape [4, 256, 1]",
+            f"w1_scale.shape: expected [4, 2, 3] {FOR_BLOCKS}, got [4, 256, 1]",
         ),
         (
             {"w2_scale": SCALES["w2_scale"].mT},
             ValueError,
-            "w2_scale.shape: expected [4, 3, 1], as w1 has scales of blocks, got [4, 1, 3]",
+            f"w2_scale.shape: expected [4, 3, 1] {FOR_BLOCKS}, got [4, 1, 3]",
         ),
     ),
 )
@@ -341,3 +343,37 @@ def test_blocks_with_rows_of_gate_and_of_up_are_vllms(size: int) -> None:
     options |= {"w1_scale": w1_scale[:, :blocks], "is_act_and_mul": False}
     without = (call[0], w1[:, :size], w2)
     assert experts.fused_experts_impl(*without, *routing, **options).shape == call[0].shape
+
+
+@pytest.mark.parametrize(("hidden", "intermediate"), [(1, 3), (1, 300), (3, 1), (300, 1), (1, 1)])
+def test_weights_of_a_single_row_have_blocks(hidden: int, intermediate: int) -> None:
+    """A row of blocks then has as many rows as the weight, as scales of rows have."""
+    blocks = [-(-size // 128) for size in (hidden, intermediate)]
+    generator = torch.Generator().manual_seed(hidden + intermediate)
+
+    def random(*shape: int) -> Any:
+        return torch.randn(*shape, generator=generator)
+
+    call = {
+        "hidden_states": random(T, hidden).bfloat16(),
+        "w1": random(E, intermediate, hidden).to(torch.float8_e4m3fn),
+        "w2": random(E, hidden, intermediate).to(torch.float8_e4m3fn),
+        "topk_weights": random(T, 1).abs(),
+        "topk_ids": torch.arange(T).remainder(E).unsqueeze(1).int(),
+    }
+    scales = {"w1_scale": random(E, *reversed(blocks)), "w2_scale": random(E, *blocks)}
+    options = BLOCKS | scales | {"is_act_and_mul": False}
+    found = experts.fused_experts_impl(**call, **options)
+    x, w13, w2, topk_weights, topk_ids = call.values()
+    violations = tessera.fused_experts_contract_violations(
+        x,
+        w13,
+        w2,
+        topk_weights,
+        topk_ids,
+        found,
+        w13_scale=scales["w1_scale"],
+        w2_scale=scales["w2_scale"],
+        activation="silu_no_mul",
+    )
+    assert violations == []

@@ -97,20 +97,15 @@ def scales_of_weights(
 
     Raises:
         TypeError: a weight has another data type, or a scale is no tensor.
-        ValueError: they are scales per expert or row.
+        ValueError: a weight has not 3 axes, or scales have another shape, such as those of rows.
         NotImplementedError: a block has rows of gate and of up, as vLLM counts blocks.
     """
-    for name, weight, scale in (("w1", w1, w1_scale), ("w2", w2, w2_scale)):
+    for name, weight in (("w1", w1), ("w2", w2)):
         check_tensor(op, name, weight)
         if weight.dtype != FP8:
             raise TypeError(f"{op}: {name}.dtype: expected {FP8}, got {weight.dtype}")
-        check_tensor(op, f"{name}_scale", scale)
-        # `fused_experts` would take a scale for each row of the weight for another kind of scales.
-        if scale.dim() != 3 or scale.shape[1:2] == weight.shape[1:2]:
-            raise ValueError(
-                f"{op}: {name}_scale: expected scales of blocks of 128 x 128, got shape "
-                f"{list(scale.shape)}"
-            )
+        if weight.dim() != 3:
+            raise ValueError(f"{op}: {name}: expected 3 axes, got {weight.dim()}")
     # vLLM counts blocks over all rows of w1, `fused_experts` anew from the first row of up. Where F
     # is a multiple of 128, these are the same blocks. For others even the shapes may be equal.
     num_rows, intermediate_size = w1.shape[1], w2.shape[-1]
@@ -119,6 +114,16 @@ def scales_of_weights(
             f"{op}: w2: expected a last axis of a multiple of 128 with scales of blocks and a "
             f"gate, got shape {list(w2.shape)}"
         )
+    # Of other shapes `fused_experts` would take some, for scales per expert or row.
+    for name, weight, scale in (("w1", w1, w1_scale), ("w2", w2, w2_scale)):
+        check_tensor(op, f"{name}_scale", scale)
+        num_experts, *lengths = weight.shape
+        expected = [num_experts, *(-(-length // 128) for length in lengths)]
+        if list(scale.shape) != expected:
+            raise ValueError(
+                f"{op}: {name}_scale.shape: expected {expected} for scales of blocks of 128 x 128, "
+                f"got {list(scale.shape)}"
+            )
     return {"w13_scale": w1_scale.contiguous(), "w2_scale": w2_scale.contiguous()}
 
 
