@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera._float8 import refused_dtype
 from tessera._framework import exportable, on_host
 from tessera._frameworks import FORWARD_MODE, FRAMEWORKS
 from tessera._op import Op
@@ -115,6 +116,8 @@ def refused_array(
         framework = FRAMEWORKS[type(array)]
         if framework.is_unfit is not None and framework.is_unfit(array):
             return TypeError(f"{op}: {name}: {framework.unfit}")
+        if (refused := refused_dtype(Op(op), name, array)) is not None:
+            return refused
     for name in written:
         array = arrays[name]
         if FRAMEWORKS[type(array)].immutable or (

@@ -1,4 +1,7 @@
-"""Arrays of ml_dtypes' float8_e4m3fn, which NumPy cannot export: ops get their bits as uint8."""
+"""Arrays of ml_dtypes' types, which NumPy cannot export.
+
+Ops get the bits of float8_e4m3fn as uint8. Others are refused.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,20 @@ def _is_float8(array: object) -> bool:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "V":  # quickly: most arrays
         return False
     return bool(array.dtype.name == "float8_e4m3fn")
+
+
+def refused_dtype(op: Op, name: str, array: object) -> TypeError | None:
+    """The error for an array of a type of ml_dtypes that this argument never has."""
+    if not isinstance(array, np.ndarray) or array.dtype.type.__module__ != "ml_dtypes":
+        return None
+    (dtypes,) = (row.dtypes for row in op.arguments if row.name == name)
+    if array.dtype.name in dtypes:  # another reason is at hand, such as NumPy's for bfloat16
+        return None
+    *most, last = dtypes
+    expected = f"{', '.join(most)} or {last}" if most else last
+    if "uint64" in dtypes:  # and so all integers
+        expected = "an integer type"
+    return TypeError(f"{op.name}: {name}.dtype: expected {expected}, got {array.dtype.name}")
 
 
 def as_bits(places: tuple[int, ...], arrays: tuple[Any, ...]) -> tuple[Any, ...]:
