@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from tessera.strict import InvalidRoutingError
 
 Function = Callable[..., Any]
+_Key = tuple[str, str]  # module and name
 
 # Errors that Tessera raises for calls outside its domain, before anything is written.
 REFUSALS = (NotImplementedError, TypeError, ValueError)
@@ -55,15 +56,16 @@ class Patches:
         # Held while patches change; importing a package can come back through its plugins.
         self.lock = threading.RLock()
         self._logger = logger
-        # By module and name; None for a hook, which the package itself installs.
-        self._patches: dict[tuple[str, str], _Patch | None] = {}
+        # None for a hook, which the package itself installs.
+        self._patches: dict[_Key, _Patch | None] = {}
+        # Those that were restored while others stay; their replacements may still be called.
+        self._idle: set[_Key] = set()
         self._reasons: set[str] = set()
 
     @property
     def names(self) -> list[str]:
-        """Full names of the functions that have a replacement or a hook."""
-        served = (key for key, patch in self._patches.items() if patch is None or patch.serves)
-        return [".".join(key) for key in served]
+        """Full names of the functions that have a replacement or a hook which serves them."""
+        return [".".join(key) for key in self._served_keys()]
 
     @property
     def served(self) -> list[str] | None:
@@ -73,8 +75,14 @@ class Patches:
     @property
     def short_names(self) -> list[str]:
         """The same names without their modules, each once."""
-        served = (key for key, patch in self._patches.items() if patch is None or patch.serves)
-        return list(dict.fromkeys(name for _, name in served))
+        return list(dict.fromkeys(name for _, name in self._served_keys()))
+
+    def _served_keys(self) -> list[_Key]:
+        return [
+            key
+            for key, patch in self._patches.items()
+            if key not in self._idle and (patch is None or patch.serves)
+        ]
 
     def switched_off(self, variable: str) -> bool:
         """Whether an environment variable is 0, not 1, empty or unset.
@@ -97,30 +105,34 @@ class Patches:
             watched: functions that stay the package's own. `serve` describes a call of one, and
                 every such message is logged once.
         """
-        added: dict[tuple[str, str], _Patch] = {}
+        added: dict[_Key, _Patch] = {}
         for target in targets:
+            self._idle.discard(_key(target))
             if (original := self._original(target)) is not None:
-                replacement = self._replacement(_full_name(target), original, target.serve)
+                replacement = self._replacement(target, original)
                 added[_key(target)] = _Patch(original, replacement, serves=True)
         for target in watched:
+            self._idle.discard(_key(target))
             if (original := self._original(target)) is not None:
-                replacement = self._watching(_full_name(target), original, target.serve)
+                replacement = self._watching(target, original)
                 added[_key(target)] = _Patch(original, replacement, serves=False)
         _rebind([(key, patch.original, patch.replacement) for key, patch in added.items()])
         self._patches |= added
 
     def hook(self, target: Target, register: Callable[[str, Function], object]) -> bool:
         """Like `replace`, but calls `register` with the function's full name and replacement."""
+        self._idle.discard(_key(target))
         original = self._original(target)
         if original is None:
             return False
-        name = _full_name(target)
-        register(name, self._replacement(name, original, target.serve))
+        register(_full_name(target), self._replacement(target, original))
         self._patches[_key(target)] = None
         return True
 
     def restore(self, names: Collection[str] | None = None) -> list[str]:
         """Restore the originals of these names, such as "Class.method", or all and stay inactive.
+
+        Hooks, and replacements that another package has wrapped, stay and forward every call.
 
         Returns:
             The full names of all functions that Tessera served.
@@ -128,6 +140,8 @@ class Patches:
         served = self.served or []
         if names is None:
             self.active = False
+        else:
+            self._idle |= {key for key in self._patches if key[1] in names}
         removed = {
             key: patch
             for key, patch in self._patches.items()
@@ -138,26 +152,34 @@ class Patches:
             del self._patches[key]
         return served
 
-    def _watching(self, name: str, original: Function, describe: Callable[..., str]) -> Function:
+    def _is_on(self, key: _Key) -> bool:
+        return self.active and key not in self._idle
+
+    def _watching(self, target: Target, original: Function) -> Function:
+        key, describe = _key(target), target.serve
+
         @functools.wraps(original)
         def watched(*args: Any, **kwargs: Any) -> Any:
             result = original(*args, **kwargs)
-            if self.active:
+            if self._is_on(key):
                 try:
                     self._log_once(logging.INFO, describe(*args, **kwargs))
                 except Exception as error:  # what is only described must not fail
-                    self._log_once(logging.WARNING, f"{name} cannot be described: {error!r}")
+                    message = f"{_full_name(target)} cannot be described: {error!r}"
+                    self._log_once(logging.WARNING, message)
             return result
 
         return watched
 
-    def _replacement(self, name: str, original: Function, serve: Function) -> Function:
+    def _replacement(self, target: Target, original: Function) -> Function:
         from torch.compiler import is_compiling
+
+        key, serve = _key(target), target.serve
 
         @functools.wraps(original)
         def replacement(*args: Any, **kwargs: Any) -> Any:
             # torch.compile can trace a package's own op, but not Tessera's library.
-            if self.active and not is_compiling():
+            if not is_compiling() and self._is_on(key):
                 try:
                     return serve(*args, **kwargs)
                 except InvalidRoutingError:
@@ -165,7 +187,7 @@ class Patches:
                 except LeftToOriginalError:
                     pass
                 except REFUSALS as refusal:
-                    message = f"{name} gets a call that Tessera refuses: {refusal}"
+                    message = f"{_full_name(target)} gets a call that Tessera refuses: {refusal}"
                     self._log_once(logging.WARNING, message)
             return original(*args, **kwargs)
 
@@ -208,7 +230,7 @@ def _place(module: ModuleType | None, name: str) -> tuple[Any, str]:
     return (getattr(module, owner, None) if owner else module), attribute
 
 
-def _key(target: Target) -> tuple[str, str]:
+def _key(target: Target) -> _Key:
     return target.module.__name__, target.name
 
 
@@ -216,7 +238,7 @@ def _full_name(target: Target) -> str:
     return ".".join(_key(target))
 
 
-def _rebind(changes: Sequence[tuple[tuple[str, str], Function, Function]]) -> None:
+def _rebind(changes: Sequence[tuple[_Key, Function, Function]]) -> None:
     """Replace functions by others, given their module, name, old and new one.
 
     A function is replaced in every module, under whatever name; a method in its class, unless

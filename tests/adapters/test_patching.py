@@ -66,6 +66,25 @@ def test_replacement_that_another_package_wraps_becomes_idle(
     assert package.double(torch.ones(3)).tolist() == [3, 3, 3]
 
 
+def test_hooks_and_wrapped_replacements_of_some_names_become_idle(
+    package: ModuleType, patches: Patches
+) -> None:
+    """While others stay active."""
+    replacement = package.double
+    package.__dict__["double"] = lambda x: replacement(x) + 1
+    package.__dict__["other"] = lambda x: x * 5
+    target = Target(package, "other", ["x"], served)
+    hooks: list[Any] = []
+    patches.hook(target, lambda name, hook: hooks.append(hook))
+    patches.restore(["double", "other"])
+    assert (patches.names, patches.short_names, patches.active) == ([], [], True)
+    assert package.double(torch.ones(3)).tolist() == [3, 3, 3]
+    assert hooks[0](torch.ones(3)).tolist() == [5, 5, 5]
+    patches.hook(target, lambda name, hook: hooks.append(hook))
+    assert patches.names == ["package.other"]
+    assert [hook(torch.ones(3)).item() for hook in hooks] == [3]
+
+
 class Layer:
     def double(self, x: Any) -> Any:
         return x * 2

@@ -19,6 +19,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import engine_ops  # noqa: E402
 import tessera.sglang  # noqa: E402
 from engine_packages import STANDINS  # noqa: E402
+from experts_calls import layer  # noqa: E402
 from tessera._library import load  # noqa: E402
 
 LAYERS = "sglang.srt.layers.moe"
@@ -241,6 +242,26 @@ def test_plugin_registers_hooks_and_uninstall_makes_them_idle(newest: str) -> No
     assert tessera.sglang.install() == SERVED[newest]
     align(ids(), B, E)
     assert engine_ops.calls == ["align_with_filtered"]
+
+
+def test_experts_hook_is_idle_while_experts_are_switched_off(
+    newest: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "tessera.sglang")
+    registry = importlib.import_module("sglang.srt.plugins.hook_registry").HookRegistry
+    tessera.sglang.plugin()
+    registry.apply_hooks()
+    module = importlib.import_module(SERVED[newest][-1].rpartition(".")[0])
+    for value, engine_calls in (("", []), ("0", ["experts"]), ("1", [])):
+        monkeypatch.setenv("TESSERA_SGLANG_EXPERTS", value)
+        tessera.sglang.plugin()
+        engine_ops.calls.clear()
+        module.fused_experts_impl(**layer())
+        wrapper(newest).moe_align_block_size(ids(), B, E)
+        assert engine_ops.calls == engine_calls
+        assert ("fused_experts_impl" in caplog.records[-1].getMessage()) is (value != "0")
+    assert len(registry.hooks) == len(SERVED[newest])
+    assert len(caplog.records) == 3
 
 
 def test_plugin_after_install_registers_nothing(newest: str) -> None:
