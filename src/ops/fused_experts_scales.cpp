@@ -91,6 +91,10 @@ std::string text_of(const std::int64_t* lengths, int count) {
   return text + "]";
 }
 
+std::string text_of(const Shape& shape) {
+  return text_of(shape.data(), static_cast<int>(shape.size()));
+}
+
 std::string shape_text(const TensorView& view) {
   return view.ndim > kMaxAxes ? std::to_string(view.ndim) + " axes"
                               : text_of(view.shape, view.ndim);
@@ -99,16 +103,29 @@ std::string shape_text(const TensorView& view) {
 /// What scales belong to, in the order of WeightScales, from kPerExpert on.
 constexpr const char* kWhose[] = {"per expert", "per row", "of blocks"};
 
-/// Shapes, and whose they are where all kinds may come.
-std::string alternatives(const std::vector<Shape>& shapes, bool is_of_each_kind = false) {
-  std::vector<std::string> texts;
-  texts.reserve(shapes.size());
-  for (const Shape& shape : shapes) {
-    const std::string whose = is_of_each_kind ? std::string(" ") + kWhose[texts.size()] : "";
-    texts.push_back(text_of(shape.data(), static_cast<int>(shape.size())) + whose);
+std::string alternatives(const std::vector<std::string>& texts) {
+  return core::alternatives(std::vector<std::string_view>(texts.begin(), texts.end()));
+}
+
+/// Which kind of scales is meant by a shape that none has; kNone if it does not show.
+WeightScales meant_by(const TensorView& view, const std::vector<Shape>& shapes) {
+  if (view.ndim == 1) return WeightScales::kPerExpert;
+  const bool may_be_single = view.ndim == 3 && view.shape[1] == 1 && view.shape[2] == 1;
+  if (view.ndim != 3 || may_be_single) return WeightScales::kNone;
+  // There are some 128 times as many rows as rows of blocks: more than 11 times those are rows.
+  return view.shape[1] > 11 * shapes[2][1] ? WeightScales::kPerRow : WeightScales::kPerBlock;
+}
+
+/// The shape of the kind that is meant; if that does not show, those of all kinds.
+std::string expected_for(const TensorView& view, const std::vector<Shape>& shapes) {
+  const WeightScales kind = meant_by(view, shapes);
+  if (kind != WeightScales::kNone) {
+    const auto index = static_cast<std::size_t>(kind) - 1;
+    return text_of(shapes[index]) + " for scales " + kWhose[index];
   }
-  const std::vector<std::string_view> views(texts.begin(), texts.end());
-  return core::alternatives(views);
+  std::vector<std::string> texts;
+  for (const Shape& shape : shapes) texts.push_back(text_of(shape) + " " + kWhose[texts.size()]);
+  return alternatives(texts);
 }
 
 class ScaleRules {
@@ -149,13 +166,13 @@ class ScaleRules {
     const std::vector<Shape> w2 = shapes_of_w2_scale(symbols_);
     const auto index = static_cast<std::size_t>(kind_) - 1;
     if (args_.w13_scale.given() && !has_shape(args_.w13_scale, w13[index])) {
-      return fail("w13_scale.shape", alternatives(w13, true), shape_text(args_.w13_scale));
+      return fail("w13_scale.shape", expected_for(args_.w13_scale, w13),
+                  shape_text(args_.w13_scale));
     }
     // Without those of w13 there is nothing to compare with.
     return !args_.w2_scale.given() || !args_.w13_scale.given() ||
            has_shape(args_.w2_scale, w2[index]) ||
-           fail("w2_scale.shape",
-                alternatives({w2[index]}) + ", as w13 has scales " + kWhose[index],
+           fail("w2_scale.shape", text_of(w2[index]) + ", as w13 has scales " + kWhose[index],
                 shape_text(args_.w2_scale));
   }
 
@@ -169,11 +186,10 @@ class ScaleRules {
     }
     if (has_blocks()) {
       const Shape shape{tokens, num_scale_blocks(symbols_[kHiddenSize])};
-      return has_shape(scale, shape) ||
-             fail("x_scale.shape", alternatives({shape}), shape_text(scale));
+      return has_shape(scale, shape) || fail("x_scale.shape", text_of(shape), shape_text(scale));
     }
     return is_single(scale) || has_shape(scale, {tokens, 1}) ||
-           fail("x_scale.shape", alternatives({{1}, {tokens, 1}}), shape_text(scale));
+           fail("x_scale.shape", alternatives({"[1]", text_of({tokens, 1})}), shape_text(scale));
   }
 
   bool good_intermediate_shape() {

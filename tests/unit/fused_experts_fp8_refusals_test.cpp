@@ -58,8 +58,26 @@ TEST(FusedExpertsFp8, RefusesScalesThatDoNotFit) {
       {[](Fp8Layer* l) {
          l->args.w13_scale = l->scales({2, 3, 2});
        },
+       "w13_scale.shape: expected [2, 4, 2] for scales of blocks, got [2, 3, 2]"},
+      {[](Fp8Layer* l) {
+         l->args.w13_scale = l->scales({2, 16, 8});
+       },
+       "w13_scale.shape: expected [2, 4, 2] for scales of blocks, got [2, 16, 8]"},
+      {[](Fp8Layer* l) {
+         l->args.w13_scale = l->scales({2, 192, 1});
+       },
+       "w13_scale.shape: expected [2, 384, 1] for scales per row, got [2, 192, 1]"},
+      {[](Fp8Layer* l) {
+         l->args.w13_scale = l->scales({2, 384, 2});
+       },
+       "w13_scale.shape: expected [2, 384, 1] for scales per row, got [2, 384, 2]"},
+      {[](Fp8Layer* l) { l->args.w13_scale = l->scales({3}); },
+       "w13_scale.shape: expected [2] for scales per expert, got [3]"},
+      {[](Fp8Layer* l) {
+         l->args.w13_scale = l->scales({2, 1, 1});
+       },
        "w13_scale.shape: expected [2] per expert, [2, 384, 1] per row or [2, 4, 2] of "
-       "blocks, got [2, 3, 2]"},
+       "blocks, got [2, 1, 1]"},
       {[](Fp8Layer* l) {
          l->args.w13_scale = l->scales({2, 1});
        },
