@@ -75,7 +75,10 @@ def test_figures_by_hand(logs: list[Path], capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_in_a_terminal(logs: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_a_terminal(
+    logs: list[Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     lines = [" ".join(line.split()) for line in run(capsys, *logs).splitlines()]
     assert lines[:2] == ["First: old.jsonl, 4 experts", "Second: new.jsonl, 4 experts"]
     assert "max/mean 2.00 2.00 0" in lines

@@ -15,7 +15,7 @@ from tessera._library import torch_failure
 from tessera._op import Op, op_names
 from tessera.cli.devices import add_device_argument, chosen_device, device_name
 from tessera.cli.progress_bars import load_library
-from tessera.cli.tables import StandardOutput
+from tessera.cli.tables import print_grid
 from tessera.info import argument_name, known_names, required_names
 
 # Every length and number, and the data type, of the calls that the implementations are listed for.
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         table.add_row("torch", f"unavailable: {torch_failure()}")
     for name, value in environment.items():
         table.add_row(name, value)
-    StandardOutput(highlight=False, markup=False).print(table)
+    print_grid(table)
     return 0
 
 
@@ -142,7 +142,7 @@ def _explain(args: argparse.Namespace) -> int:
     table.add_row("shape", words or ", ".join(f"{name} {value}" for name, value in shape.items()))
     for one in implementations:
         table.add_row(one.name, _state(one))
-    StandardOutput(highlight=False, markup=False).print(table)
+    print_grid(table)
     return 0
 
 

@@ -20,7 +20,7 @@ from tessera.tools.report.words import plural
 
 
 def print_comparison(document: Document) -> None:
-    """Print the comparison, as wide as the terminal, or 80 columns in a pipe."""
+    """Print the comparison, as wide as the terminal."""
     compared = document["comparison"]
     assert compared is not None
     console = StandardOutput(highlight=False)

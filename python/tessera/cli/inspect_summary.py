@@ -27,7 +27,7 @@ _MAX_NOTES_SHOWN = 4
 
 
 def print_summary(document: Document) -> None:
-    """Print the summary, as wide as the terminal, or 80 columns in a pipe."""
+    """Print the summary, as wide as the terminal."""
     console = StandardOutput(highlight=False)
     for model in document["models"]:
         names = layer_names(document, model)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,10 +16,20 @@ from tessera.tools.printable import printable
 
 WIDTH = 80  # every table fits into this width
 _LONGEST_NAME = 40
+_ENDLESS = 100_000  # wider than every line
 
 
 class StandardOutput(Console):
-    """Standard output; that its reader has closed it is for the program, as for `print`."""
+    """Standard output; that its reader has closed it is for the program, as for `print`.
+
+    Lines are as wide as the terminal. Where it is none, as a pipe, nothing is wrapped, unless the
+    environment variable COLUMNS gives a width.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+            options.setdefault("width", _ENDLESS)
+        super().__init__(**options)
 
     def on_broken_pipe(self) -> None:
         """Leave the exception, instead of ending the program with exit code 1."""
@@ -51,6 +64,14 @@ def number_table(*titles: str) -> Table:
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+def print_grid(grid: Table) -> None:
+    """Print a table of plain text without the spaces that fill its last column up."""
+    console = StandardOutput(highlight=False, markup=False, soft_wrap=True)
+    with console.capture() as captured:
+        console.print(grid, soft_wrap=False)
+    console.print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_table(console: Console, table: Table) -> None:
