@@ -24,9 +24,7 @@ def _refused(what: str) -> str:
 
 def _refuse_cuda(*args: object) -> NoReturn:
     # Torch calls it before any other use of CUDA, in every thread.
-    raise RuntimeError(
-        f"{_refused('CUDA')}, and redirects neither other threads nor what a backward pass calls"
-    )
+    raise RuntimeError(f"{_refused('CUDA')}, and redirects no other threads")
 
 
 class _Named(type):

@@ -62,6 +62,14 @@ class _OnCpu(TorchFunctionMode):  # type: ignore[misc]  # it has no type if torc
         return function(*args, **kwargs)
 
 
+class _Engine(type(torch.autograd.Variable._execution_engine)):  # type: ignore[misc]
+    """Runs a backward pass with the mode, which `Tensor.backward` and others leave before."""
+
+    def run_backward(self, *args: Any, **kwargs: Any) -> Any:
+        with _OnCpu():
+            return super().run_backward(*args, **kwargs)
+
+
 _TorchGenerator = torch.Generator
 
 
@@ -137,6 +145,7 @@ def redirect_to_cpu() -> None:
         _replace(torch.accelerator, "is_available", lambda function: False)
     _replace(torch.Tensor, "record_stream", lambda function, tensor, stream: None)
     _replace(torch.autocast, "__init__", _autocast)
+    torch.autograd.Variable._execution_engine = _Engine()
     _replace(torch.autograd.profiler.profile, "__init__", _profile)
     _replace(torch.autograd.profiler.emit_nvtx, "__init__", _emit_nvtx)
     _replace(torch.utils.data.DataLoader, "__init__", _loader)
