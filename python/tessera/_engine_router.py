@@ -20,7 +20,7 @@ _IDS_TYPES = (torch.int32, torch.uint32, torch.int64)
 # The names that a refusal has: of the op, the argument, and others in the core's phrases.
 _NAMES = re.compile(
     r"^(\w+): (\w+)|(?<=, as )\w+(?= has)|(?<=memory shared with )\w+|"
-    r"(?<= where )\w+(?= is (?:not )?float8)"
+    r"(?<= where )\w+(?= is (?:not )?(?:float8|given|\[))"
 )
 
 

@@ -6,6 +6,7 @@ the served ones are compared.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -54,10 +55,12 @@ def compute(
     limit: float | None = None,
     alpha: float = 1.0,
     beta: float = 0.0,
+    requantise: Callable[[Any], Any] = lambda a: a,
 ) -> Any:
     """The layer's output, of the type of `hidden_states`.
 
     weights_on: what the router's weights multiply: "output", "input", or "nothing".
+    requantise: gives what is left of activated elements.
     """
     calls.append("experts")
     x, weights, ids = hidden_states.double(), topk_weights.double(), topk_ids.long()
@@ -74,7 +77,7 @@ def compute(
                 g = g + w1_bias[expert].double()
             if weights_on == "input":
                 g = g * weights[token, slot]
-            a = activate(activation, g, limit, alpha, beta)
+            a = requantise(activate(activation, g, limit, alpha, beta))
             y = w2[expert].double() @ a
             if w2_bias is not None:
                 y = y + w2_bias[expert].double()

@@ -46,7 +46,9 @@ _SCALE = torch.ones(E)
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"use_fp8_w8a8": True}, "block_shape: expected [128, 128] for torch.float8_e4m3fn, got N"),
+        ({"use_fp8_w8a8": True}, "w1_scale: expected a torch.Tensor, got NoneType"),
+        ({"per_channel_quant": True}, "per_channel_quant: expected none, got True"),
+        ({"a1_scale": _SCALE}, "a1_scale: expected none, got Tensor"),
         ({"use_int8_w8a8": True}, "use_int8_w8a8: expected none, got True"),
         ({"use_int4_w4a16": True, "block_shape": [0, 64]}, "use_int4_w4a16: expected none, got T"),
         ({"w1_scale": _SCALE}, "w1_scale: expected none, got Tensor"),
@@ -102,7 +104,7 @@ def quantised(experts: Any) -> None:
     experts.quant_config.quant_dtype = torch.int8
 
 
-def quantised_per_tensor(experts: Any) -> None:
+def quantised_without_scales(experts: Any) -> None:
     experts.quant_config.quant_dtype = torch.float8_e4m3fn
     experts.quant_config.weight_quant_dtype = torch.float8_e4m3fn
 
@@ -122,14 +124,11 @@ UNSERVED: list[tuple[Any, dict[str, Any], str]] = [
     (decorated, {}, _WITH_LORA),
     (hooked, {}, "post_gemm2_hook: expected none, got function"),
     (quantised, {}, "quant_dtype: expected None or torch.float8_e4m3fn, got torch.int8"),
-    (
-        quantised_per_tensor,
-        {},
-        "block_shape: expected [128, 128] for torch.float8_e4m3fn, got None",
-    ),
+    (quantised_without_scales, {}, "w1_scale: expected a torch.Tensor, got NoneType"),
     (weights_quantised, {}, "weight_quant_dtype: expected None, as quant_dtype is, got int4"),
     (biased_otherwise, {}, "w1_bias.dtype: expected bfloat16, as hidden_states has, got float32"),
     (None, {"a1q_scale": _SCALE}, "a1q_scale: expected none, got Tensor"),
+    (None, {"a2_scale": _SCALE}, "a2_scale: expected none, got Tensor"),
     (None, {"activation": Activation.SWIGLUSTEP}, "activation: expected one of "),
     (None, {"w1": layer()["w1"].float()}, "w1.dtype: expected bfloat16, as hidden_states has"),
     (None, {"topk_ids": layer()["topk_ids"].to("meta")}, "topk_ids: expected a torch.Tensor with"),

@@ -238,7 +238,7 @@ def test_backend_in_fp8_is_told(
     _, scales = fp8_layer()
     for config in (
         fp8_config(scales),
-        fp8_config(scales, block_shape=None),
+        fp8_config(scales, block_shape=[64, 128]),
         fp8_config(scales, a2_scale=torch.ones(1)),
         fp8_config(scales, weight_quant_dtype="mxfp4"),
         fp8_config({"w1_scale": None, "w2_scale": None}),
@@ -248,7 +248,7 @@ def test_backend_in_fp8_is_told(
     assert [each.getMessage() for each in caplog.records] == [
         "vLLM's backend for experts in fp8 is TritonExperts, served by Tessera, but for calls it "
         "refuses",
-        f"{beginning}block_shape: expected [128, 128] for {FP8}, got None",
+        f"{beginning}block_shape: expected None or [128, 128] for {FP8}, got [64, 128]",
         f"{beginning}a2_scale: expected none, got Tensor",
         f"{beginning}weight_quant_dtype: expected {FP8}, as quant_dtype is, got mxfp4",
         f"{beginning}w1_scale: expected a torch.Tensor, got NoneType",

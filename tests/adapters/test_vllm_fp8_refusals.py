@@ -1,4 +1,4 @@
-"""vLLM's experts in fp8 that stay its own, and what Tessera says about them."""
+"""vLLM's experts in fp8 with scales of blocks that stay its own, and what Tessera says of them."""
 
 from __future__ import annotations
 
@@ -53,19 +53,21 @@ def capability(
 _SWAPPED = {"w1_scale": SCALES["w2_scale"], "w2_scale": SCALES["w1_scale"]}
 _OF_ROWS = {"w1_scale": torch.ones(E, 2 * F, 1), "w2_scale": torch.ones(E, H, 1)}
 FOR_BLOCKS = "for scales of blocks of 128 x 128"
+OTHER_BLOCKS = f"block_shape: expected None or [128, 128] for {FP8}, got"
 UNDECLARED = f"use_fp8_w8a8: expected True, as w1 is {FP8}, got False"
 # Of the configuration.
 CONFIGURED = after(
     "TritonExperts.apply",
     (
         {"block_shape": None},
-        NotImplementedError,
-        f"block_shape: expected [128, 128] for {FP8}, got None",
+        ValueError,
+        "w1_scale.shape: expected [4] per expert or [4, 256, 1] per row where block_shape is None, "
+        "got [4, 2, 3]",
     ),
     (
         {"block_shape": [64, 128]},
         NotImplementedError,
-        f"block_shape: expected [128, 128] for {FP8}, got [64, 128]",
+        f"{OTHER_BLOCKS} [64, 128]",
     ),
     ({"a1_scale": SCALE}, NotImplementedError, "a1_scale: expected none, got Tensor"),
     ({"a2_scale": SCALE}, NotImplementedError, "a2_scale: expected none, got Tensor"),
@@ -120,7 +122,11 @@ CONFIGURED = after(
 # Of the arguments of `apply`.
 APPLIED = after(
     "TritonExperts.apply",
-    ({"a2_scale": SCALE}, NotImplementedError, "a2_scale: expected none, got Tensor"),
+    (
+        {"a2_scale": SCALE[:1]},
+        ValueError,
+        "a2_scale: expected none where weights have scales of blocks, got one of shape [1]",
+    ),
     (
         {"a1q_scale": None},
         ValueError,
@@ -209,25 +215,16 @@ def test_unquantised_experts_take_nothing_of_fp8(kind: Any, refusal: Refusal) ->
     "refusal",
     after(
         "fused_experts_impl",
-        (
-            {"block_shape": None},
-            NotImplementedError,
-            f"block_shape: expected [128, 128] for {FP8}, got None",
-        ),
-        (
-            {"block_shape": [128, 64]},
-            NotImplementedError,
-            f"block_shape: expected [128, 128] for {FP8}, got [128, 64]",
-        ),
+        ({"block_shape": [128, 64]}, NotImplementedError, f"{OTHER_BLOCKS} [128, 64]"),
         (
             {"block_shape": torch.tensor([128, 128])},
             NotImplementedError,
-            f"block_shape: expected [128, 128] for {FP8}, got tensor([128, 128])",
+            f"{OTHER_BLOCKS} tensor([128, 128])",
         ),
         (
             {"block_shape": np.array([128, 128])},
             NotImplementedError,
-            f"block_shape: expected [128, 128] for {FP8}, got [128 128]",
+            f"{OTHER_BLOCKS} [128 128]",
         ),
         (
             {"hidden_states": QUANTISED["hidden_states"]},

@@ -149,7 +149,7 @@ _EXPERTS = after(
     (
         {"use_fp8_w8a8": True, "block_shape": [64, 128]},
         NotImplementedError,
-        "block_shape: expected [128, 128] for torch.float8_e4m3fn, got [64, 128]",
+        "block_shape: expected None or [128, 128] for torch.float8_e4m3fn, got [64, 128]",
     ),
     (
         {"use_fp8_w8a8": True, "block_shape": [128, 128]},
@@ -196,11 +196,11 @@ def test_layers_refuse() -> None:
     refusal = ({"per_act_token_quant": True}, NotImplementedError, message)
     refused(functions.modular_triton_fused_moe, MODULAR, refusal)
     message = (
-        "modular_triton_fused_moe: block_shape: expected [128, 128] for torch.float8_e4m3fn, got "
-        "None"
+        "modular_triton_fused_moe: block_shape: expected None or [128, 128] for "
+        "torch.float8_e4m3fn, got [0, 128]"
     )
-    refusal = ({"use_fp8_w8a8": True}, NotImplementedError, message)
-    refused(functions.modular_triton_fused_moe, MODULAR, refusal)
+    options: dict[str, Any] = {"use_fp8_w8a8": True, "block_shape": [0, 128]}
+    refused(functions.modular_triton_fused_moe, MODULAR, (options, NotImplementedError, message))
     message = "modular_triton_fused_moe: block_shape: expected none, got list"
     blocks: dict[str, Any] = {"block_shape": [128, 128]}
     refused(functions.modular_triton_fused_moe, MODULAR, (blocks, NotImplementedError, message))

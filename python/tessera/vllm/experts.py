@@ -24,7 +24,13 @@ APPLY = "TritonExperts.apply"
 IMPL = "fused_experts_impl"
 
 # vLLM's names of the arguments, by Tessera's.
-_NAMES = {"x": "hidden_states", "w13": "w1", "w13_bias": "w1_bias", "w13_scale": "w1_scale"}
+_NAMES = {
+    "x": "hidden_states",
+    "w13": "w1",
+    "w13_bias": "w1_bias",
+    "w13_scale": "w1_scale",
+    "intermediate_scale": "a2_scale",
+}
 # Names that vLLM takes for others.
 _ALIASES = {"gelu_pytorch_tanh": "gelu_tanh"}
 # What LoRA replaces in a single object, until vLLM 0.19.
@@ -35,7 +41,7 @@ def check_experts(experts: Any) -> bool:
     """Refuse objects whose `apply` does what Tessera does not serve.
 
     Returns:
-        Whether the experts are in fp8, with scales of blocks.
+        Whether the experts are in fp8.
 
     Raises:
         NotImplementedError: it is of a subclass, such as those that emulate quantisation; has
@@ -128,7 +134,7 @@ def triton_experts_apply(
     expert_tokens_meta: object,
     apply_router_weight_on_input: bool,
 ) -> None:
-    """The method `TritonExperts.apply`: experts not quantised, or in fp8 with scales of blocks.
+    """The method `TritonExperts.apply`: experts not quantised, or in fp8.
 
     Args:
         self: the TritonExperts, with biases, parameters of the activation, and scales of weights.
@@ -142,8 +148,10 @@ def triton_experts_apply(
         activation: its name, or an enumeration's member with the name as value.
         global_num_experts: number of experts on all ranks; not needed.
         expert_map: int32, the local number of each global expert.
-        a1q_scale: float32 [T, H / 128], of `hidden_states` in float8_e4m3fn; else None.
-        a2_scale: not served; None.
+        a1q_scale: of `hidden_states` in float8_e4m3fn, float32 [T, H / 128] where weights have
+            scales of blocks, else [T, 1] or one number; None: the one of the configuration, if any.
+        a2_scale: one number to quantise the intermediate with, where the scale of `hidden_states`
+            is one number, too; else None.
         workspace13: not needed, as the next two.
         workspace2: not needed.
         expert_tokens_meta: not needed.
@@ -152,13 +160,15 @@ def triton_experts_apply(
     """
     in_fp8 = check_experts(self)
     config = self.quant_config
-    refuse(APPLY, a2_scale=a2_scale)
-    scales = {}
+    scales: dict[str, Any] = {}
     if in_fp8:
-        scales = fp8.scales_of_weights(APPLY, w1, w2, config.w1_scale, config.w2_scale)
-        a1q_scale = fp8.scale_of_input(APPLY, a1q_scale)
+        blocks = config.block_shape
+        scales = fp8.scales_of_weights(APPLY, w1, w2, config.w1_scale, config.w2_scale, blocks)
+        a1q_scale = config.a1_scale if a1q_scale is None else a1q_scale
+        scales["x_scale"] = fp8.scale_of_activations(APPLY, "a1q_scale", a1q_scale, blocks)
+        scales["intermediate_scale"] = fp8.scale_of_activations(APPLY, "a2_scale", a2_scale, blocks)
     else:
-        refuse(APPLY, a1q_scale=a1q_scale)
+        refuse(APPLY, a1q_scale=a1q_scale, a2_scale=a2_scale)
     check_plain(APPLY, "hidden_states", hidden_states)
     if not in_fp8:
         fp8.check_not_fp8(APPLY, w1, "quant_dtype", fp8.FP8, None)
@@ -178,7 +188,6 @@ def triton_experts_apply(
         expert_map=expert_map,
         w13_bias=config.w1_bias,
         w2_bias=config.w2_bias,
-        x_scale=a1q_scale,
         out=output,
         **scales,
         **options,
@@ -255,7 +264,7 @@ def kernel_experts(
     return output_alias
 
 
-@engine_names(IMPL, **_NAMES)
+@engine_names(IMPL, **_NAMES, x_scale="a1_scale")
 def fused_experts_impl(
     hidden_states: torch.Tensor,
     w1: torch.Tensor,
@@ -271,8 +280,11 @@ def fused_experts_impl(
     w1_bias: torch.Tensor | None = None,
     w2_bias: torch.Tensor | None = None,
     use_fp8_w8a8: bool = False,
+    per_channel_quant: bool = False,
     w1_scale: torch.Tensor | None = None,
     w2_scale: torch.Tensor | None = None,
+    a1_scale: torch.Tensor | None = None,
+    a2_scale: torch.Tensor | None = None,
     block_shape: object = None,
     ignores_inplace: bool = False,
     **quantisation: object,
@@ -294,9 +306,13 @@ def fused_experts_impl(
         w1_bias: [E, N].
         w2_bias: [E, H].
         use_fp8_w8a8: the weights are float8_e4m3fn; activations are quantised in the call.
-        w1_scale: float32, of each block of `w1` in float8_e4m3fn; else None.
+        per_channel_quant: allowed in float8_e4m3fn without blocks, where it changes nothing: the
+            shapes of scales tell whose they are, and a scale that is computed is a token's.
+        w1_scale: float32, of `w1` in float8_e4m3fn: per expert, per row, or of blocks; else None.
         w2_scale: likewise, of `w2`.
-        block_shape: [128, 128] in float8_e4m3fn; else None.
+        a1_scale: one number to quantise `hidden_states` with, together with `a2_scale`; else None.
+        a2_scale: one number to quantise the intermediate with; else None.
+        block_shape: [128, 128] for scales of blocks; else None.
         ignores_inplace: of Tessera; the installed vLLM writes to a new tensor.
         quantisation: other types, scales and zero points; none is served.
 
@@ -310,15 +326,26 @@ def fused_experts_impl(
     check_plain(IMPL, "hidden_states", hidden_states)
     check_plain(IMPL, "topk_ids", topk_ids)
     check_float(IMPL, "hidden_states", hidden_states)  # for fp8 no argument has the scales
-    scales = {}
+    scales: dict[str, Any] = {}
+    without_blocks = {
+        "per_channel_quant": per_channel_quant,
+        "a1_scale": a1_scale,
+        "a2_scale": a2_scale,
+    }
     if use_fp8_w8a8:
-        fp8.check_block_shape(IMPL, block_shape)
+        fp8.check_block_shape(IMPL, block_shape, **without_blocks)
         fp8.check_device(IMPL, "w1_scale", w1_scale)
-        scales = fp8.scales_of_weights(IMPL, w1, w2, w1_scale, w2_scale)
+        scales = fp8.scales_of_weights(IMPL, w1, w2, w1_scale, w2_scale, block_shape)
+        scales["x_scale"] = fp8.scale_of_activations(IMPL, "a1_scale", a1_scale, block_shape)
+        scales["intermediate_scale"] = fp8.scale_of_activations(
+            IMPL, "a2_scale", a2_scale, block_shape
+        )
     else:
         fp8.check_not_fp8(IMPL, w1, "use_fp8_w8a8", True, use_fp8_w8a8)
         check_same_dtype(IMPL, "w1", w1, "hidden_states", hidden_states)
-        refuse(IMPL, w1_scale=w1_scale, w2_scale=w2_scale, block_shape=block_shape)
+        refuse(
+            IMPL, w1_scale=w1_scale, w2_scale=w2_scale, block_shape=block_shape, **without_blocks
+        )
     inplace = inplace and not ignores_inplace
     if inplace:
         check_inplace(IMPL, hidden_states)

@@ -1,7 +1,7 @@
-"""Which of vLLM's experts in fp8 `fused_experts` serves: scales of blocks of 128 x 128.
+"""Which of vLLM's experts in fp8 `fused_experts` serves, and their scales as it takes them.
 
-Others stay vLLM's own: scales per tensor, channel or token, static ones of activations, and on GPUs
-that the kernels for fp8 are not tuned for, all of them.
+Weights have scales of blocks of 128 x 128, per expert, or per row. Blocks of other sizes stay
+vLLM's own, and on GPUs that the kernels for fp8 are not tuned for, all experts in fp8 do.
 """
 
 from __future__ import annotations
@@ -19,17 +19,25 @@ _BLOCK_SHAPE = (128, 128)
 _TUNED = (9, 0)
 
 
-def check_block_shape(op: str, block_shape: object) -> None:
-    """Refuse scales that are not of blocks of 128 x 128.
+def check_block_shape(op: str, block_shape: object, **without_blocks: object) -> None:
+    """Refuse scales of blocks that are not 128 x 128; None stands for scales per expert or row.
+
+    Args:
+        op: vLLM's name of the op, for messages.
+        block_shape: the rows and columns of a block.
+        without_blocks: arguments that are served with None alone.
 
     Raises:
-        NotImplementedError: it has another shape, or None.
+        NotImplementedError: it has another shape, or one of the other arguments is given.
     """
+    if block_shape is None:
+        return
     # An array has no truth value, so that it may not be compared.
     if not isinstance(block_shape, (list, tuple)) or tuple(block_shape) != _BLOCK_SHAPE:
         raise NotImplementedError(
-            f"{op}: block_shape: expected [128, 128] for {FP8}, got {block_shape}"
+            f"{op}: block_shape: expected None or [128, 128] for {FP8}, got {block_shape}"
         )
+    refuse(op, **without_blocks)
 
 
 def check_device(op: str, name: str, tensor: Any) -> None:
@@ -77,8 +85,8 @@ def is_fp8(op: str, config: Any) -> bool:
         )
     if dtype is None:
         return False
-    check_block_shape(op, config.block_shape)
-    refuse(op, a1_scale=config.a1_scale, a2_scale=config.a2_scale)
+    scales = {"a1_scale": config.a1_scale, "a2_scale": config.a2_scale}
+    check_block_shape(op, config.block_shape, **scales)
     check_device(op, "w1_scale", config.w1_scale)
     return True
 
@@ -89,15 +97,16 @@ def scales_of_weights(
     w2: torch.Tensor,
     w1_scale: Any,
     w2_scale: Any,
+    block_shape: object,
 ) -> dict[str, torch.Tensor]:
-    """The scales of blocks, as arguments of `fused_experts`.
+    """The scales of blocks, or where `block_shape` is None of experts or rows, for `fused_experts`.
 
     vLLM's kernels take scales in any order, such as the columns first that DeepGEMM needs:
     `fused_experts` gets a copy of such.
 
     Raises:
         TypeError: a weight has another data type, or a scale is no tensor.
-        ValueError: a weight has not 3 axes, or scales have another shape, such as those of rows.
+        ValueError: a weight has not 3 axes, or scales have a shape of another kind.
         NotImplementedError: a block has rows of gate and of up, as vLLM counts blocks.
     """
     for name, weight in (("w1", w1), ("w2", w2)):
@@ -106,6 +115,11 @@ def scales_of_weights(
             raise TypeError(f"{op}: {name}.dtype: expected {FP8}, got {weight.dtype}")
         if weight.dim() != 3:
             raise ValueError(f"{op}: {name}: expected 3 axes, got {weight.dim()}")
+    if block_shape is None:
+        return {
+            "w13_scale": _of_experts_or_rows(op, "w1_scale", w1, w1_scale),
+            "w2_scale": _of_experts_or_rows(op, "w2_scale", w2, w2_scale),
+        }
     # vLLM counts blocks over all rows of w1, `fused_experts` anew from the first row of up. Where F
     # is a multiple of 128, these are the same blocks. For others even the shapes may be equal.
     num_rows, intermediate_size = w1.shape[1], w2.shape[-1]
@@ -127,16 +141,44 @@ def scales_of_weights(
     return {"w13_scale": w1_scale.contiguous(), "w2_scale": w2_scale.contiguous()}
 
 
-def scale_of_input(op: str, a1q_scale: Any) -> torch.Tensor | None:
-    """The scales of an input in fp8, or None, as an argument of `fused_experts`.
+def _of_experts_or_rows(op: str, name: str, weight: torch.Tensor, scale: Any) -> torch.Tensor:
+    """Scales per expert as [E], or per row as [E, rows, 1].
 
-    `per_token_group_quant_fp8` of vLLM can lay them out with the columns first.
+    Raises:
+        TypeError: they are no tensor.
+        ValueError: they are neither, such as one for gate and one for up, which vLLM merges first.
+    """
+    check_tensor(op, name, scale)
+    num_experts, num_rows, _ = weight.shape
+    lengths = list(scale.shape)
+    while len(lengths) > 1 and lengths[-1] == 1:
+        lengths.pop()
+    if lengths == [num_experts]:
+        scales: torch.Tensor = scale.reshape(num_experts)
+    elif lengths == [num_experts, num_rows]:
+        scales = scale.reshape(num_experts, num_rows, 1)
+    else:
+        raise ValueError(
+            f"{op}: {name}.shape: expected [{num_experts}] per expert or [{num_experts}, "
+            f"{num_rows}, 1] per row where block_shape is None, got {list(scale.shape)}"
+        )
+    return scales.contiguous()
+
+
+def scale_of_activations(
+    op: str, name: str, scale: Any, block_shape: object
+) -> torch.Tensor | None:
+    """The scales of the input or of the intermediate, or None, as an argument of `fused_experts`.
+
+    `per_token_group_quant_fp8` of vLLM can lay them out with the columns first. One number, which
+    vLLM's kernels take with any number of axes where there are no blocks, becomes [1].
 
     Raises:
         TypeError: it is no tensor.
     """
-    if a1q_scale is None:
+    if scale is None:
         return None
-    check_tensor(op, "a1q_scale", a1q_scale)
-    scales: torch.Tensor = a1q_scale.contiguous()
+    check_tensor(op, name, scale)
+    is_number = block_shape is None and scale.numel() == 1
+    scales: torch.Tensor = scale.reshape(1) if is_number else scale.contiguous()
     return scales

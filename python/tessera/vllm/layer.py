@@ -1,8 +1,8 @@
 """vLLM's functions of `fused_moe.py` of mid-2025, served by Tessera, on the CPU as on a GPU.
 
-Names, parameters and meaning are those of vLLM 0.9.2. Quantised weights are served in fp8 with
-scales of blocks of 128 x 128. A call with the flag of another quantisation, a zero point, or a
-scale of activations raises NotImplementedError.
+Names, parameters and meaning are those of vLLM 0.9.2. Quantised weights are served in fp8, with
+scales per expert, per row, or of blocks of 128 x 128. A call with the flag of another quantisation
+or a zero point raises NotImplementedError.
 """
 
 from __future__ import annotations
@@ -92,19 +92,21 @@ def fused_experts(
         activation: "silu", "gelu", or another one that `tessera.fused_experts` has.
         apply_router_weight_on_input: scale the first product; needs k = 1.
         use_fp8_w8a8: the weights are float8_e4m3fn, and the call quantises activations.
-        use_int8_w8a8: not served; False, as the next three.
+        use_int8_w8a8: not served; False, as the next two.
         use_int8_w8a16: likewise.
         use_int4_w4a16: likewise.
-        per_channel_quant: likewise.
+        per_channel_quant: allowed with `use_fp8_w8a8` without blocks, where it changes nothing:
+            each token has a scale of its own.
         global_num_experts: number of experts on all ranks; not needed.
         expert_map: int32, the local number of each global expert.
-        w1_scale: of `w1` in float8_e4m3fn, float32 [E, 2 F / 128, H / 128]; else None.
-        w2_scale: of `w2`, float32 [E, H / 128, F / 128]; else None.
-        w1_zp: not served; None, as the next three.
+        w1_scale: of `w1` in float8_e4m3fn, float32: [E] per expert, [E, 2 F, 1] per row, or of
+            blocks [E, 2 F / 128, H / 128]; else None.
+        w2_scale: likewise, of `w2`: [E], [E, H, 1] or [E, H / 128, F / 128].
+        w1_zp: not served; None, as the next one.
         w2_zp: likewise.
-        a1_scale: likewise.
-        a2_scale: likewise.
-        block_shape: [128, 128] with `use_fp8_w8a8`; else None.
+        a1_scale: one number to quantise `hidden_states` with, together with `a2_scale`; else None.
+        a2_scale: one number to quantise the activated elements with; else None.
+        block_shape: [128, 128] for scales of blocks; else None.
         allow_deep_gemm: not needed, as the last one: Tessera's own kernels compute fp8.
         allow_cutlass_block_scaled_grouped_gemm: likewise.
 
@@ -207,19 +209,21 @@ def fused_moe(
         custom_routing_function: chooses, given the hidden states, the logits, `topk` and
             `renormalize`; it returns weights and ids.
         use_fp8_w8a8: the weights are float8_e4m3fn, and the call quantises activations.
-        use_int8_w8a8: not served; False, as the next three.
+        use_int8_w8a8: not served; False, as the next two.
         use_int8_w8a16: likewise.
         use_int4_w4a16: likewise.
-        per_channel_quant: likewise.
+        per_channel_quant: allowed with `use_fp8_w8a8` without blocks, where it changes nothing:
+            each token has a scale of its own.
         global_num_experts: number of experts on all ranks; not needed.
         expert_map: int32 [G], the local number of each global expert.
-        w1_scale: of `w1` in float8_e4m3fn, float32 [E, 2 F / 128, H / 128]; else None.
-        w2_scale: of `w2`, float32 [E, H / 128, F / 128]; else None.
-        w1_zp: not served; None, as the next three.
+        w1_scale: of `w1` in float8_e4m3fn, float32: [E] per expert, [E, 2 F, 1] per row, or of
+            blocks [E, 2 F / 128, H / 128]; else None.
+        w2_scale: likewise, of `w2`: [E], [E, H, 1] or [E, H / 128, F / 128].
+        w1_zp: not served; None, as the next one.
         w2_zp: likewise.
-        a1_scale: likewise.
-        a2_scale: likewise.
-        block_shape: [128, 128] with `use_fp8_w8a8`; else None.
+        a1_scale: one number to quantise `hidden_states` with, together with `a2_scale`; else None.
+        a2_scale: one number to quantise the activated elements with; else None.
+        block_shape: [128, 128] for scales of blocks; else None.
 
     Returns:
         [T, H], of the type of `hidden_states`.
@@ -278,12 +282,12 @@ def modular_triton_fused_moe(
 
     Args:
         use_fp8_w8a8: as of `fused_experts`.
-        use_int8_w8a8: not served; False, as the next three.
+        use_int8_w8a8: not served; False, as the next two.
         use_int8_w8a16: likewise.
         use_int4_w4a16: likewise.
-        per_act_token_quant: likewise.
+        per_act_token_quant: as `per_channel_quant` of `fused_experts`.
         block_shape: as of `fused_experts`.
-        per_channel_quant: what vLLM 0.9.1 has in place of `per_act_token_quant`; not served.
+        per_channel_quant: what vLLM 0.9.1 has in place of `per_act_token_quant`.
         use_mxfp4_w4a4: of vLLM 0.10; not served.
 
     Returns:
@@ -296,14 +300,16 @@ def modular_triton_fused_moe(
         use_int8_w8a8=use_int8_w8a8,
         use_int8_w8a16=use_int8_w8a16,
         use_int4_w4a16=use_int4_w4a16,
-        per_act_token_quant=per_act_token_quant,
-        per_channel_quant=per_channel_quant,
         use_mxfp4_w4a4=use_mxfp4_w4a4,
     )
+    per_token = {
+        "per_act_token_quant": per_act_token_quant,
+        "per_channel_quant": per_channel_quant,
+    }
     if use_fp8_w8a8:
-        fp8.check_block_shape(op, block_shape)
+        fp8.check_block_shape(op, block_shape, **per_token)
     else:
-        refuse(op, block_shape=block_shape)
+        refuse(op, block_shape=block_shape, **per_token)
 
     def forward(
         hidden_states: torch.Tensor,

@@ -39,7 +39,7 @@ class FusedMoEKernelModularImpl:
             global_num_experts=global_num_experts,
             expert_map=expert_map,
             a1q_scale=a1q_scale,
-            a2_scale=None,
+            a2_scale=self.fused_experts.a2_scale,
             workspace13=workspace,
             workspace2=workspace.clone(),
             expert_tokens_meta=expert_tokens_meta,

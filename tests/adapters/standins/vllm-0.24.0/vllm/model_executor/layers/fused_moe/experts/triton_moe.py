@@ -7,6 +7,10 @@ class TritonExperts:
     def __init__(self, quant_config):
         self.quant_config = quant_config
 
+    @property
+    def a2_scale(self):
+        return self.quant_config.a2_scale
+
     def apply(
         self,
         output,

@@ -15,6 +15,10 @@ class TritonExperts:
             beta=quant_config.gemm1_beta,
         )
 
+    @property
+    def a2_scale(self):
+        return self.quant_config.a2_scale
+
     def apply(
         self,
         output,
