@@ -5,16 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from page_fused_experts_gpu import peers_text, runs_text, standing
+from page_fused_experts_gpu import peers_text, runs_text, standing, table_of_peers
 from page_fused_experts_lines import Line, lines_of, results_by_gpu, routing_of
 from page_fused_experts_targets import floor_target, judged, must_text, musts_text, zipf_text
-from page_text import table, times
+from page_text import times
 from page_verdicts import TARGETS, Verdicts
 
-from tessera.tools.bench.ops.fused_experts_cuda import FLOORS
+from tessera.tools.bench.ops.fused_experts_cuda import FLOORS, PARTS
 from tessera.tools.bench.report import ERROR, figure
 
-PEERS = ("eager", "vllm")
+LAYERS = ("eager", "vllm")
+PEERS = (*LAYERS, *PARTS)
 
 INTRODUCTION = """\
 The experts of one layer with weights in float8_e4m3fn and x in bfloat16, with SwiGLU, alignment and
@@ -50,7 +51,7 @@ HEADER = [
     "/ best peer",
     "verdict",
     "error",
-    *(f"error of {name}" for name in PEERS),
+    *(f"error of {name}" for name in LAYERS),
 ]
 
 
@@ -67,7 +68,7 @@ def _section(folder: str, result: dict[str, Any]) -> str:
     for (model, kind, routing), group in itertools.groupby(lines, _place):
         tables += [
             f"### {model}, {SCALES[kind]}, {routing}\n",
-            table(HEADER, [_cells(line, verdicts) for line in group]),
+            table_of_peers(HEADER, [_cells(line, verdicts) for line in group]),
         ]
     return "\n".join(
         [
@@ -111,7 +112,7 @@ def _cells(line: Line, verdicts: Verdicts) -> list[str]:
     ]
     over_floor, over_peer = judged(line)
     ratio, verdict = over_floor.cells(line, verdicts)
-    errors = [(row or {}).get("errors", {}).get(name) for name, row in rows.items()]
+    errors = [(rows[name] or {}).get("errors", {}).get(name) for name in ("tessera", *LAYERS)]
     tokens = str(line.row["num_tokens"])
     return [
         tokens if line.method == "burst" else f"{tokens}, {line.method}",

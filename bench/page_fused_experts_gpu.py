@@ -75,7 +75,7 @@ def _section(folder: str, result: dict[str, Any]) -> str:
             "{} experts, hidden size {}, intermediate size {}, {} experts per token.\n".format(
                 *sizes
             ),
-            _table([_cells(line, verdicts) for line in some]),
+            table_of_peers(HEADER, [_cells(line, verdicts) for line in some]),
         ]
     return "\n".join(
         [
@@ -98,12 +98,13 @@ def peers_text(lines: list[Line]) -> str:
     return "".join(f"- **{name}** {ABOUT[name]}\n" for name in shown)
 
 
-def _table(rows: list[list[str]]) -> str:
+def table_of_peers(header: list[str], rows: list[list[str]]) -> str:
     """A table without the columns of peers that none of its rows has."""
-    columns = zip(HEADER, *rows, strict=True)
-    shown = [one for one in columns if one[0] not in PEERS or set(one[1:]) != {"-"}]
-    header, *cells = map(list, zip(*shown, strict=True))
-    return table(header, cells)
+    columns = zip(header, *rows, strict=True)
+    of_peers = {*PEERS, *(f"error of {name}" for name in PEERS)}
+    shown = [one for one in columns if one[0] not in of_peers or set(one[1:]) != {"-"}]
+    head, *cells = map(list, zip(*shown, strict=True))
+    return table(head, cells)
 
 
 def _cells(line: Line, verdicts: Verdicts) -> list[str]:

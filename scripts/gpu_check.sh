@@ -15,7 +15,7 @@ readonly stage=${1:-all}
 declare -rA models=([bench-qwen3]=Qwen3-30B-A3B [bench-tp8]=DeepSeek-V3-TP8
   [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B)
 readonly stages=(build test experts python sanitize sanitize-experts bench
-  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-steps)
+  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-rows bench-steps)
 
 say() { printf 'gpu-check: %s\n' "$*"; }
 
@@ -166,6 +166,20 @@ case $stage in
     [[ -z ${TESSERA_TRACES:-} ]] || options+=(--log "$TESSERA_TRACES"/*.jsonl)
     say "tessera bench ${options[*]}"
     "$python" -m tessera bench "${options[@]}"
+    "$python" bench/performance_page.py
+    ;;
+  bench-rows)
+    mkdir -p "$results"
+    run=build/fused_experts.json
+    for model in DeepSeek-V3-EP8 Mixtral-8x7B; do
+      for quantization in row tensor; do
+        say "timing fused_experts of $model, quantization $quantization, beside its peers"
+        "$python" -m tessera bench --op fused_experts --device cuda --model "$model" \
+          --tokens 1 16 64 1024 4096 16384 --quantization "$quantization" --force --json "$run" \
+          ${COMMIT:+--commit "$COMMIT"}
+        "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
+      done
+    done
     "$python" bench/performance_page.py
     ;;
   bench-steps)

@@ -28,7 +28,6 @@ from experts_calls import (  # noqa: E402
 from fp8_row_calls import (  # noqa: E402
     A1_SCALE,
     A2_SCALE,
-    FP8,
     KINDS,
     F,
     H,

@@ -110,6 +110,28 @@ def test_a_table_for_each_kind_of_scales(sections: Callable[..., Any]) -> None:
     assert f"\n| 64 {figures} - | none | 9000 | 500 | 0.80 | none {errors}\n" in by_row
 
 
+def test_parts_of_a_layer_have_a_column_and_are_no_peers(sections: Callable[..., Any]) -> None:
+    some = in_fp8(1024, "block", {**ALL, "weights": 390.0, "deep_gemm": 300.0})
+    document = run("aa", some)
+    document["contenders"]["deep_gemm"] = {"kind": "part", "unavailable": "", "version": "2.5"}
+    _, (text,) = sections(document)
+    assert "- **deep_gemm** is a part of a layer" in text
+    assert "| eager | vllm | deep_gemm | / best peer | verdict | error |" in text
+    assert "| 9000 | 500 | 300 | 0.80 | target met | 0.0521 | 0.0456 | 0.0543 |" in text
+
+
+@pytest.mark.parametrize(("us", "verdict"), [(470.0, "target met"), (480.0, "**missed by ")])
+def test_rows_and_tensors_are_judged_by_plain_products(
+    us: float, verdict: str, sections: Callable[..., Any]
+) -> None:
+    mixtral = {one.num_tokens: one for one in TABLE if one.model == "Mixtral-8x7B"}
+    for kind in ("row", "tensor"):
+        shape = dataclasses.replace(mixtral[4096], quantization=kind)
+        times = {**ALL, "dense": 400.0, "tessera": us}
+        _, (text,) = sections(run("aa", row(shape, times, errors=ERRORS)))
+        assert f"| ≤ 1.176 | {verdict}" in text
+
+
 @pytest.mark.parametrize(
     ("num_tokens", "us", "shown"),
     [
@@ -192,8 +214,8 @@ def test_what_was_not_measured_has_no_figure(sections: Callable[..., Any]) -> No
     us = {name: ALL[name] for name in ("tessera", "weights", "eager")}
     _, (text,) = sections(run("aa", in_fp8(16384, "block", us, "burst", "sustained")))
     cells = (
-        "| 1 | 400 | 200 | - | - | - | ≤ 1.45 | not measured | 9000 | - | 0.04 | target met "
-        "| 0.0521 | 0.0456 | - |"
+        "| 1 | 400 | 200 | - | - | - | ≤ 1.45 | not measured | 9000 | 0.04 | target met "
+        "| 0.0521 | 0.0456 |"
     )
     assert f"\n| 16384 {cells}\n| 16384, sustained {cells}\n" in text
 
