@@ -142,6 +142,8 @@ std::vector<Case> make_table() {
       sized({4, 3, 5, 320, 192}, {.name = "fp8_x_in_groups_exact", .activation = kRelu2NoMul, .values = kExact, .scales = kBlocks, .hidden = kFp8Rows, .use_ue8m0 = true}),
       sized({6, 3, 5, 192, 144}, {.name = "fp8_rows", .scales = kPerRow}),
       sized({6, 3, 5, 192, 144}, {.name = "fp8_rows_fp32", .format = kFp32, .w13_bias = true, .w2_bias = true, .scales = kPerRow}),
+      sized({3, 1, 3, 16, 1104}, {.name = "fp8_rows_long", .activation = kGeluNoMul, .scales = kPerRow, .has_outlier = true}),
+      sized({2, 2, 2, 16, 1040}, {.name = "fp8_rows_long_ue8m0", .scales = kPerRow, .use_ue8m0 = true, .has_outlier = true}),
       sized({6, 3, 5, 67, 45}, {.name = "fp8_rows_static", .activation = kGeluTanh, .format = kFp32, .scales = kPerRow, .hidden = kStatic}),
       sized({6, 3, 5, 96, 64}, {.name = "fp8_rows_x", .format = kFp16, .scales = kPerRow, .hidden = kFp8Rows}),
       sized({6, 3, 5, 96, 64}, {.name = "fp8_rows_ue8m0", .format = kFp32, .scales = kPerRow, .use_ue8m0 = true}),

@@ -142,8 +142,9 @@ class Inputs {
     if (c_.w13_bias) args.w13_bias = bias(num_rows);
     if (c_.w2_bias) args.w2_bias = bias(c_.hidden_size);
     if (is_fp8(c_)) {
-      args.w13_scale = weight_scales(num_rows, c_.hidden_size, has_halves());
-      args.w2_scale = weight_scales(c_.hidden_size, size, false);
+      args.w13_scale =
+          weight_scales(num_rows, c_.hidden_size, has_halves(), c_.has_outlier ? size - 1 : -1);
+      args.w2_scale = weight_scales(c_.hidden_size, size, false, -1);
       args.x_scale = hidden_scales();
       if (c_.hidden == HiddenScales::kStatic || c_.hidden == HiddenScales::kFp8Static) {
         args.intermediate_scale = made_.input(bytes_of_floats({drawn_scale(-8)}), kFloat32, {1});
@@ -225,7 +226,8 @@ class Inputs {
     return std::ldexp(1 + static_cast<float>(random_.below(1 << 23)) * 0x1p-23F, exponent);
   }
 
-  TensorView weight_scales(std::int64_t rows, std::int64_t columns, bool in_halves) {
+  TensorView weight_scales(std::int64_t rows, std::int64_t columns, bool in_halves,
+                           std::int64_t outlier) {
     const auto blocks = [](std::int64_t length) { return (length + 127) / 128; };
     std::int64_t scale_rows = 1;
     std::int64_t scale_columns = 1;
@@ -244,7 +246,7 @@ class Inputs {
             !is_used ? std::numeric_limits<float>::quiet_NaN()
             : is_ordinary
                 ? std::ldexp(1.0F + 0.125F * static_cast<float>(is_exact() ? 0 : random_.below(8)),
-                             exponent + static_cast<int>(random_.below(3)))
+                             exponent + static_cast<int>(random_.below(3)) + (i == outlier ? 8 : 0))
                 : drawn_scale(exponent));
       }
     }
