@@ -28,21 +28,32 @@ struct TensorType {
   const DLPackExchangeAPI* exchange = nullptr;
 
   bool is_eager() const {
-    return Object(PyObject_CallObject(num_modes, nullptr)).is_false() &&
+    static PyObject* const current_level = PyUnicode_InternFromString("_current_level");
+    const Object level(PyObject_GetAttr(forward_mode, current_level));
+    return level.get() != nullptr && PyLong_AsLongLong(level.get()) < 0 &&
+           Object(PyObject_CallObject(num_modes, nullptr)).is_false() &&
            Object(PyObject_CallObject(is_tracing, nullptr)).is_false();
   }
 
-  /// Whether memory holds the values of a tensor of floats, and autograd does not follow it. For
-  /// integers both hold: torch makes negated views of complex numbers' imaginary parts.
-  bool is_plain(PyObject* tensor) const {
+  /// Whether the memory of all tensors among these values, and in tuples of such, holds what they
+  /// are, and autograd does not follow them. Python's code may run meanwhile, and change a tensor:
+  /// so all are asked before one is read.
+  bool are_plain(std::span<PyObject* const> values) const {
+    return std::ranges::all_of(values, [&](PyObject* value) {
+      if (type_of(value) != &PyTuple_Type) return is_plain(value);
+      for (Py_ssize_t i = 0; i < PyTuple_Size(value); ++i) {
+        if (!is_plain(PyTuple_GetItem(value, i))) return false;
+      }
+      return true;
+    });
+  }
+
+ private:
+  bool is_plain(PyObject* value) const {
     static PyObject* const requires_grad = PyUnicode_InternFromString("requires_grad");
-    static PyObject* const current_level = PyUnicode_InternFromString("_current_level");
-    if (!Object(PyObject_CallFunctionObjArgs(is_neg, tensor, nullptr)).is_false() ||
-        !Object(PyObject_GetAttr(tensor, requires_grad)).is_false()) {
-      return false;
-    }
-    const Object level(PyObject_GetAttr(forward_mode, current_level));
-    return level.get() != nullptr && PyLong_AsLongLong(level.get()) < 0;
+    return type_of(value) != type ||
+           (Object(PyObject_CallFunctionObjArgs(is_neg, value, nullptr)).is_false() &&
+            Object(PyObject_GetAttr(value, requires_grad)).is_false());
   }
 };
 
@@ -123,8 +134,6 @@ class Reader {
         type_.exchange->dltensor_from_py_object_no_sync(value, &tensor) != 0) {
       return false;
     }
-    const bool has_integers = tensor.dtype.code == kDLInt || tensor.dtype.code == kDLUInt;
-    if (!has_integers && !type_.is_plain(value)) return false;
     arguments_.read(argument, &tensor);
     return true;
   }
@@ -168,7 +177,7 @@ PyObject* call(const OpEntry& op, PyObject* result_type, std::span<PyObject* con
   PyObject* const num_threads = args[1];
   PyObject* const first = args[2];
   const TensorType* const type = known(type_of(first));
-  if (type == nullptr || !type->is_eager()) return nullptr;
+  if (type == nullptr || !type->is_eager() || !type->are_plain(args)) return nullptr;
 
   Arguments arguments(op);
   Reader reader(*type, &arguments);

@@ -9,13 +9,15 @@ import torch
 
 
 def check_tensor(op: str, name: str, value: object) -> None:
-    """Refuse what is no tensor.
+    """Refuse what is no tensor with strides.
 
     Raises:
         TypeError: it is none.
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.layout is not torch.strided:
+        raise TypeError(f"{op}: {name}: expected a torch.Tensor with strides, got {value.layout}")
 
 
 def check_plain(

@@ -61,6 +61,11 @@ WEIGHTS: list[Refusal] = [
     ),
     ({"w1_scale": torch.ones(E).double()}, TypeError, "w1_scale.dtype: expected float32, got fl"),
     ({"w2_scale": None}, TypeError, "w2_scale: expected a torch.Tensor, got NoneType"),
+    (
+        {"w1_scale": torch.ones(E).to_sparse()},
+        TypeError,
+        "w1_scale: expected a torch.Tensor with strides, got torch.sparse_coo",
+    ),
     ({"w1": CALL["w1"].bfloat16()}, TypeError, "w1.dtype: expected torch.float8_e4m3fn, got torc"),
 ]
 # Of the other arguments of the function.
@@ -126,6 +131,16 @@ APPLIED = after(
         "a2_scale.shape: expected [1], got [4]",
     ),
     ({"a1q_scale": [1.0]}, TypeError, "a1q_scale: expected a torch.Tensor, got list"),
+    (
+        {"a1q_scale": OF_TOKENS.to_sparse()},
+        TypeError,
+        "a1q_scale: expected a torch.Tensor with strides, got torch.sparse_coo",
+    ),
+    (
+        {"hidden_states": QUANTISED["hidden_states"].view(torch.uint8)},
+        TypeError,
+        "hidden_states.dtype: expected float16, bfloat16 or float8_e4m3fn, got torch.uint8",
+    ),
 )
 
 

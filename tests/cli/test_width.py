@@ -44,10 +44,11 @@ def test_a_narrow_terminal_loses_no_column(
     assert tables(40) == wide
 
 
+@pytest.mark.parametrize("columns", ["", "0", "many"])
 def test_nothing_is_wrapped_in_a_pipe(
-    log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    columns: str, log: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+    monkeypatch.setenv("COLUMNS", columns)
     lines = shown(capsys, log).splitlines()
     (note,) = (line for line in lines if line.startswith("* the block size to use"))
     assert note.endswith(" tokens at a layer's end that fill none are not in it.")

@@ -176,6 +176,7 @@ def odd_values() -> list[Any]:
         *(floats.to("meta"), floats.to(torch.complex64).conj().imag, floats.as_subclass(Subclass)),
         *(floats[0], floats[0].int(), floats.reshape(3, 2, 4), floats.clone().requires_grad_()),
         *(torch.tensor(2), torch.nn.Parameter(floats, requires_grad=False), floats.to_sparse()),
+        *(torch._neg_view(floats.int()), torch._neg_view(floats)),
     ]
 
 
@@ -219,3 +220,19 @@ def test_any_value_of_any_argument(op: Any, is_new: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(op, "direct", lambda *arguments: None)
     assert found == results()
     assert isinstance(found[0], tuple)
+
+
+def test_a_tensor_that_changes_while_another_is_asked_is_read_as_it_is_then() -> None:
+    logits, bias = torch.randn(64, 256), torch.zeros(256)
+
+    class Mode(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
+        def __torch_function__(
+            self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            if getattr(function, "__name__", "") == "is_neg" and args[0] is bias:
+                logits.untyped_storage().resize_(0)
+            return function(*args, **(kwargs or {}))
+
+    tessera.select_experts(logits[:2], top_k=2)  # the type is known from now on
+    with Mode(), pytest.raises(ValueError, match=r"router_logits\.data: expected memory"):
+        tessera.select_experts(logits, top_k=2, correction_bias=bias)

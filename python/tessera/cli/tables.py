@@ -27,7 +27,8 @@ class StandardOutput(Console):
     """
 
     def __init__(self, **options: Any) -> None:
-        if not sys.stdout.isatty() and not os.environ.get("COLUMNS", "").isdigit():
+        width = os.environ.get("COLUMNS", "")
+        if not sys.stdout.isatty() and not (width.isdecimal() and int(width) > 0):
             options.setdefault("width", _ENDLESS)
         super().__init__(**options)
 

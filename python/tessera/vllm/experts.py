@@ -170,7 +170,9 @@ def triton_experts_apply(
     else:
         refuse(APPLY, a1q_scale=a1q_scale, a2_scale=a2_scale)
     check_plain(APPLY, "hidden_states", hidden_states)
-    if not in_fp8:
+    if in_fp8:
+        fp8.check_input(APPLY, "hidden_states", hidden_states)
+    else:
         fp8.check_not_fp8(APPLY, w1, "quant_dtype", fp8.FP8, None)
         check_float(APPLY, "hidden_states", hidden_states)
         check_same_dtype(APPLY, "w1", w1, "hidden_states", hidden_states)
