@@ -90,9 +90,8 @@ LONG_CALLS: dict[str, Callable[[], Callable[[], object]]] = {
 }
 
 
-@pytest.mark.parametrize("reason", LONG_CALLS)
-def test_long_calls_let_other_threads_run(reason: str) -> None:
-    call = LONG_CALLS[reason]()
+def ticks_during(call: Callable[[], object]) -> tuple[float, list[float]]:
+    """How many seconds a call takes, and when another thread runs in the middle half of it."""
     ticks: list[float] = []
     stop = threading.Event()
 
@@ -110,12 +109,24 @@ def test_long_calls_let_other_threads_run(reason: str) -> None:
     finally:
         stop.set()
         other.join()
-    if end - start < 0.012:
-        pytest.skip(f"the call took {1000 * (end - start):.1f} ms, too few to see another thread")
     # With the interpreter lock held there would be none, but for a switch just before or after.
     margin = (end - start) / 4
-    inside = [moment for moment in ticks if start + margin < moment < end - margin]
-    assert inside, f"the call took {end - start:.3f} s"
+    return end - start, [moment for moment in ticks if start + margin < moment < end - margin]
+
+
+@pytest.mark.parametrize("reason", LONG_CALLS)
+def test_long_calls_let_other_threads_run(reason: str) -> None:
+    call = LONG_CALLS[reason]()
+    # A busy machine may leave the other thread waiting for all of a call.
+    seconds = []
+    for _ in range(10):
+        duration, ticks = ticks_during(call)
+        if ticks:
+            return
+        seconds.append(duration)
+    if max(seconds) < 0.012:
+        pytest.skip(f"a call took {1000 * max(seconds):.1f} ms, too few to see another thread")
+    pytest.fail(f"ten calls took up to {max(seconds):.3f} s, and no other thread ran")
 
 
 LOCKS = """
