@@ -66,7 +66,9 @@ A shape is tokens x experts x experts per token; all weights are renormalized, a
 a bias and a scaling factor, as in DeepSeek-V3. **Copy** is torch's copy of half as many bytes as
 the op reads and writes, so that it moves as many. **Peers** are torch and, on a GPU, vLLM and
 sgl_kernel: they may choose another of equal experts, and have other last bits. On the CPU
-**tessera/1** and **torch/1** run on one thread, and the others on all.
+**tessera/1** and **torch/1** run on one thread, and the others on all. Also on one thread,
+**tessera/1 new** makes its outputs, where the other calls write to given ones, and **torch/1 topk**
+is `torch.topk(torch.softmax(logits, -1), k)`, without what follows.
 """,
     "fused_moe": """\
 ## fused_moe

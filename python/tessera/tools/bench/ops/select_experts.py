@@ -198,8 +198,12 @@ def _on_one_thread(function: Callable[[], tuple[Any, Any]]) -> tuple[Any, Any]:
         torch.set_num_threads(num_threads)
 
 
+def _two_calls_refusal(shape: Shape) -> str:
+    return "two calls choose no groups" if shape.has_bias else ""
+
+
 def _torch_two_calls(problem: RoutingProblem) -> Any:
-    """The best scores alone: neither renormalized nor scaled, and without bias and groups."""
+    """The best scores alone, neither renormalized nor scaled."""
     import torch
 
     logits, top_k = problem.logits, problem.shape.top_k
@@ -294,7 +298,13 @@ def contenders(device: str) -> list[Contender]:
     kinds: dict[str, Kind] = {"torch": "peer", "copy": "related"}
     if device == "cpu":
         others: dict[str, Kind] = dict.fromkeys(("tessera/1", *_WITHOUT_OUT), "related")
-        return named_contenders(device, {**kinds, **others, "torch/1": "peer"})
+        found = named_contenders(device, {**kinds, **others, "torch/1": "peer"})
+        return [
+            dataclasses.replace(one, refusal=_two_calls_refusal)
+            if one.name == "torch/1 topk"
+            else one
+            for one in found
+        ]
     return [
         *named_contenders(device, kinds),
         _engine("vllm", _vllm),
