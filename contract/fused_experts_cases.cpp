@@ -162,6 +162,7 @@ std::vector<Case> make_table() {
       sized({9, 3, 4, 160, 48}, {.name = "fp8_zero", .values = kZero, .w2_bias = true, .scales = kBlocks}),
       sized({9, 3, 4, 64, 48}, {.name = "fp8_subnormal", .values = kSubnormal, .scales = kPerRow}),
       sized({20, 2, 16, 160, 48}, {.name = "fp8_special", .values = kSpecial, .scales = kBlocks}),
+      sized({40, 1, 24, 128, 16}, {.name = "fp8_special_block", .activation = kRelu2NoMul, .values = kSpecial, .scales = kBlocks}),
       sized({20, 2, 16, 160, 48}, {.name = "fp8_special_relu2", .activation = kRelu2NoMul, .format = kFp32, .values = kSpecial, .scales = kPerRow, .use_ue8m0 = true}),
       sized({20, 2, 16, 160, 48}, {.name = "fp8_special_x", .values = kSpecial, .scales = kBlocks, .hidden = kFp8Rows}),
       sized({4, 2, 3, 256, 48}, {.name = "fp8_ties", .format = kFp32, .scales = kBlocks, .has_ties = true}),

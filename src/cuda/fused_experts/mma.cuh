@@ -25,9 +25,12 @@ __device__ __forceinline__ void copy_word_async(std::uint32_t target, const void
                : "memory");
 }
 
-/// Starts to copy a number.
-__device__ __forceinline__ void copy_float_async(std::uint32_t target, const float* source) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(target), "l"(source) : "memory");
+/// Starts to copy a number, or to write 0 if there is none.
+__device__ __forceinline__ void copy_float_async(std::uint32_t target, const float* source,
+                                                 bool given) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source),
+               "r"(given ? 4 : 0)
+               : "memory");
 }
 
 /// Ends a group of copies, which may be empty.

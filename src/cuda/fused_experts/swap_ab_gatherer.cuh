@@ -83,12 +83,15 @@ class RowsGatherer {
             copy_words(sources, shared_.rows(at_) + step * kStepBytes, begin + step * kDepth,
                        args.depth);
             if constexpr (kScaling == Scaling::kBlocks) {
-              const std::int32_t block = min(begin + step * kDepth, args.depth - 1) / kDepth;
-              copy_row_scales(sources, row_scales, step, block);
-              copy_weight_scales(weight_scales, step, block);
+              const std::int32_t first = begin + step * kDepth;
+              const bool is_within = first < args.depth;
+              const std::int32_t block = is_within ? first / kDepth : 0;
+              copy_row_scales(sources, row_scales, step, block, is_within);
+              copy_weight_scales(weight_scales, step, block, is_within);
             }
           }
-          if constexpr (kScaling == Scaling::kRows) copy_row_scales(sources, row_scales, 0, 0);
+          if constexpr (kScaling == Scaling::kRows)
+            copy_row_scales(sources, row_scales, 0, 0, true);
           arrive_after_copies(shared_.full(at_));
           at_.advance();
         }
@@ -118,22 +121,23 @@ class RowsGatherer {
   }
 
   /// Copies the scales of a block of terms, each by one thread. A step after the last block has
-  /// zeros alone, for which the caller passes the last block.
+  /// zeros alone, and gets scales of 0: times an infinite one, zeros would be NaNs.
   __device__ __forceinline__ void copy_row_scales(const Sources& sources,
                                                   const float* const (&row_scales)[kLines],
-                                                  int step, std::int32_t block) const {
+                                                  int step, std::int32_t block, bool given) const {
     if (word() != 0) return;
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
       if (sources.of[i] == nullptr) break;
-      copy_float_async(scale_at(step, line() + i * kLinesAtOnce), row_scales[i] + block);
+      copy_float_async(scale_at(step, line() + i * kLinesAtOnce), row_scales[i] + block, given);
     }
   }
 
   /// The same of the weights, by two threads.
   __device__ __forceinline__ void copy_weight_scales(const float* weight_scales, int step,
-                                                     std::int32_t block) const {
-    if (thread() < 2) copy_float_async(scale_at(step, kPairs + thread()), weight_scales + block);
+                                                     std::int32_t block, bool given) const {
+    if (thread() >= 2) return;
+    copy_float_async(scale_at(step, kPairs + thread()), weight_scales + block, given);
   }
 
   __device__ __forceinline__ std::uint32_t scale_at(int step, int i) const {
