@@ -86,6 +86,16 @@ in_shares() {
   return "$failed"
 }
 
+# bench_experts MODEL QUANTIZATION [OPTION...]: times fused_experts, and adds the results.
+bench_experts() {
+  local run=build/fused_experts.json
+  mkdir -p "$results"
+  say "timing fused_experts of $1, quantization $2, beside its peers"
+  "$python" -m tessera bench --op fused_experts --device cuda --model "$1" --quantization "$2" \
+    --force --json "$run" ${COMMIT:+--commit "$COMMIT"} "${@:3}"
+  "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
+}
+
 case $stage in
   build)
     if [[ -n ${WHEELS:-} ]]; then
@@ -169,15 +179,9 @@ case $stage in
     "$python" bench/performance_page.py
     ;;
   bench-rows)
-    mkdir -p "$results"
-    run=build/fused_experts.json
     for model in DeepSeek-V3-EP8 Mixtral-8x7B; do
       for quantization in row tensor; do
-        say "timing fused_experts of $model, quantization $quantization, beside its peers"
-        "$python" -m tessera bench --op fused_experts --device cuda --model "$model" \
-          --tokens 1 16 64 1024 4096 16384 --quantization "$quantization" --force --json "$run" \
-          ${COMMIT:+--commit "$COMMIT"}
-        "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
+        bench_experts "$model" "$quantization" --tokens 1 16 64 1024 4096 16384
       done
     done
     "$python" bench/performance_page.py
@@ -192,14 +196,7 @@ case $stage in
     "$python" bench/performance_page.py
     ;;
   bench-*)
-    mkdir -p "$results"
-    run=build/fused_experts.json
-    for quantization in none block; do
-      say "timing fused_experts of ${models[$stage]}, quantization $quantization, beside its peers"
-      "$python" -m tessera bench --op fused_experts --device cuda --model "${models[$stage]}" \
-        --quantization "$quantization" --force --json "$run" ${COMMIT:+--commit "$COMMIT"}
-      "$python" bench/merge_fused_experts.py "$run" --into "$results/fused_experts.json"
-    done
+    for quantization in none block; do bench_experts "${models[$stage]}" "$quantization"; done
     "$python" bench/performance_page.py
     ;;
 esac

@@ -30,7 +30,8 @@ struct TensorType {
   bool is_eager() const {
     static PyObject* const current_level = PyUnicode_InternFromString("_current_level");
     const Object level(PyObject_GetAttr(forward_mode, current_level));
-    return level.get() != nullptr && PyLong_AsLongLong(level.get()) < 0 &&
+    return level.get() != nullptr && PyLong_AsLongLong(level.get()) == -1 &&
+           PyErr_Occurred() == nullptr &&
            Object(PyObject_CallObject(num_modes, nullptr)).is_false() &&
            Object(PyObject_CallObject(is_tracing, nullptr)).is_false();
   }

@@ -61,15 +61,24 @@ def check_plain(
         raise ValueError(f"{op}: {name}: expected {num_axes} {axes}, got {tensor.dim()}")
 
 
-def check_float(op: str, name: str, tensor: torch.Tensor) -> None:
+def check_float(op: str, name: str, tensor: torch.Tensor, *, in_fp8: bool = False) -> None:
     """Refuse a tensor of a type that experts take only with scales, if at all.
+
+    Args:
+        op: the engine's name of the op, for messages.
+        name: of the argument.
+        tensor: the argument.
+        in_fp8: there are scales, so that it may be in float8_e4m3fn.
 
     Raises:
         TypeError: it is not float16, bfloat16 or float32.
     """
-    if tensor.dtype not in (torch.float16, torch.bfloat16, torch.float32):
+    types = [torch.float16, torch.bfloat16, torch.float32]
+    types += [torch.float8_e4m3fn] if in_fp8 else []
+    if tensor.dtype not in types:
+        *names, last = (str(dtype).removeprefix("torch.") for dtype in types)
         raise TypeError(
-            f"{op}: {name}.dtype: expected float16, bfloat16 or float32, got {_dtype_name(tensor)}"
+            f"{op}: {name}.dtype: expected {', '.join(names)} or {last}, got {_dtype_name(tensor)}"
         )
 
 

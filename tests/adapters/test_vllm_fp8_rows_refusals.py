@@ -139,7 +139,7 @@ APPLIED = after(
     (
         {"hidden_states": QUANTISED["hidden_states"].view(torch.uint8)},
         TypeError,
-        "hidden_states.dtype: expected float16, bfloat16 or float8_e4m3fn, got torch.uint8",
+        "hidden_states.dtype: expected float16, bfloat16, float32 or float8_e4m3fn, got uint8",
     ),
 )
 

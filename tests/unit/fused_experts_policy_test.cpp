@@ -244,8 +244,10 @@ TEST(FusedExpertsPolicy, KernelsFor90aMultiplySomeFp8Alone) {
   for (const ProductStrategy strategy : {kWgmma, kSwapAb}) {
     FusedExpertsProblem problem = fp8_problem_of({});
     problem.activation = Activation::kSwigluoai;
-    EXPECT_STREQ(limitation(strategy, problem),
-                 "multiplies no blocks with scales in which rows of gate and up take turns");
+    EXPECT_STREQ(
+        limitation(strategy, problem),
+        "multiplies no float8_e4m3fn numbers with scales of blocks whose rows of gate and up take "
+        "turns");
     problem.activation = Activation::kSwigluoaiUninterleave;
     EXPECT_EQ(limitation(strategy, problem), nullptr);
   }

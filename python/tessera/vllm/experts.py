@@ -170,11 +170,10 @@ def triton_experts_apply(
     else:
         refuse(APPLY, a1q_scale=a1q_scale, a2_scale=a2_scale)
     check_plain(APPLY, "hidden_states", hidden_states)
-    if in_fp8:
-        fp8.check_input(APPLY, "hidden_states", hidden_states)
-    else:
+    if not in_fp8:
         fp8.check_not_fp8(APPLY, w1, "quant_dtype", fp8.FP8, None)
-        check_float(APPLY, "hidden_states", hidden_states)
+    check_float(APPLY, "hidden_states", hidden_states, in_fp8=in_fp8)
+    if not in_fp8:
         check_same_dtype(APPLY, "w1", w1, "hidden_states", hidden_states)
     check_plain(APPLY, "output", output)
     check_plain(APPLY, "topk_ids", topk_ids)

@@ -165,18 +165,6 @@ def _of_experts_or_rows(op: str, name: str, weight: torch.Tensor, scale: Any) ->
     return scales.contiguous()
 
 
-def check_input(op: str, name: str, tensor: torch.Tensor) -> None:
-    """Refuse an input of another type, such as the uint8 that `fused_experts` takes for fp8.
-
-    Raises:
-        TypeError: it is neither in fp8 nor of floats.
-    """
-    if tensor.dtype != FP8 and not tensor.dtype.is_floating_point:
-        raise TypeError(
-            f"{op}: {name}.dtype: expected float16, bfloat16 or float8_e4m3fn, got {tensor.dtype}"
-        )
-
-
 def scale_of_activations(
     op: str, name: str, scale: Any, block_shape: object
 ) -> torch.Tensor | None:

@@ -251,10 +251,11 @@ Status Chunk::quantize_intermediate() const {
       strategy_ == kWgmma ? QuantizeFp8Rows{at<std::int32_t>(workspace_.sorted_pairs), num_pairs_}
                           : QuantizeFp8Rows{at<std::int32_t>(workspace_.pair_experts),
                                             static_cast<std::int32_t>(problem_.num_experts)};
+  // A last block that is not whole has no slots in use.
+  const std::int64_t num_rows = std::min(workspace_.intermediate_rows, workspace_.max_slots);
   return quantize(at<void>(workspace_.intermediate), {kDLFloat, 32, 1}, problem_.intermediate_scale,
-                  workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales,
-                  workspace_.intermediate_rows, problem_.intermediate_size,
-                  padded_row(problem_.intermediate_size), counting);
+                  workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales, num_rows,
+                  problem_.intermediate_size, padded_row(problem_.intermediate_size), counting);
 }
 
 Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {

@@ -1,4 +1,4 @@
-// Quantisation of numbers by the threads of a warp.
+// Quantisation of 16 numbers by a thread, and of groups of 128 by eight threads.
 #pragma once
 
 #include <cstdint>

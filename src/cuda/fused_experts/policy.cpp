@@ -125,7 +125,9 @@ const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& prob
   }
   if (scaling_of(problem) == Scaling::kBlocks && is_for_90a(strategy) &&
       problem.activation == Activation::kSwigluoai) {
-    return "multiplies no blocks with scales in which rows of gate and up take turns";
+    return "multiplies no float8_e4m3fn numbers with scales of blocks whose rows of gate and up "
+           "take "
+           "turns";
   }
   if (problem.dtype.bits != 16) {
     return problem.has_fp8_weights() ? "writes float16 and bfloat16 alone"

@@ -59,8 +59,8 @@ inline constexpr std::array<SwapAbTiling, 4> kSwapAbTilings{{
     {8, 32, 128},  // for products that have few rows, or short ones
 }};
 inline constexpr int kSwapAbPairs = kSwapAbTilings.front().pairs;
-/// In float8_e4m3fn whoever writes the last tile of 128 outputs waits for the others: there are no
-/// kernels with the smallest tiles.
+/// In float8_e4m3fn whoever writes the last tile of a group of outputs quantises all of it: there
+/// are no kernels with the smallest tiles.
 inline constexpr std::size_t kNumSwapAbFp8Tilings = kSwapAbTilings.size() - 1;
 /// It sorts at most so many pairs, and pairs of so many experts.
 inline constexpr int kSwapAbMaxPairs = 2048;

@@ -90,8 +90,10 @@ class RowsGatherer {
               copy_weight_scales(weight_scales, step, block, is_within);
             }
           }
-          if constexpr (kScaling == Scaling::kRows)
+          // In every stage, so that the last one, which is read, needs no branch.
+          if constexpr (kScaling == Scaling::kRows) {
             copy_row_scales(sources, row_scales, 0, 0, true);
+          }
           arrive_after_copies(shared_.full(at_));
           at_.advance();
         }

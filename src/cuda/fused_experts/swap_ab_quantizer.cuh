@@ -152,8 +152,9 @@ class Quantizer : SwapAbGroup {
     std::uint32_t of_team = 0;
     const int team_warps = threads / 32;
     const int first = own_warp / team_warps * team_warps;
-    for (int i = 0; i < team_warps; ++i)
+    for (int i = 0; i < team_warps; ++i) {
       of_team = max(of_team, __float_as_uint(of_warps[first + i]));
+    }
     synchronize();  // the next call may write
     return of_team;
   }

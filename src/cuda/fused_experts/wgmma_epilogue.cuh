@@ -16,9 +16,10 @@
 
 namespace tessera::cuda {
 
-/// Adds biases, multiplies by scales of rows and by the router's weights, applies the activation,
-/// and writes the results of half a block of pairs: of the gate-up product in the type of its
-/// operands, with scales of blocks, or in float32 if rows have scales; of the down product in T.
+/// Multiplies by the scales of rows, adds biases, multiplies by the router's weights, applies the
+/// activation, and writes the results of half a block of pairs. The gate-up product writes the type
+/// of x, or with scales of blocks float8_e4m3fn and its scales, or with scales of rows float32. The
+/// down product writes T.
 template <Scaling kScaling, typename T, bool kIsGateUp>
 class WgmmaEpilogue {
  public:
