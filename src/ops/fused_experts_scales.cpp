@@ -112,7 +112,7 @@ WeightScales meant_by(const TensorView& view, const std::vector<Shape>& shapes) 
   if (view.ndim == 1) return WeightScales::kPerExpert;
   const bool may_be_single = view.ndim == 3 && view.shape[1] == 1 && view.shape[2] == 1;
   if (view.ndim != 3 || may_be_single) return WeightScales::kNone;
-  // There are some 128 times as many rows as rows of blocks: more than 11 times those are rows.
+  // There are 128 times as many rows as rows of blocks; 11 is the geometric mean of 1 and 128.
   return view.shape[1] > 11 * shapes[2][1] ? WeightScales::kPerRow : WeightScales::kPerBlock;
 }
 
@@ -124,6 +124,7 @@ std::string expected_for(const TensorView& view, const std::vector<Shape>& shape
     return text_of(shapes[index]) + " for scales " + kWhose[index];
   }
   std::vector<std::string> texts;
+  texts.reserve(shapes.size());
   for (const Shape& shape : shapes) texts.push_back(text_of(shape) + " " + kWhose[texts.size()]);
   return alternatives(texts);
 }
