@@ -9,15 +9,17 @@ import torch
 
 
 def check_tensor(op: str, name: str, value: object) -> None:
-    """Refuse what is no tensor with strides.
+    """Refuse what is no tensor, or a sparse one.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is none, or sparse.
     """
     if not isinstance(value, torch.Tensor):
         raise TypeError(f"{op}: {name}: expected a torch.Tensor, got {type(value).__name__}")
     if value.layout is not torch.strided:
-        raise TypeError(f"{op}: {name}: expected a torch.Tensor with strides, got {value.layout}")
+        raise TypeError(
+            f"{op}: {name}: expected a torch.Tensor with memory, got layout {value.layout}"
+        )
 
 
 def check_plain(

@@ -64,7 +64,7 @@ WEIGHTS: list[Refusal] = [
     (
         {"w1_scale": torch.ones(E).to_sparse()},
         TypeError,
-        "w1_scale: expected a torch.Tensor with strides, got torch.sparse_coo",
+        "w1_scale: expected a torch.Tensor with memory, got layout torch.sparse_coo",
     ),
     ({"w1": CALL["w1"].bfloat16()}, TypeError, "w1.dtype: expected torch.float8_e4m3fn, got torc"),
 ]
@@ -134,7 +134,7 @@ APPLIED = after(
     (
         {"a1q_scale": OF_TOKENS.to_sparse()},
         TypeError,
-        "a1q_scale: expected a torch.Tensor with strides, got torch.sparse_coo",
+        "a1q_scale: expected a torch.Tensor with memory, got layout torch.sparse_coo",
     ),
     (
         {"hidden_states": QUANTISED["hidden_states"].view(torch.uint8)},
