@@ -31,23 +31,34 @@ class Activation(Enum):
     RELU2_NO_MUL = "relu2_no_mul"
 
 
+class MoEPrepareAndFinalizeNoDPEPModular:
+    """As vLLM's, without data and expert parallelism."""
+
+
 def random(*shape: int, dtype: Any = torch.bfloat16, seed: int = 0) -> Any:
     generator = torch.Generator().manual_seed(seed + sum(shape))
     return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def routing(top_k: int, num_ids: int) -> dict[str, Any]:
+    """The router's weights, and different ids for each token."""
+    generator = torch.Generator().manual_seed(top_k)
+    ids = torch.stack([torch.randperm(num_ids, generator=generator)[:top_k] for _ in range(T)])
+    return {
+        "topk_weights": random(T, top_k, dtype=torch.float32).abs(),
+        "topk_ids": ids.int(),
+    }
 
 
 def layer(
     *, dtype: Any = torch.bfloat16, num_rows: int = 2 * F, top_k: int = K, num_ids: int = E
 ) -> dict[str, Any]:
     """The tensors of a call, by vLLM's names."""
-    generator = torch.Generator().manual_seed(top_k)
-    ids = torch.stack([torch.randperm(num_ids, generator=generator)[:top_k] for _ in range(T)])
     return {
         "hidden_states": random(T, H, dtype=dtype) / 2,
         "w1": random(E, num_rows, H, dtype=dtype) / 2,
         "w2": random(E, H, F, dtype=dtype) / 2,
-        "topk_weights": random(T, top_k, dtype=torch.float32).abs(),
-        "topk_ids": ids.int(),
+        **routing(top_k, num_ids),
     }
 
 

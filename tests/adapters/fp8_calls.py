@@ -9,7 +9,7 @@ import torch
 import engine_experts
 import engine_ops
 import tessera
-from experts_calls import E, K, T, quant_config, random
+from experts_calls import E, K, T, quant_config, random, routing
 
 FP8 = torch.float8_e4m3fn
 # The shapes of all scales differ.
@@ -33,8 +33,6 @@ def fp8_layer(
     *, dtype: Any = torch.bfloat16, num_rows: int = 2 * F, top_k: int = K, num_ids: int = E
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tensors of a call with `hidden_states` in 16 bits, and the scales of its weights."""
-    generator = torch.Generator().manual_seed(top_k)
-    ids = torch.stack([torch.randperm(num_ids, generator=generator)[:top_k] for _ in range(T)])
     tensors, scales = {}, {}
     for name, shape in (SHAPES | {"w1": (E, num_rows, H)}).items():
         # Blocks of different sizes, so that each scale matters.
@@ -43,9 +41,7 @@ def fp8_layer(
         weights = random(*shape, dtype=torch.float32) * sizes
         tensors[name], scales[f"{name}_scale"] = quantised(weights, 128)
     hidden_states = random(T, H, dtype=dtype)
-    weights = random(T, top_k, dtype=torch.float32).abs()
-    call = {"hidden_states": hidden_states, **tensors, "topk_weights": weights}
-    return call | {"topk_ids": ids.int()}, scales
+    return {"hidden_states": hidden_states, **tensors, **routing(top_k, num_ids)}, scales
 
 
 def quantised_input(call: dict[str, Any]) -> tuple[dict[str, Any], Any]:
@@ -69,26 +65,33 @@ def judge(
     **options: Any,
 ) -> None:
     """Hold an output to the contract, and to the layer in float64 with dequantised weights."""
-    x, w1, w2, topk_weights, topk_ids = call.values()
+    x, w1, w2, *routed = call.values()
     limits = {name: options.pop(name) for name in ("limit", "alpha", "beta") if name in options}
     exact = engine_experts.compute(
         x.double() if a1q_scale is None else dequantised(x, a1q_scale, 1),
         dequantised(w1, scales["w1_scale"], 128),
         dequantised(w2, scales["w2_scale"], 128),
-        topk_weights,
-        topk_ids,
+        *routed,
         weights_on=weights_on,
         **options,
         **limits,
     )
-    engine_ops.calls.clear()
     # Quantising `x` and the intermediate moves an output by some 3%.
     assert (found.double() - exact).norm() < 0.06 * exact.norm()
-    if "w1_bias" in options:
-        options["w13_bias"] = options.pop("w1_bias")
     if limits:
         options["activation"] = "swigluoai_uninterleave"
         options |= {f"swiglu_{name}": value for name, value in limits.items()}
+    hold_to_contract(found, call, scales, x_scale=a1q_scale, weights_on=weights_on, **options)
+
+
+def hold_to_contract(
+    found: Any, call: dict[str, Any], scales: dict[str, Any], *, weights_on: str, **options: Any
+) -> None:
+    """Hold an output to the contract, with the names that vLLM has for biases."""
+    x, w1, w2, topk_weights, topk_ids = call.values()
+    engine_ops.calls.clear()
+    if "w1_bias" in options:
+        options["w13_bias"] = options.pop("w1_bias")
     violations = tessera.fused_experts_contract_violations(
         x,
         w1,
@@ -98,7 +101,6 @@ def judge(
         found,
         w13_scale=scales["w1_scale"],
         w2_scale=scales["w2_scale"],
-        x_scale=a1q_scale,
         apply_router_weight_on_input=weights_on == "input",
         **options,
     )

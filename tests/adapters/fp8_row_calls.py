@@ -7,11 +7,9 @@ from typing import Any
 import torch
 
 import engine_experts
-import engine_ops
-import tessera
-from experts_calls import E, K, T, quant_config, random
+from experts_calls import E, K, T, random, routing
+from fp8_calls import FP8, fp8_config, hold_to_contract
 
-FP8 = torch.float8_e4m3fn
 # No multiples of 128, as blocks would need.
 H, F = 40, 24
 # The axes of a weight whose elements share a scale.
@@ -43,8 +41,6 @@ def row_layer(
     num_ids: int = E,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The tensors of a call with `hidden_states` in 16 bits, and the scales of its weights."""
-    generator = torch.Generator().manual_seed(top_k)
-    ids = torch.stack([torch.randperm(num_ids, generator=generator)[:top_k] for _ in range(T)])
     tensors, scales = {}, {}
     for name, shape in {"w1": (E, num_rows, H), "w2": (E, H, F)}.items():
         # Rows of different sizes, so that each scale matters.
@@ -53,13 +49,12 @@ def row_layer(
         scale = scale_over(weights, KINDS[kind])
         tensors[name] = with_scale(weights, scale)
         scales[f"{name}_scale"] = scale.flatten() if kind == "per expert" else scale
-    call = {"hidden_states": random(T, H, dtype=dtype), **tensors}
-    weights = random(T, top_k, dtype=torch.float32).abs()
-    return call | {"topk_weights": weights, "topk_ids": ids.int()}, scales
+    hidden_states = random(T, H, dtype=dtype)
+    return {"hidden_states": hidden_states, **tensors, **routing(top_k, num_ids)}, scales
 
 
 def row_config(scales: dict[str, Any], **changes: Any) -> Any:
-    return quant_config(**{"quant_dtype": FP8, "weight_quant_dtype": FP8} | scales | changes)
+    return fp8_config(scales, block_shape=None, **changes)
 
 
 def judge_rows(
@@ -73,34 +68,17 @@ def judge_rows(
     **options: Any,
 ) -> None:
     """Hold an output to the layer in float64, with the same quantisation, and to the contract."""
-    x, w1, w2, topk_weights, topk_ids = call.values()
+    x, w1, w2, *routed = call.values()
     w1_scale, w2_scale = (scale.double().reshape(E, -1, 1) for scale in scales.values())
     exact = engine_experts.compute(
         x.double() * x_scale.double() if x.dtype == FP8 else requantised(x, x_scale),
         w1.double() * w1_scale,
         w2.double() * w2_scale,
-        topk_weights,
-        topk_ids,
+        *routed,
         weights_on=weights_on,
         requantise=lambda a: requantised(a, a2_scale),
         **options,
     )
-    engine_ops.calls.clear()
     assert (found.double() - exact).norm() < 0.01 * exact.norm()
-    if "w1_bias" in options:
-        options["w13_bias"] = options.pop("w1_bias")
-    violations = tessera.fused_experts_contract_violations(
-        x,
-        w1,
-        w2,
-        torch.ones_like(topk_weights) if weights_on == "nothing" else topk_weights,
-        topk_ids,
-        found,
-        w13_scale=scales["w1_scale"],
-        w2_scale=scales["w2_scale"],
-        x_scale=x_scale,
-        intermediate_scale=a2_scale,
-        apply_router_weight_on_input=weights_on == "input",
-        **options,
-    )
-    assert violations == []
+    given = {"x_scale": x_scale, "intermediate_scale": a2_scale}
+    hold_to_contract(found, call, scales, weights_on=weights_on, **given, **options)

@@ -20,6 +20,7 @@ from experts_calls import (  # noqa: E402
     MAP,
     Activation,
     E,
+    MoEPrepareAndFinalizeNoDPEPModular,
     arguments,
     experts_of,
     implementation,
@@ -60,14 +61,15 @@ def test_function_is_served(version: str, case: str) -> None:
     judge(found, call, scales, weights_on="input" if on_input else "output", **known)
 
 
-def test_function_has_blocks_in_all_generations() -> None:
+def test_function_has_scales_in_all_generations() -> None:
     for generation in GENERATIONS:
         (parameters,) = (
             names
             for (_, name), names in generation.functions.items()
             if name == "fused_experts_impl"
         )
-        assert {*BLOCKS, "w1_scale", "w2_scale"} < set(parameters)
+        scales = {f"{name}_scale" for name in ("w1", "w2", "a1", "a2")}
+        assert {*BLOCKS, *scales, "per_channel_quant"} < set(parameters)
 
 
 def test_function_in_place_and_with_a_tuple() -> None:
@@ -199,10 +201,6 @@ def test_configuration_without_a_type_of_weights(with_class: str) -> None:
     experts_of(with_class)(config).apply(**given)
     assert engine_ops.calls == []
     judge(given["output"], call, scales, a1q_scale)
-
-
-class MoEPrepareAndFinalizeNoDPEPModular:
-    """As vLLM's, without data and expert parallelism."""
 
 
 @pytest.mark.parametrize("newer", ["0.24.0", "0.33.0"])

@@ -20,6 +20,7 @@ from experts_calls import (  # noqa: E402
     MAP,
     Activation,
     E,
+    MoEPrepareAndFinalizeNoDPEPModular,
     arguments,
     experts_of,
     implementation,
@@ -39,7 +40,6 @@ from fp8_row_calls import (  # noqa: E402
 )
 from tessera.vllm import experts  # noqa: E402
 from tessera.vllm import layer as functions  # noqa: E402
-from tessera.vllm.generations import GENERATIONS  # noqa: E402
 
 UseEngine = Callable[[Path], None]
 SERVED = {"use_fp8_w8a8": True}
@@ -179,10 +179,6 @@ def test_options_of_the_class(kind: Any, weights: str, case: str) -> None:
     )
 
 
-class MoEPrepareAndFinalizeNoDPEPModular:
-    """As vLLM's, without data and expert parallelism."""
-
-
 @pytest.mark.parametrize("newer", ["0.24.0", "0.33.0"])
 def test_output_of_the_layer_is_written_at_once(
     use_engine: UseEngine, caplog: pytest.LogCaptureFixture, newer: str
@@ -223,16 +219,6 @@ def test_function_is_served(version: str, weights: str, given: dict[str, Any]) -
     per_channel = implementation()(**call, **SERVED, **scales, **given, per_channel_quant=True)
     assert engine_ops.calls == []
     assert torch.equal(per_channel, found)
-
-
-def test_function_has_scales_of_activations_in_all_generations() -> None:
-    for generation in GENERATIONS:
-        (parameters,) = (
-            names
-            for (_, name), names in generation.functions.items()
-            if name == "fused_experts_impl"
-        )
-        assert {*STATIC, "per_channel_quant"} < set(parameters)
 
 
 # Options of `fused_experts_impl`, and of the layer.

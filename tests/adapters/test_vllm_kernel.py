@@ -19,16 +19,13 @@ from experts_calls import (  # noqa: E402
     FUSED_MOE,
     Activation,
     E,
+    MoEPrepareAndFinalizeNoDPEPModular,
     close,
     experts_of,
     layer,
     quant_config,
     reference,
 )
-
-
-class MoEPrepareAndFinalizeNoDPEPModular:
-    """As vLLM's, without data and expert parallelism."""
 
 
 class OtherPrepareAndFinalize:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -14,11 +13,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="torch is not installed")
 
 # torch decides whether there are tests.
-import tessera  # noqa: E402
 from tessera._frameworks import FRAMEWORKS  # noqa: E402
 from tessera._library import load  # noqa: E402
 from tessera.ops.align_block_size import ALIGN  # noqa: E402
-from tessera.ops.batched_align_block_size import _OP as BATCHED_OP  # noqa: E402
 from tessera.ops.lora_align_block_size import _OP as LORA_OP  # noqa: E402
 
 IDS = torch.tensor([[3, 0], [1, 3], [9, 1]], dtype=torch.int32)
@@ -175,115 +172,3 @@ def test_references_are_given_back() -> None:
     after = [sys.getrefcount(one) for one in counted]
     grown = [now - then for now, then in zip(after, before, strict=True)]
     assert max(map(abs, grown)) < 500  # None has other users
-
-
-# By op, the function and arguments that are right, outputs among them by their place.
-CALLS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "align_block_size": (
-        tessera.align_block_size,
-        {
-            "topk_ids": IDS,
-            "block_size": 2,
-            "num_experts": 4,
-            "expert_map": MAP,
-            "ignore_invalid_experts": True,
-            "pad_sorted_ids": True,
-            "tail_expert": 7,
-            "expert_counts": torch.zeros(4, dtype=torch.int32),
-            "num_dropped": torch.zeros(1, dtype=torch.int32),
-            "statistics": None,
-            "map_tail": True,
-            "filtered_group": True,
-            "validate": False,
-            "num_threads": None,
-        },
-    ),
-    "batched_align_block_size": (
-        tessera.batched_align_block_size,
-        {
-            "expert_num_tokens": torch.tensor([2, 0, 3], dtype=torch.int32),
-            "max_tokens_per_batch": 2,
-            "block_size": 2,
-            "tail_expert": 3,
-        },
-    ),
-    "lora_align_block_size": (
-        tessera.lora_align_block_size,
-        {
-            "topk_ids": IDS,
-            "token_lora_mapping": torch.tensor([0, -1, 0], dtype=torch.int32),
-            "block_size": 2,
-            "num_experts": 4,
-            "max_loras": 1,
-            "adapter_enabled": torch.ones(1, dtype=torch.int32),
-            "lora_ids": torch.zeros(1, dtype=torch.int32),
-            "expert_map": MAP,
-            "pad_sorted_ids": True,
-            "tail_expert": 2,
-        },
-    ),
-}
-
-
-def odd_values() -> list[Any]:
-    """Values that an argument may or may not take, with memory of their own."""
-
-    def int32() -> Any:
-        return torch.arange(4, dtype=torch.int32)
-
-    return [
-        *(None, -1, 0, 3, 2.0, "a", True, False, 2**31, 2**63, -(2**63), (1, 2), [1], object()),
-        *(np.int64(2), np.bool_(True), np.array(2), np.zeros(4, np.int32)),
-        *(torch.tensor(2), torch.zeros(4), int32(), int32().long(), int32().to(torch.uint8)),
-        *(int32().bool(), int32()[:0], int32().reshape(2, 2), int32()[::2], int32().to("meta")),
-        *(torch.ones(4, dtype=torch.complex64).conj().imag, int32().as_subclass(Subclass)),
-        torch.nn.Parameter(int32(), requires_grad=False),
-    ]
-
-
-def result_of(function: Any, arguments: dict[str, Any], out: list[Any]) -> tuple[Any, ...]:
-    """What a call returns or raises, and what it writes to copies of these arrays."""
-
-    def copy_of(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return value.copy()
-        is_plain = type(value) is torch.Tensor and value.is_cpu and value.is_contiguous()
-        return value.clone() if is_plain and not value.is_neg() else value
-
-    arguments = {name: copy_of(value) for name, value in arguments.items()}
-    outputs = tuple(map(copy_of, out))
-    try:
-        result = "itself" if function(**arguments, out=outputs) is outputs else "another"
-    except Exception as error:
-        result = f"{type(error).__name__}: {re.sub('0x[0-9a-f]+', '', str(error))}"
-    arrays = [
-        one.tolist()
-        for one in (*arguments.values(), *outputs)
-        if isinstance(one, torch.Tensor) and one.is_cpu
-    ]
-    return result, arrays
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_any_value_of_any_argument(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls give, raise and write the same with and without direct calls."""
-    function, right = CALLS[name]
-    op = next(one for one in (ALIGN, BATCHED_OP, LORA_OP) if one.name == name)
-    right_outputs = [one.reshape(1, -1) if op is LORA_OP else one for one in outputs()]
-
-    def results() -> list[Any]:
-        found = [result_of(function, right, right_outputs)]
-        for number in range(len(odd_values())):
-            for argument in right:
-                arguments = {**right, argument: odd_values()[number]}
-                found.append(result_of(function, arguments, right_outputs))
-            for place in range(3):
-                out = [*right_outputs]
-                out[place] = odd_values()[number]
-                found.append(result_of(function, right, out))
-        return found
-
-    found = results()
-    monkeypatch.setattr(op, "direct", lambda *arguments: None)
-    assert found == results()
-    assert found[0][0] == "itself"

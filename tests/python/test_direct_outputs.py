@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,6 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 import tessera  # noqa: E402
 from tessera._frameworks import FRAMEWORKS  # noqa: E402
 from tessera.ops.moe_sum import _OP as SUM_OP  # noqa: E402
-from tessera.ops.select_and_align import _OP as ALIGNED_OP  # noqa: E402
 from tessera.ops.select_experts import _OP as SELECT_OP  # noqa: E402
 
 LOGITS = torch.linspace(-2, 3, 24).sin().reshape(3, 8)
@@ -117,109 +115,6 @@ def test_memory_is_freed() -> None:
     for _ in range(500):
         tessera.select_experts(logits, top_k=8)
     assert resident() - before < 20 << 20  # not 500 times 256 KiB
-
-
-# By op, its function and arguments that are right.
-CALLS: dict[Any, tuple[Any, dict[str, Any]]] = {
-    SELECT_OP: (
-        tessera.select_experts,
-        {
-            "router_logits": LOGITS,
-            "top_k": 2,
-            "scoring": "sigmoid",
-            "renormalize": True,
-            "correction_bias": torch.linspace(0, 1, 8),
-            "num_expert_group": 2,
-            "topk_group": 1,
-            "routed_scaling_factor": 1.5,
-            "num_valid_tokens": torch.tensor([2], dtype=torch.int32),
-            "num_threads": 1,
-        },
-    ),
-    ALIGNED_OP: (
-        tessera.select_and_align,
-        {
-            "router_logits": LOGITS,
-            "top_k": 2,
-            "block_size": 2,
-            "renormalize": True,
-            "expert_map": torch.arange(8, dtype=torch.int32).flip(0),
-            "ignore_invalid_experts": True,
-            "pad_sorted_ids": True,
-            "expert_counts": torch.zeros(8, dtype=torch.int32),
-            "statistics": None,
-            "num_threads": None,
-        },
-    ),
-    SUM_OP: (
-        tessera.moe_sum,
-        {
-            "input": LOGITS.reshape(3, 2, 4),
-            "topk_weights": torch.linspace(0, 1, 6).reshape(3, 2),
-            "num_threads": 1,
-        },
-    ),
-}
-
-
-class Subclass(torch.Tensor):  # type: ignore[misc]
-    """Not known until a call was given one."""
-
-
-def odd_values() -> list[Any]:
-    """Values that an argument may or may not take, with memory of their own."""
-    floats = LOGITS.clone()
-    return [
-        *(None, -1, 0, 1, 3, 0.5, float("nan"), "a", "softmax", True, False, 2**31, 2**63, 2**65),
-        *(object(), (2, 3), np.int64(2), np.bool_(True), np.float32(1), np.zeros(8, np.float32)),
-        *(floats, floats.bfloat16(), floats.double(), floats.int(), floats[:, ::2], floats[:0]),
-        *(floats.to("meta"), floats.to(torch.complex64).conj().imag, floats.as_subclass(Subclass)),
-        *(floats[0], floats[0].int(), floats.reshape(3, 2, 4), floats.clone().requires_grad_()),
-        *(torch.tensor(2), torch.nn.Parameter(floats, requires_grad=False), floats.to_sparse()),
-        *(torch._neg_view(floats.int()), torch._neg_view(floats)),
-    ]
-
-
-def result_of(function: Any, arguments: dict[str, Any], out: Any) -> Any:
-    """What a call returns or raises, and what it writes to copies of the outputs."""
-    copies = None
-    if out is not None:
-        copies = [one.clone() if type(one) is torch.Tensor and one.is_cpu else one for one in out]
-        copies = tuple(copies) if len(copies) > 1 else copies[0]
-    try:
-        result = function(**arguments, out=copies)
-    except Exception as error:
-        return f"{type(error).__name__}: {re.sub('0x[0-9a-f]+', '', str(error))}"
-    if copies is not None:
-        assert result is copies
-    parts = result if isinstance(result, tuple) else (result,)
-    return type(result), [(type(one), one.dtype, str(one.tolist())) for one in parts]  # has NaNs
-
-
-@pytest.mark.parametrize("op", CALLS, ids=lambda op: op.name)
-@pytest.mark.parametrize("is_new", [False, True])
-def test_any_value_of_any_argument(op: Any, is_new: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calls give, raise and write the same with and without direct calls."""
-    function, right = CALLS[op]
-    made = function(**right)
-    outputs = list(made) if isinstance(made, tuple) else [made]
-
-    def results() -> list[Any]:
-        given = None if is_new else outputs
-        found = [result_of(function, right, given)]
-        for number in range(len(odd_values())):
-            for argument in right:
-                found.append(result_of(function, {**right, argument: odd_values()[number]}, given))
-            for place in range(0 if is_new else len(outputs)):
-                changed = [*outputs]
-                changed[place] = odd_values()[number]
-                found.append(result_of(function, right, changed))
-        return found
-
-    found = results()
-    monkeypatch.setattr(op, "direct", lambda *arguments: None)
-    assert found == results()
-    assert isinstance(found[0], tuple)
 
 
 def test_a_tensor_that_changes_while_another_is_asked_is_read_as_it_is_then() -> None:
