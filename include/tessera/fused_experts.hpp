@@ -120,8 +120,8 @@
 //     its group's amax; one a[f] without a bound leaves its group without one.
 //   d(y[h]) = sum |w2| r + gamma(F + 4) (sum |w2| (|m| + r) + |w2_bias|) + alpha sum |w2| (|m| + r)
 //               + 8 tiny M, with v = 1, S2 and A in M
-//   p[h] and s have the bounds above, but an implementation rounds p to the data type of the output
-//   instead of that of x.
+//   p[h] and s have the bounds above. An implementation rounds p to the data type of the output,
+//   which x in float8_e4m3fn does not have.
 //
 // alpha is 0 on the host, and kFp8AccumulationError on CUDA devices. Beside the H - 1 sums of
 // terms, H + 4 counts the products of an element with its scale, on either side, their product,

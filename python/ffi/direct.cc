@@ -36,6 +36,12 @@ struct TensorType {
            Object(PyObject_CallObject(is_tracing, nullptr)).is_false();
   }
 
+  bool is_on_host(PyObject* tensor) const {
+    DLTensor view;
+    return exchange->dltensor_from_py_object_no_sync(tensor, &view) == 0 &&
+           view.device.device_type == kDLCPU;
+  }
+
   /// Whether the memory of all tensors among these values, and in tuples of such, holds what they
   /// are, and autograd does not follow them. Python's code may run meanwhile, and change a tensor:
   /// so all are asked before one is read.
@@ -178,7 +184,11 @@ PyObject* call(const OpEntry& op, PyObject* result_type, std::span<PyObject* con
   PyObject* const num_threads = args[1];
   PyObject* const first = args[2];
   const TensorType* const type = known(type_of(first));
-  if (type == nullptr || !type->is_eager() || !type->are_plain(args)) return nullptr;
+  const bool is_new = out == &_Py_NoneStruct;
+  if (type == nullptr || (is_new && !type->is_on_host(first)) || !type->is_eager() ||
+      !type->are_plain(args)) {
+    return nullptr;
+  }
 
   Arguments arguments(op);
   Reader reader(*type, &arguments);
@@ -186,8 +196,6 @@ PyObject* call(const OpEntry& op, PyObject* result_type, std::span<PyObject* con
   Context context;
   context.device = arguments.view(schema.inputs.front()).device;
   const auto [device_type, device_id] = context.device;
-  const bool is_new = out == &_Py_NoneStruct;
-  if (is_new && device_type != kDLCPU) return nullptr;
   if (num_threads != &_Py_NoneStruct) {
     if (type_of(num_threads) != &PyLong_Type) return nullptr;
     context.num_threads = int32_of(schema.op, "num_threads", PyLong_AsLongLong(num_threads));

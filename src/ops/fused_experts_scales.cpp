@@ -116,7 +116,8 @@ WeightScales meant_by(const TensorView& view, const std::vector<Shape>& shapes) 
   return view.shape[1] > 11 * shapes[2][1] ? WeightScales::kPerRow : WeightScales::kPerBlock;
 }
 
-/// The shape of the kind that is meant; if that does not show, those of all kinds.
+/// Says which shape scales of this wrong shape should have: that of the kind which the shape looks
+/// like, or the shapes of all kinds where it looks like none.
 std::string expected_for(const TensorView& view, const std::vector<Shape>& shapes) {
   const WeightScales kind = meant_by(view, shapes);
   if (kind != WeightScales::kNone) {

@@ -145,7 +145,8 @@ def select_and_align(
         RuntimeError: the machine refused; `torch.OutOfMemoryError`, if torch has no memory left.
         MemoryError: NumPy's own, where it has no memory for the outputs.
     """
-    if type(router_logits) is not np.ndarray:  # most calls, without a detour
+    # Most calls with tensors of torch need none of the steps below.
+    if type(router_logits) is not np.ndarray:
         num_groups, num_staying = numbers_of_groups(num_expert_group, topk_group)
         made = _OP.direct(
             out,

@@ -77,7 +77,7 @@ def is_fp8(op: str, config: Any) -> bool:
     dtype = getattr(config, "quant_dtype", None)
     if dtype not in (None, FP8):
         raise NotImplementedError(f"{op}: quant_dtype: expected None or {FP8}, got {dtype}")
-    # A config of older versions names no type of the weights: it is that of the activations.
+    # Older versions have no weight_quant_dtype: their weights have the type of the activations.
     weights = getattr(config, "weight_quant_dtype", dtype)
     if weights != dtype:
         raise NotImplementedError(

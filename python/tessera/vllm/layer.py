@@ -1,8 +1,8 @@
 """vLLM's functions of `fused_moe.py` of mid-2025, served by Tessera, on the CPU as on a GPU.
 
-Names, parameters and meaning are those of vLLM 0.9.2. Quantised weights are served in fp8, with
-scales per expert, per row, or of blocks of 128 x 128. A call with the flag of another quantisation
-or a zero point raises NotImplementedError.
+The functions have the names, parameters and meaning of those of vLLM 0.9.2. They take weights in
+fp8 with scales per expert, per row, or of blocks of 128 x 128. They raise NotImplementedError for
+the flag of another quantisation, and for a zero point.
 """
 
 from __future__ import annotations

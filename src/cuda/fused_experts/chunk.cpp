@@ -221,7 +221,7 @@ Status Chunk::multiply_fp8() const {
 Status Chunk::quantize(const void* rows, DLDataType dtype, const float* scale,
                        std::size_t values_at, std::size_t scales_at, std::int64_t num_rows,
                        std::int64_t row_size, std::int64_t row_stride,
-                       const QuantizeFp8Rows& counting) const {
+                       const QuantizeFp8Rows& counted_rows) const {
   core::QuantizeFp8Problem args{};
   args.x = rows;
   args.dtype = dtype;
@@ -236,7 +236,7 @@ Status Chunk::quantize(const void* rows, DLDataType dtype, const float* scale,
   args.hidden_size = row_size;
   args.x_stride = row_stride;
   args.values_stride = padded_fp8_row(row_size);
-  return run_quantize_fp8(args, context_, counting);
+  return run_quantize_fp8(args, context_, counted_rows);
 }
 
 Status Chunk::quantize_x() const {
@@ -247,7 +247,7 @@ Status Chunk::quantize_x() const {
 
 Status Chunk::quantize_intermediate() const {
   // A row belongs to a slot, which may have no pair, or to a pair, which may have no expert.
-  const QuantizeFp8Rows counting =
+  const QuantizeFp8Rows counted_rows =
       strategy_ == kWgmma ? QuantizeFp8Rows{at<std::int32_t>(workspace_.sorted_pairs), num_pairs_}
                           : QuantizeFp8Rows{at<std::int32_t>(workspace_.pair_experts),
                                             static_cast<std::int32_t>(problem_.num_experts)};
@@ -255,7 +255,7 @@ Status Chunk::quantize_intermediate() const {
   const std::int64_t num_rows = std::min(workspace_.intermediate_rows, workspace_.max_slots);
   return quantize(at<void>(workspace_.intermediate), {kDLFloat, 32, 1}, problem_.intermediate_scale,
                   workspace_.fp8_intermediate, workspace_.fp8_intermediate_scales, num_rows,
-                  problem_.intermediate_size, padded_row(problem_.intermediate_size), counting);
+                  problem_.intermediate_size, padded_row(problem_.intermediate_size), counted_rows);
 }
 
 Fp8ProductArgs Chunk::fp8_args_of(ProductKind kind, int columns) const {

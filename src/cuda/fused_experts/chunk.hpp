@@ -64,7 +64,7 @@ class Chunk {
   Status multiply_fp8() const;
   Status quantize(const void* rows, DLDataType dtype, const float* scale, std::size_t values_at,
                   std::size_t scales_at, std::int64_t num_rows, std::int64_t row_size,
-                  std::int64_t row_stride, const QuantizeFp8Rows& counting) const;
+                  std::int64_t row_stride, const QuantizeFp8Rows& counted_rows) const;
   Status quantize_x() const;
   Status quantize_intermediate() const;
   Fp8ProductArgs fp8_args_of(ProductKind kind, int columns) const;

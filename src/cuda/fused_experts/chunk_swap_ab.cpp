@@ -52,12 +52,12 @@ Status Chunk::start_swap_ab(SwapAbCounters counters) const {
   const bool quantises_x = problem_.has_fp8_weights() && !problem_.is_x_fp8;
   const bool has_words = reinterpret_cast<std::uintptr_t>(problem_.x) % kWordBytes == 0 &&
                          problem_.x_stride % kWordElements == 0;
-  const bool quantises_meanwhile =
+  const bool quantises_while_clearing =
       quantises_x && has_words && scaling_of(problem_) == Scaling::kBlocks;
-  if (quantises_x && !quantises_meanwhile) {
+  if (quantises_x && !quantises_while_clearing) {
     if (Status s = quantize_x(); !s.ok()) return s;
   }
-  if (!quantises_meanwhile) {
+  if (!quantises_while_clearing) {
     return launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
                   "the counters of tiles");
   }

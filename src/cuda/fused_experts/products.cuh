@@ -24,6 +24,11 @@ using ElementOf = std::conditional_t<kScaling == Scaling::kNone, std::uint16_t, 
 template <Scaling kScaling>
 inline constexpr int kDepthOf = kLineDepth<ElementOf<kScaling>>;
 
+/// Two numbers, of the two rows that a lane has of the sums of wgmma.
+struct OfRows {
+  float of[2];
+};
+
 /// A tile among those of `num_blocks` blocks of pairs and `num_columns` columns of outputs.
 struct TileAt {
   std::uint32_t block;

@@ -10,8 +10,8 @@
 
 namespace tessera::cuda {
 
-/// Copies rows of x and of the intermediate to the stages; in float8_e4m3fn with their scales, and
-/// with those of blocks of the weights.
+/// Copies rows of x and of the intermediate to the stages. In float8_e4m3fn it also copies the
+/// scales of the rows and, where scales are of blocks, those of the weights.
 template <Scaling kScaling, std::size_t kTiling>
 class RowsGatherer {
  public:

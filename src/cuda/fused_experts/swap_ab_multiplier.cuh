@@ -103,10 +103,6 @@ class Multiplier : SwapAbGroup {
     });
   }
 
-  __device__ __forceinline__ std::int32_t pair_of(const SwapAbTiles& tiles, int i) const {
-    return shared_.pairs()[tiles.first_pair + i];
-  }
-
   __device__ __forceinline__ float& weight_of(int pair) const {
     return shared_.weights_of_pairs(group())[pair];
   }
@@ -117,7 +113,7 @@ class Multiplier : SwapAbGroup {
     const ProductArgs& args = product.args;
     const std::int32_t first_output = tiles.first_output + tile * outputs_of(product);
     if (thread() < tiles.num_pairs) {
-      weight_of(thread()) = router_weight(args, pair_of(tiles, thread()));
+      weight_of(thread()) = router_weight(args, pair_of(shared_, tiles, thread()));
     }
     wait(shared_.turn(group()), turn_parity_);
     turn_parity_ ^= 1;
@@ -157,7 +153,8 @@ class Multiplier : SwapAbGroup {
       } else {
         float sums[kColumns / 2] = {};
         if constexpr (kIsFp8) {
-          const OfRows of_rows = scales_of_rows(tiles, first_output);
+          OfRows of_rows{};
+          if constexpr (kScaling == Scaling::kRows) of_rows = scales_of_rows(tiles, first_output);
           multiply_scaled_stages<kRows>(num_stages, release_at, of_rows, sums);
         } else {
           multiply_stages<kRows>(num_stages, release_at, sums);
@@ -205,18 +202,12 @@ class Multiplier : SwapAbGroup {
     release(previous);
   }
 
-  /// Two numbers, of the lane's two rows of an operand.
-  struct OfRows {
-    float of[2];
-  };
-
-  /// The scales of whole rows of the weights.
+  /// The scales of the lane's two rows of the weights, where scales are of whole rows.
   __device__ __forceinline__ OfRows scales_of_rows(const SwapAbTiles& tiles,
                                                    std::int32_t first_output) const {
-    OfRows scales{{1, 1}};
-    if constexpr (kScaling != Scaling::kRows) return scales;
     const Fp8ProductArgs& args = product_of(args_, tiles.step).args;
     const int first = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
+    OfRows scales;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       // Sixteen rows are eight of gate and eight of up. Nothing reads those after the last.
@@ -270,7 +261,8 @@ class Multiplier : SwapAbGroup {
     }
   }
 
-  /// Multiplies the sums by scales of whole rows: each stage has those of the pairs.
+  /// Multiplies the sums by scales of whole rows: of the weights, and of the pairs, which the stage
+  /// has.
   template <int kSums>
   __device__ __forceinline__ void scale(const OfRows& of_rows, float (&sums)[kSums]) const {
     const float* const of_pairs = shared_.scales(at_, 0);
@@ -348,7 +340,7 @@ class Multiplier : SwapAbGroup {
         word.elements[i] = rounded<Output>(compute(pair, first + i, first_output + first + i));
       }
       Output* const to = static_cast<Output*>(args.output) +
-                         pair_of(tiles, pair) * args.output_stride + first_output + first;
+                         pair_of(shared_, tiles, pair) * args.output_stride + first_output + first;
       *reinterpret_cast<Word*>(to) = word;
     }
   }

@@ -37,10 +37,6 @@ class Quantizer : SwapAbGroup {
   using Layout = SwapAbLayout<kTiling>;
   using Word = Fp8Word<float>;
 
-  __device__ __forceinline__ std::int32_t pair_of(const SwapAbTiles& tiles, int i) const {
-    return shared_.pairs()[tiles.first_pair + min(i, tiles.num_pairs - 1)];
-  }
-
   /// The group of outputs that are quantised together.
   __device__ static std::uint32_t group_of(std::int32_t output) {
     if constexpr (kScaling == Scaling::kRows) return 0;
@@ -84,7 +80,7 @@ class Quantizer : SwapAbGroup {
     constexpr int kThreads = Fp8GroupWord::kThreads;
     static_assert(kSwapAbGroupThreads / kThreads >= Layout::kPairs);
     const int own = thread() / kThreads;
-    const std::int64_t pair = pair_of(tiles, own);
+    const std::int64_t pair = pair_of(shared_, tiles, min(own, tiles.num_pairs - 1));
     const auto first = static_cast<std::int32_t>(outputs * core::kScaleBlock) +
                        thread() % kThreads * Word::kElements;
     const Fp8GroupWord word(outputs_at(pair, first), args_.quantised.use_ue8m0);
@@ -104,12 +100,13 @@ class Quantizer : SwapAbGroup {
     const int threads = kSwapAbGroupThreads / at_once;  // of a pair
     for (int done = 0; done < tiles.num_pairs; done += at_once) {
       const int own = done + thread() / threads;
-      const std::int64_t pair = pair_of(tiles, own);
+      const std::int64_t pair = pair_of(shared_, tiles, min(own, tiles.num_pairs - 1));
       quantize_row(pair, own < tiles.num_pairs, thread() % threads, threads);
     }
   }
 
-  /// By the thread of this number among those of the pair. All threads of the group take part.
+  /// Quantises all outputs of a pair by `threads` threads, of which this one has this number. All
+  /// threads of the group call it, also those without a pair.
   __device__ __forceinline__ void quantize_row(std::int64_t pair, bool is_given, int number,
                                                int threads) const {
     const SwapAbQuantised& quantised = args_.quantised;

@@ -25,6 +25,13 @@ struct SwapAbTiles {
   std::int32_t num_pairs;
 };
 
+/// Pair i of the tiles' block.
+template <std::size_t kTiling>
+__device__ __forceinline__ std::int32_t pair_of(const SwapAbShared<kTiling>& shared,
+                                                const SwapAbTiles& tiles, int i) {
+  return shared.pairs()[tiles.first_pair + i];
+}
+
 /// Calls `function` with the rows of a step's tiles as a template argument, so that the loops over
 /// stages have no branch for it.
 template <std::size_t kTiling, typename Function>

@@ -71,10 +71,6 @@ class WgmmaEpilogue {
     return is_gated ? gated_row(args_, output, is_up) : output;
   }
 
-  /// Two numbers, of the lane's two rows.
-  struct OfRows {
-    float of[2];
-  };
   /// From what each lane knows of its WgmmaRow.
   __device__ __forceinline__ OfRows of_rows(float of_row) const {
     return {{__shfl_sync(kAllLanes, of_row, lane() / 4),

@@ -315,7 +315,7 @@ def contenders(device: str) -> list[Contender]:
 def ratios(us: Mapping[str, float]) -> dict[str, float]:
     """On the CPU: what a second thread gains, and both programs on one thread.
 
-    The last ratio is that of calls that make their outputs.
+    The last ratio compares calls without `out=`, which make their outputs.
     """
     found = {}
     if us.keys() >= {"tessera", "tessera/1"}:
