@@ -30,7 +30,7 @@ struct Avx2Floats {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   /// Widens kFp8Step elements that are numbers, over kFp8Factor.
-  static Fp8Parts<Floats> widen_fp8(const Float8E4m3* from) {
+  static Fp8Parts<Avx2Floats> widen_fp8(const Float8E4m3* from) {
     // As float16. The sign is there twice where that has one bit more of exponent.
     const __m256i pairs = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
     const __m256i mask = _mm256_set1_epi16(static_cast<std::int16_t>(0xbf80));

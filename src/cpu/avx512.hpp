@@ -43,7 +43,7 @@ struct Avx512 {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
   // As in avx2.hpp.
-  static Fp8Parts<Floats> widen_fp8(const Float8E4m3* from) {
+  static Fp8Parts<Avx512> widen_fp8(const Float8E4m3* from) {
     const __m512i pairs = _mm512_loadu_si512(from);
     const __m512i mask = _mm512_set1_epi16(static_cast<std::int16_t>(0xbf80));
     const __m512i odd = _mm512_and_si512(_mm512_srai_epi16(pairs, 1), mask);

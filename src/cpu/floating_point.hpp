@@ -20,13 +20,14 @@ struct Float8E4m3 {
 };
 
 /// Four vectors of elements that were in float8_e4m3fn: of each half those with even indices, and
-/// those with odd ones.
-template <typename Floats>
+/// those with odd ones. Isa: what has the type of the vectors, which loses its attributes as a
+/// template argument.
+template <typename Isa>
 struct Fp8Parts {
-  Floats first_even;
-  Floats first_odd;
-  Floats last_even;
-  Floats last_odd;
+  typename Isa::Floats first_even;
+  typename Isa::Floats first_odd;
+  typename Isa::Floats last_even;
+  typename Isa::Floats last_odd;
 };
 
 /// The NaN of results: positive, all bits of the mantissa set. Its upper half is the NaN of

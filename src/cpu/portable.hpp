@@ -27,7 +27,7 @@ struct PortableFloats {
   static Floats widen(const Element* from) {
     return Floats{to_float(from[0]), to_float(from[1]), to_float(from[2]), to_float(from[3])};
   }
-  static Fp8Parts<Floats> widen_fp8(const Float8E4m3* from) {
+  static Fp8Parts<PortableFloats> widen_fp8(const Float8E4m3* from) {
     const auto every_other = [](const Float8E4m3* first) {
       return Floats{to_float(first[0]), to_float(first[2]), to_float(first[4]), to_float(first[6])};
     };
