@@ -56,27 +56,36 @@ std::string op_rules(const ffi::String& op) {
 /// Whether all correct outputs of an op are the same to the last bit.
 bool op_fixes_bits(const ffi::String& op) { return contract_of(op).fixes_bits; }
 
-/// Judges calls of an op by their arguments, in the order of its table.
+/// The arguments of a finished call: the type of the device on which it ran, then all values in the
+/// order of the op's table, with arrays in host memory.
+Arguments arguments_of_call(const OpEntry& op, const ffi::AnyView* values, std::int32_t num_values) {
+  const Values all(values, static_cast<std::size_t>(num_values));
+  Arguments arguments(op);
+  arguments.read(all.from(1));
+  const auto ran_on = static_cast<DLDeviceType>(integer_of(all[0]));
+  for (const Argument& argument : op.schema->arguments) {
+    if (argument.is_output()) arguments.view(argument).device.device_type = ran_on;
+  }
+  return arguments;
+}
+
+/// Judges calls of an op.
 ffi::Function op_checker(const ffi::String& name) {
   return ffi::Function::FromPacked(
       [&op = op_named(name), &judge = contract_of(name)](
           const ffi::AnyView* values, std::int32_t num_values, ffi::Any* result) {
-        Arguments arguments(op);
-        arguments.read(Values(values, static_cast<std::size_t>(num_values)));
-        *result = violations_json(judge.check(arguments.get()));
+        *result = violations_json(judge.check(arguments_of_call(op, values, num_values).get()));
       });
 }
 
-/// How much of its error bound an output of fused_experts uses, by the arguments of the call, which
-/// has to have valid inputs and an output of the right size.
+/// How much of its error bound an output of fused_experts uses. The call has to have valid inputs
+/// and an output of the right size.
 ffi::Function fused_experts_bound_used() {
   return ffi::Function::FromPacked([&op = op_named("fused_experts")](const ffi::AnyView* values,
                                                                      std::int32_t num_values,
                                                                      ffi::Any* result) {
-    Arguments arguments(op);
-    arguments.read(Values(values, static_cast<std::size_t>(num_values)));
-    *result =
-        contract::fused_experts_bound_used(*static_cast<const FusedExpertsArgs*>(arguments.get()));
+    const Arguments call = arguments_of_call(op, values, num_values);
+    *result = contract::fused_experts_bound_used(*static_cast<const FusedExpertsArgs*>(call.get()));
   });
 }
 

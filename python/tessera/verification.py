@@ -249,7 +249,8 @@ def problems(op: Op, case: str, seed: int, implementation: str, cuda_index: int 
             after = (ran.memory[row.name], expected.memory[row.name])
             differences = _differences(value, *after, other)
             messages += [row.name + difference for difference in differences]
-    violations = json.loads(op.checker(*_arguments(op, call, ran.memory)))
+    device_type, _ = dlpack_device(device)
+    violations = json.loads(op.checker(device_type, *_arguments(op, call, ran.memory)))
     return messages + [violation["message"] for violation in violations]
 
 

@@ -252,9 +252,8 @@ def judged(arguments: Arguments, output: Any) -> list[Any]:
     on_host = {
         name: value.cpu() if hasattr(value, "cpu") else value for name, value in arguments.items()
     }
-    scale = arguments.get("w13_scale")
-    has_blocks = scale is not None and scale.shape[1:2] != arguments["w13"].shape[1:2]
-    by_wgmma = has_blocks and scale.dim() == 3 and torch.cuda.get_device_capability() == (9, 0)
+    is_fp8 = arguments.get("w13_scale") is not None
+    by_wgmma = is_fp8 and torch.cuda.get_device_capability() == (9, 0)
     return tessera.fused_experts_contract_violations(
         **on_host, output=output if by_wgmma else output.cpu()
     )

@@ -10,6 +10,7 @@ import pytest
 
 import tessera
 from tessera.cli.main import main
+from tessera.contract import synthetic_topk_ids
 from tessera.tools.bench import cuda, methods
 from tessera.tools.bench.problem import make_problem
 from tessera.tools.bench.shapes import Shape
@@ -17,7 +18,7 @@ from tessera.tools.bench.shapes import Shape
 
 def test_windows_of_a_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log, results = tmp_path / "ids.npz", tmp_path / "results.json"
-    ids = np.random.default_rng(0).integers(0, 64, (600, 8))
+    ids = synthetic_topk_ids(600, 64, 8)
     np.savez(log, topk_ids=ids, num_experts=64)
     arguments = ["--device", "cuda", "--tokens", "1,64,512", "--json", str(results)]
     assert main(["bench", "--log", str(log), *arguments]) == 0
