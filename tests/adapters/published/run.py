@@ -1,6 +1,6 @@
-"""Runs vLLM's own test of its layer over Tessera, without vLLM.
+"""Runs one of vLLM's own tests of its layers over Tessera, without vLLM.
 
-    python tests/adapters/published/run.py [--file FILE] [--device cpu] [ARGUMENT ...]
+    python tests/adapters/published/run.py [--test NAME | --file FILE] [--device cpu] [ARGUMENT ...]
 
 The test file is fetched, or read where FILE says, and lies in a temporary folder while it runs.
 Further arguments are pytest's, such as `-k` with a part of a test's name. The exit code is its.
@@ -17,44 +17,63 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-URL = "https://raw.githubusercontent.com/vllm-project/vllm/v0.9.2/tests/kernels/moe/test_moe.py"
-SHA256 = "8f1de5b93d3d6c843b15abc636ef4e70dfa4b20f56cc277efeefcac32ebbfb3b"
-CONFTEST = Path(__file__).with_name("beside_test_moe.py")
+URL = "https://raw.githubusercontent.com/vllm-project/vllm/v0.9.2/tests/kernels/moe/"
+# The SHA-256 of each file. The first is run by default.
+TESTS = {
+    "test_moe.py": "8f1de5b93d3d6c843b15abc636ef4e70dfa4b20f56cc277efeefcac32ebbfb3b",
+    "test_block_fp8.py": "0b06f469ab4b6fdfdb02e052a14fb1f82184f2acc73f736390346c823fef8ce1",
+    "test_triton_moe_ptpc_fp8.py": (
+        "41f034e1d99c2fb905ba8b27b49cebe3a6069ae9e61476d103ed0a9551a15cbc"
+    ),
+}
+HERE = Path(__file__).parent
+CONFTEST = HERE / "beside_tests.py"
 
 
-def content(file: Path | None) -> bytes:
-    """The test file.
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=60) as response:
+        content: bytes = response.read()
+    return content
+
+
+def name_of(content: bytes, source: object) -> str:
+    """Which of the tests a file is, whatever its own name.
 
     Raises:
-        ValueError: it is another one.
+        ValueError: none.
     """
-    if file is None:
-        with urllib.request.urlopen(URL, timeout=60) as response:
-            found: bytes = response.read()
-    else:
-        found = file.read_bytes()
-    digest = hashlib.sha256(found).hexdigest()
-    if digest != SHA256:
-        raise ValueError(f"{file or URL}: expected SHA-256 {SHA256}, got {digest}")
-    return found
+    digest = hashlib.sha256(content).hexdigest()
+    for name, expected in TESTS.items():
+        if digest == expected:
+            return name
+    known = " or ".join(f"{expected} ({name})" for name, expected in TESTS.items())
+    raise ValueError(f"{source}: expected SHA-256 {known}, got {digest}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--file", type=Path, help="where the test file is")
+    which = parser.add_mutually_exclusive_group()
+    first = next(iter(TESTS))
+    which.add_argument(
+        "--test", choices=TESTS, default=first, help=f"the test to fetch (default: {first})"
+    )
+    which.add_argument("--file", type=Path, help="where one of these tests is")
     parser.add_argument("--device", help="as of python -m tessera.vllm")
     own, arguments = parser.parse_known_args()
     try:
-        test_file = content(own.file)
+        content = own.file.read_bytes() if own.file else fetched(URL + own.test)
+        name = name_of(content, own.file or URL + own.test)
     except (OSError, ValueError) as error:
         parser.error(str(error))
     device = [] if own.device is None else ["--device", own.device]
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "test_moe.py").write_bytes(test_file)
+        test = Path(folder, name)
+        test.write_bytes(content)
         shutil.copy(CONFTEST, Path(folder, "conftest.py"))
+        shutil.copytree(HERE, Path(folder, HERE.name))  # which the conftest imports from
         launcher = [sys.executable, "-m", "tessera.vllm", *device, "-m", "pytest"]
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", folder]
-        return subprocess.run([*launcher, *options, *arguments, f"{folder}/test_moe.py"]).returncode
+        return subprocess.run([*launcher, *options, *arguments, str(test)]).returncode
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""What vLLM's own test of its layer imports besides the functions that Tessera's stand-in serves.
+"""What vLLM's own tests of its layers import besides the functions that Tessera's stand-in serves.
 
-For `tests/kernels/moe/test_moe.py` of vLLM 0.9.2, beside which `run.py` puts this file as its
-conftest. The reference, with which vLLM's file also compares another one, is a loop over experts.
-Tests of quantised weights and of a whole model do not run.
+For the files of vLLM 0.9.2 that `run.py` lists, beside each of which it puts this file as the
+conftest. Tests of weights in integers, of DeepGEMM and of a whole model do not run.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -15,35 +15,19 @@ from typing import Any
 
 import pytest
 import torch
-from vllm import _custom_ops
-from vllm.model_executor.layers import fused_moe
 
-_RUN = ("test_fused_moe", "test_moe_align_block_size_opcheck", "test_moe_sum")
+# Of the folder beside this file where it is the conftest.
+from published import references
 
-
-def torch_moe(
-    a: Any,
-    w1: Any,
-    w2: Any,
-    score: Any,
-    topk: int,
-    global_num_experts: int = -1,
-    expert_map: Any = None,
-) -> Any:
-    """The experts in the type of `a`, one after the other, added up in float32."""
-    # Of equal scores the first, which torch's topk promises nowhere, and gives on a GPU.
-    scores = score.softmax(-1, dtype=torch.float32).sort(dim=-1, descending=True, stable=True)
-    weights, ids = (each[:, :topk] for each in scores)
-    if expert_map is not None:
-        ids = expert_map[ids]
-    output = torch.zeros(a.shape, dtype=torch.float32, device=a.device)
-    for expert in range(len(w1)):
-        tokens, slots = (ids == expert).nonzero(as_tuple=True)
-        if len(tokens):
-            gate, up = (a[tokens] @ w1[expert].T).chunk(2, -1)
-            y = (torch.nn.functional.silu(gate) * up) @ w2[expert].T
-            output.index_add_(0, tokens, y.float() * weights[tokens, slots, None])
-    return output.to(a.dtype)
+_custom_ops: Any = importlib.import_module("vllm._custom_ops")
+_FUSED_MOE = "vllm.model_executor.layers.fused_moe"
+_RUN = (
+    "test_fused_moe",
+    "test_moe_align_block_size_opcheck",
+    "test_moe_sum",
+    "test_w8a8_block_fp8_fused_moe",
+    "test_w8a8_fp8_fused_moe",
+)
 
 
 class _Anything(ModuleType):
@@ -66,12 +50,26 @@ def _opcheck(op: Any, args: Any) -> Any:
 _PROVIDED: dict[str, dict[str, Any]] = {
     "tests": {},
     "tests.kernels": {},
-    "tests.kernels.utils": {"opcheck": _opcheck, "stack_and_dev": None, "torch_moe": torch_moe},
+    "tests.kernels.moe": {},
+    "tests.kernels.moe.utils": {"make_test_weights": references.make_test_weights},
+    "tests.kernels.quant_utils": {
+        "native_per_token_group_quant_fp8": references.quantised_groups,
+        "native_w8a8_block_matmul": references.product_of_blocks,
+    },
+    "tests.kernels.utils": {
+        "opcheck": _opcheck,
+        "stack_and_dev": None,
+        "torch_moe": references.torch_moe,
+    },
     "vllm.config": {
         "VllmConfig": lambda: SimpleNamespace(scheduler_config=SimpleNamespace()),
         "set_current_vllm_config": contextlib.nullcontext,
     },
-    f"{fused_moe.__name__}.moe_torch_iterative": {"fused_moe": torch_moe},
+    "vllm.model_executor.layers.activation": {
+        "SiluAndMul": lambda: SimpleNamespace(forward_native=references.silu_and_mul)
+    },
+    # With which vLLM's own file compares, too.
+    f"{_FUSED_MOE}.moe_torch_iterative": {"fused_moe": references.torch_moe},
 }
 _UNUSED = (
     "transformers",
@@ -81,6 +79,7 @@ _UNUSED = (
     "vllm.distributed",
     "vllm.distributed.parallel_state",
     "vllm.forward_context",
+    f"{_FUSED_MOE}.deep_gemm_moe",
     "vllm.model_executor.layers.quantization",
     "vllm.model_executor.layers.quantization.utils",
     "vllm.model_executor.layers.quantization.utils.marlin_utils_fp4",
@@ -101,6 +100,9 @@ def _provide() -> None:
     scalar_type = ModuleType("vllm.scalar_type")
     scalar_type.__dict__.update(ScalarType=object, scalar_types=_Anything("scalar_types"))
     sys.modules["vllm.scalar_type"] = scalar_type
+    _custom_ops.scaled_fp8_quant = references.quantised_tokens
+    # Not even imported where it is installed: its test is of vLLM's own layer.
+    sys.modules["deep_gemm"] = None  # type: ignore[assignment]
 
 
 def _register() -> None:
