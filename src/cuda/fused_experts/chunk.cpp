@@ -291,11 +291,15 @@ Status Chunk::multiply_fp8(ProductKind kind) const {
 WgmmaFp8Product Chunk::wgmma_fp8_args_of(ProductKind kind) const {
   WgmmaFp8Product args{};
   static_cast<Fp8ProductArgs&>(args) = fp8_args_of(kind, kWgmmaColumns);
-  if (kind == ProductKind::kDown || scaling_of(problem_) == Scaling::kRows) return args;
+  if (scaling_of(problem_) == Scaling::kRows) return args;
+  if (kind == ProductKind::kDown) {
+    args.row_scale_stride = workspace_.intermediate_rows;
+    return args;
+  }
   args.output = at<void>(workspace_.fp8_intermediate);
   args.output_stride = padded_fp8_row(problem_.intermediate_size);
   args.output_scales = at<float>(workspace_.fp8_intermediate_scales);
-  args.output_scale_stride = scales_per_row(problem_, problem_.intermediate_size);
+  args.output_scale_stride = workspace_.intermediate_rows;
   args.use_ue8m0 = problem_.use_ue8m0;
   return args;
 }

@@ -223,7 +223,7 @@ struct Product {
       const RowLines& rows, const WeightLines& weights, std::uint32_t shared, WarpSums* sums) {
     const auto row_of = [&](int column) { return weight_row(args, first_output, column); };
     const ProductScales<kWarpRows, kWarpColumns> scales(args, expert, pairs.pair + warp_row(),
-                                                        row_of);
+                                                        pairs.pair[0], row_of);
     const bool is_per_block = args.weight_scales.kind == core::WeightScales::kPerBlock;
     WarpSums of_stages;
     multiply(num_warp_rows(pairs), rows, weights, args.depth, shared, &of_stages,

@@ -22,16 +22,18 @@ class ProductScales {
  public:
   using WarpSums = Sums<kRows, kColumns>;
 
-  /// `pairs` has the pair of each row of the warp, or -1. weight_row(column) returns the row of the
-  /// weights that a column of the tile multiplies, or -1.
+  /// `pairs` has the pair of each row of the warp, or -1; `a_pair` is one of the tile. weight_row(
+  /// column) returns the row of the weights that a column of the tile multiplies, or -1.
   template <typename WeightRow>
   __device__ __forceinline__ ProductScales(const Fp8ProductArgs& args, std::int32_t expert,
-                                           const std::int32_t* pairs, const WeightRow& weight_row)
+                                           const std::int32_t* pairs, std::int32_t a_pair,
+                                           const WeightRow& weight_row)
       : of_weights_(args.weight_scales), expert_(expert) {
 #pragma unroll
     for (int i = 0; i < kRows / 8; ++i) {
+      const std::int32_t own = pairs[8 * i + lane() / 4];
       // Nothing reads the sums of a row without a pair.
-      const std::int32_t pair = max(pairs[8 * i + lane() / 4], 0);
+      const std::int32_t pair = own >= 0 ? own : a_pair;
       of_rows_[i] =
           args.row_scales + std::int64_t{divide(pair, args.slots_per_row)} * args.row_scale_stride;
     }

@@ -35,9 +35,9 @@ struct WgmmaArgs {
 };
 
 /// With scales of blocks the gate-up product quantises its output, with scales of rows it writes
-/// float32.
+/// float32. The scales of blocks that the down product reads are those that gate-up has written.
 struct WgmmaFp8Product : Fp8ProductArgs {
-  float* output_scales;  ///< [slot, output_scale_stride], of blocks
+  float* output_scales;  ///< [group of 128 outputs, output_scale_stride], by slot
   std::int64_t output_scale_stride;
   bool use_ue8m0;
 };
@@ -49,8 +49,10 @@ using WgmmaArgsFor =
 /// A stage holds a line of each row of the tile.
 inline constexpr std::uint32_t kWgmmaRowBytes = kWgmmaPairs * kLineBytes;
 inline constexpr std::uint32_t kWgmmaStageBytes = kWgmmaRowBytes + kWgmmaColumns * kLineBytes;
-/// A warp's results on their way out: 16 rows of kWgmmaBoxRows elements, a word of padding apart.
-inline constexpr std::uint32_t kWgmmaResultStride = kWgmmaBoxRows * 2 + kWordBytes;
+/// The scales of blocks of a stage: of its pairs, then of its boxes of weights, and padding.
+inline constexpr std::uint32_t kWgmmaScaleBytes = kWgmmaPairs * sizeof(float) + kWordBytes;
+/// A warp's results on their way out: 16 rows of a line, a word of padding apart.
+inline constexpr std::uint32_t kWgmmaResultStride = kLineBytes + kWordBytes;
 inline constexpr std::uint32_t kWgmmaWarpBytes = 16 * kWgmmaResultStride;
 inline constexpr std::uint32_t kWgmmaConsumerWarps = 8;
 
@@ -64,7 +66,6 @@ struct WgmmaPlace {
 
 /// Lane l, and lane l + 16, know row l of the sixteen of the warp.
 struct WgmmaRow {
-  std::int32_t slot;
   std::int32_t pair;  ///< num_pairs or more: none
   float weight;       ///< the router's, or 1
   float scale;        ///< of whole rows: of the row that is multiplied
@@ -74,9 +75,9 @@ struct WgmmaRow {
 inline constexpr int kWgmmaPlaces = 2;
 inline constexpr int kWgmmaBarriers = 2 * (kWgmmaStages + kWgmmaPlaces);
 
-/// Dynamic shared memory: stages, results of the warps, places, barriers.
+/// Dynamic shared memory: stages, their scales, results of the warps, places, barriers.
 inline constexpr std::size_t kWgmmaSharedBytes =
-    kWgmmaStages * kWgmmaStageBytes + kWgmmaConsumerWarps * kWgmmaWarpBytes +
+    kWgmmaStages * (kWgmmaStageBytes + kWgmmaScaleBytes) + kWgmmaConsumerWarps * kWgmmaWarpBytes +
     kWgmmaPlaces * sizeof(WgmmaPlace) + kWgmmaBarriers * sizeof(std::uint64_t);
 static_assert(kWgmmaSharedBytes <= std::size_t{227} * 1024);
 

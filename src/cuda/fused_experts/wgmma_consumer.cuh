@@ -25,26 +25,22 @@ class WgmmaConsumer {
       : args_(args.product),
         shared_(shared),
         places_(shared),
-        epilogue_(args.product, shared),
         half_(uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads - 1)) {}
 
   __device__ __forceinline__ void run() {
     read_next();
-    WgmmaScales<kScaling, kIsGateUp> scales(args_, next_, next_row_);
     while (next_.first_slot >= 0) {
       const WgmmaPlace place = next_;
-      WgmmaRow row = next_row_;
+      const std::int32_t pair = next_pair_;
       const bool has_pairs = half_ < place.num_halves;
       float sums[kWgmmaColumns / 2] = {};
       if (!has_pairs) {
         skip();
       } else {
-        fetch_factors(&row);
-        multiply(scales, sums);
+        const WgmmaRow row = row_of(place, pair);
+        multiply(sums);
+        WgmmaEpilogue<kScaling, T, kIsGateUp>(args_, shared_).finish(place, row, sums);
       }
-      // What the next tile needs comes while this one is written.
-      scales = WgmmaScales<kScaling, kIsGateUp>(args_, next_, next_row_);
-      if (has_pairs) epilogue_.finish(place, row, sums);
     }
   }
 
@@ -63,7 +59,9 @@ class WgmmaConsumer {
   /// Reads the next place, which is published once the last stage of this tile is on its way.
   __device__ __forceinline__ void read_next() {
     next_ = places_.read();
-    next_row_ = epilogue_.row_of(next_);
+    if (next_.first_slot < 0) return;
+    const WgmmaThread thread;
+    next_pair_ = args_.sorted_pairs[thread.slot_of(next_, thread.lane % 16)];
   }
 
   __device__ __forceinline__ void skip() {
@@ -84,18 +82,27 @@ class WgmmaConsumer {
     return tile_descriptor(shared_.rows(at_) + half_ * (kWgmmaRowBytes / 2));
   }
 
-  __device__ __forceinline__ void fetch_factors(WgmmaRow* row) const {
-    if (row->pair >= args_.num_pairs) return;
-    row->weight = router_weight(args_, row->pair);
+  __device__ __forceinline__ WgmmaRow row_of(const WgmmaPlace& place, std::int32_t pair) const {
+    if (pair >= args_.num_pairs) return {pair, 1, 1};
+    WgmmaRow row{pair, router_weight(args_, pair), 1};
     if constexpr (kScaling == Scaling::kRows) {
-      const auto multiplied =
-          kIsGateUp ? static_cast<std::int64_t>(divide(row->pair, args_.slots_per_row)) : row->slot;
-      row->scale = args_.row_scales[multiplied * args_.row_scale_stride];
+      const std::int64_t multiplied =
+          kIsGateUp ? static_cast<std::int32_t>(divide(pair, args_.slots_per_row))
+                    : WgmmaThread().slot_of(place, lane() % 16);
+      row.scale = args_.row_scales[multiplied * args_.row_scale_stride];
+    }
+    return row;
+  }
+
+  __device__ __forceinline__ void multiply(float (&sums)[kWgmmaColumns / 2]) {
+    if constexpr (kScaling == Scaling::kNone) {
+      multiply_16_bits(sums);
+    } else {
+      multiply_fp8(sums);
     }
   }
 
-  /// Multiplies numbers of 16 bits.
-  __device__ __forceinline__ void multiply(WgmmaNoScales&, float (&sums)[kWgmmaColumns / 2]) {
+  __device__ __forceinline__ void multiply_16_bits(float (&sums)[kWgmmaColumns / 2]) {
     StageCursor previous;
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       wait_for(at_);
@@ -117,16 +124,15 @@ class WgmmaConsumer {
     release(previous);
   }
 
-  /// Multiplies numbers in float8_e4m3fn: each box of weights has sums of the stage, which are
-  /// scaled and added while the other warpgroup multiplies.
-  template <typename Scales>
-  __device__ __forceinline__ void multiply(Scales& scales, float (&sums)[kWgmmaColumns / 2]) {
+  /// Each box of weights has sums of the stage, which are scaled and added while the other
+  /// warpgroup multiplies.
+  __device__ __forceinline__ void multiply_fp8(float (&sums)[kWgmmaColumns / 2]) {
     wait_for(at_);
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       const bool is_last = begin + kDepth >= args_.depth;
       StageCursor next = at_;
       next.advance();
-      const auto of_stage = scales.take();
+      WgmmaStageScales<kScaling> scales;
 #pragma unroll
       for (int box = 0; box < 2; ++box) {
         const std::uint64_t weights =
@@ -139,16 +145,12 @@ class WgmmaConsumer {
                                            weights + k * kWordsPerWgmma, k > 0, of_box);
         }
         wgmma_commit();
-        if (is_last) {
-          if (box == 0) read_next();
-        } else if (box == 0) {
-          scales.fetch_next();
-        } else {
-          wait_for(next);
-        }
+        if (box == 0) scales.read(shared_.scales(at_));
+        if (is_last && box == 0) read_next();
+        if (!is_last && box == 1) wait_for(next);
         wgmma_wait<0>();
         if (box == 1) release(at_);
-        of_stage.add(box, of_box, sums);
+        scales.add(box, of_box, sums);
       }
       at_ = next;
     }
@@ -157,11 +159,10 @@ class WgmmaConsumer {
   const typename Args::Product& args_;
   WgmmaShared shared_;
   WgmmaPlaces places_;
-  WgmmaEpilogue<kScaling, T, kIsGateUp> epilogue_;
   StageCursor at_;
   int half_;
   WgmmaPlace next_;
-  WgmmaRow next_row_;
+  std::int32_t next_pair_ = 0;
 };
 
 }  // namespace tessera::cuda

@@ -28,12 +28,6 @@ class WgmmaEpilogue {
   __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared) {}
 
-  __device__ __forceinline__ WgmmaRow row_of(const WgmmaPlace& place) const {
-    if (place.first_slot < 0) return {};
-    const std::int32_t slot = place.first_slot + kWgmmaHalf * half() + 16 * warp() + lane() % 16;
-    return {slot, args_.sorted_pairs[slot], 1, 1};
-  }
-
   __device__ __forceinline__ void finish(const WgmmaPlace& place, const WgmmaRow& row,
                                          float (&sums)[kWgmmaColumns / 2]) const {
     if constexpr (kScaling == Scaling::kRows) scale_rows(place, of_rows(row.scale), sums);
@@ -55,19 +49,21 @@ class WgmmaEpilogue {
  private:
   static constexpr int kBoxEights = kWgmmaBoxRows / 8;
 
-  __device__ static int half() { return static_cast<int>(threadIdx.x) / kWarpgroupThreads - 1; }
-  __device__ static int warp() { return static_cast<int>(threadIdx.x) / 32 % 4; }
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
+  __device__ __forceinline__ int lane() const { return thread_.lane; }
+
+  __device__ __forceinline__ std::int32_t slot_of(const WgmmaPlace& place, int line) const {
+    return thread_.slot_of(place, line);
+  }
 
   /// The column of the lane's first of two sums of eight columns.
   __device__ __forceinline__ int column(int eight) const { return 8 * eight + lane() % 4 * 2; }
 
-  /// The row of the weights behind a column of the tile. Nothing reads the outputs after the last.
+  /// The row of the weights behind a column of the tile; -1 after the last output.
   __device__ __forceinline__ std::int64_t weight_row(const WgmmaPlace& place, int column) const {
     const bool is_gated = kIsGateUp && args_.is_gated;
     const bool is_up = is_gated && column >= kWgmmaBoxRows;
-    const std::int64_t output =
-        min(place.first_output + column - (is_up ? kWgmmaBoxRows : 0), args_.num_outputs - 1);
+    const std::int32_t output = place.first_output + column - (is_up ? kWgmmaBoxRows : 0);
+    if (output >= args_.num_outputs) return -1;
     return is_gated ? gated_row(args_, output, is_up) : output;
   }
 
@@ -89,7 +85,8 @@ class WgmmaEpilogue {
     for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const float of_column = of_weights[weight_row(place, column(i / 4) + j)];
+        const std::int64_t row = weight_row(place, column(i / 4) + j);
+        const float of_column = row < 0 ? 0 : of_weights[row];
         sums[i + j] *= of_column * scales.of[0];
         sums[i + j + 2] *= of_column * scales.of[1];
       }
@@ -104,7 +101,8 @@ class WgmmaEpilogue {
     for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const float bias = to_float(biases[weight_row(place, column(i / 4) + j)]);
+        const std::int64_t row = weight_row(place, column(i / 4) + j);
+        const float bias = row < 0 ? 0 : to_float(biases[row]);
         sums[i + j] = __fmaf_rn(weights.of[0], sums[i + j], bias);
         sums[i + j + 2] = __fmaf_rn(weights.of[1], sums[i + j + 2], bias);
       }
@@ -129,9 +127,9 @@ class WgmmaEpilogue {
 #pragma unroll
       for (int i = 0; i < kBoxes * kUp; ++i) sums[i] = result(i);
 #pragma unroll
-      for (int box = 0; box < kBoxes; ++box) write_quantized(place, row, box, sums);
+      for (int box = 0; box < kBoxes; ++box) write_quantized(place, box, sums);
     } else if constexpr (kScaling == Scaling::kRows) {
-      write_floats<kBoxes>(place, row, result);
+      write_floats<kBoxes>(place, result);
     } else {
       write_boxes<kBoxes>(place, row, result);
     }
@@ -144,7 +142,7 @@ class WgmmaEpilogue {
   }
 
   __device__ __forceinline__ std::uint32_t results() const {
-    return shared_.results(static_cast<std::uint32_t>(4 * half() + warp()));
+    return shared_.results(static_cast<std::uint32_t>(thread_.warp));
   }
 
   /// Puts two elements of row l / 4 + 8 `lower` into the warp's results.
@@ -158,25 +156,52 @@ class WgmmaEpilogue {
                  : "memory");
   }
 
-  /// Writes kWgmmaBoxRows results of each row of the warp, from `first_output` on.
+  static constexpr int kLanesPerRow = kLineBytes / static_cast<int>(kWordBytes);
+  static constexpr int kRowsAtOnce = 32 / kLanesPerRow;
+
+  /// Where a lane writes words of some rows of the warp; null where a row has no pair.
   template <typename Output>
-  __device__ __forceinline__ void write(const WgmmaRow& row, std::int32_t first_output) const {
+  struct Words {
+    Output* of_rows[16 / kRowsAtOnce];
+  };
+
+  template <typename Output>
+  __device__ __forceinline__ Words<Output> words_of(const WgmmaPlace& place,
+                                                    const WgmmaRow& row) const {
     constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Output));
-    constexpr int kLanes = kWgmmaBoxRows / kPerWord;  // for a row
+    Words<Output> words;
+#pragma unroll
+    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
+      const int line = kRowsAtOnce * i + lane() / kLanesPerRow;
+      const std::int64_t to =
+          kIsGateUp ? slot_of(place, line) : __shfl_sync(kAllLanes, row.pair, line);
+      const bool is_written = kIsGateUp || to < args_.num_pairs;
+      words.of_rows[i] = is_written ? static_cast<Output*>(args_.output) +
+                                          to * args_.output_stride +
+                                          lane() % kLanesPerRow * kPerWord
+                                    : nullptr;
+    }
+    return words;
+  }
+
+  /// Writes a line of results of each row of the warp, from `first_output` on.
+  template <typename Output>
+  __device__ __forceinline__ void write(const Words<Output>& words,
+                                        std::int32_t first_output) const {
+    constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Output));
+    const bool is_output = first_output + lane() % kLanesPerRow * kPerWord < args_.num_outputs;
     __syncwarp();
 #pragma unroll
-    for (int i = 0; i < kLanes / 2; ++i) {
-      const int line = 32 / kLanes * i + lane() / kLanes;
-      const std::int32_t to = __shfl_sync(kAllLanes, kIsGateUp ? row.slot : row.pair, line);
-      const std::int32_t output = first_output + lane() % kLanes * kPerWord;
+    for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
+      const int line = kRowsAtOnce * i + lane() / kLanesPerRow;
       uint4 word;
       asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
                    : "=r"(word.x), "=r"(word.y), "=r"(word.z), "=r"(word.w)
-                   : "r"(results() + line * kWgmmaResultStride + lane() % kLanes * kWordBytes)
+                   : "r"(results() + line * kWgmmaResultStride + lane() % kLanesPerRow * kWordBytes)
                    : "memory");
-      if (output >= args_.num_outputs || (!kIsGateUp && to >= args_.num_pairs)) continue;
-      *reinterpret_cast<uint4*>(static_cast<Output*>(args_.output) + to * args_.output_stride +
-                                output) = word;
+      if (is_output && words.of_rows[i] != nullptr) {
+        *reinterpret_cast<uint4*>(words.of_rows[i] + first_output) = word;
+      }
     }
     __syncwarp();
   }
@@ -186,27 +211,29 @@ class WgmmaEpilogue {
   template <int kBoxes, typename Result>
   __device__ __forceinline__ void write_boxes(const WgmmaPlace& place, const WgmmaRow& row,
                                               const Result& result) const {
+    constexpr int kColumns = kLineBytes / static_cast<int>(sizeof(T));
+    const Words<T> words = words_of<T>(place, row);
 #pragma unroll
-    for (int box = 0; box < kBoxes; ++box) {
-      const std::int32_t first = place.first_output + box * kWgmmaBoxRows;
+    for (int begin = 0; begin < kBoxes * kWgmmaBoxRows; begin += kColumns) {
+      const std::int32_t first = place.first_output + begin;
       if (first >= args_.num_outputs) break;
 #pragma unroll
-      for (int eight = 0; eight < kBoxEights; ++eight) {
-        const int i = 4 * (box * kBoxEights + eight);
+      for (int eight = 0; eight < kColumns / 8; ++eight) {
+        const int i = begin / 2 + 4 * eight;
         put(0, eight, result(i), result(i + 1));
         put(1, eight, result(i + 2), result(i + 3));
       }
-      write<T>(row, first);
+      write(words, first);
     }
   }
 
   /// The same in float32. Four lanes have 32 bytes of a row, which are written as a whole.
   template <int kBoxes, typename Result>
-  __device__ __forceinline__ void write_floats(const WgmmaPlace& place, const WgmmaRow& row,
+  __device__ __forceinline__ void write_floats(const WgmmaPlace& place,
                                                const Result& result) const {
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      const std::int64_t slot = __shfl_sync(kAllLanes, row.slot, lane() / 4 + 8 * lower);
+      const std::int64_t slot = slot_of(place, lane() / 4 + 8 * lower);
       float* const to = static_cast<float*>(args_.output) + slot * args_.output_stride;
 #pragma unroll
       for (int eight = 0; eight < kBoxes * kBoxEights; ++eight) {
@@ -218,58 +245,71 @@ class WgmmaEpilogue {
     }
   }
 
-  /// Returns the largest magnitude of a row's results in a box. NaNs do not count.
-  template <typename Result, typename Magnitude>
-  __device__ __forceinline__ float largest_of(std::int32_t first_output, const Result& result,
-                                              const Magnitude& magnitude) const {
-    float largest = 0;
+  /// The largest magnitudes of the results of a box. NaNs do not count.
+  template <typename Magnitude>
+  __device__ __forceinline__ OfRows largest_of(int box, const float (&sums)[kWgmmaColumns / 2],
+                                               const Magnitude& magnitude) const {
+    OfRows largest{};
 #pragma unroll
-    for (int eight = 0; eight < kBoxEights; ++eight) {
-      const float of_eight = fmaxf(magnitude(result(eight, 0)), magnitude(result(eight, 1)));
-      if (first_output + 8 * eight < args_.num_outputs) largest = fmaxf(largest, of_eight);
+    for (int i = 0; i < kWgmmaBoxRows / 2; ++i) {
+      float& of_row = largest.of[i / 2 % 2];
+      of_row = fmaxf(of_row, magnitude(sums[box * (kWgmmaBoxRows / 2) + i]));
     }
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
-    return fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
+#pragma unroll
+    for (float& of_row : largest.of) {
+      of_row = fmaxf(of_row, __shfl_xor_sync(kAllLanes, of_row, 1));
+      of_row = fmaxf(of_row, __shfl_xor_sync(kAllLanes, of_row, 2));
+    }
+    return largest;
   }
 
   /// Quantises the kWgmmaBoxRows results of a box, which are a group of each row, and writes them
-  /// and their scales.
-  __device__ __forceinline__ void write_quantized(const WgmmaPlace& place, const WgmmaRow& row,
-                                                  int box,
+  /// and their scales. The results after the last output are zeros.
+  __device__ __forceinline__ void write_quantized(const WgmmaPlace& place, int box,
                                                   const float (&sums)[kWgmmaColumns / 2]) const {
     const std::int32_t first = place.first_output + box * kWgmmaBoxRows;
     if (first >= args_.num_outputs) return;
+    // Infinities, which do not count, are rare: most rows are done with the simpler maximum.
+    OfRows largest = largest_of(box, sums, [](float value) { return fabsf(value); });
+    if (__any_sync(kAllLanes, isinf(fmaxf(largest.of[0], largest.of[1])))) {
+      largest = largest_of(box, sums, [](float value) {
+        return __uint_as_float(finite_magnitude(value));
+      });
+    }
+    Fp8Divisor divisors[2];
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
-      const auto result = [&](int eight, int i) {
-        return sums[4 * (box * kBoxEights + eight) + 2 * lower + i];
-      };
-      // Infinities, which do not count, are rare: most rows are done with the simpler maximum.
-      float largest = largest_of(first, result, [](float value) { return fabsf(value); });
-      if (__any_sync(kAllLanes, isinf(largest))) {
-        largest = largest_of(first, result,
-                             [](float value) { return __uint_as_float(finite_magnitude(value)); });
-      }
-      const float scale = fp8_scale_for(__float_as_uint(largest), args_.use_ue8m0);
-      const Fp8Divisor divisor = fp8_divisor(scale);
-#pragma unroll
-      for (int eight = 0; eight < kBoxEights; ++eight) {
-        const std::uint32_t two =
-            fp8x2_bits(quotient(result(eight, 0), divisor), quotient(result(eight, 1), divisor));
-        asm volatile("st.shared.b16 [%0], %1;" ::"r"(result_at(lower, column(eight), 1)),
-                     "h"(static_cast<std::uint16_t>(two))
-                     : "memory");
-      }
-      const std::int32_t slot = __shfl_sync(kAllLanes, row.slot, lane() / 4 + 8 * lower);
-      if (lane() % 4 == 0) {
-        args_.output_scales[slot * args_.output_scale_stride + first / kWgmmaBoxRows] = scale;
-      }
+      const std::uint32_t bits = __float_as_uint(largest.of[lower]);
+      divisors[lower] = fp8_divisor(fp8_scale_for(bits, args_.use_ue8m0));
     }
-    write<std::uint8_t>(row, first);
+    write_scales(place, first, divisors);
+#pragma unroll
+    for (int i = 0; i < kWgmmaBoxRows / 2; i += 2) {
+      const float* const two = sums + box * (kWgmmaBoxRows / 2) + i;
+      const int lower = i / 2 % 2;
+      const std::uint32_t bits =
+          fp8x2_bits(quotient(two[0], divisors[lower]), quotient(two[1], divisors[lower]));
+      asm volatile("st.shared.b16 [%0], %1;" ::"r"(result_at(lower, column(i / 4), 1)),
+                   "h"(static_cast<std::uint16_t>(bits))
+                   : "memory");
+    }
+    write(words_of<std::uint8_t>(place, {}), first);
+  }
+
+  /// Writes the scales of the group from `first` on of the lane's two rows.
+  __device__ __forceinline__ void write_scales(const WgmmaPlace& place, std::int32_t first,
+                                               const Fp8Divisor (&divisors)[2]) const {
+    float* const to =
+        args_.output_scales + first / kWgmmaBoxRows * args_.output_scale_stride;
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      if (lane() % 4 == 0) to[slot_of(place, lane() / 4 + 8 * lower)] = divisors[lower].scale;
+    }
   }
 
   const Args& args_;
   WgmmaShared shared_;
+  WgmmaThread thread_;
 };
 
 }  // namespace tessera::cuda

@@ -22,23 +22,37 @@ class WgmmaProducer {
   __device__ __forceinline__ WgmmaProducer(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared), places_(shared) {}
 
-  /// Arrivals that make a stage full: one announces bytes, and all threads end their gathering.
-  static constexpr std::uint32_t kArrivals = kIsGateUp ? 1 + kWarpgroupThreads : 1;
-
   static constexpr std::uint32_t kWarps = kIsGateUp ? kWarpgroupThreads / 32 : 1;
+
+  /// Whether threads copy a part of a stage themselves.
+  static constexpr bool kThreadsCopy = kIsGateUp || kScaling == Scaling::kBlocks;
+
+  /// Arrivals that make a stage full: one announces bytes, and threads that copy end their copies.
+  static constexpr std::uint32_t kArrivals = kThreadsCopy ? 1 + 32 * kWarps : 1;
 
   __device__ __forceinline__ void run() {
     if (threadIdx.x >= 32 * kWarps) return;
+    const std::uint32_t num_blocks =
+        static_cast<std::uint32_t>(*args_.product.num_slots) / kWgmmaPairs;
     WgmmaPlaces published(shared_);
-    const bool is_first = threadIdx.x == 0;
-    if (is_first) published.publish(place_of(args_.product, take_tile(args_.tiles_taken)));
+    const bool publishes = threadIdx.x == 0;
+    if (publishes) {
+      published.publish(place_of(args_.product, num_blocks, take_tile(args_.tiles_taken)));
+    }
     while (true) {
       const WgmmaPlace place = places_.read();
       if (place.first_slot < 0) return;
-      std::uint32_t next = 0;
-      if (is_first) next = take_tile(args_.tiles_taken);
-      copy(place);
-      if (is_first) published.publish(place_of(args_.product, next));
+      std::uint32_t tile = 0;
+      WgmmaPlace next{};
+      // The next place is found in steps, so that copies hardly wait for memory. It is not taken
+      // sooner: at the end other CTAs would have nothing left.
+      const std::int32_t last = (args_.product.depth - 1) / kDepth;
+      copy(place, [&](std::int32_t stage) {
+        if (!publishes) return;
+        if (stage == 0) tile = take_tile(args_.tiles_taken);
+        if (stage == max(0, last - 2)) next = place_of(args_.product, num_blocks, tile);
+        if (stage == last) published.publish(next);
+      });
     }
   }
 
@@ -49,15 +63,29 @@ class WgmmaProducer {
   static constexpr int kLinesAtOnce = kWarpgroupThreads * static_cast<int>(kWordBytes) / kLineBytes;
   static constexpr int kLines = kWgmmaPairs / kLinesAtOnce;
 
-  __device__ __forceinline__ void copy(const WgmmaPlace& place) {
+  /// Copies a tile. Calls after_stage(stage) when a stage is on its way.
+  template <typename AfterStage>
+  __device__ __forceinline__ void copy(const WgmmaPlace& place, const AfterStage& after_stage) {
+    // Weights do not wait until rows are found.
+    start_stage(place, 0);
     const Element* sources[kLines];
     if constexpr (kIsGateUp) find_rows(place, sources);
+    Scales scales;
+    if constexpr (kScaling == Scaling::kBlocks) scales = scales_of(place);
     for (std::int32_t begin = 0; begin < args_.product.depth; begin += kDepth) {
-      wait(shared_.empty(at_), at_.parity ^ 1);
-      if (threadIdx.x == 0) copy_boxes(place, begin);
+      if (begin > 0) start_stage(place, begin);
+      if constexpr (kScaling == Scaling::kBlocks) copy_scales(scales, begin / kDepth);
       if constexpr (kIsGateUp) gather(sources, place.num_halves, begin);
+      if constexpr (kThreadsCopy) arrive_after_copies(shared_.full(at_));
       at_.advance();
+      after_stage(begin / kDepth);
     }
+  }
+
+  /// Waits until the stage is empty, and starts the copies of the copy engine.
+  __device__ __forceinline__ void start_stage(const WgmmaPlace& place, std::int32_t begin) const {
+    wait(shared_.empty(at_), at_.parity ^ 1);
+    if (threadIdx.x == 0) copy_boxes(place, begin);
   }
 
   __device__ __forceinline__ void copy_boxes(const WgmmaPlace& place, std::int32_t begin) const {
@@ -65,7 +93,16 @@ class WgmmaProducer {
     constexpr std::uint32_t kHalfBytes = kWgmmaHalf * kLineBytes;
     const std::uint32_t full = shared_.full(at_);
     const int halves = kIsGateUp ? 0 : place.num_halves;
-    arrive_and_expect(full, 2 * kBoxBytes + static_cast<std::uint32_t>(halves) * kHalfBytes);
+    constexpr bool kCopiesScales = !kIsGateUp && kScaling == Scaling::kBlocks;
+    constexpr std::uint32_t kScaleBytes = kCopiesScales ? kWgmmaHalf * sizeof(float) : 0;
+    arrive_and_expect(
+        full, 2 * kBoxBytes + static_cast<std::uint32_t>(halves) * (kHalfBytes + kScaleBytes));
+    if constexpr (kCopiesScales) {
+      copy_bytes(shared_.scales(at_),
+                 args_.product.row_scales + begin / kDepth * args_.product.row_scale_stride +
+                     place.first_slot,
+                 full, static_cast<std::uint32_t>(halves) * kScaleBytes);
+    }
     for (int i = 0; i < halves; ++i) {
       copy_box(shared_.rows(at_) + i * kHalfBytes, &args_.intermediate, full, begin,
                place.first_slot + i * kWgmmaHalf);
@@ -107,7 +144,41 @@ class WgmmaProducer {
       copy_word_async(shared_.rows(at_) + place * kWordBytes, sources[i] + begin,
                       sources[i] != nullptr && is_within);
     }
-    arrive_after_copies(shared_.full(at_));
+  }
+
+  /// Where the scales of blocks are that this thread copies.
+  struct Scales {
+    const float* of_row;  ///< null: there is no row
+    const float* of_box;
+  };
+
+  __device__ __forceinline__ Scales scales_of(const WgmmaPlace& place) const {
+    const WgmmaFp8Product& args = args_.product;
+    Scales scales{};
+    if constexpr (kIsGateUp) {
+      const std::int32_t pair =
+          args.sorted_pairs[place.first_slot + static_cast<std::int32_t>(threadIdx.x)];
+      if (pair < args.num_pairs) {
+        scales.of_row = args.row_scales + divide(pair, args.slots_per_row) * args.row_scale_stride;
+      }
+    }
+    const bool is_second = threadIdx.x == 1;
+    const std::int32_t output =
+        place.first_output + (is_second && !args.is_gated ? kWgmmaBoxRows : 0);
+    const std::int64_t row = args.is_gated ? gated_row(args, output, is_second)
+                                           : min(output, args.num_outputs - 1);
+    scales.of_box = args.weight_scales.of_row(place.expert, row);
+    return scales;
+  }
+
+  __device__ __forceinline__ void copy_scales(const Scales& scales, std::int32_t stage) const {
+    const std::uint32_t target = shared_.scales(at_) + threadIdx.x * sizeof(float);
+    if constexpr (kIsGateUp) {
+      copy_float_async(target, scales.of_row + stage, scales.of_row != nullptr);
+    }
+    if (threadIdx.x < 2) {
+      copy_float_async(target + kWgmmaPairs * sizeof(float), scales.of_box + stage, true);
+    }
   }
 
   const Args& args_;

@@ -22,12 +22,9 @@
 
 namespace tessera::cuda {
 
-/// Registers of a thread that copies, and of one that multiplies. In float8_e4m3fn a thread keeps
-/// the sums of a stage beside the sums of a tile.
-template <Scaling kScaling>
-inline constexpr int kWgmmaProducerRegisters = kScaling == Scaling::kNone ? 56 : 40;
-template <Scaling kScaling>
-inline constexpr int kWgmmaConsumerRegisters = kScaling == Scaling::kNone ? 224 : 232;
+/// Registers of a thread that copies, and of one that multiplies.
+inline constexpr int kWgmmaProducerRegisters = 56;
+inline constexpr int kWgmmaConsumerRegisters = 224;
 
 /// T: the type of biases and of the rows of the down product.
 template <Scaling kScaling, typename T, bool kIsGateUp>
@@ -53,10 +50,10 @@ __global__ void __launch_bounds__(kWgmmaThreads, 1)
   __syncthreads();
   pdl_wait();
   if (threadIdx.x < kWarpgroupThreads) {
-    decrease_registers<kWgmmaProducerRegisters<kScaling>>();
+    decrease_registers<kWgmmaProducerRegisters>();
     Producer(args, shared).run();
   } else {
-    increase_registers<kWgmmaConsumerRegisters<kScaling>>();
+    increase_registers<kWgmmaConsumerRegisters>();
     WgmmaConsumer<kScaling, T, kIsGateUp>(args, shared).run();
   }
 }

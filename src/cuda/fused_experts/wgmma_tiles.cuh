@@ -8,6 +8,7 @@
 #include "cuda/fused_experts/wgmma.hpp"
 #include "cuda/parts/mbarrier.cuh"
 #include "cuda/parts/warp.cuh"
+#include "cuda/parts/wgmma.cuh"
 
 namespace tessera::cuda {
 
@@ -23,8 +24,11 @@ struct WgmmaShared {
   __device__ __forceinline__ std::uint32_t weights(const StageCursor& at) const {
     return rows(at) + kWgmmaRowBytes;
   }
+  __device__ __forceinline__ std::uint32_t scales(const StageCursor& at) const {
+    return base + kWgmmaStages * kWgmmaStageBytes + at.stage * kWgmmaScaleBytes;
+  }
   __device__ __forceinline__ std::uint32_t results(std::uint32_t warp) const {
-    return base + kWgmmaStages * kWgmmaStageBytes + warp * kWgmmaWarpBytes;
+    return base + kWgmmaStages * (kWgmmaStageBytes + kWgmmaScaleBytes) + warp * kWgmmaWarpBytes;
   }
   __device__ __forceinline__ std::uint32_t place(std::uint32_t i) const {
     return results(kWgmmaConsumerWarps) + i * sizeof(WgmmaPlace);
@@ -92,15 +96,34 @@ class WgmmaPlaces {
   std::uint32_t parity_ = 0;
 };
 
+/// A thread of the warpgroups that multiply. It reads its number anew, so that nothing that follows
+/// from it occupies registers while sums are computed.
+struct WgmmaThread {
+  int warp;  ///< of both warpgroups
+  int lane;
+
+  __device__ __forceinline__ WgmmaThread() {
+    int thread;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+    warp = (thread - kWarpgroupThreads) / 32;
+    lane = thread % 32;
+  }
+
+  /// The slot of a line of the warp.
+  __device__ __forceinline__ std::int32_t slot_of(const WgmmaPlace& place, int line) const {
+    return place.first_slot + 16 * warp + line;
+  }
+};
+
 /// Takes the next tile, of which nobody else takes the same.
 __device__ __forceinline__ std::uint32_t take_tile(std::int32_t* tiles_taken) {
   // The counter is -1 at first.
   return static_cast<std::uint32_t>(atomicAdd(tiles_taken, 1) + 1);
 }
 
-/// The place of a tile.
-__device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uint32_t tile) {
-  const std::uint32_t num_blocks = static_cast<std::uint32_t>(*args.num_slots) / kWgmmaPairs;
+/// The place of a tile of so many blocks of pairs.
+__device__ __forceinline__ WgmmaPlace place_of(const ProductArgs& args, std::uint32_t num_blocks,
+                                               std::uint32_t tile) {
   if (tile >= num_blocks * args.num_columns) return {-1, 0, 0, 0};
   const TileAt at = tile_at<8>(tile, num_blocks, args.num_columns);
   const auto first_slot = static_cast<std::int32_t>(at.block * kWgmmaPairs);

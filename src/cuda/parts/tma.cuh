@@ -45,6 +45,16 @@ __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap
       : "memory");
 }
 
+/// One thread starts the copy of so many bytes, a multiple of 16 as both addresses.
+__device__ __forceinline__ void copy_bytes(std::uint32_t target, const void* source,
+                                           std::uint32_t barrier, std::uint32_t bytes) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %3, [%2];" ::
+          "r"(target),
+      "l"(source), "r"(barrier), "r"(bytes)
+      : "memory");
+}
+
 /// Shows what this thread wrote to shared memory to the copy engine and to wgmma.
 __device__ __forceinline__ void fence_async_proxy() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");

@@ -1,6 +1,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cuda/parts/division.cuh"
 #include "cuda/parts/floats.cuh"
 #include "cuda/parts/fp8.cuh"
 #include "cuda/parts/pdl.cuh"
@@ -43,14 +44,18 @@ __device__ __forceinline__ std::uint32_t largest_in(const Word<T, kElements>& wo
   return largest;
 }
 
-/// The largest number of a CTA, in all of its threads.
-__device__ __forceinline__ std::uint32_t largest_of_cta(std::uint32_t largest) {
+/// The largest number of so many neighbouring warps, in all of their threads. All threads of the
+/// CTA call it.
+__device__ __forceinline__ std::uint32_t largest_of_warps(std::uint32_t largest, int num_warps) {
   __shared__ std::uint32_t of_warps[kWarps];
   largest = __reduce_max_sync(kAllLanes, largest);
-  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = largest;
+  if (num_warps == 1) return largest;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  if (threadIdx.x % 32 == 0) of_warps[warp] = largest;
   __syncthreads();
-#pragma unroll
-  for (int i = 0; i < kWarps; ++i) largest = max(largest, of_warps[i]);
+  for (int i = 0; i < num_warps; ++i) {
+    largest = max(largest, of_warps[warp / num_warps * num_warps + i]);
+  }
   __syncthreads();  // the next call may write
   return largest;
 }
@@ -101,14 +106,15 @@ class Rows {
   const Args& args_;
 };
 
-/// The words of one row from `first` on, kQuantizeFp8Words per thread, in registers.
-template <typename T, int kElements>
+/// The thread's words of one row, every `step`th from `first` on, in registers.
+template <typename T, int kElements, int kWords>
 class Part {
  public:
-  __device__ __forceinline__ Part(const Args& args, std::int64_t row, std::uint32_t first)
-      : args_(args), row_(row), first_(first + threadIdx.x) {
+  __device__ __forceinline__ Part(const Args& args, std::int64_t row, std::uint32_t first,
+                                  std::uint32_t step)
+      : args_(args), row_(row), first_(first), step_(step) {
 #pragma unroll
-    for (int i = 0; i < kQuantizeFp8Words; ++i) {
+    for (int i = 0; i < kWords; ++i) {
       words_[i] = {};
       if (is_in_row(i)) words_[i] = Rows<T, kElements>(args_).load(row_, index(i));
     }
@@ -123,59 +129,74 @@ class Part {
 
   __device__ __forceinline__ void quantize(float scale) const {
 #pragma unroll
-    for (int i = 0; i < kQuantizeFp8Words; ++i) {
+    for (int i = 0; i < kWords; ++i) {
       if (is_in_row(i)) Rows<T, kElements>(args_).quantize(words_[i], scale, row_, index(i));
     }
   }
 
  private:
-  __device__ __forceinline__ std::uint32_t index(int i) const { return first_ + i * kThreads; }
+  __device__ __forceinline__ std::uint32_t index(int i) const { return first_ + i * step_; }
   __device__ __forceinline__ bool is_in_row(int i) const { return index(i) < args_.words_per_row; }
 
   const Args& args_;
   std::int64_t row_;
   std::uint32_t first_;
-  Word<T, kElements> words_[kQuantizeFp8Words];
+  std::uint32_t step_;
+  Word<T, kElements> words_[kWords];
 };
-
-constexpr std::uint32_t kWordsPerPart = kQuantizeFp8WordsPerPart;
 
 __device__ __forceinline__ bool is_left_out(const Args& args, std::int64_t row) {
   return args.rows.numbers != nullptr && static_cast<std::uint32_t>(args.rows.numbers[row]) >=
                                              static_cast<std::uint32_t>(args.rows.end);
 }
 
-/// The row of a part. Division of 64 bits would take as long as the rest.
-__device__ __forceinline__ std::int64_t row_of(const Args& args, std::int64_t part) {
-  if (args.num_parts > 0xffffffff) return part / args.parts_per_row;
-  return static_cast<std::uint32_t>(part) / args.parts_per_row;
-}
-
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ Args args) {
   pdl_launch_dependents();
   pdl_wait();
-  for (std::int64_t row = blockIdx.x; row < args.num_tokens; row += gridDim.x) {
-    if (is_left_out(args, row)) continue;
-    // The first part stays in registers; few rows are longer.
-    const Part<T, kElements> first(args, row, 0);
-    float scale;
-    if (args.scale != nullptr) {
-      scale = args.scale[row];
-    } else {
-      std::uint32_t largest = first.largest();
-      for (std::uint32_t next = kWordsPerPart; next < args.words_per_row; next += kWordsPerPart) {
-        largest = max(largest, Part<T, kElements>(args, row, next).largest());
+  const std::uint32_t step = args.threads_per_row;
+  const std::uint32_t rows_at_once = kThreads / step;
+  const std::uint32_t words_at_once = step * kQuantizeFp8RowWords;
+  const std::uint32_t first_word = threadIdx.x % step;
+  using Words = Part<T, kElements, kQuantizeFp8RowWords>;
+  for (std::int64_t begin = std::int64_t{blockIdx.x} * rows_at_once; begin < args.num_tokens;
+       begin += std::int64_t{gridDim.x} * rows_at_once) {
+    const std::int64_t row = begin + threadIdx.x / step;
+    const bool counts = row < args.num_tokens && !is_left_out(args, row);
+    const std::uint32_t end = counts ? args.words_per_row : 0;
+    // The first words stay in registers; few rows have more.
+    const Words words(args, row, counts ? first_word : args.words_per_row, step);
+    float scale = 0;
+    if (args.scale == nullptr) {
+      std::uint32_t largest = words.largest();
+      for (std::uint32_t next = first_word + words_at_once; next < end; next += words_at_once) {
+        largest = max(largest, Words(args, row, next, step).largest());
       }
-      scale = fp8_scale_for(largest_of_cta(largest), args.use_ue8m0);
+      largest = largest_of_warps(largest, static_cast<int>(step) / 32);
+      scale = fp8_scale_for(largest, args.use_ue8m0);
+    } else if (counts) {
+      scale = args.scale[row];
     }
-    if (threadIdx.x == 0) args.scales[row] = scale;
-    first.quantize(scale);
-    for (std::uint32_t next = kWordsPerPart; next < args.words_per_row; next += kWordsPerPart) {
-      Part<T, kElements>(args, row, next).quantize(scale);
+    if (!counts) continue;
+    if (first_word == 0) args.scales[row] = scale;
+    words.quantize(scale);
+    for (std::uint32_t next = first_word + words_at_once; next < end; next += words_at_once) {
+      Words(args, row, next, step).quantize(scale);
     }
   }
 }
+
+/// The place of a group among the scales. Division of 64 bits would take as long as the rest.
+struct GroupAt {
+  __device__ __forceinline__ GroupAt(const Args& args, std::int64_t group)
+      : row(args.num_parts > 0x7fffffff
+                ? group / args.grid_columns
+                : divide(static_cast<std::int32_t>(group), args.groups_per_row)),
+        column(static_cast<std::int32_t>(group - row * args.grid_columns)) {}
+
+  std::int64_t row;
+  std::int32_t column;
+};
 
 template <typename T, int kElements>
 __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__ Args args) {
@@ -183,37 +204,52 @@ __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__
   pdl_wait();
   constexpr int kTeam = quantize_fp8_threads_per_group(kElements);
   constexpr int kWords = kQuantizeFp8Side / kElements / kTeam;  // per thread
+  const int thread = static_cast<int>(threadIdx.x) % kTeam;
   const Rows<T, kElements> rows(args);
-  for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
-    const std::int64_t row = row_of(args, part);
-    if (is_left_out(args, row)) continue;
-    const std::int64_t column = (part - row * args.parts_per_row) * (kThreads / kTeam) +
-                                threadIdx.x / kTeam;    // of the scales
-    const bool has_group = column < args.grid_columns;  // all threads of the warp take part below
-    const auto word_of = [&](int i) {
-      return static_cast<std::uint32_t>(column * (kTeam * kWords)) + i * kTeam +
-             threadIdx.x % kTeam;
-    };
-    Word<T, kElements> words[kWords];
-    std::uint32_t largest = 0;
+  const auto word_of = [&](const GroupAt& at, int i) {
+    return static_cast<std::uint32_t>((at.column * kWords + i) * kTeam + thread);
+  };
+  const std::int64_t stride = std::int64_t{gridDim.x} * (kThreads / kTeam);
+  const std::int64_t first = std::int64_t{blockIdx.x} * (kThreads / kTeam) + threadIdx.x / kTeam;
+  // A team loads the words of several groups before it needs the first. All threads of a warp take
+  // part in each round.
+  const std::int64_t first_of_warp = first - threadIdx.x % 32 / kTeam;
+  for (std::int64_t round = 0; first_of_warp + round < args.num_parts;
+       round += kQuantizeFp8GroupsAtOnce * stride) {
+    Word<T, kElements> words[kQuantizeFp8GroupsAtOnce][kWords] = {};
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      words[i] = {};
-      if (has_group && word_of(i) < args.words_per_row) words[i] = rows.load(row, word_of(i));
-      largest = max(largest, largest_in(words[i]));
+    for (int j = 0; j < kQuantizeFp8GroupsAtOnce; ++j) {
+      const std::int64_t group = first + round + j * stride;
+      if (group >= args.num_parts) break;
+      const GroupAt at(args, group);
+      if (is_left_out(args, at.row)) continue;
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        if (word_of(at, i) < args.words_per_row) words[j][i] = rows.load(at.row, word_of(at, i));
+      }
     }
 #pragma unroll
-    for (int lanes = kTeam / 2; lanes > 0; lanes /= 2) {
-      largest = max(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
-    }
-    if (!has_group) continue;
-    const std::int64_t group = row * args.grid_columns + column;
-    const float scale =
-        args.scale != nullptr ? args.scale[group] : fp8_scale_for(largest, args.use_ue8m0);
-    if (threadIdx.x % kTeam == 0) args.scales[group] = scale;
+    for (int j = 0; j < kQuantizeFp8GroupsAtOnce; ++j) {
+      std::uint32_t largest = 0;
 #pragma unroll
-    for (int i = 0; i < kWords; ++i) {
-      if (word_of(i) < args.words_per_row) rows.quantize(words[i], scale, row, word_of(i));
+      for (const auto& word : words[j]) largest = max(largest, largest_in(word));
+#pragma unroll
+      for (int lanes = kTeam / 2; lanes > 0; lanes /= 2) {
+        largest = max(largest, __shfl_xor_sync(kAllLanes, largest, lanes));
+      }
+      const std::int64_t group = first + round + j * stride;
+      if (group >= args.num_parts) continue;
+      const GroupAt at(args, group);
+      if (is_left_out(args, at.row)) continue;
+      const float scale =
+          args.scale != nullptr ? args.scale[group] : fp8_scale_for(largest, args.use_ue8m0);
+      if (thread == 0) args.scales[group] = scale;
+#pragma unroll
+      for (int i = 0; i < kWords; ++i) {
+        if (word_of(at, i) < args.words_per_row) {
+          rows.quantize(words[j][i], scale, at.row, word_of(at, i));
+        }
+      }
     }
   }
 }
@@ -244,7 +280,7 @@ __global__ void __launch_bounds__(kThreads) block_kernel(const __grid_constant__
       for (std::int64_t row = first_row; row < end_row; row += kRowStep) {
         largest = max(largest, largest_in(rows.load(row, word)));
       }
-      scale = fp8_scale_for(largest_of_cta(largest), args.use_ue8m0);
+      scale = fp8_scale_for(largest_of_warps(largest, kWarps), args.use_ue8m0);
     }
     if (threadIdx.x == 0) args.scales[block] = scale;
     for (std::int64_t row = first_row; row < end_row; row += kRowStep) {
@@ -253,12 +289,15 @@ __global__ void __launch_bounds__(kThreads) block_kernel(const __grid_constant__
   }
 }
 
-/// Calls `visit` with a row and the first word of each part of this CTA.
-template <typename Visit>
+/// Calls `visit` with this thread's words of each part of this CTA.
+template <typename T, int kElements, typename Visit>
 __device__ __forceinline__ void for_each_part(const Args& args, const Visit& visit) {
   for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
-    visit(part / args.parts_per_row,
-          static_cast<std::uint32_t>(part % args.parts_per_row) * kWordsPerPart);
+    const std::int64_t row = part / args.parts_per_row;
+    if (is_left_out(args, row)) continue;
+    const auto first = static_cast<std::uint32_t>((part - row * args.parts_per_row) *
+                                                  kQuantizeFp8WordsPerPart);
+    visit(Part<T, kElements, kQuantizeFp8Words>(args, row, first + threadIdx.x, kThreads));
   }
 }
 
@@ -267,10 +306,9 @@ __global__ void __launch_bounds__(kThreads) largest_kernel(const __grid_constant
   pdl_launch_dependents();
   pdl_wait();
   std::uint32_t largest = 0;
-  for_each_part(args, [&](std::int64_t row, std::uint32_t first) {
-    largest = max(largest, Part<T, kElements>(args, row, first).largest());
-  });
-  largest = largest_of_cta(largest);
+  for_each_part<T, kElements>(
+      args, [&](const auto& words) { largest = max(largest, words.largest()); });
+  largest = largest_of_warps(largest, kWarps);
   if (threadIdx.x == 0) args.largest[blockIdx.x] = largest;
 }
 
@@ -286,12 +324,10 @@ __global__ void __launch_bounds__(kThreads) tensor_kernel(const __grid_constant_
     for (int i = static_cast<int>(threadIdx.x); i < args.num_largest; i += kThreads) {
       largest = max(largest, args.largest[i]);
     }
-    scale = fp8_scale_for(largest_of_cta(largest), args.use_ue8m0);
+    scale = fp8_scale_for(largest_of_warps(largest, kWarps), args.use_ue8m0);
   }
   if (blockIdx.x == 0 && threadIdx.x == 0) args.scales[0] = scale;
-  for_each_part(args, [&](std::int64_t row, std::uint32_t first) {
-    if (!is_left_out(args, row)) Part<T, kElements>(args, row, first).quantize(scale);
-  });
+  for_each_part<T, kElements>(args, [&](const auto& words) { words.quantize(scale); });
 }
 
 template <typename T, int kElements>

@@ -62,10 +62,14 @@ Status run_quantize_fp8(const QuantizeFp8Problem& problem, const Context& contex
   args.rows = rows;
   args.use_ue8m0 = problem.use_ue8m0;
   args.words_per_row = plan.words_per_row;
+  args.threads_per_row = plan.threads_per_row;
   args.parts_per_row = std::max(plan.parts_per_row, 1U);
   args.num_parts = plan.num_parts;
   args.num_tokens = problem.num_tokens;
   args.grid_columns = problem.grid_columns();
+  if (problem.group == Fp8Group::k1x128) {
+    args.groups_per_row = division_by(static_cast<std::int32_t>(args.grid_columns));
+  }
   args.x_stride = problem.x_stride * (problem.dtype.bits / 8);
   args.values_stride = problem.values_stride;
   const auto launch = [&](QuantizeFp8Kernel kernel) {
