@@ -19,9 +19,6 @@ constexpr std::int64_t kMinPairsOfLongWgmma = 2;
 /// The mean up to which operands are exchanged: half of a block, so that few experts have two,
 /// which would read their weights again.
 constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
-/// The same in float8_e4m3fn, whose blocks take as long to multiply and half as long to read: where
-/// routers prefer some experts, these have several blocks.
-constexpr std::int64_t kMaxPairsOfFp8SwapAb = kSwapAbPairs / 4;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
 /// gate-up product's are so many that they need not be halved.
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
@@ -98,9 +95,7 @@ ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgm
   const std::int64_t pairs = problem.num_tokens * problem.top_k;
   const std::int64_t per_expert =
       pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-  const std::int64_t max_exchanged =
-      problem.has_fp8_weights() ? kMaxPairsOfFp8SwapAb : kMaxPairsOfSwapAb;
-  if (has_wgmma && per_expert <= max_exchanged && limitation(kSwapAb, problem) == nullptr) {
+  if (has_wgmma && per_expert <= kMaxPairsOfSwapAb && limitation(kSwapAb, problem) == nullptr) {
     return kSwapAb;
   }
   // Tensor cores add products in float8_e4m3fn with fewer bits than the other kernels do: these
