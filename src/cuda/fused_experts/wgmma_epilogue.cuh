@@ -176,10 +176,10 @@ class WgmmaEpilogue {
       const std::int64_t to =
           kIsGateUp ? slot_of(place, line) : __shfl_sync(kAllLanes, row.pair, line);
       const bool is_written = kIsGateUp || to < args_.num_pairs;
-      words.of_rows[i] = is_written ? static_cast<Output*>(args_.output) +
-                                          to * args_.output_stride +
-                                          lane() % kLanesPerRow * kPerWord
-                                    : nullptr;
+      words.of_rows[i] = is_written
+                             ? static_cast<Output*>(args_.output) + to * args_.output_stride +
+                                   lane() % kLanesPerRow * kPerWord
+                             : nullptr;
     }
     return words;
   }
@@ -272,9 +272,8 @@ class WgmmaEpilogue {
     // Infinities, which do not count, are rare: most rows are done with the simpler maximum.
     OfRows largest = largest_of(box, sums, [](float value) { return fabsf(value); });
     if (__any_sync(kAllLanes, isinf(fmaxf(largest.of[0], largest.of[1])))) {
-      largest = largest_of(box, sums, [](float value) {
-        return __uint_as_float(finite_magnitude(value));
-      });
+      largest = largest_of(box, sums,
+                           [](float value) { return __uint_as_float(finite_magnitude(value)); });
     }
     Fp8Divisor divisors[2];
 #pragma unroll
@@ -299,8 +298,7 @@ class WgmmaEpilogue {
   /// Writes the scales of the group from `first` on of the lane's two rows.
   __device__ __forceinline__ void write_scales(const WgmmaPlace& place, std::int32_t first,
                                                const Fp8Divisor (&divisors)[2]) const {
-    float* const to =
-        args_.output_scales + first / kWgmmaBoxRows * args_.output_scale_stride;
+    float* const to = args_.output_scales + first / kWgmmaBoxRows * args_.output_scale_stride;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
       if (lane() % 4 == 0) to[slot_of(place, lane() / 4 + 8 * lower)] = divisors[lower].scale;

@@ -165,8 +165,8 @@ class WgmmaProducer {
     const bool is_second = threadIdx.x == 1;
     const std::int32_t output =
         place.first_output + (is_second && !args.is_gated ? kWgmmaBoxRows : 0);
-    const std::int64_t row = args.is_gated ? gated_row(args, output, is_second)
-                                           : min(output, args.num_outputs - 1);
+    const std::int64_t row =
+        args.is_gated ? gated_row(args, output, is_second) : min(output, args.num_outputs - 1);
     scales.of_box = args.weight_scales.of_row(place.expert, row);
     return scales;
   }

@@ -295,8 +295,8 @@ __device__ __forceinline__ void for_each_part(const Args& args, const Visit& vis
   for (std::int64_t part = blockIdx.x; part < args.num_parts; part += gridDim.x) {
     const std::int64_t row = part / args.parts_per_row;
     if (is_left_out(args, row)) continue;
-    const auto first = static_cast<std::uint32_t>((part - row * args.parts_per_row) *
-                                                  kQuantizeFp8WordsPerPart);
+    const auto first =
+        static_cast<std::uint32_t>((part - row * args.parts_per_row) * kQuantizeFp8WordsPerPart);
     visit(Part<T, kElements, kQuantizeFp8Words>(args, row, first + threadIdx.x, kThreads));
   }
 }
@@ -306,8 +306,8 @@ __global__ void __launch_bounds__(kThreads) largest_kernel(const __grid_constant
   pdl_launch_dependents();
   pdl_wait();
   std::uint32_t largest = 0;
-  for_each_part<T, kElements>(
-      args, [&](const auto& words) { largest = max(largest, words.largest()); });
+  for_each_part<T, kElements>(args,
+                              [&](const auto& words) { largest = max(largest, words.largest()); });
   largest = largest_of_warps(largest, kWarps);
   if (threadIdx.x == 0) args.largest[blockIdx.x] = largest;
 }

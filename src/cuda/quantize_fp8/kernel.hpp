@@ -130,10 +130,9 @@ inline QuantizeFp8Plan plan_quantize_fp8(const core::QuantizeFp8Problem& p) {
       plan.kernel = QuantizeFp8Kernel::k1x128;
       plan.num_parts = p.num_scales();
       const std::int64_t threads =
-          plan.num_parts *
-          quantize_fp8_threads_per_group(static_cast<int>(elements_per_word));
-      const std::int64_t at_once = std::clamp<std::int64_t>(threads / kQuantizeFp8BusyThreads, 1,
-                                                            kQuantizeFp8GroupsAtOnce);
+          plan.num_parts * quantize_fp8_threads_per_group(static_cast<int>(elements_per_word));
+      const std::int64_t at_once =
+          std::clamp<std::int64_t>(threads / kQuantizeFp8BusyThreads, 1, kQuantizeFp8GroupsAtOnce);
       plan.num_ctas = divided(threads, kQuantizeFp8Threads * at_once);
       break;
     }
