@@ -9,7 +9,7 @@ from typing import Any
 import page_text
 from page_text import read_results, times
 
-from tessera.tools.bench.ops.fused_experts_cuda import FLOORS, LAYERS
+from tessera.tools.bench.ops.fused_experts_cuda import FLOORS, LAYERS, MODELS
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def lines_of(result: dict[str, Any], numbers: dict[str, int]) -> Iterator[Line]:
     by_shape: dict[str, list[dict[str, Any]]] = {}
     for row in sorted(result["rows"], key=lambda row: numbers[row["run"]]):
         by_shape.setdefault(row["shape"], []).append(row)
-    models = list(dict.fromkeys(row["model"] for row in result["rows"]))
+    models = list(MODELS)
 
     def place(rows: list[dict[str, Any]]) -> tuple[int, str, str, int]:
         row = rows[-1]
