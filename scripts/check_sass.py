@@ -5,7 +5,8 @@ keeps some in memory; one that does not understand a kernel waits for every mult
 kernel of the two products has to multiply by its own instruction of the tensor cores, HGMMA, QGMMA
 or HMMA, in a loop. Its main loops, the innermost ones around these instructions, may neither read
 nor write local memory (LDL, STL). Those around HGMMA and QGMMA may not call a function (CALL)
-either, and have fewer waits (WARPGROUP.DEPBAR) than multiplications.
+either, and have fewer waits (WARPGROUP.DEPBAR) than multiplications. The warps of these kernels that
+copy to shared memory may use no local memory from the first copy of a tile to the last.
 
 Prints a line per kernel and violation, and one of counts. Exits with 1 if there is a violation, and
 with 2 if the module cannot be read. Needs cuobjdump of the CUDA toolkit on the PATH.
@@ -33,6 +34,8 @@ FORBIDDEN = {
     "HMMA": ("LDL", "STL"),
 }
 WAIT = "WARPGROUP.DEPBAR"
+COPIES = ("LDGSTS", "UTMALDG", "UBLKCP")
+LOCAL = ("LDL", "STL")
 
 # "code for sm_90a", "Function : _ZN7tessera..."
 ARCHITECTURE = re.compile(r"\s*code for (sm_\w+)")
@@ -87,6 +90,13 @@ class Kernel:
         ]
         return sorted(inner, key=lambda loop: loop.first)
 
+    def copies(self) -> Loop | None:
+        """The code from the first copy to the last, where other warps copy than multiply."""
+        places = [at for at, name in self.instructions.items() if name in COPIES]
+        if self.multiply == "HMMA" or not places:
+            return None
+        return Loop(min(places), max(places))
+
     def violations(self) -> Iterator[str]:
         """What the kernel lacks, or must not do."""
         loops = self.main_loops()
@@ -103,6 +113,10 @@ class Kernel:
                     f"{loop.first:#x}-{loop.last:#x}, found {inside[WAIT]} and "
                     f"{inside[self.multiply]}"
                 )
+        if copies := self.copies():
+            for address, name in self.instructions.items():
+                if name in LOCAL and copies.holds(address, address):
+                    yield f"{name} at {address:#x}, among copies {copies.first:#x}-{copies.last:#x}"
 
     def summary(self) -> str:
         """Counts of instructions, in all and in each main loop."""

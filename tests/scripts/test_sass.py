@@ -44,6 +44,10 @@ arch = sm_90
         /*8160*/                   SYNCS.PHASECHK.TRANS64.TRYWAIT P0, [R19+URZ+0x38820], R18 ;
         /*8170*/              @!P0 BRA 0x8150 ;  /* 0xfffffffc00f48947 */
         /*8180*/                   BRA 0xcf0 ;  /* 0xffffff8800d87947 */
+        /*8190*/                   UTMALDG.4D [UR8], [UR4] ;  /* 0x00000008040075b4 */
+        /*81a0*/                   IADD3 R2, R2, 0x80, RZ ;  /* 0x0000008002027810 */
+        /*81b0*/                   LDGSTS.E.BYPASS.128 [R39], desc[UR8][R20.64], !P3 ;
+        /*81c0*/                   LDL R2, [R1] ;  /* 0x0000000001027983 */
 		..........
 """
 MMA = """
@@ -108,7 +112,7 @@ def test_counts_of_kernels_and_of_their_main_loops(tmp_path: Path) -> None:
     wgmma, fp8, mma, total = done.stdout.splitlines()
     assert wgmma == (
         "sm_90a _ZN7tessera4cuda13wgmma_productI13__nv_bfloat16Lb0ELi1EEEvNS0_9WgmmaArgsE: "
-        "21 instructions, 4 HGMMA, 1 LDL, 1 STL, 0 CALL; "
+        "25 instructions, 4 HGMMA, 2 LDL, 1 STL, 0 CALL; "
         "main loop 0xc30-0x1340: 12, 4 HGMMA, 0 LDL, 0 STL, 0 CALL"
     )
     assert fp8 == in_fp8(wgmma)
@@ -135,6 +139,14 @@ def test_what_a_loop_of_hgmma_must_not_hold(
     assert found == [f"{expected}, in the main loop 0xc30-0x1340"]
     found = violations(run(tmp_path, WGMMA + FP8.replace(there, planted) + MMA))
     assert found == [f"{expected}, in the main loop 0xc30-0x1340"]
+
+
+@pytest.mark.parametrize("planted", ["LDL.LU R20, [R1+0x4]", "@P0 STL [R1], R2"])
+def test_copies_use_no_local_memory(planted: str, tmp_path: Path) -> None:
+    sass = WGMMA.replace("IADD3 R2, R2, 0x80, RZ", planted)
+    name = "LDL" if "LDL" in planted else "STL"
+    expected = [f"{name} at 0x81a0, among copies 0x8190-0x81b0"]
+    assert violations(run(tmp_path, sass + FP8 + MMA)) == expected
 
 
 def test_a_loop_must_not_wait_for_every_multiplication(tmp_path: Path) -> None:
@@ -172,7 +184,7 @@ def test_a_loop_around_a_main_loop_is_none(tmp_path: Path) -> None:
     assert violations(done) == []
     first = done.stdout.partition("\n")[0]
     assert first.count("main loop") == 1
-    assert "5 HGMMA, 1 LDL, 1 STL" in first
+    assert "5 HGMMA, 2 LDL, 1 STL" in first
 
 
 def test_every_main_loop_counts(tmp_path: Path) -> None:

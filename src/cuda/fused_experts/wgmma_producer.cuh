@@ -45,8 +45,8 @@ class WgmmaProducer {
       std::uint32_t tile = 0;
       WgmmaPlace next{};
       // The next place is found in steps, so that copies hardly wait for memory. It is not taken
-      // sooner: at the end other CTAs would have nothing left. Calls of 512 to 1,024 tokens in 16
-      // bits took 1% longer with a place that was found before the last stage.
+      // sooner: at the end other CTAs would have nothing left. In 16 bits to find it before the last
+      // stage was not faster.
       const std::int32_t last = (args_.product.depth - 1) / kDepth;
       const std::int32_t find_at = kScaling == Scaling::kNone ? last : max(0, last - 2);
       copy(place, [&](std::int32_t stage) {
@@ -164,7 +164,7 @@ class WgmmaProducer {
         scales.of_row = args.row_scales + divide(pair, args.slots_per_row) * args.row_scale_stride;
       }
     }
-    const bool is_second = threadIdx.x == 1;
+    const bool is_second = threadIdx.x % 2 == 1;
     const std::int32_t output =
         place.first_output + (is_second && !args.is_gated ? kWgmmaBoxRows : 0);
     const std::int64_t row =
