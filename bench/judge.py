@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from tessera.tools.bench.machine import description
-from tessera.tools.bench.results import write_results
+from tessera.tools.bench.results import command_text, write_results
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
         "name": options.name,
         "version": options.version,
         **description(device, options.commit),
-        "command": " ".join(["tessera", *command]),
+        "command": command_text(command),
         "verdict": found,
     }
     write_results(options.file, document)

@@ -34,7 +34,7 @@ from tessera.tools.bench.ops.fused_experts_fp8 import QUANTIZATIONS
 from tessera.tools.bench.plot import plot, require_drawable
 from tessera.tools.bench.report import print_report
 from tessera.tools.bench.requests import report_requests
-from tessera.tools.bench.results import results_text
+from tessera.tools.bench.results import command_text, results_text
 from tessera.tools.bench.shapes import (
     DTYPES,
     MAPS,
@@ -243,7 +243,7 @@ def run(args: argparse.Namespace) -> int:
         for name, parts in requests.items():
             documents = [_measure(request, name) for request in parts]
             document = joined(documents)
-            document["command"] = " ".join(["tessera", *sys.argv[1:]])
+            document["command"] = command_text(sys.argv[1:])
             if found is not None:
                 found.join(document)
             # Before anything is printed, since the reader of stdout may be gone.

@@ -6,7 +6,7 @@ A new measurement of one shape then changes one line.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +28,13 @@ def write_results(path: Path, document: Mapping[str, Any]) -> None:
     """Write a file of results, and its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(results_text(document))
+
+
+def command_text(arguments: Iterable[str]) -> str:
+    """The command line of a measurement; where a file lies on its machine tells a reader nothing."""
+
+    def shown(argument: str) -> str:
+        option, equals, path = argument.rpartition("=")
+        return option + equals + (Path(path).name if path.startswith("/") else path)
+
+    return " ".join(["tessera", *map(shown, arguments)])
