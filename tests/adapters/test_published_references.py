@@ -56,6 +56,14 @@ def test_weights() -> None:
         assert (largest == 448).all()
 
 
+def test_activation_in_float32() -> None:
+    x = random(3, 8)
+    expected = references.silu_and_mul(x.double())
+    found = references.silu_and_mul_in_float32(x)
+    assert (x.dtype, found.dtype) == (torch.bfloat16, torch.float32)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+
+
 def test_product() -> None:
     a, a_scales = references.quantised_groups(random(3, 8), 4)
     b = random(6, 8).to(FP8)
@@ -70,3 +78,19 @@ def test_product() -> None:
         a, b, a_scales, b_scales, [2, 4], output_dtype=torch.float32
     )
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_product_in_float32() -> None:
+    a, a_scales = references.quantised_groups(random(3, 8), 4)
+    b = random(6, 8).to(FP8)
+    b_scales = random(3, 2, dtype=torch.float32, seed=1)
+    # The first product, whose `a` the test widens, and the second.
+    for values, dtype in ((a.float(), torch.float32), (a, torch.bfloat16)):
+        found = references.product_of_blocks_in_float32(
+            values, b, a_scales, b_scales, [2, 4], output_dtype=torch.bfloat16
+        )
+        expected = references.product_of_blocks(
+            values, b, a_scales, b_scales, [2, 4], output_dtype=dtype
+        )
+        assert found.dtype == dtype
+        assert torch.equal(found, expected)

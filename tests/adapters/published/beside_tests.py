@@ -71,6 +71,15 @@ _PROVIDED: dict[str, dict[str, Any]] = {
     # With which vLLM's own file compares, too.
     f"{_FUSED_MOE}.moe_torch_iterative": {"fused_moe": references.torch_moe},
 }
+# In place of the same names above, with --reference float32.
+_IN_FLOAT32: dict[str, dict[str, Any]] = {
+    "tests.kernels.quant_utils": {
+        "native_w8a8_block_matmul": references.product_of_blocks_in_float32
+    },
+    "vllm.model_executor.layers.activation": {
+        "SiluAndMul": lambda: SimpleNamespace(forward_native=references.silu_and_mul_in_float32)
+    },
+}
 _UNUSED = (
     "transformers",
     "transformers.models",
@@ -91,11 +100,12 @@ _UNUSED = (
 )
 
 
-def _provide() -> None:
+def _provide(reference: str) -> None:
+    others = _IN_FLOAT32 if reference == "float32" else {}
     for name in (*_PROVIDED, *_UNUSED):
         module = _Anything(name)
         module.__path__ = []
-        module.__dict__.update(_PROVIDED.get(name, {}))
+        module.__dict__.update(_PROVIDED.get(name, {}) | others.get(name, {}))
         sys.modules[name] = module
     scalar_type = ModuleType("vllm.scalar_type")
     scalar_type.__dict__.update(ScalarType=object, scalar_types=_Anything("scalar_types"))
@@ -121,11 +131,15 @@ def _register() -> None:
     _PROVIDED["tests"]["library"] = library  # which lives as long as the process
 
 
-_provide()
 _register()
 
 
+def pytest_addoption(parser: Any) -> None:
+    parser.addoption("--reference", choices=("vllm", "float32"), default="vllm")
+
+
 def pytest_configure(config: Any) -> None:
+    _provide(config.getoption("--reference"))
     config.addinivalue_line("markers", "flaky: of a plug-in that these tests do not need")
 
 

@@ -19,6 +19,10 @@ def silu_and_mul(x: Any) -> Any:
     return torch.nn.functional.silu(gate) * up
 
 
+def silu_and_mul_in_float32(x: Any) -> Any:
+    return silu_and_mul(x.float())
+
+
 def torch_moe(
     a: Any,
     w1: Any,
@@ -102,3 +106,15 @@ def product_of_blocks(
     wide_a = a.float() * a_scales.repeat_interleave(columns, -1)
     wide_b = b.float() * b_scales.repeat_interleave(rows, -2).repeat_interleave(columns, -1)
     return (wide_a @ wide_b.T).to(output_dtype)
+
+
+def product_of_blocks_in_float32(
+    a: Any, b: Any, a_scales: Any, b_scales: Any, block_shape: list[int], *, output_dtype: Any
+) -> Any:
+    """The same, but the first product of an expert stays in float32.
+
+    The test widens `a` to float32 for the first product only. It needs the second one in
+    `output_dtype`, as it assigns that to elements of its output.
+    """
+    dtype = torch.float32 if a.dtype == torch.float32 else output_dtype
+    return product_of_blocks(a, b, a_scales, b_scales, block_shape, output_dtype=dtype)

@@ -1,6 +1,7 @@
 """Runs one of vLLM's own tests of its layers over Tessera, without vLLM.
 
-    python tests/adapters/published/run.py [--test NAME | --file FILE] [--device cpu] [ARGUMENT ...]
+    python tests/adapters/published/run.py [--test NAME | --file FILE] [--device cpu]
+                                           [--reference {vllm,float32}] [ARGUMENT ...]
 
 The test file is fetched, or read where FILE says, and lies in a temporary folder while it runs.
 Further arguments are pytest's, such as `-k` with a part of a test's name. The exit code is its.
@@ -59,12 +60,21 @@ def main() -> int:
     )
     which.add_argument("--file", type=Path, help="where one of these tests is")
     parser.add_argument("--device", help="as of python -m tessera.vllm")
+    parser.add_argument(
+        "--reference",
+        choices=("vllm", "float32"),
+        default="vllm",
+        help="what the tests of fp8 compare with rounds the first product and the activated "
+        "elements as vLLM does, or quantises them from float32, as Tessera does (default: vllm)",
+    )
     own, arguments = parser.parse_known_args()
     try:
         content = own.file.read_bytes() if own.file else fetched(URL + own.test)
         name = name_of(content, own.file or URL + own.test)
     except (OSError, ValueError) as error:
         parser.error(str(error))
+    if own.reference != "vllm" and "fp8" not in name:
+        parser.error(f"--reference {own.reference} is for the tests of fp8, not for {name}")
     device = [] if own.device is None else ["--device", own.device]
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder, name)
@@ -73,6 +83,7 @@ def main() -> int:
         shutil.copytree(HERE, Path(folder, HERE.name))  # which the conftest imports from
         launcher = [sys.executable, "-m", "tessera.vllm", *device, "-m", "pytest"]
         options = ["-q", "-p", "no:cacheprovider", "--rootdir", folder]
+        options += ["--reference", own.reference]
         return subprocess.run([*launcher, *options, *arguments, str(test)]).returncode
 
 
