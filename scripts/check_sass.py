@@ -5,8 +5,8 @@ keeps some in memory; one that does not understand a kernel waits for every mult
 kernel of the two products has to multiply by its own instruction of the tensor cores, HGMMA, QGMMA
 or HMMA, in a loop. Its main loops, the innermost ones around these instructions, may neither read
 nor write local memory (LDL, STL). Those around HGMMA and QGMMA may not call a function (CALL)
-either, and have fewer waits (WARPGROUP.DEPBAR) than multiplications. The warps of these kernels that
-copy to shared memory may use no local memory from the first copy of a tile to the last.
+either, and have fewer waits (WARPGROUP.DEPBAR) than multiplications. The warps of these kernels
+that copy to shared memory may use no local memory from the first copy of a tile to the last.
 
 Prints a line per kernel and violation, and one of counts. Exits with 1 if there is a violation, and
 with 2 if the module cannot be read. Needs cuobjdump of the CUDA toolkit on the PATH.

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bench_modules import programs  # noqa: F401, it is a fixture
-from tessera.tools.bench.results import results_text, write_results
+from tessera.tools.bench.results import command_text, results_text, write_results
 
 BENCH = Path(__file__).parents[2] / "bench"
 RESULTS = BENCH / "results"
@@ -67,3 +67,9 @@ def test_the_launches_are_kept_with_their_commit(
     found = json.loads(path.read_text())
     assert (found["commit"], found["device"]) == ("abc", "a GPU")
     assert '\n{"launches": [{"us": 1.5}]}\n' in path.read_text()
+
+
+def test_a_command_has_files_by_their_names() -> None:
+    arguments = ["bench", "--json", "/home/ann/out.json", "--log=/data/ids.npz", "--tokens", "1,2"]
+    expected = "tessera bench --json out.json --log=ids.npz --tokens 1,2"
+    assert command_text([*arguments, "runs/b.json"]) == f"{expected} runs/b.json"

@@ -31,7 +31,7 @@ def write_results(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def command_text(arguments: Iterable[str]) -> str:
-    """The command line of a measurement; where a file lies on its machine tells a reader nothing."""
+    """The command line of a measurement, with files by their names."""
 
     def shown(argument: str) -> str:
         option, equals, path = argument.rpartition("=")
