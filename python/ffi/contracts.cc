@@ -58,7 +58,8 @@ bool op_fixes_bits(const ffi::String& op) { return contract_of(op).fixes_bits; }
 
 /// The arguments of a finished call: the type of the device on which it ran, then all values in the
 /// order of the op's table, with arrays in host memory.
-Arguments arguments_of_call(const OpEntry& op, const ffi::AnyView* values, std::int32_t num_values) {
+Arguments arguments_of_call(const OpEntry& op, const ffi::AnyView* values,
+                            std::int32_t num_values) {
   const Values all(values, static_cast<std::size_t>(num_values));
   Arguments arguments(op);
   arguments.read(all.from(1));

@@ -45,8 +45,8 @@ class WgmmaProducer {
       std::uint32_t tile = 0;
       WgmmaPlace next{};
       // The next place is found in steps, so that copies hardly wait for memory. It is not taken
-      // sooner: at the end other CTAs would have nothing left. In 16 bits to find it before the last
-      // stage was not faster.
+      // sooner: at the end other CTAs would have nothing left. In 16 bits to find it before the
+      // last stage was not faster.
       const std::int32_t last = (args_.product.depth - 1) / kDepth;
       const std::int32_t find_at = kScaling == Scaling::kNone ? last : max(0, last - 2);
       copy(place, [&](std::int32_t stage) {
