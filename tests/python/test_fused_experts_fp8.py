@@ -113,6 +113,20 @@ def test_values(kind: str, group: str | int) -> None:
     np.testing.assert_allclose(output.numpy(), model(call, group), atol=0.02)
 
 
+def test_calls_on_a_device_have_a_wider_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checker gets copies on the host, and is told where the call ran."""
+    call = layer(dtype=torch.float32)
+    output = tessera.fused_experts(**call)
+    output += 1e-3 * output.abs().max()
+    (violation,) = tessera.fused_experts_contract_violations(**call, output=output)
+    assert violation.rule == "error_bound"
+    on_host = tessera.fused_experts_bound_used(**call, output=output)
+    assert on_host > 1
+    monkeypatch.setattr("tessera.contract.dlpack_device", lambda index: (2, 0))
+    assert tessera.fused_experts_contract_violations(**call, output=output) == []
+    assert tessera.fused_experts_bound_used(**call, output=output) < 1
+
+
 @pytest.mark.parametrize("kind", ["blocks", "row", "tensor"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_x_in_fp8_gives_the_same_bits(kind: str, dtype: Any) -> None:
