@@ -44,7 +44,12 @@ def engine_section() -> str:
         if path.name != "notes.json"
     ]
     verdicts = Verdicts("engine")
-    parts = [_throughput(result, verdicts) for result in found if result["kind"] == "throughput"]
+    starts = {_title(result): result for result in found if result["kind"] == "starts"}
+    parts = [
+        _throughput(result, starts.get(_title(result), result), verdicts)
+        for result in found
+        if result["kind"] == "throughput"
+    ]
     parts += [_serve(result, verdicts) for result in found if result["kind"] == "serve"]
     return "\n".join([INTRODUCTION, *parts]) if parts else ""
 
@@ -64,13 +69,13 @@ def _model(result: dict[str, Any]) -> str:
     )
 
 
-def _throughput(result: dict[str, Any], verdicts: Verdicts) -> str:
+def _throughput(result: dict[str, Any], starts: dict[str, Any], verdicts: Verdicts) -> str:
     parts = [
         f"### {_title(result)}\n",
         _model(result),
         origin(result),
         _speed_table(result, verdicts),
-        bullets([*_starts(result, verdicts), *_same_tokens(result)], ""),
+        bullets([*_starts(starts, verdicts), *_same_tokens(result)], ""),
         *verdicts.explained(),
         *_failures(result),
         *_kernels(result),
@@ -134,7 +139,13 @@ def _starts(result: dict[str, Any], verdicts: Verdicts) -> list[str]:
     later = least["tessera"] - least["vllm"]
     verdict = verdicts.of(f"{_title(result)}, start", later, TARGET["start_s"], "seconds later, ")
     shown = ", ".join(f"{NAMES[name]} {figure(seconds)} s" for name, seconds in least.items())
-    return [f"Engine start: {shown}; {later:+.2f} s: {verdict}."]
+    least_of = ""
+    if result["kind"] == "starts":
+        least_of = (
+            f" (the least of {len(starts['tessera'])} starts of each in turns, on a "
+            f"{result['gpu']}, commit {result['commit'][:10]}, {result['date']})"
+        )
+    return [f"Engine start{least_of}: {shown}; {later:+.2f} s: {verdict}."]
 
 
 def _same_tokens(result: dict[str, Any]) -> list[str]:

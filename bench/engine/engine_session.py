@@ -71,7 +71,7 @@ class Session:
         self._start_s = time.perf_counter() - begin
 
     def start(self) -> None:
-        """Report the start, what Tessera serves, and versions; then set the weights."""
+        """Report the start, what Tessera serves, and versions; set the weights for what follows."""
         import vllm
 
         import tessera.vllm
@@ -85,8 +85,9 @@ class Session:
                 "a package beside vLLM with its metadata is needed, and VLLM_PLUGINS must allow it"
             )
         report("start", start_s=round(self._start_s, 2), served=served)
-        self._llm.apply_model(engine_models.initialise)
-        self._generate("prefill", 8, 64, 8)
+        if self._spec["parts"]:
+            self._llm.apply_model(engine_models.initialise)
+            self._generate("prefill", 8, 64, 8)
         about = description("cuda", self._spec["commit"])
         del about["environment"]
         report("about", about=about | {"vllm": vllm.__version__})

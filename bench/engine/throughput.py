@@ -2,7 +2,8 @@
 
 Every engine has a process of its own. The variants take turns: vLLM alone, with Tessera's alignment
 and router, and with its experts too. In the first turn values and the GPU time of kernels are taken
-as well. The file is written anew after every case, so a run that is cut short keeps what it has.
+as well. With `--parts starts` engines only start. The file is written anew after every case, so a
+run that is cut short keeps what it has.
 
 Needs vLLM and Tessera, installed as packages (PYTHONPATH will do), and a GPU; no network.
 """
@@ -35,7 +36,8 @@ from value_differences import greedy_agreement, logprob_differences
 from tessera.tools.bench.results import write_results
 
 SESSION = Path(__file__).with_name("engine_session.py")
-PARTS = ("throughput", "values", "kernels")
+STARTS = "starts"
+PARTS = ("throughput", "values", "kernels", STARTS)
 METHODS = {
     "seconds": "wall clock of LLM.generate, greedy, random prompts of the same length, after one "
     "that is not counted; variants in turns, each engine in a process of its own; median of the "
@@ -60,7 +62,7 @@ class Measurement:
         model = MODELS[options.model]
         self.layers = options.layers or model.layers
         self.document: dict[str, Any] = {
-            "kind": "throughput",
+            "kind": STARTS if options.parts == [STARTS] else "throughput",
             "model": options.model,
             "sizes": model.sizes(self.layers),
             "execution": options.execution,
@@ -89,7 +91,11 @@ class Measurement:
             "layers": self.layers,
             "execution": options.execution,
             "variant": variant,
-            "parts": [part for part in options.parts if turn == 0 or part == "throughput"],
+            "parts": [
+                part
+                for part in options.parts
+                if part != STARTS and (turn == 0 or part == "throughput")
+            ],
             "repeats": options.repeats,
             "arrays": str(arrays),
             "commit": self._commit,
@@ -188,7 +194,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argument_parser(__doc__, execution="decode-graphs")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]))
     parser.add_argument("--turns", type=int, default=2, help="engines of each variant")
     parser.add_argument("--repeats", type=int, default=5, help="of each case in each turn")
     parser.add_argument(
@@ -203,7 +209,8 @@ def main() -> None:
         for turn in range(options.turns):
             for variant in options.variants:
                 measurement.session(options, variant, turn, Path(folder))
-    measurement.summary()
+    if options.parts != [STARTS]:
+        measurement.summary()
     measurement.say(f"wrote {options.json}")
     if any("failure" in row for row in measurement.document["sessions"]):
         sys.exit(1)

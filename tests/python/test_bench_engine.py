@@ -30,7 +30,8 @@ names = ("machine", "build", "gpu", "driver", "clock_sm", "cuda", "torch", "vllm
 about = {"commit": spec["commit"], "modified": None, "date": "2026-01-02"}
 report("about", about=dict.fromkeys(names, "x") | about)
 slower = {"vllm": 1.0, "router": 1.0, "tessera": float(os.environ["SLOWER"])}[variant]
-for case in ("prefill 16x2048", "decode 1", "decode 32", "decode 256"):
+cases = ("prefill 16x2048", "decode 1", "decode 32", "decode 256")
+for case in cases * ("throughput" in spec["parts"]):
     report("case", case=case, seconds=[slower] * spec["repeats"], tokens_sha1=variant, different=9)
 if "values" in spec["parts"]:
     logprobs = np.array([[-1.0, -2.0]]) - {"vllm": 0, "router": 0, "tessera": 0.5}[variant]
@@ -183,6 +184,7 @@ def test_a_session_asks_the_engine_for_all_cases(
         "layers": 2,
         "execution": "eager",
         "variant": "vllm",
+        "parts": ["throughput", "values"],
         "repeats": 2,
         "arrays": str(tmp_path / "arrays.npz"),
         "commit": None,
@@ -348,6 +350,18 @@ def test_the_page_explains_what_is_missed(
     assert row(page(result=found), "decode 1")[6:8] == ["0.99", "target met"]
     slow = measure("--turns", "1", "--parts", "throughput", "--execution", "eager", slower=1.02)
     assert row(page(result=slow), "decode 1")[7] == "**missed by 0.01 (1%)**"
+
+
+def test_starts_alone(measure: Callable[..., Any], page: Callable[..., str]) -> None:
+    starts = measure("--parts", "starts", "--turns", "3", "--variants", "vllm", "tessera")
+    assert [row["variant"] for row in starts["sessions"]] == ["vllm", "tessera"] * 3
+    assert all(row["seconds"] == {} and "start_s" in row for row in starts["sessions"])
+    text = page(result=measure("--turns", "1", "--parts", "throughput"), starts=starts)
+    assert text.count("### ") == 1
+    of = "the least of 3 starts of each in turns, on a x, commit 0123456789, 2026-01-02"
+    assert (
+        f"- Engine start ({of}): vLLM 10.0 s, all of Tessera 10.4 s; +0.40 s: target met." in text
+    )
 
 
 def test_the_page_shows_a_model_with_fp8_experts(
