@@ -91,11 +91,9 @@ class Kernel:
         return sorted(inner, key=lambda loop: loop.first)
 
     def copies(self) -> Loop | None:
-        """The code from the first copy to the last, where other warps copy than multiply."""
+        """The code from the first copy to the last, if there is one."""
         places = [at for at, name in self.instructions.items() if name in COPIES]
-        if self.multiply == "HMMA" or not places:
-            return None
-        return Loop(min(places), max(places))
+        return Loop(min(places), max(places)) if places else None
 
     def violations(self) -> Iterator[str]:
         """What the kernel lacks, or must not do."""
@@ -113,10 +111,15 @@ class Kernel:
                     f"{loop.first:#x}-{loop.last:#x}, found {inside[WAIT]} and "
                     f"{inside[self.multiply]}"
                 )
-        if copies := self.copies():
-            for address, name in self.instructions.items():
-                if name in LOCAL and copies.holds(address, address):
-                    yield f"{name} at {address:#x}, among copies {copies.first:#x}-{copies.last:#x}"
+        if self.multiply == "HMMA":
+            return
+        copies = self.copies()
+        if copies is None:
+            yield f"expected copies by {', '.join(COPIES)}, found none"
+            return
+        for address, name in self.instructions.items():
+            if name in LOCAL and copies.holds(address, address):
+                yield f"{name} at {address:#x}, among copies {copies.first:#x}-{copies.last:#x}"
 
     def summary(self) -> str:
         """Counts of instructions, in all and in each main loop."""

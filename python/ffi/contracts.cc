@@ -56,8 +56,8 @@ std::string op_rules(const ffi::String& op) {
 /// Whether all correct outputs of an op are the same to the last bit.
 bool op_fixes_bits(const ffi::String& op) { return contract_of(op).fixes_bits; }
 
-/// The arguments of a finished call: the type of the device on which it ran, then all values in the
-/// order of the op's table, with arrays in host memory.
+/// The arguments of a finished call. `values` are the type of the device on which it ran, and then
+/// those of the op's table, in its order, with arrays in host memory.
 Arguments arguments_of_call(const OpEntry& op, const ffi::AnyView* values,
                             std::int32_t num_values) {
   const Values all(values, static_cast<std::size_t>(num_values));

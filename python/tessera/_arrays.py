@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tessera._device import HOST
 from tessera._float8 import refused_dtype
 from tessera._framework import exportable, on_host
 from tessera._frameworks import FORWARD_MODE, FRAMEWORKS
@@ -125,6 +126,13 @@ def refused_array(
         ):
             return ValueError(f"{op}: {name}: expected a writable array, got a read-only one")
     return None
+
+
+def cuda_index_of_array(array: object) -> int:
+    """The index of the CUDA device of an array; HOST also for what is none."""
+    if not hasattr(array, "__dlpack_device__"):
+        return HOST
+    return FRAMEWORKS[type(array)].cuda_index(array)
 
 
 def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tessera._arrays import host_arrays
+from tessera._arrays import cuda_index_of_array, host_arrays
 from tessera._call import named_arguments, named_integers, refused_number
 from tessera._device import HOST
 from tessera._float8 import as_bits
-from tessera._frameworks import FRAMEWORKS
 from tessera._library import dlpack_device, load, refusal
 from tessera._op import Op
 from tessera._outputs import ALIGN, named_outputs
@@ -201,19 +200,16 @@ def judged(
     inputs = as_bits(op.fp8_inputs, inputs)
     outputs = as_bits(op.fp8_outputs, tuple(named_outputs(op, result).values()))
     arrays, _ = named_arguments(op, inputs, outputs, rest)
-    on_host = host_arrays(op.name, arrays)
     # Some bounds are wider for calls on a device.
-    written = [arrays[row.name] for row in op.outputs if row.name in arrays]
-    indices = [FRAMEWORKS[type(array)].cuda_index(array) for array in written]
-    device_type, _ = dlpack_device(max(indices, default=HOST))
-    arrays = on_host
+    ran_on = max((cuda_index_of_array(arrays.get(row.name)) for row in op.outputs), default=HOST)
+    arrays = host_arrays(op.name, arrays)
     given = [arrays.get(row.name) for row in (*op.inputs, *op.outputs)]
     more = [
         arrays.get(row.name) if row.is_array else value
         for row, value in zip(op.rest, rest, strict=False)
     ]
     try:
-        return judge(device_type, *given, *numbers, *more)
+        return judge(dlpack_device(ran_on)[0], *given, *numbers, *more)
     except Exception as error:
         # No variable may hold it: its traceback holds the frame, and so the arrays.
         raise refusal(

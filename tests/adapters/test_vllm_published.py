@@ -50,8 +50,9 @@ pytestmark = pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is i
 def test_published_tests_pass(
     name: str, reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = Path(os.environ.get("TESSERA_VLLM_TESTS", ""), name)
-    if not file.is_file():
+    folder = os.environ.get("TESSERA_VLLM_TESTS")
+    file = Path(folder or "", name)
+    if not folder or not file.is_file():
         pytest.skip(f"TESSERA_VLLM_TESTS names no folder with vLLM's tests/kernels/moe/{name}")
     on_cpu, on_gpu = PARTS[name, reference]
     if torch.cuda.is_available():

@@ -244,16 +244,23 @@ def kind_of_sums(implementation: str, arguments: Arguments) -> str:
 def judged(arguments: Arguments, output: Any) -> list[Any]:
     """The rules of the contract that an output breaks.
 
-    By the bound of the host, but where wgmma may have multiplied fp8: no other kernel needs the
-    term for tensor cores, which the bound has where the output is on a device.
+    By the bound of the host, but where wgmma multiplies fp8: no other kernel needs the term for
+    tensor cores, which the bound has where the output is on a device.
     """
-    import torch
-
     on_host = {
         name: value.cpu() if hasattr(value, "cpu") else value for name, value in arguments.items()
     }
-    is_fp8 = arguments.get("w13_scale") is not None
-    by_wgmma = is_fp8 and torch.cuda.get_device_capability() == (9, 0)
     return tessera.fused_experts_contract_violations(
-        **on_host, output=output if by_wgmma else output.cpu()
+        **on_host, output=output if _runs_wgmma_in_fp8(arguments) else output.cpu()
+    )
+
+
+def _runs_wgmma_in_fp8(arguments: Arguments) -> bool:
+    import torch
+
+    weights = [arguments[name] for name in ("w13", "w2")]
+    return (
+        arguments.get("w13_scale") is not None
+        and torch.cuda.get_device_capability() == (9, 0)
+        and all(one.stride(2) == 1 and one.stride(1) % 16 == 0 for one in weights)
     )

@@ -357,7 +357,6 @@ def test_starts_alone(measure: Callable[..., Any], page: Callable[..., str]) -> 
     assert [row["variant"] for row in starts["sessions"]] == ["vllm", "tessera"] * 3
     assert all(row["seconds"] == {} and "start_s" in row for row in starts["sessions"])
     text = page(result=measure("--turns", "1", "--parts", "throughput"), starts=starts)
-    assert text.count("### ") == 1
     of = "the least of 3 starts of each in turns, on a x, commit 0123456789, 2026-01-02"
     assert (
         f"- Engine start ({of}): vLLM 10.0 s, all of Tessera 10.4 s; +0.40 s: target met." in text

@@ -70,6 +70,6 @@ def test_the_launches_are_kept_with_their_commit(
 
 
 def test_a_command_has_files_by_their_names() -> None:
-    arguments = ["bench", "--json", "/home/ann/out.json", "--log=/data/ids.npz", "--tokens", "1,2"]
-    expected = "tessera bench --json out.json --log=ids.npz --tokens 1,2"
+    arguments = ["bench", "--json", "/home/a=b/out.json", "--log=/d/a=b/ids.npz", "--tokens=1,2"]
+    expected = "tessera bench --json out.json --log=ids.npz --tokens=1,2"
     assert command_text([*arguments, "runs/b.json"]) == f"{expected} runs/b.json"

@@ -138,6 +138,12 @@ def test_arguments_that_cannot_be_judged() -> None:
         TypeError, match=r"topk_ids: expected an array that speaks DLPack, got list"
     ):
         tessera.contract_violations([1], tuple(good().values())[:3], **OPTIONS)
+    slots, blocks, _ = tuple(good().values())[:3]
+    for output in ([1], 1, "one"):
+        with pytest.raises(
+            TypeError, match="num_tokens_post_pad: expected an array that speaks DLPack, got "
+        ):
+            tessera.contract_violations(IDS, (slots, blocks, output), **OPTIONS)
 
 
 @pytest.mark.parametrize("op", op_names())

@@ -147,6 +147,11 @@ def test_copies_use_no_local_memory(planted: str, tmp_path: Path) -> None:
     name = "LDL" if "LDL" in planted else "STL"
     expected = [f"{name} at 0x81a0, among copies 0x8190-0x81b0"]
     assert violations(run(tmp_path, sass + FP8 + MMA)) == expected
+    sass = sass.replace("UTMALDG.4D [UR8], [UR4]", "UBLKCP [UR8], [UR4]")
+    assert violations(run(tmp_path, sass + FP8 + MMA)) == expected
+    sass = sass.replace("UBLKCP", "NOP").replace("LDGSTS.E.BYPASS.128", "NOP")
+    expected = ["expected copies by LDGSTS, UTMALDG, UBLKCP, found none"]
+    assert violations(run(tmp_path, sass + FP8 + MMA)) == expected
 
 
 def test_a_loop_must_not_wait_for_every_multiplication(tmp_path: Path) -> None:

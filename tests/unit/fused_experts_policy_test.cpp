@@ -264,6 +264,8 @@ TEST(FusedExpertsPolicy, KernelsFor90aMultiplyWhereTheDeviceHasThem) {
   // Operands are exchanged up to 16 pairs per expert; there are eight slots per token.
   EXPECT_EQ(choose({.tokens = 135, .experts = 64}, true), kSwapAb);
   EXPECT_EQ(choose({.tokens = 136, .experts = 64}, true), kWgmma);
+  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 135, .experts = 64}), true), kSwapAb);
+  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 136, .experts = 64}), true), kWgmma);
   // With more experts or pairs than that kernel sorts, wgmma follows sooner where sums are long.
   const std::int64_t many = kSwapAbMaxExperts + 1;
   for (const auto& [tokens, hidden, expected] :

@@ -76,11 +76,22 @@ TEST(QuantizeFp8Plan, EveryGroupHasATeamInSomeRound) {
         ASSERT_LT((plan.num_ctas - 1) * (kQuantizeFp8Threads / team), plan.num_parts);
         // Groups share a team only where the GPU stays busy.
         if (teams < plan.num_parts) {
-          ASSERT_GE(teams * team, kQuantizeFp8BusyThreads / 2);
+          ASSERT_GE(teams * team, kQuantizeFp8BusyThreads);
         }
       }
     }
   }
+}
+
+TEST(QuantizeFp8Plan, ManyGroupsShareTeams) {
+  const auto ctas_of = [](std::int64_t tokens) {
+    return plan_quantize_fp8(problem_of(tokens, 2048, kBf16, Fp8Group::k1x128)).num_ctas;
+  };
+  // 16 groups a token, of 16 threads each.
+  EXPECT_EQ(ctas_of(1), 1);
+  EXPECT_EQ(ctas_of(2047), 2047);
+  EXPECT_EQ(ctas_of(2048), 1024);
+  EXPECT_EQ(ctas_of(16384), 16384 / kQuantizeFp8GroupsAtOnce);
 }
 
 TEST(QuantizeFp8Plan, NothingToDoTakesNoCta) {

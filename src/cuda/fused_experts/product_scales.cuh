@@ -22,8 +22,8 @@ class ProductScales {
  public:
   using WarpSums = Sums<kRows, kColumns>;
 
-  /// `pairs` has the pair of each row of the warp, or -1; `a_pair` is one of the tile. weight_row(
-  /// column) returns the row of the weights that a column of the tile multiplies, or -1.
+  /// `pairs` has the pair of each row of the warp, or -1; `a_pair` is one of the tile.
+  /// weight_row(column) returns the row of the weights that a column of the tile multiplies, or -1.
   template <typename WeightRow>
   __device__ __forceinline__ ProductScales(const Fp8ProductArgs& args, std::int32_t expert,
                                            const std::int32_t* pairs, std::int32_t a_pair,

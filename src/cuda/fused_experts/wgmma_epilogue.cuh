@@ -127,7 +127,7 @@ class WgmmaEpilogue {
 #pragma unroll
       for (int i = 0; i < kBoxes * kUp; ++i) sums[i] = result(i);
 #pragma unroll
-      for (int box = 0; box < kBoxes; ++box) write_quantized(place, box, sums);
+      for (int box = 0; box < kBoxes; ++box) write_quantized(place, row, box, sums);
     } else if constexpr (kScaling == Scaling::kRows) {
       write_floats<kBoxes>(place, result);
     } else {
@@ -265,7 +265,8 @@ class WgmmaEpilogue {
 
   /// Quantises the kWgmmaBoxRows results of a box, which are a group of each row, and writes them
   /// and their scales. The results after the last output are zeros.
-  __device__ __forceinline__ void write_quantized(const WgmmaPlace& place, int box,
+  __device__ __forceinline__ void write_quantized(const WgmmaPlace& place, const WgmmaRow& row,
+                                                  int box,
                                                   const float (&sums)[kWgmmaColumns / 2]) const {
     const std::int32_t first = place.first_output + box * kWgmmaBoxRows;
     if (first >= args_.num_outputs) return;
@@ -292,7 +293,7 @@ class WgmmaEpilogue {
                    "h"(static_cast<std::uint16_t>(bits))
                    : "memory");
     }
-    write(words_of<std::uint8_t>(place, {}), first);
+    write(words_of<std::uint8_t>(place, row), first);
   }
 
   /// Writes the scales of the group from `first` on of the lane's two rows.

@@ -44,9 +44,9 @@ class WgmmaProducer {
       if (place.first_slot < 0) return;
       std::uint32_t tile = 0;
       WgmmaPlace next{};
-      // The next place is found in steps, so that copies hardly wait for memory. It is not taken
-      // sooner: at the end other CTAs would have nothing left. In 16 bits to find it before the
-      // last stage was not faster.
+      // The next tile is taken at the first stage, and not sooner, as other CTAs would have nothing
+      // left at the end. Its place is read two stages before the last and published at the last, so
+      // that copies hardly wait for memory. In 16 bits to read it earlier was not faster.
       const std::int32_t last = (args_.product.depth - 1) / kDepth;
       const std::int32_t find_at = kScaling == Scaling::kNone ? last : max(0, last - 2);
       copy(place, [&](std::int32_t stage) {
@@ -68,26 +68,19 @@ class WgmmaProducer {
   /// Copies a tile. Calls after_stage(stage) when a stage is on its way.
   template <typename AfterStage>
   __device__ __forceinline__ void copy(const WgmmaPlace& place, const AfterStage& after_stage) {
-    // Weights do not wait until rows are found.
-    start_stage(place, 0);
     const Element* sources[kLines];
     if constexpr (kIsGateUp) find_rows(place, sources);
-    Scales scales;
+    Scales scales{};
     if constexpr (kScaling == Scaling::kBlocks) scales = scales_of(place);
     for (std::int32_t begin = 0; begin < args_.product.depth; begin += kDepth) {
-      if (begin > 0) start_stage(place, begin);
+      wait(shared_.empty(at_), at_.parity ^ 1);
+      if (threadIdx.x == 0) copy_boxes(place, begin);
       if constexpr (kScaling == Scaling::kBlocks) copy_scales(scales, begin / kDepth);
       if constexpr (kIsGateUp) gather(sources, place.num_halves, begin);
       if constexpr (kThreadsCopy) arrive_after_copies(shared_.full(at_));
       at_.advance();
       after_stage(begin / kDepth);
     }
-  }
-
-  /// Waits until the stage is empty, and starts the copies of the copy engine.
-  __device__ __forceinline__ void start_stage(const WgmmaPlace& place, std::int32_t begin) const {
-    wait(shared_.empty(at_), at_.parity ^ 1);
-    if (threadIdx.x == 0) copy_boxes(place, begin);
   }
 
   __device__ __forceinline__ void copy_boxes(const WgmmaPlace& place, std::int32_t begin) const {

@@ -41,7 +41,7 @@ def name_of(content: bytes, source: object) -> str:
     """Which of the tests a file is, whatever its own name.
 
     Raises:
-        ValueError: none.
+        ValueError: it is none of them.
     """
     digest = hashlib.sha256(content).hexdigest()
     for name, expected in TESTS.items():

@@ -120,6 +120,19 @@ def test_kernels_for_90a_multiply_on_compute_capability_9_0() -> None:
             assert all("compute capability 9.0" in refusal for refusal in refusals)
 
 
+@pytest.mark.parametrize("form", ["plain", "fp8_blocks", "fp8_rows", "fp8_static"])
+def test_tokens_of_a_large_call_have_the_bits_of_a_small_one(form: str) -> None:
+    """In the large one each CTA takes several tiles, of several stages."""
+    import torch
+
+    arguments = FORMS[form](7, tokens=8192, hidden=2064, intermediate=528)
+    output = tessera.fused_experts(**arguments)
+    places = torch.linspace(0, 8191, 24, device=DEVICE).long()
+    few = of_tokens(arguments, places)
+    assert torch.equal(output[places], tessera.fused_experts(**few))
+    assert judged(few, output[places]) == []
+
+
 @EVERY_FORM
 def test_bits_of_a_token_do_not_depend_on_the_others(form: str) -> None:
     import torch

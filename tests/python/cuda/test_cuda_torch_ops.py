@@ -197,6 +197,22 @@ def test_quantize_fp8_eager_compiled_and_in_a_graph(dtype: str, group: Any) -> N
     assert_right(captured)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+@pytest.mark.parametrize(("num_tokens", "hidden_size"), [(8200, 2056), (33000, 264)])
+def test_quantize_fp8_of_many_rows(num_tokens: int, hidden_size: int, dtype: str) -> None:
+    """Threads take several groups each, and warps a row; aligned, and not."""
+    import torch
+
+    length = num_tokens * hidden_size
+    memory = torch.randn(length + 1, device="cuda").to(getattr(torch, dtype))
+    for first in (0, 1):
+        x = memory[first : first + length].view(num_tokens, hidden_size)
+        for group in ("row", 128):
+            expected = tessera.quantize_fp8(x.cpu(), group=group)
+            for one, other in zip(tessera.quantize_fp8(x, group=group), expected, strict=True):
+                assert torch.equal(one.cpu().view(torch.uint8), other.view(torch.uint8))
+
+
 @pytest.mark.parametrize("num_tokens", [1, 8, 9, 64, 256, 257, 3000])
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_select_and_align_eager_compiled_and_in_a_graph(dtype: str, num_tokens: int) -> None:

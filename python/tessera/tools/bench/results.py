@@ -31,10 +31,12 @@ def write_results(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def command_text(arguments: Iterable[str]) -> str:
-    """The command line of a measurement, with files by their names."""
+    """The command line of a measurement; absolute paths lose their folders."""
 
     def shown(argument: str) -> str:
-        option, equals, path = argument.rpartition("=")
+        option, equals, path = argument.partition("=")
+        if not option.startswith("-"):
+            option, equals, path = "", "", argument
         return option + equals + (Path(path).name if path.startswith("/") else path)
 
     return " ".join(["tessera", *map(shown, arguments)])
