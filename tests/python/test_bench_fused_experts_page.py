@@ -102,7 +102,7 @@ def test_a_table_for_each_model(page: Any, merged: Any, tmp_path: Path) -> None:
         "commit 0123456789; 2026-01-02.\n"
     ) in f"\n{text}"
     assert "match up to 2e-02 of the norm of a token's output. burst: the meaning.\n" in text
-    head, mixtral, qwen = text.split("\n### ")
+    head, qwen, mixtral = text.split("\n### ")  # in the order of the models, not of the rows
     assert mixtral.startswith("Mixtral-8x7B, uniform ids\n")
     assert (
         "\n8 experts, hidden size 4096, intermediate size 14336, 2 experts per token.\n" in mixtral
