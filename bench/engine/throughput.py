@@ -194,14 +194,24 @@ def main() -> None:
     """Measure, print and write."""
     parser = argument_parser(__doc__, execution="decode-graphs")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:-1]))
-    parser.add_argument("--turns", type=int, default=2, help="engines of each variant")
-    parser.add_argument("--repeats", type=int, default=5, help="of each case in each turn")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=list(PARTS[:-1]),
+        help=f"{STARTS} alone: engines only start (default: {' '.join(PARTS[:-1])})",
+    )
+    parser.add_argument("--turns", type=int, default=2, help="engines of each variant (default: 2)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of each case in each turn (default: 5)"
+    )
     parser.add_argument(
         "--limit", type=float, default=300, metavar="SECONDS", help="of each engine's process"
     )
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="keeps the engines' logs")
     options = parser.parse_args()
+    if min(options.turns, options.repeats) < 1:
+        parser.error("--turns and --repeats: expected 1 or more")
     if options.logs:
         options.logs.mkdir(parents=True, exist_ok=True)
     measurement = Measurement(options)

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tessera._device import HOST
 from tessera._float8 import refused_dtype
-from tessera._framework import exportable, on_host
+from tessera._framework import DLPACK_CUDA, exportable, on_host
 from tessera._frameworks import FORWARD_MODE, FRAMEWORKS
 from tessera._op import Op
 
@@ -128,22 +127,34 @@ def refused_array(
     return None
 
 
-def cuda_index_of_array(array: object) -> int:
-    """The index of the CUDA device of an array; HOST also for what is none."""
-    if not hasattr(array, "__dlpack_device__"):
-        return HOST
-    return FRAMEWORKS[type(array)].cuda_index(array)
-
-
 def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
     """The arrays for a checker, copied to the host if they are elsewhere; waits for them.
 
     Raises:
-        TypeError: the memory of an array does not hold its values.
+        TypeError: an array cannot be copied, or its memory does not hold its values.
     """
     if refused := refused_array(op, arrays):
         try:
             raise refused
         finally:
             del refused  # its traceback holds this frame, and so the arrays
-    return {name: exportable(on_host(array)) for name, array in arrays.items()}
+    copied = {}
+    for name, array in arrays.items():
+        try:
+            copied[name] = exportable(on_host(array))
+        except Exception as error:
+            raise TypeError(
+                f"{op}: {name}: expected an array whose values can be copied to the host, "
+                f"got {type(array).__name__} ({_first_line(error)})"
+            ) from None
+    return copied
+
+
+def is_on_cuda(array: object) -> bool:
+    """Whether an array that `host_arrays` has copied is on a CUDA device."""
+    device = getattr(array, "__dlpack_device__", None)
+    return device is not None and device()[0] in DLPACK_CUDA
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

@@ -12,7 +12,9 @@ from tessera._capture import beside_captures
 from tessera._device import HOST
 from tessera._outputs import Layout
 
+# DLPack's types of devices: host memory, and memory of a CUDA device, also managed.
 DLPACK_HOST = 1
+DLPACK_CUDA = (2, 13)
 
 
 def slices(array: Any, layout: Layout) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from tessera._capture import beside_captures
 from tessera._device import HOST
-from tessera._framework import DLPACK_HOST, Framework, exportable_ndarray, slices
+from tessera._framework import DLPACK_CUDA, Framework, exportable_ndarray, slices
 from tessera._library import load
 from tessera._outputs import Layout
 
@@ -217,7 +217,7 @@ def _dlpack_framework(kind: type) -> Framework:
 
     def cuda_index(array: Any) -> int:
         device_type, index = array.__dlpack_device__()
-        return HOST if device_type == DLPACK_HOST else index
+        return index if device_type in DLPACK_CUDA else HOST
 
     def empty(like: Any, length: int) -> Any:
         raise TypeError(

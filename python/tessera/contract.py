@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tessera._arrays import cuda_index_of_array, host_arrays
+from tessera._arrays import host_arrays, is_on_cuda
 from tessera._call import named_arguments, named_integers, refused_number
 from tessera._device import HOST
 from tessera._float8 import as_bits
@@ -200,16 +200,18 @@ def judged(
     inputs = as_bits(op.fp8_inputs, inputs)
     outputs = as_bits(op.fp8_outputs, tuple(named_outputs(op, result).values()))
     arrays, _ = named_arguments(op, inputs, outputs, rest)
-    # Some bounds are wider for calls on a device.
-    ran_on = max((cuda_index_of_array(arrays.get(row.name)) for row in op.outputs), default=HOST)
+    there = arrays
     arrays = host_arrays(op.name, arrays)
+    # Some bounds are wider for calls on a device.
+    ran_on_cuda = any(is_on_cuda(there.get(row.name)) for row in op.outputs)
+    device_type, _ = dlpack_device(0 if ran_on_cuda else HOST)
     given = [arrays.get(row.name) for row in (*op.inputs, *op.outputs)]
     more = [
         arrays.get(row.name) if row.is_array else value
         for row, value in zip(op.rest, rest, strict=False)
     ]
     try:
-        return judge(dlpack_device(ran_on)[0], *given, *numbers, *more)
+        return judge(device_type, *given, *numbers, *more)
     except Exception as error:
         # No variable may hold it: its traceback holds the frame, and so the arrays.
         raise refusal(

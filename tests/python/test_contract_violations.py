@@ -170,3 +170,29 @@ def test_what_the_rules_do_not_depend_on() -> None:
         broken = tessera.fused_experts_contract_violations(**call, output=output)
         assert [one.rule for one in broken] == rules_broken
     assert tessera.fused_experts_bound_used(**call, output=found * 0) == 0
+
+
+class Unreachable:
+    """Says where it is, or not, and cannot be copied from there."""
+
+    def __init__(self, device: object) -> None:
+        self.device = device
+
+    def __dlpack_device__(self) -> object:
+        if isinstance(self.device, Exception):
+            raise self.device
+        return self.device
+
+    def __dlpack__(self, **_: Any) -> Any:
+        raise BufferError("gone")
+
+
+@pytest.mark.parametrize(
+    "device", [(2, 0), (8, 0), None, "gpu", RuntimeError("lost"), AttributeError("oops")]
+)
+def test_arrays_that_cannot_be_copied(device: object) -> None:
+    slots, blocks, count = tuple(good().values())[:3]
+    array = Unreachable(device)
+    for ids, result in ((array, (slots, blocks, count)), (IDS, (slots, blocks, array))):
+        with pytest.raises((TypeError, ValueError), match=r"^align_block_size: (topk_ids|num_tok)"):
+            tessera.contract_violations(ids, result, **OPTIONS)

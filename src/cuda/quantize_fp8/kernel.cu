@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(kThreads) group_kernel(const __grid_constant__
   const int thread = static_cast<int>(threadIdx.x) % kTeam;
   const Rows<T, kElements> rows(args);
   const auto word_of = [&](const GroupAt& at, int i) {
-    return static_cast<std::uint32_t>((at.column * kWords + i) * kTeam + thread);
+    return (static_cast<std::uint32_t>(at.column) * kWords + i) * kTeam + thread;
   };
   const std::int64_t stride = std::int64_t{gridDim.x} * (kThreads / kTeam);
   const std::int64_t first = std::int64_t{blockIdx.x} * (kThreads / kTeam) + threadIdx.x / kTeam;

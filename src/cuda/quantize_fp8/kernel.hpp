@@ -69,8 +69,6 @@ inline constexpr int kQuantizeFp8Side = 128;
 /// what all have found.
 inline constexpr std::int64_t kQuantizeFp8TensorCtas = 1024;
 inline constexpr std::int64_t kQuantizeFp8MaxCtas = std::int64_t{1} << 30;
-/// Kernels count the elements of a row in 32 bits, also some beyond its end.
-inline constexpr std::int64_t kQuantizeFp8MaxHiddenSize = std::int64_t{1} << 30;
 /// Threads that keep all multiprocessors of a GPU busy: with more rows or groups than that, each
 /// thread takes more.
 inline constexpr std::int64_t kQuantizeFp8BusyThreads = std::int64_t{1} << 18;

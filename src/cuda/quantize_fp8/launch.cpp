@@ -94,18 +94,11 @@ Status run(const QuantizeFp8Problem& problem, const Context& context) {
   return run_quantize_fp8(problem, context, {});
 }
 
-Status refusal(const QuantizeFp8Problem& problem, const Context&, bool) {
-  if (problem.hidden_size <= kQuantizeFp8MaxHiddenSize) return {};
-  return core::refuse(StatusCode::kUnsupported, kOp, "x.shape[1]",
-                      "at most " + std::to_string(kQuantizeFp8MaxHiddenSize) + " on CUDA devices",
-                      std::to_string(problem.hidden_size));
-}
-
 }  // namespace
 
 std::span<const core::Implementation> quantize_fp8_implementations() {
   static constexpr core::Implementation kAll[] = {
-      core::implementation<QuantizeFp8Problem, run, workspace_bytes, refusal>("cuda/groups"),
+      core::implementation<QuantizeFp8Problem, run, workspace_bytes>("cuda/groups"),
   };
   return kAll;
 }

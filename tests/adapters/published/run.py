@@ -18,6 +18,8 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
+import torch
+
 URL = "https://raw.githubusercontent.com/vllm-project/vllm/v0.9.2/tests/kernels/moe/"
 # The SHA-256 of each file. The first is run by default.
 TESTS = {
@@ -59,7 +61,7 @@ def main() -> int:
         "--test", choices=TESTS, default=first, help=f"the test to fetch (default: {first})"
     )
     which.add_argument("--file", type=Path, help="where one of these tests is")
-    parser.add_argument("--device", help="as of python -m tessera.vllm")
+    parser.add_argument("--device", help="as of python -m tessera.vllm (default: a GPU)")
     parser.add_argument(
         "--reference",
         choices=("vllm", "float32"),
@@ -75,6 +77,8 @@ def main() -> int:
         parser.error(str(error))
     if own.reference != "vllm" and "fp8" not in name:
         parser.error(f"--reference {own.reference} is for the tests of fp8, not for {name}")
+    if own.device is None and not torch.cuda.is_available():
+        parser.error("expected a CUDA device, found none (--device cpu runs test_moe.py without)")
     device = [] if own.device is None else ["--device", own.device]
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder, name)
