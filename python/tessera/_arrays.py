@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tessera._float8 import refused_dtype
-from tessera._framework import DLPACK_CUDA, exportable, on_host
+from tessera._framework import exportable, on_host
 from tessera._frameworks import FORWARD_MODE, FRAMEWORKS
 from tessera._op import Op
 
@@ -148,12 +148,6 @@ def host_arrays(op: str, arrays: Mapping[str, object]) -> dict[str, Any]:
                 f"got {type(array).__name__} ({_first_line(error)})"
             ) from None
     return copied
-
-
-def is_on_cuda(array: object) -> bool:
-    """Whether an array that `host_arrays` has copied is on a CUDA device."""
-    device = getattr(array, "__dlpack_device__", None)
-    return device is not None and device()[0] in DLPACK_CUDA
 
 
 def _first_line(error: Exception) -> str:

@@ -128,10 +128,19 @@ def on_device(array: Any, cuda_index: int) -> Any:
     return torch.from_numpy(array).to(f"cuda:{cuda_index}")
 
 
+def _device_type(array: Any) -> Any:
+    """DLPack's type of the device that an array is on; None if it does not say."""
+    device = getattr(array, "__dlpack_device__", None)
+    return None if device is None else device()[0]
+
+
+def is_on_cuda(array: Any) -> bool:
+    return _device_type(array) in DLPACK_CUDA
+
+
 def on_host(array: Any) -> Any:
     """The array, copied to host memory if it is elsewhere; waits for it."""
-    device = getattr(array, "__dlpack_device__", None)
-    if device is None or device()[0] == DLPACK_HOST:
+    if _device_type(array) in (None, DLPACK_HOST):
         return array
     with beside_captures():
         if hasattr(array, "cpu"):  # torch

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from tessera._arrays import host_arrays, is_on_cuda
+from tessera._arrays import host_arrays
 from tessera._call import named_arguments, named_integers, refused_number
 from tessera._device import HOST
 from tessera._float8 import as_bits
+from tessera._framework import is_on_cuda
 from tessera._library import dlpack_device, load, refusal
 from tessera._op import Op
 from tessera._outputs import ALIGN, named_outputs
@@ -200,14 +201,13 @@ def judged(
     inputs = as_bits(op.fp8_inputs, inputs)
     outputs = as_bits(op.fp8_outputs, tuple(named_outputs(op, result).values()))
     arrays, _ = named_arguments(op, inputs, outputs, rest)
-    there = arrays
-    arrays = host_arrays(op.name, arrays)
+    copies = host_arrays(op.name, arrays)
     # Some bounds are wider for calls on a device.
-    ran_on_cuda = any(is_on_cuda(there.get(row.name)) for row in op.outputs)
+    ran_on_cuda = any(is_on_cuda(arrays.get(row.name)) for row in op.outputs)
     device_type, _ = dlpack_device(0 if ran_on_cuda else HOST)
-    given = [arrays.get(row.name) for row in (*op.inputs, *op.outputs)]
+    given = [copies.get(row.name) for row in (*op.inputs, *op.outputs)]
     more = [
-        arrays.get(row.name) if row.is_array else value
+        copies.get(row.name) if row.is_array else value
         for row, value in zip(op.rest, rest, strict=False)
     ]
     try:
@@ -215,5 +215,5 @@ def judged(
     except Exception as error:
         # No variable may hold it: its traceback holds the frame, and so the arrays.
         raise refusal(
-            op.name, refused_number(op, numbers) or error, arrays, named_integers(op, numbers)
+            op.name, refused_number(op, numbers) or error, copies, named_integers(op, numbers)
         ) from None
