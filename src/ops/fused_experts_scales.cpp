@@ -116,8 +116,8 @@ WeightScales meant_by(const TensorView& view, const std::vector<Shape>& shapes) 
   return view.shape[1] > 11 * shapes[2][1] ? WeightScales::kPerRow : WeightScales::kPerBlock;
 }
 
-/// Says which shape scales of this wrong shape should have: that of the kind which the shape looks
-/// like, or the shapes of all kinds where it looks like none.
+/// The expected shape for an error message about scales of a wrong shape. If the shape resembles
+/// that of one kind of scales, the message names that kind's shape, else the shapes of all kinds.
 std::string expected_for(const TensorView& view, const std::vector<Shape>& shapes) {
   const WeightScales kind = meant_by(view, shapes);
   if (kind != WeightScales::kNone) {

@@ -127,7 +127,7 @@ class OnDevice:
 
 
 def test_calls_on_a_device_have_a_wider_bound() -> None:
-    """The checker gets copies on the host, and is told where the call ran."""
+    """The checker reads copies on the host, but uses the bound of the device where the call ran."""
     call = layer(dtype=torch.float32)
     output = tessera.fused_experts(**call)
     output += 1e-3 * output.abs().max()

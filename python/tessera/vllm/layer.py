@@ -1,8 +1,8 @@
 """vLLM's functions of `fused_moe.py` of mid-2025, served by Tessera, on the CPU as on a GPU.
 
-The functions have the names, parameters and meaning of those of vLLM 0.9.2. They take weights in
-fp8 with scales per expert, per row, or of blocks of 128 x 128. They raise NotImplementedError for
-the flag of another quantisation, and for a zero point.
+Each function has the name, the parameters and the behaviour of vLLM 0.9.2's. It takes weights in
+fp8 with scales per expert, per row, or per block of 128 x 128. It raises NotImplementedError if the
+flag of another quantisation is set, or if a zero point is given.
 """
 
 from __future__ import annotations

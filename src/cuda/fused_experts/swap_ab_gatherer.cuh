@@ -11,7 +11,7 @@
 namespace tessera::cuda {
 
 /// Copies rows of x and of the intermediate to the stages. In float8_e4m3fn it also copies the
-/// scales of the rows and, where scales are of blocks, those of the weights.
+/// scales of these rows. With block scales it copies the scales of the weights, too.
 template <Scaling kScaling, std::size_t kTiling>
 class RowsGatherer {
  public:
