@@ -73,3 +73,4 @@ def test_a_command_has_files_by_their_names() -> None:
     arguments = ["bench", "--json", "/home/a=b/out.json", "--log=/d/a=b/ids.npz", "--tokens=1,2"]
     expected = "tessera bench --json out.json --log=ids.npz --tokens=1,2"
     assert command_text([*arguments, "runs/b.json"]) == f"{expected} runs/b.json"
+    assert command_text(["--json", "/a b/it's x.json"]) == """tessera --json 'it'"'"'s x.json'"""

@@ -183,8 +183,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_words(_METHODS),
         metavar="M,..",
         help="on CUDA some of graph, chain, l2, eager, cold (default: graph,chain; with --log "
-        "graph), of fused_experts burst, sustained (default: both), chain; on the CPU call, eager "
-        "(default: call)",
+        "graph), of fused_experts burst, sustained (default: both), chain; on the CPU call "
+        "(default), and of align_block_size eager",
     )
     add("--peers", type=_words(()), metavar="P,..", help="only these peers, or none (default: all)")
     add("--seed", type=seed, default=0, help=f"seed of synthetic ids and of samples {shown}")

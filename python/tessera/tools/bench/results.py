@@ -6,6 +6,7 @@ A new measurement of one shape then changes one line.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def write_results(path: Path, document: Mapping[str, Any]) -> None:
 
 
 def command_text(arguments: Iterable[str]) -> str:
-    """The command line of a measurement; absolute paths lose their folders."""
+    """The command line of a measurement, as for a shell; absolute paths lose their folders."""
 
     def shown(argument: str) -> str:
         option, equals, path = argument.partition("=")
@@ -39,4 +40,4 @@ def command_text(arguments: Iterable[str]) -> str:
             option, equals, path = "", "", argument
         return option + equals + (Path(path).name if path.startswith("/") else path)
 
-    return " ".join(["tessera", *map(shown, arguments)])
+    return shlex.join(["tessera", *map(shown, arguments)])
