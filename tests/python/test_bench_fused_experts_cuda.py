@@ -9,6 +9,7 @@ advance takes the place of the GPU's events.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -326,7 +327,14 @@ def test_the_bandwidth_is_that_of_the_faster_reader(
         pass
 
     monkeypatch.setattr(bandwidth, "_triton_sum", lambda torch, words: read)
-    monkeypatch.setattr(bandwidth, "_seconds", lambda torch, run: 2e-9 if run is read else 4e-9)
+    slower = itertools.count()  # each sum takes longer than the one before
+    monkeypatch.setattr(
+        bandwidth,
+        "_seconds",
+        lambda torch, run: (
+            (2e-9 if run is read else 4e-9) * (1 + next(slower) % bandwidth._SAMPLES)
+        ),
+    )
     found = bandwidth.read_bandwidth.__wrapped__()
     assert found == Bandwidth(4096 / 2e-9, "a sum in Triton")
 

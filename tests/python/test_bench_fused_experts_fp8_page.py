@@ -88,6 +88,20 @@ def notes(tmp_path: Path) -> Path:
     return tmp_path / "h100" / "notes.json"
 
 
+def test_weights_are_read_at_the_greatest_bandwidth_of_a_commit(
+    sections: Callable[..., Any],
+) -> None:
+    (others,), (in_fp8_,) = sections(
+        run("aa", row(QWEN[64], ALL), read_gb_per_s=3000.0),
+        run("bb", in_fp8(64, "block"), read_gb_per_s=3200.0),
+        run("cc", in_fp8(16, "block"), read_gb_per_s=3900.0, commit="fedcba9876543210"),
+    )
+    # 200 us at the bandwidth of the run itself.
+    assert "\n| 64 | 1 | 400 | 188 | 20.0 | 2.13 | " in others
+    assert "\n| 64 | 1 | 400 | 200 | 20.0 | 200 | 2.00 | " in in_fp8_
+    assert "\n| 16 | 2 | 400 | 200 | 20.0 | 200 | 2.00 | " in in_fp8_
+
+
 def test_a_table_for_each_kind_of_scales(sections: Callable[..., Any]) -> None:
     rows = [in_fp8(64, "row"), in_fp8(64, "block"), in_fp8(16, "block")]
     others, (text,) = sections(run("aa", *rows))
