@@ -123,6 +123,11 @@ class Measurement:
             self.say(f"{variant}, turn {turn}: {failure}")
         self.write()
 
+    def has_failed(self, variant: str) -> bool:
+        """Whether an engine of this variant has failed."""
+        sessions = self.document["sessions"]
+        return any(row["variant"] == variant and "failure" in row for row in sessions)
+
     def _take(self, record: dict[str, Any], row: dict[str, Any], arrays: Path) -> None:
         variant, kind = row["variant"], record["record"]
         record = {name: value for name, value in record.items() if name != "record"}
@@ -201,7 +206,9 @@ def main() -> None:
         default=list(PARTS[:-1]),
         help=f"{STARTS} alone: engines only start (default: {' '.join(PARTS[:-1])})",
     )
-    parser.add_argument("--turns", type=int, default=2, help="engines of each variant (default: 2)")
+    parser.add_argument(
+        "--turns", type=int, default=2, help="engines of each variant, until one fails (default: 2)"
+    )
     parser.add_argument(
         "--repeats", type=int, default=5, help="of each case in each turn (default: 5)"
     )
@@ -218,11 +225,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.turns):
             for variant in options.variants:
-                measurement.session(options, variant, turn, Path(folder))
+                if not measurement.has_failed(variant):  # a further start would fail like this one
+                    measurement.session(options, variant, turn, Path(folder))
     if options.parts != [STARTS]:
         measurement.summary()
     measurement.say(f"wrote {options.json}")
-    if any("failure" in row for row in measurement.document["sessions"]):
+    if any(map(measurement.has_failed, options.variants)):
         sys.exit(1)
 
 

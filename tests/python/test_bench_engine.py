@@ -99,7 +99,7 @@ def test_variants_take_turns_in_their_own_environment(measure: Callable[..., Any
     assert len(found["kernels"]) == 3
 
 
-def test_an_engine_that_fails_is_told_and_the_others_run(
+def test_an_engine_that_fails_has_no_further_turn_and_the_others_run(
     measure: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -107,9 +107,9 @@ def test_an_engine_that_fails_is_told_and_the_others_run(
 ) -> None:
     monkeypatch.setenv("FAILS", "router")
     with pytest.raises(SystemExit):
-        measure("--turns", "1", "--parts", "throughput", "--logs", str(tmp_path / "logs"))
+        measure("--turns", "2", "--parts", "throughput", "--logs", str(tmp_path / "logs"))
     found = json.loads((tmp_path / "engine/result.json").read_text())
-    assert [row.get("failure") for row in found["sessions"]] == [None, "exit code 1", None]
+    assert [row.get("failure") for row in found["sessions"]] == [None, "exit code 1", *[None] * 3]
     assert "no memory" in capfd.readouterr().err
     assert "no memory" in (tmp_path / "logs/router_0.log").read_text()
 
