@@ -2,14 +2,16 @@
 
 The thresholds of src/cuda/fused_experts/policy.cpp are chosen by what this prints: for each of some
 models' layers and numbers of tokens, with uniform ids, the fastest implementation, and how much
-slower the policy's choice is. Before it is timed, each implementation is compared with a float32
-reference.
+slower the policy's choice is. Then it times the choice alone on a fine grid up to 512 tokens, where
+no call should take longer than one with more tokens. Before it is timed, each implementation is
+compared with a float32 reference.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import os
 import sys
 import timeit
@@ -29,11 +31,22 @@ from tessera.tools.bench.report import figure
 from tessera.tools.bench.results import write_results
 
 TOKENS = tuple(2**i for i in range(15))
+# All numbers up to 16 tokens, then eight between a power of 2 and the next.
+GRID = (*range(1, 17), *(2**i + 2 ** (i - 3) * j for i in range(4, 9) for j in range(1, 9)))
 
-# Choices that are slower than the fastest implementation by no more than this are as good.
+# Choices that are slower than the fastest implementation by no more than this are as good, and so
+# are calls that are slower than one with more tokens.
 TOLERANCE = 0.03
 
 _OP = Op("fused_experts")
+
+
+class Fall(NamedTuple):
+    """The call of a grid that takes longest beside one with more tokens."""
+
+    num_tokens: int
+    more_tokens: int
+    slower: float  # the share of the latter's time by which the former takes longer; may be < 0
 
 
 class Choice(NamedTuple):
@@ -60,6 +73,28 @@ def choice_of(row: dict[str, Any]) -> Choice:
     us, name = row["us"], row["chosen"]
     fastest = min(us, key=us.__getitem__)
     return Choice(name, us[name], fastest, us[fastest])
+
+
+def greatest_fall(rows: Iterable[dict[str, Any]]) -> Fall:
+    """By how much the time of a model's choice falls, in ascending order of tokens.
+
+    Raises:
+        ValueError: there is one row.
+    """
+    times = [(row["num_tokens"], row["us"][row["chosen"]]) for row in rows]
+    falls = [
+        Fall(tokens, more, us / us_of_more - 1)
+        for (tokens, us), (more, us_of_more) in itertools.combinations(times, 2)
+    ]
+    return max(falls, key=lambda fall: fall.slower)
+
+
+def fall_text(fall: Fall) -> str:
+    """How the times of a grid of tokens grow."""
+    beside = f"{fall.num_tokens} tokens beside {fall.more_tokens}"
+    if fall.slower <= 0:
+        return "each call takes at most the time of all with more tokens"
+    return f"a call takes at most {fall.slower:.1%} longer than one with more tokens ({beside})"
 
 
 def _explained(shape: Shape, device: str) -> list[tessera.Implementation]:
@@ -118,8 +153,13 @@ def forced_calls(
     return {name: timed(name) for name in sizes}, refusals
 
 
-def measure(shape: Shape, device: str = "cuda") -> dict[str, Any]:
+def measure(shape: Shape, device: str = "cuda", *, others: bool = True) -> dict[str, Any]:
     """The row of a shape: the policy's choice, and microseconds by implementation.
+
+    Args:
+        shape: its ids are those of the same shape with more tokens, as far as they go.
+        device: torch's name.
+        others: whether the implementations are timed that are not the choice.
 
     Raises:
         RuntimeError: an implementation computes something else, or the policy's could not be timed.
@@ -127,7 +167,8 @@ def measure(shape: Shape, device: str = "cuda") -> dict[str, Any]:
     problem = make_problem(shape, device, 0)
     reports = _explained(shape, device)
     chosen = next(report.name for report in reports if report.selected)
-    calls, refusals = forced_calls(problem, [report.name for report in reports])
+    names = [report.name for report in reports if others or report.selected]
+    calls, refusals = forced_calls(problem, names)
     for name, call in calls.items():
         problem.poison()
         call.run()
@@ -165,6 +206,10 @@ def verdict(row: dict[str, Any]) -> str:
     return f"{row['shape']}: {found}; us: {others}{failed}"
 
 
+def _shape(model: str, num_tokens: int) -> Shape:
+    return Shape(model, *MODELS[model], "bfloat16", num_tokens)
+
+
 def _tokens(text: str) -> list[int]:
     try:
         found = [int(one) for one in text.split(",")]
@@ -187,7 +232,10 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--tokens", type=_tokens, default=TOKENS, metavar="N,...", help="default: 1, 2, 4 ... 16384"
+        "--tokens",
+        type=_tokens,
+        metavar="N,...",
+        help="times these alone, without the fine grid (default: 1, 2, 4 ... 16384)",
     )
     parser.add_argument(
         "--models",
@@ -204,13 +252,18 @@ def main() -> None:
         )
     about = description("cuda", options.commit) | {"methods": {"burst": MEANINGS["burst"]}}
     rows: list[dict[str, Any]] = []
+    grid: list[dict[str, Any]] = []
     # The shapes of a model are neighbours, since only the last weights are kept.
     for model in options.models:
-        for num_tokens in options.tokens:
-            rows.append(measure(Shape(model, *MODELS[model], "bfloat16", num_tokens)))
+        for num_tokens in options.tokens or TOKENS:
+            rows.append(measure(_shape(model, num_tokens)))
             print(verdict(rows[-1]), flush=True)
+        if not options.tokens:
+            print(f"{model}: {len(GRID)} sizes from 1 to {GRID[-1]} tokens", flush=True)
+            grid += [measure(_shape(model, tokens), others=False) for tokens in GRID]
+            print(f"{model}: {fall_text(greatest_fall(grid[-len(GRID) :]))}", flush=True)
         if options.json:
-            write_results(options.json, about | {"rows": rows})
+            write_results(options.json, about | {"rows": rows, "grid": grid})
     num_slower = sum(not choice_of(row).is_good for row in rows)
     print(
         f"the policy's choice is more than {TOLERANCE:.0%} slower than the fastest "

@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import page_text
-from fused_experts_policy import TOLERANCE, choice_of
+from fused_experts_policy import TOLERANCE, choice_of, fall_text, greatest_fall
 from page_text import origin, read_results, table
 
 from tessera.tools.bench.report import figure
@@ -31,8 +31,12 @@ def _section(result: dict[str, Any]) -> str:
         f"{num_slower} of {len(rows)} shapes.\n",
         origin(result),
     ]
+    grid = result.get("grid", [])  # files of older commits have none
     for model, of_model in itertools.groupby(rows, key=lambda row: row["model"]):
         parts += [f"### {model}\n", table(HEADER, [_cells(row) for row in of_model])]
+        if finer := [row for row in grid if row["model"] == model]:
+            sizes = f"{len(finer)} sizes from {finer[0]['num_tokens']} to {finer[-1]['num_tokens']}"
+            parts.append(f"On {sizes} tokens {fall_text(greatest_fall(finer))}.\n")
     return "\n".join(parts)
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import sys
 from collections.abc import Callable
@@ -61,6 +62,36 @@ def test_every_implementation_is_timed(policy: Any, gpu: SimpleNamespace, shape:
     )
     # The fastest first.
     assert line.partition("us: ")[2].startswith(f"{others[-1]} {800 / sets:.0f}, ")
+
+
+def test_the_choice_alone_is_timed(policy: Any, gpu: SimpleNamespace) -> None:
+    chosen = names()[0]
+    row = policy.measure(TINY[2], "cpu", others=False)
+    assert (row["chosen"], row["us"]) == (chosen, {chosen: pytest.approx(1000.0)})
+
+
+@pytest.mark.parametrize(
+    ("times", "fall", "text"),
+    [
+        ([50, 110, 105, 100, 200], (2, 4, 0.1), "at most 10.0% longer than one with more"),
+        ([50, 60, 60, 100, 200], (2, 3, 0.0), "each call takes at most the time of all with more"),
+        (
+            [50, 60, 70, 80, 100],
+            (3, 4, -0.125),
+            "each call takes at most the time of all with more",
+        ),
+    ],
+    ids=["falls", "level", "grows"],
+)
+def test_the_greatest_fall_of_a_grid(
+    times: list[float], fall: tuple[int, int, float], text: str, policy: Any
+) -> None:
+    rows = [
+        {"num_tokens": tokens, "chosen": "a", "us": {"a": us}} for tokens, us in enumerate(times, 1)
+    ]
+    found = policy.greatest_fall(rows)
+    assert found == (*fall[:2], pytest.approx(fall[2]))
+    assert text in policy.fall_text(found)
 
 
 def test_each_call_is_that_of_its_implementation(
@@ -212,9 +243,40 @@ def test_results_are_written_and_shown(
     assert "| 24 | 1.5 | `cuda/mma_16` |" in qwen
 
 
+def test_a_fine_grid_is_measured_where_no_tokens_are_chosen(
+    modules: Callable[[str], Any],
+    policy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def measure(shape: Any, *, others: bool = True) -> dict[str, Any]:
+        us = {7: 212.0, 8: 200.0}.get(shape.num_tokens, 100.0 + shape.num_tokens)
+        return row_of(shape, "a", {"a": us, "b": 1e3} if others else {"a": us})
+
+    names = ("commit", "modified", "date", "machine", "build", "gpu", "cuda", "torch")
+    monkeypatch.setattr(policy, "measure", measure)
+    monkeypatch.setattr(policy, "description", lambda device, commit: dict.fromkeys(names, "x"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    path = tmp_path / "h100" / "fused_experts_policy.json"
+    monkeypatch.setattr(sys, "argv", ["x", "--models", "Mixtral-8x7B", "--json", str(path)])
+    policy.main()
+    document = json.loads(path.read_text())
+    assert [row["num_tokens"] for row in document["rows"]] == list(policy.TOKENS)
+    assert [row["num_tokens"] for row in document["grid"]] == list(policy.GRID)
+    assert all(row["us"].keys() == {"a"} for row in document["grid"])
+    fall = "a call takes at most 94.5% longer than one with more tokens (7 tokens beside 9)"
+    assert f"Mixtral-8x7B: {fall}\n" in capsys.readouterr().out
+    (text,) = modules("page_fused_experts_policy").fused_experts_policy_sections()
+    assert "\nOn 56 sizes from 1 to 512 tokens a call takes at most 94.5% longer" in text
+
+
 def test_the_usual_shapes_are_those_of_the_models(policy: Any) -> None:
     assert policy.TOKENS[0] == 1
     assert policy.TOKENS[-1] == 16384
+    assert policy.GRID[:16] == tuple(range(1, 17))
+    assert all(a < b <= 1.125 * a for a, b in itertools.pairwise(policy.GRID[15:]))
+    assert policy.GRID[-1] == 512
     assert policy._models(",".join(MODELS)) == list(MODELS)
 
 
