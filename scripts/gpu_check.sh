@@ -15,7 +15,7 @@ readonly stage=${1:-all}
 declare -rA models=([bench-qwen3]=Qwen3-30B-A3B [bench-tp8]=DeepSeek-V3-TP8
   [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B)
 readonly stages=(build test experts python sanitize sanitize-experts bench
-  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-rows bench-steps)
+  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-zipf bench-rows bench-steps)
 
 say() { printf 'gpu-check: %s\n' "$*"; }
 
@@ -131,7 +131,10 @@ case $stage in
     "$python" scripts/check_sass.py "$build/libtessera_cuda.so"
     ;;
   experts)
-    in_shares "$build/tests/cuda/check_ops" --op fused_experts --random 5000 --max-ids 20000 --pairwise
+    for op in fused_experts fused_moe; do  # the largest cases of the tables, too
+      in_shares "$build/tests/cuda/check_ops" --op "$op" --random 0 --max-ids 3000000
+    done
+    in_shares "$build/tests/cuda/check_ops" --op fused_experts --random 8000 --max-ids 20000 --pairwise
     in_shares "$build/tests/cuda/check_ops" --op fused_moe --random 1000 --max-ids 20000
     say "code for compute capability 8.0, which the driver compiles for this GPU"
     in_shares "$older/tests/cuda/check_ops" --op fused_experts --random 300
@@ -159,12 +162,12 @@ case $stage in
     done
     ;;
   sanitize-experts)
-    # Most of the table, and small random cases.
+    # The tables without their largest cases, and random ones.
     for tool in memcheck initcheck synccheck; do
-      sanitized "$tool" --op fused_experts --random 100 --max-ids 8000
-      sanitized "$tool" --op fused_moe --random 20 --max-ids 8000
+      sanitized "$tool" --op fused_experts --random 100 --max-ids 20000
+      sanitized "$tool" --op fused_moe --random 20 --max-ids 20000
     done
-    sanitized racecheck --op fused_experts --random 40 --max-ids 4000
+    sanitized racecheck --op fused_experts --random 40 --max-ids 10000
     ;;
   bench)
     mkdir -p "$results"
@@ -178,10 +181,17 @@ case $stage in
     "$python" -m tessera bench "${options[@]}"
     "$python" bench/performance_page.py
     ;;
+  bench-zipf)
+    for model in "${models[@]}"; do
+      bench_experts "$model" none --skew zipf --method burst,sustained,chain \
+        --tokens 1,16,64,256,1024,4096,16384
+    done
+    "$python" bench/performance_page.py
+    ;;
   bench-rows)
     for model in DeepSeek-V3-EP8 Mixtral-8x7B; do
       for quantization in row tensor; do
-        bench_experts "$model" "$quantization" --tokens 1 16 64 1024 4096 16384
+        bench_experts "$model" "$quantization" --tokens 1,16,64,1024,4096,16384
       done
     done
     "$python" bench/performance_page.py

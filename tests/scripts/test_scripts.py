@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tessera.cli.main import _parser
+
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 CTEST_REPORT = """<testsuite>
@@ -135,7 +137,7 @@ def test_offline_without_pages(tmp_path: Path) -> None:
 
 
 def gpu_check(
-    tmp_path: Path, stage: str, stand_ins: dict[str, str]
+    tmp_path: Path, stage: str, stand_ins: dict[str, str], **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """A run with these programs on the PATH, in addition to the system's."""
     for name, text in stand_ins.items():
@@ -145,7 +147,7 @@ def gpu_check(
         [SCRIPTS / "gpu_check.sh", stage],
         capture_output=True,
         text=True,
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CUDA_HOME": str(tmp_path)},
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CUDA_HOME": str(tmp_path), **environment},
         check=False,
     )
 
@@ -165,6 +167,32 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
     commands = (SCRIPTS / "gpu_check.sh").read_text()
     for name in names:
         assert f"\n  {name})\n" in commands or f"[{name}]=" in commands
+
+
+@pytest.mark.parametrize(
+    ("stage", "benches"),
+    [("bench", 1), ("bench-qwen3", 2), ("bench-mixtral", 2), ("bench-zipf", 4), ("bench-rows", 4)],
+)
+def test_gpu_check_benches_with_options_that_exist(
+    stage: str, benches: int, tmp_path: Path
+) -> None:
+    """The commands of a stage are understood: only a machine with a GPU would run them."""
+    log = tmp_path / "commands"
+    programs = {
+        "nvidia-smi": "echo NVIDIA H200",
+        "nvcc": "exit 1",
+        "python3": f'echo "$@" >>{log}',
+    }
+    done = gpu_check(tmp_path, stage, programs, WHEELS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    commands = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
+    found = [command[3:] for command in commands if command[:3] == ["-m", "tessera", "bench"]]
+    assert len(found) == benches
+    for options in found:
+        assert _parser().parse_args(["bench", *options]).device == "cuda"
+    scripts = [command[0] for command in commands if command[0] != "-m"]
+    assert scripts[-1] == "bench/performance_page.py"
+    assert all((SCRIPTS.parent / script).is_file() for script in scripts)
 
 
 def test_gpu_check_says_that_there_is_no_gpu(tmp_path: Path) -> None:
