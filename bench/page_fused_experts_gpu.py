@@ -173,13 +173,15 @@ def runs_text(result: dict[str, Any]) -> str:
             f"torch {run['torch']}",
             *versions,
             f"{run['read_gb_per_s'] / 1e3:.2f} TB/s read by {run['read_by']}",
+            f"weights at {run['weights_gb_per_s'] / 1e3:.2f} TB/s",
             f"commit {(run['commit'] or 'unknown')[:10]}{modified}",
             run["date"],
         ]
         missing = "".join(f" Not measured: {name}: {why}." for name, why in reasons.items())
         texts.append(f"{'; '.join(parts)}.{missing}")
     newest = result["runs"][-1]
-    methods = "".join(f" {name}: {text}." for name, text in newest["methods"].items())
+    of_all = {name: text for run in result["runs"] for name, text in run["methods"].items()}
+    methods = "".join(f" {name}: {text}." for name, text in of_all.items())
     checked = (
         "Before it was timed, Tessera was checked against its contract on a sample of tokens, and "
         "every peer against a float32 reference, which it has to match up to "

@@ -57,7 +57,7 @@ def results_by_gpu(*, in_fp8: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 
     What a run measures as the read bandwidth varies by a tenth on one GPU, and calls can read
     faster than the least of it. So the floor "weights" of a row is the time to read at the greatest
-    bandwidth of all runs of its commit.
+    bandwidth of all runs of its commit, "weights_gb_per_s" of its run.
     """
     for file in sorted(page_text.RESULTS.glob("*/fused_experts.json")):
         result = read_results(f"{file.parent.name}/{file.name}")
@@ -75,7 +75,11 @@ def results_by_gpu(*, in_fp8: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         ]
         used = {row["run"] for row in rows}
         if rows:
-            runs = [run for run in result["runs"] if run["run"] in used]
+            runs = [
+                {**run, "weights_gb_per_s": greatest[run["commit"]]}
+                for run in result["runs"]
+                if run["run"] in used
+            ]
             yield file.parent.name, {**result, "runs": runs, "rows": rows}
 
 

@@ -96,10 +96,17 @@ def test_weights_are_read_at_the_greatest_bandwidth_of_a_commit(
         run("bb", in_fp8(64, "block"), read_gb_per_s=3200.0),
         run("cc", in_fp8(16, "block"), read_gb_per_s=3900.0, commit="fedcba9876543210"),
     )
+    assert "; 3.00 TB/s read by a sum; weights at 3.20 TB/s; " in others
     # 200 us at the bandwidth of the run itself.
     assert "\n| 64 | 1 | 400 | 188 | 20.0 | 2.13 | " in others
     assert "\n| 64 | 1 | 400 | 200 | 20.0 | 200 | 2.00 | " in in_fp8_
     assert "\n| 16 | 2 | 400 | 200 | 20.0 | 200 | 2.00 | " in in_fp8_
+
+
+def test_methods_of_all_runs_are_explained(sections: Callable[..., Any]) -> None:
+    chains = run("aa", in_fp8(64, "block", ALL, "chain"), methods={"chain": "between others"})
+    _, (text,) = sections(chains, run("bb", in_fp8(16, "block")))
+    assert "of the norm of a token's output. chain: between others. burst: the meaning.\n" in text
 
 
 def test_a_table_for_each_kind_of_scales(sections: Callable[..., Any]) -> None:

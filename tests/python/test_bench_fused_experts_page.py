@@ -99,7 +99,7 @@ def test_a_table_for_each_model(page: Any, merged: Any, tmp_path: Path) -> None:
     assert text.startswith("## fused_experts on the NVIDIA H100\n")
     assert (
         "\n- run 1 (aa): driver unknown; CUDA 13.0; torch 2.11; vllm 9.9; 3.06 TB/s read by a sum; "
-        "commit 0123456789; 2026-01-02.\n"
+        "weights at 3.06 TB/s; commit 0123456789; 2026-01-02.\n"
     ) in f"\n{text}"
     assert "match up to 2e-02 of the norm of a token's output. burst: the meaning.\n" in text
     head, qwen, mixtral = text.split("\n### ")  # in the order of the models, not of the rows
