@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import itertools
 import os
+import statistics
 import sys
 import timeit
 from collections.abc import Iterable
@@ -41,12 +42,12 @@ TOLERANCE = 0.03
 _OP = Op("fused_experts")
 
 
-class Fall(NamedTuple):
-    """The call of a grid that takes longest beside one with more tokens."""
+class Pair(NamedTuple):
+    """Two sizes of a grid, and by which share of one's time the other takes longer."""
 
     num_tokens: int
     more_tokens: int
-    slower: float  # the share of the latter's time by which the former takes longer; may be < 0
+    slower: float  # may be negative
 
 
 class Choice(NamedTuple):
@@ -75,26 +76,49 @@ def choice_of(row: dict[str, Any]) -> Choice:
     return Choice(name, us[name], fastest, us[fastest])
 
 
-def greatest_fall(rows: Iterable[dict[str, Any]]) -> Fall:
-    """By how much the time of a model's choice falls, in ascending order of tokens.
+def greatest_fall(rows: Iterable[dict[str, Any]]) -> Pair:
+    """The call that takes longest beside one with more tokens, among a model's, ascending.
 
     Raises:
         ValueError: there is one row.
     """
-    times = [(row["num_tokens"], row["us"][row["chosen"]]) for row in rows]
     falls = [
-        Fall(tokens, more, us / us_of_more - 1)
-        for (tokens, us), (more, us_of_more) in itertools.combinations(times, 2)
+        Pair(one["num_tokens"], more["num_tokens"], _us(one) / _us(more) - 1)
+        for one, more in itertools.combinations(rows, 2)
     ]
     return max(falls, key=lambda fall: fall.slower)
 
 
-def fall_text(fall: Fall) -> str:
-    """How the times of a grid of tokens grow."""
-    beside = f"{fall.num_tokens} tokens beside {fall.more_tokens}"
-    if fall.slower <= 0:
-        return "each call takes at most the time of all with more tokens"
-    return f"a call takes at most {fall.slower:.1%} longer than one with more tokens ({beside})"
+def greatest_step(rows: Iterable[dict[str, Any]]) -> Pair | None:
+    """The size that takes longest beside the one before it; None if each reads more weights."""
+    steps = [
+        Pair(one["num_tokens"], more["num_tokens"], _us(more) / _us(one) - 1)
+        for one, more in itertools.pairwise(rows)
+        if more["experts_used"] <= 1.01 * one["experts_used"]
+    ]
+    return max(steps, key=lambda step: step.slower, default=None)
+
+
+def _us(row: dict[str, Any]) -> float:
+    """The time of the policy's choice."""
+    return float(row["us"][row["chosen"]])
+
+
+def growth_text(rows: list[dict[str, Any]]) -> str:
+    """How the time grows on the fine grid of a model."""
+    fall, step = greatest_fall(rows), greatest_step(rows)
+    text = "no call takes longer than one with more tokens"
+    if fall.slower > 0:
+        text = (
+            f"a call takes at most {fall.slower:.1%} longer than one with more tokens "
+            f"({fall.num_tokens} beside {fall.more_tokens})"
+        )
+    if step is None:
+        return text
+    return (
+        f"{text}; from a size to the next with as many experts, the time grows by at most "
+        f"{step.slower:.1%} ({step.num_tokens} to {step.more_tokens})"
+    )
 
 
 def _explained(shape: Shape, device: str) -> list[tessera.Implementation]:
@@ -182,6 +206,7 @@ def measure(shape: Shape, device: str = "cuda", *, others: bool = True) -> dict[
         "shape": shape.name,
         **dataclasses.asdict(shape),
         "chosen": chosen,
+        "experts_used": statistics.mean(one.topk_ids.unique().numel() for one in problem.sets),
         "us": times.us,
         "spread_us": times.spread_us,
         "refusals": refusals,
@@ -261,7 +286,7 @@ def main() -> None:
         if not options.tokens:
             print(f"{model}: {len(GRID)} sizes from 1 to {GRID[-1]} tokens", flush=True)
             grid += [measure(_shape(model, tokens), others=False) for tokens in GRID]
-            print(f"{model}: {fall_text(greatest_fall(grid[-len(GRID) :]))}", flush=True)
+            print(f"{model}: {growth_text(grid[-len(GRID) :])}", flush=True)
         if options.json:
             write_results(options.json, about | {"rows": rows, "grid": grid})
     num_slower = sum(not choice_of(row).is_good for row in rows)

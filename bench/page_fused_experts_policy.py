@@ -6,7 +6,7 @@ import itertools
 from typing import Any
 
 import page_text
-from fused_experts_policy import TOLERANCE, choice_of, fall_text, greatest_fall
+from fused_experts_policy import TOLERANCE, choice_of, growth_text
 from page_text import origin, read_results, table
 
 from tessera.tools.bench.report import figure
@@ -36,7 +36,7 @@ def _section(result: dict[str, Any]) -> str:
         parts += [f"### {model}\n", table(HEADER, [_cells(row) for row in of_model])]
         if finer := [row for row in grid if row["model"] == model]:
             sizes = f"{len(finer)} sizes from {finer[0]['num_tokens']} to {finer[-1]['num_tokens']}"
-            parts.append(f"On {sizes} tokens {fall_text(greatest_fall(finer))}.\n")
+            parts.append(f"On {sizes} tokens {growth_text(finer)}.\n")
     return "\n".join(parts)
 
 

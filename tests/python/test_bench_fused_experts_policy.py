@@ -68,30 +68,46 @@ def test_the_choice_alone_is_timed(policy: Any, gpu: SimpleNamespace) -> None:
     chosen = names()[0]
     row = policy.measure(TINY[2], "cpu", others=False)
     assert (row["chosen"], row["us"]) == (chosen, {chosen: pytest.approx(1000.0)})
+    assert row["experts_used"] == TINY[2].num_experts  # 1024 tokens
 
 
 @pytest.mark.parametrize(
-    ("times", "fall", "text"),
+    ("times", "fall", "step", "text"),
     [
-        ([50, 110, 105, 100, 200], (2, 4, 0.1), "at most 10.0% longer than one with more"),
-        ([50, 60, 60, 100, 200], (2, 3, 0.0), "each call takes at most the time of all with more"),
         (
-            [50, 60, 70, 80, 100],
-            (3, 4, -0.125),
-            "each call takes at most the time of all with more",
+            [50, 110, 100, 105, 200],
+            (2, 3, 0.1),
+            (3, 4, 0.05),
+            "a call takes at most 10.0% longer than one with more tokens (2 beside 3); from a size "
+            "to the next with as many experts, the time grows by at most 5.0% (3 to 4)",
+        ),
+        (
+            [50, 60, 60, 90, 200],
+            (2, 3, 0.0),
+            (3, 4, 0.5),
+            "no call takes longer than one with more tokens; from a size to the next with as many "
+            "experts, the time grows by at most 50.0% (3 to 4)",
         ),
     ],
-    ids=["falls", "level", "grows"],
+    ids=["falls", "grows"],
 )
-def test_the_greatest_fall_of_a_grid(
-    times: list[float], fall: tuple[int, int, float], text: str, policy: Any
+def test_how_time_grows_on_a_grid(
+    times: list[float],
+    fall: tuple[int, int, float],
+    step: tuple[int, int, float],
+    text: str,
+    policy: Any,
 ) -> None:
+    # From the second size to the fourth there are as many experts.
     rows = [
-        {"num_tokens": tokens, "chosen": "a", "us": {"a": us}} for tokens, us in enumerate(times, 1)
+        {"num_tokens": tokens, "chosen": "a", "us": {"a": us, "b": 1.0}, "experts_used": used}
+        for tokens, us, used in zip(range(1, 6), times, (4, 8, 8, 8, 9), strict=True)
     ]
-    found = policy.greatest_fall(rows)
-    assert found == (*fall[:2], pytest.approx(fall[2]))
-    assert text in policy.fall_text(found)
+    assert policy.greatest_fall(rows) == (*fall[:2], pytest.approx(fall[2]))
+    assert policy.greatest_step(rows) == (*step[:2], pytest.approx(step[2]))
+    assert policy.growth_text(rows) == text
+    assert policy.greatest_step(rows[:2]) is None
+    assert policy.growth_text(rows[:2]) == "no call takes longer than one with more tokens"
 
 
 def test_each_call_is_that_of_its_implementation(
@@ -171,6 +187,7 @@ def row_of(shape: Any, chosen: str, us: dict[str, float]) -> dict[str, Any]:
         "shape": shape.name,
         **dataclasses.asdict(shape),
         "chosen": chosen,
+        "experts_used": shape.num_experts,
         "us": us,
         "spread_us": dict.fromkeys(us, 0.1),
         "refusals": {},
@@ -265,10 +282,13 @@ def test_a_fine_grid_is_measured_where_no_tokens_are_chosen(
     assert [row["num_tokens"] for row in document["rows"]] == list(policy.TOKENS)
     assert [row["num_tokens"] for row in document["grid"]] == list(policy.GRID)
     assert all(row["us"].keys() == {"a"} for row in document["grid"])
-    fall = "a call takes at most 94.5% longer than one with more tokens (7 tokens beside 9)"
-    assert f"Mixtral-8x7B: {fall}\n" in capsys.readouterr().out
+    growth = (
+        "a call takes at most 94.5% longer than one with more tokens (7 beside 9); from a size to "
+        "the next with as many experts, the time grows by at most 100.0% (6 to 7)"
+    )
+    assert f"Mixtral-8x7B: {growth}\n" in capsys.readouterr().out
     (text,) = modules("page_fused_experts_policy").fused_experts_policy_sections()
-    assert "\nOn 56 sizes from 1 to 512 tokens a call takes at most 94.5% longer" in text
+    assert f"\nOn 56 sizes from 1 to 512 tokens {growth}.\n" in text
 
 
 def test_the_usual_shapes_are_those_of_the_models(policy: Any) -> None:
