@@ -13,9 +13,9 @@ cd "$(dirname "$0")/.."
 readonly stage=${1:-all}
 # The models of fused_experts are stages of their own, as each takes minutes.
 declare -rA models=([bench-qwen3]=Qwen3-30B-A3B [bench-tp8]=DeepSeek-V3-TP8
-  [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B)
+  [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B [bench-gpt-oss]=gpt-oss-120b)
 readonly stages=(build test experts python sanitize sanitize-experts bench
-  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-zipf bench-rows bench-steps)
+  bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-gpt-oss bench-zipf bench-rows bench-steps)
 
 say() { printf 'gpu-check: %s\n' "$*"; }
 

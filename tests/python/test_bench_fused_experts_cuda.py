@@ -44,8 +44,8 @@ def measured(*shapes: Shape, **options: Any) -> Any:
     return measure(Request("cuda", shapes, OP.methods, commit="abc", op=HOST_OP, **options))
 
 
-def test_the_shapes_are_those_of_four_models() -> None:
-    assert len({shape.name for shape in TABLE}) == len(TABLE) == 48
+def test_the_shapes_are_those_of_five_models() -> None:
+    assert len({shape.name for shape in TABLE}) == len(TABLE) == 60
     assert {shape.num_tokens for shape in TABLE} == {*(2**i for i in range(9)), 1024, 4096, 16384}
     sizes = {shape.model: dataclasses.astuple(shape)[1:6] for shape in TABLE}
     assert sizes == {
@@ -53,6 +53,7 @@ def test_the_shapes_are_those_of_four_models() -> None:
         "DeepSeek-V3-TP8": (256, 8, 7168, 256, "bfloat16"),
         "DeepSeek-V3-EP8": (32, 8, 7168, 2048, "bfloat16"),
         "Mixtral-8x7B": (8, 2, 4096, 14336, "bfloat16"),
+        "gpt-oss-120b": (128, 4, 2880, 2880, "bfloat16"),
     }
     assert len(ANCHORS) == 8
     assert set(ANCHORS) < set(TABLE)

@@ -169,8 +169,9 @@ def test_a_method_other_than_burst_is_named(page: Any, merged: Any) -> None:
 def test_the_targets_over_the_floor() -> None:
     of_shapes = json.loads((BENCH / "targets.json").read_text())["fused_experts_over_floor"]
     assert of_shapes.pop("zipf") == 1.1
-    in_fp8 = [dataclasses.replace(shape, quantization="block") for shape in TABLE]
-    shapes = {shape.name: shape for shape in (*TABLE, *in_fp8)}
+    others = [shape for shape in TABLE if shape.model != "gpt-oss-120b"]
+    in_fp8 = [dataclasses.replace(shape, quantization="block") for shape in others]
+    shapes = {shape.name: shape for shape in (*others, *in_fp8)}
     # With scales of rows or experts, plain products take at least 0.85 of the time.
     long = [one for one in TABLE if one.num_tokens >= 1024 and one.intermediate_size >= 2048]
     for one, kind in itertools.product(long, ("row", "tensor")):

@@ -171,7 +171,7 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "benches"),
-    [("bench", 1), ("bench-qwen3", 2), ("bench-mixtral", 2), ("bench-zipf", 4), ("bench-rows", 4)],
+    [("bench", 1), ("bench-qwen3", 2), ("bench-mixtral", 2), ("bench-zipf", 5), ("bench-rows", 4)],
 )
 def test_gpu_check_benches_with_options_that_exist(
     stage: str, benches: int, tmp_path: Path

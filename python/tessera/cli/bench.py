@@ -139,7 +139,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "first table; grid, 90 shapes from 2 to 2 million ids, or a larger choice of another "
         "op's; "
         "outputs, what expert_counts=, statistics= and validate=True add to a call; for --op "
-        "fused_experts on CUDA table, four models at 1 to 16384 tokens, or anchors, eight cells of "
+        "fused_experts on CUDA table, five models at 1 to 16384 tokens, or anchors, eight cells of "
         "that table; or report: all results of the page, for all ops, one file each in the folder "
         "--json",
     )

@@ -1,4 +1,4 @@
-"""`fused_experts` on a GPU: the layers of four models, engines as peers, and what bounds them."""
+"""`fused_experts` on a GPU: the layers of some models, engines as peers, and what bounds them."""
 
 from __future__ import annotations
 
@@ -34,11 +34,13 @@ from tessera.tools.bench.ops.fused_experts_layer import (
 
 # Experts, experts per token, hidden size and intermediate size, as the models' configurations or a
 # rank of 8 have them: TP8 has an eighth of every expert's intermediate size, EP8 of the experts.
+# The sizes of gpt-oss-120b are no multiples of 128.
 MODELS = {
     "Qwen3-30B-A3B": (128, 8, 2048, 768),
     "DeepSeek-V3-TP8": (256, 8, 7168, 256),
     "DeepSeek-V3-EP8": (32, 8, 7168, 2048),
     "Mixtral-8x7B": (8, 2, 4096, 14336),
+    "gpt-oss-120b": (128, 4, 2880, 2880),
 }
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 
