@@ -17,7 +17,8 @@ __device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
   return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// Starts to copy 16 bytes, past L1; zeros if not `given`, and then `source` is not read.
+/// Starts to copy 16 bytes, past L1; zeros if not `given`, and then `source` is not read. Both
+/// addresses are multiples of 16.
 __device__ __forceinline__ void copy_word_async(std::uint32_t target, const void* source,
                                                 bool given) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(target), "l"(source),
@@ -25,7 +26,7 @@ __device__ __forceinline__ void copy_word_async(std::uint32_t target, const void
                : "memory");
 }
 
-/// Starts to copy a number, or to write 0 if there is none.
+/// Starts to copy a number, or to write 0 if there is none. Both addresses are multiples of 4.
 __device__ __forceinline__ void copy_float_async(std::uint32_t target, const float* source,
                                                  bool given) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(target), "l"(source),
@@ -38,13 +39,15 @@ __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/// Waits until all but the last kGroups groups of this thread's copies have arrived.
+/// Waits until all but the last kGroups groups of this thread's copies have arrived. Other threads
+/// see them once they have synchronised with this one.
 template <int kGroups>
 __device__ __forceinline__ void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-/// Loads four 8x8 matrices of 16-bit elements. Lane 8 i + j gives the address of row j of matrix i.
+/// Loads four 8x8 matrices of 16-bit elements. Lane 8 i + j gives the address of row j of matrix i,
+/// a multiple of 16.
 __device__ __forceinline__ void load_matrices(std::uint32_t address, std::uint32_t (&matrices)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(matrices[0]), "=r"(matrices[1]), "=r"(matrices[2]), "=r"(matrices[3])

@@ -15,7 +15,9 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
 }
 
 /// One thread starts the copy of the box at these coordinates, innermost first and a multiple of 16
-/// bytes. It arrives at `barrier` as the bytes of a whole box.
+/// bytes. It arrives at `barrier` as the bytes of a whole box, which the phase has to expect.
+/// `target` is a multiple of 128 bytes; of 1024 with the 128-byte swizzle, whose pattern begins at
+/// such addresses.
 __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map,
                                          std::uint32_t barrier, std::int32_t x, std::int32_t y) {
   asm volatile(
@@ -45,7 +47,8 @@ __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap
       : "memory");
 }
 
-/// One thread starts the copy of so many bytes, a multiple of 16 as both addresses.
+/// One thread starts the copy of so many bytes, a multiple of 16 as both addresses. They arrive at
+/// `barrier`, which has to expect them.
 __device__ __forceinline__ void copy_bytes(std::uint32_t target, const void* source,
                                            std::uint32_t barrier, std::uint32_t bytes) {
   asm volatile(

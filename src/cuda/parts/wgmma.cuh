@@ -24,7 +24,9 @@ __device__ __forceinline__ std::uint64_t tile_descriptor(std::uint32_t address) 
   return kSwizzle128 | kEightLines | (address & 0x3FFFFU) / 16;
 }
 
-/// Orders registers and shared memory before the wgmma that follow.
+/// Orders this warpgroup's accesses to registers before the wgmma that follow: needed before the
+/// first, and again once sums were read or written. What threads wrote to shared memory needs
+/// fence_async_proxy.
 __device__ __forceinline__ void wgmma_fence() {
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 }
@@ -40,11 +42,15 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kGroups) : "memory");
 }
 
-/// Gives up registers of this warpgroup's threads, or takes some that others gave up.
+/// Gives up registers of this warpgroup's threads, or takes some that others of the CTA gave up,
+/// until each thread has kRegisters: a multiple of 8 from 24 to 256. All warps of the warpgroup
+/// execute it. The compiler has to know how many registers each thread starts with, as from
+/// __launch_bounds__.
 template <int kRegisters>
 __device__ __forceinline__ void decrease_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
+/// Waits until so many registers are free. What the new ones hold is undefined.
 template <int kRegisters>
 __device__ __forceinline__ void increase_registers() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -54,6 +60,9 @@ __device__ __forceinline__ void increase_registers() {
 /// terms, which it adds with fewer bits than float32 has (tests/cuda/check_wgmma_fp8.cu). Lane l of
 /// warp w holds of columns 8 i + 2 (l % 4) and the next, in sums[4 i ...]: two of row 16 w + l / 4,
 /// then two of the row 8 below.
+///
+/// It only starts: until the wgmma_wait that ends its group the sums are neither read nor written,
+/// except by further wgmma of this shape, and the tiles are not written.
 template <typename T, int kColumns>
 __device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool adds,
                                          float (&sums)[kColumns / 2]);
