@@ -133,6 +133,7 @@ def _x_in_fp8(arguments: Arguments, group: Any) -> Arguments:
 
 
 _ODD_SIZES: Arguments = {"hidden": 251, "intermediate": 77, "dtype": "float16"}
+_BLOCK_AND_A_HALF: Arguments = {"hidden": 320, "intermediate": 192}
 
 # By name: what a call may have beside contiguous arrays of whole words.
 FORMS: dict[str, Callable[..., Arguments]] = {
@@ -167,7 +168,7 @@ FORMS: dict[str, Callable[..., Arguments]] = {
     ),
     "fp8_blocks": lambda seed=0, **sizes: _in_fp8(experts_call(seed, **sizes), (128, 128)),
     "fp8_blocks_with_biases": lambda seed=0, **sizes: _in_fp8(
-        _with_odd_ids(experts_call(seed, biases=True, hidden=320, intermediate=192, **sizes)),
+        _with_odd_ids(experts_call(seed, biases=True, **_BLOCK_AND_A_HALF | sizes)),
         (128, 128),
     ),
     "fp8_rows": lambda seed=0, **sizes: _in_fp8(

@@ -133,15 +133,27 @@ def test_tokens_of_a_large_call_have_the_bits_of_a_small_one(form: str) -> None:
     assert judged(few, output[places]) == []
 
 
+# By name: of the form, and with an F for which calls of up to 8 pairs have other tiles.
+SIZES: dict[str, dict[str, int]] = {"own_sizes": {}, "larger_f": {"intermediate": 528}}
+
+
+def few_tokens(top_k: int) -> tuple[int, int, int]:
+    """How many tokens a call may have: one, and so many that they have 8 or 16 pairs."""
+    return 1, 8 // top_k, 16 // top_k
+
+
+@pytest.mark.parametrize("sizes", SIZES)
 @EVERY_FORM
-def test_bits_of_a_token_do_not_depend_on_the_others(form: str) -> None:
+def test_bits_of_a_token_do_not_depend_on_the_others(form: str, sizes: str) -> None:
     import torch
 
-    arguments = FORMS[form](6, tokens=150)
+    arguments = FORMS[form](6, tokens=150, **SIZES[sizes])
     expected = tessera.fused_experts(**arguments)
-    for token in range(150):
-        alone = tessera.fused_experts(**of_tokens(arguments, slice(token, token + 1)))
-        assert torch.equal(alone[0], expected[token]), f"token {token} alone"
+    for count in few_tokens(arguments["topk_ids"].shape[1]):
+        for first in range(0, 150, count):
+            tokens = slice(first, first + count)
+            found = tessera.fused_experts(**of_tokens(arguments, tokens))
+            assert torch.equal(found, expected[tokens]), f"{count} tokens from {first} on"
     generator = torch.Generator().manual_seed(6)
     orders = {
         "permuted": torch.randperm(150, generator=generator),
@@ -152,6 +164,30 @@ def test_bits_of_a_token_do_not_depend_on_the_others(form: str) -> None:
         chosen = tokens.to(DEVICE)
         found = tessera.fused_experts(**of_tokens(arguments, chosen))
         assert torch.equal(found, expected[chosen]), name
+
+
+def test_calls_whose_bits_are_compared_have_every_tiling_of_90a() -> None:
+    import torch
+
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    shape: dict[str, Any] = {"H": 256, "E": 16, "k": 4, "activation": "silu", "dtype": "bfloat16"}
+    plans = {
+        one.plan
+        for intermediate in (96, SIZES["larger_f"]["intermediate"])
+        for tokens in (*few_tokens(shape["k"]), 40, 150)
+        for one in tessera.explain(
+            "fused_experts", **shape, T=tokens, F=intermediate, device=DEVICE
+        )
+        if one.selected
+    }
+    assert plans == {
+        "8x128 tiles, of the gate-up product 8x32",
+        "8x64 tiles",
+        "16x128 tiles, of the gate-up product 16x64",
+        "32x128 tiles",
+        "128x256 tiles",
+    }
 
 
 @pytest.mark.parametrize("form", ["plain", "transposed", "elements_apart", "more_global_experts"])
