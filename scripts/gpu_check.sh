@@ -121,7 +121,7 @@ case $stage in
     "$build/tests/cuda/check_contexts"
     "$build/tests/cuda/check_racing_writes"
     # Built where one of the GPUs has compute capability 9.0.
-    for program in check_wgmma check_wgmma_fp8; do
+    for program in check_copies check_wgmma check_wgmma_fp8 check_wgmma_shapes; do
       [[ ! -x $build/tests/cuda/$program ]] || "$build/tests/cuda/$program"
     done
     say "code for compute capability 8.0, which the driver compiles for this GPU"

@@ -197,8 +197,9 @@ def test_kernels_for_90a_alone(
         if one["file"].endswith(".cu")
     }
     kernels = ["swap_ab.cu", "swap_ab_fp8.cu", "wgmma_down.cu", "wgmma_gate_up.cu"]
-    expected = ["check_wgmma.cu", "check_wgmma_fp8.cu", *kernels] if has_90a else []
-    assert {name for name in found if "wgmma" in name or "swap_ab" in name} == set(expected)
+    checks = [f"check_{name}.cu" for name in ("copies", "wgmma", "wgmma_fp8", "wgmma_shapes")]
+    expected = [*checks, *kernels] if has_90a else []
+    assert {name for name in found if re.search("check_|wgmma|swap_ab", name)} == set(expected)
     assert found == {name: ["sm_90a"] if name in expected else targets for name in found}
     for target, folder in (("tessera_cuda", ""), ("tune_policy", "tests/cuda/")):
         link = (build / f"{folder}CMakeFiles/{target}.dir/link.txt").read_text(encoding="utf-8")
