@@ -24,8 +24,15 @@ mkdir -p "$results"
 
 ctest_exit=0
 scripts/ctest.sh dev --output-junit "$results/ctest.xml" || ctest_exit=$?
+# Files of tests run side by side, but not on a GPU, whose memory they would share. Each process loads
+# what it tests, PyTorch for example, so there are four at most.
+side_by_side=()
+if ! nvidia-smi >/dev/null 2>&1; then
+  processes=$(nproc)
+  side_by_side=(-n "$((processes < 4 ? processes : 4))" --dist loadfile)
+fi
 pytest_exit=0
-python -m pytest tests --junitxml="$results/pytest.xml" || pytest_exit=$?
+python -m pytest tests "${side_by_side[@]}" --junitxml="$results/pytest.xml" || pytest_exit=$?
 
 python scripts/test_summary.py \
   ctest "$results/ctest.xml" "$ctest_exit" pytest "$results/pytest.xml" "$pytest_exit"
