@@ -15,13 +15,18 @@ from tessera.tools.inspection.logs import MAX_TOTAL_EXPERTS
 from tessera.tools.routing_files import responses
 from tessera.tools.routing_files.responses import MAX_RESPONSE_BYTES
 
-# What a command takes with its imports; ru_maxrss is in KiB, but on macOS in bytes.
+# Prints the bytes that a command takes with its imports. On Linux ru_maxrss counts what the process
+# that started this one had taken, which is more than the limit if that has run many tests.
 COMMAND = """
-import resource, sys
+import re, resource, sys
+from pathlib import Path
 from tessera.cli.main import main
 code = main(sys.argv[1:])
-unit = 1 if sys.platform == "darwin" else 1024
-print(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+if sys.platform == "linux":
+    taken = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+else:
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(taken, file=sys.stderr)
 exit(code)
 """
 
