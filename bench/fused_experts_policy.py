@@ -26,7 +26,12 @@ from tessera._op import Op
 from tessera.tools.bench.contender import TimedCall
 from tessera.tools.bench.machine import description
 from tessera.tools.bench.methods import MEANINGS, QUICK, burst
-from tessera.tools.bench.ops.fused_experts_cuda import MODELS, LayerProblem, make_problem
+from tessera.tools.bench.ops.fused_experts_cuda import (
+    MODELS,
+    LayerProblem,
+    make_problem,
+    num_sets,
+)
 from tessera.tools.bench.ops.fused_experts_inputs import Shape
 from tessera.tools.bench.report import figure
 from tessera.tools.bench.results import write_results
@@ -35,8 +40,7 @@ TOKENS = tuple(2**i for i in range(15))
 # All numbers up to 16 tokens, then eight between a power of 2 and the next.
 GRID = (*range(1, 17), *(2**i + 2 ** (i - 3) * j for i in range(4, 9) for j in range(1, 9)))
 
-# Choices that are slower than the fastest implementation by no more than this are as good, and so
-# are calls that are slower than one with more tokens.
+# Choices that are slower than the fastest implementation by no more than this are as good.
 TOLERANCE = 0.03
 
 _OP = Op("fused_experts")
@@ -115,9 +119,10 @@ def growth_text(rows: list[dict[str, Any]]) -> str:
         )
     if step is None:
         return text
+    growth = max(step.slower, 0)
     return (
         f"{text}; from a size to the next with as many experts, the time grows by at most "
-        f"{step.slower:.1%} ({step.num_tokens} to {step.more_tokens})"
+        f"{growth:.1%} ({step.num_tokens} to {step.more_tokens})"
     )
 
 
@@ -183,12 +188,13 @@ def measure(shape: Shape, device: str = "cuda", *, others: bool = True) -> dict[
     Args:
         shape: its ids are those of the same shape with more tokens, as far as they go.
         device: torch's name.
-        others: whether the implementations are timed that are not the choice.
+        others: whether the implementations are timed that are not the choice. Without them there
+            are as many sets of inputs for each number of tokens, so that times compare.
 
     Raises:
         RuntimeError: an implementation computes something else, or the policy's could not be timed.
     """
-    problem = make_problem(shape, device, 0)
+    problem = make_problem(shape, device, 0, number=None if others else num_sets(1))
     reports = _explained(shape, device)
     chosen = next(report.name for report in reports if report.selected)
     names = [report.name for report in reports if others or report.selected]

@@ -23,9 +23,9 @@ combination included. Tessera quantises x and the intermediate inside the call.
 
 - **weights** and **dense** are floors. The first is the time to read the weights and the scales of
   the experts that the call uses, at the greatest read bandwidth that the runs of the same commit
-  measured, with weights of any type: what they measured varies by a tenth. The second is the time
-  of two plain products in fp8 in the same run, with one scale for each array, and a row for each
-  pair of a token and an expert; in bfloat16 on GPUs that do not multiply fp8.
+  measured, with weights of any type. The second is the time of two plain products in fp8 in the
+  same run, with one scale for each array, and a row for each pair of a token and an expert; in
+  bfloat16 on GPUs that do not multiply fp8.
 """
 COLUMNS = f"""\
 "/ floor" is Tessera's time over the greater floor, "- floor" what it takes beyond this floor, and

@@ -18,9 +18,9 @@ The experts of one layer in bfloat16, with SwiGLU, alignment and combination inc
 writes to an array that the caller owns.
 
 - **weights** and **dense** are floors. The first is the time to read the weights of the experts
-  that the call uses, at the greatest read bandwidth that the runs of the same commit measured: what
-  they measured varies by a tenth. The second is the time of two plain products of cuBLAS in the
-  same run, with a row for each pair of a token and an expert.
+  that the call uses, at the greatest read bandwidth that the runs of the same commit measured. The
+  second is the time of two plain products of cuBLAS in the same run, with a row for each pair of a
+  token and an expert.
 """
 ABOUT = {
     "eager": "is a loop over the experts in torch, which dequantises their weights.",

@@ -55,18 +55,17 @@ class Line:
 def results_by_gpu(*, in_fp8: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """The folder of each GPU, and its results with weights in fp8 or with others.
 
-    What a run measures as the read bandwidth varies by a tenth on one GPU, and calls can read
-    faster than the least of it. So the floor "weights" of a row is the time to read at the greatest
-    bandwidth of all runs of its commit, "weights_gb_per_s" of its run.
+    What runs measure as the read bandwidth varies on one GPU, and calls can read faster than the
+    least of it. So the floor "weights" of a row is the time to read at the greatest bandwidth of
+    all runs of its commit, which are mostly of one machine: "weights_gb_per_s" of its run.
     """
     for file in sorted(page_text.RESULTS.glob("*/fused_experts.json")):
         result = read_results(f"{file.parent.name}/{file.name}")
         greatest: dict[str, float] = {}
         for run in result["runs"]:
-            commit = run["commit"]
-            greatest[commit] = max(run["read_gb_per_s"], greatest.get(commit, 0))
+            greatest[_commit(run)] = max(run["read_gb_per_s"], greatest.get(_commit(run), 0))
         factors = {
-            run["run"]: run["read_gb_per_s"] / greatest[run["commit"]] for run in result["runs"]
+            run["run"]: run["read_gb_per_s"] / greatest[_commit(run)] for run in result["runs"]
         }
         rows = [
             _with_weights(row, factors[row["run"]])
@@ -76,11 +75,16 @@ def results_by_gpu(*, in_fp8: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         used = {row["run"] for row in rows}
         if rows:
             runs = [
-                {**run, "weights_gb_per_s": greatest[run["commit"]]}
+                {**run, "weights_gb_per_s": greatest[_commit(run)]}
                 for run in result["runs"]
                 if run["run"] in used
             ]
             yield file.parent.name, {**result, "runs": runs, "rows": rows}
+
+
+def _commit(run: dict[str, Any]) -> str:
+    """The commit of a run; of an unknown one, the run itself."""
+    return str(run["commit"] or run["run"])
 
 
 def _with_weights(row: dict[str, Any], factor: float) -> dict[str, Any]:

@@ -225,7 +225,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.turns):
             for variant in options.variants:
-                if not measurement.has_failed(variant):  # a further start would fail like this one
+                if not measurement.has_failed(variant):  # it would probably fail again
                     measurement.session(options, variant, turn, Path(folder))
     if options.parts != [STARTS]:
         measurement.summary()

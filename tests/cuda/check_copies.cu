@@ -268,6 +268,7 @@ void check_early_starts() {
     expect(memory[kTurns % 2][i], numbers[i], "early starts", i / kTurnThreads, i % kTurnThreads);
   }
   expect(counts[0].num_wrong, 0, "CTAs whose pdl_wait did not wait", 0, 0);
+  expect(counts[0].num_early > 0 ? 1 : 0, 1, "some CTAs that began early", 0, 0);
   std::printf("early starts: %u of %u CTAs began before the kernel before had ended\n",
               counts[0].num_early, kTurns * kTurnCtas);
 }

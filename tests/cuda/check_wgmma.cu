@@ -98,8 +98,8 @@ void check_all_products(const std::string& type) {
   check_products<T, 256>(type);
 }
 
-/// Of the threads of a warpgroup that gives up registers, and of two that take them: three threads
-/// of these have as many as at first.
+/// Registers of a thread of the warpgroup that gives some up, and of the two that take them. The
+/// kernel starts with the mean.
 constexpr int kFewRegisters = 24;
 constexpr int kManyRegisters = 240;
 constexpr int kRegistersAtFirst = (kFewRegisters + 2 * kManyRegisters) / 3;

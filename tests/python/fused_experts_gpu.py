@@ -25,8 +25,8 @@ from tessera.tools.bench.ops.fused_experts_inputs import Shape
 TINY = [Shape("tiny", 8, 2, 64, 32, "bfloat16", tokens) for tokens in (1, 5, 1024, 4096)]
 
 
-def on_host(shape: Shape, device: str, seed: int, *ids: Any) -> Any:
-    return make_problem(shape, "cpu", seed, *ids)
+def on_host(shape: Shape, device: str, seed: int, *ids: Any, **options: Any) -> Any:
+    return make_problem(shape, "cpu", seed, *ids, **options)
 
 
 HOST_OP = dataclasses.replace(

@@ -337,12 +337,12 @@ def test_the_bandwidth_is_that_of_the_faster_reader(
         ),
     )
     found = bandwidth.read_bandwidth.__wrapped__()
-    assert found == Bandwidth(4096 / 2e-9, "a sum in Triton")
+    assert found == Bandwidth(4096 / 2e-9, "the fastest of 100 sums in Triton")
 
     def fail(torch: Any, words: Any) -> Any:
         raise ImportError("no triton")
 
     monkeypatch.setattr(bandwidth, "_triton_sum", fail)
     found = bandwidth.read_bandwidth.__wrapped__()
-    assert found.reader == "torch.sum, without Triton: ImportError: no triton"
+    assert found.reader == "the fastest of 100 torch.sum, without Triton: ImportError: no triton"
     assert found.bytes_per_second == pytest.approx(4096 / 4e-9)

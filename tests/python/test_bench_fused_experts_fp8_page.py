@@ -103,6 +103,15 @@ def test_weights_are_read_at_the_greatest_bandwidth_of_a_commit(
     assert "\n| 16 | 2 | 400 | 200 | 20.0 | 200 | 2.00 | " in in_fp8_
 
 
+def test_runs_of_unknown_commits_have_floors_of_their_own(sections: Callable[..., Any]) -> None:
+    (others,), (with_fp8,) = sections(
+        run("aa", row(QWEN[64], ALL), read_gb_per_s=3000.0, commit=None),
+        run("bb", in_fp8(64, "block"), read_gb_per_s=3200.0, commit=None),
+    )
+    assert "weights at 3.00 TB/s; commit unknown; " in others
+    assert "weights at 3.20 TB/s; commit unknown; " in with_fp8
+
+
 def test_methods_of_all_runs_are_explained(sections: Callable[..., Any]) -> None:
     chains = run("aa", in_fp8(64, "block", ALL, "chain"), methods={"chain": "between others"})
     _, (text,) = sections(chains, run("bb", in_fp8(16, "block")))

@@ -67,7 +67,8 @@ def test_every_implementation_is_timed(policy: Any, gpu: SimpleNamespace, shape:
 def test_the_choice_alone_is_timed(policy: Any, gpu: SimpleNamespace) -> None:
     chosen = names()[0]
     row = policy.measure(TINY[2], "cpu", others=False)
-    assert (row["chosen"], row["us"]) == (chosen, {chosen: pytest.approx(1000.0)})
+    # Four calls, as for few tokens.
+    assert (row["chosen"], row["us"]) == (chosen, {chosen: pytest.approx(250.0)})
     assert row["experts_used"] == TINY[2].num_experts  # 1024 tokens
 
 

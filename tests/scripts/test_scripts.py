@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tessera.cli.main import _parser
+from tessera.tools.bench.ops.fused_experts_cuda import MODELS
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -171,7 +172,13 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "benches"),
-    [("bench", 1), ("bench-qwen3", 2), ("bench-mixtral", 2), ("bench-zipf", 5), ("bench-rows", 4)],
+    [
+        ("bench", 1),
+        *((f"bench-{name}", 2) for name in ("qwen3", "tp8", "ep8", "mixtral", "gpt-oss")),
+        ("bench-zipf", 5),
+        ("bench-rows", 4),
+        ("bench-steps", 0),
+    ],
 )
 def test_gpu_check_benches_with_options_that_exist(
     stage: str, benches: int, tmp_path: Path
@@ -189,7 +196,9 @@ def test_gpu_check_benches_with_options_that_exist(
     found = [command[3:] for command in commands if command[:3] == ["-m", "tessera", "bench"]]
     assert len(found) == benches
     for options in found:
-        assert _parser().parse_args(["bench", *options]).device == "cuda"
+        parsed = _parser().parse_args(["bench", *options])
+        assert parsed.device == "cuda"
+        assert {*(parsed.model or ())} <= {*MODELS}
     scripts = [command[0] for command in commands if command[0] != "-m"]
     assert scripts[-1] == "bench/performance_page.py"
     assert all((SCRIPTS.parent / script).is_file() for script in scripts)

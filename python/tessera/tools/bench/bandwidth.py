@@ -28,10 +28,10 @@ def read_bandwidth() -> Bandwidth:
     readers: dict[str, Callable[[], Any]] = {}
     otherwise = ""
     try:
-        readers["a sum in Triton"] = _triton_sum(torch, words)
+        readers[f"the fastest of {_SAMPLES} sums in Triton"] = _triton_sum(torch, words)
     except Exception as error:  # without a compiler, or for another GPU, Triton fails in many ways
         otherwise = f", without Triton: {type(error).__name__}: {error}".partition("\n")[0]
-    readers[f"torch.sum{otherwise}"] = words.view(torch.float32).sum
+    readers[f"the fastest of {_SAMPLES} torch.sum{otherwise}"] = words.view(torch.float32).sum
     found = []
     for reader, read in readers.items():
         read()

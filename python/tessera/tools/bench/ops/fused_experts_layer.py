@@ -118,11 +118,16 @@ class LayerProblem:
 
 
 def make_problem(
-    shape: Shape, device: str, seed: int, log_ids: npt.NDArray[np.int32] | None = None
+    shape: Shape,
+    device: str,
+    seed: int,
+    log_ids: npt.NDArray[np.int32] | None = None,
+    *,
+    number: int | None = None,
 ) -> LayerProblem:
-    """One set of inputs, or for few tokens several."""
+    """So many sets of inputs; by default one, or for few tokens several."""
     torch = required_torch("fused_experts")
-    sets = input_sets(shape, device, seed, num_sets(shape.num_tokens), log_ids)
+    sets = input_sets(shape, device, seed, number or num_sets(shape.num_tokens), log_ids)
     weights = weights_in_fp8(shape, device, seed)
     accuracy = Accuracy(sets[0], weights, seed) if weights else None
     outs = [torch.empty_like(one.x) for one in sets]
