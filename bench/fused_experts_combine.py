@@ -20,7 +20,7 @@ from gpu_program import options_of
 
 import tessera
 from tessera.tools.bench.machine import description
-from tessera.tools.bench.ops.fused_experts_cuda import MODELS, make_problem
+from tessera.tools.bench.ops.fused_experts_cuda import MODELS, make_problem, model_shape
 from tessera.tools.bench.ops.fused_experts_inputs import Shape
 from tessera.tools.bench.results import write_results
 
@@ -113,9 +113,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     options = options_of(parser, "fused_experts_combine.json")
     rows = []
-    for model, sizes in MODELS.items():
+    for model in MODELS:
         for num_tokens in TOKENS:
-            rows.append(measure(Shape(model, *sizes, "bfloat16", num_tokens)))
+            rows.append(measure(model_shape(model, num_tokens)))
             us = rows[-1]["us"]
             print(
                 f"{rows[-1]['shape']}: combination {us['combine']:.1f} us, copy of as many bytes "

@@ -30,6 +30,7 @@ from tessera.tools.bench.ops.fused_experts_cuda import (
     MODELS,
     LayerProblem,
     make_problem,
+    model_shape,
     num_sets,
 )
 from tessera.tools.bench.ops.fused_experts_inputs import Shape
@@ -186,7 +187,7 @@ def measure(shape: Shape, device: str = "cuda", *, others: bool = True) -> dict[
     """The row of a shape: the policy's choice, and microseconds by implementation.
 
     Args:
-        shape: its ids are those of the same shape with more tokens, as far as they go.
+        shape: The ids of its tokens are the first ids of the same shape with more tokens.
         device: torch's name.
         others: whether the implementations are timed that are not the choice. Without them there
             are as many sets of inputs for each number of tokens, so that times compare.
@@ -237,10 +238,6 @@ def verdict(row: dict[str, Any]) -> str:
     return f"{row['shape']}: {found}; us: {others}{failed}"
 
 
-def _shape(model: str, num_tokens: int) -> Shape:
-    return Shape(model, *MODELS[model], "bfloat16", num_tokens)
-
-
 def _tokens(text: str) -> list[int]:
     try:
         found = [int(one) for one in text.split(",")]
@@ -287,11 +284,11 @@ def main() -> None:
     # The shapes of a model are neighbours, since only the last weights are kept.
     for model in options.models:
         for num_tokens in options.tokens or TOKENS:
-            rows.append(measure(_shape(model, num_tokens)))
+            rows.append(measure(model_shape(model, num_tokens)))
             print(verdict(rows[-1]), flush=True)
         if not options.tokens:
             print(f"{model}: {len(GRID)} sizes from 1 to {GRID[-1]} tokens", flush=True)
-            grid += [measure(_shape(model, tokens), others=False) for tokens in GRID]
+            grid += [measure(model_shape(model, tokens), others=False) for tokens in GRID]
             print(f"{model}: {growth_text(grid[-len(GRID) :])}", flush=True)
         if options.json:
             write_results(options.json, about | {"rows": rows, "grid": grid})

@@ -57,7 +57,7 @@ __global__ void copy_one_box(const __grid_constant__ CUtensorMap map, int num_ax
   found[threadIdx.x] = tile[threadIdx.x];
 }
 
-/// A tensor whose numbers say where they lie, those of gaps too.
+/// A tensor in which each number, also in the gaps between rows, is one more than its place.
 struct Numbers {
   Numbers(const std::string& name, const std::vector<TensorMapAxis>& tensor_axes)
       : axes(tensor_axes), numbers(axes.back().length * axes.back().stride) {

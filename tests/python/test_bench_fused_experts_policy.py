@@ -204,35 +204,57 @@ US = [
 ]
 
 
-def test_results_are_written_and_shown(
-    modules: Callable[[str], Any],
+ABOUT = {
+    "commit": "0123456789abcdef",
+    "modified": False,
+    "date": "2026-01-02",
+    "machine": "a processor",
+    "build": "a compiler",
+    "gpu": "NVIDIA H100",
+    "cuda": "13.0",
+    "torch": "2.11",
+}
+
+
+@pytest.fixture
+def run(
     policy: Any,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-) -> None:
-    about = {
-        "commit": "0123456789abcdef",
-        "modified": False,
-        "date": "2026-01-02",
-        "machine": "a processor",
-        "build": "a compiler",
-        "gpu": "NVIDIA H100",
-        "cuda": "13.0",
-        "torch": "2.11",
-    }
-    times = iter(2 * US)
-    monkeypatch.setattr(policy, "measure", lambda shape: row_of(shape, "cuda/mma_16", next(times)))
-    monkeypatch.setattr(policy, "description", lambda device, commit: about)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    path = tmp_path / "h100" / "fused_experts_policy.json"
-    options = ["--tokens", "1,16,24", "--models", "Mixtral-8x7B,Qwen3-30B-A3B"]
-    monkeypatch.setattr(sys, "argv", ["x", *options, "--json", str(path)])
-    section = modules("page_fused_experts_policy").fused_experts_policy_sections
-    assert section() == []
-    policy.main()
+) -> Callable[..., tuple[Path, str]]:
+    """Runs the script with made-up rows, and gives its file and what it prints."""
 
-    *lines, total, wrote = capsys.readouterr().out.splitlines()
+    def of(measure: Callable[..., Any], *options: str) -> tuple[Path, str]:
+        path = tmp_path / "h100" / "fused_experts_policy.json"
+        monkeypatch.setattr(policy, "measure", measure)
+        monkeypatch.setattr(policy, "description", lambda device, commit: ABOUT)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(sys, "argv", ["x", *options, "--json", str(path)])
+        policy.main()
+        return path, capsys.readouterr().out
+
+    return of
+
+
+@pytest.fixture
+def sections(modules: Callable[[str], Any]) -> Callable[[], list[str]]:
+    """The sections of the page."""
+    of: Callable[[], list[str]] = modules("page_fused_experts_policy").fused_experts_policy_sections
+    return of
+
+
+def test_results_are_written_and_shown(
+    run: Callable[..., tuple[Path, str]], sections: Callable[[], list[str]]
+) -> None:
+    assert sections() == []
+    times = iter(2 * US)
+    path, printed = run(
+        lambda shape: row_of(shape, "cuda/mma_16", next(times)),
+        *("--tokens", "1,16,24", "--models", "Mixtral-8x7B,Qwen3-30B-A3B"),
+    )
+
+    *lines, total, wrote = printed.splitlines()
     assert [line.partition(":")[0] for line in lines] == [
         f"{model} bfloat16/{tokens}"
         for model in ("Mixtral-8x7B", "Qwen3-30B-A3B")
@@ -243,11 +265,11 @@ def test_results_are_written_and_shown(
     assert total == ("the policy's choice is more than 3% slower than the fastest on 2 of 6 shapes")
     assert wrote == f"wrote {path}"
     document = json.loads(path.read_text())
-    assert document.items() >= about.items()
+    assert document.items() >= ABOUT.items()
     assert "CUDA graph" in document["methods"]["burst"]
     assert [row["num_tokens"] for row in document["rows"]] == 2 * [1, 16, 24]
 
-    (text,) = section()
+    (text,) = sections()
     assert "## The implementations of fused_experts on the NVIDIA H100\n" in text
     assert "over 3% longer: on 2 of 6 shapes" in text
     assert "commit 0123456789; 2026-01-02" in text
@@ -262,23 +284,13 @@ def test_results_are_written_and_shown(
 
 
 def test_a_fine_grid_is_measured_where_no_tokens_are_chosen(
-    modules: Callable[[str], Any],
-    policy: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    policy: Any, run: Callable[..., tuple[Path, str]], sections: Callable[[], list[str]]
 ) -> None:
     def measure(shape: Any, *, others: bool = True) -> dict[str, Any]:
         us = {7: 212.0, 8: 200.0}.get(shape.num_tokens, 100.0 + shape.num_tokens)
         return row_of(shape, "a", {"a": us, "b": 1e3} if others else {"a": us})
 
-    names = ("commit", "modified", "date", "machine", "build", "gpu", "cuda", "torch")
-    monkeypatch.setattr(policy, "measure", measure)
-    monkeypatch.setattr(policy, "description", lambda device, commit: dict.fromkeys(names, "x"))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    path = tmp_path / "h100" / "fused_experts_policy.json"
-    monkeypatch.setattr(sys, "argv", ["x", "--models", "Mixtral-8x7B", "--json", str(path)])
-    policy.main()
+    path, printed = run(measure, "--models", "Mixtral-8x7B")
     document = json.loads(path.read_text())
     assert [row["num_tokens"] for row in document["rows"]] == list(policy.TOKENS)
     assert [row["num_tokens"] for row in document["grid"]] == list(policy.GRID)
@@ -287,8 +299,8 @@ def test_a_fine_grid_is_measured_where_no_tokens_are_chosen(
         "a call takes at most 94.5% longer than one with more tokens (7 beside 9); from a size to "
         "the next with as many experts, the time grows by at most 100.0% (6 to 7)"
     )
-    assert f"Mixtral-8x7B: {growth}\n" in capsys.readouterr().out
-    (text,) = modules("page_fused_experts_policy").fused_experts_policy_sections()
+    assert f"Mixtral-8x7B: {growth}\n" in printed
+    (text,) = sections()
     assert f"\nOn 56 sizes from 1 to 512 tokens {growth}.\n" in text
 
 

@@ -45,17 +45,18 @@ MODELS = {
 TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 1024, 4096, 16384)
 
 
-def _shape(model: str, num_tokens: int) -> Shape:
+def model_shape(model: str, num_tokens: int) -> Shape:
+    """A model's layer in bfloat16 with uniform ids."""
     return Shape(model, *MODELS[model], "bfloat16", num_tokens)
 
 
 # Shapes with the same weights are neighbours, since only the last weights are kept.
-TABLE = [_shape(model, num_tokens) for model in MODELS for num_tokens in TOKENS]
+TABLE = [model_shape(model, num_tokens) for model in MODELS for num_tokens in TOKENS]
 ANCHORS = [
-    *(_shape("Qwen3-30B-A3B", num_tokens) for num_tokens in (1, 64, 1024, 16384)),
-    *(_shape("DeepSeek-V3-TP8", num_tokens) for num_tokens in (1, 16384)),
-    _shape("DeepSeek-V3-EP8", 1024),
-    _shape("Mixtral-8x7B", 1024),
+    *(model_shape("Qwen3-30B-A3B", num_tokens) for num_tokens in (1, 64, 1024, 16384)),
+    *(model_shape("DeepSeek-V3-TP8", num_tokens) for num_tokens in (1, 16384)),
+    model_shape("DeepSeek-V3-EP8", 1024),
+    model_shape("Mixtral-8x7B", 1024),
 ]
 
 METHODS = ("burst", "sustained")
