@@ -30,7 +30,7 @@ bench: ## Run the benchmark on the CPU, and write bench/results/ and docs/perfor
 book: ## Build the book of docs/ in build/book/; LINKS=external also checks links to other sites
 	@LINKS="$(LINKS)" scripts/book.sh
 
-gpu-check: ## Build for the GPU here, test, sanitize, benchmark; STAGE=NAME runs one stage
+gpu-check: ## Build for the GPU here, test, sanitize, benchmark; STAGE="NAME ..." runs some stages
 	@WHEELS="$(WHEELS)" scripts/gpu_check.sh $(STAGE)
 
 sanitize: ## Run the C++ tests under the sanitizers, then the fuzz target for 30 s

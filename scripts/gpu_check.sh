@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the CUDA backend and checks it on the GPU of this machine:
-#   scripts/gpu_check.sh [STAGE]
+#   scripts/gpu_check.sh [STAGE...]
 # Without an argument it runs all stages in order. Those whose names begin with bench write
 # bench/results/<gpu>/ and docs/performance.md.
 #
@@ -19,18 +19,20 @@ readonly stages=(build test experts python sanitize sanitize-experts bench
 
 say() { printf 'gpu-check: %s\n' "$*"; }
 
-case $stage in
-  all)
-    for each in "${stages[@]}"; do "$0" "$each"; done
-    exit
-    ;;
-  *)
-    if [[ " ${stages[*]} " != *" $stage "* ]]; then
-      say "STAGE: expected one of ${stages[*]}, got '$stage'" >&2
-      exit 2
-    fi
-    ;;
-esac
+chosen=("$stage" "${@:2}")
+[[ $stage != all ]] || chosen=("${stages[@]}" "${@:2}")
+for each in "${chosen[@]}"; do
+  is_stage=no
+  for known in "${stages[@]}"; do [[ $each != "$known" ]] || is_stage=yes; done
+  if [[ $is_stage == no ]]; then
+    say "STAGE: expected one of ${stages[*]}, got '$each'" >&2
+    exit 2
+  fi
+done
+if ((${#chosen[@]} > 1)); then
+  for each in "${chosen[@]}"; do "$0" "$each"; done
+  exit
+fi
 
 if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1); then
   say "no NVIDIA GPU here (nvidia-smi finds none); 'make test' checks Tessera on the CPU" >&2

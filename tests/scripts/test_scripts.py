@@ -138,14 +138,14 @@ def test_offline_without_pages(tmp_path: Path) -> None:
 
 
 def gpu_check(
-    tmp_path: Path, stage: str, stand_ins: dict[str, str], **environment: str
+    tmp_path: Path, stage: str, stand_ins: dict[str, str], *more: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """A run with these programs on the PATH, in addition to the system's."""
     for name, text in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     return subprocess.run(
-        [SCRIPTS / "gpu_check.sh", stage],
+        [SCRIPTS / "gpu_check.sh", stage, *more],
         capture_output=True,
         text=True,
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CUDA_HOME": str(tmp_path), **environment},
@@ -170,6 +170,26 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
         assert f"\n  {name})\n" in commands or f"[{name}]=" in commands
 
 
+GPU_WITHOUT_PYTHON = {"nvidia-smi": "echo NVIDIA H200", "nvcc": "exit 1"}
+
+
+def test_gpu_check_runs_several_stages_in_order(tmp_path: Path) -> None:
+    programs = {**GPU_WITHOUT_PYTHON, "python3": "exit 0"}
+    done = gpu_check(tmp_path, "bench-steps", programs, "bench-rows", WHEELS=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    ended = [line for line in done.stdout.splitlines() if line.endswith(": done")]
+    assert ended == ["gpu-check: bench-steps: done", "gpu-check: bench-rows: done"]
+
+
+@pytest.mark.parametrize("stages", [("build", "polish"), ("build polish",), ("build test",)])
+def test_gpu_check_starts_nothing_where_one_stage_is_unknown(
+    stages: tuple[str, ...], tmp_path: Path
+) -> None:
+    done = gpu_check(tmp_path, stages[0], GPU_WITHOUT_PYTHON, *stages[1:], WHEELS=str(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f", got '{stages[-1]}'\n" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("stage", "benches"),
     [
@@ -185,11 +205,7 @@ def test_gpu_check_benches_with_options_that_exist(
 ) -> None:
     """The commands of a stage are understood: only a machine with a GPU would run them."""
     log = tmp_path / "commands"
-    programs = {
-        "nvidia-smi": "echo NVIDIA H200",
-        "nvcc": "exit 1",
-        "python3": f'echo "$@" >>{log}',
-    }
+    programs = {**GPU_WITHOUT_PYTHON, "python3": f'echo "$@" >>{log}'}
     done = gpu_check(tmp_path, stage, programs, WHEELS=str(tmp_path))
     assert done.returncode == 0, done.stderr
     commands = [line.split() for line in log.read_text(encoding="utf-8").splitlines()]
