@@ -14,7 +14,7 @@ readonly stage=${1:-all}
 # The models of fused_experts are stages of their own, as each takes minutes.
 declare -rA models=([bench-qwen3]=Qwen3-30B-A3B [bench-tp8]=DeepSeek-V3-TP8
   [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B [bench-gpt-oss]=gpt-oss-120b)
-readonly stages=(build test experts python sanitize sanitize-experts bench
+readonly stages=(build test experts python python-experts sanitize sanitize-experts bench
   bench-qwen3 bench-tp8 bench-ep8 bench-mixtral bench-gpt-oss bench-zipf bench-rows bench-steps)
 
 say() { printf 'gpu-check: %s\n' "$*"; }
@@ -88,6 +88,14 @@ in_shares() {
   return "$failed"
 }
 
+# run_pytest ARGUMENT...: runs Python tests, and sums up what they did.
+run_pytest() {
+  local report=build/gpu-test-results/$stage.xml pytest_exit=0
+  mkdir -p "${report%/*}"
+  "$python" -m pytest "$@" -p no:cacheprovider --junitxml="$report" || pytest_exit=$?
+  "$python" scripts/test_summary.py pytest "$report" "$pytest_exit"
+}
+
 # bench_experts MODEL QUANTIZATION [OPTION...]: times fused_experts, and adds the results.
 bench_experts() {
   local run=build/fused_experts.json
@@ -143,14 +151,13 @@ case $stage in
     in_shares "$older/tests/cuda/check_ops" --op fused_moe --random 100
     ;;
   python)
-    results_folder=build/gpu-test-results
-    mkdir -p "$results_folder"
-    pytest_exit=0
     # `make test` runs the commands of the pages, because it installs the package.
-    "$python" -m pytest tests/python/cuda tests/transformers/test_cuda.py tests/docs \
-      -p no:cacheprovider --deselect tests/docs/test_code_blocks.py::test_command \
-      --junitxml="$results_folder/pytest.xml" || pytest_exit=$?
-    "$python" scripts/test_summary.py pytest "$results_folder/pytest.xml" "$pytest_exit"
+    run_pytest tests/python/cuda tests/transformers/test_cuda.py tests/docs \
+      --ignore-glob='tests/python/cuda/test_cuda_fused_experts*' \
+      --deselect tests/docs/test_code_blocks.py::test_command
+    ;;
+  python-experts)
+    run_pytest tests/python/cuda/test_cuda_fused_experts*.py
     ;;
   sanitize)
     # Racecheck takes some hundred times as long as the kernel alone; the other tools take little.

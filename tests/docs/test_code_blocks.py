@@ -60,6 +60,8 @@ NOT_RUN = {
     r"tessera bench --op fused_experts .*": "takes minutes; test_bench_fused_experts.py is smaller",
     r"tessera bench --preset grid .*": "takes minutes; tests/cli/test_bench.py has smaller ones",
 }
+# The same of Python blocks.
+NOT_RUN_PYTHON = {r"\bLLM\(": "needs vLLM, a GPU, and a model, which it would fetch"}
 
 
 class Block(NamedTuple):
@@ -155,6 +157,9 @@ def test_python_block(
         if line in block.code:
             run_beside_engine(block, stand_in)
             return
+    for form, why in NOT_RUN_PYTHON.items():
+        if re.search(form, block.code):
+            pytest.skip(f"{block.name}: {why}")
     monkeypatch.chdir(folders[block.page])
     try:
         if 'device="cuda"' in block.code:
@@ -267,3 +272,8 @@ def test_output_is_that_of_a_command() -> None:
 def test_list_of_what_is_not_run_is_exact(form: str) -> None:
     """An entry without a command on any page goes."""
     assert any(re.fullmatch(form, command) for _, command in COMMANDS)
+
+
+@pytest.mark.parametrize("form", NOT_RUN_PYTHON)
+def test_list_of_blocks_that_are_not_run_is_exact(form: str) -> None:
+    assert any(re.search(form, block.code) for block in BLOCKS if block.kind == "python")
