@@ -25,7 +25,7 @@ def merged(known: dict[str, Any] | None, run: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run is on another GPU, or is no run of this op on a GPU.
     """
-    if "run" not in run or "gpu" not in run:
+    if not {"run", "gpu", "rows"} <= run.keys():
         raise ValueError("expected results of tessera bench --op fused_experts --device cuda")
     name, gpu = run["run"], run["gpu"]
     runs = [one for one in known["runs"] if one["run"] != name] if known else []
@@ -94,7 +94,7 @@ def main() -> None:
     for path in options.runs:
         try:
             known = merged(known, json.loads(path.read_text()))
-        except ValueError as error:
+        except (OSError, ValueError) as error:
             parser.error(f"{path}: {error}")
     write_results(options.into, known)
     print(f"wrote {options.into}: {len(known['rows'])} rows of {len(known['runs'])} runs")

@@ -26,12 +26,21 @@ inline bool same(DLDataType a, DLDataType b) {
   return a.code == b.code && a.bits == b.bits && a.lanes == b.lanes;
 }
 
+/// Types of 8 bits that no op takes, by the codes that DLPack has for them from 0.8 and 1.1 on.
+inline constexpr std::pair<std::uint8_t, const char*> kOtherTypes[] = {{6, "bool"},
+                                                                       {11, "float8_e4m3fnuz"},
+                                                                       {12, "float8_e5m2"},
+                                                                       {13, "float8_e5m2fnuz"},
+                                                                       {14, "float8_e8m0fnu"}};
+
 inline std::string name_of(DLDataType dtype) {
   for (const dtypes::Dtype& known : dtypes::kAll) {
     if (same(dtype, known.dtype)) return known.name;
   }
   if (dtype.lanes == 1 && dtype.code == kDLComplex) return "complex" + std::to_string(dtype.bits);
-  if (dtype.lanes == 1 && dtype.code == 6) return "bool";  // kDLBool, named from DLPack 0.8 on
+  for (const auto& [code, name] : kOtherTypes) {
+    if (dtype.code == code && dtype.bits == 8 && dtype.lanes == 1) return name;
+  }
   return "dtype(code " + std::to_string(dtype.code) + ", " + std::to_string(dtype.bits) +
          " bits, " + std::to_string(dtype.lanes) + " lanes)";
 }

@@ -253,6 +253,8 @@ TEST(MoeSumChecker, SaysWhatIsWrongWithAnOutput) {
   EXPECT_EQ(found([](TensorView* v) { v->dtype = kBf16; }), start + "bfloat16[2, 2]");
   EXPECT_EQ(found([](TensorView* v) { v->dtype.lanes = 2; }),
             start + "dtype(code 2, 32 bits, 2 lanes)[2, 2]");
+  EXPECT_EQ(found([](TensorView* v) { v->dtype = {6, 8, 1}; }), start + "bool[2, 2]");
+  EXPECT_EQ(found([](TensorView* v) { v->dtype = {12, 8, 1}; }), start + "float8_e5m2[2, 2]");
   EXPECT_EQ(found([](TensorView* v) { v->data = nullptr; }),
             start + "float32[2, 2] without memory");
   EXPECT_EQ(found([](TensorView* v) { v->data = static_cast<char*>(v->data) + 2; }),

@@ -23,6 +23,13 @@ inline void expect(double found, double expected, const std::string& what, int r
                expected, found);
 }
 
+inline void expect_at_most(double found, double bound, const char* what) {
+  ++num_checked;
+  if (found <= bound) return;
+  ++num_failed;
+  std::fprintf(stderr, "FAILED %s: expected at most %.10g, got %.10g\n", what, bound, found);
+}
+
 inline constexpr int kLine = 64;  // elements of 128 bytes, in words of 8
 
 /// Where the 128-byte swizzle puts an element of a tile.
