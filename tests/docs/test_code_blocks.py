@@ -39,8 +39,12 @@ ENGINES = {
     "import tessera.sglang": "sglang-0.5.23",
 }
 
-# Added to a command to save time: peers have tests of their own, and a verdict takes what it may.
-SHORTER = {"tessera bench": " --peers none", "tessera verify --impl": " --random 0"}
+# Added to a command to save time, as peers have tests of their own, and so that a verdict is not cut
+# short on a busy machine.
+SHORTER = {
+    "tessera bench": " --peers none",
+    "tessera verify --impl": " --random 0 --seconds 280",  # less than the test has
+}
 
 # Commands that no test can run here, as patterns, and why.
 NOT_RUN = {
