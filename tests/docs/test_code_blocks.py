@@ -39,7 +39,7 @@ ENGINES = {
     "import tessera.sglang": "sglang-0.5.23",
 }
 
-# Added to a command to save time, as peers have tests of their own, and so that a verdict is not cut
+# Added to a command to save time, as peers have tests of their own, or so that a verdict is not cut
 # short on a busy machine.
 SHORTER = {
     "tessera bench": " --peers none",

@@ -170,6 +170,7 @@ class Multiplier : SwapAbGroup {
     for (std::int32_t stage = 0; stage < num_stages; ++stage) {
       if (stage == release_at) taken_.release();
       wait(shared_.full(at_), at_.parity);
+      __syncwarp();  // no lane may still wait for this phase when the stage is filled again
       release(at_);
       at_.advance();
     }

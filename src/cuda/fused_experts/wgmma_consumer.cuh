@@ -67,6 +67,7 @@ class WgmmaConsumer {
   __device__ __forceinline__ void skip() {
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       wait(shared_.full(at_), at_.parity);
+      __syncwarp();  // no lane may still wait for this phase when the stage is filled again
       release(at_);
       at_.advance();
     }

@@ -74,6 +74,8 @@ class WgmmaProducer {
     if constexpr (kScaling == Scaling::kBlocks) scales = scales_of(place);
     for (std::int32_t begin = 0; begin < args_.product.depth; begin += kDepth) {
       wait(shared_.empty(at_), at_.parity ^ 1);
+      // Where one lane copies, the others only wait: none may fall two phases behind.
+      if constexpr (!kThreadsCopy) __syncwarp();
       if (threadIdx.x == 0) copy_boxes(place, begin);
       if constexpr (kScaling == Scaling::kBlocks) copy_scales(scales, begin / kDepth);
       if constexpr (kIsGateUp) gather(sources, place.num_halves, begin);
