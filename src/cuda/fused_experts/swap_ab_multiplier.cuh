@@ -257,6 +257,7 @@ class Multiplier : SwapAbGroup {
       if constexpr (kScaling == Scaling::kRows) {
         if (stage + 1 == num_stages) scale(of_rows, sums);
       }
+      __syncwarp();  // all lanes have read the scales
       release(at_);
       at_.advance();
     }
