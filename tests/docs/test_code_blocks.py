@@ -41,7 +41,7 @@ ENGINES = {
 
 # Added to a command to save time, as peers have tests of their own, or so that a verdict is not cut
 # short on a busy machine.
-SHORTER = {
+ADDED = {
     "tessera bench": " --peers none",
     "tessera verify --impl": " --random 0 --seconds 280",  # less than the test has
 }
@@ -216,7 +216,7 @@ def test_command(block: Block, command: str, folders: dict[Path, Path]) -> None:
     if "SCRIPT" in command and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed")
     line = " ".join(STAND_INS.get(word, word) for word in command.split(" "))
-    line += "".join(more for begin, more in SHORTER.items() if line.startswith(begin))
+    line += "".join(more for begin, more in ADDED.items() if line.startswith(begin))
     path = [str(Path(sys.executable).parent), os.environ["PATH"]]
     finished = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", line],
