@@ -25,7 +25,7 @@ def merged(known: dict[str, Any] | None, run: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run is on another GPU, or is no run of this op on a GPU.
     """
-    if not {"run", "gpu", "rows"} <= run.keys():
+    if not isinstance(run, dict) or not {"run", "gpu", "rows"} <= run.keys():
         raise ValueError("expected results of tessera bench --op fused_experts --device cuda")
     name, gpu = run["run"], run["gpu"]
     runs = [one for one in known["runs"] if one["run"] != name] if known else []
@@ -90,7 +90,10 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     parser.add_argument("--into", type=Path, required=True, metavar="FILE", help="is overwritten")
     options = parser.parse_args()
-    known = json.loads(options.into.read_text()) if options.into.exists() else None
+    try:
+        known = json.loads(options.into.read_text()) if options.into.exists() else None
+    except (OSError, ValueError) as error:
+        parser.error(f"--into: {options.into}: {error}")
     for path in options.runs:
         try:
             known = merged(known, json.loads(path.read_text()))

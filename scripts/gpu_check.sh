@@ -30,7 +30,7 @@ for each in "${chosen[@]}"; do
   fi
 done
 if ((${#chosen[@]} > 1)); then
-  for each in "${chosen[@]}"; do "$0" "$each"; done
+  for each in "${chosen[@]}"; do scripts/gpu_check.sh "$each"; done
   exit
 fi
 

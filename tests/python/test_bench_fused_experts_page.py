@@ -360,6 +360,8 @@ def test_runs_of_other_gpus_or_ops_are_not_merged(merged: Any) -> None:
         merged(known, {"rows": [], "gpu": "NVIDIA H100"})
     with pytest.raises(ValueError, match=r"^expected results of tessera bench --op fused_experts"):
         merged(known, {"run": "bb", "gpu": "NVIDIA H100"})
+    with pytest.raises(ValueError, match=r"^expected results of tessera bench --op fused_experts"):
+        merged(known, [])
 
 
 def test_what_was_not_measured_is_named(page: Any, merged: Any, tmp_path: Path) -> None:

@@ -140,12 +140,13 @@ def test_offline_without_pages(tmp_path: Path) -> None:
 def gpu_check(
     tmp_path: Path, stage: str, stand_ins: dict[str, str], *more: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """A run with these programs on the PATH, in addition to the system's."""
+    """A run from its own folder, with these programs on the PATH, in addition to the system's."""
     for name, text in stand_ins.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
         (tmp_path / name).chmod(0o755)
     return subprocess.run(
-        [SCRIPTS / "gpu_check.sh", stage, *more],
+        ["./gpu_check.sh", stage, *more],
+        cwd=SCRIPTS,
         capture_output=True,
         text=True,
         env={"PATH": f"{tmp_path}:/usr/bin:/bin", "CUDA_HOME": str(tmp_path), **environment},
