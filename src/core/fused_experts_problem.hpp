@@ -59,7 +59,7 @@ struct ExpertWeights {
 };
 
 /// A validated call: every pointer is good for its shape, and nothing overlaps. Strides are in
-/// elements; along an axis of one element they are 0.
+/// elements, as stride_of() has them.
 struct FusedExpertsProblem {
   const void* x;
   const void* topk_weights;

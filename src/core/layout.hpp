@@ -22,6 +22,12 @@ inline bool is_empty(const Argument& argument, const TensorView& view) {
   return argument.extents.ndim == 0 ? view.num_elements == 0 : has_empty_axis(view);
 }
 
+/// The stride of an axis as implementations take it: 0 where it never is to address anything, of an
+/// axis with a single element and of an array without elements, whose memory may be null.
+inline std::int64_t stride_of(const TensorView& view, int axis) {
+  return view.shape[axis] > 1 && !has_empty_axis(view) ? view.strides[axis] : 0;
+}
+
 /// Whether the last axis is contiguous, and every other axis steps over all that the next ones
 /// hold: no two elements share memory.
 inline bool has_rows_apart(const TensorView& view) {

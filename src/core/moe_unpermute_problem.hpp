@@ -8,7 +8,7 @@
 namespace tessera::core {
 
 /// A validated call: every pointer is good for its length, and nothing overlaps. Strides are in
-/// elements; along an axis of one element they are 0.
+/// elements, as stride_of() has them.
 struct MoeUnpermuteProblem {
   const void* rows;
   const float* topk_weights;    ///< null: all are 1

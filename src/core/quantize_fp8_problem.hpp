@@ -11,7 +11,7 @@
 namespace tessera::core {
 
 /// A validated call: every pointer is good for its shape, and nothing overlaps. Strides are in
-/// elements; along an axis of one element they are 0.
+/// elements, as stride_of() has them.
 struct QuantizeFp8Problem {
   const void* x;
   const float* scale;  ///< null: the scales are computed

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/layout.hpp"
 #include "core/op.hpp"
 #include "ops/fused_experts.hpp"
 #include "ops/fused_experts_scales.hpp"
@@ -16,6 +17,7 @@ namespace {
 
 using core::ExpertWeights;
 using core::FusedExpertsProblem;
+using core::stride_of;
 using core::Validator;
 using namespace fused_experts_schema;
 
@@ -73,18 +75,14 @@ bool ops::fused_experts_sizes(const FusedExpertsArgs& args, std::int64_t* symbol
 
 namespace {
 
-/// The stride of an axis with a single element is never used to address anything.
-std::int64_t stride_of(const TensorView& view, int axis) {
-  return view.given() && view.shape[axis] > 1 ? view.strides[axis] : 0;
-}
-
 ExpertWeights weights_of(const TensorView& view, const TensorView& bias,
                          const core::ExpertScales& scales) {
-  const bool is_transposed = view.shape[2] > 1 && view.strides[2] != 1;
+  const std::int64_t column_stride = stride_of(view, 2);
+  const bool is_transposed = column_stride > 1;
   return {view.data,
           stride_of(view, 0),
           is_transposed ? 1 : stride_of(view, 1),
-          is_transposed ? view.strides[2] : 1,
+          is_transposed ? column_stride : 1,
           bias.data,
           stride_of(bias, 0),
           scales};

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/layout.hpp"
 #include "core/moe_permute_problem.hpp"
 #include "core/op.hpp"
 #include "ops/align_block_size_sizes.hpp"
@@ -32,10 +33,6 @@ bool sizes(const MoePermuteArgs& args, std::int64_t* symbols, core::Validator* c
 }
 
 MoePermuteProblem make_problem(const MoePermuteArgs& args, const std::int64_t* symbols) {
-  // The stride of an axis with a single element is never used to address anything.
-  const auto row_stride_of = [](const TensorView& view) {
-    return view.shape[0] > 1 ? view.strides[0] : 0;
-  };
   MoePermuteProblem problem{};
   problem.x = args.x.data;
   problem.topk_ids = args.topk_ids.data;
@@ -53,8 +50,8 @@ MoePermuteProblem make_problem(const MoePermuteArgs& args, const std::int64_t* s
   problem.num_global_experts = problem.has_map ? symbols[kNumGlobalExperts] : symbols[kNumExperts];
   problem.block_size = args.block_size;
   problem.capacity = symbols[kCapacity];
-  problem.x_stride = row_stride_of(args.x);
-  problem.rows_stride = row_stride_of(args.rows);
+  problem.x_stride = core::stride_of(args.x, 0);
+  problem.rows_stride = core::stride_of(args.rows, 0);
   return problem;
 }
 

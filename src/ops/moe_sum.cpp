@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/layout.hpp"
 #include "core/moe_sum_problem.hpp"
 #include "core/op.hpp"
 #include "ops/ops.hpp"
@@ -22,10 +23,6 @@ bool sizes(const MoeSumArgs&, std::int64_t* symbols, core::Validator* check) {
 }
 
 MoeSumProblem make_problem(const MoeSumArgs& args, const std::int64_t* symbols) {
-  // The stride of an axis with a single element is never used to address anything.
-  const auto stride_of = [](const TensorView& view, int axis) {
-    return view.shape[axis] > 1 ? view.strides[axis] : 0;
-  };
   MoeSumProblem problem{};
   problem.input = args.input.data;
   problem.topk_weights = static_cast<const float*>(args.topk_weights.data);
@@ -34,9 +31,9 @@ MoeSumProblem make_problem(const MoeSumArgs& args, const std::int64_t* symbols) 
   problem.num_tokens = symbols[kNumTokens];
   problem.top_k = symbols[kTopK];
   problem.hidden_size = symbols[kHiddenSize];
-  problem.token_stride = stride_of(args.input, 0);
-  problem.slot_stride = stride_of(args.input, 1);
-  problem.output_stride = stride_of(args.output, 0);
+  problem.token_stride = core::stride_of(args.input, 0);
+  problem.slot_stride = core::stride_of(args.input, 1);
+  problem.output_stride = core::stride_of(args.output, 0);
   return problem;
 }
 

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/layout.hpp"
 #include "core/moe_unpermute_problem.hpp"
 #include "core/op.hpp"
 #include "ops/ops.hpp"
@@ -22,10 +23,6 @@ bool sizes(const MoeUnpermuteArgs&, std::int64_t* symbols, core::Validator* chec
 }
 
 MoeUnpermuteProblem make_problem(const MoeUnpermuteArgs& args, const std::int64_t* symbols) {
-  // The stride of an axis with a single element is never used to address anything.
-  const auto row_stride_of = [](const TensorView& view) {
-    return view.shape[0] > 1 ? view.strides[0] : 0;
-  };
   MoeUnpermuteProblem problem{};
   problem.rows = args.rows.data;
   problem.topk_weights = static_cast<const float*>(args.topk_weights.data);
@@ -36,8 +33,8 @@ MoeUnpermuteProblem make_problem(const MoeUnpermuteArgs& args, const std::int64_
   problem.num_tokens = symbols[kNumTokens];
   problem.top_k = symbols[kTopK];
   problem.hidden_size = symbols[kHiddenSize];
-  problem.row_stride = row_stride_of(args.rows);
-  problem.output_stride = row_stride_of(args.output);
+  problem.row_stride = core::stride_of(args.rows, 0);
+  problem.output_stride = core::stride_of(args.output, 0);
   return problem;
 }
 

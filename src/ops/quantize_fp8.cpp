@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/layout.hpp"
 #include "core/op.hpp"
 #include "core/quantize_fp8_problem.hpp"
 #include "ops/ops.hpp"
@@ -20,10 +21,6 @@ using namespace quantize_fp8_schema;
 constexpr core::OutOfMemory kOutOfMemory("quantize_fp8");
 
 QuantizeFp8Problem make_problem(const QuantizeFp8Args& args, const std::int64_t* symbols) {
-  // The stride of an axis with a single element is never used to address anything.
-  const auto row_stride_of = [](const TensorView& view) {
-    return view.shape[0] > 1 ? view.strides[0] : 0;
-  };
   QuantizeFp8Problem problem{};
   problem.x = args.x.data;
   problem.scale = static_cast<const float*>(args.scale.data);
@@ -34,8 +31,8 @@ QuantizeFp8Problem make_problem(const QuantizeFp8Args& args, const std::int64_t*
   problem.use_ue8m0 = args.use_ue8m0;
   problem.num_tokens = symbols[kNumTokens];
   problem.hidden_size = symbols[kHiddenSize];
-  problem.x_stride = row_stride_of(args.x);
-  problem.values_stride = row_stride_of(args.values);
+  problem.x_stride = core::stride_of(args.x, 0);
+  problem.values_stride = core::stride_of(args.values, 0);
   return problem;
 }
 

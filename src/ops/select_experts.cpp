@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/errors.hpp"
+#include "core/layout.hpp"
 #include "core/op.hpp"
 #include "ops/ops.hpp"
 #include "ops/select_experts.hpp"
@@ -54,8 +55,7 @@ SelectExpertsProblem ops::select_experts_problem(const SelectExpertsArgs& args,
   problem.num_tokens = symbols[kNumTokens];
   problem.num_experts = symbols[kNumExperts];
   problem.top_k = symbols[kTopK];
-  // The stride of an axis with a single element is never used to address anything.
-  problem.logits_stride = symbols[kNumTokens] > 1 ? args.router_logits.strides[0] : 0;
+  problem.logits_stride = core::stride_of(args.router_logits, 0);
   problem.num_expert_group = args.num_expert_group;
   problem.topk_group = args.topk_group;
   problem.scoring = args.scoring;

@@ -1,7 +1,9 @@
 // Runs every implementation of every op on every case: the contract holds, and the bits equal those
 // of the reference, or, where the contract does not fix them, of the first call, whatever the
 // number of threads, the contents of memory and the addresses.
+#include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <string>
 #include <vector>
@@ -118,7 +120,7 @@ TEST_P(AllOps, WriteOptionalOutputsOnlyWhereTheyAreGiven) {
   }
 }
 
-TEST_P(AllOps, NeedNoMemoryForArraysWithoutElements) {
+TEST_P(AllOps, NeedNeitherMemoryNorStridesForArraysWithoutElements) {
   int num_cases = 0;
   for (std::uint64_t seed = 0; seed < 200; ++seed) {
     const std::string case_name = contract::random_case_name(seed, 20);
@@ -130,6 +132,8 @@ TEST_P(AllOps, NeedNoMemoryForArraysWithoutElements) {
       TensorView& view = view_in(call.args(), argument);
       if (!view.given() || view.num_elements != 0) continue;
       view.data = nullptr;
+      // Frameworks give such an array strides of any kind.
+      std::ranges::fill(view.strides, std::numeric_limits<std::int64_t>::max());
       ++num_empty;
     }
     if (num_empty == 0) continue;
