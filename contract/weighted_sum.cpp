@@ -14,10 +14,10 @@ constexpr double kMaxFloat32 = std::numeric_limits<float>::max();
 constexpr double kUnitRoundoff = 0x1p-24;
 
 /// "0.5 (0x3f00)"
-std::string with_bits(double value, std::uint32_t bits) {
+std::string with_bits(FloatFormat format, std::uint32_t bits) {
   std::array<char, 9> text{};
-  std::snprintf(text.data(), text.size(), "%04x", bits);
-  return Number(value).text() + " (0x" + text.data() + ")";
+  std::snprintf(text.data(), text.size(), "%0*x", format.bits / 4, bits);
+  return Number(value_of(format, bits)).text() + " (0x" + text.data() + ")";
 }
 
 }  // namespace
@@ -61,9 +61,8 @@ void SumChecker::check_element(const TensorView& output, std::int64_t token, std
                 Number(value).text());
   }
   if (found != asked.bits && !broken("exact_bits")) {
-    const double expected = value_of(format, asked.bits);
-    add_element("exact_bits", output, token, column, expected, value,
-                with_bits(expected, asked.bits), with_bits(value, found));
+    add_element("exact_bits", output, token, column, value_of(format, asked.bits), value,
+                with_bits(format, asked.bits), with_bits(format, found));
   }
 }
 

@@ -10,7 +10,6 @@
 # tests and benchmark. COMMIT=REVISION is written to the results if this is not a git checkout.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-readonly stage=${1:-all}
 # The models of fused_experts are stages of their own, as each takes minutes.
 declare -rA models=([bench-qwen3]=Qwen3-30B-A3B [bench-tp8]=DeepSeek-V3-TP8
   [bench-ep8]=DeepSeek-V3-EP8 [bench-mixtral]=Mixtral-8x7B [bench-gpt-oss]=gpt-oss-120b)
@@ -19,8 +18,13 @@ readonly stages=(build test experts python python-experts sanitize sanitize-expe
 
 say() { printf 'gpu-check: %s\n' "$*"; }
 
-chosen=("$stage" "${@:2}")
-[[ $stage != all ]] || chosen=("${stages[@]}" "${@:2}")
+if [[ ${1:-} == --help ]]; then
+  sed -n '2,/^set -/{/^#/s/^# \{0,1\}//p}' scripts/gpu_check.sh
+  echo "Stages: ${stages[*]}"
+  exit
+fi
+chosen=("$@")
+(($# > 0)) || chosen=("${stages[@]}")
 for each in "${chosen[@]}"; do
   is_stage=no
   for known in "${stages[@]}"; do [[ $each != "$known" ]] || is_stage=yes; done
@@ -33,6 +37,7 @@ if ((${#chosen[@]} > 1)); then
   for each in "${chosen[@]}"; do scripts/gpu_check.sh "$each"; done
   exit
 fi
+readonly stage=${chosen[0]}
 
 if ! gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader 2>/dev/null | head -n 1); then
   say "no NVIDIA GPU here (nvidia-smi finds none); 'make test' checks Tessera on the CPU" >&2

@@ -70,6 +70,8 @@ TEST(MoeSumChecker, SaysWhereWhatWasExpectedAndWhatWasFound) {
   example.output[3] = NAN;
   EXPECT_EQ(check_moe_sum(example.args())[1].message,
             "exact_bits: output[1, 1]: expected 8600.0 (0x46066000), found NaN (0x7fc00000)");
+  example.output[3] = 0x1p-149F;
+  EXPECT_TRUE(check_moe_sum(example.args())[1].message.ends_with(" (0x00000001)"));
 }
 
 TEST(MoeSumChecker, NumbersAreWhatPythonsJsonReads) {

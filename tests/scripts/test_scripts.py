@@ -171,6 +171,14 @@ def test_gpu_check_knows_its_stages(tmp_path: Path) -> None:
         assert f"\n  {name})\n" in commands or f"[{name}]=" in commands
 
 
+def test_gpu_check_helps_without_a_gpu(tmp_path: Path) -> None:
+    done = gpu_check(tmp_path, "--help", {"nvidia-smi": "exit 9"})
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "  scripts/gpu_check.sh [STAGE...]" in lines
+    assert lines[-1].startswith("Stages: build test ")
+
+
 GPU_WITHOUT_PYTHON = {"nvidia-smi": "echo NVIDIA H200", "nvcc": "exit 1"}
 
 
