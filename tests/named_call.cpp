@@ -48,6 +48,8 @@ bool can_be_named(const Argument& argument, const TensorView& view, DLDevice dev
       view.device.device_id != device.device_id) {
     return false;
   }
+  // The C API refuses so many axes of any array by itself.
+  if (argument.extents.ndim != 0 && view.ndim > kMaxAxes) return false;
   const tessera_argument array = array_of(argument, view);
   if (array.data == nullptr && array.ndim == 0) return false;
   if (argument.extents.ndim == 0) {

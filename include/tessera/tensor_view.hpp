@@ -58,7 +58,9 @@ struct TensorView {
     if (overflows) view.num_elements = std::numeric_limits<std::int64_t>::max();
     if (shortest < 0) view.num_elements = shortest;
     if (view.num_elements == 0) view.contiguous = true;
-    view.data = static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
+    // Without memory there is no offset into it, either: ops refuse a null pointer.
+    view.data = tensor.data == nullptr ? nullptr
+                                       : static_cast<std::byte*>(tensor.data) + tensor.byte_offset;
     view.dtype = tensor.dtype;
     // There is one host, though a framework may number parts of it, as JAX does.
     view.device = tensor.device.device_type == kDLCPU ? kHostDevice : tensor.device;

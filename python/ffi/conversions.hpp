@@ -252,7 +252,9 @@ class Arguments {
 
   std::int64_t row_length(const Argument& array) {
     const TensorView& rows = view(array);
-    return rows.num_elements == 0 || rows.ndim == 0 ? 1 : rows.num_elements / rows.shape[0];
+    // A view whose number of elements overflows may have no rows; it is refused later.
+    const bool has_rows = rows.num_elements != 0 && rows.ndim != 0 && rows.shape[0] > 0;
+    return has_rows ? rows.num_elements / rows.shape[0] : 1;
   }
 
   const OpEntry& op_;

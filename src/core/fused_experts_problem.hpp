@@ -64,7 +64,7 @@ struct FusedExpertsProblem {
   const void* x;
   const void* topk_weights;
   const void* topk_ids;
-  const std::int32_t* expert_map;  ///< null: ids are experts
+  const std::int32_t* expert_map;  ///< null: there is none, or it has no entries
   void* output;
   ExpertWeights w13;
   ExpertWeights w2;
@@ -95,6 +95,9 @@ struct FusedExpertsProblem {
   /// Scales of a row of x: 0: all rows have the one at `x_scale`, and a whole row shares it.
   std::int64_t x_scale_stride;
   const float* intermediate_scale;  ///< null: computed
+
+  /// Without a map ids are experts.
+  bool has_map() const { return expert_map != nullptr || num_global_experts == 0; }
 
   bool has_fp8_weights() const { return w13.scales.kind != WeightScales::kNone; }
 

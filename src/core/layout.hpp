@@ -1,6 +1,7 @@
 // Which strides an array may have, and the memory that it then spans.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <utility>
@@ -10,9 +11,10 @@
 
 namespace tessera::core {
 
-/// Whether an axis has no elements, or a negative length, which is refused elsewhere.
+/// Whether an axis has no elements, or a negative length, which is refused elsewhere. So are more
+/// axes than a view describes.
 inline bool has_empty_axis(const TensorView& view) {
-  for (int i = 0; i < view.ndim; ++i) {
+  for (int i = 0; i < std::min<int>(view.ndim, kMaxAxes); ++i) {
     if (view.shape[i] <= 0) return true;
   }
   return false;

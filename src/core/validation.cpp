@@ -1,7 +1,9 @@
 #include "core/validation.hpp"
 
+#include <algorithm>
 #include <array>
 #include <bit>
+#include <cstddef>
 #include <limits>
 #include <string>
 #include <vector>
@@ -17,6 +19,8 @@ using Layout = Argument::Layout;
 
 constexpr std::size_t kMaxArrays = 32;
 constexpr std::uintptr_t kAddressSpaceEnd = std::numeric_limits<std::uintptr_t>::max();
+/// The largest distance between two addresses of an array.
+constexpr std::uintptr_t kMostBytes = std::numeric_limits<std::ptrdiff_t>::max();
 
 /// Memory of one array.
 struct Extent {
@@ -149,9 +153,12 @@ bool Validator::arrays(const std::int64_t* symbols) {
 }
 
 bool Validator::workspace(std::span<std::byte> workspace, std::size_t min_bytes) {
-  return workspace.size() >= min_bytes ||
-         fail(StatusCode::kInvalidValue, "workspace", "at least " + bytes(min_bytes),
-              std::to_string(workspace.size()));
+  if (workspace.size() < min_bytes) {
+    return fail(StatusCode::kInvalidValue, "workspace", "at least " + bytes(min_bytes),
+                std::to_string(workspace.size()));
+  }
+  return workspace.empty() || workspace.data() != nullptr ||
+         fail(StatusCode::kInvalidValue, "workspace", "memory", "a null pointer");
 }
 
 bool Validator::no_overlap(std::span<std::byte> workspace) {
@@ -165,8 +172,9 @@ bool Validator::no_overlap(std::span<std::byte> workspace) {
       const auto begin = reinterpret_cast<std::uintptr_t>(view.data);
       const std::size_t width = element_bytes(view);
       std::uint64_t spanned = 0;
+      const std::uintptr_t most = std::min(kAddressSpaceEnd - begin, kMostBytes);
       if (!elements_spanned(argument, view, &spanned) ||
-          spanned > (kAddressSpaceEnd - begin) >> std::countr_zero(width)) {
+          spanned > most >> std::countr_zero(width)) {
         return fail_end(argument, view);
       }
       extents[n++] = {argument.name, begin, begin + spanned * width};

@@ -130,6 +130,7 @@ void place_ids(const Id* ids, std::int64_t begin, std::int64_t end, Buckets buck
 }
 
 void fill(std::int32_t* first, std::int64_t count, std::int32_t value) {
+  if (count == 0) return;  // there may be no memory
   if constexpr (sizeof(wchar_t) == sizeof(std::int32_t)) {
     // The C library picks the widest stores of the machine it runs on.
     std::wmemset(reinterpret_cast<wchar_t*>(first), static_cast<wchar_t>(value),

@@ -18,7 +18,7 @@ namespace {
 
 struct Avx512 {
   using Floats = __m512;
-  using Ints = std::int32_t __attribute__((vector_size(64)));
+  using Bits = std::uint32_t __attribute__((vector_size(64)));
   static constexpr std::int64_t kLanes = 16;
   // With a row's and three tokens' operands, 28 of 32 registers.
   static constexpr int kRows = 8;

@@ -15,7 +15,7 @@ namespace {
 template <typename Isa>
 struct Functions {
   using Floats = typename Isa::Floats;
-  using Ints = typename Isa::Ints;
+  using Bits = typename Isa::Bits;
 
   static Floats all(float value) { return Floats{} + value; }
   static Floats at_most(Floats x, float limit) { return x > limit ? all(limit) : x; }
@@ -39,8 +39,8 @@ struct Functions {
     p = Isa::multiply_add(p, r, all(1.6666665459e-1F));
     p = Isa::multiply_add(p, r, all(5.0000001201e-1F));
     p = Isa::multiply_add(p, r * r, r) + 1.0F;
-    // 2^n: the last bits of `shifted` are n.
-    const Ints exponent = (reinterpret_cast<Ints>(shifted) << 23) + (127 << 23);
+    // 2^n: the last bits of `shifted` are n, or any bits of a NaN.
+    const Bits exponent = (reinterpret_cast<Bits>(shifted) << 23) + (127U << 23);
     return p * reinterpret_cast<Floats>(exponent);
   }
 

@@ -10,7 +10,7 @@ namespace tessera::cpu {
 namespace {
 
 struct Avx2 : Avx2Floats {
-  using Ints = std::int32_t __attribute__((vector_size(32)));
+  using Bits = std::uint32_t __attribute__((vector_size(32)));
   // With a row's and three tokens' operands, all of 16 registers.
   static constexpr int kRows = 4;
   static constexpr int kTokens = 3;

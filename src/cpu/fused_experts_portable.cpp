@@ -8,6 +8,7 @@ namespace tessera::cpu {
 namespace {
 
 struct Portable : PortableFloats {
+  using Bits = std::uint32_t __attribute__((vector_size(16)));
   static constexpr int kRows = 4;
   static constexpr int kTokens = 2;
 

@@ -13,7 +13,6 @@ namespace {
 /// Four floats, and their conversion from the data types of arrays.
 struct PortableFloats {
   using Floats = float __attribute__((vector_size(16)));
-  using Ints = std::int32_t __attribute__((vector_size(16)));
   static constexpr std::int64_t kLanes = 4;
 
   static Floats load(const float* from) {

@@ -24,6 +24,7 @@ constexpr std::int64_t kLogitsPerThread = std::int64_t{1} << 15;
 constexpr std::int64_t kLogitsAtOnce = std::int64_t{1} << 12;
 
 struct Portable : PortableFloats {
+  using Ints = std::int32_t __attribute__((vector_size(16)));
   static constexpr Ints kPlaces{0, 1, 2, 3};
 
   static Floats multiply_add(Floats a, Floats b, Floats c) {

@@ -136,7 +136,8 @@ class Maker {
 
   /// Adds the mistakes that only arrays with a fixed number of axes can have.
   void spoil_axes(const Argument& argument) {
-    for (const int ndim : {argument.extents.ndim - 1, argument.extents.ndim + 1, 0}) {
+    const int right = argument.extents.ndim;
+    for (const int ndim : {right - 1, right + 1, 0, kMaxAxes + 1, 1 << 30}) {
       add(argument, "of " + std::to_string(ndim) + " axes", kValue, ".ndim", std::to_string(ndim),
           [ndim](TensorView& view) { view.ndim = ndim; });
     }

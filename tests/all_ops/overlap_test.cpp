@@ -142,6 +142,13 @@ TEST_P(Overlap, ArraysThatEndBeyondTheAddressSpaceAreRefused) {
   }
 }
 
+TEST_P(Overlap, AWorkspaceOfNoMemoryIsRefused) {
+  context_.workspace = {static_cast<std::byte*>(nullptr), arrays_.back().bytes()};
+  if (!context_.workspace.empty()) {
+    expect_refused("workspace: expected memory, got a null pointer");
+  }
+}
+
 TEST_P(Overlap, AWorkspaceThatEndsBeyondTheAddressSpaceIsRefused) {
   std::byte* const begin = arrays_.back().begin;
   const std::size_t last =

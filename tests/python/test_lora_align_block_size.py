@@ -159,6 +159,13 @@ def int32(*shape: int) -> Any:
     return np.zeros(shape, np.int32)
 
 
+def test_more_elements_than_64_bits_count_in_no_rows() -> None:
+    torch = pytest.importorskip("torch")
+    topk_ids = torch.empty((0, 1, 1), dtype=torch.int32).expand(0, 2**40, 2**40)
+    with pytest.raises(ValueError, match=r"^lora_align_block_size: topk_ids"):
+        tessera.lora_align_block_size(topk_ids, torch.empty(0, dtype=torch.int32), **GOOD)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -345,6 +346,21 @@ TEST_P(FusedExperts, GivesTheSameBitsInChunks) {
     EXPECT_LE(bytes, std::size_t{1} << 28);
     for (const std::int64_t token : {0, 63, 64, 255, 256, 499}) {
       EXPECT_EQ(layer.run(GetParam(), 2, {token})[0], together[static_cast<std::size_t>(token)]);
+    }
+  }
+}
+
+TEST_P(FusedExperts, PassesNansOfAnyBitsOn) {
+  if (!refusal(kFp32).empty()) return;
+  for (int activation = 0; activation < 9; ++activation) {
+    Layer layer(kFp32, {512, 1, 2, 1, 1}, static_cast<Activation>(activation), 18);
+    std::fill(layer.ids.begin(), layer.ids.end(), 0);
+    std::fill(layer.weights.begin(), layer.weights.end(), 1.0F);
+    for (std::int64_t t = 0; t < 512; ++t) {
+      layer.x.set(t, std::bit_cast<float>(0x7fc00000U | static_cast<std::uint32_t>(t)));
+    }
+    for (const auto& row : layer.run(GetParam(), 1, layer.all_tokens())) {
+      EXPECT_TRUE(std::isnan(value_in(kFp32, row, 0))) << kActivationNames[activation];
     }
   }
 }

@@ -200,6 +200,9 @@ TEST(FusedExpertsWorkspaces, IdsAreUsedAsTheyAreWithoutAMapAndGaps) {
   EXPECT_FALSE(has_plain_ids(problem, 0));
   problem.num_tokens = 1;
   EXPECT_TRUE(has_plain_ids(problem, 0));
+  FusedExpertsProblem of_no_entries = problem;  // by which no id counts
+  of_no_entries.num_global_experts = 0;
+  EXPECT_FALSE(has_plain_ids(of_no_entries, 0));
   problem.expert_map = static_cast<const std::int32_t*>(address(4096));
   EXPECT_FALSE(has_plain_ids(problem, 0));
   // The quantisation of the intermediate by a kernel of its own reads the experts of pairs.

@@ -205,6 +205,20 @@ TEST(MoeSum, RefusesAnotherDataTypeOfTheOutput) {
             "moe_sum: output.dtype: expected float32, as input has, got bfloat16");
 }
 
+TEST(MoeSum, RefusesRowsFurtherApartThanAddressesCanBe) {
+  // One below this, rows of 4 bytes are less than 2^63 bytes apart; no memory has either.
+  constexpr std::int64_t kStride = (std::int64_t{1} << 61) - 1;
+  std::vector<float> input(2);
+  std::vector<float> output(2);
+  MoeSumArgs args;
+  args.input = TensorView::of(input.data(), kFp32, {2, 1, 1});
+  args.output = contract::strided(TensorView::of(output.data(), kFp32, {2, 1}), {kStride, 1});
+  const Status status = moe_sum(args, Context{});
+  EXPECT_EQ(status.code(), StatusCode::kInvalidValue);
+  EXPECT_EQ(status.message(),
+            "moe_sum: output.shape: expected an end within the address space, got more elements");
+}
+
 TEST(MoeSum, RefusesSlotsThatPassTokens) {
   std::vector<float> input(2 * 3 * 8);
   std::vector<float> output(3 * 8);

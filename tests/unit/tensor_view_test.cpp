@@ -34,6 +34,17 @@ TensorView view_of(std::vector<std::int64_t> shape, std::vector<std::int64_t> st
 
 TEST(TensorView, DefaultStandsForNotGiven) { EXPECT_FALSE(TensorView{}.given()); }
 
+TEST(TensorView, AnOffsetIntoNoMemoryIsNoAddress) {
+  std::int64_t shape[] = {98, 4};
+  DLTensor tensor{};
+  tensor.device = {kDLCPU, 0};
+  tensor.ndim = 2;
+  tensor.dtype = {kDLFloat, 32, 1};
+  tensor.shape = shape;
+  tensor.byte_offset = 64;
+  EXPECT_EQ(TensorView::of(tensor).data, nullptr);
+}
+
 TEST(TensorView, EveryPartOfTheHostIsTheHost) {
   DLTensor tensor{};
   tensor.device = {kDLCPU, 3};

@@ -32,7 +32,7 @@ __device__ __forceinline__ std::uint32_t lanes_of_bucket(std::uint32_t bucket, i
   for (int first = 0; first < num_bits; first += kBatch) {
 #pragma unroll
     for (int bit = first; bit < first + kBatch; ++bit) {
-      const bool is_set = (bucket >> bit) & 1;
+      const bool is_set = (bucket >> min(bit, 31)) & 1;  // no bucket has bit 31
       const std::uint32_t with_bit = __ballot_sync(kAllLanes, is_set);
       lanes &= is_set ? with_bit : ~with_bit;
     }

@@ -34,9 +34,10 @@ class Chunk {
   std::size_t workspace_bytes() const;
 
  private:
+  /// Null where there is no memory yet, as for a query.
   template <typename T>
   T* at(std::size_t offset) const {
-    return reinterpret_cast<T*>(memory_ + offset);
+    return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + offset);
   }
 
   bool is_bfloat16() const { return problem_.dtype.code == kDLBfloat; }

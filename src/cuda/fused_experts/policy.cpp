@@ -22,6 +22,8 @@ constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
 /// gate-up product's are so many that they need not be halved.
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
+/// Its kernels count terms, and go on by some hundred at once, in int32.
+constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
 /// The tiling of shorter products in float8_e4m3fn.
 constexpr std::size_t kFewRowsFp8Tiling = 1;
 
@@ -138,6 +140,10 @@ const char* limitation(ProductStrategy strategy, const FusedExpertsProblem& prob
       (accesses.gate_up != WeightAccess::kRows || accesses.down != WeightAccess::kRows)) {
     return "needs weights that are not transposed";
   }
+  if (is_for_90a(strategy) &&
+      std::max(problem.hidden_size, problem.intermediate_size) > kMaxDepthOf90a) {
+    return "adds at most 2^30 terms";
+  }
   if (strategy == kSwapAb && tokens_per_chunk(problem) * problem.top_k > kSwapAbMaxPairs) {
     return "sorts at most 2,048 pairs";
   }
@@ -195,7 +201,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
 bool has_plain_ids(const FusedExpertsProblem& problem, ProductStrategy strategy) {
   // The mma kernels' quantisation of the intermediate reads the experts of pairs.
   const bool quantises = problem.has_fp8_weights() && !is_for_90a(strategy);
-  return problem.expert_map == nullptr && !quantises &&
+  return !problem.has_map() && !quantises &&
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 

@@ -2,6 +2,7 @@
 // headers, so that it can be tested without a GPU.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/moe_permute_problem.hpp"
@@ -63,7 +64,8 @@ struct MoePermutePlan {
 /// Plans vectors if every row starts at a multiple of their size and consists of whole vectors.
 inline MoePermutePlan plan_moe_permute(const core::MoePermuteProblem& p) {
   const auto divided = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-  const std::int64_t element_bytes = p.dtype.bits / 8;
+  // A query may leave the type open.
+  const std::int64_t element_bytes = std::max(1, p.dtype.bits / 8);
   const auto addresses =
       reinterpret_cast<std::uintptr_t>(p.x) | reinterpret_cast<std::uintptr_t>(p.rows);
   const std::int64_t steps = p.x_stride | p.rows_stride | p.hidden_size;

@@ -83,9 +83,10 @@ class Call {
   }
 
  private:
+  /// Null where there is no memory yet, as for a query.
   template <typename T>
   T* at(std::size_t offset) const {
-    return reinterpret_cast<T*>(memory_ + offset);
+    return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + offset);
   }
 
   /// The caller's ids, or what find_experts writes.

@@ -2,6 +2,7 @@
 // so that it can be tested without a GPU.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "core/moe_sum_problem.hpp"
@@ -43,7 +44,8 @@ struct MoeSumPlan {
 /// rows; bits that are set in one of them are set here.
 inline MoeSumPlan plan_sums(DLDataType dtype, std::int64_t num_tokens, std::int64_t hidden_size,
                             std::uintptr_t addresses, std::int64_t strides) {
-  const std::int64_t element_bytes = dtype.bits / 8;
+  // A query may leave the type open.
+  const std::int64_t element_bytes = std::max(1, dtype.bits / 8);
   MoeSumPlan plan{};
   plan.type = dtype.code == kDLBfloat ? MoeSumType::kBfloat16
               : dtype.bits == 16      ? MoeSumType::kFloat16

@@ -69,6 +69,16 @@ def test_tokens_without_experts_and_no_tokens() -> None:
     assert tessera.fused_experts(**experts_call(tokens=0)).shape == (0, 256)
 
 
+@pytest.mark.parametrize("form", ["plain", "fp8_blocks"])
+def test_a_map_without_entries_leaves_no_pair(form: str) -> None:
+    import torch
+
+    for tokens in TOKENS:
+        arguments = FORMS[form](2, tokens=tokens)
+        arguments["expert_map"] = torch.empty(0, dtype=torch.int32, device=DEVICE)
+        assert not torch.count_nonzero(tessera.fused_experts(**arguments)), tokens
+
+
 def test_an_output_whose_rows_lie_apart() -> None:
     import torch
 
