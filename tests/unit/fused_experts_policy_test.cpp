@@ -258,8 +258,8 @@ TEST(FusedExpertsPolicy, KernelsFor90aHaveALimitOfTerms) {
   for (const ProductStrategy strategy : {kWgmma, kSwapAb}) {
     EXPECT_EQ(limitation(strategy, problem_of({.tokens = 1, .hidden = kMost})), nullptr);
     EXPECT_EQ(limitation(strategy, problem_of({.tokens = 1, .intermediate = kMost})), nullptr);
-    for (const Sizes& sizes : {Sizes{.tokens = 1, .hidden = kMost + 8},
-                               Sizes{.tokens = 1, .intermediate = kMost + 8}}) {
+    for (const Sizes& sizes :
+         {Sizes{.tokens = 1, .hidden = kMost + 8}, Sizes{.tokens = 1, .intermediate = kMost + 8}}) {
       EXPECT_STREQ(limitation(strategy, problem_of(sizes)), "adds at most 2^30 terms");
       EXPECT_LT(choose_strategy(problem_of(sizes), true), kWgmma);
     }
