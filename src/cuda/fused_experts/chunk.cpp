@@ -124,9 +124,7 @@ Status Chunk::find_experts() const {
   args.num_pairs = num_pairs_;
   args.topk_ids_stride = problem_.topk_ids_stride;
   args.num_global_experts = problem_.num_global_experts;
-  // A map without entries may have no memory, so that the kernel takes ids for experts: there are
-  // none.
-  args.num_experts = problem_.num_global_experts == 0 ? 0 : problem_.num_experts;
+  args.num_experts = problem_.num_experts;
   return launch(prepared_pairs_kernel(), (num_pairs_ + kPairsThreads - 1) / kPairsThreads,
                 kPairsThreads, 0, &args, "the experts of pairs");
 }

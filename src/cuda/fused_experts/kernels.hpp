@@ -131,14 +131,14 @@ inline constexpr std::size_t kNumFp8Tiles = 3;
 /// Which experts pairs go to. Strides are in elements.
 struct PairsArgs {
   const void* topk_ids;
-  const std::int32_t* expert_map;  ///< null: ids are experts
+  const std::int32_t* expert_map;  ///< null: there is none, or it has no entries
   std::int32_t* experts;           ///< [pair], -1 for a pair that does not count
   bool ids_are_64_bit;
   std::int32_t top_k;
   Division slots_per_token;
   std::int32_t num_pairs;
   std::int64_t topk_ids_stride;
-  std::int64_t num_global_experts;
+  std::int64_t num_global_experts;  ///< ids from here on do not count
   std::int64_t num_experts;
 };
 

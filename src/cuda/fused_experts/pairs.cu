@@ -16,9 +16,10 @@ __global__ void __launch_bounds__(kPairsThreads)
   const std::uint32_t token = divide(pair, args.slots_per_token);
   const std::int64_t index = token * args.topk_ids_stride + (pair - token * args.top_k);
   std::int64_t expert = integer_at(args.topk_ids, args.ids_are_64_bit, index);
-  if (args.expert_map != nullptr) {
-    const bool is_global = expert >= 0 && expert < args.num_global_experts;
-    expert = is_global ? args.expert_map[expert] : -1;
+  if (expert < 0 || expert >= args.num_global_experts) {
+    expert = -1;
+  } else if (args.expert_map != nullptr) {
+    expert = args.expert_map[expert];
   }
   const bool counts = expert >= 0 && expert < args.num_experts;
   args.experts[pair] = counts ? static_cast<std::int32_t>(expert) : -1;

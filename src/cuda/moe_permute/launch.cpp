@@ -136,9 +136,7 @@ class Call {
     args.num_pairs = num_pairs();
     args.topk_ids_stride = problem_.top_k;
     args.num_global_experts = problem_.num_global_experts;
-    // A map without entries has no memory, so that the kernel takes ids for experts: there are
-    // none.
-    args.num_experts = problem_.num_global_experts == 0 ? 0 : problem_.num_experts;
+    args.num_experts = problem_.num_experts;
     const std::int64_t num_ctas = (problem_.num_pairs() + kPairsThreads - 1) / kPairsThreads;
     return launch(prepared_pairs_kernel(), num_ctas, kPairsThreads, &args, "the experts of pairs");
   }
