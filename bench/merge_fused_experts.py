@@ -90,8 +90,12 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN.json")
     parser.add_argument("--into", type=Path, required=True, metavar="FILE", help="is overwritten")
     options = parser.parse_args()
+    known = None
     try:
-        known = json.loads(options.into.read_text()) if options.into.exists() else None
+        if options.into.exists():
+            known = json.loads(options.into.read_text())
+            if not isinstance(known, dict) or not {"runs", "rows"} <= known.keys():
+                raise ValueError("expected a file of runs and rows, which it would replace")
     except (OSError, ValueError) as error:
         parser.error(f"--into: {options.into}: {error}")
     for path in options.runs:
