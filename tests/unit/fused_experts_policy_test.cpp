@@ -274,9 +274,10 @@ TEST(FusedExpertsPolicy, KernelsFor90aMultiplyWhereTheDeviceHasThem) {
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), kSwapAb);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, false), 0U);
-  // Operands are exchanged up to 16 pairs per expert; there are eight slots per token.
-  EXPECT_EQ(choose({.tokens = 135, .experts = 64}, true), kSwapAb);
-  EXPECT_EQ(choose({.tokens = 136, .experts = 64}, true), kWgmma);
+  // Operands are exchanged up to 32 pairs per expert, in fp8 up to 16; there are eight slots per
+  // token.
+  EXPECT_EQ(choose({.tokens = 131, .experts = 32}, true), kSwapAb);
+  EXPECT_EQ(choose({.tokens = 132, .experts = 32}, true), kWgmma);
   EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 135, .experts = 64}), true), kSwapAb);
   EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 136, .experts = 64}), true), kWgmma);
   // With more experts or pairs than that kernel sorts, wgmma follows sooner where sums are long.
@@ -312,6 +313,19 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveLimits) {
                "sorts pairs of at most 512 experts");
 }
 
+TEST(FusedExpertsPolicy, WgmmaHasBlocksForItsPairsPerExpert) {
+  const auto pairs = [](const FusedExpertsProblem& problem) {
+    return pairs_per_block(kWgmma, problem, problem.num_tokens);
+  };
+  // There are eight slots per token, and 64 experts: the mean is an eighth of the tokens.
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 128 - 1, .experts = 64})), 128);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 128, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 177 - 1, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 177, .experts = 64})), 128);
+  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 128, .experts = 64})), 128);
+  EXPECT_EQ(describe_plan(kWgmma, problem_of({.tokens = 8 * 128, .experts = 64})), "192x192 tiles");
+}
+
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   for (const std::int64_t tokens : {0, 1, 3, 64, 1000, 131072}) {
     for (const std::int64_t hidden : {1, 7, 8, 255, 256}) {
@@ -338,13 +352,16 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 256}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 4096}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 3, .experts = 256, .intermediate = 256}), (Tiles{32, 128, 128}));
+  // With more than 16 pairs per expert blocks are larger, and tiles wider.
+  EXPECT_EQ(tiles({.tokens = 135, .experts = 64}), (Tiles{32, 128, 128}));
+  EXPECT_EQ(tiles({.tokens = 136, .experts = 64}), (Tiles{48, 256, 256}));
   // In float8_e4m3fn there are none of 32 rows.
   for (const std::int64_t tokens : {1, 2, 3}) {
     for (const std::int64_t intermediate : {256, 512}) {
       const Sizes sizes{.tokens = tokens, .experts = 256, .intermediate = intermediate};
       const Tiles found = tiles(sizes);
       const SwapAbTiling& fp8 = kSwapAbTilings[swap_ab_tiling(fp8_problem_of(sizes))];
-      EXPECT_LT(swap_ab_tiling(fp8_problem_of(sizes)), kNumSwapAbFp8Tilings);
+      EXPECT_LT(swap_ab_tiling(fp8_problem_of(sizes)), num_swap_ab_tilings(Scaling::kBlocks));
       EXPECT_EQ((Tiles{fp8.pairs, fp8.gate_up_rows, fp8.down_rows}),
                 (found == Tiles{8, 32, 128} ? Tiles{16, 64, 128} : found));
     }
@@ -352,7 +369,7 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 1, .intermediate = 512})), "8x64 tiles");
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 2, .intermediate = 512})),
             "16x128 tiles, of the gate-up product 16x64");
-  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 64, .intermediate = 512})),
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 32, .intermediate = 512})),
             "32x128 tiles");
 }
 
