@@ -40,6 +40,13 @@ Status Chunk::swap_ab() const {
             : args.gate_up.args.num_columns;
     quantised.tiles_done = args.gate_up_done + workspace_.max_blocks;
     args.gate_up_parts = quantised.num_groups;
+    if (scaling_of(problem_) == Scaling::kRows) {
+      quantised.parts_per_block = static_cast<std::uint32_t>(
+          (problem_.intermediate_size - 1) / kSwapAbQuantisedOutputs + 1);
+      quantised.parts_taken = quantised.tiles_done + workspace_.max_blocks;
+      if (quantised.scale == nullptr) quantised.largest = quantised.parts_taken + 1;
+      args.gate_up_parts = quantised.parts_per_block;
+    }
   }
   if (Status s = start_swap_ab(counters); !s.ok()) return s;
   return launch(prepared_swap_ab_kernel(is_bfloat16(), scaling_of(problem_), tiling),

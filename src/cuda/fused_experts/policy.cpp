@@ -177,6 +177,7 @@ FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
   block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0);
   if (strategy == kSwapAb && problem.has_fp8_weights()) {
     block_experts_length += max_blocks * scales_per_row(problem, problem.intermediate_size);
+    if (scaling_of(problem) == Scaling::kRows) block_experts_length += 1 + pairs;
   }
   intermediate_rows = strategy == kWgmma ? max_blocks * per_block : pairs;
   std::size_t end = 0;

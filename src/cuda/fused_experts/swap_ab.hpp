@@ -127,8 +127,12 @@ struct SwapAbProduct {
   std::uint32_t takes_per_block;
 };
 
-/// The intermediate in float8_e4m3fn. The gate-up product writes float32; whoever writes the last
-/// outputs of a group quantises it. Groups have 128 outputs, or with scales of rows all.
+/// Outputs of each pair of a block that are quantised at once where rows have scales.
+inline constexpr std::int32_t kSwapAbQuantisedOutputs = 512;
+
+/// The intermediate in float8_e4m3fn. The gate-up product writes float32. A group is quantised once
+/// it is complete: of 128 outputs by whoever writes the last of them; of all outputs, with scales
+/// of rows, in parts by all groups of threads before their first tile of the down product.
 struct SwapAbQuantised {
   std::uint8_t* values;  ///< [pair, F]: rows of the down product
   float* scales;         ///< [pair, group]
@@ -137,6 +141,11 @@ struct SwapAbQuantised {
   std::uint32_t num_groups;
   std::uint32_t tiles_per_group;  ///< of the gate-up product
   std::uint32_t* tiles_done;      ///< [block, group] 0 at first
+  // With scales of rows alone:
+  std::uint32_t parts_per_block;
+  std::uint32_t* parts_taken;  ///< 0 at first
+  /// [pair] The largest magnitude of its row, as bits; 0 at first. Null if `scale` is given.
+  std::uint32_t* largest;
 };
 
 struct SwapAbArgs {

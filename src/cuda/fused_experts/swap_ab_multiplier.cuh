@@ -27,8 +27,10 @@ class Multiplier : SwapAbGroup<kTiling> {
   __device__ __forceinline__ void run() {
     int group_of_tile = 0;
     // What this CTA may take of the down product before it has rows for it: a share of its own.
-    std::uint32_t share =
-        (shared_.num_blocks() * args_.down.takes_per_block + gridDim.x - 1) / gridDim.x;
+    // With scales of rows it is negative until the group has quantised what it takes of them.
+    auto share = static_cast<std::int32_t>(
+        (shared_.num_blocks() * args_.down.takes_per_block + gridDim.x - 1) / gridDim.x);
+    if constexpr (kScaling == Scaling::kRows) share = -share;
     while (true) {
       const SwapAbTiles tiles = taken_.read();
       if (tiles.step == SwapAbStep::kEnd) return;
@@ -46,6 +48,8 @@ class Multiplier : SwapAbGroup<kTiling> {
       constexpr auto kAhead = static_cast<std::int32_t>(Layout::kStages) + 2;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;
       std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
+      const bool has_to_quantize = tiles.step == SwapAbStep::kDown && share < 0;
+      if (has_to_quantize) share = -share;
       const bool is_of_share = tiles.step == SwapAbStep::kDown && share > 1;
       if (is_of_share) {
         --share;
@@ -53,6 +57,9 @@ class Multiplier : SwapAbGroup<kTiling> {
       }
       const int releasing_group = (group_of_tile + release_at / num_stages) % Layout::kGroups;
       if (is_of_share || releasing_group != group()) taken_.release();
+      if constexpr (kScaling == Scaling::kRows) {
+        if (has_to_quantize) Quantizer<kScaling, kTiling>(args_, shared_).quantize_parts();
+      }
       for (std::int32_t tile = 0; tile < tiles.num_tiles;
            ++tile, group_of_tile = (group_of_tile + 1) % Layout::kGroups) {
         if (group_of_tile == group()) {
@@ -131,14 +138,18 @@ class Multiplier : SwapAbGroup<kTiling> {
     }
     synchronize();
     if (tiles.step == SwapAbStep::kGateUp) {
-      if constexpr (kIsFp8) {
+      if constexpr (kScaling == Scaling::kBlocks) {
         if (!Quantizer<kScaling, kTiling>(args_, shared_).finish(tiles, first_output)) return;
+      }
+      if constexpr (kScaling == Scaling::kRows) {
+        if (args_.quantised.largest != nullptr) writer.note_largest(args_.quantised.largest);
       }
     }
     if (thread() != 0) return;
     __threadfence();
-    atomicAdd(
-        tiles.step == SwapAbStep::kGateUp ? args_.gate_up_done + tiles.block : args_.down_done, 1);
+    std::uint32_t* const gate_up_done =
+        kScaling == Scaling::kRows ? args_.quantised.tiles_done : args_.gate_up_done;
+    atomicAdd(tiles.step == SwapAbStep::kGateUp ? gate_up_done + tiles.block : args_.down_done, 1);
   }
 
   /// Leaves the sums in shared memory, and releases what was taken before the stage `release_at`,

@@ -6,12 +6,11 @@
 #include "cuda/fused_experts/fp8_word.cuh"
 #include "cuda/fused_experts/swap_ab_tiles.cuh"
 #include "cuda/parts/fp8.cuh"
-#include "cuda/parts/warp.cuh"
 
 namespace tessera::cuda {
 
-/// Quantises the outputs of the gate-up product, which are in float32, once they are all there: by
-/// the group of threads that writes the last tile of them.
+/// Quantises outputs of the gate-up product, which are in float32, once they are all there. With
+/// scales of blocks, the group of threads that writes the last tile of 128 outputs does it.
 template <Scaling kScaling, std::size_t kTiling>
 class Quantizer : SwapAbGroup<kTiling> {
  public:
@@ -22,31 +21,47 @@ class Quantizer : SwapAbGroup<kTiling> {
   /// false if other tiles are missing.
   __device__ __forceinline__ bool finish(const SwapAbTiles& tiles,
                                          std::int32_t first_output) const {
-    const std::uint32_t outputs = group_of(first_output);
+    const std::uint32_t outputs = static_cast<std::uint32_t>(first_output) / core::kScaleBlock;
     if (!completes_group(tiles, outputs)) return false;
-    if constexpr (kScaling == Scaling::kBlocks) {
-      quantize_group(tiles, outputs);
-    } else {
-      quantize_rows(tiles);
-    }
+    quantize_group(tiles, outputs);
     synchronize();
     return true;
+  }
+
+  /// With scales of rows: takes parts of blocks, and quantises each once its rows are complete,
+  /// until none is left. Whoever computes a tile that has to wait for parts has taken what was left
+  /// of them before, or others have, which run.
+  __device__ __forceinline__ void quantize_parts() const {
+    const SwapAbQuantised& quantised = args_.quantised;
+    const std::uint32_t num_parts = shared_.num_blocks() * quantised.parts_per_block;
+    while (true) {
+      if (thread() == 0) shared_.is_last(group()) = atomicAdd(quantised.parts_taken, 1);
+      synchronize();
+      const std::uint32_t part = shared_.is_last(group());
+      if (part >= num_parts) return;
+      const std::uint32_t block = part / quantised.parts_per_block;
+      if (thread() == 0) {
+        wait_for_count(quantised.tiles_done + block, args_.gate_up.args.num_columns);
+      }
+      synchronize();
+      quantize_part(
+          shared_.blocks()[block],
+          static_cast<std::int32_t>(part % quantised.parts_per_block) * kSwapAbQuantisedOutputs);
+      synchronize();
+      if (thread() == 0) {
+        __threadfence();
+        atomicAdd(args_.gate_up_done + block, 1);
+      }
+    }
   }
 
  private:
   using Group = SwapAbGroup<kTiling>;
   using Group::group;
-  using Group::lane;
   using Group::synchronize;
   using Group::thread;
   using Layout = SwapAbLayout<kTiling>;
   using Word = Fp8Word<float>;
-
-  /// The group of outputs that are quantised together.
-  __device__ static std::uint32_t group_of(std::int32_t output) {
-    if constexpr (kScaling == Scaling::kRows) return 0;
-    return static_cast<std::uint32_t>(output) / core::kScaleBlock;
-  }
 
   /// Whether this tile is the last one of its group of outputs that is written.
   __device__ __forceinline__ bool completes_group(const SwapAbTiles& tiles,
@@ -96,69 +111,30 @@ class Quantizer : SwapAbGroup<kTiling> {
     }
   }
 
-  /// Quantises all outputs of all pairs: of up to as many pairs at once as there are warps, among
-  /// which the threads of the group are divided.
-  __device__ __forceinline__ void quantize_rows(const SwapAbTiles& tiles) const {
-    constexpr int kWarps = Group::kThreads / 32;
-    int at_once = 1;  // pairs
-    while (at_once < min(tiles.num_pairs, kWarps)) at_once *= 2;
-    const int threads = Group::kThreads / at_once;  // of a pair
-    for (int done = 0; done < tiles.num_pairs; done += at_once) {
-      const int own = done + thread() / threads;
-      const std::int64_t pair = pair_of(shared_, tiles, min(own, tiles.num_pairs - 1));
-      quantize_row(pair, own < tiles.num_pairs, thread() % threads, threads);
-    }
-  }
-
-  /// Quantises all outputs of a pair by `threads` threads, of which this one has this number. All
-  /// threads of the group call it, also those without a pair.
-  __device__ __forceinline__ void quantize_row(std::int64_t pair, bool is_given, int number,
-                                               int threads) const {
+  /// Quantises outputs of all pairs of a block, from `first_output` on. Each thread has 16 of a
+  /// pair at a time.
+  __device__ __forceinline__ void quantize_part(const SwapAbBlock& block,
+                                                std::int32_t first_output) const {
+    constexpr int kWordsPerPair = kSwapAbQuantisedOutputs / Word::kElements;
     const SwapAbQuantised& quantised = args_.quantised;
-    const std::int32_t end = is_given ? args_.gate_up.args.num_outputs : 0;
-    const auto for_each_word = [&](const auto& visit) {
 #pragma unroll 2
-      for (std::int32_t first = number * Word::kElements; first < end;
-           first += threads * Word::kElements) {
-        visit(first, outputs_at(pair, first));
+    for (int item = thread(); item < block.num_pairs * kWordsPerPair; item += Group::kThreads) {
+      const std::int32_t first = first_output + item % kWordsPerPair * Word::kElements;
+      if (first >= args_.gate_up.args.num_outputs) continue;
+      const std::int64_t pair = shared_.pairs()[block.first + item / kWordsPerPair];
+      const Word word = outputs_at(pair, first);
+      if (quantised.scale != nullptr) {
+        const float scale = *quantised.scale;
+        const auto divide = [&](float value) { return __fdiv_rn(value, scale); };
+        write_quantized(pair, first, word.quantized(divide));
+        continue;
       }
-    };
-    if (quantised.scale != nullptr) {
-      const float scale = *quantised.scale;
-      for_each_word([&](std::int32_t first, const Word& word) {
-        write_quantized(pair, first,
-                        word.quantized([&](float value) { return __fdiv_rn(value, scale); }));
-      });
-      return;
+      const float scale = fp8_scale_for(__ldcg(quantised.largest + pair), quantised.use_ue8m0);
+      const Fp8Divisor divisor = fp8_divisor(scale);
+      const auto divide = [&](float value) { return quotient(value, divisor); };
+      write_quantized(pair, first, word.quantized(divide));
+      if (first == 0) quantised.scales[pair] = scale;
     }
-    float largest = 0;
-    for_each_word(
-        [&](std::int32_t, const Word& word) { largest = fmaxf(largest, word.largest()); });
-    const float scale = fp8_scale_for(largest_of_team(largest, threads), quantised.use_ue8m0);
-    const Fp8Divisor divisor = fp8_divisor(scale);
-    for_each_word([&](std::int32_t first, const Word& word) {
-      write_quantized(pair, first,
-                      word.quantized([&](float value) { return quotient(value, divisor); }));
-    });
-    if (is_given && number == 0) quantised.scales[pair] = scale;
-  }
-
-  /// The largest of the magnitudes that neighbouring threads have, as its bits. All threads of the
-  /// group take part. The sums are not read any more.
-  __device__ __forceinline__ std::uint32_t largest_of_team(float largest, int threads) const {
-    float* const of_warps = shared_.sums(group());
-    const int own_warp = thread() / 32;
-    const std::uint32_t of_warp = __reduce_max_sync(kAllLanes, __float_as_uint(largest));
-    if (lane() == 0) of_warps[own_warp] = __uint_as_float(of_warp);
-    synchronize();
-    std::uint32_t of_team = 0;
-    const int team_warps = threads / 32;
-    const int first = own_warp / team_warps * team_warps;
-    for (int i = 0; i < team_warps; ++i) {
-      of_team = max(of_team, __float_as_uint(of_warps[first + i]));
-    }
-    synchronize();  // the next call may write
-    return of_team;
   }
 
   const SwapAbArgs& args_;

@@ -9,6 +9,7 @@
 #include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/swap_ab_tiles.cuh"
 #include "cuda/parts/floats.cuh"
+#include "cuda/parts/fp8.cuh"
 
 namespace tessera::cuda {
 
@@ -28,6 +29,7 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
   __device__ __forceinline__ void read_weights() const {
     if (thread() < tiles_.num_pairs) {
       weight_of(thread()) = router_weight(product_.args, pair_of(shared_, tiles_, thread()));
+      if constexpr (kScaling == Scaling::kRows) *largest_of(thread()) = 0;
     }
   }
 
@@ -58,6 +60,16 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
     }
   }
 
+  /// With scales of rows, once the group has written the tile: adds it to the largest magnitudes of
+  /// rows, by the first warp.
+  __device__ __forceinline__ void note_largest(std::uint32_t* largest) const {
+    static_assert(Layout::kPairs <= 32);
+    if (thread() < tiles_.num_pairs) {
+      atomicMax(largest + pair_of(shared_, tiles_, thread()), *largest_of(thread()));
+    }
+    __syncwarp();  // before the first thread counts the tile
+  }
+
  private:
   using Group = SwapAbGroup<kTiling>;
   using Group::group;
@@ -76,6 +88,11 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
 
   __device__ __forceinline__ float* sums_of(int pair) const {
     return shared_.sums(group()) + pair * Layout::kSumStride;
+  }
+
+  /// The largest magnitude of the outputs of a pair, as bits, in the padding after its sums.
+  __device__ __forceinline__ std::uint32_t* largest_of(int pair) const {
+    return reinterpret_cast<std::uint32_t*>(sums_of(pair) + Layout::kSumStride - 1);
   }
 
   /// Writes compute(pair of the block, its sums, place among the tile's outputs, output), rounded,
@@ -98,10 +115,15 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
         word.elements[i] =
             rounded<Output>(compute(pair, sums, first + i, first_output_ + first + i));
       }
-      Output* const to = static_cast<Output*>(args.output) +
-                         pair_of(shared_, tiles_, pair) * args.output_stride + first_output_ +
-                         first;
+      const std::int64_t row = pair_of(shared_, tiles_, pair);
+      Output* const to =
+          static_cast<Output*>(args.output) + row * args.output_stride + first_output_ + first;
       *reinterpret_cast<Word*>(to) = word;
+      if constexpr (kScaling == Scaling::kRows && std::is_same_v<Output, Intermediate>) {
+        std::uint32_t largest = 0;
+        for (const float element : word.elements) largest = max(largest, finite_magnitude(element));
+        atomicMax(largest_of(item / per_pair), largest);
+      }
     }
   }
 
