@@ -274,11 +274,21 @@ TEST(FusedExpertsPolicy, KernelsFor90aMultiplyWhereTheDeviceHasThem) {
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), kSwapAb);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, false), 0U);
-  // Operands are exchanged up to 16 pairs per expert; there are eight slots per token.
-  EXPECT_EQ(choose({.tokens = 135, .experts = 64}, true), kSwapAb);
-  EXPECT_EQ(choose({.tokens = 136, .experts = 64}, true), kWgmma);
-  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 135, .experts = 64}), true), kSwapAb);
-  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 136, .experts = 64}), true), kWgmma);
+  // Operands are exchanged up to 32 pairs per expert, or 16; there are eight slots per token.
+  EXPECT_EQ(choose({.tokens = 131, .experts = 32}, true), kSwapAb);
+  EXPECT_EQ(choose({.tokens = 132, .experts = 32}, true), kWgmma);
+  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 131, .experts = 32}), true), kSwapAb);
+  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 132, .experts = 32}), true), kWgmma);
+  const auto by_rows = [](std::int64_t tokens) {
+    return fp8_problem_of({.tokens = tokens, .experts = 64}, core::WeightScales::kPerRow);
+  };
+  EXPECT_EQ(choose_strategy(by_rows(135), true), kSwapAb);
+  EXPECT_EQ(choose_strategy(by_rows(136), true), kWgmma);
+  FusedExpertsProblem without_gate = fp8_problem_of({.tokens = 135, .experts = 64});
+  without_gate.activation = Activation::kRelu2NoMul;
+  EXPECT_EQ(choose_strategy(without_gate, true), kSwapAb);
+  without_gate.num_tokens = 136;
+  EXPECT_EQ(choose_strategy(without_gate, true), kWgmma);
   // With more experts or pairs than that kernel sorts, wgmma follows sooner where sums are long.
   const std::int64_t many = kSwapAbMaxExperts + 1;
   for (const auto& [tokens, hidden, expected] :
@@ -312,6 +322,22 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveLimits) {
                "sorts pairs of at most 512 experts");
 }
 
+TEST(FusedExpertsPolicy, WgmmaHasBlocksForItsPairsPerExpert) {
+  const auto pairs = [](const FusedExpertsProblem& problem) {
+    return pairs_per_block(kWgmma, problem, problem.num_tokens);
+  };
+  // There are eight slots per token, and 64 experts: the mean is an eighth of the tokens.
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 49 - 1, .experts = 64})), 64);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 49, .experts = 64})), 128);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 112 - 1, .experts = 64})), 128);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 112, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 768 - 1, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 768, .experts = 64})), 128);
+  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 48, .experts = 64})), 64);
+  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 112, .experts = 64})), 128);
+  EXPECT_EQ(describe_plan(kWgmma, problem_of({.tokens = 8 * 112, .experts = 64})), "192x192 tiles");
+}
+
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   for (const std::int64_t tokens : {0, 1, 3, 64, 1000, 131072}) {
     for (const std::int64_t hidden : {1, 7, 8, 255, 256}) {
@@ -338,13 +364,34 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 256}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 4096}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 3, .experts = 256, .intermediate = 256}), (Tiles{32, 128, 128}));
+  // With eight pairs per expert tiles are wider, and with more than 16 blocks larger.
+  EXPECT_EQ(tiles({.tokens = 63, .experts = 64}), (Tiles{32, 128, 128}));
+  EXPECT_EQ(tiles({.tokens = 64, .experts = 64}), (Tiles{32, 256, 256}));
+  EXPECT_EQ(tiles({.tokens = 135, .experts = 64}), (Tiles{32, 256, 256}));
+  EXPECT_EQ(tiles({.tokens = 136, .experts = 64}), (Tiles{48, 256, 256}));
+  const auto fp8_tiles = [](const Sizes& sizes, core::WeightScales kind, Activation activation) {
+    FusedExpertsProblem problem = fp8_problem_of(sizes, kind);
+    problem.activation = activation;
+    const SwapAbTiling& found = kSwapAbTilings[swap_ab_tiling(problem)];
+    return Tiles{found.pairs, found.gate_up_rows, found.down_rows};
+  };
+  const Sizes ten{.tokens = 80, .experts = 64};
+  const Sizes twenty{.tokens = 160, .experts = 64};
+  using core::WeightScales;
+  EXPECT_EQ(fp8_tiles(ten, WeightScales::kPerBlock, Activation::kSilu), (Tiles{32, 256, 256}));
+  EXPECT_EQ(fp8_tiles(twenty, WeightScales::kPerBlock, Activation::kSilu), (Tiles{48, 256, 256}));
+  // Without a gate 256 rows would be outputs of two blocks.
+  EXPECT_EQ(fp8_tiles(ten, WeightScales::kPerBlock, Activation::kRelu2NoMul),
+            (Tiles{32, 128, 128}));
+  EXPECT_EQ(fp8_tiles(ten, WeightScales::kPerRow, Activation::kRelu2NoMul), (Tiles{32, 256, 256}));
+  EXPECT_EQ(fp8_tiles(twenty, WeightScales::kPerRow, Activation::kSilu), (Tiles{32, 256, 256}));
   // In float8_e4m3fn there are none of 32 rows.
   for (const std::int64_t tokens : {1, 2, 3}) {
     for (const std::int64_t intermediate : {256, 512}) {
       const Sizes sizes{.tokens = tokens, .experts = 256, .intermediate = intermediate};
       const Tiles found = tiles(sizes);
       const SwapAbTiling& fp8 = kSwapAbTilings[swap_ab_tiling(fp8_problem_of(sizes))];
-      EXPECT_LT(swap_ab_tiling(fp8_problem_of(sizes)), kNumSwapAbFp8Tilings);
+      EXPECT_LT(swap_ab_tiling(fp8_problem_of(sizes)), num_swap_ab_tilings(Scaling::kBlocks));
       EXPECT_EQ((Tiles{fp8.pairs, fp8.gate_up_rows, fp8.down_rows}),
                 (found == Tiles{8, 32, 128} ? Tiles{16, 64, 128} : found));
     }
@@ -352,7 +399,7 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 1, .intermediate = 512})), "8x64 tiles");
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 2, .intermediate = 512})),
             "16x128 tiles, of the gate-up product 16x64");
-  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 64, .intermediate = 512})),
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 5, .intermediate = 512})),
             "32x128 tiles");
 }
 

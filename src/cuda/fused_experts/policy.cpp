@@ -16,16 +16,39 @@ constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 1
 constexpr std::int64_t kLongSum = 4096;
 constexpr std::int64_t kMinPairsOfWgmma = 12;
 constexpr std::int64_t kMinPairsOfLongWgmma = 2;
-/// The mean up to which operands are exchanged: half of a block, so that few experts have two,
-/// which would read their weights again.
-constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
+/// The means up to which operands are exchanged with blocks of kSwapAbPairs, and with the largest
+/// ones: few experts then have two blocks, which would read their weights again.
+constexpr std::int64_t kMaxPairsOfSwapAb = 16;
+constexpr std::int64_t kMaxPairsOfLargestSwapAb = 32;
+/// The mean from which on tiles of 256 rows pay: each tile gathers the rows of its pairs anew.
+constexpr std::int64_t kMinPairsOfWideTiles = 8;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
 /// gate-up product's are so many that they need not be halved.
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 /// The kernels for 9.0a count terms in int32, and go on by some hundred at once.
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
+/// The mean up to which few experts have more than 64 pairs, and the means with which blocks of 192
+/// are worth their narrower tiles: a second block of 128, or a last one of many, would often be
+/// nearly empty.
+constexpr std::int64_t kMaxPairsOfSmallestBlocks = 48;
+constexpr std::int64_t kMinPairsOfLargestBlocks = 112;
+constexpr std::int64_t kMaxPairsOfLargestBlocks = 767;
 /// The tiling of shorter products in float8_e4m3fn.
-constexpr std::size_t kFewRowsFp8Tiling = 1;
+constexpr std::size_t kFewRowsFp8Tiling = kSwapAbOf16PairsTiling;
+
+std::int64_t mean_pairs_of_expert(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
+  const std::int64_t pairs = num_tokens * problem.top_k;
+  return pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
+}
+
+/// With scales of blocks a tile of the gate-up product has outputs of one block at most.
+bool has_wide_tiles(const FusedExpertsProblem& problem) {
+  return scaling_of(problem) != Scaling::kBlocks || has_gate(problem.activation);
+}
+
+bool has_largest_blocks(const FusedExpertsProblem& problem) {
+  return has_wide_tiles(problem) && kSwapAbLargestTiling < num_swap_ab_tilings(scaling_of(problem));
+}
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -94,10 +117,10 @@ ProductAccesses accesses_of(const FusedExpertsProblem& problem) {
 
 ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgmma) {
   if (accesses_of(problem).has_elements()) return kElementsTile;
-  const std::int64_t pairs = problem.num_tokens * problem.top_k;
-  const std::int64_t per_expert =
-      pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-  if (has_wgmma && per_expert <= kMaxPairsOfSwapAb && limitation(kSwapAb, problem) == nullptr) {
+  const std::int64_t per_expert = mean_pairs_of_expert(problem, problem.num_tokens);
+  const std::int64_t most =
+      has_largest_blocks(problem) ? kMaxPairsOfLargestSwapAb : kMaxPairsOfSwapAb;
+  if (has_wgmma && per_expert <= most && limitation(kSwapAb, problem) == nullptr) {
     return kSwapAb;
   }
   // Tensor cores add products in float8_e4m3fn with fewer bits than the other kernels do: these
@@ -162,7 +185,7 @@ std::int64_t tokens_per_chunk(const FusedExpertsProblem& problem) {
 FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
                                              std::int64_t num_tokens, ProductStrategy strategy) {
   const std::int64_t pairs = num_tokens * problem.top_k;
-  const int per_block = pairs_per_block(strategy);
+  const int per_block = pairs_per_block(strategy, problem, num_tokens);
   max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
   max_blocks = (max_slots + per_block - 1) / per_block;
   block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0);
@@ -205,13 +228,42 @@ bool has_plain_ids(const FusedExpertsProblem& problem, ProductStrategy strategy)
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 
+std::size_t wgmma_tiling(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
+  const std::int64_t mean = mean_pairs_of_expert(problem, num_tokens);
+  if (mean <= kMaxPairsOfSmallestBlocks) return kWgmmaSmallestTiling;
+  const bool has_largest = kWgmmaLargestTiling < num_wgmma_tilings(scaling_of(problem));
+  return has_largest && mean >= kMinPairsOfLargestBlocks && mean <= kMaxPairsOfLargestBlocks
+             ? kWgmmaLargestTiling
+             : kWgmmaTilingOf128;
+}
+
+std::array<std::int64_t, 3> largest_chunks(const FusedExpertsProblem& problem) {
+  const std::int64_t length = tokens_per_chunk(problem);
+  const std::int64_t most_pairs = (kMaxPairsOfLargestBlocks + 1) * problem.num_experts - 1;
+  const std::int64_t most = std::min(length, most_pairs / problem.top_k);
+  return {length, problem.num_tokens % length,
+          wgmma_tiling(problem, most) == kWgmmaLargestTiling ? most : 0};
+}
+
+int pairs_per_block(ProductStrategy strategy, const FusedExpertsProblem& problem,
+                    std::int64_t num_tokens) {
+  if (strategy == kSwapAb) return kSwapAbPairs;
+  if (strategy == kWgmma) return kWgmmaTilings[wgmma_tiling(problem, num_tokens)].pairs;
+  return kProductTiles[strategy].pairs;
+}
+
 std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
-  const std::int64_t pairs = tokens_per_chunk(problem) * problem.top_k;
-  std::size_t tiling = 0;
-  while (tiling + 1 < kSwapAbTilings.size() && pairs <= kSwapAbTilings[tiling + 1].pairs) ++tiling;
-  if (tiling + 1 < kSwapAbTilings.size()) return tiling;
-  if (problem.intermediate_size >= kMinIntermediateOfHalfTiles) return tiling - 1;
-  return problem.has_fp8_weights() ? kFewRowsFp8Tiling : tiling;
+  const std::int64_t tokens = tokens_per_chunk(problem);
+  const std::int64_t pairs = tokens * problem.top_k;
+  if (pairs > kSwapAbPairs) {
+    const std::int64_t mean = mean_pairs_of_expert(problem, tokens);
+    if (mean > kMaxPairsOfSwapAb && has_largest_blocks(problem)) return kSwapAbLargestTiling;
+    return has_wide_tiles(problem) && mean >= kMinPairsOfWideTiles ? kSwapAbWideTiling : 0;
+  }
+  if (pairs > kSwapAbTilings[kSwapAbOf16PairsTiling].pairs) return 0;
+  if (pairs > kSwapAbTilings[kSwapAbOf8PairsTiling].pairs) return kSwapAbOf16PairsTiling;
+  if (problem.intermediate_size >= kMinIntermediateOfHalfTiles) return kSwapAbOf8PairsTiling;
+  return problem.has_fp8_weights() ? kFewRowsFp8Tiling : kSwapAbShortTiling;
 }
 
 std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem) {
@@ -220,8 +272,13 @@ std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& p
   const auto tiles = [](int pairs, int columns) {
     return std::to_string(pairs) + "x" + std::to_string(columns);
   };
-  std::string shape = tiles(pairs_per_block(strategy), columns_per_tile(strategy)) + " tiles";
-  if (strategy == kSwapAb) {
+  std::string shape;
+  if (strategy < kProductTiles.size()) {
+    shape = tiles(kProductTiles[strategy].pairs, kProductTiles[strategy].columns) + " tiles";
+  } else if (strategy == kWgmma) {
+    const WgmmaTiling& tiling = kWgmmaTilings[wgmma_tiling(problem, tokens)];
+    shape = tiles(tiling.pairs, tiling.columns) + " tiles";
+  } else {
     const SwapAbTiling& tiling = kSwapAbTilings[swap_ab_tiling(problem)];
     shape = tiles(tiling.pairs, tiling.down_rows) + " tiles";
     if (tiling.gate_up_rows != tiling.down_rows) {

@@ -41,39 +41,66 @@ inline constexpr std::size_t kNumProductStrategies = kSwapAb + 1;
 
 constexpr bool is_for_90a(ProductStrategy strategy) { return strategy >= kWgmma; }
 
-/// The tile of the kernels for 9.0a.
-inline constexpr int kWgmmaPairs = 128;
-inline constexpr int kWgmmaColumns = 256;
+/// The tiles of the kernels for 9.0a.
+struct WgmmaTiling {
+  int pairs;    ///< of a block; each 64 have a warpgroup of their own
+  int columns;  ///< rows of the weights
+};
+/// Smaller blocks leave room for more stages, so that more weights are on their way.
+inline constexpr std::array<WgmmaTiling, 3> kWgmmaTilings{{
+    {64, 256},
+    {128, 256},
+    {192, 192}  // for experts that would often have one more block, nearly empty
+}};
+inline constexpr std::size_t kWgmmaSmallestTiling = 0;
+inline constexpr std::size_t kWgmmaTilingOf128 = 1;
+inline constexpr std::size_t kWgmmaLargestTiling = 2;
+/// The first of them: a group of 128 outputs, which has a scale, is no part of 192 columns.
+constexpr std::size_t num_wgmma_tilings(Scaling scaling) {
+  return scaling == Scaling::kNone ? kWgmmaTilings.size() : kWgmmaLargestTiling;
+}
 
 /// The tiles of a kernel that exchanges operands.
 struct SwapAbTiling {
-  int pairs;         ///< of a block; only the kernel of the largest blocks takes calls of more
+  int pairs;         ///< of a block; calls of more pairs have blocks of kSwapAbPairs or more
   int gate_up_rows;  ///< of the weights
   int down_rows;
+  int pairs_at_once;  ///< whose sums are written
 };
-/// By falling number of pairs. With few, tiles of fewer rows keep more multiprocessors busy.
-inline constexpr std::array<SwapAbTiling, 4> kSwapAbTilings{{
-    {32, 128, 128},
-    {16, 64, 128},
-    {8, 64, 64},
-    {8, 32, 128},  // for products that have few rows, or short ones
+/// With few pairs, tiles of fewer rows keep more multiprocessors busy; with many, wider tiles
+/// gather fewer rows, and fewer sums at once leave room for five stages.
+inline constexpr std::array<SwapAbTiling, 6> kSwapAbTilings{{
+    {32, 128, 128, 32},
+    {16, 64, 128, 16},
+    {8, 64, 64, 8},
+    {32, 256, 256, 16},
+    {48, 256, 256, 16},
+    {8, 32, 128, 8},  // for products that have few rows, or short ones
 }};
 inline constexpr int kSwapAbPairs = kSwapAbTilings.front().pairs;
-/// In float8_e4m3fn whoever writes the last tile of a group of outputs quantises all of it: there
-/// are no kernels with the smallest tiles.
-inline constexpr std::size_t kNumSwapAbFp8Tilings = kSwapAbTilings.size() - 1;
+inline constexpr std::size_t kSwapAbOf16PairsTiling = 1;
+inline constexpr std::size_t kSwapAbOf8PairsTiling = 2;
+inline constexpr std::size_t kSwapAbWideTiling = 3;
+inline constexpr std::size_t kSwapAbLargestTiling = 4;
+inline constexpr std::size_t kSwapAbShortTiling = 5;
+/// The first of them. In float8_e4m3fn whoever writes the last tile of a group of outputs quantises
+/// all of it: there are no kernels with the shortest tiles. With scales of rows those with the
+/// largest blocks would have too few registers.
+constexpr std::size_t num_swap_ab_tilings(Scaling scaling) {
+  if (scaling == Scaling::kNone) return kSwapAbTilings.size();
+  return scaling == Scaling::kBlocks ? kSwapAbShortTiling : kSwapAbLargestTiling;
+}
 /// It sorts at most so many pairs, and pairs of so many experts.
 inline constexpr int kSwapAbMaxPairs = 2048;
 inline constexpr int kSwapAbMaxExperts = 512;
 
-constexpr int pairs_per_block(ProductStrategy strategy) {
-  if (strategy == kSwapAb) return kSwapAbPairs;
-  return strategy == kWgmma ? kWgmmaPairs : kProductTiles[strategy].pairs;
-}
-constexpr int columns_per_tile(ProductStrategy strategy) {
-  if (strategy == kSwapAb) return kSwapAbTilings.front().gate_up_rows;
-  return strategy == kWgmma ? kWgmmaColumns : kProductTiles[strategy].columns;
-}
+/// The index of the tiling by wgmma of a chunk of tokens.
+std::size_t wgmma_tiling(const core::FusedExpertsProblem& problem, std::int64_t num_tokens);
+
+/// Pairs of a block of a chunk of tokens: each expert has whole blocks. With exchanged operands
+/// blocks may be larger, so that there are fewer.
+int pairs_per_block(ProductStrategy strategy, const core::FusedExpertsProblem& problem,
+                    std::int64_t num_tokens);
 
 /// The strategy that the policy picks, by the mean number of pairs of an expert. `has_wgmma`: the
 /// device has compute capability 9.0, and this build has code for 9.0a.
@@ -106,6 +133,11 @@ inline std::int64_t scales_per_row(const core::FusedExpertsProblem& problem,
 }
 
 std::int64_t tokens_per_chunk(const core::FusedExpertsProblem& problem);
+
+/// The numbers of tokens of chunks among which one needs the most workspace, for this call and all
+/// calls of fewer tokens: its own chunks, and the most tokens that have the largest blocks by
+/// wgmma, as more tokens can have smaller ones. 0: there is no such chunk.
+std::array<std::int64_t, 3> largest_chunks(const core::FusedExpertsProblem& problem);
 
 /// How the workspace of a chunk is divided, in bytes from an address that is a multiple of
 /// kWorkspaceAlign.

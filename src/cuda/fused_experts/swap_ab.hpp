@@ -16,20 +16,18 @@
 
 namespace tessera::cuda {
 
-/// Rows of the weights that one wgmma multiplies. A tile has two such operands, or one, of which it
-/// may use half. With a gate, rows of gate and of up take turns in runs.
+/// Rows of the weights that one wgmma multiplies. A tile has one such operand, of which it may use
+/// half, two or four. With a gate, rows of gate and of up take turns in runs.
 inline constexpr int kSwapAbOperandRows = 64;
-inline constexpr int kSwapAbOperands = 2;
 inline constexpr int kSwapAbRun = 8;
 
-/// Two groups multiply in turns, each with a warpgroup for each operand. Then come a warp that
-/// takes tiles, one that copies weights, and three that gather rows.
-inline constexpr int kSwapAbGroups = 2;
-inline constexpr int kSwapAbGroupThreads = kSwapAbOperands * 128;
-inline constexpr int kSwapAbThreads = kSwapAbGroups * kSwapAbGroupThreads + 5 * 32;
+/// Four warpgroups multiply. Then come a warp that takes tiles, one that copies weights, and three
+/// that gather rows.
+inline constexpr int kSwapAbWarpgroups = 4;
+inline constexpr int kSwapAbThreads = kSwapAbWarpgroups * 128 + 5 * 32;
 
-/// The weights of a stage: several steps of a line of each row of a tile. More stages of one step
-/// each make calls with few pairs 1 to 3% slower, as each stage has barriers of its own.
+/// The weights of a stage: one or several steps of a line of each row of a tile. More stages of one
+/// step each make calls with few pairs 1 to 3% slower, as each stage has barriers of its own.
 inline constexpr std::uint32_t kSwapAbWeightBytes = std::uint32_t{32} << 10;
 
 /// A stage of a tile of so many rows.
@@ -60,8 +58,15 @@ struct SwapAbLayout {
   static constexpr int kPairs = kTiles.pairs;
   static constexpr int kGateUpRows = kTiles.gate_up_rows;
   static constexpr int kDownRows = kTiles.down_rows;
+  /// A group multiplies a tile, with a warpgroup for each operand. Where there are two groups, they
+  /// take turns.
+  static constexpr int kOperands =
+      std::max(2, std::max(kGateUpRows, kDownRows) / kSwapAbOperandRows);
+  static constexpr int kGroups = kSwapAbWarpgroups / kOperands;
+  static constexpr int kGroupThreads = kOperands * 128;
   /// Kernels with smaller blocks run calls that have no more pairs than a block.
-  static constexpr bool kHasManyPairs = kPairs == kSwapAbPairs;
+  static constexpr bool kHasManyPairs = kPairs >= kSwapAbPairs;
+  static constexpr int kPairsAtOnce = kTiles.pairs_at_once;
   static constexpr std::size_t kMaxPairs = kHasManyPairs ? kSwapAbMaxPairs : kPairs;
   static constexpr std::size_t kMaxExperts = kHasManyPairs ? kSwapAbMaxExperts : 0;
   static constexpr std::size_t kMaxBlocks =
@@ -80,7 +85,7 @@ struct SwapAbLayout {
   /// banks.
   static constexpr int kSumStride = std::max(kGateUpRows, kDownRows) + 4;
   static constexpr std::size_t kOtherBytes =
-      std::size_t{kSwapAbGroups} * kPairs * (kSumStride + 1) * sizeof(float) +
+      std::size_t{kGroups} * (kPairsAtOnce * kSumStride + kPairs) * sizeof(float) +
       kMaxExperts * sizeof(std::int32_t) + kMaxBlocks * sizeof(SwapAbBlock) +
       kMaxPairs * sizeof(std::uint16_t) + 512;  // barriers, and what sorting needs
   static constexpr std::uint32_t kStages = std::min<std::size_t>(
@@ -89,11 +94,10 @@ struct SwapAbLayout {
   static constexpr Section<unsigned char> kRing{0, std::size_t{kStages} * kStageBytes};
   static constexpr Section<float> kScales{kRing.end, std::size_t{kStages} * kStageScales};
   static constexpr Section<float> kSums{kScales.end,
-                                        std::size_t{kSwapAbGroups} * kPairs* kSumStride};
-  static constexpr Section<float> kWeightsOfPairs{kSums.end, std::size_t{kSwapAbGroups} * kPairs};
-  static constexpr Section<std::uint64_t> kBarriers{kWeightsOfPairs.end,
-                                                    2 * kStages + 2 + kSwapAbGroups};
-  static constexpr Section<std::uint32_t> kIsLast{kBarriers.end, kSwapAbGroups};
+                                        std::size_t{kGroups} * kPairsAtOnce* kSumStride};
+  static constexpr Section<float> kWeightsOfPairs{kSums.end, std::size_t{kGroups} * kPairs};
+  static constexpr Section<std::uint64_t> kBarriers{kWeightsOfPairs.end, 2 * kStages + 2 + kGroups};
+  static constexpr Section<std::uint32_t> kIsLast{kBarriers.end, kGroups};
   static constexpr Section<std::uint32_t> kTaken{kIsLast.end, 1};
   static constexpr Section<std::uint32_t> kNumBlocks{kTaken.end, 1};
   static constexpr Section<std::int32_t> kWarpSums{kNumBlocks.end, 32};

@@ -32,7 +32,7 @@ struct SwapAbShared {
            step * Layout::kStepScales;
   }
   __device__ __forceinline__ float* sums(int group) const {
-    return carve(memory, Layout::kSums) + group * Layout::kPairs * Layout::kSumStride;
+    return carve(memory, Layout::kSums) + group * Layout::kPairsAtOnce * Layout::kSumStride;
   }
   __device__ __forceinline__ float* weights_of_pairs(int group) const {
     return carve(memory, Layout::kWeightsOfPairs) + group * Layout::kPairs;
@@ -129,6 +129,7 @@ template <std::size_t kTiling>
 __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared<kTiling> shared) {
   if constexpr (!SwapAbLayout<kTiling>::kHasManyPairs) return sort_few_pairs(args, shared);
   if (args.gate_up.args.num_pairs <= kSwapAbPairs) return sort_few_pairs(args, shared);
+  constexpr int kPairs = SwapAbLayout<kTiling>::kPairs;
   constexpr int kPairsPerThread = (kSwapAbMaxPairs + kSwapAbThreads - 1) / kSwapAbThreads;
   constexpr int kExpertsPerThread = (kSwapAbMaxExperts + kSwapAbThreads - 1) / kSwapAbThreads;
   const int thread = static_cast<int>(threadIdx.x);
@@ -157,8 +158,8 @@ __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared<
   for (int i = 0; i < kExpertsPerThread; ++i) {
     const int expert = thread * kExpertsPerThread + i;
     own[i] = expert < kSwapAbMaxExperts ? counts[expert] : 0;
-    has_many |= own[i] > kSwapAbPairs;
-    sum += own[i] + ((own[i] + kSwapAbPairs - 1) / kSwapAbPairs << 16);
+    has_many |= own[i] > kPairs;
+    sum += own[i] + ((own[i] + kPairs - 1) / kPairs << 16);
   }
   std::int32_t total = 0;
   std::int32_t before = exclusive_sum<kSwapAbThreads / 32>(sum, shared.scan(), &total);
@@ -170,11 +171,11 @@ __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared<
     const int first = before & 0xFFFF;
     counts[expert] = first | own[i] << 16;
     SwapAbBlock* block = shared.blocks() + (before >> 16);
-    for (int done = 0; done < own[i]; done += kSwapAbPairs, ++block) {
+    for (int done = 0; done < own[i]; done += kPairs, ++block) {
       *block = {static_cast<std::uint16_t>(expert), static_cast<std::uint16_t>(first + done),
-                static_cast<std::uint16_t>(min(own[i] - done, kSwapAbPairs))};
+                static_cast<std::uint16_t>(min(own[i] - done, kPairs))};
     }
-    before += own[i] + ((own[i] + kSwapAbPairs - 1) / kSwapAbPairs << 16);
+    before += own[i] + ((own[i] + kPairs - 1) / kPairs << 16);
   }
   __syncthreads();
 

@@ -42,7 +42,7 @@ const void* swap_ab_fp8_start_kernel(bool is_bfloat16) {
 
 const void* swap_ab_fp8_kernel(bool is_bfloat16, Scaling scaling, std::size_t tiling) {
   const auto kernel = [&]<Scaling kScaling>() {
-    constexpr std::size_t kTilings = kNumSwapAbFp8Tilings;
+    constexpr std::size_t kTilings = num_swap_ab_tilings(kScaling);
     return is_bfloat16 ? swap_ab_kernel_of<kScaling, __nv_bfloat16, kTilings>(tiling)
                        : swap_ab_kernel_of<kScaling, __half, kTilings>(tiling);
   };

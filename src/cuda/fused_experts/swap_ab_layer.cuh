@@ -75,13 +75,15 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
 
 template <std::size_t kTiling>
 __device__ __forceinline__ void init_barriers(SwapAbShared<kTiling> shared) {
+  using Layout = SwapAbLayout<kTiling>;
+  constexpr std::uint32_t kWarpsOfGroup = Layout::kGroupThreads / 32;
   for (typename SwapAbShared<kTiling>::Stage at; at.parity == 0; at.advance()) {
     init_barrier(shared.full(at), 1 + kGatherThreads);
     init_barrier(shared.empty(at), kWarpsOfGroup);
   }
   init_barrier(shared.taken_full(), 1);
   init_barrier(shared.taken_empty(), kReadingThreads);
-  for (int group = 0; group < kSwapAbGroups; ++group) {
+  for (int group = 0; group < Layout::kGroups; ++group) {
     init_barrier(shared.turn(group), kWarpsOfGroup);
   }
   fence_barriers();

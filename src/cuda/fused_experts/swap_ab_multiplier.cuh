@@ -2,26 +2,24 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
-#include "cuda/fused_experts/activations.cuh"
 #include "cuda/fused_experts/combine.cuh"
 #include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/swap_ab_quantizer.cuh"
 #include "cuda/fused_experts/swap_ab_tiles.cuh"
-#include "cuda/parts/floats.cuh"
+#include "cuda/fused_experts/swap_ab_writer.cuh"
 #include "cuda/parts/mbarrier.cuh"
 #include "cuda/parts/tma.cuh"
 #include "cuda/parts/wgmma.cuh"
 
 namespace tessera::cuda {
 
-/// A group that multiplies, and writes the results. The two take tiles in turns, so that one
-/// multiplies while the other writes. Each warpgroup of a group multiplies one operand; of a tile
-/// with one, the second passes the stages on. With few pairs, most of the time of a wgmma is
-/// latency, and the two warpgroups overlap theirs.
+/// A group that multiplies, and writes the results. Where there are two, they take tiles in turns,
+/// so that one multiplies while the other writes. Each warpgroup of a group multiplies one operand;
+/// of a tile with one, the second passes the stages on. With few pairs, most of the time of a wgmma
+/// is latency, and the two warpgroups overlap theirs.
 template <Scaling kScaling, typename T, std::size_t kTiling>
-class Multiplier : SwapAbGroup {
+class Multiplier : SwapAbGroup<kTiling> {
  public:
   __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared), taken_(args, shared), turn_parity_(group() == 0 ? 1 : 0) {}
@@ -37,7 +35,7 @@ class Multiplier : SwapAbGroup {
       if (tiles.step == SwapAbStep::kCombine) {
         taken_.release();
         if (group_of_tile == group()) combine(tiles.block);
-        group_of_tile ^= 1;
+        group_of_tile = (group_of_tile + 1) % Layout::kGroups;
         continue;
       }
       // The next tiles are taken once the last weights of these are nearly on the way, 2 stages
@@ -53,10 +51,10 @@ class Multiplier : SwapAbGroup {
         --share;
         release_at = -1;
       }
-      if (is_of_share || (group_of_tile ^ release_at / num_stages % 2) != group()) {
-        taken_.release();
-      }
-      for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile, group_of_tile ^= 1) {
+      const int releasing_group = (group_of_tile + release_at / num_stages) % Layout::kGroups;
+      if (is_of_share || releasing_group != group()) taken_.release();
+      for (std::int32_t tile = 0; tile < tiles.num_tiles;
+           ++tile, group_of_tile = (group_of_tile + 1) % Layout::kGroups) {
         if (group_of_tile == group()) {
           compute(tiles, tile, release_at - tile * num_stages);
         } else {
@@ -69,19 +67,23 @@ class Multiplier : SwapAbGroup {
   }
 
  private:
+  using Group = SwapAbGroup<kTiling>;
+  using Group::group;
+  using Group::lane;
+  using Group::operand;
+  using Group::pair_of_sum;
+  using Group::synchronize;
+  using Group::thread;
+  using Group::warp;
   static constexpr bool kIsFp8 = kScaling != Scaling::kNone;
   using Operand = OperandOf<kScaling, T>;
-  /// The intermediate is not rounded before it is quantised.
-  using Intermediate = std::conditional_t<kIsFp8, float, T>;
   using Layout = SwapAbLayout<kTiling>;
+  using Writer = SwapAbWriter<kScaling, T, kTiling>;
   static constexpr int kWgmmasPerStep = kLineBytes / 32;  // each multiplies 32 bytes of a line
   using Stage = typename SwapAbShared<kTiling>::Stage;
 
-  __device__ static int operand() { return thread() / kWarpgroupThreads; }
-  __device__ static int warp() { return thread() % kWarpgroupThreads / 32; }  // of the warpgroup
-
   __device__ __forceinline__ void combine(std::uint32_t first_part) const {
-    // If there is no part for the second warpgroup, it computes the first one, too: all threads of
+    // Warpgroups for which there is no part compute the last one, too: all threads of
     // the group have to wait together.
     const std::uint32_t part =
         min(first_part + static_cast<std::uint32_t>(operand()), args_.num_combine_parts - 1);
@@ -103,26 +105,29 @@ class Multiplier : SwapAbGroup {
     });
   }
 
-  __device__ __forceinline__ float& weight_of(int pair) const {
-    return shared_.weights_of_pairs(group())[pair];
-  }
-
   __device__ __forceinline__ void compute(const SwapAbTiles& tiles, std::int32_t tile,
                                           std::int32_t release_at) {
-    const SwapAbProduct& product = product_of(args_, tiles.step);
-    const ProductArgs& args = product.args;
-    const std::int32_t first_output = tiles.first_output + tile * outputs_of(product);
-    if (thread() < tiles.num_pairs) {
-      weight_of(thread()) = router_weight(args, pair_of(shared_, tiles, thread()));
+    const std::int32_t first_output =
+        tiles.first_output + tile * outputs_of(product_of(args_, tiles.step));
+    const Writer writer(args_, shared_, tiles, first_output);
+    writer.read_weights();
+    if constexpr (Layout::kGroups > 1) {
+      wait(shared_.turn(group()), turn_parity_);
+      turn_parity_ ^= 1;
     }
-    wait(shared_.turn(group()), turn_parity_);
-    turn_parity_ ^= 1;
-    multiply<8>(tiles, first_output, release_at);
-    synchronize();
-    if (tiles.step == SwapAbStep::kGateUp) {
-      write_activated(args, tiles, first_output);
+    if constexpr (Layout::kPairsAtOnce == Layout::kPairs) {
+      multiply<8>(tiles, first_output, release_at, writer);
+      synchronize();
+      writer.write(0);
     } else {
-      write_rows(args, tiles, first_output);
+      float sums[Layout::kPairs / 2] = {};
+      multiply_stages_of<Layout::kPairs>(tiles, first_output, release_at, sums, [] {});
+      for (int first = 0; first < tiles.num_pairs; first += Layout::kPairsAtOnce) {
+        if (first > 0) synchronize();  // the part before is written
+        writer.share_part(sums, first / Layout::kPairsAtOnce);
+        synchronize();
+        writer.write(first);
+      }
     }
     synchronize();
     if (tiles.step == SwapAbStep::kGateUp) {
@@ -140,27 +145,40 @@ class Multiplier : SwapAbGroup {
   /// if there is one. There is code for some numbers of columns, doubling.
   template <int kColumns>
   __device__ __forceinline__ void multiply(const SwapAbTiles& tiles, std::int32_t first_output,
-                                           std::int32_t release_at) {
+                                           std::int32_t release_at, const Writer& writer) {
     if constexpr (kColumns < Layout::kPairs) {
       if (tiles.num_pairs > kColumns) {
-        return multiply<2 * kColumns>(tiles, first_output, release_at);
+        return multiply<2 * kColumns>(tiles, first_output, release_at, writer);
       }
     }
+    float sums[kColumns / 2] = {};
+    multiply_stages_of<kColumns>(tiles, first_output, release_at, sums,
+                                 [&] { writer.template share<0>(sums); });
+  }
+
+  /// Adds the products of a tile's stages up, gives the turn to the other group, and calls
+  /// `finish` if there is an operand for this warpgroup.
+  template <int kColumns, typename Finish>
+  __device__ __forceinline__ void multiply_stages_of(const SwapAbTiles& tiles,
+                                                     std::int32_t first_output,
+                                                     std::int32_t release_at,
+                                                     float (&sums)[kColumns / 2],
+                                                     const Finish& finish) {
     const std::int32_t num_stages = num_stages_of(tiles.step);
     with_rows<kTiling>(tiles.step, [&]<int kRows>() {
       if (operand() * kSwapAbOperandRows >= kRows) {
         pass_stages(num_stages, release_at);
       } else {
-        float sums[kColumns / 2] = {};
         if constexpr (kIsFp8) {
           OfRows of_rows{};
           if constexpr (kScaling == Scaling::kRows) of_rows = scales_of_rows(tiles, first_output);
-          multiply_scaled_stages<kRows>(num_stages, release_at, of_rows, sums);
+          const bool is_gated = product_of(args_, tiles.step).args.is_gated;
+          multiply_scaled_stages<kRows>(num_stages, release_at, is_gated, of_rows, sums);
         } else {
           multiply_stages<kRows>(num_stages, release_at, sums);
         }
         give_turn();
-        share(sums);
+        finish();
       }
     });
   }
@@ -226,7 +244,7 @@ class Multiplier : SwapAbGroup {
   /// latency.
   template <int kRows, int kSums>
   __device__ __forceinline__ void multiply_scaled_stages(std::int32_t num_stages,
-                                                         std::int32_t release_at,
+                                                         std::int32_t release_at, bool is_gated,
                                                          const OfRows& of_rows,
                                                          float (&sums)[kSums]) {
     constexpr int kSteps = SwapAbSteps<kRows>::kNumber;
@@ -248,7 +266,7 @@ class Multiplier : SwapAbGroup {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         if constexpr (kScaling == Scaling::kBlocks) {
-          add_scaled(step, of_steps[step], sums);
+          add_scaled(step, is_gated, of_steps[step], sums);
         } else {
 #pragma unroll
           for (int i = 0; i < kSums; ++i) sums[i] += of_steps[step][i];
@@ -272,24 +290,26 @@ class Multiplier : SwapAbGroup {
     for (int i = 0; i < kSums; ++i) sums[i] *= of_rows.of[i % 4 / 2] * of_pairs[pair_of_sum(i)];
   }
 
-  /// The pair of the block that a lane's sum belongs to.
-  __device__ static int pair_of_sum(int i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
-
   /// Adds the sums of a step, scaled. A lane's rows are of gate and of up, or both have one scale.
   template <int kSums>
-  __device__ __forceinline__ void add_scaled(int step, const float (&of_step)[kSums],
+  __device__ __forceinline__ void add_scaled(int step, bool is_gated, const float (&of_step)[kSums],
                                              float (&sums)[kSums]) const {
     const float* const of_pairs = shared_.scales(at_, step);
     const float* const of_rows = of_pairs + Layout::kPairs;
+    // Without a gate: of the block of 128 rows.
+    const int block = operand() * kSwapAbOperandRows / core::kScaleBlock;
+    const float scales[2] = {of_rows[is_gated ? 0 : block], of_rows[is_gated ? 1 : block]};
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      const float scale = of_rows[i % 4 / 2] * of_pairs[pair_of_sum(i)];
+      const float scale = scales[i % 4 / 2] * of_pairs[pair_of_sum(i)];
       sums[i] = __fmaf_rn(scale, of_step[i], sums[i]);
     }
   }
 
   __device__ __forceinline__ void give_turn() const {
-    if (lane() == 0) arrive(shared_.turn(group() ^ 1));
+    if constexpr (Layout::kGroups > 1) {
+      if (lane() == 0) arrive(shared_.turn(group() ^ 1));
+    }
   }
 
   /// The part of this number of a step's products.
@@ -309,69 +329,6 @@ class Multiplier : SwapAbGroup {
 
   __device__ __forceinline__ void release(const Stage& at) const {
     if (lane() == 0) arrive(shared_.empty(at));
-  }
-
-  __device__ __forceinline__ float* sums_of(int pair) const {
-    return shared_.sums(group()) + pair * Layout::kSumStride;
-  }
-
-  template <int kSums>
-  __device__ __forceinline__ void share(const float (&sums)[kSums]) const {
-    const int row = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
-#pragma unroll
-    for (int i = 0; i < kSums; ++i) {
-      sums_of(pair_of_sum(i))[row + i % 4 / 2 * 8] = sums[i];
-    }
-  }
-
-  /// Writes compute(pair of the block, place among the tile's outputs, output), rounded, for the
-  /// outputs of all pairs.
-  template <typename Output, typename Compute>
-  __device__ __forceinline__ void write(const ProductArgs& args, const SwapAbTiles& tiles,
-                                        std::int32_t first_output, const Compute& compute) const {
-    const int per_pair = outputs_of(product_of(args_, tiles.step)) / kWordElements;
-    for (int item = thread(); item < tiles.num_pairs * per_pair; item += kSwapAbGroupThreads) {
-      const int pair = item / per_pair;
-      const int first = item % per_pair * kWordElements;
-      if (first_output + first >= args.num_outputs) continue;
-      struct alignas(kWordElements * sizeof(Output)) Word {
-        Output elements[kWordElements];
-      } word;
-#pragma unroll
-      for (int i = 0; i < kWordElements; ++i) {
-        word.elements[i] = rounded<Output>(compute(pair, first + i, first_output + first + i));
-      }
-      Output* const to = static_cast<Output*>(args.output) +
-                         pair_of(shared_, tiles, pair) * args.output_stride + first_output + first;
-      *reinterpret_cast<Word*>(to) = word;
-    }
-  }
-
-  __device__ __forceinline__ void write_activated(const ProductArgs& args, const SwapAbTiles& tiles,
-                                                  std::int32_t first_output) const {
-    with_activation(args.activation, [&]<Activation kActivation>() {
-      write<Intermediate>(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
-        const float* const sums = sums_of(pair);
-        const float scale = weight_of(pair);
-        if constexpr (!has_gate(kActivation)) {
-          const float gate = __fmaf_rn(scale, sums[at], bias_of<T>(args, tiles.expert, output));
-          return activated<kActivation>(args, gate, 0);
-        }
-        const int gate_row = at / kSwapAbRun * 2 * kSwapAbRun + at % kSwapAbRun;
-        const float gate = __fmaf_rn(
-            scale, sums[gate_row], bias_of<T>(args, tiles.expert, gated_row(args, output, false)));
-        const float up = __fmaf_rn(scale, sums[gate_row + kSwapAbRun],
-                                   bias_of<T>(args, tiles.expert, gated_row(args, output, true)));
-        return activated<kActivation>(args, gate, up);
-      });
-    });
-  }
-
-  __device__ __forceinline__ void write_rows(const ProductArgs& args, const SwapAbTiles& tiles,
-                                             std::int32_t first_output) const {
-    write<T>(args, tiles, first_output, [&](int pair, int at, std::int32_t output) {
-      return weight_of(pair) * (sums_of(pair)[at] + bias_of<T>(args, tiles.expert, output));
-    });
   }
 
   const SwapAbArgs& args_;

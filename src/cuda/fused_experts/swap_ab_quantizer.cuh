@@ -13,7 +13,7 @@ namespace tessera::cuda {
 /// Quantises the outputs of the gate-up product, which are in float32, once they are all there: by
 /// the group of threads that writes the last tile of them.
 template <Scaling kScaling, std::size_t kTiling>
-class Quantizer : SwapAbGroup {
+class Quantizer : SwapAbGroup<kTiling> {
  public:
   __device__ __forceinline__ Quantizer(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared) {}
@@ -34,6 +34,11 @@ class Quantizer : SwapAbGroup {
   }
 
  private:
+  using Group = SwapAbGroup<kTiling>;
+  using Group::group;
+  using Group::lane;
+  using Group::synchronize;
+  using Group::thread;
   using Layout = SwapAbLayout<kTiling>;
   using Word = Fp8Word<float>;
 
@@ -78,7 +83,7 @@ class Quantizer : SwapAbGroup {
   __device__ __forceinline__ void quantize_group(const SwapAbTiles& tiles,
                                                  std::uint32_t outputs) const {
     constexpr int kThreads = Fp8GroupWord::kThreads;
-    static_assert(kSwapAbGroupThreads / kThreads >= Layout::kPairs);
+    static_assert(Group::kThreads / kThreads >= Layout::kPairs);
     const int own = thread() / kThreads;
     const std::int64_t pair = pair_of(shared_, tiles, min(own, tiles.num_pairs - 1));
     const auto first = static_cast<std::int32_t>(outputs * core::kScaleBlock) +
@@ -91,13 +96,13 @@ class Quantizer : SwapAbGroup {
     }
   }
 
-  /// Quantises all outputs of all pairs: of up to eight pairs at once, among which the warps of the
-  /// group are divided.
+  /// Quantises all outputs of all pairs: of up to as many pairs at once as there are warps, among
+  /// which the threads of the group are divided.
   __device__ __forceinline__ void quantize_rows(const SwapAbTiles& tiles) const {
-    constexpr int kWarps = kSwapAbGroupThreads / 32;
+    constexpr int kWarps = Group::kThreads / 32;
     int at_once = 1;  // pairs
     while (at_once < min(tiles.num_pairs, kWarps)) at_once *= 2;
-    const int threads = kSwapAbGroupThreads / at_once;  // of a pair
+    const int threads = Group::kThreads / at_once;  // of a pair
     for (int done = 0; done < tiles.num_pairs; done += at_once) {
       const int own = done + thread() / threads;
       const std::int64_t pair = pair_of(shared_, tiles, min(own, tiles.num_pairs - 1));

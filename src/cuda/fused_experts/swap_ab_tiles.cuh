@@ -48,10 +48,12 @@ __device__ __forceinline__ std::int32_t outputs_of(const SwapAbProduct& product)
   return outputs_of(product.args, product.tile_rows);
 }
 
+template <std::size_t kTiling>
 __device__ __forceinline__ std::uint32_t num_to_take(const SwapAbArgs& args,
                                                      std::uint32_t num_blocks) {
+  constexpr int kOperands = SwapAbLayout<kTiling>::kOperands;
   return num_blocks * (args.gate_up.takes_per_block + args.down.takes_per_block) +
-         (args.num_combine_parts + kSwapAbOperands - 1) / kSwapAbOperands;
+         (args.num_combine_parts + kOperands - 1) / kOperands;
 }
 
 template <std::size_t kTiling>
@@ -78,13 +80,12 @@ __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args,
   const std::uint32_t of_down = num_blocks * args.down.takes_per_block;
   if (taken < of_down) return in_product(SwapAbStep::kDown, args.down);
   taken -= of_down;
-  const bool is_left = taken * kSwapAbOperands < args.num_combine_parts;
-  return {
-      is_left ? SwapAbStep::kCombine : SwapAbStep::kEnd, taken * kSwapAbOperands, 0, 0, 0, 0, 0};
+  const std::uint32_t first_part = taken * SwapAbLayout<kTiling>::kOperands;
+  const bool is_left = first_part < args.num_combine_parts;
+  return {is_left ? SwapAbStep::kCombine : SwapAbStep::kEnd, first_part, 0, 0, 0, 0, 0};
 }
 
-inline constexpr std::uint32_t kWarpsOfGroup = kSwapAbGroupThreads / 32;
-inline constexpr std::uint32_t kMultiplyWarps = kSwapAbGroups * kWarpsOfGroup;
+inline constexpr std::uint32_t kMultiplyWarps = kSwapAbWarpgroups * 4;
 inline constexpr std::uint32_t kTakingWarp = kMultiplyWarps;
 inline constexpr std::uint32_t kCopyingWarp = kTakingWarp + 1;
 inline constexpr std::uint32_t kGatherWarps = 3;
@@ -95,14 +96,24 @@ inline constexpr std::uint32_t kReadingThreads = kSwapAbThreads - 32;
 static_assert(kCombineThreads == kWarpgroupThreads);
 
 /// A thread of a group that multiplies.
+template <std::size_t kTiling>
 struct SwapAbGroup {
-  __device__ static int group() { return static_cast<int>(threadIdx.x) / kSwapAbGroupThreads; }
-  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kSwapAbGroupThreads; }
+  static constexpr int kThreads = SwapAbLayout<kTiling>::kGroupThreads;
+
+  __device__ static int group() {
+    return SwapAbLayout<kTiling>::kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / kThreads;
+  }
+  __device__ static int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
   __device__ static int lane() { return thread() % 32; }
+  __device__ static int operand() { return thread() / kWarpgroupThreads; }
+  __device__ static int warp() { return thread() % kWarpgroupThreads / 32; }  ///< of the warpgroup
+
+  /// The pair of the block that a lane's sum belongs to.
+  __device__ static int pair_of_sum(int i) { return i / 4 * 8 + lane() % 4 * 2 + i % 2; }
 
   /// All threads of the group wait for each other.
   __device__ static void synchronize() {
-    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kSwapAbGroupThreads) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kThreads) : "memory");
   }
 };
 
@@ -130,7 +141,7 @@ __device__ __forceinline__ std::uint32_t take(const SwapAbArgs& args) {
 template <std::size_t kTiling>
 __device__ __forceinline__ void take_tiles(const SwapAbArgs& args, SwapAbShared<kTiling> shared,
                                            std::uint32_t taken) {
-  const std::uint32_t end = num_to_take(args, shared.num_blocks());
+  const std::uint32_t end = num_to_take<kTiling>(args, shared.num_blocks());
   for (std::uint32_t parity = 0;; parity ^= 1) {
     shared.taken() = taken;
     arrive(shared.taken_full());
