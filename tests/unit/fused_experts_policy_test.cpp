@@ -274,21 +274,12 @@ TEST(FusedExpertsPolicy, KernelsFor90aMultiplyWhereTheDeviceHasThem) {
   EXPECT_EQ(choose({.tokens = 4096}, false), 3U);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, true), kSwapAb);
   EXPECT_EQ(choose({.tokens = 1, .experts = 128}, false), 0U);
-  // Operands are exchanged up to 32 pairs per expert, or 16; there are eight slots per token.
+  // Operands are exchanged up to 32 pairs per expert, in fp8 up to 16; there are eight slots per
+  // token.
   EXPECT_EQ(choose({.tokens = 131, .experts = 32}, true), kSwapAb);
   EXPECT_EQ(choose({.tokens = 132, .experts = 32}, true), kWgmma);
-  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 131, .experts = 32}), true), kSwapAb);
-  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 132, .experts = 32}), true), kWgmma);
-  const auto by_rows = [](std::int64_t tokens) {
-    return fp8_problem_of({.tokens = tokens, .experts = 64}, core::WeightScales::kPerRow);
-  };
-  EXPECT_EQ(choose_strategy(by_rows(135), true), kSwapAb);
-  EXPECT_EQ(choose_strategy(by_rows(136), true), kWgmma);
-  FusedExpertsProblem without_gate = fp8_problem_of({.tokens = 135, .experts = 64});
-  without_gate.activation = Activation::kRelu2NoMul;
-  EXPECT_EQ(choose_strategy(without_gate, true), kSwapAb);
-  without_gate.num_tokens = 136;
-  EXPECT_EQ(choose_strategy(without_gate, true), kWgmma);
+  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 135, .experts = 64}), true), kSwapAb);
+  EXPECT_EQ(choose_strategy(fp8_problem_of({.tokens = 136, .experts = 64}), true), kWgmma);
   // With more experts or pairs than that kernel sorts, wgmma follows sooner where sums are long.
   const std::int64_t many = kSwapAbMaxExperts + 1;
   for (const auto& [tokens, hidden, expected] :
@@ -327,13 +318,10 @@ TEST(FusedExpertsPolicy, WgmmaHasBlocksForItsPairsPerExpert) {
     return pairs_per_block(kWgmma, problem, problem.num_tokens);
   };
   // There are eight slots per token, and 64 experts: the mean is an eighth of the tokens.
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 49 - 1, .experts = 64})), 64);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 49, .experts = 64})), 128);
   EXPECT_EQ(pairs(problem_of({.tokens = 8 * 112 - 1, .experts = 64})), 128);
   EXPECT_EQ(pairs(problem_of({.tokens = 8 * 112, .experts = 64})), 192);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 768 - 1, .experts = 64})), 192);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 768, .experts = 64})), 128);
-  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 48, .experts = 64})), 64);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 161 - 1, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 161, .experts = 64})), 128);
   EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 112, .experts = 64})), 128);
   EXPECT_EQ(describe_plan(kWgmma, problem_of({.tokens = 8 * 112, .experts = 64})), "192x192 tiles");
 }
@@ -364,27 +352,9 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 256}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 2, .experts = 256, .intermediate = 4096}), (Tiles{16, 64, 128}));
   EXPECT_EQ(tiles({.tokens = 3, .experts = 256, .intermediate = 256}), (Tiles{32, 128, 128}));
-  // With eight pairs per expert tiles are wider, and with more than 16 blocks larger.
-  EXPECT_EQ(tiles({.tokens = 63, .experts = 64}), (Tiles{32, 128, 128}));
-  EXPECT_EQ(tiles({.tokens = 64, .experts = 64}), (Tiles{32, 256, 256}));
-  EXPECT_EQ(tiles({.tokens = 135, .experts = 64}), (Tiles{32, 256, 256}));
+  // With more than 16 pairs per expert blocks are larger, and tiles wider.
+  EXPECT_EQ(tiles({.tokens = 135, .experts = 64}), (Tiles{32, 128, 128}));
   EXPECT_EQ(tiles({.tokens = 136, .experts = 64}), (Tiles{48, 256, 256}));
-  const auto fp8_tiles = [](const Sizes& sizes, core::WeightScales kind, Activation activation) {
-    FusedExpertsProblem problem = fp8_problem_of(sizes, kind);
-    problem.activation = activation;
-    const SwapAbTiling& found = kSwapAbTilings[swap_ab_tiling(problem)];
-    return Tiles{found.pairs, found.gate_up_rows, found.down_rows};
-  };
-  const Sizes ten{.tokens = 80, .experts = 64};
-  const Sizes twenty{.tokens = 160, .experts = 64};
-  using core::WeightScales;
-  EXPECT_EQ(fp8_tiles(ten, WeightScales::kPerBlock, Activation::kSilu), (Tiles{32, 256, 256}));
-  EXPECT_EQ(fp8_tiles(twenty, WeightScales::kPerBlock, Activation::kSilu), (Tiles{48, 256, 256}));
-  // Without a gate 256 rows would be outputs of two blocks.
-  EXPECT_EQ(fp8_tiles(ten, WeightScales::kPerBlock, Activation::kRelu2NoMul),
-            (Tiles{32, 128, 128}));
-  EXPECT_EQ(fp8_tiles(ten, WeightScales::kPerRow, Activation::kRelu2NoMul), (Tiles{32, 256, 256}));
-  EXPECT_EQ(fp8_tiles(twenty, WeightScales::kPerRow, Activation::kSilu), (Tiles{32, 256, 256}));
   // In float8_e4m3fn there are none of 32 rows.
   for (const std::int64_t tokens : {1, 2, 3}) {
     for (const std::int64_t intermediate : {256, 512}) {
@@ -399,7 +369,7 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 1, .intermediate = 512})), "8x64 tiles");
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 2, .intermediate = 512})),
             "16x128 tiles, of the gate-up product 16x64");
-  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 5, .intermediate = 512})),
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 64, .intermediate = 512})),
             "32x128 tiles");
 }
 

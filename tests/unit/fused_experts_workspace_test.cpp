@@ -183,7 +183,7 @@ TEST(FusedExpertsWorkspaces, AWorkspaceIsAsLargeAsItsPageSays) {
   EXPECT_LE(workspace.alignment, most);
 
   const FusedExpertsWorkspace by_slot(problem_of(sizes), 4096, kWgmma);
-  const auto padding = static_cast<std::size_t>(kWgmmaTilings[kWgmmaLargestTiling].pairs - 1);
+  const auto padding = static_cast<std::size_t>(kWgmmaTilings[kWgmmaTilingOf192].pairs - 1);
   EXPECT_GT(by_slot.alignment, workspace.alignment);
   EXPECT_LE(by_slot.alignment, most + padding * (256 + 1) * (2 * 2048 + 4));
 }

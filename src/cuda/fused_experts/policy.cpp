@@ -16,38 +16,25 @@ constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 1
 constexpr std::int64_t kLongSum = 4096;
 constexpr std::int64_t kMinPairsOfWgmma = 12;
 constexpr std::int64_t kMinPairsOfLongWgmma = 2;
-/// The means up to which operands are exchanged with blocks of kSwapAbPairs, and with the largest
-/// ones: few experts then have two blocks, which would read their weights again.
-constexpr std::int64_t kMaxPairsOfSwapAb = 16;
-constexpr std::int64_t kMaxPairsOfLargestSwapAb = 32;
-/// The mean from which on tiles of 256 rows pay: each tile gathers the rows of its pairs anew.
-constexpr std::int64_t kMinPairsOfWideTiles = 8;
+/// The means up to which operands are exchanged with blocks of kSwapAbPairs, and with those of 48:
+/// few experts then have two blocks, which would read their weights again.
+constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
+constexpr std::int64_t kMaxPairsOfSwapAbOf48 = 32;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
 /// gate-up product's are so many that they need not be halved.
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 /// The kernels for 9.0a count terms in int32, and go on by some hundred at once.
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
-/// The mean up to which few experts have more than 64 pairs, and the means with which blocks of 192
-/// are worth their narrower tiles: a second block of 128, or a last one of many, would often be
-/// nearly empty.
-constexpr std::int64_t kMaxPairsOfSmallestBlocks = 48;
-constexpr std::int64_t kMinPairsOfLargestBlocks = 112;
-constexpr std::int64_t kMaxPairsOfLargestBlocks = 767;
+/// The means with which blocks of 192 are worth their narrower tiles: many experts have more than
+/// 128 pairs, and few have more than 192.
+constexpr std::int64_t kMinPairsOf192 = 112;
+constexpr std::int64_t kMaxPairsOf192 = 160;
 /// The tiling of shorter products in float8_e4m3fn.
 constexpr std::size_t kFewRowsFp8Tiling = kSwapAbOf16PairsTiling;
 
 std::int64_t mean_pairs_of_expert(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
   const std::int64_t pairs = num_tokens * problem.top_k;
   return pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-}
-
-/// With scales of blocks a tile of the gate-up product has outputs of one block at most.
-bool has_wide_tiles(const FusedExpertsProblem& problem) {
-  return scaling_of(problem) != Scaling::kBlocks || has_gate(problem.activation);
-}
-
-bool has_largest_blocks(const FusedExpertsProblem& problem) {
-  return has_wide_tiles(problem) && kSwapAbLargestTiling < num_swap_ab_tilings(scaling_of(problem));
 }
 
 bool is_aligned(const void* data) {
@@ -118,8 +105,7 @@ ProductAccesses accesses_of(const FusedExpertsProblem& problem) {
 ProductStrategy choose_strategy(const FusedExpertsProblem& problem, bool has_wgmma) {
   if (accesses_of(problem).has_elements()) return kElementsTile;
   const std::int64_t per_expert = mean_pairs_of_expert(problem, problem.num_tokens);
-  const std::int64_t most =
-      has_largest_blocks(problem) ? kMaxPairsOfLargestSwapAb : kMaxPairsOfSwapAb;
+  const std::int64_t most = problem.has_fp8_weights() ? kMaxPairsOfSwapAb : kMaxPairsOfSwapAbOf48;
   if (has_wgmma && per_expert <= most && limitation(kSwapAb, problem) == nullptr) {
     return kSwapAb;
   }
@@ -230,19 +216,17 @@ bool has_plain_ids(const FusedExpertsProblem& problem, ProductStrategy strategy)
 
 std::size_t wgmma_tiling(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
   const std::int64_t mean = mean_pairs_of_expert(problem, num_tokens);
-  if (mean <= kMaxPairsOfSmallestBlocks) return kWgmmaSmallestTiling;
-  const bool has_largest = kWgmmaLargestTiling < num_wgmma_tilings(scaling_of(problem));
-  return has_largest && mean >= kMinPairsOfLargestBlocks && mean <= kMaxPairsOfLargestBlocks
-             ? kWgmmaLargestTiling
+  return !problem.has_fp8_weights() && mean >= kMinPairsOf192 && mean <= kMaxPairsOf192
+             ? kWgmmaTilingOf192
              : kWgmmaTilingOf128;
 }
 
 std::array<std::int64_t, 3> largest_chunks(const FusedExpertsProblem& problem) {
   const std::int64_t length = tokens_per_chunk(problem);
-  const std::int64_t most_pairs = (kMaxPairsOfLargestBlocks + 1) * problem.num_experts - 1;
+  const std::int64_t most_pairs = (kMaxPairsOf192 + 1) * problem.num_experts - 1;
   const std::int64_t most = std::min(length, most_pairs / problem.top_k);
   return {length, problem.num_tokens % length,
-          wgmma_tiling(problem, most) == kWgmmaLargestTiling ? most : 0};
+          wgmma_tiling(problem, most) == kWgmmaTilingOf192 ? most : 0};
 }
 
 int pairs_per_block(ProductStrategy strategy, const FusedExpertsProblem& problem,
@@ -256,9 +240,8 @@ std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
   const std::int64_t tokens = tokens_per_chunk(problem);
   const std::int64_t pairs = tokens * problem.top_k;
   if (pairs > kSwapAbPairs) {
-    const std::int64_t mean = mean_pairs_of_expert(problem, tokens);
-    if (mean > kMaxPairsOfSwapAb && has_largest_blocks(problem)) return kSwapAbLargestTiling;
-    return has_wide_tiles(problem) && mean >= kMinPairsOfWideTiles ? kSwapAbWideTiling : 0;
+    const bool has_many = mean_pairs_of_expert(problem, tokens) > kMaxPairsOfSwapAb;
+    return has_many && !problem.has_fp8_weights() ? kSwapAbOf48PairsTiling : 0;
   }
   if (pairs > kSwapAbTilings[kSwapAbOf16PairsTiling].pairs) return 0;
   if (pairs > kSwapAbTilings[kSwapAbOf8PairsTiling].pairs) return kSwapAbOf16PairsTiling;

@@ -46,18 +46,14 @@ struct WgmmaTiling {
   int pairs;    ///< of a block; each 64 have a warpgroup of their own
   int columns;  ///< rows of the weights
 };
-/// Smaller blocks leave room for more stages, so that more weights are on their way.
-inline constexpr std::array<WgmmaTiling, 3> kWgmmaTilings{{
-    {64, 256},
-    {128, 256},
-    {192, 192}  // for experts that would often have one more block, nearly empty
+inline constexpr std::array<WgmmaTiling, 2> kWgmmaTilings{{
+    {128, 256}, {192, 192}  // for experts that would often have a second block, nearly empty
 }};
-inline constexpr std::size_t kWgmmaSmallestTiling = 0;
-inline constexpr std::size_t kWgmmaTilingOf128 = 1;
-inline constexpr std::size_t kWgmmaLargestTiling = 2;
+inline constexpr std::size_t kWgmmaTilingOf128 = 0;
+inline constexpr std::size_t kWgmmaTilingOf192 = 1;
 /// The first of them: a group of 128 outputs, which has a scale, is no part of 192 columns.
 constexpr std::size_t num_wgmma_tilings(Scaling scaling) {
-  return scaling == Scaling::kNone ? kWgmmaTilings.size() : kWgmmaLargestTiling;
+  return scaling == Scaling::kNone ? kWgmmaTilings.size() : kWgmmaTilingOf192;
 }
 
 /// The tiles of a kernel that exchanges operands.
@@ -69,26 +65,23 @@ struct SwapAbTiling {
 };
 /// With few pairs, tiles of fewer rows keep more multiprocessors busy; with many, wider tiles
 /// gather fewer rows, and fewer sums at once leave room for five stages.
-inline constexpr std::array<SwapAbTiling, 6> kSwapAbTilings{{
+inline constexpr std::array<SwapAbTiling, 5> kSwapAbTilings{{
     {32, 128, 128, 32},
     {16, 64, 128, 16},
     {8, 64, 64, 8},
-    {32, 256, 256, 16},
     {48, 256, 256, 16},
     {8, 32, 128, 8},  // for products that have few rows, or short ones
 }};
 inline constexpr int kSwapAbPairs = kSwapAbTilings.front().pairs;
 inline constexpr std::size_t kSwapAbOf16PairsTiling = 1;
 inline constexpr std::size_t kSwapAbOf8PairsTiling = 2;
-inline constexpr std::size_t kSwapAbWideTiling = 3;
-inline constexpr std::size_t kSwapAbLargestTiling = 4;
-inline constexpr std::size_t kSwapAbShortTiling = 5;
-/// The first of them. In float8_e4m3fn whoever writes the last tile of a group of outputs quantises
-/// all of it: there are no kernels with the shortest tiles. With scales of rows those with the
-/// largest blocks would have too few registers.
+inline constexpr std::size_t kSwapAbOf48PairsTiling = 3;
+inline constexpr std::size_t kSwapAbShortTiling = 4;
+/// The first of them. In float8_e4m3fn blocks of 48 pairs are slower than wgmma's, and whoever
+/// writes the last tile of a group of outputs quantises all of it: there are no kernels with the
+/// shortest tiles.
 constexpr std::size_t num_swap_ab_tilings(Scaling scaling) {
-  if (scaling == Scaling::kNone) return kSwapAbTilings.size();
-  return scaling == Scaling::kBlocks ? kSwapAbShortTiling : kSwapAbLargestTiling;
+  return scaling == Scaling::kNone ? kSwapAbTilings.size() : kSwapAbOf48PairsTiling;
 }
 /// It sorts at most so many pairs, and pairs of so many experts.
 inline constexpr int kSwapAbMaxPairs = 2048;

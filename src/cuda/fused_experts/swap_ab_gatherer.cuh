@@ -74,8 +74,7 @@ class RowsGatherer {
       for (std::int32_t tile = 0; tile < tiles.num_tiles; ++tile) {
         [[maybe_unused]] const float* const weight_scales =
             kScaling == Scaling::kBlocks
-                ? scales_of(args, tiles.expert, tiles.first_output + tile * outputs_of(product),
-                            kRows > core::kScaleBlock)
+                ? scales_of(args, tiles.expert, tiles.first_output + tile * outputs_of(product))
                 : nullptr;
         for (std::int32_t begin = 0; begin < args.depth; begin += Steps::kNumber * kDepth) {
           wait(shared_.empty(at_), at_.parity ^ 1);
@@ -116,15 +115,11 @@ class RowsGatherer {
   }
 
   /// The scales of the rows of gate, or of up, of a tile's weights, whichever this thread copies.
-  /// Without a gate, a wide tile has rows of two blocks.
   __device__ static const float* scales_of(const Fp8ProductArgs& args, std::int32_t expert,
-                                           std::int32_t first_output, bool is_wide) {
-    const bool is_second = word() % 2 == 1;
-    if (args.is_gated) {
-      return args.weight_scales.of_row(expert, gated_row(args, first_output, is_second));
-    }
-    const std::int32_t output = first_output + (is_wide && is_second ? core::kScaleBlock : 0);
-    return args.weight_scales.of_row(expert, min(output, args.num_outputs - 1));
+                                           std::int32_t first_output) {
+    const bool is_up = args.is_gated && word() % 2 == 1;
+    return args.weight_scales.of_row(
+        expert, args.is_gated ? gated_row(args, first_output, is_up) : first_output);
   }
 
   /// Copies the scales of a block of terms, each by one thread. A step after the last block has

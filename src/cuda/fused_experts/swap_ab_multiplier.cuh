@@ -172,8 +172,7 @@ class Multiplier : SwapAbGroup<kTiling> {
         if constexpr (kIsFp8) {
           OfRows of_rows{};
           if constexpr (kScaling == Scaling::kRows) of_rows = scales_of_rows(tiles, first_output);
-          const bool is_gated = product_of(args_, tiles.step).args.is_gated;
-          multiply_scaled_stages<kRows>(num_stages, release_at, is_gated, of_rows, sums);
+          multiply_scaled_stages<kRows>(num_stages, release_at, of_rows, sums);
         } else {
           multiply_stages<kRows>(num_stages, release_at, sums);
         }
@@ -244,7 +243,7 @@ class Multiplier : SwapAbGroup<kTiling> {
   /// latency.
   template <int kRows, int kSums>
   __device__ __forceinline__ void multiply_scaled_stages(std::int32_t num_stages,
-                                                         std::int32_t release_at, bool is_gated,
+                                                         std::int32_t release_at,
                                                          const OfRows& of_rows,
                                                          float (&sums)[kSums]) {
     constexpr int kSteps = SwapAbSteps<kRows>::kNumber;
@@ -266,7 +265,7 @@ class Multiplier : SwapAbGroup<kTiling> {
 #pragma unroll
       for (int step = 0; step < kSteps; ++step) {
         if constexpr (kScaling == Scaling::kBlocks) {
-          add_scaled(step, is_gated, of_steps[step], sums);
+          add_scaled(step, of_steps[step], sums);
         } else {
 #pragma unroll
           for (int i = 0; i < kSums; ++i) sums[i] += of_steps[step][i];
@@ -292,16 +291,13 @@ class Multiplier : SwapAbGroup<kTiling> {
 
   /// Adds the sums of a step, scaled. A lane's rows are of gate and of up, or both have one scale.
   template <int kSums>
-  __device__ __forceinline__ void add_scaled(int step, bool is_gated, const float (&of_step)[kSums],
+  __device__ __forceinline__ void add_scaled(int step, const float (&of_step)[kSums],
                                              float (&sums)[kSums]) const {
     const float* const of_pairs = shared_.scales(at_, step);
     const float* const of_rows = of_pairs + Layout::kPairs;
-    // Without a gate: of the block of 128 rows.
-    const int block = operand() * kSwapAbOperandRows / core::kScaleBlock;
-    const float scales[2] = {of_rows[is_gated ? 0 : block], of_rows[is_gated ? 1 : block]};
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      const float scale = scales[i % 4 / 2] * of_pairs[pair_of_sum(i)];
+      const float scale = of_rows[i % 4 / 2] * of_pairs[pair_of_sum(i)];
       sums[i] = __fmaf_rn(scale, of_step[i], sums[i]);
     }
   }

@@ -128,7 +128,7 @@ class WgmmaConsumer {
   }
 
   /// Each box of weights has sums of the stage, which are scaled and added while another warpgroup
-  /// multiplies, if there is one.
+  /// multiplies.
   __device__ __forceinline__ void multiply_fp8(float (&sums)[Layout::kColumns / 2]) {
     wait_for(at_);
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {

@@ -154,7 +154,7 @@ class WgmmaProducer {
   __device__ __forceinline__ Scales scales_of(const WgmmaPlace& place) const {
     const WgmmaFp8Product& args = args_.product;
     Scales scales{};
-    if (kIsGateUp && threadIdx.x < Layout::kPairs) {
+    if constexpr (kIsGateUp) {
       const std::int32_t pair =
           args.sorted_pairs[place.first_slot + static_cast<std::int32_t>(threadIdx.x)];
       if (pair < args.num_pairs) {
@@ -171,9 +171,9 @@ class WgmmaProducer {
   }
 
   __device__ __forceinline__ void copy_scales(const Scales& scales, std::int32_t stage) const {
-    static_assert(Layout::kPairs <= kWarpgroupThreads);  // a thread copies the scale of a pair
+    static_assert(Layout::kPairs == kWarpgroupThreads);  // a thread copies the scale of a pair
     const std::uint32_t target = shared_.scales(at_) + threadIdx.x * sizeof(float);
-    if (kIsGateUp && threadIdx.x < Layout::kPairs) {
+    if constexpr (kIsGateUp) {
       copy_float_async(target, scales.of_row + stage, scales.of_row != nullptr);
     }
     if (threadIdx.x < 2) {

@@ -1,6 +1,6 @@
 // The kernel of both products on compute capability 9.0a. CTAs stay, and take tiles in turns. One
 // warpgroup copies: weights by the copy engine, rows of x by gathering, in a pipeline of stages
-// that runs on from tile to tile. One to three more multiply a part of a block of pairs each, and
+// that runs on from tile to tile. Two or three more multiply a part of a block of pairs each, and
 // write the results. Every sum is computed in the order of its terms, whatever else the tile holds.
 #pragma once
 
@@ -25,10 +25,7 @@
 
 namespace tessera::cuda {
 
-/// With one warpgroup of each kind a thread has as many registers as it can have. Else those that
-/// copy give some to those that multiply.
-template <std::size_t kTiling>
-inline constexpr bool kWgmmaMovesRegisters = WgmmaLayout<kTiling>::kParts > 1;
+/// Registers of a thread that copies.
 inline constexpr int kWgmmaProducerRegisters = 56;
 /// Of a thread that multiplies: a share of what a CTA has at first, a multiple of 8 for each of its
 /// threads, less what the producer keeps.
@@ -64,12 +61,10 @@ __global__ void __launch_bounds__(WgmmaLayout<kTiling>::kThreads, 1)
   __syncthreads();
   pdl_wait();
   if (threadIdx.x < kWarpgroupThreads) {
-    if constexpr (kWgmmaMovesRegisters<kTiling>) decrease_registers<kWgmmaProducerRegisters>();
+    decrease_registers<kWgmmaProducerRegisters>();
     Producer(args, shared).run();
   } else {
-    if constexpr (kWgmmaMovesRegisters<kTiling>) {
-      increase_registers<kWgmmaConsumerRegisters<kTiling>>();
-    }
+    increase_registers<kWgmmaConsumerRegisters<kTiling>>();
     WgmmaConsumer<kScaling, T, kIsGateUp, kTiling>(args, shared).run();
   }
 }
