@@ -369,7 +369,7 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 1, .intermediate = 512})), "8x64 tiles");
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 2, .intermediate = 512})),
             "16x128 tiles, of the gate-up product 16x64");
-  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 64, .intermediate = 512})),
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 32, .intermediate = 512})),
             "32x128 tiles");
 }
 
