@@ -318,12 +318,12 @@ TEST(FusedExpertsPolicy, WgmmaHasBlocksForItsPairsPerExpert) {
     return pairs_per_block(kWgmma, problem, problem.num_tokens);
   };
   // There are eight slots per token, and 64 experts: the mean is an eighth of the tokens.
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 112 - 1, .experts = 64})), 128);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 112, .experts = 64})), 192);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 161 - 1, .experts = 64})), 192);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 161, .experts = 64})), 128);
-  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 112, .experts = 64})), 128);
-  EXPECT_EQ(describe_plan(kWgmma, problem_of({.tokens = 8 * 112, .experts = 64})), "192x192 tiles");
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 128 - 1, .experts = 64})), 128);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 128, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 177 - 1, .experts = 64})), 192);
+  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 177, .experts = 64})), 128);
+  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 128, .experts = 64})), 128);
+  EXPECT_EQ(describe_plan(kWgmma, problem_of({.tokens = 8 * 128, .experts = 64})), "192x192 tiles");
 }
 
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {

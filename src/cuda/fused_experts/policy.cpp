@@ -27,8 +27,8 @@ constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
 /// The means with which blocks of 192 are worth their narrower tiles: many experts have more than
 /// 128 pairs, and few have more than 192.
-constexpr std::int64_t kMinPairsOf192 = 112;
-constexpr std::int64_t kMaxPairsOf192 = 160;
+constexpr std::int64_t kMinPairsOf192 = 128;
+constexpr std::int64_t kMaxPairsOf192 = 176;
 /// The tiling of shorter products in float8_e4m3fn.
 constexpr std::size_t kFewRowsFp8Tiling = kSwapAbOf16PairsTiling;
 

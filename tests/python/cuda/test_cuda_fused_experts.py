@@ -149,7 +149,7 @@ SIZES: dict[str, dict[str, int]] = {"own_sizes": {}, "larger_f": {"intermediate"
 
 # Of the tokens of a call of 150, with 16 experts and 4 slots. On compute capability 9.0 the first
 # three have tiles of their own.
-SUBSETS = (40, 100, 500, 3000)
+SUBSETS = (40, 100, 560, 3000)
 
 
 def few_tokens(top_k: int) -> tuple[int, int, int]:
