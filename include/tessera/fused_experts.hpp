@@ -312,7 +312,7 @@ inline constexpr Schema kFusedExpertsSchema{"fused_experts", fused_experts_schem
 
 /// Bytes of workspace on the context's device that the call needs. Reads numbers, data types and
 /// shapes of `args`, and no array's memory. The number grows with T, k, H and F up to a limit,
-/// above which a call works in chunks of tokens. On compute capability 9.0 it has up to 191 rows of
+/// above which a call works in chunks of tokens. On compute capability 9.0 it has up to 127 rows of
 /// the intermediate for each expert besides.
 TESSERA_API Status fused_experts_workspace_bytes(const FusedExpertsArgs& args,
                                                  const Context& context, std::size_t* bytes);

@@ -96,27 +96,18 @@ void check_all_products(const std::string& type) {
   check_products<T, 32>(type);
   check_products<T, 48>(type);
   check_products<T, 128>(type);
-  check_products<T, 192>(type);
   check_products<T, 256>(type);
 }
 
-/// How warpgroups share the registers of a multiprocessor: one gives some up, and the others take
-/// them. The kernel starts with the mean.
-struct Sharing {
-  int takers;
-  int few_registers;  ///< of a thread of the one
-  int many_registers;
-  int many_numbers;  ///< that threads of the others need at once: more than registers at first
-
-  constexpr int threads() const { return (1 + takers) * kWarpgroupThreads; }
-  constexpr int registers_at_first() const {
-    return (few_registers + takers * many_registers) / (1 + takers);
-  }
-};
-constexpr Sharing kTwoTake{2, 24, 240, 200};
-constexpr Sharing kThreeTake{3, 56, 152, 132};
+/// Registers of a thread of the warpgroup that gives some up, and of the two that take them. The
+/// kernel starts with the mean.
+constexpr int kFewRegisters = 24;
+constexpr int kManyRegisters = 240;
+constexpr int kRegistersAtFirst = (kFewRegisters + 2 * kManyRegisters) / 3;
+constexpr int kSharingThreads = 3 * kWarpgroupThreads;
 constexpr int kSharingCtas = 512;  // each multiprocessor runs several, one after the other
 constexpr int kFewNumbers = 8;
+constexpr int kManyNumbers = 200;  // more than registers at first
 constexpr int kMixingRounds = 20;
 
 /// Mixes numbers, all of which it needs at once, and adds them up.
@@ -136,40 +127,31 @@ __host__ __device__ __forceinline__ std::uint32_t mixed(std::uint32_t seed) {
   return sum;
 }
 
-template <int kTakers>
-inline constexpr Sharing kSharingOf = kTakers == kTwoTake.takers ? kTwoTake : kThreeTake;
-
-template <int kTakers>
-__global__ void __launch_bounds__(kSharingOf<kTakers>.threads(), 1)
-    share_registers(std::uint32_t* found) {
-  constexpr Sharing kSharing = kSharingOf<kTakers>;
-  const std::uint32_t thread = blockIdx.x * kSharing.threads() + threadIdx.x;
+__global__ void __launch_bounds__(kSharingThreads, 1) share_registers(std::uint32_t* found) {
+  const std::uint32_t thread = blockIdx.x * kSharingThreads + threadIdx.x;
   if (threadIdx.x < kWarpgroupThreads) {
-    decrease_registers<kSharing.few_registers>();
+    decrease_registers<kFewRegisters>();
     found[thread] = mixed<kFewNumbers>(thread);
   } else {
-    increase_registers<kSharing.many_registers>();
-    found[thread] = mixed<kSharing.many_numbers>(thread);
+    increase_registers<kManyRegisters>();
+    found[thread] = mixed<kManyNumbers>(thread);
   }
 }
 
-template <int kTakers>
 void check_registers() {
-  constexpr Sharing kSharing = kSharingOf<kTakers>;
-  constexpr int kThreads = kSharing.threads();
   cudaFuncAttributes attributes{};
-  require(cudaFuncGetAttributes(&attributes, share_registers<kTakers>), "registers");
-  expect(static_cast<double>(attributes.localSizeBytes), 0, "bytes beside registers", kTakers, 0);
-  expect(attributes.numRegs, kSharing.registers_at_first(), "registers at first", kTakers, 0);
-  if (attributes.numRegs < kSharing.registers_at_first()) return;  // it would wait for ever
-  const Array<std::uint32_t> found = array_of(std::vector<std::uint32_t>(kSharingCtas * kThreads));
-  share_registers<kTakers><<<kSharingCtas, kThreads>>>(found.get());
+  require(cudaFuncGetAttributes(&attributes, share_registers), "registers");
+  expect(static_cast<double>(attributes.localSizeBytes), 0, "bytes beside registers", 0, 0);
+  expect(attributes.numRegs, kRegistersAtFirst, "registers at first", 0, 0);
+  if (attributes.numRegs < kRegistersAtFirst) return;  // it would wait for ever
+  const Array<std::uint32_t> found =
+      array_of(std::vector<std::uint32_t>(kSharingCtas * kSharingThreads));
+  share_registers<<<kSharingCtas, kSharingThreads>>>(found.get());
   wait_for_kernel("registers");
-  for (int i = 0; i < kSharingCtas * kThreads; ++i) {
-    const int of_cta = i % kThreads;
-    expect(found[i],
-           of_cta < kWarpgroupThreads ? mixed<kFewNumbers>(i) : mixed<kSharing.many_numbers>(i),
-           "registers", i / kThreads, of_cta);
+  for (int i = 0; i < kSharingCtas * kSharingThreads; ++i) {
+    const int of_cta = i % kSharingThreads;
+    expect(found[i], of_cta < kWarpgroupThreads ? mixed<kFewNumbers>(i) : mixed<kManyNumbers>(i),
+           "registers", i / kSharingThreads, of_cta);
   }
 }
 
@@ -179,7 +161,6 @@ int main() {
   return run_on_90a([] {
     check_all_products<__half>("fp16");
     check_all_products<__nv_bfloat16>("bf16");
-    check_registers<kTwoTake.takers>();
-    check_registers<kThreeTake.takers>();
+    check_registers();
   });
 }

@@ -13,7 +13,7 @@ DEVICE = "cuda"
 OP = Op("fused_experts")
 # With 16 experts and 4 slots, one for each tile of mma.sync that the policy picks; on compute
 # capability 9.0 three for exchanged operands, and two for wgmma.
-TOKENS = (1, 60, 100, 200, 600)
+TOKENS = (1, 60, 100, 200, 1104)
 
 Arguments = dict[str, Any]
 

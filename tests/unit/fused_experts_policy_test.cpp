@@ -313,19 +313,6 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveLimits) {
                "sorts pairs of at most 512 experts");
 }
 
-TEST(FusedExpertsPolicy, WgmmaHasBlocksForItsPairsPerExpert) {
-  const auto pairs = [](const FusedExpertsProblem& problem) {
-    return pairs_per_block(kWgmma, problem, problem.num_tokens);
-  };
-  // There are eight slots per token, and 64 experts: the mean is an eighth of the tokens.
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 128 - 1, .experts = 64})), 128);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 128, .experts = 64})), 192);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 177 - 1, .experts = 64})), 192);
-  EXPECT_EQ(pairs(problem_of({.tokens = 8 * 177, .experts = 64})), 128);
-  EXPECT_EQ(pairs(fp8_problem_of({.tokens = 8 * 128, .experts = 64})), 128);
-  EXPECT_EQ(describe_plan(kWgmma, problem_of({.tokens = 8 * 128, .experts = 64})), "192x192 tiles");
-}
-
 TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   for (const std::int64_t tokens : {0, 1, 3, 64, 1000, 131072}) {
     for (const std::int64_t hidden : {1, 7, 8, 255, 256}) {

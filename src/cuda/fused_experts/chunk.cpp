@@ -82,7 +82,7 @@ AlignBlockSizeProblem Chunk::alignment() const {
   aligned.topk_ids = pair_experts();
   aligned.id_dtype = pair_experts_dtype();
   aligned.num_ids = num_pairs_;
-  aligned.block_size = pairs_per_block(strategy_, problem_, problem_.num_tokens);
+  aligned.block_size = pairs_per_block(strategy_);
   aligned.num_experts = static_cast<std::int32_t>(problem_.num_experts);
   aligned.tail_expert = -1;
   aligned.sorted_token_ids = at<std::int32_t>(workspace_.sorted_pairs);
@@ -195,12 +195,8 @@ ProductArgs Chunk::args_of(ProductKind kind, int columns) const {
   return args;
 }
 
-WgmmaLaunch Chunk::wgmma() const {
-  return wgmma_launch(wgmma_tiling(problem_, problem_.num_tokens));
-}
-
 Status Chunk::multiply(ProductKind kind) const {
-  if (strategy_ == kWgmma) return multiply_by_wgmma(kind, args_of(kind, wgmma().columns));
+  if (strategy_ == kWgmma) return multiply_by_wgmma(kind, args_of(kind, kWgmmaColumns));
   const ProductTile& tile = kProductTiles[strategy_];
   ProductArgs args = args_of(kind, tile.columns);
   const WeightAccess access = kind == ProductKind::kGateUp ? accesses_.gate_up : accesses_.down;
@@ -294,7 +290,7 @@ Status Chunk::multiply_fp8(ProductKind kind) const {
 
 WgmmaFp8Product Chunk::wgmma_fp8_args_of(ProductKind kind) const {
   WgmmaFp8Product args{};
-  static_cast<Fp8ProductArgs&>(args) = fp8_args_of(kind, wgmma().columns);
+  static_cast<Fp8ProductArgs&>(args) = fp8_args_of(kind, kWgmmaColumns);
   if (scaling_of(problem_) == Scaling::kRows) return args;
   if (kind == ProductKind::kDown) {
     args.row_scale_stride = workspace_.intermediate_rows;
@@ -316,18 +312,16 @@ Status Chunk::multiply_by_wgmma(ProductKind kind, const Product& product) const 
   args.product = product;
   args.tiles_taken = at<std::int32_t>(workspace_.block_experts) + workspace_.max_blocks +
                      (kind == ProductKind::kGateUp ? 0 : 1);
-  CUresult error = encode_weights(args.product, wgmma().box_rows, kElementBytes,
-                                  problem_.num_experts, &args.weights);
+  CUresult error = encode_weights(args.product, kElementBytes, problem_.num_experts, &args.weights);
   if (error == CUDA_SUCCESS && kind == ProductKind::kDown) {
     error = encode_intermediate(args.product, kElementBytes, workspace_.intermediate_rows,
                                 &args.intermediate);
   }
   if (error != CUDA_SUCCESS) return refuse_tensor_map(name_of(kind), error);
   const std::int64_t tiles = std::int64_t{args.product.num_blocks} * args.product.num_columns;
-  const std::size_t tiling = wgmma_tiling(problem_, problem_.num_tokens);
   const std::int64_t ctas = std::min<std::int64_t>(tiles, properties_in(context_).available_sms);
-  return launch(prepared_wgmma_kernel(kind, is_bfloat16(), scaling_of(problem_), tiling), ctas,
-                wgmma().threads, wgmma().shared_bytes, &args, name_of(kind));
+  return launch(prepared_wgmma_kernel(kind, is_bfloat16(), scaling_of(problem_)), ctas,
+                kWgmmaThreads, kWgmmaSharedBytes, &args, name_of(kind));
 }
 
 CombineArgs Chunk::combination() const {

@@ -59,7 +59,6 @@ class Chunk {
   ProductArgs down() const;
   ProductArgs args_of(ProductKind kind, int columns) const;
   Status multiply(ProductKind kind) const;
-  WgmmaLaunch wgmma() const;
   template <typename Product>
   Status multiply_by_wgmma(ProductKind kind, const Product& product) const;
 

@@ -20,12 +20,13 @@ using core::FusedExpertsProblem;
 template <ProductStrategy kStrategy>
 struct StrategyImplementation {
   /// Enough for what the policy picks instead if the weights are transposed or no whole words, too:
-  /// the size query does not know strides and addresses. And enough for all calls of fewer tokens.
+  /// the size query does not know strides and addresses.
   static std::size_t workspace_bytes(const FusedExpertsProblem& problem, const Context& context) {
     if (problem.num_tokens == 0) return 0;
+    const std::int64_t length = tokens_per_chunk(problem);
     std::size_t bytes = 0;
     const auto include = [&](ProductStrategy strategy) {
-      for (const std::int64_t num_tokens : largest_chunks(problem)) {
+      for (const std::int64_t num_tokens : {length, problem.num_tokens % length}) {
         if (num_tokens == 0) continue;
         const Chunk chunk(problem, 0, num_tokens, strategy, context);
         bytes = std::max(bytes, chunk.workspace_bytes());

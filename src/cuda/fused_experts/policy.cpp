@@ -25,10 +25,6 @@ constexpr std::int64_t kMaxPairsOfSwapAbOf48 = 32;
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 /// The kernels for 9.0a count terms in int32, and go on by some hundred at once.
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
-/// The means with which blocks of 192 are worth their narrower tiles: many experts have more than
-/// 128 pairs, and few have more than 192.
-constexpr std::int64_t kMinPairsOf192 = 128;
-constexpr std::int64_t kMaxPairsOf192 = 176;
 /// The tiling of shorter products in float8_e4m3fn.
 constexpr std::size_t kFewRowsFp8Tiling = kSwapAbOf16PairsTiling;
 
@@ -171,7 +167,7 @@ std::int64_t tokens_per_chunk(const FusedExpertsProblem& problem) {
 FusedExpertsWorkspace::FusedExpertsWorkspace(const FusedExpertsProblem& problem,
                                              std::int64_t num_tokens, ProductStrategy strategy) {
   const std::int64_t pairs = num_tokens * problem.top_k;
-  const int per_block = pairs_per_block(strategy, problem, num_tokens);
+  const int per_block = pairs_per_block(strategy);
   max_slots = pairs + std::min(pairs, problem.num_experts) * (per_block - 1);
   max_blocks = (max_slots + per_block - 1) / per_block;
   block_experts_length = max_blocks + (is_for_90a(strategy) ? kTileCounters : 0);
@@ -215,28 +211,6 @@ bool has_plain_ids(const FusedExpertsProblem& problem, ProductStrategy strategy)
          (problem.num_tokens <= 1 || problem.topk_ids_stride == problem.top_k);
 }
 
-std::size_t wgmma_tiling(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
-  const std::int64_t mean = mean_pairs_of_expert(problem, num_tokens);
-  return !problem.has_fp8_weights() && mean >= kMinPairsOf192 && mean <= kMaxPairsOf192
-             ? kWgmmaTilingOf192
-             : kWgmmaTilingOf128;
-}
-
-std::array<std::int64_t, 3> largest_chunks(const FusedExpertsProblem& problem) {
-  const std::int64_t length = tokens_per_chunk(problem);
-  const std::int64_t most_pairs = (kMaxPairsOf192 + 1) * problem.num_experts - 1;
-  const std::int64_t most = std::min(length, most_pairs / problem.top_k);
-  return {length, problem.num_tokens % length,
-          wgmma_tiling(problem, most) == kWgmmaTilingOf192 ? most : 0};
-}
-
-int pairs_per_block(ProductStrategy strategy, const FusedExpertsProblem& problem,
-                    std::int64_t num_tokens) {
-  if (strategy == kSwapAb) return kSwapAbPairs;
-  if (strategy == kWgmma) return kWgmmaTilings[wgmma_tiling(problem, num_tokens)].pairs;
-  return kProductTiles[strategy].pairs;
-}
-
 std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
   const std::int64_t tokens = tokens_per_chunk(problem);
   const std::int64_t pairs = tokens * problem.top_k;
@@ -260,8 +234,7 @@ std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& p
   if (strategy < kProductTiles.size()) {
     shape = tiles(kProductTiles[strategy].pairs, kProductTiles[strategy].columns) + " tiles";
   } else if (strategy == kWgmma) {
-    const WgmmaTiling& tiling = kWgmmaTilings[wgmma_tiling(problem, tokens)];
-    shape = tiles(tiling.pairs, tiling.columns) + " tiles";
+    shape = tiles(kWgmmaPairs, kWgmmaColumns) + " tiles";
   } else {
     const SwapAbTiling& tiling = kSwapAbTilings[swap_ab_tiling(problem)];
     shape = tiles(tiling.pairs, tiling.down_rows) + " tiles";

@@ -41,20 +41,9 @@ inline constexpr std::size_t kNumProductStrategies = kSwapAb + 1;
 
 constexpr bool is_for_90a(ProductStrategy strategy) { return strategy >= kWgmma; }
 
-/// The tiles of the kernels for 9.0a.
-struct WgmmaTiling {
-  int pairs;    ///< of a block; each 64 have a warpgroup of their own
-  int columns;  ///< rows of the weights
-};
-inline constexpr std::array<WgmmaTiling, 2> kWgmmaTilings{{
-    {128, 256}, {192, 192}  // for experts that would often have a second block, nearly empty
-}};
-inline constexpr std::size_t kWgmmaTilingOf128 = 0;
-inline constexpr std::size_t kWgmmaTilingOf192 = 1;
-/// The first of them: a group of 128 outputs, which has a scale, is no part of 192 columns.
-constexpr std::size_t num_wgmma_tilings(Scaling scaling) {
-  return scaling == Scaling::kNone ? kWgmmaTilings.size() : kWgmmaTilingOf192;
-}
+/// The tile of the kernels for 9.0a.
+inline constexpr int kWgmmaPairs = 128;
+inline constexpr int kWgmmaColumns = 256;
 
 /// The tiles of a kernel that exchanges operands.
 struct SwapAbTiling {
@@ -87,13 +76,12 @@ constexpr std::size_t num_swap_ab_tilings(Scaling scaling) {
 inline constexpr int kSwapAbMaxPairs = 2048;
 inline constexpr int kSwapAbMaxExperts = 512;
 
-/// The index of the tiling by wgmma of a chunk of tokens.
-std::size_t wgmma_tiling(const core::FusedExpertsProblem& problem, std::int64_t num_tokens);
-
-/// Pairs of a block of a chunk of tokens: each expert has whole blocks. With exchanged operands
-/// blocks may be larger, so that there are fewer.
-int pairs_per_block(ProductStrategy strategy, const core::FusedExpertsProblem& problem,
-                    std::int64_t num_tokens);
+/// Pairs of a block: each expert has whole blocks. With exchanged operands blocks may be larger, so
+/// that there are fewer.
+constexpr int pairs_per_block(ProductStrategy strategy) {
+  if (strategy == kSwapAb) return kSwapAbPairs;
+  return strategy == kWgmma ? kWgmmaPairs : kProductTiles[strategy].pairs;
+}
 
 /// The strategy that the policy picks, by the mean number of pairs of an expert. `has_wgmma`: the
 /// device has compute capability 9.0, and this build has code for 9.0a.
@@ -126,11 +114,6 @@ inline std::int64_t scales_per_row(const core::FusedExpertsProblem& problem,
 }
 
 std::int64_t tokens_per_chunk(const core::FusedExpertsProblem& problem);
-
-/// The numbers of tokens of chunks among which one needs the most workspace, for this call and all
-/// calls of fewer tokens: its own chunks, and the most tokens that have the largest blocks by
-/// wgmma, as more tokens can have smaller ones. 0: there is no such chunk.
-std::array<std::int64_t, 3> largest_chunks(const core::FusedExpertsProblem& problem);
 
 /// How the workspace of a chunk is divided, in bytes from an address that is a multiple of
 /// kWorkspaceAlign.

@@ -32,14 +32,13 @@ Kernel prepared_fp8_product_kernel(ProductKind kind, bool bfloat16, WeightAccess
               &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(access)][tile]};
 }
 
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, Scaling scaling, std::size_t tiling) {
-  static PreparedContexts prepared[2][2][kNumScalings][kWgmmaTilings.size()];
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, Scaling scaling) {
+  static PreparedContexts prepared[2][2][kNumScalings];
   const auto find = kind == ProductKind::kGateUp ? wgmma_gate_up_kernel : wgmma_down_kernel;
   return {
-      .function = find(bfloat16, scaling, tiling),
+      .function = find(bfloat16, scaling),
       .needs_shared_memory = true,
-      .prepared =
-          &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(scaling)][tiling]};
+      .prepared = &prepared[static_cast<int>(kind)][bfloat16 ? 1 : 0][static_cast<int>(scaling)]};
 }
 
 Kernel prepared_swap_ab_kernel(bool bfloat16, Scaling scaling, std::size_t tiling) {
@@ -62,7 +61,7 @@ Kernel prepared_swap_ab_fp8_start_kernel(bool bfloat16) {
 
 bool has_wgmma(int device_id) {
   return properties_of(device_id).compute_capability == 90 &&
-         wgmma_gate_up_kernel(true, Scaling::kNone, 0) != nullptr;
+         wgmma_gate_up_kernel(true, Scaling::kNone) != nullptr;
 }
 
 Kernel prepared_combine_kernel(bool bfloat16, bool has_few_slots) {
@@ -105,11 +104,9 @@ Status load_fused_experts_kernels(std::string_view op, int device_id,
         const Kernel kernel = prepared_swap_ab_kernel(bfloat16, scaling, tiling);
         if (Status s = load(kernel, "the layer"); !s.ok()) return s;
       }
-      for (std::size_t tiling = 0; tiling < num_wgmma_tilings(scaling); ++tiling) {
-        for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
-          const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16, scaling, tiling);
-          if (Status s = load(kernel, "a product"); !s.ok()) return s;
-        }
+      for (const ProductKind kind : {ProductKind::kGateUp, ProductKind::kDown}) {
+        const Kernel kernel = prepared_wgmma_kernel(kind, bfloat16, scaling);
+        if (Status s = load(kernel, "a product"); !s.ok()) return s;
       }
     }
     for (const auto access :

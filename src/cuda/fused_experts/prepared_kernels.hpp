@@ -17,7 +17,7 @@ Kernel prepared_product_kernel(ProductKind kind, bool bfloat16, WeightAccess acc
 /// The same for numbers in float8_e4m3fn.
 Kernel prepared_fp8_product_kernel(ProductKind kind, bool bfloat16, WeightAccess access,
                                    std::size_t tile);
-Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, Scaling scaling, std::size_t tiling);
+Kernel prepared_wgmma_kernel(ProductKind kind, bool bfloat16, Scaling scaling);
 Kernel prepared_swap_ab_clear_kernel();
 Kernel prepared_swap_ab_fp8_start_kernel(bool bfloat16);
 Kernel prepared_swap_ab_kernel(bool bfloat16, Scaling scaling, std::size_t tiling);

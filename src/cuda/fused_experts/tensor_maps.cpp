@@ -22,10 +22,10 @@ std::int64_t kind_stride(const ProductArgs& args) {
 
 }  // namespace
 
-CUresult encode_weights(const ProductArgs& args, int box_rows, int element_bytes,
-                        std::int64_t num_experts, CUtensorMap* map) {
+CUresult encode_weights(const ProductArgs& args, int element_bytes, std::int64_t num_experts,
+                        CUtensorMap* map) {
   const TensorMapAxis axes[] = {{args.depth, 1, kLineBytes / element_bytes},
-                                {args.num_outputs, output_stride(args), box_rows},
+                                {args.num_outputs, output_stride(args), kWgmmaBoxRows},
                                 {kinds(args), kind_stride(args), 1},
                                 {num_experts, args.expert_stride, 1}};
   return encode_tensor_map(args.weights, element_bytes, axes, map);
@@ -34,7 +34,7 @@ CUresult encode_weights(const ProductArgs& args, int box_rows, int element_bytes
 CUresult encode_intermediate(const ProductArgs& args, int element_bytes, std::int64_t num_rows,
                              CUtensorMap* map) {
   const TensorMapAxis axes[] = {{args.depth, 1, kLineBytes / element_bytes},
-                                {num_rows, args.row_stride, kWgmmaPart}};
+                                {num_rows, args.row_stride, kWgmmaHalf}};
   return encode_tensor_map(args.rows, element_bytes, axes, map);
 }
 

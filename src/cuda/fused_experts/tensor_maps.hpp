@@ -10,8 +10,8 @@
 namespace tessera::cuda {
 
 /// WgmmaArgs::weights of a product.
-CUresult encode_weights(const ProductArgs& args, int box_rows, int element_bytes,
-                        std::int64_t num_experts, CUtensorMap* map);
+CUresult encode_weights(const ProductArgs& args, int element_bytes, std::int64_t num_experts,
+                        CUtensorMap* map);
 
 /// WgmmaArgs::intermediate of the down product.
 CUresult encode_intermediate(const ProductArgs& args, int element_bytes, std::int64_t num_rows,

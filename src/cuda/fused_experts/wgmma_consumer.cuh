@@ -15,38 +15,36 @@
 
 namespace tessera::cuda {
 
-/// The products of a warpgroup: of a part of a block of pairs.
-template <Scaling kScaling, typename T, bool kIsGateUp, std::size_t kTiling>
+/// The products of a warpgroup: of half a block of pairs.
+template <Scaling kScaling, typename T, bool kIsGateUp>
 class WgmmaConsumer {
  public:
   using Args = WgmmaArgsFor<kScaling>;
 
-  __device__ __forceinline__ WgmmaConsumer(const Args& args, WgmmaShared<kTiling> shared)
+  __device__ __forceinline__ WgmmaConsumer(const Args& args, WgmmaShared shared)
       : args_(args.product),
         shared_(shared),
         places_(shared),
-        part_(uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads - 1)) {}
+        half_(uniform(static_cast<int>(threadIdx.x) / kWarpgroupThreads - 1)) {}
 
   __device__ __forceinline__ void run() {
     read_next();
     while (next_.first_slot >= 0) {
       const WgmmaPlace place = next_;
       const std::int32_t pair = next_pair_;
-      const bool has_pairs = part_ < place.num_parts;
-      float sums[Layout::kColumns / 2] = {};
+      const bool has_pairs = half_ < place.num_halves;
+      float sums[kWgmmaColumns / 2] = {};
       if (!has_pairs) {
         skip();
       } else {
         const WgmmaRow row = row_of(place, pair);
         multiply(sums);
-        WgmmaEpilogue<kScaling, T, kIsGateUp, kTiling>(args_, shared_).finish(place, row, sums);
+        WgmmaEpilogue<kScaling, T, kIsGateUp>(args_, shared_).finish(place, row, sums);
       }
     }
   }
 
  private:
-  using Layout = WgmmaLayout<kTiling>;
-  using Stage = typename WgmmaShared<kTiling>::Stage;
   using Operand = OperandOf<kScaling, T>;
   static constexpr int kDepth = kDepthOf<kScaling>;
   static constexpr int kWordsPerWgmma = 2;
@@ -54,7 +52,7 @@ class WgmmaConsumer {
 
   __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
-  __device__ __forceinline__ void release(const Stage& at) const {
+  __device__ __forceinline__ void release(const StageCursor& at) const {
     if (lane() == 0) arrive(shared_.empty(at));
   }
 
@@ -76,13 +74,13 @@ class WgmmaConsumer {
     read_next();
   }
 
-  __device__ __forceinline__ void wait_for(const Stage& at) const {
+  __device__ __forceinline__ void wait_for(const StageCursor& at) const {
     wait(shared_.full(at), at.parity);
     if constexpr (kIsGateUp) fence_async_proxy();  // for what cp.async wrote
   }
 
   __device__ __forceinline__ std::uint64_t rows() const {
-    return tile_descriptor(shared_.rows(at_) + part_ * (kWgmmaPart * kLineBytes));
+    return tile_descriptor(shared_.rows(at_) + half_ * (kWgmmaRowBytes / 2));
   }
 
   __device__ __forceinline__ WgmmaRow row_of(const WgmmaPlace& place, std::int32_t pair) const {
@@ -97,7 +95,7 @@ class WgmmaConsumer {
     return row;
   }
 
-  __device__ __forceinline__ void multiply(float (&sums)[Layout::kColumns / 2]) {
+  __device__ __forceinline__ void multiply(float (&sums)[kWgmmaColumns / 2]) {
     if constexpr (kScaling == Scaling::kNone) {
       multiply_16_bits(sums);
     } else {
@@ -105,16 +103,16 @@ class WgmmaConsumer {
     }
   }
 
-  __device__ __forceinline__ void multiply_16_bits(float (&sums)[Layout::kColumns / 2]) {
-    Stage previous;
+  __device__ __forceinline__ void multiply_16_bits(float (&sums)[kWgmmaColumns / 2]) {
+    StageCursor previous;
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       wait_for(at_);
       const std::uint64_t weights = tile_descriptor(shared_.weights(at_));
       wgmma_fence();
 #pragma unroll
       for (int k = 0; k < kWgmmasPerStage; ++k) {
-        wgmma_64<Operand, Layout::kColumns>(rows() + k * kWordsPerWgmma,
-                                            weights + k * kWordsPerWgmma, begin > 0 || k > 0, sums);
+        wgmma_64<Operand, kWgmmaColumns>(rows() + k * kWordsPerWgmma, weights + k * kWordsPerWgmma,
+                                         begin > 0 || k > 0, sums);
       }
       wgmma_commit();
       if (begin + kDepth >= args_.depth) read_next();
@@ -127,25 +125,25 @@ class WgmmaConsumer {
     release(previous);
   }
 
-  /// Each box of weights has sums of the stage, which are scaled and added while another warpgroup
-  /// multiplies.
-  __device__ __forceinline__ void multiply_fp8(float (&sums)[Layout::kColumns / 2]) {
+  /// Each box of weights has sums of the stage, which are scaled and added while the other
+  /// warpgroup multiplies.
+  __device__ __forceinline__ void multiply_fp8(float (&sums)[kWgmmaColumns / 2]) {
     wait_for(at_);
     for (std::int32_t begin = 0; begin < args_.depth; begin += kDepth) {
       const bool is_last = begin + kDepth >= args_.depth;
-      Stage next = at_;
+      StageCursor next = at_;
       next.advance();
-      WgmmaStageScales<kScaling, kTiling> scales;
+      WgmmaStageScales<kScaling> scales;
 #pragma unroll
       for (int box = 0; box < 2; ++box) {
         const std::uint64_t weights =
-            tile_descriptor(shared_.weights(at_) + box * (Layout::kBoxRows * kLineBytes));
-        float of_box[Layout::kBoxRows / 2];
+            tile_descriptor(shared_.weights(at_) + box * (kWgmmaBoxRows * kLineBytes));
+        float of_box[kWgmmaBoxRows / 2];
         wgmma_fence();
 #pragma unroll
         for (int k = 0; k < kWgmmasPerStage; ++k) {
-          wgmma_64<Operand, Layout::kBoxRows>(rows() + k * kWordsPerWgmma,
-                                              weights + k * kWordsPerWgmma, k > 0, of_box);
+          wgmma_64<Operand, kWgmmaBoxRows>(rows() + k * kWordsPerWgmma,
+                                           weights + k * kWordsPerWgmma, k > 0, of_box);
         }
         wgmma_commit();
         if (box == 0) scales.read(shared_.scales(at_));
@@ -160,10 +158,10 @@ class WgmmaConsumer {
   }
 
   const typename Args::Product& args_;
-  WgmmaShared<kTiling> shared_;
-  WgmmaPlaces<kTiling> places_;
-  Stage at_;
-  int part_;
+  WgmmaShared shared_;
+  WgmmaPlaces places_;
+  StageCursor at_;
+  int half_;
   WgmmaPlace next_;
   std::int32_t next_pair_ = 0;
 };

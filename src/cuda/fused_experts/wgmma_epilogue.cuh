@@ -17,20 +17,19 @@
 namespace tessera::cuda {
 
 /// Multiplies by the scales of rows, adds biases, multiplies by the router's weights, applies the
-/// activation, and writes the results of a part of a block of pairs. The gate-up product writes the
-/// type of x, or with scales of blocks float8_e4m3fn and its scales, or with scales of rows
-/// float32. The down product writes T.
-template <Scaling kScaling, typename T, bool kIsGateUp, std::size_t kTiling>
+/// activation, and writes the results of half a block of pairs. The gate-up product writes the type
+/// of x, or with scales of blocks float8_e4m3fn and its scales, or with scales of rows float32. The
+/// down product writes T.
+template <Scaling kScaling, typename T, bool kIsGateUp>
 class WgmmaEpilogue {
  public:
   using Args = typename WgmmaArgsFor<kScaling>::Product;
-  using Layout = WgmmaLayout<kTiling>;
 
-  __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared<kTiling> shared)
+  __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared) {}
 
   __device__ __forceinline__ void finish(const WgmmaPlace& place, const WgmmaRow& row,
-                                         float (&sums)[Layout::kColumns / 2]) const {
+                                         float (&sums)[kWgmmaColumns / 2]) const {
     if constexpr (kScaling == Scaling::kRows) scale_rows(place, of_rows(row.scale), sums);
     if constexpr (kIsGateUp) {
       if (args_.bias != nullptr) {
@@ -48,7 +47,7 @@ class WgmmaEpilogue {
   }
 
  private:
-  static constexpr int kBoxEights = Layout::kBoxRows / 8;
+  static constexpr int kBoxEights = kWgmmaBoxRows / 8;
 
   __device__ __forceinline__ int lane() const { return thread_.lane; }
 
@@ -62,8 +61,8 @@ class WgmmaEpilogue {
   /// The row of the weights behind a column of the tile; -1 after the last output.
   __device__ __forceinline__ std::int64_t weight_row(const WgmmaPlace& place, int column) const {
     const bool is_gated = kIsGateUp && args_.is_gated;
-    const bool is_up = is_gated && column >= Layout::kBoxRows;
-    const std::int32_t output = place.first_output + column - (is_up ? Layout::kBoxRows : 0);
+    const bool is_up = is_gated && column >= kWgmmaBoxRows;
+    const std::int32_t output = place.first_output + column - (is_up ? kWgmmaBoxRows : 0);
     if (output >= args_.num_outputs) return -1;
     return is_gated ? gated_row(args_, output, is_up) : output;
   }
@@ -76,14 +75,14 @@ class WgmmaEpilogue {
 
   /// Multiplies by the scales of whole rows: of those multiplied, and of the weights.
   __device__ __forceinline__ void scale_rows(const WgmmaPlace& place, const OfRows& scales,
-                                             float (&sums)[Layout::kColumns / 2]) const {
+                                             float (&sums)[kWgmmaColumns / 2]) const {
     const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
     if (args_.weight_scales.kind == core::WeightScales::kPerExpert) {
       scale({{*of_weights * scales.of[0], *of_weights * scales.of[1]}}, sums);
       return;
     }
 #pragma unroll
-    for (int i = 0; i < Layout::kColumns / 2; i += 4) {
+    for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const std::int64_t row = weight_row(place, column(i / 4) + j);
@@ -96,10 +95,10 @@ class WgmmaEpilogue {
 
   /// Multiplies by weights and adds the biases, rounding once as the other kernels do.
   __device__ __forceinline__ void add_biases(const WgmmaPlace& place, const OfRows& weights,
-                                             float (&sums)[Layout::kColumns / 2]) const {
+                                             float (&sums)[kWgmmaColumns / 2]) const {
     const T* const biases = static_cast<const T*>(args_.bias) + place.expert * args_.bias_stride;
 #pragma unroll
-    for (int i = 0; i < Layout::kColumns / 2; i += 4) {
+    for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
         const std::int64_t row = weight_row(place, column(i / 4) + j);
@@ -111,15 +110,15 @@ class WgmmaEpilogue {
   }
 
   __device__ __forceinline__ void scale(const OfRows& weights,
-                                        float (&sums)[Layout::kColumns / 2]) const {
+                                        float (&sums)[kWgmmaColumns / 2]) const {
 #pragma unroll
-    for (int i = 0; i < Layout::kColumns / 2; ++i) sums[i] *= weights.of[i / 2 % 2];
+    for (int i = 0; i < kWgmmaColumns / 2; ++i) sums[i] *= weights.of[i / 2 % 2];
   }
 
   template <Activation kActivation>
   __device__ __forceinline__ void activate(const WgmmaPlace& place, const WgmmaRow& row,
-                                           float (&sums)[Layout::kColumns / 2]) const {
-    constexpr int kUp = Layout::kBoxRows / 2;  // sums of up follow so many sums of gate
+                                           float (&sums)[kWgmmaColumns / 2]) const {
+    constexpr int kUp = kWgmmaBoxRows / 2;  // sums of up follow so many sums of gate
     constexpr int kBoxes = has_gate(kActivation) ? 1 : 2;
     const auto result = [&](int i) {
       return activated<kActivation>(args_, sums[i], has_gate(kActivation) ? sums[i + kUp] : 0);
@@ -185,14 +184,12 @@ class WgmmaEpilogue {
     return words;
   }
 
-  /// Writes up to a line of results of each row of the warp, from `first_output` to the one before
-  /// `end`.
+  /// Writes a line of results of each row of the warp, from `first_output` on.
   template <typename Output>
-  __device__ __forceinline__ void write(const Words<Output>& words, std::int32_t first_output,
-                                        std::int32_t end) const {
+  __device__ __forceinline__ void write(const Words<Output>& words,
+                                        std::int32_t first_output) const {
     constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Output));
-    const bool is_output =
-        first_output + lane() % kLanesPerRow * kPerWord < min(end, args_.num_outputs);
+    const bool is_output = first_output + lane() % kLanesPerRow * kPerWord < args_.num_outputs;
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < 16 / kRowsAtOnce; ++i) {
@@ -209,26 +206,24 @@ class WgmmaEpilogue {
     __syncwarp();
   }
 
-  /// Writes kBoxes times Layout::kBoxRows results of each row of the warp: result(i) belongs to the
+  /// Writes kBoxes times kWgmmaBoxRows results of each row of the warp: result(i) belongs to the
   /// column of sum i.
   template <int kBoxes, typename Result>
   __device__ __forceinline__ void write_boxes(const WgmmaPlace& place, const WgmmaRow& row,
                                               const Result& result) const {
     constexpr int kColumns = kLineBytes / static_cast<int>(sizeof(T));
-    constexpr int kEnd = kBoxes * Layout::kBoxRows;
     const Words<T> words = words_of<T>(place, row);
 #pragma unroll
-    for (int begin = 0; begin < kEnd; begin += kColumns) {
+    for (int begin = 0; begin < kBoxes * kWgmmaBoxRows; begin += kColumns) {
       const std::int32_t first = place.first_output + begin;
       if (first >= args_.num_outputs) break;
 #pragma unroll
       for (int eight = 0; eight < kColumns / 8; ++eight) {
-        if (begin + 8 * eight >= kEnd) break;
         const int i = begin / 2 + 4 * eight;
         put(0, eight, result(i), result(i + 1));
         put(1, eight, result(i + 2), result(i + 3));
       }
-      write(words, first, place.first_output + kEnd);
+      write(words, first);
     }
   }
 
@@ -252,13 +247,13 @@ class WgmmaEpilogue {
 
   /// The largest magnitudes of the results of a box. NaNs do not count.
   template <typename Magnitude>
-  __device__ __forceinline__ OfRows largest_of(int box, const float (&sums)[Layout::kColumns / 2],
+  __device__ __forceinline__ OfRows largest_of(int box, const float (&sums)[kWgmmaColumns / 2],
                                                const Magnitude& magnitude) const {
     OfRows largest{};
 #pragma unroll
-    for (int i = 0; i < Layout::kBoxRows / 2; ++i) {
+    for (int i = 0; i < kWgmmaBoxRows / 2; ++i) {
       float& of_row = largest.of[i / 2 % 2];
-      of_row = fmaxf(of_row, magnitude(sums[box * (Layout::kBoxRows / 2) + i]));
+      of_row = fmaxf(of_row, magnitude(sums[box * (kWgmmaBoxRows / 2) + i]));
     }
 #pragma unroll
     for (float& of_row : largest.of) {
@@ -268,13 +263,12 @@ class WgmmaEpilogue {
     return largest;
   }
 
-  /// Quantises the Layout::kBoxRows results of a box, which are a group of each row, and writes
-  /// them and their scales. The results after the last output are zeros.
+  /// Quantises the kWgmmaBoxRows results of a box, which are a group of each row, and writes them
+  /// and their scales. The results after the last output are zeros.
   __device__ __forceinline__ void write_quantized(const WgmmaPlace& place, const WgmmaRow& row,
                                                   int box,
-                                                  const float (&sums)[Layout::kColumns / 2]) const {
-    static_assert(Layout::kBoxRows == core::kScaleBlock);
-    const std::int32_t first = place.first_output + box * Layout::kBoxRows;
+                                                  const float (&sums)[kWgmmaColumns / 2]) const {
+    const std::int32_t first = place.first_output + box * kWgmmaBoxRows;
     if (first >= args_.num_outputs) return;
     // Infinities, which do not count, are rare: most rows are done with the simpler maximum.
     OfRows largest = largest_of(box, sums, [](float value) { return fabsf(value); });
@@ -290,8 +284,8 @@ class WgmmaEpilogue {
     }
     write_scales(place, first, divisors);
 #pragma unroll
-    for (int i = 0; i < Layout::kBoxRows / 2; i += 2) {
-      const float* const two = sums + box * (Layout::kBoxRows / 2) + i;
+    for (int i = 0; i < kWgmmaBoxRows / 2; i += 2) {
+      const float* const two = sums + box * (kWgmmaBoxRows / 2) + i;
       const int lower = i / 2 % 2;
       const std::uint32_t bits =
           fp8x2_bits(quotient(two[0], divisors[lower]), quotient(two[1], divisors[lower]));
@@ -299,13 +293,13 @@ class WgmmaEpilogue {
                    "h"(static_cast<std::uint16_t>(bits))
                    : "memory");
     }
-    write(words_of<std::uint8_t>(place, row), first, args_.num_outputs);
+    write(words_of<std::uint8_t>(place, row), first);
   }
 
   /// Writes the scales of the group from `first` on of the lane's two rows.
   __device__ __forceinline__ void write_scales(const WgmmaPlace& place, std::int32_t first,
                                                const Fp8Divisor (&divisors)[2]) const {
-    float* const to = args_.output_scales + first / Layout::kBoxRows * args_.output_scale_stride;
+    float* const to = args_.output_scales + first / kWgmmaBoxRows * args_.output_scale_stride;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
       if (lane() % 4 == 0) to[slot_of(place, lane() / 4 + 8 * lower)] = divisors[lower].scale;
@@ -313,7 +307,7 @@ class WgmmaEpilogue {
   }
 
   const Args& args_;
-  WgmmaShared<kTiling> shared_;
+  WgmmaShared shared_;
   WgmmaThread thread_;
 };
 

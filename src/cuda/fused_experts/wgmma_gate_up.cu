@@ -6,9 +6,9 @@
 
 namespace tessera::cuda {
 
-const void* wgmma_gate_up_kernel(bool is_bfloat16, Scaling scaling, std::size_t tiling) {
-  return is_bfloat16 ? wgmma_product_kernel<true, __nv_bfloat16>(scaling, tiling)
-                     : wgmma_product_kernel<true, __half>(scaling, tiling);
+const void* wgmma_gate_up_kernel(bool is_bfloat16, Scaling scaling) {
+  return is_bfloat16 ? wgmma_product_kernel<true, __nv_bfloat16>(scaling)
+                     : wgmma_product_kernel<true, __half>(scaling);
 }
 
 }  // namespace tessera::cuda

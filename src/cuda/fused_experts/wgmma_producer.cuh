@@ -14,12 +14,12 @@
 namespace tessera::cuda {
 
 /// The copies of one tile and of the next ones, by a warpgroup.
-template <Scaling kScaling, bool kIsGateUp, std::size_t kTiling>
+template <Scaling kScaling, bool kIsGateUp>
 class WgmmaProducer {
  public:
   using Args = WgmmaArgsFor<kScaling>;
 
-  __device__ __forceinline__ WgmmaProducer(const Args& args, WgmmaShared<kTiling> shared)
+  __device__ __forceinline__ WgmmaProducer(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared), places_(shared) {}
 
   static constexpr std::uint32_t kWarps = kIsGateUp ? kWarpgroupThreads / 32 : 1;
@@ -33,11 +33,11 @@ class WgmmaProducer {
   __device__ __forceinline__ void run() {
     if (threadIdx.x >= 32 * kWarps) return;
     const std::uint32_t num_blocks =
-        static_cast<std::uint32_t>(*args_.product.num_slots) / Layout::kPairs;
-    WgmmaPlaces<kTiling> published(shared_);
+        static_cast<std::uint32_t>(*args_.product.num_slots) / kWgmmaPairs;
+    WgmmaPlaces published(shared_);
     const bool publishes = threadIdx.x == 0;
     if (publishes) {
-      published.publish(place_of<kTiling>(args_.product, num_blocks, take_tile(args_.tiles_taken)));
+      published.publish(place_of(args_.product, num_blocks, take_tile(args_.tiles_taken)));
     }
     while (true) {
       const WgmmaPlace place = places_.read();
@@ -52,20 +52,18 @@ class WgmmaProducer {
       copy(place, [&](std::int32_t stage) {
         if (!publishes) return;
         if (stage == 0) tile = take_tile(args_.tiles_taken);
-        if (stage == find_at) next = place_of<kTiling>(args_.product, num_blocks, tile);
+        if (stage == find_at) next = place_of(args_.product, num_blocks, tile);
         if (stage == last) published.publish(next);
       });
     }
   }
 
  private:
-  using Layout = WgmmaLayout<kTiling>;
-  using Stage = typename WgmmaShared<kTiling>::Stage;
   using Element = ElementOf<kScaling>;
   static constexpr int kDepth = kDepthOf<kScaling>;
   static constexpr int kPerWord = static_cast<int>(kWordBytes / sizeof(Element));
   static constexpr int kLinesAtOnce = kWarpgroupThreads * static_cast<int>(kWordBytes) / kLineBytes;
-  static constexpr int kLines = Layout::kPairs / kLinesAtOnce;
+  static constexpr int kLines = kWgmmaPairs / kLinesAtOnce;
 
   /// Copies a tile. Calls after_stage(stage) when a stage is on its way.
   template <typename AfterStage>
@@ -76,11 +74,11 @@ class WgmmaProducer {
     if constexpr (kScaling == Scaling::kBlocks) scales = scales_of(place);
     for (std::int32_t begin = 0; begin < args_.product.depth; begin += kDepth) {
       wait(shared_.empty(at_), at_.parity ^ 1);
-      // Nothing else keeps lanes together that only wait: none may fall two phases behind.
+      // Where one lane copies, the others only wait: none may fall two phases behind.
       if constexpr (!kThreadsCopy) __syncwarp();
       if (threadIdx.x == 0) copy_boxes(place, begin);
       if constexpr (kScaling == Scaling::kBlocks) copy_scales(scales, begin / kDepth);
-      if constexpr (kIsGateUp) gather(sources, place.num_parts, begin);
+      if constexpr (kIsGateUp) gather(sources, place.num_halves, begin);
       if constexpr (kThreadsCopy) arrive_after_copies(shared_.full(at_));
       at_.advance();
       after_stage(begin / kDepth);
@@ -88,28 +86,28 @@ class WgmmaProducer {
   }
 
   __device__ __forceinline__ void copy_boxes(const WgmmaPlace& place, std::int32_t begin) const {
-    constexpr std::uint32_t kBoxBytes = Layout::kBoxRows * kLineBytes;
-    constexpr std::uint32_t kPartBytes = kWgmmaPart * kLineBytes;
+    constexpr std::uint32_t kBoxBytes = kWgmmaBoxRows * kLineBytes;
+    constexpr std::uint32_t kHalfBytes = kWgmmaHalf * kLineBytes;
     const std::uint32_t full = shared_.full(at_);
-    const int parts = kIsGateUp ? 0 : place.num_parts;
+    const int halves = kIsGateUp ? 0 : place.num_halves;
     constexpr bool kCopiesScales = !kIsGateUp && kScaling == Scaling::kBlocks;
-    constexpr std::uint32_t kScaleBytes = kCopiesScales ? kWgmmaPart * sizeof(float) : 0;
+    constexpr std::uint32_t kScaleBytes = kCopiesScales ? kWgmmaHalf * sizeof(float) : 0;
     arrive_and_expect(
-        full, 2 * kBoxBytes + static_cast<std::uint32_t>(parts) * (kPartBytes + kScaleBytes));
+        full, 2 * kBoxBytes + static_cast<std::uint32_t>(halves) * (kHalfBytes + kScaleBytes));
     if constexpr (kCopiesScales) {
       copy_bytes(shared_.scales(at_),
                  args_.product.row_scales + begin / kDepth * args_.product.row_scale_stride +
                      place.first_slot,
-                 full, static_cast<std::uint32_t>(parts) * kScaleBytes);
+                 full, static_cast<std::uint32_t>(halves) * kScaleBytes);
     }
-    for (int i = 0; i < parts; ++i) {
-      copy_box(shared_.rows(at_) + i * kPartBytes, &args_.intermediate, full, begin,
-               place.first_slot + i * kWgmmaPart);
+    for (int i = 0; i < halves; ++i) {
+      copy_box(shared_.rows(at_) + i * kHalfBytes, &args_.intermediate, full, begin,
+               place.first_slot + i * kWgmmaHalf);
     }
     const bool is_gated = args_.product.is_gated;
     for (std::int32_t box = 0; box < 2; ++box) {
       const std::uint32_t target = shared_.weights(at_) + box * kBoxBytes;
-      const std::int32_t row = place.first_output + (is_gated ? 0 : box * Layout::kBoxRows);
+      const std::int32_t row = place.first_output + (is_gated ? 0 : box * kWgmmaBoxRows);
       copy_box(target, &args_.weights, full, begin, row, is_gated ? box : 0, place.expert);
     }
   }
@@ -132,12 +130,12 @@ class WgmmaProducer {
     }
   }
 
-  __device__ __forceinline__ void gather(const Element* const (&sources)[kLines], int num_parts,
+  __device__ __forceinline__ void gather(const Element* const (&sources)[kLines], int num_halves,
                                          std::int32_t begin) const {
     const bool is_within = begin + word() * kPerWord < args_.product.depth;
 #pragma unroll
     for (int i = 0; i < kLines; ++i) {
-      if (i >= num_parts * (kLines / Layout::kParts)) break;
+      if (i >= num_halves * (kLines / 2)) break;
       const int row = line() + i * kLinesAtOnce;
       const std::uint32_t place = static_cast<std::uint32_t>(row * 8 + (word() ^ row % 8));
       copy_word_async(shared_.rows(at_) + place * kWordBytes, sources[i] + begin,
@@ -163,7 +161,7 @@ class WgmmaProducer {
     }
     const bool is_second = threadIdx.x % 2 == 1;
     const std::int32_t output =
-        place.first_output + (is_second && !args.is_gated ? Layout::kBoxRows : 0);
+        place.first_output + (is_second && !args.is_gated ? kWgmmaBoxRows : 0);
     const std::int64_t row =
         args.is_gated ? gated_row(args, output, is_second) : min(output, args.num_outputs - 1);
     scales.of_box = args.weight_scales.of_row(place.expert, row);
@@ -171,20 +169,19 @@ class WgmmaProducer {
   }
 
   __device__ __forceinline__ void copy_scales(const Scales& scales, std::int32_t stage) const {
-    static_assert(Layout::kPairs == kWarpgroupThreads);  // a thread copies the scale of a pair
     const std::uint32_t target = shared_.scales(at_) + threadIdx.x * sizeof(float);
     if constexpr (kIsGateUp) {
       copy_float_async(target, scales.of_row + stage, scales.of_row != nullptr);
     }
     if (threadIdx.x < 2) {
-      copy_float_async(target + Layout::kPairs * sizeof(float), scales.of_box + stage, true);
+      copy_float_async(target + kWgmmaPairs * sizeof(float), scales.of_box + stage, true);
     }
   }
 
   const Args& args_;
-  WgmmaShared<kTiling> shared_;
-  Stage at_;  // the next to fill
-  WgmmaPlaces<kTiling> places_;
+  WgmmaShared shared_;
+  StageCursor at_;  // the next to fill
+  WgmmaPlaces places_;
 };
 
 }  // namespace tessera::cuda

@@ -12,11 +12,8 @@
 namespace tessera::cuda {
 
 /// The scales of blocks of a stage: of the lane's two rows, and of the two boxes of weights.
-template <std::size_t kTiling>
 class WgmmaBlockScales {
  public:
-  using Layout = WgmmaLayout<kTiling>;
-
   /// Reads the scales that have come with the stage.
   __device__ __forceinline__ void read(std::uint32_t scales) {
     const std::uint32_t warp = (threadIdx.x - kWarpgroupThreads) / 32;
@@ -28,17 +25,17 @@ class WgmmaBlockScales {
                  : "memory");
     asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
                  : "=f"(of_boxes_[0]), "=f"(of_boxes_[1])
-                 : "r"(scales + 4 * Layout::kPairs)
+                 : "r"(scales + 4 * kWgmmaPairs)
                  : "memory");
   }
 
   /// Adds the sums of a box of weights, scaled.
-  __device__ __forceinline__ void add(int box, const float (&of_box)[Layout::kBoxRows / 2],
-                                      float (&sums)[Layout::kColumns / 2]) const {
+  __device__ __forceinline__ void add(int box, const float (&of_box)[kWgmmaBoxRows / 2],
+                                      float (&sums)[kWgmmaColumns / 2]) const {
     const float scales[2] = {of_boxes_[box] * of_rows_[0], of_boxes_[box] * of_rows_[1]};
 #pragma unroll
-    for (int i = 0; i < Layout::kBoxRows / 2; ++i) {
-      float& sum = sums[box * (Layout::kBoxRows / 2) + i];
+    for (int i = 0; i < kWgmmaBoxRows / 2; ++i) {
+      float& sum = sums[box * (kWgmmaBoxRows / 2) + i];
       sum = __fmaf_rn(scales[i / 2 % 2], of_box[i], sum);
     }
   }
@@ -49,23 +46,19 @@ class WgmmaBlockScales {
 };
 
 /// Scales of whole rows multiply the sums of the tile, not of a stage.
-template <std::size_t kTiling>
 struct WgmmaRowScales {
-  using Layout = WgmmaLayout<kTiling>;
-
   __device__ __forceinline__ void read(std::uint32_t) {}
 
   /// Adds the sums of a box of weights.
-  __device__ __forceinline__ void add(int box, const float (&of_box)[Layout::kBoxRows / 2],
-                                      float (&sums)[Layout::kColumns / 2]) const {
+  __device__ __forceinline__ void add(int box, const float (&of_box)[kWgmmaBoxRows / 2],
+                                      float (&sums)[kWgmmaColumns / 2]) const {
 #pragma unroll
-    for (int i = 0; i < Layout::kBoxRows / 2; ++i)
-      sums[box * (Layout::kBoxRows / 2) + i] += of_box[i];
+    for (int i = 0; i < kWgmmaBoxRows / 2; ++i) sums[box * (kWgmmaBoxRows / 2) + i] += of_box[i];
   }
 };
 
-template <Scaling kScaling, std::size_t kTiling>
-using WgmmaStageScales = std::conditional_t<kScaling == Scaling::kBlocks, WgmmaBlockScales<kTiling>,
-                                            WgmmaRowScales<kTiling>>;
+template <Scaling kScaling>
+using WgmmaStageScales =
+    std::conditional_t<kScaling == Scaling::kBlocks, WgmmaBlockScales, WgmmaRowScales>;
 
 }  // namespace tessera::cuda

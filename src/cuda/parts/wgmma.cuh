@@ -74,7 +74,6 @@ __device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool 
 #define TESSERA_SUMS_24(i) TESSERA_SUMS_16(i), TESSERA_SUMS_8(i + 16)
 #define TESSERA_SUMS_32(i) TESSERA_SUMS_16(i), TESSERA_SUMS_16(i + 16)
 #define TESSERA_SUMS_64(i) TESSERA_SUMS_32(i), TESSERA_SUMS_32(i + 32)
-#define TESSERA_SUMS_96(i) TESSERA_SUMS_64(i), TESSERA_SUMS_32(i + 64)
 #define TESSERA_SUMS_128(i) TESSERA_SUMS_64(i), TESSERA_SUMS_64(i + 64)
 
 // The numbers of the operands: sums, then a, b and adds.
@@ -89,13 +88,6 @@ __device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool 
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
   "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
   "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define TESSERA_OPERANDS_96 \
-  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
-  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, " \
-  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, " \
-  "%64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, " \
-  "%80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define TESSERA_OPERANDS_128 \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
   "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, " \
@@ -123,7 +115,6 @@ __device__ __forceinline__ void wgmma_64(std::uint64_t a, std::uint64_t b, bool 
   TESSERA_WGMMA_64(T, shape, type, tail, 32, 16, "%16", "%17", "%18")                             \
   TESSERA_WGMMA_64(T, shape, type, tail, 48, 24, "%24", "%25", "%26")                             \
   TESSERA_WGMMA_64(T, shape, type, tail, 128, 64, "%64", "%65", "%66")                            \
-  TESSERA_WGMMA_64(T, shape, type, tail, 192, 96, "%96", "%97", "%98")                            \
   TESSERA_WGMMA_64(T, shape, type, tail, 256, 128, "%128", "%129", "%130")
 
 TESSERA_WGMMA_64_OF(__nv_bfloat16, "k16", "bf16", ", 0, 0")
@@ -136,7 +127,6 @@ TESSERA_WGMMA_64_OF(__nv_fp8_e4m3, "k32", "e4m3", "")
 #undef TESSERA_OPERANDS_16
 #undef TESSERA_OPERANDS_24
 #undef TESSERA_OPERANDS_64
-#undef TESSERA_OPERANDS_96
 #undef TESSERA_OPERANDS_128
 #undef TESSERA_SUMS_4
 #undef TESSERA_SUMS_8
@@ -144,7 +134,6 @@ TESSERA_WGMMA_64_OF(__nv_fp8_e4m3, "k32", "e4m3", "")
 #undef TESSERA_SUMS_24
 #undef TESSERA_SUMS_32
 #undef TESSERA_SUMS_64
-#undef TESSERA_SUMS_96
 #undef TESSERA_SUMS_128
 // clang-format on
 
