@@ -95,9 +95,9 @@ def must_text(target: dict[str, float]) -> str:
 
 
 def best_peer_target(row: dict[str, Any]) -> dict[str, float]:
-    """How many times the best peer a call may take; empty where there is no target."""
+    """How many times the best peer a call may take."""
     if is_in_fp8(row):
-        return dict(TARGETS["fused_experts_fp8_over_best_peer"].get(row["quantization"], {}))
+        return dict(TARGETS["fused_experts_fp8_over_best_peer"])
     target = TARGETS["fused_experts_over_best_peer"]
     return dict(target.get(_sizes(row), target["others"]))
 

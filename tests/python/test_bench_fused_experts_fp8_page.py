@@ -127,7 +127,7 @@ def test_a_table_for_each_kind_of_scales(sections: Callable[..., Any]) -> None:
     assert "- **eager** is a loop over the experts in torch, which dequantises" in text
     head, blocks, by_row = text.split("\n### ")
     assert (
-        "\nMusts that are met, burst: 0 of 2 over the floor, 2 of 2 over the best peer's.\n" in head
+        "\nMusts that are met, burst: 0 of 2 over the floor, 3 of 3 over the best peer's.\n" in head
     )
     assert blocks.startswith("Qwen3-30B-A3B, scales of blocks of 128 x 128, uniform ids\n")
     assert by_row.startswith("Qwen3-30B-A3B, scales of rows, uniform ids\n")
@@ -137,7 +137,7 @@ def test_a_table_for_each_kind_of_scales(sections: Callable[..., Any]) -> None:
         f"| 16 {figures} {judged} {errors}",
         f"| 64 {figures} {judged} {errors}",
     ]
-    assert f"\n| 64 {figures} - | none | 9000 | 500 | 0.80 | none {errors}\n" in by_row
+    assert f"\n| 64 {figures} - | none | 9000 | 500 | 0.80 | target met {errors}\n" in by_row
 
 
 def test_parts_of_a_layer_have_a_column_and_are_no_peers(sections: Callable[..., Any]) -> None:
@@ -191,8 +191,8 @@ def test_verdicts_on_the_time_over_the_floor(
     [
         ("block", 510.0, "target met", ", 1 of 1 over the best peer's"),
         ("block", 520.0, "**missed by 0.02 (2%)**", ", 0 of 1 over the best peer's"),
-        ("row", 520.0, "none", ""),
-        ("tensor", 520.0, "none", ""),
+        ("row", 520.0, "**missed by 0.02 (2%)**", ", 0 of 1 over the best peer's"),
+        ("tensor", 510.0, "target met", ", 1 of 1 over the best peer's"),
     ],
 )
 def test_verdicts_on_the_time_over_the_best_peer(
@@ -201,9 +201,9 @@ def test_verdicts_on_the_time_over_the_best_peer(
     shape = in_fp8(64, kind, {**ALL, "weights": 500.0, "tessera": us})
     _, (text,) = sections(run("aa", shape))
     assert f" | {us / 500:.2f} | {verdict} | 0.0521 |" in text
-    over_floor = "1 of 1 over the floor" if kind == "block" else "none measured"
-    assert f"\nMusts that are met, burst: {over_floor}{met}.\n" in text
-    assert "at most 1.02 times as long as this peer with scales of blocks of 128 x 128. " in text
+    over_floor = "1 of 1 over the floor" if kind == "block" else ""
+    assert f"\nMusts that are met, burst: {(over_floor + met).removeprefix(', ')}.\n" in text
+    assert "at most 1.02 times as long as this peer. " in text
     missed = f"- time over the best peer's, {shape['shape']}, burst: 1.04, missed by 0.02 (2%). "
     assert (missed in text) == ("missed" in verdict)
     assert ("Missed, and why:" in text) == ("missed" in verdict)
