@@ -138,6 +138,7 @@ def test_a_device_that_is_not_the_current_one() -> None:
 
     if torch.cuda.device_count() < 2:
         pytest.skip("no second CUDA device")
+    torch.cuda.set_device(0)  # JAX leaves the device of its last call
     for shape in SHAPES:
         host = host_ids(shape, 8)
         topk_ids = torch.from_numpy(host).to("cuda:1")
