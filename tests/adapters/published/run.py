@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -70,6 +71,11 @@ def main() -> int:
         "elements as vLLM does, or quantises them from float32, as Tessera does (default: vllm)",
     )
     own, arguments = parser.parse_known_args()
+    if find_spec("vllm") is not None:
+        parser.error(
+            "expected a Python without vLLM, got one that has it: its ops have the names of those "
+            "that stand for Tessera's here"
+        )
     try:
         content = own.file.read_bytes() if own.file else fetched(URL + own.test)
         name = name_of(content, own.file or URL + own.test)
