@@ -11,7 +11,7 @@ from tessera._op import Op
 
 DEVICE = "cuda"
 OP = Op("fused_experts")
-# With 16 experts and 4 slots, one for each tile of mma.sync that the policy picks; on compute
+# With 16 experts and 4 slots, each tile of mma.sync that the policy picks has one; on compute
 # capability 9.0 three for exchanged operands, and two for wgmma.
 TOKENS = (1, 60, 100, 200, 1104)
 

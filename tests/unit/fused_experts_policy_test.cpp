@@ -342,6 +342,7 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   // With more than 16 pairs per expert blocks are larger, and tiles wider.
   EXPECT_EQ(tiles({.tokens = 135, .experts = 64}), (Tiles{32, 128, 128}));
   EXPECT_EQ(tiles({.tokens = 136, .experts = 64}), (Tiles{48, 256, 256}));
+  EXPECT_EQ(swap_ab_tiling(fp8_problem_of({.tokens = 136, .experts = 64})), 0U);
   // In float8_e4m3fn there are none of 32 rows.
   for (const std::int64_t tokens : {1, 2, 3}) {
     for (const std::int64_t intermediate : {256, 512}) {
@@ -358,6 +359,7 @@ TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
             "16x128 tiles, of the gate-up product 16x64");
   EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 32, .intermediate = 512})),
             "32x128 tiles");
+  EXPECT_EQ(describe_plan(kSwapAb, problem_of({.tokens = 136, .experts = 64})), "48x256 tiles");
 }
 
 }  // namespace

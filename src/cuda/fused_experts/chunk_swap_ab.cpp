@@ -31,16 +31,14 @@ Status Chunk::swap_ab() const {
     quantised.scales = at<float>(workspace_.fp8_intermediate_scales);
     quantised.scale = problem_.intermediate_scale;
     quantised.use_ue8m0 = problem_.use_ue8m0;
-    quantised.num_groups =
-        static_cast<std::uint32_t>(scales_per_row(problem_, problem_.intermediate_size));
-    quantised.tiles_per_group =
-        scaling_of(problem_) == Scaling::kBlocks
-            ? static_cast<std::uint32_t>(core::kScaleBlock /
-                                         outputs_of_tile(args.gate_up.args, tiles.gate_up_rows))
-            : args.gate_up.args.num_columns;
     quantised.tiles_done = args.gate_up_done + workspace_.max_blocks;
-    args.gate_up_parts = quantised.num_groups;
-    if (scaling_of(problem_) == Scaling::kRows) {
+    if (scaling_of(problem_) == Scaling::kBlocks) {
+      quantised.num_groups =
+          static_cast<std::uint32_t>(scales_per_row(problem_, problem_.intermediate_size));
+      quantised.tiles_per_group = static_cast<std::uint32_t>(
+          core::kScaleBlock / outputs_of_tile(args.gate_up.args, tiles.gate_up_rows));
+      args.gate_up_parts = quantised.num_groups;
+    } else {
       quantised.parts_per_block = static_cast<std::uint32_t>(
           (problem_.intermediate_size - 1) / kSwapAbQuantisedOutputs + 1);
       quantised.parts_taken = quantised.tiles_done + workspace_.max_blocks;

@@ -138,9 +138,10 @@ struct SwapAbQuantised {
   float* scales;         ///< [pair, group]
   const float* scale;    ///< null: scales are computed; only for scales of rows
   bool use_ue8m0;
+  std::uint32_t* tiles_done;  ///< of the gate-up product: [block, group] 0 at first
+  // With scales of blocks alone:
   std::uint32_t num_groups;
-  std::uint32_t tiles_per_group;  ///< of the gate-up product
-  std::uint32_t* tiles_done;      ///< [block, group] 0 at first
+  std::uint32_t tiles_per_group;
   // With scales of rows alone:
   std::uint32_t parts_per_block;
   std::uint32_t* parts_taken;  ///< 0 at first
@@ -158,7 +159,7 @@ struct SwapAbArgs {
   std::uint32_t* taken;
   std::uint32_t* down_done;     ///< tiles of the down product
   std::uint32_t* gate_up_done;  ///< [block] parts of the gate-up product
-  std::uint32_t gate_up_parts;  ///< of a block: tiles, or groups that are quantised
+  std::uint32_t gate_up_parts;  ///< of a block: tiles, or groups or parts that are quantised
 };
 
 struct SwapAbCounters {

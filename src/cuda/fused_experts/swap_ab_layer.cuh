@@ -7,7 +7,9 @@
 // the rows that they multiply.
 //
 // No CTA waits for one that has not started: a tile waits for tiles before it alone, which have
-// been taken by CTAs that run, and these compute theirs in ascending order.
+// been taken by CTAs that run, and these compute theirs in ascending order. In fp8 with scales of
+// rows it also waits for parts of rows that are quantised: all of them have been taken when its
+// group computes it.
 #pragma once
 
 #include <array>

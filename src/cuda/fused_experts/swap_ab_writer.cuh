@@ -63,7 +63,7 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
   /// With scales of rows, once the group has written the tile: adds it to the largest magnitudes of
   /// rows, by the first warp.
   __device__ __forceinline__ void note_largest(std::uint32_t* largest) const {
-    static_assert(Layout::kPairs <= 32);
+    static_assert(Layout::kPairs <= 32 && Layout::kPairsAtOnce == Layout::kPairs);
     if (thread() < tiles_.num_pairs) {
       atomicMax(largest + pair_of(shared_, tiles_, thread()), *largest_of(thread()));
     }

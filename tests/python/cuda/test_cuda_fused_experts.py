@@ -204,7 +204,9 @@ def test_calls_whose_bits_are_compared_have_every_tiling_of_90a() -> None:
     }
 
 
-@pytest.mark.parametrize("form", ["plain", "transposed", "elements_apart", "more_global_experts"])
+@pytest.mark.parametrize(
+    "form", ["plain", "transposed", "elements_apart", "more_global_experts", "fp8_rows"]
+)
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_the_same_call_gives_the_same_bits_200_times(form: str, tokens: int) -> None:
     import torch

@@ -45,7 +45,7 @@ def test_four_streams_at_once() -> None:
 
     inputs = [
         FORMS[form](2, tokens=tokens)
-        for form in ("plain", "transposed", "fp8_blocks")
+        for form in ("plain", "transposed", "fp8_blocks", "fp8_rows", "fp8_static")
         for tokens in TOKENS
     ]
     expected = [tessera.fused_experts(**arguments) for arguments in inputs]
@@ -65,7 +65,16 @@ def test_four_streams_at_once() -> None:
 @pytest.mark.parametrize("with_out", [False, True])
 @pytest.mark.parametrize("tokens", TOKENS)
 @pytest.mark.parametrize(
-    "form", ["plain", "transposed", "odd_ids", "more_global_experts", "fp8_blocks", "fp8_static"]
+    "form",
+    [
+        "plain",
+        "transposed",
+        "odd_ids",
+        "more_global_experts",
+        "fp8_blocks",
+        "fp8_rows",
+        "fp8_static",
+    ],
 )
 def test_replays_of_a_graph_with_other_contents(form: str, tokens: int, with_out: bool) -> None:
     import torch
