@@ -97,8 +97,8 @@ struct SwapAbLayout {
                                         std::size_t{kGroups} * kPairsAtOnce* kSumStride};
   static constexpr Section<float> kWeightsOfPairs{kSums.end, std::size_t{kGroups} * kPairs};
   static constexpr Section<std::uint64_t> kBarriers{kWeightsOfPairs.end, 2 * kStages + 2 + kGroups};
-  static constexpr Section<std::uint32_t> kIsLast{kBarriers.end, kGroups};
-  static constexpr Section<std::uint32_t> kTaken{kIsLast.end, 1};
+  static constexpr Section<std::uint32_t> kMessages{kBarriers.end, kGroups};
+  static constexpr Section<std::uint32_t> kTaken{kMessages.end, 1};
   static constexpr Section<std::uint32_t> kNumBlocks{kTaken.end, 1};
   static constexpr Section<std::int32_t> kWarpSums{kNumBlocks.end, 32};
   static constexpr Section<std::int32_t> kCounts{kWarpSums.end, kMaxExperts};

@@ -51,10 +51,9 @@ struct SwapAbShared {
   __device__ __forceinline__ std::uint32_t turn(int group) const {
     return barrier(2 * Layout::kStages + 2 + group);
   }
-  /// Whether a group has computed the last tile of those that it quantises together; with scales of
-  /// rows the part that it has taken.
-  __device__ __forceinline__ std::uint32_t& is_last(int group) const {
-    return carve(memory, Layout::kIsLast)[group];
+  /// What the first thread of a group tells the others.
+  __device__ __forceinline__ std::uint32_t& message(int group) const {
+    return carve(memory, Layout::kMessages)[group];
   }
   /// The number of what was taken last.
   __device__ __forceinline__ volatile std::uint32_t& taken() const {

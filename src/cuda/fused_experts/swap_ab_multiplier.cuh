@@ -19,10 +19,13 @@ namespace tessera::cuda {
 /// of a tile with one, the second passes the stages on. With few pairs, most of the time of a wgmma
 /// is latency, and the two warpgroups overlap theirs.
 template <Scaling kScaling, typename T, std::size_t kTiling>
-class Multiplier : SwapAbGroup<kTiling> {
+class Multiplier {
  public:
   __device__ __forceinline__ Multiplier(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
-      : args_(args), shared_(shared), taken_(args, shared), turn_parity_(group() == 0 ? 1 : 0) {}
+      : args_(args),
+        shared_(shared),
+        taken_(args, shared),
+        turn_parity_(Group::number() == 0 ? 1 : 0) {}
 
   __device__ __forceinline__ void run() {
     int group_of_tile = 0;
@@ -36,7 +39,7 @@ class Multiplier : SwapAbGroup<kTiling> {
       if (tiles.step == SwapAbStep::kEnd) return;
       if (tiles.step == SwapAbStep::kCombine) {
         taken_.release();
-        if (group_of_tile == group()) combine(tiles.block);
+        if (group_of_tile == Group::number()) combine(tiles.block);
         group_of_tile = (group_of_tile + 1) % Layout::kGroups;
         continue;
       }
@@ -56,13 +59,13 @@ class Multiplier : SwapAbGroup<kTiling> {
         release_at = -1;
       }
       const int releasing_group = (group_of_tile + release_at / num_stages) % Layout::kGroups;
-      if (is_of_share || releasing_group != group()) taken_.release();
+      if (is_of_share || releasing_group != Group::number()) taken_.release();
       if constexpr (kScaling == Scaling::kRows) {
         if (has_to_quantize) Quantizer<kScaling, kTiling>(args_, shared_).quantize_parts();
       }
       for (std::int32_t tile = 0; tile < tiles.num_tiles;
            ++tile, group_of_tile = (group_of_tile + 1) % Layout::kGroups) {
-        if (group_of_tile == group()) {
+        if (group_of_tile == Group::number()) {
           compute(tiles, tile, release_at - tile * num_stages);
         } else {
           // Of the other group. These stages are read before this group's next turn, so that the
@@ -75,13 +78,6 @@ class Multiplier : SwapAbGroup<kTiling> {
 
  private:
   using Group = SwapAbGroup<kTiling>;
-  using Group::group;
-  using Group::lane;
-  using Group::operand;
-  using Group::pair_of_sum;
-  using Group::synchronize;
-  using Group::thread;
-  using Group::warp;
   static constexpr bool kIsFp8 = kScaling != Scaling::kNone;
   using Operand = OperandOf<kScaling, T>;
   using Layout = SwapAbLayout<kTiling>;
@@ -93,13 +89,13 @@ class Multiplier : SwapAbGroup<kTiling> {
     // Warpgroups for which there is no part compute the last one, too: all threads of
     // the group have to wait together.
     const std::uint32_t part =
-        min(first_part + static_cast<std::uint32_t>(operand()), args_.num_combine_parts - 1);
-    const auto thread_of_part = static_cast<std::uint32_t>(thread() % kWarpgroupThreads);
+        min(first_part + static_cast<std::uint32_t>(Group::operand()), args_.num_combine_parts - 1);
+    const auto thread_of_part = static_cast<std::uint32_t>(Group::thread() % kWarpgroupThreads);
     combine_part<T, 8>(args_.combine, part, thread_of_part, [&] {
-      if (thread() == 0) {
+      if (Group::thread() == 0) {
         wait_for_count(args_.down_done, shared_.num_blocks() * args_.down.args.num_columns);
       }
-      synchronize();
+      Group::synchronize();
     });
   }
 
@@ -119,24 +115,24 @@ class Multiplier : SwapAbGroup<kTiling> {
     const Writer writer(args_, shared_, tiles, first_output);
     writer.read_weights();
     if constexpr (Layout::kGroups > 1) {
-      wait(shared_.turn(group()), turn_parity_);
+      wait(shared_.turn(Group::number()), turn_parity_);
       turn_parity_ ^= 1;
     }
     if constexpr (Layout::kPairsAtOnce == Layout::kPairs) {
       multiply<8>(tiles, first_output, release_at, writer);
-      synchronize();
+      Group::synchronize();
       writer.write(0);
     } else {
       float sums[Layout::kPairs / 2] = {};
       multiply_stages_of<Layout::kPairs>(tiles, first_output, release_at, sums, [] {});
       for (int first = 0; first < tiles.num_pairs; first += Layout::kPairsAtOnce) {
-        if (first > 0) synchronize();  // the part before is written
+        if (first > 0) Group::synchronize();  // the part before is written
         writer.share_part(sums, first / Layout::kPairsAtOnce);
-        synchronize();
+        Group::synchronize();
         writer.write(first);
       }
     }
-    synchronize();
+    Group::synchronize();
     if (tiles.step == SwapAbStep::kGateUp) {
       if constexpr (kScaling == Scaling::kBlocks) {
         if (!Quantizer<kScaling, kTiling>(args_, shared_).finish(tiles, first_output)) return;
@@ -145,7 +141,7 @@ class Multiplier : SwapAbGroup<kTiling> {
         if (args_.quantised.largest != nullptr) writer.note_largest(args_.quantised.largest);
       }
     }
-    if (thread() != 0) return;
+    if (Group::thread() != 0) return;
     __threadfence();
     std::uint32_t* const gate_up_done =
         kScaling == Scaling::kRows ? args_.quantised.tiles_done : args_.gate_up_done;
@@ -177,7 +173,7 @@ class Multiplier : SwapAbGroup<kTiling> {
                                                      const Finish& finish) {
     const std::int32_t num_stages = num_stages_of(tiles.step);
     with_rows<kTiling>(tiles.step, [&]<int kRows>() {
-      if (operand() * kSwapAbOperandRows >= kRows) {
+      if (Group::operand() * kSwapAbOperandRows >= kRows) {
         pass_stages(num_stages, release_at);
       } else {
         if constexpr (kIsFp8) {
@@ -235,7 +231,8 @@ class Multiplier : SwapAbGroup<kTiling> {
   __device__ __forceinline__ OfRows scales_of_rows(const SwapAbTiles& tiles,
                                                    std::int32_t first_output) const {
     const Fp8ProductArgs& args = product_of(args_, tiles.step).args;
-    const int first = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
+    const int first =
+        kSwapAbOperandRows * Group::operand() + 16 * Group::warp() + Group::lane() / 4;
     OfRows scales;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
@@ -297,7 +294,9 @@ class Multiplier : SwapAbGroup<kTiling> {
   __device__ __forceinline__ void scale(const OfRows& of_rows, float (&sums)[kSums]) const {
     const float* const of_pairs = shared_.scales(at_, 0);
 #pragma unroll
-    for (int i = 0; i < kSums; ++i) sums[i] *= of_rows.of[i % 4 / 2] * of_pairs[pair_of_sum(i)];
+    for (int i = 0; i < kSums; ++i) {
+      sums[i] *= of_rows.of[i % 4 / 2] * of_pairs[Group::pair_of_sum(i)];
+    }
   }
 
   /// Adds the sums of a step, scaled. A lane's rows are of gate and of up, or both have one scale.
@@ -308,14 +307,14 @@ class Multiplier : SwapAbGroup<kTiling> {
     const float* const of_rows = of_pairs + Layout::kPairs;
 #pragma unroll
     for (int i = 0; i < kSums; ++i) {
-      const float scale = of_rows[i % 4 / 2] * of_pairs[pair_of_sum(i)];
+      const float scale = of_rows[i % 4 / 2] * of_pairs[Group::pair_of_sum(i)];
       sums[i] = __fmaf_rn(scale, of_step[i], sums[i]);
     }
   }
 
   __device__ __forceinline__ void give_turn() const {
     if constexpr (Layout::kGroups > 1) {
-      if (lane() == 0) arrive(shared_.turn(group() ^ 1));
+      if (Group::lane() == 0) arrive(shared_.turn(Group::number() ^ 1));
     }
   }
 
@@ -327,7 +326,7 @@ class Multiplier : SwapAbGroup<kTiling> {
     // nothing reads those sums.
     const std::uint64_t weights =
         tile_descriptor(shared_.weights(at_) + step * SwapAbSteps<kRows>::kWeightBytes +
-                        operand() * kSwapAbOperandRows * kLineBytes);
+                        Group::operand() * kSwapAbOperandRows * kLineBytes);
     const std::uint64_t rows = tile_descriptor(shared_.rows(at_) + step * Layout::kStepRowBytes);
     constexpr int kWordsPerWgmma = 2;
     wgmma_64<Operand, 2 * kSums>(weights + part * kWordsPerWgmma, rows + part * kWordsPerWgmma,
@@ -335,7 +334,7 @@ class Multiplier : SwapAbGroup<kTiling> {
   }
 
   __device__ __forceinline__ void release(const Stage& at) const {
-    if (lane() == 0) arrive(shared_.empty(at));
+    if (Group::lane() == 0) arrive(shared_.empty(at));
   }
 
   const SwapAbArgs& args_;

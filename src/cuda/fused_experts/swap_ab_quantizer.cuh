@@ -12,7 +12,7 @@ namespace tessera::cuda {
 /// Quantises outputs of the gate-up product, which are in float32, once they are all there. With
 /// scales of blocks, the group of threads that writes the last tile of 128 outputs does it.
 template <Scaling kScaling, std::size_t kTiling>
-class Quantizer : SwapAbGroup<kTiling> {
+class Quantizer {
  public:
   __device__ __forceinline__ Quantizer(const SwapAbArgs& args, SwapAbShared<kTiling> shared)
       : args_(args), shared_(shared) {}
@@ -24,7 +24,7 @@ class Quantizer : SwapAbGroup<kTiling> {
     const std::uint32_t outputs = static_cast<std::uint32_t>(first_output) / core::kScaleBlock;
     if (!completes_group(tiles, outputs)) return false;
     quantize_group(tiles, outputs);
-    synchronize();
+    Group::synchronize();
     return true;
   }
 
@@ -35,20 +35,22 @@ class Quantizer : SwapAbGroup<kTiling> {
     const SwapAbQuantised& quantised = args_.quantised;
     const std::uint32_t num_parts = shared_.num_blocks() * quantised.parts_per_block;
     while (true) {
-      if (thread() == 0) shared_.is_last(group()) = atomicAdd(quantised.parts_taken, 1);
-      synchronize();
-      const std::uint32_t part = shared_.is_last(group());
+      if (Group::thread() == 0) {
+        shared_.message(Group::number()) = atomicAdd(quantised.parts_taken, 1);
+      }
+      Group::synchronize();
+      const std::uint32_t part = shared_.message(Group::number());
       if (part >= num_parts) return;
       const std::uint32_t block = part / quantised.parts_per_block;
-      if (thread() == 0) {
+      if (Group::thread() == 0) {
         wait_for_count(quantised.tiles_done + block, args_.gate_up.args.num_columns);
       }
-      synchronize();
+      Group::synchronize();
       quantize_part(
           shared_.blocks()[block],
           static_cast<std::int32_t>(part % quantised.parts_per_block) * kSwapAbQuantisedOutputs);
-      synchronize();
-      if (thread() == 0) {
+      Group::synchronize();
+      if (Group::thread() == 0) {
         __threadfence();
         atomicAdd(args_.gate_up_done + block, 1);
       }
@@ -57,9 +59,6 @@ class Quantizer : SwapAbGroup<kTiling> {
 
  private:
   using Group = SwapAbGroup<kTiling>;
-  using Group::group;
-  using Group::synchronize;
-  using Group::thread;
   using Layout = SwapAbLayout<kTiling>;
   using Word = Fp8Word<float>;
 
@@ -67,7 +66,7 @@ class Quantizer : SwapAbGroup<kTiling> {
   __device__ __forceinline__ bool completes_group(const SwapAbTiles& tiles,
                                                   std::uint32_t outputs) const {
     const SwapAbQuantised& quantised = args_.quantised;
-    if (thread() == 0) {
+    if (Group::thread() == 0) {
       const std::uint32_t num_tiles =
           min(quantised.tiles_per_group,
               args_.gate_up.args.num_columns - outputs * quantised.tiles_per_group);
@@ -75,10 +74,10 @@ class Quantizer : SwapAbGroup<kTiling> {
       const std::uint32_t before =
           atomicAdd(quantised.tiles_done + tiles.block * quantised.num_groups + outputs, 1);
       __threadfence();
-      shared_.is_last(group()) = before + 1 == num_tiles ? 1 : 0;
+      shared_.message(Group::number()) = before + 1 == num_tiles ? 1 : 0;
     }
-    synchronize();
-    return shared_.is_last(group()) != 0;
+    Group::synchronize();
+    return shared_.message(Group::number()) != 0;
   }
 
   /// Sixteen outputs of a pair from `first` on, before they are quantised; zeros after the last.
@@ -99,14 +98,14 @@ class Quantizer : SwapAbGroup<kTiling> {
                                                  std::uint32_t outputs) const {
     constexpr int kThreads = Fp8GroupWord::kThreads;
     static_assert(Group::kThreads / kThreads >= Layout::kPairs);
-    const int own = thread() / kThreads;
+    const int own = Group::thread() / kThreads;
     const std::int64_t pair = pair_of(shared_, tiles, min(own, tiles.num_pairs - 1));
     const auto first = static_cast<std::int32_t>(outputs * core::kScaleBlock) +
-                       thread() % kThreads * Word::kElements;
+                       Group::thread() % kThreads * Word::kElements;
     const Fp8GroupWord word(outputs_at(pair, first), args_.quantised.use_ue8m0);
     if (own >= tiles.num_pairs || first >= args_.gate_up.args.num_outputs) return;
     write_quantized(pair, first, word.bytes);
-    if (thread() % kThreads == 0) {
+    if (Group::thread() % kThreads == 0) {
       args_.quantised.scales[pair * args_.down.args.row_scale_stride + outputs] = word.scale;
     }
   }
@@ -118,7 +117,8 @@ class Quantizer : SwapAbGroup<kTiling> {
     constexpr int kWordsPerPair = kSwapAbQuantisedOutputs / Word::kElements;
     const SwapAbQuantised& quantised = args_.quantised;
 #pragma unroll 2
-    for (int item = thread(); item < block.num_pairs * kWordsPerPair; item += Group::kThreads) {
+    for (int item = Group::thread(); item < block.num_pairs * kWordsPerPair;
+         item += Group::kThreads) {
       const std::int32_t first = first_output + item % kWordsPerPair * Word::kElements;
       if (first >= args_.gate_up.args.num_outputs) continue;
       const std::int64_t pair = shared_.pairs()[block.first + item / kWordsPerPair];

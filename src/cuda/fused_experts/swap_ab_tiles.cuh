@@ -100,7 +100,7 @@ template <std::size_t kTiling>
 struct SwapAbGroup {
   static constexpr int kThreads = SwapAbLayout<kTiling>::kGroupThreads;
 
-  __device__ static int group() {
+  __device__ static int number() {
     return SwapAbLayout<kTiling>::kGroups == 1 ? 0 : static_cast<int>(threadIdx.x) / kThreads;
   }
   __device__ static int thread() { return static_cast<int>(threadIdx.x) % kThreads; }
@@ -113,7 +113,7 @@ struct SwapAbGroup {
 
   /// All threads of the group wait for each other.
   __device__ static void synchronize() {
-    asm volatile("bar.sync %0, %1;" ::"r"(1 + group()), "n"(kThreads) : "memory");
+    asm volatile("bar.sync %0, %1;" ::"r"(1 + number()), "n"(kThreads) : "memory");
   }
 };
 

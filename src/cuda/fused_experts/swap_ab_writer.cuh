@@ -16,7 +16,7 @@ namespace tessera::cuda {
 /// Writes the sums of a tile, which its group puts into shared memory: of the gate-up product
 /// activated, of the down product times the router's weights.
 template <Scaling kScaling, typename T, std::size_t kTiling>
-class SwapAbWriter : SwapAbGroup<kTiling> {
+class SwapAbWriter {
  public:
   __device__ __forceinline__ SwapAbWriter(const SwapAbArgs& args, SwapAbShared<kTiling> shared,
                                           const SwapAbTiles& tiles, std::int32_t first_output)
@@ -27,19 +27,20 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
 
   /// Reads the router's weights, a pair by each thread. The group synchronises before it writes.
   __device__ __forceinline__ void read_weights() const {
-    if (thread() < tiles_.num_pairs) {
-      weight_of(thread()) = router_weight(product_.args, pair_of(shared_, tiles_, thread()));
-      if constexpr (kScaling == Scaling::kRows) *largest_of(thread()) = 0;
+    if (Group::thread() < tiles_.num_pairs) {
+      weight_of(Group::thread()) =
+          router_weight(product_.args, pair_of(shared_, tiles_, Group::thread()));
+      if constexpr (kScaling == Scaling::kRows) *largest_of(Group::thread()) = 0;
     }
   }
 
   /// Puts the sums from this one on into shared memory, as many as are written at once.
   template <int kFirst, int kSums>
   __device__ __forceinline__ void share(const float (&sums)[kSums]) const {
-    const int row = kSwapAbOperandRows * operand() + 16 * warp() + lane() / 4;
+    const int row = kSwapAbOperandRows * Group::operand() + 16 * Group::warp() + Group::lane() / 4;
 #pragma unroll
     for (int i = 0; i < std::min(kSums - kFirst, Layout::kPairsAtOnce / 2); ++i) {
-      sums_of(pair_of_sum(i))[row + i % 4 / 2 * 8] = sums[kFirst + i];
+      sums_of(Group::pair_of_sum(i))[row + i % 4 / 2 * 8] = sums[kFirst + i];
     }
   }
 
@@ -64,30 +65,24 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
   /// rows, by the first warp.
   __device__ __forceinline__ void note_largest(std::uint32_t* largest) const {
     static_assert(Layout::kPairs <= 32 && Layout::kPairsAtOnce == Layout::kPairs);
-    if (thread() < tiles_.num_pairs) {
-      atomicMax(largest + pair_of(shared_, tiles_, thread()), *largest_of(thread()));
+    if (Group::thread() < tiles_.num_pairs) {
+      atomicMax(largest + pair_of(shared_, tiles_, Group::thread()), *largest_of(Group::thread()));
     }
     __syncwarp();  // before the first thread counts the tile
   }
 
  private:
   using Group = SwapAbGroup<kTiling>;
-  using Group::group;
-  using Group::lane;
-  using Group::operand;
-  using Group::pair_of_sum;
-  using Group::thread;
-  using Group::warp;
   using Layout = SwapAbLayout<kTiling>;
   /// The intermediate is not rounded before it is quantised.
   using Intermediate = std::conditional_t<kScaling == Scaling::kNone, T, float>;
 
   __device__ __forceinline__ float& weight_of(int pair) const {
-    return shared_.weights_of_pairs(group())[pair];
+    return shared_.weights_of_pairs(Group::number())[pair];
   }
 
   __device__ __forceinline__ float* sums_of(int pair) const {
-    return shared_.sums(group()) + pair * Layout::kSumStride;
+    return shared_.sums(Group::number()) + pair * Layout::kSumStride;
   }
 
   /// The largest magnitude of the outputs of a pair, as bits, in the padding after its sums.
@@ -102,7 +97,7 @@ class SwapAbWriter : SwapAbGroup<kTiling> {
     const ProductArgs& args = product_.args;
     const int per_pair = outputs_of(product_) / kWordElements;
     const int num_pairs = min(tiles_.num_pairs - first_pair, Layout::kPairsAtOnce);
-    for (int item = thread(); item < num_pairs * per_pair; item += Group::kThreads) {
+    for (int item = Group::thread(); item < num_pairs * per_pair; item += Group::kThreads) {
       const int pair = first_pair + item / per_pair;
       const float* const sums = sums_of(item / per_pair);
       const int first = item % per_pair * kWordElements;
