@@ -30,10 +30,9 @@ class Multiplier {
   __device__ __forceinline__ void run() {
     int group_of_tile = 0;
     // What this CTA may take of the down product before it has rows for it: a share of its own.
-    // With scales of rows it is negative until the group has quantised what it takes of them.
-    auto share = static_cast<std::int32_t>(
-        (shared_.num_blocks() * args_.down.takes_per_block + gridDim.x - 1) / gridDim.x);
-    if constexpr (kScaling == Scaling::kRows) share = -share;
+    std::uint32_t share =
+        (shared_.num_blocks() * args_.down.takes_per_block + gridDim.x - 1) / gridDim.x;
+    [[maybe_unused]] bool has_quantized_rows = false;
     while (true) {
       const SwapAbTiles tiles = taken_.read();
       if (tiles.step == SwapAbStep::kEnd) return;
@@ -51,8 +50,6 @@ class Multiplier {
       constexpr auto kAhead = static_cast<std::int32_t>(Layout::kStages) + 2;
       const std::int32_t all_stages = tiles.num_tiles * num_stages;
       std::int32_t release_at = min(max(1, all_stages - kAhead), all_stages - 1);
-      const bool has_to_quantize = tiles.step == SwapAbStep::kDown && share < 0;
-      if (has_to_quantize) share = -share;
       const bool is_of_share = tiles.step == SwapAbStep::kDown && share > 1;
       if (is_of_share) {
         --share;
@@ -61,7 +58,10 @@ class Multiplier {
       const int releasing_group = (group_of_tile + release_at / num_stages) % Layout::kGroups;
       if (is_of_share || releasing_group != Group::number()) taken_.release();
       if constexpr (kScaling == Scaling::kRows) {
-        if (has_to_quantize) Quantizer<kScaling, kTiling>(args_, shared_).quantize_parts();
+        if (tiles.step == SwapAbStep::kDown && !has_quantized_rows) {
+          Quantizer<kScaling, kTiling>(args_, shared_).quantize_parts();
+          has_quantized_rows = true;
+        }
       }
       for (std::int32_t tile = 0; tile < tiles.num_tiles;
            ++tile, group_of_tile = (group_of_tile + 1) % Layout::kGroups) {
