@@ -143,7 +143,7 @@ TEST_P(Overlap, ArraysThatEndBeyondTheAddressSpaceAreRefused) {
 }
 
 TEST_P(Overlap, AWorkspaceOfNoMemoryIsRefused) {
-  // A byte more than is asked for, as some ops ask for none.
+  // The workspace has one byte more than the op asks for, because some ops ask for none.
   context_.workspace = {static_cast<std::byte*>(nullptr), arrays_.back().bytes() + 1};
   expect_refused("workspace: expected memory, got a null pointer");
 }

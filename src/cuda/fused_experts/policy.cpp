@@ -16,8 +16,9 @@ constexpr std::array<std::int64_t, kProductTiles.size()> kMinPairsPerExpert{0, 1
 constexpr std::int64_t kLongSum = 4096;
 constexpr std::int64_t kMinPairsOfWgmma = 12;
 constexpr std::int64_t kMinPairsOfLongWgmma = 2;
-/// The means up to which operands are exchanged with blocks of kSwapAbPairs, and with those of 48:
-/// few experts then have two blocks, which would read their weights again.
+/// Operands are exchanged up to these mean numbers of pairs of an expert: in blocks of kSwapAbPairs
+/// up to the first one, in blocks of 48 up to the second one. Few experts then have two blocks, of
+/// which the second one reads the weights again.
 constexpr std::int64_t kMaxPairsOfSwapAb = kSwapAbPairs / 2;
 constexpr std::int64_t kMaxPairsOfSwapAbOf48 = 32;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
