@@ -25,7 +25,7 @@ def merged(known: dict[str, Any] | None, run: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: the run is on another GPU, or is no run of this op on a GPU.
     """
-    if not isinstance(run, dict) or not {"run", "gpu", "rows"} <= run.keys():
+    if not isinstance(run, dict) or not {"run", "gpu", "contenders", "rows"} <= run.keys():
         raise ValueError("expected results of tessera bench --op fused_experts --device cuda")
     name, gpu = run["run"], run["gpu"]
     runs = [one for one in known["runs"] if one["run"] != name] if known else []

@@ -361,6 +361,8 @@ def test_runs_of_other_gpus_or_ops_are_not_merged(merged: Any) -> None:
     with pytest.raises(ValueError, match=r"^expected results of tessera bench --op fused_experts"):
         merged(known, {"run": "bb", "gpu": "NVIDIA H100"})
     with pytest.raises(ValueError, match=r"^expected results of tessera bench --op fused_experts"):
+        merged(known, {"run": "bb", "gpu": "NVIDIA H100", "rows": []})
+    with pytest.raises(ValueError, match=r"^expected results of tessera bench --op fused_experts"):
         merged(known, [])
 
 

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
@@ -55,7 +56,10 @@ def name_of(content: bytes, source: object) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.partition("\n")[0],
+        epilog="Further arguments are pytest's, such as -k with a part of a test's name.",
+    )
     which = parser.add_mutually_exclusive_group()
     first = next(iter(TESTS))
     which.add_argument(
@@ -79,6 +83,8 @@ def main() -> int:
     try:
         content = own.file.read_bytes() if own.file else fetched(URL + own.test)
         name = name_of(content, own.file or URL + own.test)
+    except urllib.error.URLError as error:
+        parser.error(f"{URL}{own.test}: {error.reason}; --file takes a file that is here")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if own.reference != "vllm" and "fp8" not in name:
