@@ -49,7 +49,10 @@ struct SwapAbBlock {
   std::uint16_t expert;
   std::uint16_t first;  ///< in the list of pairs by expert
   std::uint16_t num_pairs;
+  std::uint8_t number;  ///< among the blocks of its expert
+  std::uint8_t count;   ///< of these blocks
 };
+static_assert(kSwapAbMaxPairs / kSwapAbPairs <= 255, "an expert has at most so many blocks");
 
 /// What the kernel of a tiling has in shared memory, and how that is divided.
 template <std::size_t kTiling>

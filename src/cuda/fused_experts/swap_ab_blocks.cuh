@@ -111,7 +111,7 @@ __device__ __forceinline__ void sort_few_pairs(const SwapAbArgs& args,
     if (is_first) {
       shared.blocks()[__popc(firsts & before)] = {static_cast<std::uint16_t>(expert),
                                                   static_cast<std::uint16_t>(first),
-                                                  static_cast<std::uint16_t>(size)};
+                                                  static_cast<std::uint16_t>(size), 0, 1};
     }
     first = __shfl_sync(kAllLanes, first, __ffs(static_cast<int>(same)) - 1);
     if (expert >= 0) {
@@ -170,12 +170,15 @@ __device__ __forceinline__ void sort_pairs(const SwapAbArgs& args, SwapAbShared<
     if (own[i] == 0) continue;
     const int first = before & 0xFFFF;
     counts[expert] = first | own[i] << 16;
-    SwapAbBlock* block = shared.blocks() + (before >> 16);
-    for (int done = 0; done < own[i]; done += kPairs, ++block) {
-      *block = {static_cast<std::uint16_t>(expert), static_cast<std::uint16_t>(first + done),
-                static_cast<std::uint16_t>(min(own[i] - done, kPairs))};
+    const int count = (own[i] + kPairs - 1) / kPairs;
+    for (int number = 0; number < count; ++number) {
+      const int done = number * kPairs;
+      shared.blocks()[(before >> 16) + number] = {
+          static_cast<std::uint16_t>(expert), static_cast<std::uint16_t>(first + done),
+          static_cast<std::uint16_t>(min(own[i] - done, kPairs)), static_cast<std::uint8_t>(number),
+          static_cast<std::uint8_t>(count)};
     }
-    before += own[i] + ((own[i] + kPairs - 1) / kPairs << 16);
+    before += own[i] + (count << 16);
   }
   __syncthreads();
 

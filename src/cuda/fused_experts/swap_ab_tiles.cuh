@@ -60,9 +60,14 @@ template <std::size_t kTiling>
 __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args,
                                                 SwapAbShared<kTiling> shared, std::uint32_t taken) {
   const auto in_product = [&](SwapAbStep step, const SwapAbProduct& product) -> SwapAbTiles {
-    const std::uint32_t number = taken / product.takes_per_block;
-    const std::uint32_t first_tile =
-        taken % product.takes_per_block * static_cast<std::uint32_t>(product.run);
+    // The blocks of an expert take turns: the weights that one of them has read are still in the L2
+    // cache when the next one does.
+    const std::uint32_t any = taken / product.takes_per_block;
+    const std::uint32_t count = shared.blocks()[any].count;
+    const std::uint32_t first = any - shared.blocks()[any].number;
+    const std::uint32_t of_expert = taken - first * product.takes_per_block;
+    const std::uint32_t number = first + of_expert % count;
+    const std::uint32_t first_tile = of_expert / count * static_cast<std::uint32_t>(product.run);
     const auto left = static_cast<std::int32_t>(product.args.num_columns - first_tile);
     const SwapAbBlock block = shared.blocks()[number];
     return {step,
