@@ -80,9 +80,8 @@ class Kernel:
         """
         found = set()
         for address, name in self.instructions.items():
-            around = [loop for loop in self.loops if loop.holds(address, address)]
-            if name == self.multiply and around:
-                found.add(min(around, key=lambda loop: loop.last - loop.first))
+            if name == self.multiply and (loop := self.innermost_loop(address)):
+                found.add(loop)
         inner = [
             loop
             for loop in found
@@ -90,9 +89,23 @@ class Kernel:
         ]
         return sorted(inner, key=lambda loop: loop.first)
 
+    def innermost_loop(self, address: int) -> Loop | None:
+        """The smallest loop around an instruction, if there is one."""
+        around = [loop for loop in self.loops if loop.holds(address, address)]
+        return min(around, key=lambda loop: loop.last - loop.first, default=None)
+
     def copies(self) -> Loop | None:
-        """The code from the first copy to the last, if there is one."""
-        places = [at for at, name in self.instructions.items() if name in COPIES]
+        """The code from the first copy to the last, if there is one.
+
+        What warps that multiply copy before the products of a tile is in the same loop as these
+        products, and does not count.
+        """
+        multiplies = {at for at, name in self.instructions.items() if name == self.multiply}
+        places = []
+        for address, name in self.instructions.items():
+            loop = self.innermost_loop(address) if name in COPIES else None
+            if name in COPIES and not (loop and any(loop.holds(at, at) for at in multiplies)):
+                places.append(address)
         return Loop(min(places), max(places)) if places else None
 
     def violations(self) -> Iterator[str]:

@@ -141,6 +141,12 @@ def test_what_a_loop_of_hgmma_must_not_hold(
     assert found == [f"{expected}, in the main loop 0xc30-0x1340"]
 
 
+def test_copies_by_warps_that_multiply_may_lie_beside_local_memory(tmp_path: Path) -> None:
+    sass = WGMMA.replace("LDS.128 R152, [R152+0x38800]", "LDGSTS.E [R39], desc[UR8][R20.64]")
+    assert sass != WGMMA
+    assert violations(run(tmp_path, sass + in_fp8(sass) + MMA)) == []
+
+
 @pytest.mark.parametrize("planted", ["LDL.LU R20, [R1+0x4]", "@P0 STL [R1], R2"])
 def test_copies_use_no_local_memory(planted: str, tmp_path: Path) -> None:
     sass = WGMMA.replace("IADD3 R2, R2, 0x80, RZ", planted)

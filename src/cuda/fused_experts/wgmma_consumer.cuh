@@ -37,9 +37,11 @@ class WgmmaConsumer {
       if (!has_pairs) {
         skip();
       } else {
+        using Epilogue = WgmmaEpilogue<kScaling, T, kIsGateUp>;
         const WgmmaRow row = row_of(place, pair);
+        Epilogue(args_, shared_).begin(place);
         multiply(sums);
-        WgmmaEpilogue<kScaling, T, kIsGateUp>(args_, shared_).finish(place, row, sums);
+        Epilogue(args_, shared_).finish(place, row, sums);
       }
     }
   }

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/fused_experts/activations.cuh"
+#include "cuda/fused_experts/mma.cuh"
 #include "cuda/fused_experts/products.cuh"
 #include "cuda/fused_experts/wgmma_tiles.cuh"
 #include "cuda/parts/floats.cuh"
@@ -27,6 +28,22 @@ class WgmmaEpilogue {
 
   __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared) {}
+
+  /// Before the products: copies what finish() needs of the weights' scales of rows to where the
+  /// warp's results will be, so that no lane waits for memory at the end of the tile.
+  __device__ __forceinline__ void begin(const WgmmaPlace& place) const {
+    if constexpr (kScaling == Scaling::kRows) {
+      if (args_.weight_scales.kind == core::WeightScales::kPerExpert) return;
+      const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
+      __syncwarp();  // the scales of the tile before have been read
+#pragma unroll
+      for (int begin = 0; begin < kWgmmaColumns; begin += 32) {
+        const std::int64_t row = weight_row(place, begin + lane());
+        copy_float_async(scale_at(begin + lane()), of_weights + row, row >= 0);
+      }
+      commit_copies();
+    }
+  }
 
   __device__ __forceinline__ void finish(const WgmmaPlace& place, const WgmmaRow& row,
                                          float (&sums)[kWgmmaColumns / 2]) const {
@@ -81,16 +98,27 @@ class WgmmaEpilogue {
       scale({{*of_weights * scales.of[0], *of_weights * scales.of[1]}}, sums);
       return;
     }
+    wait_for_copies<0>();
+    __syncwarp();
 #pragma unroll
     for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
+      float of_columns[2];
+      asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
+                   : "=f"(of_columns[0]), "=f"(of_columns[1])
+                   : "r"(scale_at(column(i / 4)))
+                   : "memory");
 #pragma unroll
       for (int j = 0; j < 2; ++j) {
-        const std::int64_t row = weight_row(place, column(i / 4) + j);
-        const float of_column = row < 0 ? 0 : of_weights[row];
-        sums[i + j] *= of_column * scales.of[0];
-        sums[i + j + 2] *= of_column * scales.of[1];
+        sums[i + j] *= of_columns[j] * scales.of[0];
+        sums[i + j + 2] *= of_columns[j] * scales.of[1];
       }
     }
+    __syncwarp();  // results may take the place of scales
+  }
+
+  /// Where the scale of a column of the tile lies until results take its place.
+  __device__ __forceinline__ std::uint32_t scale_at(int column) const {
+    return results() + static_cast<std::uint32_t>(column) * sizeof(float);
   }
 
   /// Multiplies by weights and adds the biases, rounding once as the other kernels do.
