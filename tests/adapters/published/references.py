@@ -49,7 +49,10 @@ def torch_moe(
 
 def _quantised(x: Any, axes: tuple[int, ...], smallest_scale: float) -> tuple[Any, Any]:
     """`x` in fp8 and its scales, one for all numbers along the axes, which have length 1 there."""
-    scales = (x.float().abs().amax(axes, keepdim=True) / _LARGEST).clamp(min=smallest_scale)
+    # On a GPU torch multiplies by the reciprocal where it divides by a number of Python: scales
+    # would be off by a bit, and quotients of bfloat16 that are ties would be none.
+    largest = torch.tensor(_LARGEST, device=x.device)
+    scales = (x.float().abs().amax(axes, keepdim=True) / largest).clamp(min=smallest_scale)
     # Without the limits a quotient past the largest number would become NaN.
     return (x.float() / scales).clamp(-_LARGEST, _LARGEST).to(_FP8), scales
 
