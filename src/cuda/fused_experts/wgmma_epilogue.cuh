@@ -29,19 +29,20 @@ class WgmmaEpilogue {
   __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared) {}
 
-  /// Before the products: copies what finish() needs of the weights' scales of rows to where the
-  /// warp's results will be, so that no lane waits for memory at the end of the tile.
+  /// Before the products: brings what finish() needs of the columns to where the warp's results
+  /// will be, so that no lane waits for memory column by column.
   __device__ __forceinline__ void begin(const WgmmaPlace& place) const {
-    if constexpr (kScaling == Scaling::kRows) {
-      if (args_.weight_scales.kind == core::WeightScales::kPerExpert) return;
-      const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
-      __syncwarp();  // the scales of the tile before have been read
+    __syncwarp();  // those of the tile before have been read
+    if constexpr (kScaling == Scaling::kRows) copy_scales(place);
+    if (args_.bias != nullptr) {
+      const T* const biases = static_cast<const T*>(args_.bias) + place.expert * args_.bias_stride;
 #pragma unroll
       for (int begin = 0; begin < kWgmmaColumns; begin += 32) {
         const std::int64_t row = weight_row(place, begin + lane());
-        copy_float_async(scale_at(begin + lane()), of_weights + row, row >= 0);
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(of_column(kBiases, begin + lane())),
+                     "f"(row < 0 ? 0 : to_float(biases[row]))
+                     : "memory");
       }
-      commit_copies();
     }
   }
 
@@ -50,14 +51,14 @@ class WgmmaEpilogue {
     if constexpr (kScaling == Scaling::kRows) scale_rows(place, of_rows(row.scale), sums);
     if constexpr (kIsGateUp) {
       if (args_.bias != nullptr) {
-        add_biases(place, of_rows(row.weight), sums);
+        add_biases(of_rows(row.weight), sums);
       } else if (args_.topk_weights != nullptr) {
         scale(of_rows(row.weight), sums);
       }
       with_activation(args_.activation,
                       [&]<Activation kActivation>() { activate<kActivation>(place, row, sums); });
     } else {
-      if (args_.bias != nullptr) add_biases(place, {1, 1}, sums);
+      if (args_.bias != nullptr) add_biases({{1, 1}}, sums);
       scale(of_rows(row.weight), sums);
       write_boxes<2>(place, row, [&](int i) { return sums[i]; });
     }
@@ -90,51 +91,66 @@ class WgmmaEpilogue {
              __shfl_sync(kAllLanes, of_row, lane() / 4 + 8)}};
   }
 
-  /// Multiplies by the scales of whole rows: of those multiplied, and of the weights.
-  __device__ __forceinline__ void scale_rows(const WgmmaPlace& place, const OfRows& scales,
-                                             float (&sums)[kWgmmaColumns / 2]) const {
+  /// What is kept of columns, where results will be.
+  enum ColumnValues : std::uint32_t { kScales, kBiases };
+  static_assert(2 * kWgmmaColumns * sizeof(float) <= kWgmmaWarpBytes);
+
+  __device__ __forceinline__ std::uint32_t of_column(ColumnValues values, int column) const {
+    return results() +
+           (values * kWgmmaColumns + static_cast<std::uint32_t>(column)) * sizeof(float);
+  }
+
+  /// Columns have scales unless their expert has one.
+  __device__ __forceinline__ void copy_scales(const WgmmaPlace& place) const {
+    if (args_.weight_scales.kind == core::WeightScales::kPerExpert) return;
     const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
-    if (args_.weight_scales.kind == core::WeightScales::kPerExpert) {
-      scale({{*of_weights * scales.of[0], *of_weights * scales.of[1]}}, sums);
-      return;
+#pragma unroll
+    for (int begin = 0; begin < kWgmmaColumns; begin += 32) {
+      const std::int64_t row = weight_row(place, begin + lane());
+      copy_float_async(of_column(kScales, begin + lane()), of_weights + row, row >= 0);
     }
+    commit_copies();
+  }
+
+  /// Calls visit(i, value of the column) for each sum i of the lane's first row.
+  template <typename Visit>
+  __device__ __forceinline__ void for_each_column(ColumnValues values, const Visit& visit) const {
     wait_for_copies<0>();
     __syncwarp();
 #pragma unroll
     for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
-      float of_columns[2];
+      float two[2];
       asm volatile("ld.shared.v2.f32 {%0, %1}, [%2];"
-                   : "=f"(of_columns[0]), "=f"(of_columns[1])
-                   : "r"(scale_at(column(i / 4)))
+                   : "=f"(two[0]), "=f"(two[1])
+                   : "r"(of_column(values, column(i / 4)))
                    : "memory");
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        sums[i + j] *= of_columns[j] * scales.of[0];
-        sums[i + j + 2] *= of_columns[j] * scales.of[1];
-      }
+      visit(i, two[0]);
+      visit(i + 1, two[1]);
     }
-    __syncwarp();  // results may take the place of scales
+    __syncwarp();  // results may take the place of what has been read
   }
 
-  /// Where the scale of a column of the tile lies until results take its place.
-  __device__ __forceinline__ std::uint32_t scale_at(int column) const {
-    return results() + static_cast<std::uint32_t>(column) * sizeof(float);
+  /// Multiplies by the scales of whole rows: of those multiplied, and of the weights.
+  __device__ __forceinline__ void scale_rows(const WgmmaPlace& place, const OfRows& scales,
+                                             float (&sums)[kWgmmaColumns / 2]) const {
+    if (args_.weight_scales.kind == core::WeightScales::kPerExpert) {
+      const float of_expert = *args_.weight_scales.of_row(place.expert, 0);
+      scale({{of_expert * scales.of[0], of_expert * scales.of[1]}}, sums);
+      return;
+    }
+    for_each_column(kScales, [&](int i, float of_column) {
+      sums[i] *= of_column * scales.of[0];
+      sums[i + 2] *= of_column * scales.of[1];
+    });
   }
 
   /// Multiplies by weights and adds the biases, rounding once as the other kernels do.
-  __device__ __forceinline__ void add_biases(const WgmmaPlace& place, const OfRows& weights,
+  __device__ __forceinline__ void add_biases(const OfRows& weights,
                                              float (&sums)[kWgmmaColumns / 2]) const {
-    const T* const biases = static_cast<const T*>(args_.bias) + place.expert * args_.bias_stride;
-#pragma unroll
-    for (int i = 0; i < kWgmmaColumns / 2; i += 4) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        const std::int64_t row = weight_row(place, column(i / 4) + j);
-        const float bias = row < 0 ? 0 : to_float(biases[row]);
-        sums[i + j] = __fmaf_rn(weights.of[0], sums[i + j], bias);
-        sums[i + j + 2] = __fmaf_rn(weights.of[1], sums[i + j + 2], bias);
-      }
-    }
+    for_each_column(kBiases, [&](int i, float bias) {
+      sums[i] = __fmaf_rn(weights.of[0], sums[i], bias);
+      sums[i + 2] = __fmaf_rn(weights.of[1], sums[i + 2], bias);
+    });
   }
 
   __device__ __forceinline__ void scale(const OfRows& weights,
