@@ -39,7 +39,7 @@ std::vector<Case> make_table() {
       {.name = "256x2048_fp32/128x128", .num_tokens = 256, .hidden_size = 2048, .group = k128x128, .format = kFp32, .scales = kUe8m0},
       {.name = "130x7168/tensor", .num_tokens = 130, .hidden_size = 7168},
 
-      // Rows that the registers of most CTAs do not hold.
+      // Rows of which threads read a part twice.
       {.name = "5x14336_fp32/row", .num_tokens = 5, .hidden_size = 14336, .group = kRow, .format = kFp32},
       {.name = "3x40000/row_ue8m0", .num_tokens = 3, .hidden_size = 40000, .group = kRow, .scales = kUe8m0},
 

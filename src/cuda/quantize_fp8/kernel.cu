@@ -47,7 +47,7 @@ __device__ __forceinline__ std::uint32_t largest_in(const Word<T, kElements>& wo
 /// The largest number of so many neighbouring warps, in all of their threads. All threads of the
 /// CTA call it.
 __device__ __forceinline__ std::uint32_t largest_of_warps(std::uint32_t largest, int num_warps) {
-  __shared__ std::uint32_t of_warps[kQuantizeFp8WideThreads / 32];
+  __shared__ std::uint32_t of_warps[kWarps];
   largest = __reduce_max_sync(kAllLanes, largest);
   if (num_warps == 1) return largest;
   const int warp = static_cast<int>(threadIdx.x) / 32;
@@ -151,12 +151,11 @@ __device__ __forceinline__ bool is_left_out(const Args& args, std::int64_t row) 
 }
 
 template <typename T, int kElements>
-__global__ void __launch_bounds__(kQuantizeFp8WideThreads)
-    row_kernel(const __grid_constant__ Args args) {
+__global__ void __launch_bounds__(kThreads) row_kernel(const __grid_constant__ Args args) {
   pdl_launch_dependents();
   pdl_wait();
   const std::uint32_t step = args.threads_per_row;
-  const std::uint32_t rows_at_once = blockDim.x / step;
+  const std::uint32_t rows_at_once = kThreads / step;
   const std::uint32_t words_at_once = step * kQuantizeFp8RowWords;
   const std::uint32_t first_word = threadIdx.x % step;
   using Words = Part<T, kElements, kQuantizeFp8RowWords>;

@@ -28,7 +28,7 @@ struct QuantizeFp8KernelArgs {
   std::int32_t num_largest;
   bool use_ue8m0;
   std::uint32_t words_per_row;
-  std::uint32_t threads_per_row;  ///< kRow: a multiple of 32 that divides the CTA's threads
+  std::uint32_t threads_per_row;  ///< kRow: a multiple of 32 that divides kQuantizeFp8Threads
   std::uint32_t parts_per_row;    ///< kLargest, kTensor: what one CTA takes of a row at a time
   std::int64_t num_parts;         ///< of all rows; kernels for groups and blocks: these
   Division groups_per_row;        ///< k1x128: valid for fewer than 2^31 groups
@@ -50,13 +50,9 @@ inline constexpr int kNumQuantizeFp8Kernels = 5;
 enum class QuantizeFp8Type : std::uint8_t { kFloat16, kBfloat16, kFloat32 };
 inline constexpr int kNumQuantizeFp8Types = 3;
 
-/// A kernel for CTAs of kQuantizeFp8Threads threads, kRow of that or kQuantizeFp8WideThreads. A CTA
-/// whose work is done takes the next.
+/// A kernel for CTAs of kQuantizeFp8Threads threads. A CTA whose work is done takes the next.
 const void* quantize_fp8_kernel(QuantizeFp8Kernel kernel, QuantizeFp8Type type, bool has_vectors);
 inline constexpr int kQuantizeFp8Threads = 256;
-/// Threads of a CTA for rows that the registers of kQuantizeFp8Threads do not hold, and which would
-/// be read twice.
-inline constexpr int kQuantizeFp8WideThreads = 512;
 inline constexpr int kQuantizeFp8VectorBytes = 16;
 /// Words of a row that a thread loads at once by kRow. The kernel for groups loads several groups.
 inline constexpr int kQuantizeFp8RowWords = 8;
@@ -86,7 +82,6 @@ struct QuantizeFp8Plan {
   std::uint32_t parts_per_row;
   std::int64_t num_parts;
   std::int64_t num_ctas;
-  int threads_per_cta;
 };
 
 /// Threads that share a group of 128 columns.
@@ -110,7 +105,6 @@ inline QuantizeFp8Plan plan_quantize_fp8(const core::QuantizeFp8Problem& p) {
   const std::int64_t elements_per_word = plan.has_vectors ? elements : 1;
   const std::int64_t words = p.hidden_size / elements_per_word;
   plan.words_per_row = static_cast<std::uint32_t>(words);
-  plan.threads_per_cta = kQuantizeFp8Threads;
   plan.threads_per_row = kQuantizeFp8Threads;
   plan.parts_per_row = 1;
   plan.num_parts = p.num_tokens;
@@ -124,17 +118,13 @@ inline QuantizeFp8Plan plan_quantize_fp8(const core::QuantizeFp8Problem& p) {
       break;
     case Fp8Group::kRow:
       plan.kernel = QuantizeFp8Kernel::kRow;
-      if (words > std::int64_t{kQuantizeFp8RowWords} * kQuantizeFp8Threads) {
-        plan.threads_per_cta = kQuantizeFp8WideThreads;
-        plan.threads_per_row = kQuantizeFp8WideThreads;
-      }
       while (plan.threads_per_row > 32 &&
              words <= std::int64_t{kQuantizeFp8RowWords} * plan.threads_per_row / 2 &&
              p.num_tokens * plan.threads_per_row / 2 >= kQuantizeFp8BusyThreads) {
         plan.threads_per_row /= 2;
       }
       plan.num_ctas =
-          divided(p.num_tokens * plan.threads_per_row, std::int64_t{plan.threads_per_cta});
+          divided(p.num_tokens * plan.threads_per_row, std::int64_t{kQuantizeFp8Threads});
       break;
     case Fp8Group::k1x128: {
       plan.kernel = QuantizeFp8Kernel::k1x128;

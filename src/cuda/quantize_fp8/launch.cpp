@@ -74,7 +74,7 @@ Status run_quantize_fp8(const QuantizeFp8Problem& problem, const Context& contex
   args.values_stride = problem.values_stride;
   const auto launch = [&](QuantizeFp8Kernel kernel) {
     const Launch launch{kernel_for(kernel, plan.type, plan.has_vectors), static_cast<int>(num_ctas),
-                        plan.threads_per_cta, 0};
+                        kQuantizeFp8Threads, 0};
     return launch_kernel(kOp, launch, &args, context, [&] {
       return std::to_string(num_ctas) + " CTAs to start for " + std::to_string(problem.num_tokens) +
              " tokens, hidden size " + std::to_string(problem.hidden_size);
