@@ -33,13 +33,13 @@ class WgmmaConsumer {
       const WgmmaPlace place = next_;
       const std::int32_t pair = next_pair_;
       const bool has_pairs = half_ < place.num_halves;
-      float sums[kWgmmaColumns / 2] = {};
       if (!has_pairs) {
         skip();
       } else {
         using Epilogue = WgmmaEpilogue<kScaling, T, kIsGateUp>;
-        const WgmmaRow row = row_of(place, pair);
         Epilogue(args_, shared_).begin(place);
+        const WgmmaRow row = row_of(place, pair);
+        float sums[kWgmmaColumns / 2] = {};
         multiply(sums);
         Epilogue(args_, shared_).finish(place, row, sums);
       }

@@ -48,7 +48,7 @@ class WgmmaEpilogue {
 
   __device__ __forceinline__ void finish(const WgmmaPlace& place, const WgmmaRow& row,
                                          float (&sums)[kWgmmaColumns / 2]) const {
-    if constexpr (kScaling == Scaling::kRows) scale_rows(place, of_rows(row.scale), sums);
+    if constexpr (kScaling == Scaling::kRows) scale_rows(of_rows(row.scale), sums);
     if constexpr (kIsGateUp) {
       if (args_.bias != nullptr) {
         add_biases(of_rows(row.weight), sums);
@@ -100,14 +100,14 @@ class WgmmaEpilogue {
            (values * kWgmmaColumns + static_cast<std::uint32_t>(column)) * sizeof(float);
   }
 
-  /// Columns have scales unless their expert has one.
   __device__ __forceinline__ void copy_scales(const WgmmaPlace& place) const {
-    if (args_.weight_scales.kind == core::WeightScales::kPerExpert) return;
     const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
+    const bool is_one = args_.weight_scales.kind == core::WeightScales::kPerExpert;
 #pragma unroll
     for (int begin = 0; begin < kWgmmaColumns; begin += 32) {
       const std::int64_t row = weight_row(place, begin + lane());
-      copy_float_async(of_column(kScales, begin + lane()), of_weights + row, row >= 0);
+      copy_float_async(of_column(kScales, begin + lane()), of_weights + (is_one ? 0 : row),
+                       row >= 0);
     }
     commit_copies();
   }
@@ -131,13 +131,8 @@ class WgmmaEpilogue {
   }
 
   /// Multiplies by the scales of whole rows: of those multiplied, and of the weights.
-  __device__ __forceinline__ void scale_rows(const WgmmaPlace& place, const OfRows& scales,
+  __device__ __forceinline__ void scale_rows(const OfRows& scales,
                                              float (&sums)[kWgmmaColumns / 2]) const {
-    if (args_.weight_scales.kind == core::WeightScales::kPerExpert) {
-      const float of_expert = *args_.weight_scales.of_row(place.expert, 0);
-      scale({{of_expert * scales.of[0], of_expert * scales.of[1]}}, sums);
-      return;
-    }
     for_each_column(kScales, [&](int i, float of_column) {
       sums[i] *= of_column * scales.of[0];
       sums[i + 2] *= of_column * scales.of[1];
