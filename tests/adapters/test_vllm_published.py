@@ -78,6 +78,26 @@ def test_a_python_with_vllm_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
     assert "run.py: error: expected a Python without vLLM, got one that has it: " in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--device", "cpu", "--reference", "float32"],
+            "--reference float32 is for the tests of fp8, not for test_moe.py",
+        ),
+        (["--test", "test_block_fp8.py"], "expected a CUDA device, found none (--device cpu runs "),
+    ],
+)
+def test_what_cannot_run_is_not_fetched(
+    options: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # where nothing is: no file comes
+    done = subprocess.run([sys.executable, str(RUN), *options], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"run.py: error: {message}" in done.stderr
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     other = tmp_path / "test_moe.py"
     other.write_text("def test_nothing(): pass\n")

@@ -80,6 +80,17 @@ def main() -> int:
             "expected a Python without vLLM, got one that has it: its ops have the names of those "
             "that stand for Tessera's here"
         )
+
+    def refuse_unfit(name: str) -> None:
+        if own.reference != "vllm" and "fp8" not in name:
+            parser.error(f"--reference {own.reference} is for the tests of fp8, not for {name}")
+        if own.device is None and not torch.cuda.is_available():
+            parser.error(
+                "expected a CUDA device, found none (--device cpu runs test_moe.py without)"
+            )
+
+    if own.file is None:  # before it is fetched
+        refuse_unfit(own.test)
     try:
         content = own.file.read_bytes() if own.file else fetched(URL + own.test)
         name = name_of(content, own.file or URL + own.test)
@@ -87,10 +98,7 @@ def main() -> int:
         parser.error(f"{URL}{own.test}: {error.reason}; --file takes a file that is here")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    if own.reference != "vllm" and "fp8" not in name:
-        parser.error(f"--reference {own.reference} is for the tests of fp8, not for {name}")
-    if own.device is None and not torch.cuda.is_available():
-        parser.error("expected a CUDA device, found none (--device cpu runs test_moe.py without)")
+    refuse_unfit(name)
     device = [] if own.device is None else ["--device", own.device]
     with tempfile.TemporaryDirectory() as folder:
         test = Path(folder, name)
