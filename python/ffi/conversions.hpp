@@ -229,8 +229,9 @@ class Arguments {
         (found == 0) != (value == 0)) {
       std::ostringstream text;
       text << value;
-      TVM_FFI_THROW(ValueError) << op_.schema->op << ": " << argument.name << ": expected a number"
-                                << (std::isnan(value) ? "" : " that float32 holds") << ", got "
+      TVM_FFI_THROW(ValueError) << op_.schema->op << ": " << argument.name
+                                << ": expected a number that "
+                                << (std::isnan(value) ? "is not NaN" : "float32 holds") << ", got "
                                 << text.str();
     }
     return found;

@@ -96,8 +96,8 @@ std::string text_of(const Shape& shape) {
 }
 
 std::string shape_text(const TensorView& view) {
-  return view.ndim > kMaxAxes ? std::to_string(view.ndim) + " axes"
-                              : text_of(view.shape, view.ndim);
+  const bool has_lengths = view.ndim >= 0 && view.ndim <= kMaxAxes;
+  return has_lengths ? text_of(view.shape, view.ndim) : std::to_string(view.ndim) + " axes";
 }
 
 /// What scales belong to, in the order of WeightScales, from kPerExpert on.
@@ -222,7 +222,11 @@ class ScaleRules {
     const char* const name = "intermediate_scale";
     const TensorView& scale = args_.intermediate_scale;
     if (has_blocks()) return is_absent(name, scale, " where weights have scales of blocks");
-    if (!args_.x_scale.given() || !is_single(args_.x_scale)) {
+    if (!args_.x_scale.given()) {  // as x is not float8_e4m3fn
+      return !scale.given() ||
+             is_given("x_scale", args_.x_scale, " where intermediate_scale is given");
+    }
+    if (!is_single(args_.x_scale)) {
       return is_absent(name, scale, " where x_scale is not [1]");
     }
     return is_fp8(args_.x.dtype) || is_given(name, scale, " where x_scale is given");

@@ -79,7 +79,7 @@ IMPLEMENTED = after(
     (
         {"a2_scale": A2_SCALE},
         ValueError,
-        "a2_scale: expected none where a1_scale is not [1], got one of shape [1]",
+        "a1_scale: expected a float32 array where a2_scale is given, got none",
     ),
     (
         {"a1_scale": OF_TOKENS, "a2_scale": A2_SCALE},

@@ -224,13 +224,17 @@ GPT_OSS = {"activation": "swigluoai"}
         (
             GPT_OSS | {"swiglu_alpha": np.nan},
             ValueError,
-            "swiglu_alpha: expected a number, got nan",
+            "swiglu_alpha: expected a number that is not NaN, got nan",
         ),
-        (GPT_OSS | {"swiglu_beta": np.nan}, ValueError, "swiglu_beta: expected a number, got nan"),
+        (
+            GPT_OSS | {"swiglu_beta": np.nan},
+            ValueError,
+            "swiglu_beta: expected a number that is not NaN, got nan",
+        ),
         (
             GPT_OSS | {"swiglu_limit": np.nan},
             ValueError,
-            "swiglu_limit: expected a number, got nan",
+            "swiglu_limit: expected a number that is not NaN, got nan",
         ),
         (
             GPT_OSS | {"swiglu_alpha": np.inf},

@@ -99,10 +99,16 @@ TEST(FusedExpertsFp8, RefusesScalesThatDoNotFit) {
        "[1]"},
       {both(per_row, x_scale({3, 1})),
        "x_scale.shape: expected [1] where x is not float8_e4m3fn, got [3, 1]"},
+      {both(per_row,
+            [](Fp8Layer* l) {
+              l->args.x_scale = l->scales({1});
+              l->args.x_scale.ndim = -1;
+            }),
+       "x_scale.shape: expected [1] where x is not float8_e4m3fn, got -1 axes"},
       {both(per_row, x_scale({1})),
        "intermediate_scale: expected a float32 array where x_scale is given, got none"},
       {both(per_row, intermediate),
-       "intermediate_scale: expected none where x_scale is not [1], got one of shape [1]"},
+       "x_scale: expected a float32 array where intermediate_scale is given, got none"},
       {fp8_x, "x_scale: expected a float32 array where x is float8_e4m3fn, got none"},
       {both(fp8_x, x_scale({3, 1})), "x_scale.shape: expected [3, 2], got [3, 1]"},
       {both(fp8_x, both(per_row, x_scale({3, 2}))),
