@@ -1,6 +1,7 @@
 // What an implementation of fused_moe takes.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -43,9 +44,13 @@ struct FusedMoeProblem {
  private:
   static constexpr std::size_t kAlignment = 256;
 
+  /// No machine has room for so many pairs, and sums with what the ops need stay below 2^63.
+  static constexpr std::int64_t kMostPairs = std::int64_t{1} << 58;
+
   /// Of weights, and as many of ids.
   std::size_t array_bytes() const {
-    const auto elements = static_cast<std::size_t>(selection.num_tokens * selection.top_k);
+    const auto elements =
+        static_cast<std::size_t>(std::min(selection.num_tokens * selection.top_k, kMostPairs));
     return (elements * sizeof(float) + kAlignment - 1) / kAlignment * kAlignment;
   }
 };

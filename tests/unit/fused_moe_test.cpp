@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -123,6 +124,32 @@ TEST_P(FusedMoe, HasTheBitsOfBothOpsOneAfterTheOther) {
 INSTANTIATE_TEST_SUITE_P(Table, FusedMoe,
                          testing::ValuesIn(contract::find_contract("fused_moe")->case_names()),
                          [](const auto& info) { return info.param; });
+
+TEST(FusedMoeWorkspace, IsNoSmallerForPairsThatNoMachineHasRoomFor) {
+  for (const std::int64_t num_tokens :
+       {std::int64_t{1} << 8, std::int64_t{1} << 28, std::int64_t{1} << 30, kInt32Max}) {
+    for (const std::int64_t top_k : {std::int64_t{1} << 30, kInt32Max}) {
+      FusedMoeArgs args;
+      args.x = TensorView::of(nullptr, kFp32, {num_tokens, 1});
+      args.w13 = TensorView::of(nullptr, kFp32, {kInt32Max, 2, 1});
+      args.w2 = TensorView::of(nullptr, kFp32, {kInt32Max, 1, 1});
+      args.router_logits = TensorView::of(nullptr, kFp32, {num_tokens, kInt32Max});
+      args.output = args.x;
+      args.top_k = top_k;
+      for (const std::string implementation : {"", "cpu/portable", "cpu/reference"}) {
+        Context context;
+        context.implementation = implementation;
+        std::size_t bytes = 0;
+        const Status status = fused_moe_workspace_bytes(args, context, &bytes);
+        ASSERT_TRUE(status.ok()) << status.message();
+        // A signed number of bytes, as Python's sizes are, holds it, too.
+        EXPECT_LT(bytes, std::size_t{1} << 63);
+        const std::size_t pairs = std::size_t(num_tokens) * std::size_t(top_k);
+        EXPECT_GE(bytes, 8 * std::min(pairs, std::size_t{1} << 58)) << num_tokens << " " << top_k;
+      }
+    }
+  }
+}
 
 TEST(FusedMoeImplementations, AreThoseOfTheExperts) {
   const auto names_of = [](const char* op) {
