@@ -37,7 +37,9 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "contract": (("contract/*",), ("include",)),
     "python/ffi": (("python/ffi/*",), ("include", "contract")),
     "tessera._starting": (
-        tuple(f"python/tessera/{name}.py" for name in ("_starting", "_device", "_capture")),
+        tuple(
+            f"python/tessera/{name}.py" for name in ("_starting", "_device", "_capture", "_shown")
+        ),
         (),
     ),
     "tessera._library": (("python/tessera/_library.py",), ("tessera._starting",)),

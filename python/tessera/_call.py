@@ -29,6 +29,7 @@ from tessera._outputs import (
     new_outputs,
     require_outputs,
 )
+from tessera._shown import shown
 
 _INT32 = np.dtype(np.int32)
 
@@ -275,7 +276,8 @@ def refused_number(op: Op, numbers: Sequence[Any]) -> Exception | None:
             return TypeError(f"{op.name}: {row.name}: expected {kind}, got {got}")
         if row.kind == "float32" and isinstance(number, int) and not -(2**63) <= number < 2**63:
             return ValueError(
-                f"{op.name}: {row.name}: expected a float or an integer of 64 bits, got {number}"
+                f"{op.name}: {row.name}: expected a float or an integer of 64 bits, got "
+                f"{shown(number)}"
             )
     return None
 

@@ -6,8 +6,13 @@ import re
 import sys
 from typing import Any
 
+from tessera._shown import shown
+
 # Stands for the host in place of the index of a CUDA device.
 HOST = -1
+
+# DLPack has 32 bits for the number of a device.
+_MOST = 2**31 - 1
 
 
 def cuda_index_of(op: str, device: Any) -> int:
@@ -20,16 +25,16 @@ def cuda_index_of(op: str, device: Any) -> int:
         ValueError: `device` names neither the host nor a CUDA device.
     """
     if isinstance(device, int) and not isinstance(device, bool):
-        if device >= 0:
+        if 0 <= device <= _MOST:
             return device
-        raise ValueError(f"{op}: device: expected the number of a CUDA device, got {device}")
+        raise ValueError(f"{op}: device: expected the number of a CUDA device, got {shown(device)}")
     torch = sys.modules.get("torch")  # which may be a stub
     if not isinstance(device, (str, getattr(torch, "device", str))):
         kind = type(device).__name__
         raise TypeError(
             f"{op}: device: expected a string, an integer or a torch.device, got {kind}"
         )
-    if device_name := re.fullmatch(r"cpu(?::0)?|cuda(?::(\d+))?", str(device)):
+    if device_name := re.fullmatch(r"cpu(?::0)?|cuda(?::(\d{1,9}))?", str(device)):
         if device_name[0].startswith("cpu"):
             return HOST
         if device_name[1] is not None:

@@ -12,6 +12,7 @@ import torch
 
 import tessera
 from tessera._plain_tensor import check_apart, check_contiguous, check_plain, check_tensor
+from tessera._shown import shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,7 +64,8 @@ def check_integer(op: str, name: str, value: object, least: int, most: int) -> N
     if isinstance(value, bool) or not isinstance(value, (int, Integral)):
         raise TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
     if not least <= int(value) <= most:
-        raise ValueError(f"{op}: {name}: expected an integer in [{least}, {most}], got {value}")
+        got = shown(value)
+        raise ValueError(f"{op}: {name}: expected an integer in [{least}, {most}], got {got}")
 
 
 def _check_ids_type(op: str, name: str, dtype: object) -> None:

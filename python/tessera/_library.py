@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from tessera._shown import shown
 from tessera._starting import loading
 
 Result = TypeVar("Result")
@@ -219,7 +220,7 @@ def refusal(
         if not isinstance(value, Integral) or isinstance(value, bool):
             return TypeError(f"{op}: {name}: expected an integer, got {type(value).__name__}")
         if not -(2**63) <= int(value) < 2**63:
-            return ValueError(f"{op}: {name}: expected an integer of 64 bits, got {value}")
+            return ValueError(f"{op}: {name}: expected an integer of 64 bits, got {shown(value)}")
     tracer = getattr(getattr(sys.modules.get("jax"), "core", None), "Tracer", None)
     for name, array in arrays.items():
         kind = type(array).__name__

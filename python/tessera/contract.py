@@ -18,6 +18,7 @@ from tessera._framework import is_on_cuda
 from tessera._library import dlpack_device, load, refusal
 from tessera._op import Op
 from tessera._outputs import ALIGN, named_outputs
+from tessera._shown import shown
 
 _MAX_IDS = 2**31 - 1
 
@@ -121,7 +122,8 @@ def synthetic_topk_ids(
             )
         if not least <= value <= most:
             raise ValueError(
-                f"synthetic_topk_ids: {name}: expected an integer in [{least}, {most}], got {value}"
+                f"synthetic_topk_ids: {name}: expected an integer in [{least}, {most}], got "
+                f"{shown(value)}"
             )
     if num_tokens * top_k > _MAX_IDS:
         raise ValueError(

@@ -14,6 +14,7 @@ from tessera._device import cuda_index_of
 from tessera._library import dlpack_device, load, refusal
 from tessera._op import Argument, Op, op_names, refuse_bool_threads
 from tessera._outputs import ALIGN
+from tessera._shown import shown as shown_value
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
             raise TypeError(f"{op.name}: {called}: expected an integer, got {kind}")
         if not low <= int(value) <= high:
             raise ValueError(
-                f"{op.name}: {called}: expected an integer in [{low}, {high}], got {value}"
+                f"{op.name}: {called}: expected an integer in [{low}, {high}], got "
+                f"{shown_value(value)}"
             )
         return int(value)
 
@@ -242,8 +244,9 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
 
 def _choice(op: Op, row: Argument, value: Any) -> str:
     if value not in row.choices:
+        got = value if isinstance(value, str) else shown_value(value)
         raise ValueError(
-            f"{op.name}: {row.name}: expected one of {', '.join(row.choices)}, got {value}"
+            f"{op.name}: {row.name}: expected one of {', '.join(row.choices)}, got {got}"
         )
     return str(value)
 
@@ -251,7 +254,12 @@ def _choice(op: Op, row: Argument, value: Any) -> str:
 def _float(op: Op, row: Argument, value: Any) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{op.name}: {row.name}: expected a number, got {type(value).__name__}")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(
+            f"{op.name}: {row.name}: expected a number that float32 holds, got {shown_value(value)}"
+        ) from None
 
 
 def _dtype(op: Op, row: Argument, dtype: Any) -> str:

@@ -11,6 +11,7 @@ from tessera._call import call
 from tessera._frameworks import FRAMEWORKS
 from tessera._op import Op
 from tessera._results import QuantizedFp8
+from tessera._shown import shown
 from tessera._torch_hook import call_traced, is_traced, register
 from tessera._torch_registry import Shape, TorchOp
 from tessera.contract import Violation, violations
@@ -98,7 +99,7 @@ def _group_name(group: object) -> str:
     elif _length(group, type(group).__name__) == 128:
         return "1x128"
     raise ValueError(
-        f"{_OP.name}: group: expected 'tensor', 'row', 128 or (128, 128), got {group!r}"
+        f"{_OP.name}: group: expected 'tensor', 'row', 128 or (128, 128), got {shown(group)}"
     )
 
 
@@ -109,7 +110,8 @@ def _length(value: Any, got: object) -> int:
     if not isinstance(value, bool):
         with suppress(TypeError):
             return operator.index(value)
-    raise TypeError(f"{_OP.name}: group: expected a string, 128 or (128, 128), got {got}")
+    text = got if isinstance(got, str) else shown(got)
+    raise TypeError(f"{_OP.name}: group: expected a string, 128 or (128, 128), got {text}")
 
 
 def _eagerly(
