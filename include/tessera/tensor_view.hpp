@@ -35,13 +35,13 @@ struct TensorView {
 
   bool given() const noexcept { return dtype.bits != 0; }
 
-  /// View of a DLPack tensor, which must outlive the view. If its shape has a negative length, or
-  /// more elements than 64 bits count, so has the view, and every op refuses it.
+  /// View of a DLPack tensor, which must outlive the view. If it has fewer than 0 axes, a negative
+  /// length, or more elements than 64 bits count, so has the view, and every op refuses it.
   static TensorView of(const DLTensor& tensor) noexcept {
     TensorView view;
     view.num_elements = 1;
     view.ndim = tensor.ndim;
-    std::int64_t shortest = 0;
+    std::int64_t shortest = std::min<std::int64_t>(tensor.ndim, 0);
     bool overflows = false;
     for (int i = tensor.ndim - 1; i >= 0; --i) {
       const std::int64_t extent = tensor.shape[i];

@@ -253,9 +253,10 @@ class Arguments {
 
   std::int64_t row_length(const Argument& array) {
     const TensorView& rows = view(array);
-    // A view whose number of elements overflows may have no rows; it is refused later.
+    // A view whose number of elements overflows may have no rows. It is refused later, as is one of
+    // longer rows, so that the message names it, not the number, which callers do not give.
     const bool has_rows = rows.num_elements != 0 && rows.ndim != 0 && rows.shape[0] > 0;
-    return has_rows ? rows.num_elements / rows.shape[0] : 1;
+    return has_rows ? std::min(rows.num_elements / rows.shape[0], kInt32Max) : 1;
   }
 
   const OpEntry& op_;

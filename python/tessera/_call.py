@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -28,6 +29,7 @@ from tessera._outputs import (
     made_dtypes,
     new_outputs,
     require_outputs,
+    shape_of,
 )
 from tessera._shown import shown
 
@@ -295,4 +297,22 @@ def call_refusal(
     arrays, written = named_arguments(op, inputs, out, rest)
     integers = named_integers(op, numbers) | {"num_threads": num_threads}
     refused = refused_array(op.name, arrays, written) or refused_number(op, numbers)
+    refused = refused or refused_size(op, inputs, error)
     return refusal(op.name, refused or error, arrays, integers)
+
+
+def refused_size(op: Op, inputs: tuple[Any, ...], error: Exception) -> Exception | None:
+    """The error to raise for an input of lengths for which no framework makes outputs."""
+    if str(error).startswith(f"{op.name}: "):
+        return None
+    for i in op.shaping:
+        try:
+            num_elements = math.prod(shape_of(inputs[i]) or ())
+        except Exception:  # it is no array, which `refusal` says
+            continue
+        if num_elements >= 2**60:
+            name = f"{op.name}: {op.inputs[i].name}.shape"
+            return ValueError(
+                f"{name}: expected an end within the address space, got more elements"
+            )
+    return None

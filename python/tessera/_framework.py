@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,6 +118,21 @@ def exportable_ndarray(array: Any) -> Any:
 def exportable(array: Any) -> Any:
     """An input of any framework that DLPack can export."""
     return exportable_ndarray(array) if isinstance(array, np.ndarray) else array
+
+
+_memory_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+
+
+def has_negative_ndim(array: Any) -> bool:
+    """Whether an array is exported with fewer than 0 axes: the FFI would overwrite other memory."""
+    try:
+        capsule = array.__dlpack__()
+        # DLTensor begins with a pointer and the two numbers of a device, then has its axes.
+        return ctypes.c_int32.from_address(_memory_of(capsule, b"dltensor") + 16).value < 0
+    except Exception:  # the FFI takes no other capsules: the call says why
+        return False
 
 
 def on_device(array: Any, cuda_index: int) -> Any:

@@ -12,7 +12,13 @@ import numpy as np
 
 from tessera._capture import beside_captures
 from tessera._device import HOST
-from tessera._framework import DLPACK_CUDA, Framework, exportable_ndarray, slices
+from tessera._framework import (
+    DLPACK_CUDA,
+    Framework,
+    exportable_ndarray,
+    has_negative_ndim,
+    slices,
+)
 from tessera._library import load
 from tessera._outputs import Layout
 
@@ -213,7 +219,9 @@ def _cupy_framework(cupy: Any) -> Framework:
 
 def _dlpack_framework(kind: type) -> Framework:
     def num_elements(array: Any) -> int:
-        return math.prod(load().as_tensor(array).shape)
+        lengths: tuple[int, ...] = load().as_tensor(array).shape
+        # Of impossible lengths the number that the library gives an array, and then refuses.
+        return min((0, *lengths)) or min(math.prod(lengths), 2**63 - 1)
 
     def cuda_index(array: Any) -> int:
         device_type, index = array.__dlpack_device__()
@@ -340,7 +348,10 @@ class _Frameworks(dict[type, Framework]):
         elif _is_of(kind, "jax", "Array"):
             framework = _jax_framework(sys.modules["jax"], kind)
         else:
-            framework = _dlpack_framework(kind)
+            framework = _dlpack_framework(kind).but(
+                is_unfit=has_negative_ndim,
+                unfit="expected a DLPack tensor of 0 or more axes, got one with a negative ndim",
+            )
         self[kind] = framework
         return framework
 

@@ -136,7 +136,7 @@ def new_outputs(op: Op, inputs: Sequence[Any], options: tuple[Any, ...]) -> tupl
         inputs: its arrays, None for those that are not given.
         options: as for `call_sizes`.
     """
-    key = (op, tuple([_shape_of(inputs[i]) for i in op.shaping]), options)
+    key = (op, tuple([shape_of(inputs[i]) for i in op.shaping]), options)
     found = _known_outputs.get(key)
     if found is None:
         if len(_known_outputs) >= _MAX_KNOWN:
@@ -161,7 +161,8 @@ _known_outputs: dict[Any, tuple[NewOutput, ...]] = {}
 _MAX_KNOWN = 4096
 
 
-def _shape_of(array: Any) -> tuple[int, ...] | None:
+def shape_of(array: Any) -> tuple[int, ...] | None:
+    """The shape of an array of any framework; None of None."""
     if array is None:
         return None
     shape = getattr(array, "shape", None)

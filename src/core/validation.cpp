@@ -222,7 +222,7 @@ bool Validator::good_dtype(const Argument& argument, const TensorView& view) {
 
 bool Validator::good_axes(const Argument& argument, const TensorView& view) {
   const int ndim = argument.extents.ndim;
-  return ndim == 0 || view.ndim == ndim || fail_axes(argument, view);
+  return (ndim == 0 ? view.ndim >= 0 : view.ndim == ndim) || fail_axes(argument, view);
 }
 
 bool Validator::good_lengths(const Argument& argument, const TensorView& view,
@@ -290,8 +290,9 @@ bool Validator::fail_same_dtype(const Argument& argument, const TensorView& view
 }
 
 bool Validator::fail_axes(const Argument& argument, const TensorView& view) {
+  const int ndim = argument.extents.ndim;
   return fail(StatusCode::kInvalidValue, std::string(argument.name) + ".ndim",
-              std::to_string(argument.extents.ndim), std::to_string(view.ndim));
+              ndim == 0 ? "at least 0" : std::to_string(ndim), std::to_string(view.ndim));
 }
 
 bool Validator::fail_length(const Argument& argument, int axis, std::int64_t expected,

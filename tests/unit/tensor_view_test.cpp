@@ -125,6 +125,14 @@ TEST(TensorView, ImpossibleShapesDoNotPassForOthers) {
   EXPECT_EQ(elements_of({0, -2}), -2);
 }
 
+TEST(TensorView, FewerThanNoAxesDoNotPassForANumber) {
+  DLTensor tensor{};
+  tensor.ndim = -1;
+  tensor.dtype = {kDLInt, 32, 1};
+  EXPECT_EQ(TensorView::of(tensor).ndim, -1);
+  EXPECT_EQ(TensorView::of(tensor).num_elements, -1);  // not 1
+}
+
 TEST(TensorView, OfAShapeOnAnyPartOfTheHostIsOnTheHost) {
   const float memory[6] = {};
   const TensorView view = TensorView::of(memory, {kDLFloat, 32, 1}, {2, 3}, {kDLCPU, 3});
