@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
@@ -298,7 +299,8 @@ def call_refusal(
     integers = named_integers(op, numbers) | {"num_threads": num_threads}
     refused = refused_array(op.name, arrays, written) or refused_number(op, numbers)
     refused = refused or refused_size(op, inputs, error)
-    return refusal(op.name, refused or error, arrays, integers)
+    refused = refusal(op.name, refused or error, arrays, integers)
+    return refused if out is None or op.num_outputs > 1 else _as_out(op, refused)
 
 
 def refused_size(op: Op, inputs: tuple[Any, ...], error: Exception) -> Exception | None:
@@ -316,3 +318,14 @@ def refused_size(op: Op, inputs: tuple[Any, ...], error: Exception) -> Exception
                 f"{name}: expected an end within the address space, got more elements"
             )
     return None
+
+
+def _as_out(op: Op, refused: Exception) -> Exception:
+    """The same error with the name that callers of the only output have for it.
+
+    Of several outputs each has the name that it has in the op's named tuple.
+    """
+    name = op.outputs[0].name
+    places = (f"(?<=^{op.name}: ){name}\\b", f"(?<=, as ){name}(?= has)", f"(?<= with ){name}$")
+    message = re.sub("|".join(places), "out", str(refused))
+    return refused if message == str(refused) else type(refused)(message)

@@ -154,6 +154,12 @@ def test_sum_refuses(output: Any) -> None:
     refused(rows.moe_sum, arguments, ({}, TypeError, message))
 
 
+def test_sum_names_its_output_as_vllm_does() -> None:
+    arguments = {"input": torch.ones(T, K, H), "output": torch.ones(T, H + 1)}
+    message = f"moe_sum: output.shape[1]: expected {H}, got {H + 1}"
+    refused(rows.moe_sum, arguments, ({}, ValueError, message))
+
+
 _OFFSETS = "expert_first_token_offset"
 _UNPERMUTE = after(
     "moe_unpermute",

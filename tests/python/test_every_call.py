@@ -1,10 +1,11 @@
-"""What is the same in every op: which argument an error names, of a foreign array."""
+"""What is the same in every op: which argument an error names, of a foreign array or of `out`."""
 
 from __future__ import annotations
 
 import inspect
 from typing import Any
 
+import numpy as np
 import pytest
 
 import tessera
@@ -59,5 +60,70 @@ def test_malformed_outputs() -> None:
                 given = (*out[:i], array, *out[i + 1 :]) if isinstance(out, tuple) else array
                 with pytest.raises(error) as caught:
                     getattr(tessera, op)(*arrays, **numbers, out=given)
-                name = row.name
+                name = row.name if isinstance(out, tuple) else "out"
                 assert str(caught.value).startswith(f"{op}: {name}")
+
+
+ONE_OUTPUT = [op for op in CALLS if Op(op).num_outputs == 1]
+
+
+@pytest.mark.parametrize("op", ONE_OUTPUT)
+def test_the_only_output_is_called_out(op: str) -> None:
+    arrays, numbers = CALLS[op]
+    function = getattr(tessera, op)
+    right = function(*arrays, **numbers)
+    read_only = right.copy()
+    read_only.flags.writeable = False
+    for out, message in (
+        ([1.0], "out: expected an array that speaks DLPack, got list"),
+        ((right,), "out: expected an array, got a tuple of 1"),
+        (right[0], "out.ndim: expected 2, got 1"),
+        (right[:, :-1], f"out.shape[1]: expected {right.shape[1]}, got {right.shape[1] - 1}"),
+        (right.astype(np.float64), "out.dtype: expected float32, as "),
+        (read_only, "out: expected a writable array, got a read-only one"),
+        (arrays[0].reshape(-1)[: right.size].reshape(right.shape), "out: expected memory of its "),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            function(*arrays, **numbers, out=out)
+        assert str(caught.value).startswith(f"{op}: {message}")
+
+
+@pytest.mark.parametrize("op", ONE_OUTPUT)
+def test_the_only_output_as_a_tensor(op: str) -> None:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    arrays, numbers = CALLS[op]
+    tensors = [torch.from_numpy(array) for array in arrays]
+    out = torch.empty_like(getattr(tessera, op)(*tensors, **numbers))
+    for given, message in (
+        (out[:, 1:], f"out.shape[1]: expected {out.shape[1]}, got {out.shape[1] - 1}"),
+        (out.clone().requires_grad_(), "out: expected a tensor that autograd does not follow, got"),
+        (torch._neg_view(out), "out: expected a tensor whose memory holds its values, got "),
+    ):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            getattr(tessera, op)(*tensors, **numbers, out=given)
+        assert str(caught.value).startswith(f"{op}: {message}")
+
+
+def test_a_bias_that_has_not_the_type_of_out() -> None:
+    """With `x` in float8, `out` has a type of its own."""
+    x, w13, w2, *others = CALLS["fused_experts"][0]
+    (bits, x_scale), *weights = (
+        tessera.quantize_fp8(one, group="row")
+        for one in (x, w13.reshape(-1, w13.shape[2]), w2.reshape(-1, w2.shape[2]))
+    )
+    (w13_bits, w13_scale), (w2_bits, w2_scale) = weights
+    with pytest.raises(TypeError) as caught:
+        tessera.fused_experts(
+            bits,
+            w13_bits.reshape(w13.shape),
+            w2_bits.reshape(w2.shape),
+            *others,
+            x_scale=x_scale,
+            w13_scale=w13_scale.reshape(3, -1, 1),
+            w2_scale=w2_scale.reshape(3, -1, 1),
+            w2_bias=np.zeros((3, 128), np.float16),
+            out=np.zeros((2, 128), np.float32),
+        )
+    assert str(caught.value) == (
+        "fused_experts: w2_bias.dtype: expected float32, as out has, got float16"
+    )

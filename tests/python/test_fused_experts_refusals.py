@@ -37,7 +37,7 @@ def message_of(arguments: dict[str, Any], error: type[Exception]) -> str:
     if isinstance(out, np.ndarray) and (out.shape, out.dtype) == ((5, 6), np.float32):
         # Without an output, sizes are asked first, and refused alike.
         del arguments["out"]
-        if "output" not in str(caught.value):
+        if "fused_experts: out" not in str(caught.value):
             with pytest.raises(error) as again:
                 tessera.fused_experts(**arguments)
             assert str(again.value) == str(caught.value)
@@ -61,8 +61,8 @@ def message_of(arguments: dict[str, Any], error: type[Exception]) -> str:
         ({"w13_bias": ones(4, 3)}, "w13_bias.shape[1]: expected 6, got 3"),
         ({"w13_bias": ones(5, 6)}, "w13_bias.shape[0]: expected 4, got 5"),
         ({"w2_bias": ones(4, 3)}, "w2_bias.shape[1]: expected 6, got 3"),
-        ({"out": ones(5, 7)}, "output.shape[1]: expected 6, got 7"),
-        ({"out": ones(4, 6)}, "output.shape[0]: expected 5, got 4"),
+        ({"out": ones(5, 7)}, "out.shape[1]: expected 6, got 7"),
+        ({"out": ones(4, 6)}, "out.shape[0]: expected 5, got 4"),
         ({"x": ones(5, 0), "w13": ones(4, 6, 0), "w2": ones(4, 0, 3)}, f"x.shape[1]: {COUNT}"),
         ({"w13": ones(4, 0, 6), "w2": ones(4, 6, 0)}, f"w2.shape[2]: {COUNT}"),
         ({"w13": ones(0, 6, 6), "w2": ones(0, 6, 3)}, f"w13.shape[0]: {COUNT}"),
@@ -108,15 +108,14 @@ def test_shapes(bad: dict[str, Any], message: str) -> None:
         ("topk_ids", "uint32", "expected int32 or int64, got uint32"),
         ("topk_ids", "float32", "expected int32 or int64, got float32"),
         ("expert_map", "int64", "expected int32, got int64"),
-        ("output", "float16", "expected float32, as x has, got float16"),
-        ("output", "float64", "expected float32, as x has, got float64"),
+        ("out", "float16", "expected float32, as x has, got float16"),
+        ("out", "float64", "expected float32, as x has, got float64"),
     ],
 )
 def test_data_types(name: str, dtype: str, message: str) -> None:
     arguments = call(biases=True) | {"expert_map": ones(4, dtype="int32")}
     arguments["out"] = ones(5, 6)
-    place = "out" if name == "output" else name
-    arguments[place] = arguments[place].astype(dtype)
+    arguments[name] = arguments[name].astype(dtype)
     assert message_of(arguments, TypeError) == f"fused_experts: {name}.dtype: {message}"
 
 
@@ -140,8 +139,8 @@ def test_data_types(name: str, dtype: str, message: str) -> None:
             f"w13_bias: {ROWS} [12, 2] of shape [4, 6]",
         ),
         (lambda a: {"w2_bias": strided(a["w2_bias"])}, f"w2_bias: {ROWS} [12, 2] of shape [4, 6]"),
-        (lambda a: {"out": transposed(ones(5, 6))}, f"output: {ROWS} [1, 5] of shape [5, 6]"),
-        (lambda a: {"out": strided(ones(5, 6))}, f"output: {ROWS} [12, 2] of shape [5, 6]"),
+        (lambda a: {"out": transposed(ones(5, 6))}, f"out: {ROWS} [1, 5] of shape [5, 6]"),
+        (lambda a: {"out": strided(ones(5, 6))}, f"out: {ROWS} [12, 2] of shape [5, 6]"),
         (
             lambda a: {"expert_map": strided(ones(4, dtype="int32"))},
             "expert_map: expected a contiguous array, got strides [2] of shape [4]",
@@ -188,7 +187,7 @@ def test_outputs_that_overlap_inputs(name: str) -> None:
     begin = array.nbytes - 4
     out = memory[begin : begin + 120].view(np.float32).reshape(5, 6)
     assert message_of(arguments | {name: shared, "out": out}, ValueError) == (
-        f"fused_experts: output: expected memory of its own, got memory shared with {name}"
+        f"fused_experts: out: expected memory of its own, got memory shared with {name}"
     )
 
 
@@ -302,9 +301,8 @@ def test_required_arrays(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["expert_map", "w13_bias", "out"])
 def test_optional_arrays(name: str) -> None:
-    shown = "output" if name == "out" else name
     assert message_of(call() | {name: [1, 2]}, TypeError) == (
-        f"fused_experts: {shown}: expected an array that speaks DLPack, got list"
+        f"fused_experts: {name}: expected an array that speaks DLPack, got list"
     )
 
 
@@ -312,7 +310,7 @@ def test_a_read_only_output() -> None:
     out = np.empty((5, 6), np.float32)
     out.flags.writeable = False
     assert message_of(call() | {"out": out}, ValueError) == (
-        "fused_experts: output: expected a writable array, got a read-only one"
+        "fused_experts: out: expected a writable array, got a read-only one"
     )
 
 

@@ -238,10 +238,10 @@ def test_logits_of_other_experts_are_refused(
 def test_an_output_on_the_logits_is_refused() -> None:
     memory = np.full((5, 6), 99, np.float32)
     logits = memory.reshape(-1)[:20].reshape(5, 4)
-    with pytest.raises(ValueError, match="output") as caught:
+    with pytest.raises(ValueError) as caught:
         tessera.fused_moe(**layer(), router_logits=logits, top_k=2, out=memory)
     assert str(caught.value) == (
-        "fused_moe: output: expected memory of its own, got memory shared with router_logits"
+        "fused_moe: out: expected memory of its own, got memory shared with router_logits"
     )
     assert (memory == 99).all()
 

@@ -55,7 +55,7 @@ CALLS: list[tuple[Any, str]] = [
     ),
     (
         lambda a: tessera.moe_sum(ONES[:, None], out=a),
-        f"moe_sum: output.dtype: expected {FLOATS}",
+        f"moe_sum: out.dtype: expected {FLOATS}",
     ),
 ]
 

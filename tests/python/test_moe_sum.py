@@ -194,13 +194,13 @@ def strided(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         (
             {"out": np.empty((4, 3), np.float16)},
             TypeError,
-            "output.dtype: expected float32, as input has, got float16",
+            "out.dtype: expected float32, as input has, got float16",
         ),
-        ({"out": np.empty((4, 4), np.float32)}, ValueError, "output.shape[1]: expected 3, got 4"),
+        ({"out": np.empty((4, 4), np.float32)}, ValueError, "out.shape[1]: expected 3, got 4"),
         (
             {"input": INPUT.copy(), "out": "input"},
             ValueError,
-            "output: expected memory of its own, got memory shared with input",
+            "out: expected memory of its own, got memory shared with input",
         ),
         ({"out": ()}, TypeError, "out: expected an array, got a tuple of 0"),
         (
@@ -249,21 +249,21 @@ def test_violations_name_data_types() -> None:
     assert broken.message.endswith(", found bool[4, 2, 3]")
 
 
-@pytest.mark.parametrize("name", ["input", "topk_weights", "output"])
+@pytest.mark.parametrize("name", ["input", "topk_weights", "out"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_autograd_does_not_follow(name: str, compiled: bool) -> None:
     torch = torch_or_skip()
     arrays = {"input": torch.ones(4, 2, 3), "topk_weights": torch.ones(4, 2)}
-    if name == "output":
+    if name == "out":
         arrays["out"] = torch.ones(4, 3, requires_grad=True)
     else:
         arrays[name].requires_grad_()
     function = torch.compile(tessera.moe_sum, backend="eager") if compiled else tessera.moe_sum
-    if compiled and name == "output":
+    if compiled and name == "out":
         pytest.skip("torch itself refuses to write to such a tensor")
     with pytest.raises(ValueError, match=f"^moe_sum: {name}: expected a tensor that autograd"):
         function(**arrays)
-    if name != "output":
+    if name != "out":
         with torch.no_grad():
             assert function(**arrays).tolist() == [[2] * 3] * 4
 

@@ -199,13 +199,13 @@ def strided(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
         (
             {"out": np.empty((4, 3), np.float16)},
             TypeError,
-            "output.dtype: expected float32, as rows has, got float16",
+            "out.dtype: expected float32, as rows has, got float16",
         ),
-        ({"out": np.empty((5, 3), np.float32)}, ValueError, "output.shape[0]: expected 4, got 5"),
+        ({"out": np.empty((5, 3), np.float32)}, ValueError, "out.shape[0]: expected 4, got 5"),
         (
             {"rows": ROWS.copy(), "out": "rows"},
             ValueError,
-            "output: expected memory of its own, got memory shared with rows",
+            "out: expected memory of its own, got memory shared with rows",
         ),
         ({"num_threads": True}, TypeError, "num_threads: expected an integer, got bool"),
     ],
@@ -219,7 +219,7 @@ def test_refusals(arguments: dict[str, Any], error: type[Exception], message: st
     assert str(caught.value) == f"moe_unpermute: {message}"
 
 
-@pytest.mark.parametrize("name", ["rows", "topk_weights", "output"])
+@pytest.mark.parametrize("name", ["rows", "topk_weights", "out"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_autograd_does_not_follow(name: str, compiled: bool) -> None:
     torch = torch_or_skip()
@@ -228,18 +228,18 @@ def test_autograd_does_not_follow(name: str, compiled: bool) -> None:
         "topk_weights": torch.ones(4, 2),
         "inverse": torch.arange(8, dtype=torch.int32).reshape(4, 2),
     }
-    if name == "output":
+    if name == "out":
         arrays["out"] = torch.ones(4, 3, requires_grad=True)
     else:
         arrays[name].requires_grad_()
     function: Any = tessera.moe_unpermute
     if compiled:
         function = torch.compile(function, backend="eager")
-    if compiled and name == "output":
+    if compiled and name == "out":
         pytest.skip("torch itself refuses to write to such a tensor")
     with pytest.raises(ValueError, match=f"^moe_unpermute: {name}: expected a tensor that autogr"):
         function(**arrays)
-    if name != "output":
+    if name != "out":
         with torch.no_grad():
             assert function(**arrays).tolist() == [[2] * 3] * 4
 

@@ -115,7 +115,7 @@ def _signed(topk_ids: torch.Tensor) -> torch.Tensor:
     return topk_ids.view(torch.int32) if topk_ids.dtype == torch.uint32 else topk_ids
 
 
-@engine_names(APPLY, **_NAMES, x_scale="a1q_scale")
+@engine_names(APPLY, **_NAMES, x_scale="a1q_scale", out="output")
 def triton_experts_apply(
     self: Any,
     output: torch.Tensor,

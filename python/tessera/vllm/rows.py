@@ -16,6 +16,7 @@ from tessera._plain_tensor import check_apart, check_contiguous, check_plain, ch
 _MAX_EXPERTS = 2**31 - 1
 
 
+@engine_names("moe_sum", out="output")
 def moe_sum(
     input: torch.Tensor,
     output: torch.Tensor,
@@ -151,9 +152,7 @@ def moe_permute(
     return permuted_hidden_states, a1q_scale, offsets.to(torch.int64), inverse.flatten(), last
 
 
-@engine_names(
-    "moe_unpermute", rows="permuted_hidden_states", inverse="inv_permuted_idx", output="out"
-)
+@engine_names("moe_unpermute", rows="permuted_hidden_states", inverse="inv_permuted_idx")
 def moe_unpermute(
     out: torch.Tensor,
     permuted_hidden_states: torch.Tensor,
