@@ -10,8 +10,16 @@ Where no launcher fits, in a server or a notebook, one line of the program does 
 the first call: `tessera.vllm.install()`.
 """
 
+import sys
+
 import torch
-from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
+
+try:
+    from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
+except ModuleNotFoundError as error:
+    if error.name != "vllm":
+        raise
+    sys.exit("vllm_swap.py: vLLM is not installed; python -m tessera.vllm runs this without it")
 
 NUM_TOKENS, NUM_EXPERTS, TOP_K, BLOCK_SIZE = 1024, 64, 8, 64
 

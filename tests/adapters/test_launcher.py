@@ -228,14 +228,24 @@ def test_without_a_gpu_the_launcher_names_the_way_out(tmp_path: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    (tmp_path / "script.py").write_text("import torch\ntorch.zeros(1, device='cuda')\n")
+    use = "import torch\ndef use(x):\n    return torch.nn.Linear(1, 1).to(x)\n"
+    (tmp_path / "script.py").write_text(f"{use}use('cuda')\n")
     done = launch(tmp_path, "script.py")
-    assert done.returncode == 1
-    first, *_, last = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    first, last = done.stderr.splitlines()
     assert first == (
         "tessera.vllm: no GPU found; --device cpu runs programs written for a GPU on the CPU"
     )
+    assert last.startswith("tessera.vllm: script.py:3: expected a GPU, found none: ")
     assert "CUDA" in last or "NVIDIA" in last
+    # Any other error has its traceback.
+    (tmp_path / "script.py").write_text(f"{use}use('no device')\n")
+    done = launch(tmp_path, "script.py")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[1:3] == [
+        "Traceback (most recent call last):",
+        '  File "script.py", line 4, in <module>',
+    ]
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,18 @@ def test_example(example: str, tmp_path: Path) -> None:
     assert PRINTED[example] in finished.stdout
 
 
+def test_a_program_for_vllm_without_it() -> None:
+    """One line says what is missing."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("vllm") is not None:
+        pytest.skip("torch is not installed, or vLLM is")
+    command = [sys.executable, EXAMPLES / "vllm_swap.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "vllm_swap.py: vLLM is not installed; python -m tessera.vllm runs this without it\n"
+    )
+
+
 def test_every_example_is_run() -> None:
     """A new example needs a line above."""
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(PRINTED)

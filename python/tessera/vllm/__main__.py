@@ -164,8 +164,23 @@ def _run(program: list[str]) -> None:
         runpy.run_path(program[0], run_name="__main__")
 
 
-def _hide_launcher() -> None:
-    """Let the traceback of an error in the program begin with the program's own frames."""
+def _asked_for_gpu(frames: TracebackType) -> str:
+    """Where a program asked torch for a GPU, and there is none; empty of any other error."""
+    place = ""
+    while True:
+        module, code = frames.tb_frame.f_globals.get("__name__", ""), frames.tb_frame.f_code
+        if module.partition(".")[0] != "torch":
+            place = f"{code.co_filename}:{frames.tb_lineno}"
+        if frames.tb_next is None:
+            return place if (module, code.co_name) == ("torch.cuda", "_lazy_init") else ""
+        frames = frames.tb_next
+
+
+def _hide_launcher(*, has_gpu: bool) -> None:
+    """Let the traceback of an error in the program begin with the program's own frames.
+
+    has_gpu: if not, an error that says so is shown in one line.
+    """
     show = sys.excepthook
 
     def show_program(
@@ -174,6 +189,10 @@ def _hide_launcher() -> None:
         ours = (_run.__code__.co_filename, runpy.run_path.__code__.co_filename)
         while frames is not None and frames.tb_frame.f_code.co_filename in ours:
             frames = frames.tb_next
+        if frames is not None and not has_gpu and (place := _asked_for_gpu(frames)):
+            reason = str(error).strip().partition("\n")[0]
+            print(f"tessera.vllm: {place}: expected a GPU, found none: {reason}", file=sys.stderr)
+            return
         show(kind, error.with_traceback(frames), frames)
 
     sys.excepthook = show_program
@@ -199,7 +218,7 @@ def main() -> None:
         from tessera.vllm.device import redirect_to_cpu
 
         redirect_to_cpu()
-    _hide_launcher()
+    _hide_launcher(has_gpu=index != HOST)
     _run(program)
 
 
