@@ -48,16 +48,16 @@ def dual(tensor: Any) -> Any:
 
 
 OF_OPS = [
-    *(("moe_sum", name) for name in ("input", "topk_weights", "output")),
+    *(("moe_sum", name) for name in ("input", "topk_weights", "out")),
     *(("select_experts", name) for name in ("router_logits", "correction_bias")),
     *(("select_and_align", name) for name in ("router_logits", "correction_bias")),
     *(
         ("fused_experts", name)
-        for name in ("x", "w13", "w2", "topk_weights", "w13_bias", "w2_bias", "output")
+        for name in ("x", "w13", "w2", "topk_weights", "w13_bias", "w2_bias", "out")
     ),
     *(
         ("fused_moe", name)
-        for name in ("x", "router_logits", "correction_bias", "w2_bias", "output", "topk_weights")
+        for name in ("x", "router_logits", "correction_bias", "w2_bias", "out", "topk_weights")
     ),
 ]
 
@@ -72,18 +72,17 @@ def test_each_array_of_floats(op: str, name: str) -> None:
 
     given = arguments_of(op)
     expected = function(**given)
-    place = "out" if name == "output" else name
     with forward_ad.dual_level():
         assert torch.equal(function(**given), expected)
-        tensor = torch.full_like(expected, 99) if name == "output" else given[name]
+        tensor = torch.full_like(expected, 99) if name == "out" else given[name]
         for mode in (torch.enable_grad, torch.no_grad):
             with mode(), pytest.raises(ValueError) as caught:
-                function(**given | {place: dual(tensor)})
+                function(**given | {name: dual(tensor)})
             assert str(caught.value) == f"{op}: {name}: {REFUSED}"
-        if name == "output":
+        if name == "out":
             assert torch.equal(tensor, torch.full_like(expected, 99))
         with torch.inference_mode():  # as all of torch, without tangents
-            assert torch.equal(function(**given | {place: dual(tensor)}), expected)
+            assert torch.equal(function(**given | {name: dual(tensor)}), expected)
     assert torch.equal(function(**given), expected)
 
 
@@ -95,7 +94,7 @@ def test_an_output_beside_arrays_of_numpy() -> None:
     with forward_ad.dual_level():
         with pytest.raises(ValueError) as caught:
             tessera.moe_sum(values, out=dual(found))
-        assert str(caught.value) == f"moe_sum: output: {REFUSED}"
+        assert str(caught.value) == f"moe_sum: out: {REFUSED}"
         assert tessera.moe_sum(values).tolist() == [[2] * 3] * 4
 
 

@@ -126,11 +126,11 @@ def test_transposed_weights() -> None:
     assert_near_model(found, "float32", arguments)
 
 
-@pytest.mark.parametrize("name", [*FLOAT_ARRAYS, "output"])
+@pytest.mark.parametrize("name", [*FLOAT_ARRAYS, "out"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_autograd_does_not_follow(name: str, compiled: bool) -> None:
     arguments = tensors()
-    if name == "output":
+    if name == "out":
         arguments["out"] = torch.ones(5, 6, requires_grad=True)
     else:
         arguments[name] = torch.nn.Parameter(arguments[name])
@@ -140,14 +140,14 @@ def test_autograd_does_not_follow(name: str, compiled: bool) -> None:
 
     error: type[Exception] = ValueError
     if compiled:
-        if name == "output":
+        if name == "out":
             pytest.skip("torch itself refuses to write to such a tensor")
         torch.compiler.reset()  # each test is one more graph of the same function
         function = torch.compile(function, backend="eager", fullgraph=True)
         error = torch._dynamo.exc.TorchRuntimeError
     with pytest.raises(error, match=f"fused_experts: {name}: expected a tensor that autograd"):
         function(**arguments)
-    if name != "output":
+    if name != "out":
         expected = tessera.fused_experts(**tensors())
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
