@@ -10,6 +10,10 @@ namespace {
 constexpr std::size_t kGuardBytes = 512;
 constexpr int kCanary = 0x5c;
 
+/// Waits for writes to device memory, which go on when their calls have returned: streams of calls
+/// do not wait for them.
+void settle() { require(cudaStreamSynchronize(nullptr), "writes to device memory"); }
+
 }  // namespace
 
 void require(cudaError_t error, const char* what) {
@@ -26,17 +30,21 @@ DeviceBuffer::DeviceBuffer(std::size_t bytes, std::size_t misalignment, bool is_
   void* memory = nullptr;
   require(cudaMalloc(&memory, std::max<std::size_t>(all, 1)), "cudaMalloc");
   memory_ = static_cast<std::byte*>(memory);
-  if (!is_exact) require(cudaMemset(memory_, kCanary, all), "cudaMemset");
+  if (is_exact) return;
+  require(cudaMemset(memory_, kCanary, all), "cudaMemset");
+  settle();
 }
 
 DeviceBuffer::~DeviceBuffer() { (void)cudaFree(memory_); }
 
 void DeviceBuffer::poison(std::byte value) {
   require(cudaMemset(data(), static_cast<int>(value), bytes_), "cudaMemset");
+  settle();
 }
 
 void DeviceBuffer::upload(const void* source) {
   require(cudaMemcpy(data(), source, bytes_, cudaMemcpyHostToDevice), "cudaMemcpy to the device");
+  settle();
 }
 
 std::vector<std::byte> DeviceBuffer::download() const {

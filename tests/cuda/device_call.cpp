@@ -118,7 +118,6 @@ Status DeviceCall::run() {
   if (Status s = workspace_bytes(&bytes); !s.ok()) return s;
   DeviceBuffer workspace(bytes, surroundings_.misalignment, surroundings_.is_exact);
   if (!surroundings_.is_exact) workspace.poison(surroundings_.poison);
-  require(cudaDeviceSynchronize(), "what was uploaded");
   Status status;
   if (surroundings_.is_captured) {
     launch_captured(surroundings_.stream, [&] { status = enqueue(workspace); });
