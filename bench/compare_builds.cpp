@@ -91,6 +91,7 @@ class Memory {
     const std::size_t bytes = values.size() * sizeof(std::int32_t);
     if (on_device_) {
       require(cudaMemcpy(data_, values.data(), bytes, cudaMemcpyHostToDevice));
+      require(cudaStreamSynchronize(nullptr));  // the stream of calls does not wait for the copy
     } else {
       std::memcpy(data_, values.data(), bytes);
     }

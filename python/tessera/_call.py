@@ -326,6 +326,10 @@ def _as_out(op: Op, refused: Exception) -> Exception:
     Of several outputs each has the name that it has in the op's named tuple.
     """
     name = op.outputs[0].name
-    places = (f"(?<=^{op.name}: ){name}\\b", f"(?<=, as ){name}(?= has)", f"(?<= with ){name}$")
+    places = (
+        f"(?<=^{op.name}: ){name}\\b",
+        f"(?<=, as ){name}(?= has, got )",
+        f"(?<= shared with ){name}$",
+    )
     message = re.sub("|".join(places), "out", str(refused))
     return refused if message == str(refused) else type(refused)(message)

@@ -131,7 +131,7 @@ def has_negative_ndim(array: Any) -> bool:
         capsule = array.__dlpack__()
         # DLTensor begins with a pointer and the two numbers of a device, then has its axes.
         return ctypes.c_int32.from_address(_memory_of(capsule, b"dltensor") + 16).value < 0
-    except Exception:  # the FFI takes no other capsules: the call says why
+    except Exception:  # the FFI takes no other capsules of __dlpack__: the call says why
         return False
 
 

@@ -220,7 +220,7 @@ def _cupy_framework(cupy: Any) -> Framework:
 def _dlpack_framework(kind: type) -> Framework:
     def num_elements(array: Any) -> int:
         lengths: tuple[int, ...] = load().as_tensor(array).shape
-        # Of impossible lengths the number that the library gives an array, and then refuses.
+        # Of impossible lengths a number that the library refuses.
         return min((0, *lengths)) or min(math.prod(lengths), 2**63 - 1)
 
     def cuda_index(array: Any) -> int:
@@ -348,10 +348,13 @@ class _Frameworks(dict[type, Framework]):
         elif _is_of(kind, "jax", "Array"):
             framework = _jax_framework(sys.modules["jax"], kind)
         else:
-            framework = _dlpack_framework(kind).but(
-                is_unfit=has_negative_ndim,
-                unfit="expected a DLPack tensor of 0 or more axes, got one with a negative ndim",
-            )
+            framework = _dlpack_framework(kind)
+            if not hasattr(kind, "__dlpack_c_exchange_api__"):  # by which the FFI reads such arrays
+                framework = framework.but(
+                    is_unfit=has_negative_ndim,
+                    unfit="expected a DLPack tensor of 0 or more axes, got one with a negative "
+                    "ndim",
+                )
         self[kind] = framework
         return framework
 

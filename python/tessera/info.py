@@ -264,7 +264,8 @@ def _float(op: Op, row: Argument, value: Any) -> float:
 
 def _dtype(op: Op, row: Argument, dtype: Any) -> str:
     """The name of a data type of the input, given as torch's, or as `np.dtype()` takes it."""
-    name = str(dtype).removeprefix("torch.")
+    name = shown_value(dtype) if isinstance(dtype, Integral) else str(dtype)
+    name = name.removeprefix("torch.")
     if name not in row.dtypes and dtype is not None:  # None stands for float64
         try:
             known = np.dtype(dtype)

@@ -127,3 +127,12 @@ def test_a_bias_that_has_not_the_type_of_out() -> None:
     assert str(caught.value) == (
         "fused_experts: w2_bias.dtype: expected float32, as out has, got float16"
     )
+
+
+def test_text_of_a_caller_stays_in_errors_of_calls_with_out() -> None:
+    arrays, numbers = CALLS["fused_experts"]
+    out = tessera.fused_experts(*arrays, **numbers)
+    for text in ("silu with output", "as output has", "silu, as output has"):
+        with pytest.raises(ValueError) as caught:
+            tessera.fused_experts(*arrays, **numbers | {"activation": text}, out=out)
+        assert str(caught.value).endswith(f", got {text}")

@@ -96,3 +96,8 @@ def test_other_functions(call: Any, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         call()
     assert str(caught.value) == message
+
+
+def test_a_data_type() -> None:
+    with pytest.raises(TypeError, match=f"^select_experts: dtype: expected one of .*, got {GOT}$"):
+        tessera.explain("select_experts", T=1, E=4, top_k=1, dtype=LONG)

@@ -52,7 +52,7 @@ struct SwapAbBlock {
   std::uint8_t number;  ///< among the blocks of its expert
   std::uint8_t count;   ///< of these blocks
 };
-static_assert(kSwapAbMaxPairs / kSwapAbPairs <= 255, "an expert has at most so many blocks");
+static_assert((kSwapAbMaxPairs - 1) / kSwapAbPairs + 1 <= 255, "an expert has too many blocks");
 
 /// What the kernel of a tiling has in shared memory, and how that is divided.
 template <std::size_t kTiling>

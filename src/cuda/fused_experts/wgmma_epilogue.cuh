@@ -32,7 +32,7 @@ class WgmmaEpilogue {
   /// Before the products: brings what finish() needs of the columns to where the warp's results
   /// will be, so that no lane waits for memory column by column.
   __device__ __forceinline__ void begin(const WgmmaPlace& place) const {
-    __syncwarp();  // those of the tile before have been read
+    __syncwarp();  // the results of the tile before have been read
     if constexpr (kScaling == Scaling::kRows) copy_scales(place);
     if (args_.bias != nullptr) {
       const T* const biases = static_cast<const T*>(args_.bias) + place.expert * args_.bias_stride;
