@@ -100,13 +100,19 @@ class Kernel:
         What warps that multiply copy before the products of a tile is in the same loop as these
         products, and does not count.
         """
-        multiplies = {at for at, name in self.instructions.items() if name == self.multiply}
-        places = []
-        for address, name in self.instructions.items():
-            loop = self.innermost_loop(address) if name in COPIES else None
-            if name in COPIES and not (loop and any(loop.holds(at, at) for at in multiplies)):
-                places.append(address)
+        places = [
+            at
+            for at, name in self.instructions.items()
+            if name in COPIES and not self._is_beside_products(at)
+        ]
         return Loop(min(places), max(places)) if places else None
+
+    def _is_beside_products(self, address: int) -> bool:
+        """Whether the innermost loop around an instruction holds multiplications."""
+        loop = self.innermost_loop(address)
+        return loop is not None and any(
+            name == self.multiply and loop.holds(at, at) for at, name in self.instructions.items()
+        )
 
     def violations(self) -> Iterator[str]:
         """What the kernel lacks, or must not do."""

@@ -304,7 +304,11 @@ def call_refusal(
 
 
 def refused_size(op: Op, inputs: tuple[Any, ...], error: Exception) -> Exception | None:
-    """The error to raise for an input of lengths for which no framework makes outputs."""
+    """The error to raise for an input that is too long for a framework to make outputs.
+
+    Frameworks say so in their own words, before the op sees the input. Elements have up to 8 bytes,
+    so that 2^60 of them end past 2^63.
+    """
     if str(error).startswith(f"{op.name}: "):
         return None
     for i in op.shaping:

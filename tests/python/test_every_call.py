@@ -44,7 +44,7 @@ def test_malformed_inputs(op: str, row: Any, given: str) -> None:
     for lengths in ((2**40, 2**40), (2**31 - 1,) * 3):
         with pytest.raises(ValueError) as caught:
             function(**with_input(op, row.name, Malformed(dtype, *lengths)), out=out)
-        # Lengths of w2 say what those of w13 have to be.
+        # The op computes the length that w13 has to have from w2, and names w13 if they differ.
         about_w2 = f"{op}: w13.shape[1]: expected {2 * (2**31 - 1)}, twice w2.shape[2] = "
         assert str(caught.value).startswith((f"{op}: {row.name}", about_w2))
 

@@ -62,12 +62,13 @@ __device__ __forceinline__ SwapAbTiles tiles_of(const SwapAbArgs& args,
   const auto in_product = [&](SwapAbStep step, const SwapAbProduct& product) -> SwapAbTiles {
     // The blocks of an expert take turns: the weights that one of them has read are still in the L2
     // cache when the next one does.
-    const std::uint32_t any = taken / product.takes_per_block;
-    const std::uint32_t count = shared.blocks()[any].count;
-    const std::uint32_t first = any - shared.blocks()[any].number;
-    const std::uint32_t of_expert = taken - first * product.takes_per_block;
-    const std::uint32_t number = first + of_expert % count;
-    const std::uint32_t first_tile = of_expert / count * static_cast<std::uint32_t>(product.run);
+    // An expert has as many takes as without turns, so this block is one of the take's expert.
+    const std::uint32_t a_block = taken / product.takes_per_block;
+    const std::uint32_t num_blocks = shared.blocks()[a_block].count;
+    const std::uint32_t first_block = a_block - shared.blocks()[a_block].number;
+    const std::uint32_t take = taken - first_block * product.takes_per_block;  // of the expert
+    const std::uint32_t number = first_block + take % num_blocks;
+    const std::uint32_t first_tile = take / num_blocks * static_cast<std::uint32_t>(product.run);
     const auto left = static_cast<std::int32_t>(product.args.num_columns - first_tile);
     const SwapAbBlock block = shared.blocks()[number];
     return {step,

@@ -29,17 +29,17 @@ class WgmmaEpilogue {
   __device__ __forceinline__ WgmmaEpilogue(const Args& args, WgmmaShared shared)
       : args_(args), shared_(shared) {}
 
-  /// Before the products: brings what finish() needs of the columns to where the warp's results
-  /// will be, so that no lane waits for memory column by column.
+  /// Brings the scales and biases of the tile's columns, which finish() reads, to where the warp's
+  /// results will be. Called before the products, so that no lane waits for memory at their end.
   __device__ __forceinline__ void begin(const WgmmaPlace& place) const {
     __syncwarp();  // the results of the tile before have been read
     if constexpr (kScaling == Scaling::kRows) copy_scales(place);
     if (args_.bias != nullptr) {
       const T* const biases = static_cast<const T*>(args_.bias) + place.expert * args_.bias_stride;
 #pragma unroll
-      for (int begin = 0; begin < kWgmmaColumns; begin += 32) {
-        const std::int64_t row = weight_row(place, begin + lane());
-        asm volatile("st.shared.f32 [%0], %1;" ::"r"(of_column(kBiases, begin + lane())),
+      for (int first = 0; first < kWgmmaColumns; first += 32) {
+        const std::int64_t row = weight_row(place, first + lane());
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(of_column(kBiases, first + lane())),
                      "f"(row < 0 ? 0 : to_float(biases[row]))
                      : "memory");
       }
@@ -100,13 +100,15 @@ class WgmmaEpilogue {
            (values * kWgmmaColumns + static_cast<std::uint32_t>(column)) * sizeof(float);
   }
 
+  /// Copies the scale of an expert as one of each of its rows: with a way of its own the compiler
+  /// keeps some sums in memory.
   __device__ __forceinline__ void copy_scales(const WgmmaPlace& place) const {
     const float* const of_weights = args_.weight_scales.of_row(place.expert, 0);
     const bool is_one = args_.weight_scales.kind == core::WeightScales::kPerExpert;
 #pragma unroll
-    for (int begin = 0; begin < kWgmmaColumns; begin += 32) {
-      const std::int64_t row = weight_row(place, begin + lane());
-      copy_float_async(of_column(kScales, begin + lane()), of_weights + (is_one ? 0 : row),
+    for (int first = 0; first < kWgmmaColumns; first += 32) {
+      const std::int64_t row = weight_row(place, first + lane());
+      copy_float_async(of_column(kScales, first + lane()), of_weights + (is_one ? 0 : row),
                        row >= 0);
     }
     commit_copies();
