@@ -12,14 +12,13 @@ the first call: `tessera.vllm.install()`.
 
 import sys
 
-import torch
-
 try:
     from vllm.model_executor.layers.fused_moe.moe_align_block_size import moe_align_block_size
 except ModuleNotFoundError as error:
     if error.name != "vllm":
         raise
     sys.exit("vllm_swap.py: vLLM is not installed; python -m tessera.vllm runs this without it")
+import torch
 
 NUM_TOKENS, NUM_EXPERTS, TOP_K, BLOCK_SIZE = 1024, 64, 8, 64
 
