@@ -115,7 +115,8 @@ def refused_array(
             return TypeError(f"{op}: {name}: expected an array that speaks DLPack, got NoneType")
         framework = FRAMEWORKS[type(array)]
         if framework.is_unfit is not None and framework.is_unfit(array):
-            return TypeError(f"{op}: {name}: {framework.unfit}")
+            unfit = framework.unfit
+            return TypeError(f"{op}: {name}: {unfit if isinstance(unfit, str) else unfit(array)}")
         if (refused := refused_dtype(Op(op), name, array)) is not None:
             return refused
     for name in written:

@@ -79,9 +79,10 @@ class Framework:
     # Arrays never change, so that they cannot be written to.
     immutable: bool = False
     # Whether the array's memory does not hold its values, which DLPack does not detect; and the
-    # message that refuses such an array. None: the memory always holds the values.
+    # message that refuses such an array, or what gives it for one. None: the memory always holds
+    # the values.
     is_unfit: Callable[[Any], bool] | None = None
-    unfit: str = ""
+    unfit: str | Callable[[Any], str] = ""
     # Whether something traces or redirects operations on arrays, and so must see the op as one.
     # Both are C functions, because every call evaluates them: the number of active modes, and
     # whether a trace is being recorded. None: the framework has no such modes.
@@ -125,14 +126,22 @@ _memory_of = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_
 )
 
 
-def has_negative_ndim(array: Any) -> bool:
-    """Whether an array is exported with fewer than 0 axes: the FFI would overwrite other memory."""
+def why_malformed(array: Any) -> str:
+    """What refuses an array whose shape the FFI would read or write beside; empty of any other."""
     try:
         capsule = array.__dlpack__()
-        # DLTensor begins with a pointer and the two numbers of a device, then has its axes.
-        return ctypes.c_int32.from_address(_memory_of(capsule, b"dltensor") + 16).value < 0
+        # DLTensor begins with a pointer and the two numbers of a device. Then it has the number of
+        # axes, a data type of 4 bytes, and a pointer to the lengths.
+        tensor = _memory_of(capsule, b"dltensor")
+        ndim = ctypes.c_int32.from_address(tensor + 16).value
+        lengths = ctypes.c_void_p.from_address(tensor + 24).value
     except Exception:  # the FFI takes no other capsules of __dlpack__: the call says why
-        return False
+        return ""
+    if ndim < 0:
+        return "expected a DLPack tensor of 0 or more axes, got one with a negative ndim"
+    if ndim > 0 and lengths is None:
+        return "expected a DLPack tensor with the length of each axis, got one without lengths"
+    return ""
 
 
 def on_device(array: Any, cuda_index: int) -> Any:

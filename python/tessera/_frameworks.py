@@ -16,8 +16,8 @@ from tessera._framework import (
     DLPACK_CUDA,
     Framework,
     exportable_ndarray,
-    has_negative_ndim,
     slices,
+    why_malformed,
 )
 from tessera._library import load
 from tessera._outputs import Layout
@@ -351,9 +351,7 @@ class _Frameworks(dict[type, Framework]):
             framework = _dlpack_framework(kind)
             if not hasattr(kind, "__dlpack_c_exchange_api__"):  # by which the FFI reads such arrays
                 framework = framework.but(
-                    is_unfit=has_negative_ndim,
-                    unfit="expected a DLPack tensor of 0 or more axes, got one with a negative "
-                    "ndim",
+                    is_unfit=lambda array: why_malformed(array) != "", unfit=why_malformed
                 )
         self[kind] = framework
         return framework

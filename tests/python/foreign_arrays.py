@@ -44,7 +44,10 @@ _new_capsule = ctypes.PYFUNCTYPE(
 
 
 class Malformed:
-    """What no framework makes: an array of any lengths and number of axes, over 64 bytes."""
+    """What no framework makes: an array of any lengths and number of axes, over 64 bytes.
+
+    Without lengths it has no memory for them either.
+    """
 
     def __init__(self, dtype: Any, *lengths: int, ndim: int | None = None) -> None:
         kind = np.dtype(dtype)
@@ -56,7 +59,7 @@ class Malformed:
             code={"i": 0, "u": 1, "f": 2}[kind.kind],
             bits=8 * kind.itemsize,
             lanes=1,
-            shape=(ctypes.c_int64 * len(lengths))(*lengths),
+            shape=(ctypes.c_int64 * len(lengths))(*lengths) if lengths else None,
         )
 
     def __dlpack__(self, **options: Any) -> Any:

@@ -40,6 +40,12 @@ def test_malformed_inputs(op: str, row: Any, given: str) -> None:
         f"{op}: {row.name}: expected a DLPack tensor of 0 or more axes, got one with a negative "
         "ndim"
     )
+    with pytest.raises(TypeError) as caught:
+        function(**with_input(op, row.name, Malformed(dtype, ndim=2)), out=out)
+    assert str(caught.value) == (
+        f"{op}: {row.name}: expected a DLPack tensor with the length of each axis, got one without "
+        "lengths"
+    )
     # 64 bits count neither number of elements. Of the first, which wraps, nothing would be left.
     for lengths in ((2**40, 2**40), (2**31 - 1,) * 3):
         with pytest.raises(ValueError) as caught:
