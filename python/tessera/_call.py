@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -277,7 +277,11 @@ def refused_number(op: Op, numbers: Sequence[Any]) -> Exception | None:
             kind = "a string" if row.choices else "a number"
             got = type(number).__name__
             return TypeError(f"{op.name}: {row.name}: expected {kind}, got {got}")
-        if row.kind == "float32" and isinstance(number, int) and not -(2**63) <= number < 2**63:
+        if (
+            row.kind == "float32"
+            and isinstance(number, Integral)
+            and not -(2**63) <= int(number) < 2**63
+        ):
             return ValueError(
                 f"{op.name}: {row.name}: expected a float or an integer of 64 bits, got "
                 f"{shown(number)}"

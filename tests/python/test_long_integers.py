@@ -98,6 +98,15 @@ def test_other_functions(call: Any, message: str) -> None:
     assert str(caught.value) == message
 
 
+def test_a_number_of_numpy() -> None:
+    with pytest.raises(ValueError) as caught:
+        tessera.select_experts(LOGITS, top_k=1, routed_scaling_factor=np.uint64(2**63))
+    assert str(caught.value) == (
+        "select_experts: routed_scaling_factor: expected a float or an integer of 64 bits, got "
+        f"{2**63}"
+    )
+
+
 def test_a_data_type() -> None:
     with pytest.raises(TypeError, match=f"^select_experts: dtype: expected one of .*, got {GOT}$"):
         tessera.explain("select_experts", T=1, E=4, top_k=1, dtype=LONG)
