@@ -35,7 +35,7 @@ struct Place {
 
 /// Copies a box into the first half of a tile; each thread then writes two elements to `found`.
 __global__ void copy_one_box(const __grid_constant__ CUtensorMap map, int num_axes, Place at,
-                             ushort2* found) {
+                             bool is_evicted_first, ushort2* found) {
   __shared__ __align__(1024) ushort2 tile[kTileThreads];
   __shared__ std::uint64_t barrier_memory;
   const std::uint32_t barrier = shared_address(&barrier_memory);
@@ -51,7 +51,12 @@ __global__ void copy_one_box(const __grid_constant__ CUtensorMap map, int num_ax
     arrive_and_expect(barrier, kBoxBytes);
     if (num_axes == 2) copy_box(shared_address(tile), &map, barrier, at.x, at.y);
     if (num_axes == 4) copy_box(shared_address(tile), &map, barrier, at.x, at.y, at.z, at.w);
-    if (num_axes == 5) copy_box(shared_address(tile), &map, barrier, at.x, at.y, at.z, at.w, at.v);
+    if (num_axes == 5 && !is_evicted_first) {
+      copy_box(shared_address(tile), &map, barrier, at.x, at.y, at.z, at.w, at.v);
+    }
+    if (num_axes == 5 && is_evicted_first) {
+      copy_box(shared_address(tile), &map, barrier, at.x, at.y, at.z, at.w, at.v, evict_first());
+    }
   }
   wait(barrier, 0);
   found[threadIdx.x] = tile[threadIdx.x];
@@ -88,12 +93,13 @@ struct Numbers {
 
 /// Every element of boxes of a tensor.
 void check_boxes(const std::string& name, const std::vector<TensorMapAxis>& axes,
-                 const std::vector<Place>& places) {
+                 const std::vector<Place>& places, bool is_evicted_first = false) {
   const Numbers tensor(name, axes);
   for (const Place& at : places) {
     const std::string what = name + ", box " + std::to_string(&at - places.data());
     const Array<ushort2> tile = array_of(std::vector<ushort2>(kTileThreads));
-    copy_one_box<<<1, kTileThreads>>>(tensor.map, static_cast<int>(axes.size()), at, tile.get());
+    copy_one_box<<<1, kTileThreads>>>(tensor.map, static_cast<int>(axes.size()), at,
+                                      is_evicted_first, tile.get());
     wait_for_kernel(what);
     const auto* const found = reinterpret_cast<const std::uint16_t*>(tile.get());
     for (int i = 0; i < kTileElements; ++i) {
@@ -286,9 +292,14 @@ void check_all_boxes() {
   // Rows of two kinds in turns of eight, and runs of eight of one kind, of three runs per expert.
   const std::vector<Place> runs{
       {0, 0, 0, 0, 0}, {64, 0, 0, 2, 1}, {0, 0, 0, 1, 1}, {0, 0, 0, 3, 0}, {0, 0, 0, -1, 1}};
-  check_boxes("runs in turns",
-              {{72, 1, kLine}, {8, 80, 8}, {2, 1920, 2}, {3, 640, 1}, {2, 3848, 1}}, runs);
-  check_boxes("runs", {{72, 1, kLine}, {8, 80, 8}, {1, 1920, 1}, {3, 640, 2}, {2, 1928, 1}}, runs);
+  // Whatever becomes of them in the cache.
+  for (const bool is_evicted_first : {false, true}) {
+    check_boxes("runs in turns",
+                {{72, 1, kLine}, {8, 80, 8}, {2, 1920, 2}, {3, 640, 1}, {2, 3848, 1}}, runs,
+                is_evicted_first);
+    check_boxes("runs", {{72, 1, kLine}, {8, 80, 8}, {1, 1920, 1}, {3, 640, 2}, {2, 1928, 1}}, runs,
+                is_evicted_first);
+  }
 }
 
 }  // namespace

@@ -327,6 +327,16 @@ TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
   }
 }
 
+TEST(FusedExpertsPolicy, WeightsThatAreReadOnceLeaveTheCacheFirst) {
+  constexpr std::int64_t kHalfMiB = std::int64_t{512} << 10;
+  EXPECT_EQ(max_blocks_evicted_first(4096, kHalfMiB, 32), kSwapAbMaxPairs);
+  EXPECT_EQ(max_blocks_evicted_first(4096, kHalfMiB + 1, 32), 1);
+  // Short rows only where experts have few pairs.
+  EXPECT_EQ(max_blocks_evicted_first(512, kHalfMiB, 2), kSwapAbMaxPairs);
+  EXPECT_EQ(max_blocks_evicted_first(512, kHalfMiB, 3), 0);
+  EXPECT_EQ(max_blocks_evicted_first(513, kHalfMiB, 3), kSwapAbMaxPairs);
+}
+
 TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   const auto tiles = [](const Sizes& sizes) {
     const SwapAbTiling& found = kSwapAbTilings[swap_ab_tiling(problem_of(sizes))];

@@ -100,6 +100,9 @@ CUresult Chunk::describe(ProductKind kind, int tile_rows, SwapAbProduct* product
                 static_cast<std::int64_t>(args.num_columns)});
   product->run = static_cast<std::int32_t>(run);
   product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
+  product->max_blocks_evicted_first =
+      max_blocks_evicted_first(std::int64_t{element_bytes} * args.depth, tile_bytes,
+                               mean_pairs_of_expert(problem_, problem_.num_tokens));
   return encode_runs(args, tile_rows, element_bytes, problem_.num_experts, &product->weights);
 }
 

@@ -45,12 +45,15 @@ template <Scaling kScaling, std::size_t kTiling>
 __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared<kTiling> shared) {
   Taken<kTiling> taken(args, shared);
   typename SwapAbShared<kTiling>::Stage at;
+  const CachePolicy policy = evict_first();
   while (true) {
     const SwapAbTiles tiles = taken.read();
     taken.release();
     if (tiles.step == SwapAbStep::kEnd) return;
     if (tiles.step == SwapAbStep::kCombine) continue;
     const SwapAbProduct& product = product_of(args, tiles.step);
+    const bool is_evicted_first =
+        shared.blocks()[tiles.block].count <= product.max_blocks_evicted_first;
     with_rows<kTiling>(tiles.step, [&]<int kRows>() {
       using Steps = SwapAbSteps<kRows>;
       constexpr int kDepth = kDepthOf<kScaling>;
@@ -62,9 +65,15 @@ __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShare
             arrive_and_expect(shared.full(at), kSwapAbWeightBytes);
 #pragma unroll
             for (int step = 0; step < Steps::kNumber; ++step) {
-              copy_box(shared.weights(at) + step * Steps::kWeightBytes, &product.weights,
-                       shared.full(at), begin + step * kDepth, 0, 0, output / kSwapAbRun,
-                       tiles.expert);
+              const std::uint32_t target = shared.weights(at) + step * Steps::kWeightBytes;
+              const std::int32_t first = begin + step * kDepth;
+              const std::int32_t run = output / kSwapAbRun;
+              if (is_evicted_first) {
+                copy_box(target, &product.weights, shared.full(at), first, 0, 0, run, tiles.expert,
+                         policy);
+              } else {
+                copy_box(target, &product.weights, shared.full(at), first, 0, 0, run, tiles.expert);
+              }
             }
           }
           __syncwarp();

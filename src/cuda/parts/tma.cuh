@@ -14,6 +14,16 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
+/// How the L2 cache treats the lines that a copy reads (PTX ISA, "createpolicy").
+using CachePolicy = std::uint64_t;
+
+/// They leave the cache before others.
+__device__ __forceinline__ CachePolicy evict_first() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
 /// One thread starts the copy of the box at these coordinates, innermost first and a multiple of 16
 /// bytes. It arrives at `barrier` as the bytes of a whole box, which the phase has to expect.
 /// `target` is a multiple of 128 bytes; of 1024 with the 128-byte swizzle, whose pattern begins at
@@ -34,6 +44,17 @@ __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, "
       "{%3, %4, %5, %6}], [%2];" ::"r"(target),
       "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+      : "memory");
+}
+
+__device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap* map,
+                                         std::uint32_t barrier, std::int32_t x, std::int32_t y,
+                                         std::int32_t z, std::int32_t w, std::int32_t v,
+                                         CachePolicy policy) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes"
+      ".L2::cache_hint [%0], [%1, {%3, %4, %5, %6, %7}], [%2], %8;" ::"r"(target),
+      "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w), "r"(v), "l"(policy)
       : "memory");
 }
 
