@@ -96,7 +96,8 @@ void check_boxes(const std::string& name, const std::vector<TensorMapAxis>& axes
                  const std::vector<Place>& places, bool is_evicted_first = false) {
   const Numbers tensor(name, axes);
   for (const Place& at : places) {
-    const std::string what = name + ", box " + std::to_string(&at - places.data());
+    const std::string what = name + ", box " + std::to_string(&at - places.data()) +
+                             (is_evicted_first ? ", evicted first" : "");
     const Array<ushort2> tile = array_of(std::vector<ushort2>(kTileThreads));
     copy_one_box<<<1, kTileThreads>>>(tensor.map, static_cast<int>(axes.size()), at,
                                       is_evicted_first, tile.get());

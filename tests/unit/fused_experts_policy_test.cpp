@@ -329,12 +329,16 @@ TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
 
 TEST(FusedExpertsPolicy, WeightsThatAreReadOnceLeaveTheCacheFirst) {
   constexpr std::int64_t kHalfMiB = std::int64_t{512} << 10;
-  EXPECT_EQ(max_blocks_evicted_first(4096, kHalfMiB, 32), kSwapAbMaxPairs);
-  EXPECT_EQ(max_blocks_evicted_first(4096, kHalfMiB + 1, 32), 1);
+  const auto max_blocks = [](std::int64_t row_bytes, std::int64_t tile_bytes, std::int64_t pairs) {
+    const Sizes sizes{.tokens = pairs, .experts = 8};  // of which each token has 8
+    return max_blocks_evicted_first(problem_of(sizes), row_bytes, tile_bytes);
+  };
+  EXPECT_EQ(max_blocks(4096, kHalfMiB, 32), kSwapAbMaxPairs);
+  EXPECT_EQ(max_blocks(4096, kHalfMiB + 1, 32), 1);
   // Short rows only where experts have few pairs.
-  EXPECT_EQ(max_blocks_evicted_first(512, kHalfMiB, 2), kSwapAbMaxPairs);
-  EXPECT_EQ(max_blocks_evicted_first(512, kHalfMiB, 3), 0);
-  EXPECT_EQ(max_blocks_evicted_first(513, kHalfMiB, 3), kSwapAbMaxPairs);
+  EXPECT_EQ(max_blocks(512, kHalfMiB, 2), kSwapAbMaxPairs);
+  EXPECT_EQ(max_blocks(512, kHalfMiB, 3), 0);
+  EXPECT_EQ(max_blocks(513, kHalfMiB, 3), kSwapAbMaxPairs);
 }
 
 TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {

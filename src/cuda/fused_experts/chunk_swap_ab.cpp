@@ -92,7 +92,8 @@ CUresult Chunk::describe(ProductKind kind, int tile_rows, SwapAbProduct* product
   }
   product->tile_rows = tile_rows;
   const int element_bytes = is_fp8 ? 1 : 2;
-  const std::int64_t tile_bytes = std::int64_t{element_bytes} * tile_rows * args.depth;
+  const std::int64_t row_bytes = std::int64_t{element_bytes} * args.depth;
+  const std::int64_t tile_bytes = tile_rows * row_bytes;
   const std::int64_t blocks = std::min<std::int64_t>(num_pairs_, problem_.num_experts);
   const std::int64_t share = blocks * args.num_columns / properties_in(context_).available_sms;
   const std::int64_t run =
@@ -100,9 +101,7 @@ CUresult Chunk::describe(ProductKind kind, int tile_rows, SwapAbProduct* product
                 static_cast<std::int64_t>(args.num_columns)});
   product->run = static_cast<std::int32_t>(run);
   product->takes_per_block = static_cast<std::uint32_t>((args.num_columns - 1) / run + 1);
-  product->max_blocks_evicted_first =
-      max_blocks_evicted_first(std::int64_t{element_bytes} * args.depth, tile_bytes,
-                               mean_pairs_of_expert(problem_, problem_.num_tokens));
+  product->max_blocks_evicted_first = max_blocks_evicted_first(problem_, row_bytes, tile_bytes);
   return encode_runs(args, tile_rows, element_bytes, problem_.num_experts, &product->weights);
 }
 

@@ -24,9 +24,9 @@ constexpr std::int64_t kMaxPairsOfSwapAbOf48 = 32;
 /// With up to 8 pairs: from this F on the down product's tiles of 64 rows are long enough, and the
 /// gate-up product's are so many that they need not be halved.
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
-/// Weights that are read once leave the L2 cache first, so that rows stay there. The blocks of an
-/// expert read the same tile at about the same time if it is no larger than this. Short rows are
-/// read so while experts have few pairs.
+/// Weights that are read once leave the L2 cache first, so that the rows of pairs stay there. The
+/// blocks of an expert read its tiles at about the same time, and so as if once, if a tile has at
+/// most this size. Weights in short rows leave first only where experts have few pairs on average.
 constexpr std::int64_t kMaxBytesOfSharedTile = std::int64_t{512} << 10;
 constexpr std::int64_t kMaxBytesOfShortRow = 512;
 constexpr std::int64_t kMaxPairsOfShortRows = 2;
@@ -34,6 +34,11 @@ constexpr std::int64_t kMaxPairsOfShortRows = 2;
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
 /// The tiling of shorter products in float8_e4m3fn.
 constexpr std::size_t kFewRowsFp8Tiling = kSwapAbOf16PairsTiling;
+
+std::int64_t mean_pairs_of_expert(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
+  const std::int64_t pairs = num_tokens * problem.top_k;
+  return pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
+}
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<std::uintptr_t>(data) % kWordBytes == 0;
@@ -79,11 +84,6 @@ std::int64_t bytes_per_token(const FusedExpertsProblem& problem) {
 }
 
 }  // namespace
-
-std::int64_t mean_pairs_of_expert(const FusedExpertsProblem& problem, std::int64_t num_tokens) {
-  const std::int64_t pairs = num_tokens * problem.top_k;
-  return pairs / std::max<std::int64_t>(1, std::min(pairs, problem.num_experts));
-}
 
 ProductAccesses accesses_of(const FusedExpertsProblem& problem) {
   if (problem.has_fp8_weights()) {
@@ -231,9 +231,10 @@ std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
   return problem.has_fp8_weights() ? kFewRowsFp8Tiling : kSwapAbShortTiling;
 }
 
-int max_blocks_evicted_first(std::int64_t row_bytes, std::int64_t tile_bytes,
-                             std::int64_t pairs_per_expert) {
-  if (row_bytes <= kMaxBytesOfShortRow && pairs_per_expert > kMaxPairsOfShortRows) return 0;
+int max_blocks_evicted_first(const FusedExpertsProblem& problem, std::int64_t row_bytes,
+                             std::int64_t tile_bytes) {
+  const std::int64_t per_expert = mean_pairs_of_expert(problem, tokens_per_chunk(problem));
+  if (row_bytes <= kMaxBytesOfShortRow && per_expert > kMaxPairsOfShortRows) return 0;
   return tile_bytes <= kMaxBytesOfSharedTile ? kSwapAbMaxPairs : 1;
 }
 

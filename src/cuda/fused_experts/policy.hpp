@@ -157,15 +157,10 @@ bool has_plain_ids(const core::FusedExpertsProblem& problem, ProductStrategy str
 /// The index of a problem's tiling with exchanged operands.
 std::size_t swap_ab_tiling(const core::FusedExpertsProblem& problem);
 
-/// With exchanged operands: the most blocks of an expert whose weights are read as what leaves the
-/// L2 cache first; 0: no weights are. By the bytes of a row of the weights and of a tile, and the
-/// mean number of pairs of an expert.
-int max_blocks_evicted_first(std::int64_t row_bytes, std::int64_t tile_bytes,
-                             std::int64_t pairs_per_expert);
-
-/// Of the experts that `num_tokens` tokens can reach.
-std::int64_t mean_pairs_of_expert(const core::FusedExpertsProblem& problem,
-                                  std::int64_t num_tokens);
+/// With exchanged operands, the weights of experts that have at most so many blocks leave the L2
+/// cache first; 0: no weights do. `row_bytes` and `tile_bytes` are of the weights of a product.
+int max_blocks_evicted_first(const core::FusedExpertsProblem& problem, std::int64_t row_bytes,
+                             std::int64_t tile_bytes);
 
 /// "64x128 tiles, 2 chunks of 8192 tokens"
 std::string describe_plan(ProductStrategy strategy, const core::FusedExpertsProblem& problem);

@@ -128,8 +128,7 @@ struct SwapAbProduct {
   std::int32_t tile_rows;  ///< of the weights
   std::int32_t run;        ///< tiles that are taken at once
   std::uint32_t takes_per_block;
-  /// The weights of an expert with at most so many blocks leave the L2 cache before what else is
-  /// there.
+  /// The weights of experts that have at most so many blocks leave the L2 cache first.
   std::int32_t max_blocks_evicted_first;
 };
 

@@ -14,10 +14,11 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/// How the L2 cache treats the lines that a copy reads (PTX ISA, "createpolicy").
+/// How the L2 cache treats the lines that a copy reads (PTX ISA, "createpolicy"). A copy
+/// with "evict_normal" is not the same as a copy without a policy: it was slower.
 using CachePolicy = std::uint64_t;
 
-/// They leave the cache before others.
+/// The lines leave the cache before others.
 __device__ __forceinline__ CachePolicy evict_first() {
   CachePolicy policy;
   asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
