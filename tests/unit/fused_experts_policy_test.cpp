@@ -329,16 +329,23 @@ TEST(FusedExpertsPolicy, TheChosenTileCanMultiplyTheProblem) {
 
 TEST(FusedExpertsPolicy, WeightsThatAreReadOnceLeaveTheCacheFirst) {
   constexpr std::int64_t kHalfMiB = std::int64_t{512} << 10;
-  const auto max_blocks = [](std::int64_t row_bytes, std::int64_t tile_bytes, std::int64_t pairs) {
-    const Sizes sizes{.tokens = pairs, .experts = 8};  // of which each token has 8
-    return max_blocks_evicted_first(problem_of(sizes), row_bytes, tile_bytes);
+  const auto sizes_of = [](std::int64_t pairs) {
+    return Sizes{.tokens = pairs, .experts = 8};  // of which each token has 8
   };
-  EXPECT_EQ(max_blocks(4096, kHalfMiB, 32), kSwapAbMaxPairs);
-  EXPECT_EQ(max_blocks(4096, kHalfMiB + 1, 32), 1);
-  // Short rows only where experts have few pairs.
-  EXPECT_EQ(max_blocks(512, kHalfMiB, 2), kSwapAbMaxPairs);
-  EXPECT_EQ(max_blocks(512, kHalfMiB, 3), 0);
-  EXPECT_EQ(max_blocks(513, kHalfMiB, 3), kSwapAbMaxPairs);
+  for (const FusedExpertsProblem& problem :
+       {problem_of(sizes_of(32)), fp8_problem_of(sizes_of(32))}) {
+    EXPECT_EQ(max_blocks_evicted_first(problem, 4096, kHalfMiB), kSwapAbMaxPairs);
+    EXPECT_EQ(max_blocks_evicted_first(problem, 4096, kHalfMiB + 1), 1);
+    EXPECT_EQ(max_blocks_evicted_first(problem, 513, kHalfMiB), kSwapAbMaxPairs);
+    EXPECT_EQ(max_blocks_evicted_first(problem, 512, kHalfMiB), 0);
+  }
+  // Short rows only in fp8, where experts have few pairs.
+  const auto of_short_rows = [&](const FusedExpertsProblem& problem) {
+    return max_blocks_evicted_first(problem, 512, kHalfMiB);
+  };
+  EXPECT_EQ(of_short_rows(problem_of(sizes_of(1))), 0);
+  EXPECT_EQ(of_short_rows(fp8_problem_of(sizes_of(2))), kSwapAbMaxPairs);
+  EXPECT_EQ(of_short_rows(fp8_problem_of(sizes_of(3))), 0);
 }
 
 TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {

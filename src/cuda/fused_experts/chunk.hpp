@@ -73,6 +73,7 @@ class Chunk {
   WgmmaFp8Product wgmma_fp8_args_of(ProductKind kind) const;
 
   Status swap_ab() const;
+  bool quantises_x_while_clearing() const;
   Status start_swap_ab(SwapAbCounters counters) const;
   CUresult describe(ProductKind kind, int tile_rows, SwapAbProduct* product) const;
 

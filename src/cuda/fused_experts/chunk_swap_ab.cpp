@@ -7,6 +7,12 @@
 #include "cuda/fused_experts/tensor_maps.hpp"
 
 namespace tessera::cuda {
+namespace {
+
+/// With more tokens, fetching the first weights ahead no longer makes calls faster.
+constexpr std::int64_t kMaxTokensOfPrefetch = 16;
+
+}  // namespace
 
 /// By one kernel, once its counters are clear.
 Status Chunk::swap_ab() const {
@@ -46,23 +52,26 @@ Status Chunk::swap_ab() const {
       args.gate_up_parts = quantised.parts_per_block;
     }
   }
+  args.prefetches_weights =
+      quantises_x_while_clearing() && problem_.num_tokens <= kMaxTokensOfPrefetch;
   if (Status s = start_swap_ab(counters); !s.ok()) return s;
   return launch(prepared_swap_ab_kernel(is_bfloat16(), scaling_of(problem_), tiling),
                 properties_in(context_).available_sms, kSwapAbThreads, swap_ab_shared_bytes(tiling),
                 &args, "the layer");
 }
 
-/// Clears the counters, and quantises x if it is not in float8_e4m3fn.
-Status Chunk::start_swap_ab(SwapAbCounters counters) const {
-  const bool quantises_x = problem_.has_fp8_weights() && !problem_.is_x_fp8;
+bool Chunk::quantises_x_while_clearing() const {
   const bool has_words = reinterpret_cast<std::uintptr_t>(problem_.x) % kWordBytes == 0 &&
                          problem_.x_stride % kWordElements == 0;
-  const bool quantises_while_clearing =
-      quantises_x && has_words && scaling_of(problem_) == Scaling::kBlocks;
-  if (quantises_x && !quantises_while_clearing) {
-    if (Status s = quantize_x(); !s.ok()) return s;
-  }
-  if (!quantises_while_clearing) {
+  return scaling_of(problem_) == Scaling::kBlocks && !problem_.is_x_fp8 && has_words;
+}
+
+/// Clears the counters, and quantises x if it is not in float8_e4m3fn.
+Status Chunk::start_swap_ab(SwapAbCounters counters) const {
+  if (!quantises_x_while_clearing()) {
+    if (problem_.has_fp8_weights() && !problem_.is_x_fp8) {
+      if (Status s = quantize_x(); !s.ok()) return s;
+    }
     return launch(prepared_swap_ab_clear_kernel(), 1, kSwapAbClearThreads, 0, &counters,
                   "the counters of tiles");
   }

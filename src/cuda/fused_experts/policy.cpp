@@ -26,10 +26,11 @@ constexpr std::int64_t kMaxPairsOfSwapAbOf48 = 32;
 constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 /// Weights that are read once leave the L2 cache first, so that the rows of pairs stay there. The
 /// blocks of an expert read its tiles at about the same time, and so as if once, if a tile has at
-/// most this size. Weights in short rows leave first only where experts have few pairs on average.
+/// most this size. Weights in short rows leave first only in fp8, and only where experts have few
+/// pairs on average.
 constexpr std::int64_t kMaxBytesOfSharedTile = std::int64_t{512} << 10;
 constexpr std::int64_t kMaxBytesOfShortRow = 512;
-constexpr std::int64_t kMaxPairsOfShortRows = 2;
+constexpr std::int64_t kMaxPairsOfShortFp8Rows = 2;
 /// The kernels for 9.0a count terms in int32, and go on by some hundred at once.
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
 /// The tiling of shorter products in float8_e4m3fn.
@@ -234,7 +235,8 @@ std::size_t swap_ab_tiling(const FusedExpertsProblem& problem) {
 int max_blocks_evicted_first(const FusedExpertsProblem& problem, std::int64_t row_bytes,
                              std::int64_t tile_bytes) {
   const std::int64_t per_expert = mean_pairs_of_expert(problem, tokens_per_chunk(problem));
-  if (row_bytes <= kMaxBytesOfShortRow && per_expert > kMaxPairsOfShortRows) return 0;
+  const std::int64_t of_short_rows = problem.has_fp8_weights() ? kMaxPairsOfShortFp8Rows : 0;
+  if (row_bytes <= kMaxBytesOfShortRow && per_expert > of_short_rows) return 0;
   return tile_bytes <= kMaxBytesOfSharedTile ? kSwapAbMaxPairs : 1;
 }
 

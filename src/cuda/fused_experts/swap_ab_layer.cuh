@@ -40,6 +40,22 @@ __device__ __forceinline__ void clear(const SwapAbCounters& counters) {
   }
 }
 
+/// Fetches the first weights of a tile into the L2 cache, by one warp, while x is quantised. Each
+/// CTA has another one of the tiles that CTAs take first, whichever of them takes it.
+template <Scaling kScaling, std::size_t kTiling>
+__device__ __forceinline__ void prefetch_weights(const SwapAbArgs& args,
+                                                 SwapAbShared<kTiling> shared) {
+  const SwapAbTiles tiles = tiles_of(args, shared, blockIdx.x);
+  if (tiles.step != SwapAbStep::kGateUp || threadIdx.x % 32 != 0) return;
+  constexpr std::int32_t kDepth = kDepthOf<kScaling>;
+  constexpr std::int32_t kSteps =
+      SwapAbLayout<kTiling>::kStages * SwapAbSteps<kSwapAbTilings[kTiling].gate_up_rows>::kNumber;
+  const std::int32_t end = min(args.gate_up.args.depth, kSteps * kDepth);
+  for (std::int32_t first = 0; first < end; first += kDepth) {
+    prefetch_box(&args.gate_up.weights, first, 0, 0, tiles.first_output / kSwapAbRun, tiles.expert);
+  }
+}
+
 /// Copies the weights of all tiles, by one warp.
 template <Scaling kScaling, std::size_t kTiling>
 __device__ __forceinline__ void copy_weights(const SwapAbArgs& args, SwapAbShared<kTiling> shared) {
@@ -122,6 +138,11 @@ __global__ void __launch_bounds__(kSwapAbThreads, 1)
     if (threadIdx.x % 32 == 0) taken = take(args);
   }
   sort_pairs(args, shared);
+  if constexpr (kScaling == Scaling::kBlocks) {
+    if (warp == kCopyingWarp && args.prefetches_weights) {
+      prefetch_weights<kScaling, kTiling>(args, shared);
+    }
+  }
   pdl_wait();
   if (warp < kMultiplyWarps) {
     Multiplier<kScaling, T, kTiling>(args, shared).run();

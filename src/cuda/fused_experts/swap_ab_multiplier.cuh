@@ -35,6 +35,7 @@ class Multiplier {
     [[maybe_unused]] bool has_quantized_rows = false;
     while (true) {
       const SwapAbTiles tiles = taken_.read();
+      if (tiles.step > SwapAbStep::kDown) count_down_tiles();
       if (tiles.step == SwapAbStep::kEnd) return;
       if (tiles.step == SwapAbStep::kCombine) {
         taken_.release();
@@ -99,6 +100,14 @@ class Multiplier {
     });
   }
 
+  /// Counts the tiles of the down product that this group has written. Only the sum over slots
+  /// waits for these, so that a group counts all of its own at once: to count takes about as long
+  /// as a short tile.
+  __device__ __forceinline__ void count_down_tiles() {
+    if (Group::thread() == 0 && num_down_tiles_ > 0) count(args_.down_done, num_down_tiles_);
+    num_down_tiles_ = 0;
+  }
+
   /// Stages of a tile.
   __device__ __forceinline__ std::int32_t num_stages_of(SwapAbStep step) const {
     const std::int32_t depth = product_of(args_, step).args.depth;
@@ -113,7 +122,7 @@ class Multiplier {
     const std::int32_t first_output =
         tiles.first_output + tile * outputs_of(product_of(args_, tiles.step));
     const Writer writer(args_, shared_, tiles, first_output);
-    writer.read_weights();
+    writer.begin(tile < Layout::kGroups);
     if constexpr (Layout::kGroups > 1) {
       wait(shared_.turn(Group::number()), turn_parity_);
       turn_parity_ ^= 1;
@@ -133,19 +142,20 @@ class Multiplier {
       }
     }
     Group::synchronize();
-    if (tiles.step == SwapAbStep::kGateUp) {
-      if constexpr (kScaling == Scaling::kBlocks) {
-        if (!Quantizer<kScaling, kTiling>(args_, shared_).finish(tiles, first_output)) return;
-      }
-      if constexpr (kScaling == Scaling::kRows) {
-        if (args_.quantised.largest != nullptr) writer.note_largest(args_.quantised.largest);
-      }
+    if (tiles.step == SwapAbStep::kDown) {
+      ++num_down_tiles_;
+      return;
+    }
+    if constexpr (kScaling == Scaling::kBlocks) {
+      if (!Quantizer<kScaling, kTiling>(args_, shared_).finish(tiles, first_output)) return;
+    }
+    if constexpr (kScaling == Scaling::kRows) {
+      if (args_.quantised.largest != nullptr) writer.note_largest(args_.quantised.largest);
     }
     if (Group::thread() != 0) return;
-    __threadfence();
-    std::uint32_t* const gate_up_done =
+    std::uint32_t* const done =
         kScaling == Scaling::kRows ? args_.quantised.tiles_done : args_.gate_up_done;
-    atomicAdd(tiles.step == SwapAbStep::kGateUp ? gate_up_done + tiles.block : args_.down_done, 1);
+    count(done + tiles.block);
   }
 
   /// Leaves the sums in shared memory, and releases what was taken before the stage `release_at`,
@@ -342,6 +352,7 @@ class Multiplier {
   Taken<kTiling> taken_;
   Stage at_;
   std::uint32_t turn_parity_;
+  std::uint32_t num_down_tiles_ = 0;  ///< written, and not counted yet
 };
 
 }  // namespace tessera::cuda

@@ -50,10 +50,7 @@ class Quantizer {
           shared_.blocks()[block],
           static_cast<std::int32_t>(part % quantised.parts_per_block) * kSwapAbQuantisedOutputs);
       Group::synchronize();
-      if (Group::thread() == 0) {
-        __threadfence();
-        atomicAdd(args_.gate_up_done + block, 1);
-      }
+      if (Group::thread() == 0) count(args_.gate_up_done + block);
     }
   }
 
@@ -70,10 +67,8 @@ class Quantizer {
       const std::uint32_t num_tiles =
           min(quantised.tiles_per_group,
               args_.gate_up.args.num_columns - outputs * quantised.tiles_per_group);
-      __threadfence();
       const std::uint32_t before =
-          atomicAdd(quantised.tiles_done + tiles.block * quantised.num_groups + outputs, 1);
-      __threadfence();
+          count_and_read(quantised.tiles_done + tiles.block * quantised.num_groups + outputs);
       shared_.message(Group::number()) = before + 1 == num_tiles ? 1 : 0;
     }
     Group::synchronize();

@@ -25,13 +25,15 @@ class SwapAbWriter {
         tiles_(tiles),
         first_output_(first_output) {}
 
-  /// Reads the router's weights, a pair by each thread. The group synchronises before it writes.
-  __device__ __forceinline__ void read_weights() const {
-    if (Group::thread() < tiles_.num_pairs) {
+  /// Begins a tile, a pair by each thread: reads the router's weights if it is the group's first
+  /// tile of those taken at once. The group synchronises before it writes.
+  __device__ __forceinline__ void begin(bool is_first) const {
+    if (Group::thread() >= tiles_.num_pairs) return;
+    if (is_first) {
       weight_of(Group::thread()) =
           router_weight(product_.args, pair_of(shared_, tiles_, Group::thread()));
-      if constexpr (kScaling == Scaling::kRows) *largest_of(Group::thread()) = 0;
     }
+    if constexpr (kScaling == Scaling::kRows) *largest_of(Group::thread()) = 0;
   }
 
   /// Puts the sums from this one on into shared memory, as many as are written at once.

@@ -69,6 +69,15 @@ __device__ __forceinline__ void copy_box(std::uint32_t target, const CUtensorMap
       : "memory");
 }
 
+/// Fetches the box at these coordinates into the L2 cache, by one thread.
+__device__ __forceinline__ void prefetch_box(const CUtensorMap* map, std::int32_t x, std::int32_t y,
+                                             std::int32_t z, std::int32_t w, std::int32_t v) {
+  asm volatile(
+      "cp.async.bulk.prefetch.tensor.5d.L2.global.tile [%0, {%1, %2, %3, %4, %5}];" ::"l"(map),
+      "r"(x), "r"(y), "r"(z), "r"(w), "r"(v)
+      : "memory");
+}
+
 /// One thread starts the copy of so many bytes, a multiple of 16 as both addresses. They arrive at
 /// `barrier`, which has to expect them.
 __device__ __forceinline__ void copy_bytes(std::uint32_t target, const void* source,
