@@ -23,7 +23,7 @@ from tessera._device import HOST
 from tessera._float8 import bits_of_call, in_type_of
 from tessera._framework import Framework, exportable
 from tessera._library import refusal
-from tessera._op import Op
+from tessera._op import Argument, Op
 from tessera._outputs import (
     NewOutput,
     call_sizes,
@@ -32,7 +32,7 @@ from tessera._outputs import (
     require_outputs,
     shape_of,
 )
-from tessera._shown import shown
+from tessera._shown import printable, shown
 
 _INT32 = np.dtype(np.int32)
 
@@ -277,6 +277,8 @@ def refused_number(op: Op, numbers: Sequence[Any]) -> Exception | None:
             kind = "a string" if row.choices else "a number"
             got = type(number).__name__
             return TypeError(f"{op.name}: {row.name}: expected {kind}, got {got}")
+        if row.choices and printable(str(number)) != number:  # the FFI passes UTF-8
+            return refused_choice(op, row, number)
         if (
             row.kind == "float32"
             and isinstance(number, Integral)
@@ -287,6 +289,12 @@ def refused_number(op: Op, numbers: Sequence[Any]) -> Exception | None:
                 f"{shown(number)}"
             )
     return None
+
+
+def refused_choice(op: Op, row: Argument, value: object) -> ValueError:
+    """The error to raise for a value that is none of an argument's choices."""
+    got = printable(value) if isinstance(value, str) else shown(value)
+    return ValueError(f"{op.name}: {row.name}: expected one of {', '.join(row.choices)}, got {got}")
 
 
 def call_refusal(

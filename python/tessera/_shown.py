@@ -5,6 +5,11 @@ from __future__ import annotations
 from numbers import Integral
 
 
+def printable(text: str) -> str:
+    """A text that UTF-8 can hold: lone surrogates, which it cannot, are escaped."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def shown(value: object) -> str:
     """A value, as Python writes it; but of a long integer the length.
 

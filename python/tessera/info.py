@@ -10,10 +10,12 @@ from typing import Any, overload
 
 import numpy as np
 
+from tessera._call import refused_choice
 from tessera._device import cuda_index_of
 from tessera._library import dlpack_device, load, refusal
 from tessera._op import Argument, Op, op_names, refuse_bool_threads
 from tessera._outputs import ALIGN
+from tessera._shown import printable
 from tessera._shown import shown as shown_value
 
 
@@ -244,10 +246,7 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
 
 def _choice(op: Op, row: Argument, value: Any) -> str:
     if value not in row.choices:
-        got = value if isinstance(value, str) else shown_value(value)
-        raise ValueError(
-            f"{op.name}: {row.name}: expected one of {', '.join(row.choices)}, got {got}"
-        )
+        raise refused_choice(op, row, value)
     return str(value)
 
 
@@ -264,7 +263,7 @@ def _float(op: Op, row: Argument, value: Any) -> float:
 
 def _dtype(op: Op, row: Argument, dtype: Any) -> str:
     """The name of a data type of the input, given as torch's, or as `np.dtype()` takes it."""
-    name = shown_value(dtype) if isinstance(dtype, Integral) else str(dtype)
+    name = shown_value(dtype) if isinstance(dtype, Integral) else printable(str(dtype))
     name = name.removeprefix("torch.")
     if name not in row.dtypes and dtype is not None:  # None stands for float64
         try:

@@ -154,6 +154,18 @@ def test_a_missing_value_is_named(op: str) -> None:
             {"dtype": np.dtype(np.int8)},
         ),
         (
+            TypeError,
+            "moe_sum: dtype: expected one of float16, bfloat16, float32, got \\ud800",
+            "moe_sum",
+            {"dtype": "\ud800"},  # which UTF-8 cannot hold
+        ),
+        (
+            ValueError,
+            "fused_experts: activation: expected one of silu, gelu, gelu_tanh, swigluoai, ",
+            "fused_experts",
+            {"activation": "\ud800"},
+        ),
+        (
             ValueError,
             "fused_experts: w2.shape[2]: expected an integer in [1, 2147483647], got 0",
             "fused_experts",

@@ -232,6 +232,11 @@ EMPTY = (np.empty((3, 2), np.float32), np.empty((3, 2), np.int32))
             ValueError,
             "scoring: expected one of softmax, sigmoid, sqrt_softplus, got relu",
         ),
+        (
+            {"scoring": "\ud800"},  # which UTF-8 cannot hold
+            ValueError,
+            "scoring: expected one of softmax, sigmoid, sqrt_softplus, got \\ud800",
+        ),
         ({"scoring": 1}, TypeError, "scoring: expected a string, got int"),
         (
             {"correction_bias": np.zeros(5, np.float32)},
