@@ -38,7 +38,8 @@ LAYERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "python/ffi": (("python/ffi/*",), ("include", "contract")),
     "tessera._starting": (
         tuple(
-            f"python/tessera/{name}.py" for name in ("_starting", "_device", "_capture", "_shown")
+            f"python/tessera/{name}.py"
+            for name in ("_starting", "_device", "_capture", "_renaming", "_shown")
         ),
         (),
     ),

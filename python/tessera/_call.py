@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -32,6 +31,7 @@ from tessera._outputs import (
     require_outputs,
     shape_of,
 )
+from tessera._renaming import renamed
 from tessera._shown import printable, shown
 
 _INT32 = np.dtype(np.int32)
@@ -341,11 +341,5 @@ def _as_out(op: Op, refused: Exception) -> Exception:
 
     Of several outputs each has the name that it has in the op's named tuple.
     """
-    name = op.outputs[0].name
-    places = (
-        f"(?<=^{op.name}: ){name}\\b",
-        f"(?<=, as ){name}(?= has, got )",
-        f"(?<= shared with ){name}$",
-    )
-    message = re.sub("|".join(places), "out", str(refused))
+    message = renamed(str(refused), {op.outputs[0].name: "out"})
     return refused if message == str(refused) else type(refused)(message)

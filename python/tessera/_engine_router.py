@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable
 from numbers import Integral
 from typing import Any, TypeVar
@@ -12,17 +11,12 @@ import torch
 
 import tessera
 from tessera._plain_tensor import check_apart, check_contiguous, check_plain, check_tensor
+from tessera._renaming import renamed
 from tessera._shown import shown
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _IDS_TYPES = (torch.int32, torch.uint32, torch.int64)
-
-# The names that a refusal has: of the op, the argument, and others in the core's phrases.
-_NAMES = re.compile(
-    r"^(\w+): (\w+)|(?<=, as )\w+(?= has)|(?<=memory shared with )\w+|"
-    r"(?<= where )\w+(?= is (?:not )?(?:float8|given|\[))"
-)
 
 
 def engine_names(op: str, **names: str) -> Callable[[Function], Function]:
@@ -33,18 +27,13 @@ def engine_names(op: str, **names: str) -> Callable[[Function], Function]:
         names: the engine's names of arguments, by Tessera's.
     """
 
-    def renamed(match: re.Match[str]) -> str:
-        if match[1] is None:
-            return names.get(match[0], match[0])
-        return f"{op}: {names.get(match[2], match[2])}"
-
     def decorate(function: Function) -> Function:
         @functools.wraps(function)
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
                 return function(*args, **kwargs)
             except (TypeError, ValueError, NotImplementedError) as error:
-                message = _NAMES.sub(renamed, str(error))
+                message = renamed(str(error), names, op)
                 if message == str(error):
                     raise
                 raise type(error)(message) from None

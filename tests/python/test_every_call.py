@@ -12,6 +12,7 @@ import tessera
 from foreign_arrays import Malformed
 from small_calls import CALLS
 from tessera._op import Op, op_names
+from tessera._renaming import renamed
 
 INPUTS = [(op, row) for op in CALLS for row in Op(op).inputs]
 
@@ -135,10 +136,58 @@ def test_a_bias_that_has_not_the_type_of_out() -> None:
     )
 
 
-def test_text_of_a_caller_stays_in_errors_of_calls_with_out() -> None:
+CALLERS_TEXTS = (
+    *("silu with output", "as output has", "silu, as output has", "silu, as output has, got "),
+    *("silu where output is given", "memory shared with output"),
+)
+
+
+@pytest.mark.parametrize("text", CALLERS_TEXTS)
+def test_text_of_a_caller_stays_in_errors_of_calls_with_out(text: str) -> None:
     arrays, numbers = CALLS["fused_experts"]
     out = tessera.fused_experts(*arrays, **numbers)
-    for text in ("silu with output", "as output has", "silu, as output has"):
-        with pytest.raises(ValueError) as caught:
-            tessera.fused_experts(*arrays, **numbers | {"activation": text}, out=out)
-        assert str(caught.value).endswith(f", got {text}")
+    with pytest.raises(ValueError) as caught:
+        tessera.fused_experts(*arrays, **numbers | {"activation": text}, out=out)
+    assert str(caught.value).endswith(f", got {text}")
+
+
+@pytest.mark.parametrize("text", CALLERS_TEXTS)
+def test_names_in_what_came_stay(text: str) -> None:
+    message = f"fused_experts: activation: expected one of silu, gelu, got {text}"
+    names = {"output": "y", "activation": "act"}
+    assert renamed(message, names, "apply") == message.replace(
+        "fused_experts: activation", "apply: act"
+    )
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        ("op: a.shape: expected [2], got [3]", "engine: x.shape: expected [2], got [3]"),
+        ("op: c: expected an integer, got str", "engine: c: expected an integer, got str"),
+        (
+            "op: b.dtype: expected int8, as a has, got a",
+            "engine: y.dtype: expected int8, as x has, got a",
+        ),
+        (
+            "op: c: expected int8, as a has, or int4, got b",
+            "engine: c: expected int8, as x has, or int4, got b",
+        ),
+        (
+            "op: c: expected [2], as b has scales of a, got b",
+            "engine: c: expected [2], as y has scales of a, got b",
+        ),
+        (
+            "op: b: expected none where a is not given, got a",
+            "engine: y: expected none where x is not given, got a",
+        ),
+        (
+            "op: b: expected memory of its own, got memory shared with a",
+            "engine: y: expected memory of its own, got memory shared with x",
+        ),
+        ("out of memory", "out of memory"),
+    ],
+)
+def test_names_of_a_caller_in_messages(message: str, expected: str) -> None:
+    assert renamed(message, {"a": "x", "b": "y"}, "engine") == expected
+    assert renamed(message, {"a": "x", "b": "y"}) == expected.replace("engine", "op")
