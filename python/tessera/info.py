@@ -17,6 +17,7 @@ from tessera._op import Argument, Op, op_names, refuse_bool_threads
 from tessera._outputs import ALIGN
 from tessera._shown import printable
 from tessera._shown import shown as shown_value
+from tessera._torch_registry import TORCH_OPS
 
 
 @dataclass(frozen=True)
@@ -245,6 +246,9 @@ def _described(op: Op, values: dict[str, Any], shown: dict[str, str]) -> list[An
 
 
 def _choice(op: Op, row: Argument, value: Any) -> str:
+    convert = TORCH_OPS[op.name].conversions.get(row.name)
+    if convert is not None and not isinstance(value, str):  # the command gives names alone
+        value = convert(value)
     if value not in row.choices:
         raise refused_choice(op, row, value)
     return str(value)

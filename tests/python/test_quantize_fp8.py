@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tessera
+from tessera._op import Op
+from tessera.info import _described
 
 FP8 = ml_dtypes.float8_e4m3fn
 X = np.array([[448, -1.0625, 0], [7, -0.4375, 3.5]], np.float32)
@@ -279,6 +281,30 @@ def test_refusals(arguments: dict[str, Any], error: type[Exception], message: st
     with pytest.raises(error) as caught:
         tessera.quantize_fp8(**{"x": X, "group": "row", **arguments})
     assert str(caught.value) == f"quantize_fp8: {message}"
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        *((one, one) for one in ("tensor", "row", "1x128", "128x128")),
+        *((one, "1x128") for one in (128, np.int64(128))),
+        *((one, "128x128") for one in ((128, 128), [128, np.int32(128)])),
+    ],
+)
+def test_explain_takes_the_groups_of_calls(group: Any, name: str) -> None:
+    shape = {"T": 16, "H": 7168, "dtype": "bfloat16", "group": group}
+    assert tessera.explain("quantize_fp8", **shape)
+    # On the host the answer is the same for all groups: here is what is asked.
+    assert _described(Op("quantize_fp8"), shape, {})[2:] == [name, False]
+
+
+@pytest.mark.parametrize("group", [(128, 64), 64, None, 128.0, (128, True)])
+def test_explain_refuses_a_group_as_calls_do(group: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as expected:
+        tessera.quantize_fp8(X, group=group)
+    with pytest.raises(expected.type) as caught:
+        tessera.explain("quantize_fp8", T=16, H=7168, dtype="bfloat16", group=group)
+    assert str(caught.value) == str(expected.value)
 
 
 def test_outputs_that_share_memory() -> None:
