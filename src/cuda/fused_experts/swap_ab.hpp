@@ -158,7 +158,7 @@ struct SwapAbArgs {
   SwapAbProduct gate_up;
   SwapAbProduct down;
   SwapAbQuantised quantised;        ///< with weights in float8_e4m3fn alone
-  bool prefetches_weights;          ///< while x is quantised
+  bool prefetches_weights;          ///< into the L2 cache, each CTA, while x is quantised
   CombineArgs combine;              ///< its ids are contiguous: element i belongs to pair i
   std::uint32_t num_combine_parts;  ///< of which a group takes one for each of its warpgroups
   // Counters, 0 at first.

@@ -41,7 +41,7 @@ __device__ __forceinline__ void clear(const SwapAbCounters& counters) {
 }
 
 /// Fetches the first weights of a tile into the L2 cache, by one warp, while x is quantised. Each
-/// CTA has another one of the tiles that CTAs take first, whichever of them takes it.
+/// CTA has the first tile of another one of the takes that come first, whoever has that take.
 template <Scaling kScaling, std::size_t kTiling>
 __device__ __forceinline__ void prefetch_weights(const SwapAbArgs& args,
                                                  SwapAbShared<kTiling> shared) {

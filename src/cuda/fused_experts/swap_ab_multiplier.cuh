@@ -101,8 +101,9 @@ class Multiplier {
   }
 
   /// Counts the tiles of the down product that this group has written. Only the sum over slots
-  /// waits for these, so that a group counts all of its own at once: to count takes about as long
-  /// as a short tile.
+  /// waits for these, so that a group counts all of its own at once, when the next take is no tile
+  /// of a product: to count takes about as long as a short tile. To learn what the next take is, it
+  /// waits for nothing that waits for the sum.
   __device__ __forceinline__ void count_down_tiles() {
     if (Group::thread() == 0 && num_down_tiles_ > 0) count(args_.down_done, num_down_tiles_);
     num_down_tiles_ = 0;
@@ -122,7 +123,7 @@ class Multiplier {
     const std::int32_t first_output =
         tiles.first_output + tile * outputs_of(product_of(args_, tiles.step));
     const Writer writer(args_, shared_, tiles, first_output);
-    writer.begin(tile < Layout::kGroups);
+    writer.begin(tile < Layout::kGroups);  // groups take turns, whichever has the first tile
     if constexpr (Layout::kGroups > 1) {
       wait(shared_.turn(Group::number()), turn_parity_);
       turn_parity_ ^= 1;

@@ -128,8 +128,9 @@ __device__ __forceinline__ const SwapAbProduct& product_of(const SwapAbArgs& arg
   return step == SwapAbStep::kGateUp ? args.gate_up : args.down;
 }
 
-/// Counts what this thread has done, and those that it synchronised with. A release takes less time
-/// than a __threadfence() before an atomicAdd(), which also invalidates the L1 cache.
+/// Adds to a counter. Whoever waits for the count sees what this thread wrote, and the threads that
+/// it synchronised with. A release takes less time than a __threadfence(), which also invalidates
+/// the L1 cache, before an atomicAdd().
 __device__ __forceinline__ void count(std::uint32_t* counter, std::uint32_t number = 1) {
   asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(counter), "r"(number) : "memory");
 }
