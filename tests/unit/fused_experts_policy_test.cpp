@@ -348,6 +348,11 @@ TEST(FusedExpertsPolicy, WeightsThatAreReadOnceLeaveTheCacheFirst) {
   EXPECT_EQ(of_short_rows(fp8_problem_of(sizes_of(3))), 0);
 }
 
+TEST(FusedExpertsPolicy, FewTokensFetchTheFirstWeightsAhead) {
+  EXPECT_TRUE(prefetches_weights(fp8_problem_of({.tokens = 16})));
+  EXPECT_FALSE(prefetches_weights(fp8_problem_of({.tokens = 17})));
+}
+
 TEST(FusedExpertsPolicy, ExchangedOperandsHaveSmallerTilesForFewPairs) {
   const auto tiles = [](const Sizes& sizes) {
     const SwapAbTiling& found = kSwapAbTilings[swap_ab_tiling(problem_of(sizes))];

@@ -7,12 +7,6 @@
 #include "cuda/fused_experts/tensor_maps.hpp"
 
 namespace tessera::cuda {
-namespace {
-
-/// With more tokens, fetching the first weights ahead no longer makes calls faster.
-constexpr std::int64_t kMaxTokensOfPrefetch = 16;
-
-}  // namespace
 
 /// By one kernel, once its counters are clear.
 Status Chunk::swap_ab() const {
@@ -52,8 +46,7 @@ Status Chunk::swap_ab() const {
       args.gate_up_parts = quantised.parts_per_block;
     }
   }
-  args.prefetches_weights =
-      quantises_x_while_clearing() && problem_.num_tokens <= kMaxTokensOfPrefetch;
+  args.prefetches_weights = quantises_x_while_clearing() && prefetches_weights(problem_);
   if (Status s = start_swap_ab(counters); !s.ok()) return s;
   return launch(prepared_swap_ab_kernel(is_bfloat16(), scaling_of(problem_), tiling),
                 properties_in(context_).available_sms, kSwapAbThreads, swap_ab_shared_bytes(tiling),

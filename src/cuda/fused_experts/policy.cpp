@@ -31,6 +31,8 @@ constexpr std::int64_t kMinIntermediateOfHalfTiles = 512;
 constexpr std::int64_t kMaxBytesOfSharedTile = std::int64_t{512} << 10;
 constexpr std::int64_t kMaxBytesOfShortRow = 512;
 constexpr std::int64_t kMaxPairsOfShortFp8Rows = 2;
+/// With more tokens, fetching the first weights ahead no longer makes calls faster.
+constexpr std::int64_t kMaxTokensOfPrefetch = 16;
 /// The kernels for 9.0a count terms in int32, and go on by some hundred at once.
 constexpr std::int64_t kMaxDepthOf90a = std::int64_t{1} << 30;
 /// The tiling of shorter products in float8_e4m3fn.
@@ -238,6 +240,10 @@ int max_blocks_evicted_first(const FusedExpertsProblem& problem, std::int64_t ro
   const std::int64_t of_short_rows = problem.has_fp8_weights() ? kMaxPairsOfShortFp8Rows : 0;
   if (row_bytes <= kMaxBytesOfShortRow && per_expert > of_short_rows) return 0;
   return tile_bytes <= kMaxBytesOfSharedTile ? kSwapAbMaxPairs : 1;
+}
+
+bool prefetches_weights(const FusedExpertsProblem& problem) {
+  return problem.num_tokens <= kMaxTokensOfPrefetch;
 }
 
 std::string describe_plan(ProductStrategy strategy, const FusedExpertsProblem& problem) {

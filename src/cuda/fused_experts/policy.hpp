@@ -157,6 +157,10 @@ bool has_plain_ids(const core::FusedExpertsProblem& problem, ProductStrategy str
 /// The index of a problem's tiling with exchanged operands.
 std::size_t swap_ab_tiling(const core::FusedExpertsProblem& problem);
 
+/// Whether the first weights are fetched into the L2 cache while x is quantised, with exchanged
+/// operands.
+bool prefetches_weights(const core::FusedExpertsProblem& problem);
+
 /// With exchanged operands, the weights of experts that have at most so many blocks leave the L2
 /// cache first; 0: no weights do. `row_bytes` and `tile_bytes` are of the weights of a product.
 int max_blocks_evicted_first(const core::FusedExpertsProblem& problem, std::int64_t row_bytes,
